@@ -1,0 +1,211 @@
+//! What the log holds. Prost messages, so that both the disk and the wire are versioned by tag: a field is never
+//! renumbered or retyped, and a reader passes over what it does not know.
+
+use bytes::Bytes;
+
+/// A command, as a client, a gateway or the leader proposed it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Command {
+    /// What to do. `None` is a command of a newer version: the node stops rather than skip it.
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 16, 17, 18, 19")]
+    pub body: Option<Body>,
+}
+
+/// The kinds of [`Command`]. 1 to 15 belong to a shard, 16 up to the meta group, expiry to both.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Body {
+    /// A client calls a reducer.
+    #[prost(message, tag = "1")]
+    Call(Call),
+    /// A client arrives.
+    #[prost(message, tag = "2")]
+    Connect(Connect),
+    /// A client has left.
+    #[prost(message, tag = "3")]
+    Disconnect(Disconnect),
+    /// A module is published: a database comes into being, or its module is replaced.
+    #[prost(message, tag = "4")]
+    Publish(Publish),
+    /// A database is deleted.
+    #[prost(message, tag = "5")]
+    Delete(Delete),
+    /// A node's epoch has ended: nothing more of it is accepted.
+    #[prost(message, tag = "6")]
+    ExpireNode(ExpireNode),
+    /// The cluster's settings, written once by `rtdb init`.
+    #[prost(message, tag = "16")]
+    InitCluster(InitCluster),
+    /// A node and its addresses.
+    #[prost(message, tag = "17")]
+    SetNode(SetNode),
+    /// A database's identity, owner and shard.
+    #[prost(message, tag = "18")]
+    RegisterDatabase(RegisterDatabase),
+    /// A database's names.
+    #[prost(message, tag = "19")]
+    SetNames(SetNames),
+}
+
+/// A call of a reducer.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Call {
+    /// The database's identity, 32 bytes as in BSATN (little endian).
+    #[prost(bytes = "bytes", tag = "1")]
+    pub database: Bytes,
+    /// The session that calls: the position of its [`Connect`]; 0 for none (an HTTP call of a module without
+    /// lifecycle reducers).
+    #[prost(fixed64, tag = "2")]
+    pub session: u64,
+    /// The reducer's name.
+    #[prost(string, tag = "3")]
+    pub reducer: String,
+    /// The call header (72 bytes, its timestamp and index still zero), then the reducer's own arguments in BSATN.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub args: Bytes,
+    /// The number by which the client knows the call.
+    #[prost(uint32, tag = "5")]
+    pub request_id: u32,
+}
+
+/// A client's arrival. Its position in the log is the session's id.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Connect {
+    /// The database's identity, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub database: Bytes,
+    /// The client's identity, 32 bytes as in BSATN.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub sender: Bytes,
+    /// The client's connection id, 16 bytes as in BSATN.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub connection: Bytes,
+}
+
+/// A client's departure. Passed over if the session is not there (any more).
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Disconnect {
+    /// The session that ends.
+    #[prost(fixed64, tag = "1")]
+    pub session: u64,
+    /// Whether the client was refused by `client_connected`, so that `client_disconnected` must not run.
+    #[prost(bool, tag = "2")]
+    pub refused: bool,
+}
+
+/// A module is published.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Publish {
+    /// The database's identity, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub database: Bytes,
+    /// The owner, by whose name each replica publishes.
+    #[prost(message, optional, tag = "2")]
+    pub owner: Option<Owner>,
+    /// The database's names, the first one first.
+    #[prost(string, repeated, tag = "3")]
+    pub names: Vec<String>,
+    /// The prepared module.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub module: Bytes,
+    /// The original module's `RawModuleDef`, in BSATN, as its `__describe_module__` wrote it.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub original_def: Bytes,
+    /// Whether all rows are thrown away first.
+    #[prost(bool, tag = "6")]
+    pub clear: bool,
+}
+
+/// Who owns a database: enough to mint the owner's token on any node.
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct Owner {
+    /// The owner's identity, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub identity: Bytes,
+    /// The token's issuer.
+    #[prost(string, tag = "2")]
+    pub issuer: String,
+    /// The token's subject.
+    #[prost(string, tag = "3")]
+    pub subject: String,
+}
+
+/// A database is deleted; its sessions end with it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Delete {
+    /// The database's identity, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub database: Bytes,
+}
+
+/// A node has been gone for longer than its lease: its epoch ends here, and the leader disconnects its sessions.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ExpireNode {
+    /// The node.
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    /// The last epoch that has ended.
+    #[prost(fixed64, tag = "2")]
+    pub epoch: u64,
+}
+
+/// The cluster's settings.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct InitCluster {
+    /// The cluster's id, a UUID.
+    #[prost(string, tag = "1")]
+    pub cluster_id: String,
+    /// The public half of the key that signs tokens (ES256, PEM), the same for every SpacetimeDB of the cluster.
+    #[prost(string, tag = "2")]
+    pub jwt_public_key: String,
+    /// The private half, when the nodes manage their SpacetimeDB themselves; empty when operators hand it out.
+    #[prost(string, tag = "3")]
+    pub jwt_private_key: String,
+}
+
+/// A node's addresses, as the node itself announces them.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SetNode {
+    /// The node's id.
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    /// Where its peers reach it, `host:port`.
+    #[prost(string, tag = "2")]
+    pub raft_addr: String,
+    /// Where clients reach it, `host:port`.
+    #[prost(string, tag = "3")]
+    pub client_addr: String,
+}
+
+/// A database's place in the cluster. Refused if one of the names is another database's.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RegisterDatabase {
+    /// The identity to use if the database is new, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub database: Bytes,
+    /// Who owns it.
+    #[prost(message, optional, tag = "2")]
+    pub owner: Option<Owner>,
+    /// The name it is published under, empty for none.
+    #[prost(string, tag = "3")]
+    pub name: String,
+    /// The shard it belongs to.
+    #[prost(uint64, tag = "4")]
+    pub shard: u64,
+}
+
+/// Replaces a database's names.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SetNames {
+    /// The database's identity, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub database: Bytes,
+    /// All its names, the first one first.
+    #[prost(string, repeated, tag = "2")]
+    pub names: Vec<String>,
+}
+
+impl From<Body> for Command {
+    fn from(body: Body) -> Self {
+        Self { body: Some(body) }
+    }
+}

@@ -1,0 +1,84 @@
+//! What became of a command, as its proposer hears it: committed, not committed, or unknown.
+
+use crate::Position;
+use bytes::Bytes;
+use thiserror::Error;
+
+/// What became of a proposed command.
+pub type Outcome = Result<Applied, Unapplied>;
+
+/// The command is in the log and was applied on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// Where it stands in the log.
+    pub position: Position,
+    /// The time the log gave it, in microseconds since the Unix epoch.
+    pub timestamp_us: i64,
+    /// What it gave back.
+    pub reply: Reply,
+}
+
+/// What an applied command gave back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// It had nothing to say.
+    Done,
+    /// A reducer ran and its transaction is part of the database.
+    Call {
+        /// What the reducer returned, in BSATN; empty for nothing.
+        return_value: Bytes,
+        /// How long the local server ran it, in microseconds; 0 if the server did not say.
+        execution_us: u64,
+        /// The energy the local server counted; 0 if it did not say.
+        energy: u128,
+    },
+    /// The name was free, or was this owner's already.
+    Database {
+        /// The database's identity, 32 bytes.
+        identity: Bytes,
+        /// Whether this command made it.
+        created: bool,
+    },
+    /// A module was published.
+    Published {
+        /// Whether the database is new, not updated.
+        created: bool,
+    },
+}
+
+/// The command was not applied, or this node can't say whether it was.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Unapplied {
+    /// Not committed: the reducer returned an error (or trapped), and its transaction was rolled back.
+    #[error("{0}")]
+    Reducer(String),
+    /// Not committed: the log's own rules refused the command.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// Unknown: the node stopped, or was expired by the others, with the command under way.
+    #[error("the outcome is unknown: {0}")]
+    Unknown(&'static str),
+}
+
+/// Why a command was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// The session has been disconnected.
+    #[error("the session has ended")]
+    SessionGone,
+    /// There is no such database.
+    #[error("no such database")]
+    NoSuchDatabase,
+    /// The name belongs to a database of another owner.
+    #[error("the name `{0}` is taken")]
+    NameTaken(String),
+    /// The database belongs to somebody else.
+    #[error("the database is another identity's")]
+    NotOwner,
+    /// The local server refused the module; its own words.
+    #[error("{0}")]
+    Module(String),
+    /// The cluster already has its settings.
+    #[error("the cluster has been initialised already")]
+    AlreadyInitialised,
+}

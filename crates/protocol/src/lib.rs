@@ -1,0 +1,1 @@
+//! SpacetimeDB's wire formats.
