@@ -1,0 +1,156 @@
+//! What a client sends: frames split into messages, each one a call, a read or a procedure. And the few messages that
+//! the cluster itself sends to SpacetimeDB as its client.
+
+mod encode;
+mod v1;
+mod v2;
+
+pub use encode::{call_reducer, subscribe, subscribe_receipts};
+
+use crate::reader::Reader;
+use crate::{CALL_HEADER_BYTES, FrameError, MESSAGE_BYTES_MAX, RECEIPT_QUERY_SET, Subprotocol, Text, hidden};
+use bytes::Bytes;
+
+/// One message of a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientMessage {
+    /// A write: it goes through the log.
+    Call(CallReducer),
+    /// A read: the local SpacetimeDB answers it.
+    Read(Read),
+    /// A procedure call: not served yet. [`crate::reply::procedure_refused`] is its answer.
+    Procedure {
+        /// The client's number for it.
+        request_id: u32,
+        /// The procedure.
+        name: Text,
+    },
+}
+
+/// A client's call of a reducer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallReducer {
+    /// The reducer's name.
+    pub reducer: Text,
+    /// Its arguments in BSATN, without a call header.
+    pub args: Bytes,
+    /// The client's number for the call.
+    pub request_id: u32,
+    /// The caller wants no answer of its own if the call goes well (v1 only, flags = 1); see
+    /// [`crate::reply::CallReply::no_success_notify`].
+    pub no_success_notify: bool,
+}
+
+/// A message that SpacetimeDB answers from its own state. Each gets exactly one answer
+/// ([`crate::server::ServerMessage::answers_read`]), unless SpacetimeDB closes the connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// The message alone, to be forwarded as it is.
+    pub raw: Bytes,
+    /// Which one it is.
+    pub kind: ReadKind,
+    /// The client's number for it; a v1 one-off query has `message_id` instead.
+    pub request_id: Option<u32>,
+    /// The query-set ids (v1: query ids) it speaks of: none for legacy subscribe and one-off queries, several for a
+    /// batch, else one.
+    pub query_sets: Vec<u32>,
+    /// The queries' text.
+    pub queries: Vec<Text>,
+    /// A v1 one-off query's own number.
+    pub message_id: Bytes,
+}
+
+/// The kinds of [`Read`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadKind {
+    /// v1 `Subscribe`: replaces the whole of the client's unnumbered subscription.
+    SubscribeLegacy,
+    /// v1 `SubscribeSingle`.
+    SubscribeSingle,
+    /// v1 `SubscribeMulti`, v2 `Subscribe`.
+    SubscribeMulti,
+    /// v2 `SubscribeBatch` (since 2.14).
+    SubscribeBatch,
+    /// v1 `Unsubscribe`.
+    UnsubscribeSingle,
+    /// v1 `UnsubscribeMulti`, v2 `Unsubscribe`.
+    UnsubscribeMulti,
+    /// `OneOffQuery`.
+    OneOffQuery,
+}
+
+impl Read {
+    /// Whether one of its queries names something of the cluster's own.
+    pub fn names_hidden(&self) -> bool {
+        self.queries.iter().any(|query| hidden::names_hidden(query))
+    }
+
+    /// Whether it uses the cluster's own query-set id.
+    pub fn claims_receipts(&self) -> bool {
+        self.query_sets.contains(&RECEIPT_QUERY_SET)
+    }
+}
+
+/// The messages of one frame, in order; see [`split`].
+#[derive(Debug)]
+pub struct Messages {
+    subprotocol: Subprotocol,
+    frame: Bytes,
+    at: usize,
+    done: bool,
+}
+
+/// Splits a client's binary frame. v1 and v2 frames hold exactly one message, a v3 frame one or more. After an error
+/// the iterator ends: the frame's rest can't be read, and the client is to be closed with the error as the reason.
+pub fn split(subprotocol: Subprotocol, frame: Bytes) -> Messages {
+    Messages {
+        subprotocol,
+        frame,
+        at: 0,
+        done: false,
+    }
+}
+
+impl Iterator for Messages {
+    type Item = Result<ClientMessage, FrameError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let message = self.read();
+        self.done = message.is_err() || self.at == self.frame.len();
+        Some(message)
+    }
+}
+
+impl Messages {
+    fn read(&mut self) -> Result<ClientMessage, FrameError> {
+        if self.frame.is_empty() {
+            return Err(FrameError::Empty);
+        }
+        check_size(self.frame.len(), MESSAGE_BYTES_MAX)?;
+        let start = self.at;
+        let mut reader = Reader::new(&self.frame, start);
+        let message = match self.subprotocol {
+            Subprotocol::V1 => v1::read(&mut reader)?,
+            Subprotocol::V2 | Subprotocol::V3 => v2::read(&mut reader)?,
+        };
+        if self.subprotocol != Subprotocol::V3 && reader.left() > 0 {
+            return Err(FrameError::Trailing { count: reader.left() });
+        }
+        self.at = reader.at();
+        if matches!(message, ClientMessage::Call(_)) {
+            check_size(self.at - start, MESSAGE_BYTES_MAX - CALL_HEADER_BYTES)?;
+        }
+        Ok(message)
+    }
+}
+
+fn check_size(bytes: usize, limit: usize) -> Result<(), FrameError> {
+    if bytes > limit {
+        Err(FrameError::TooLarge { bytes, limit })
+    } else {
+        Ok(())
+    }
+}

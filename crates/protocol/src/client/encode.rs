@@ -1,0 +1,74 @@
+use super::{v1, v2};
+use crate::writer::Write;
+use crate::{RECEIPT_QUERY_SET, Subprotocol, hidden};
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// Appends a reducer call to `out`, its arguments being `args` one after the other (call header, then the client's
+/// own). With v3 several calls may share a frame; with v1 and v2 `out` must be empty.
+pub fn call_reducer(
+    subprotocol: Subprotocol,
+    out: &mut BytesMut,
+    reducer: &str,
+    args: &[&[u8]],
+    request_id: u32,
+) {
+    let args_len = args.iter().map(|part| part.len()).sum::<usize>();
+    out.reserve(1 + 4 + reducer.len() + 4 + args_len + 4 + 1);
+    match subprotocol {
+        Subprotocol::V1 => {
+            out.put_u8(v1::CALL_REDUCER);
+            out.put_bytes_bsatn(reducer.as_bytes());
+            put_parts(out, args_len, args);
+            out.put_u32_le(request_id);
+            out.put_u8(0);
+        }
+        Subprotocol::V2 | Subprotocol::V3 => {
+            out.put_u8(v2::CALL_REDUCER);
+            out.put_u32_le(request_id);
+            out.put_u8(0);
+            out.put_bytes_bsatn(reducer.as_bytes());
+            put_parts(out, args_len, args);
+        }
+    }
+}
+
+fn put_parts(out: &mut BytesMut, length: usize, parts: &[&[u8]]) {
+    out.put_count(length);
+    parts.iter().for_each(|part| out.put_slice(part));
+}
+
+/// A subscription to `queries` under `query_set` (v1: `SubscribeMulti`).
+pub fn subscribe(subprotocol: Subprotocol, queries: &[&str], query_set: u32, request_id: u32) -> Bytes {
+    let mut out = BytesMut::new();
+    let put_queries = |out: &mut BytesMut| {
+        out.put_count(queries.len());
+        queries
+            .iter()
+            .for_each(|query| out.put_bytes_bsatn(query.as_bytes()));
+    };
+    match subprotocol {
+        Subprotocol::V1 => {
+            out.put_u8(v1::SUBSCRIBE_MULTI);
+            put_queries(&mut out);
+            out.put_u32_le(request_id);
+            out.put_u32_le(query_set);
+        }
+        Subprotocol::V2 | Subprotocol::V3 => {
+            out.put_u8(v2::SUBSCRIBE);
+            out.put_u32_le(request_id);
+            out.put_u32_le(query_set);
+            put_queries(&mut out);
+        }
+    }
+    out.freeze()
+}
+
+/// The gateway's own subscription, on a client's upstream connection, to the receipts of that client's session. Its
+/// answer carries [`RECEIPT_QUERY_SET`] as query set and as request id.
+pub fn subscribe_receipts(subprotocol: Subprotocol, session: u64) -> Bytes {
+    let query = format!(
+        "SELECT * FROM {} WHERE session = {session}",
+        hidden::RECEIPT_TABLE
+    );
+    subscribe(subprotocol, &[&query], RECEIPT_QUERY_SET, RECEIPT_QUERY_SET)
+}

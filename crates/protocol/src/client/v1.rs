@@ -1,0 +1,79 @@
+//! v1: `crates/client-api-messages/src/websocket.rs` of 1.2.0; `CallProcedure` since 1.4.
+
+use super::{CallReducer, ClientMessage, Read, ReadKind};
+use crate::reader::Reader;
+use crate::{FrameError, Text};
+use bytes::Bytes;
+
+pub(super) const CALL_REDUCER: u8 = 0;
+pub(super) const SUBSCRIBE_MULTI: u8 = 4;
+
+pub(super) fn read(reader: &mut Reader<'_>) -> Result<ClientMessage, FrameError> {
+    let start = reader.at();
+    let (mut request_id, mut query_sets, mut queries, mut message_id) =
+        (None, Vec::new(), Vec::new(), Bytes::new());
+    let kind = match reader.tag("v1 client message", 8)? {
+        CALL_REDUCER => return call_reducer(reader),
+        1 => {
+            queries = reader.texts()?;
+            request_id = Some(reader.u32()?);
+            ReadKind::SubscribeLegacy
+        }
+        2 => {
+            message_id = reader.bytes()?;
+            queries.push(reader.text()?);
+            ReadKind::OneOffQuery
+        }
+        3 => {
+            queries.push(reader.text()?);
+            request_id = Some(reader.u32()?);
+            query_sets.push(reader.u32()?);
+            ReadKind::SubscribeSingle
+        }
+        SUBSCRIBE_MULTI => {
+            queries = reader.texts()?;
+            request_id = Some(reader.u32()?);
+            query_sets.push(reader.u32()?);
+            ReadKind::SubscribeMulti
+        }
+        tag @ (5 | 6) => {
+            request_id = Some(reader.u32()?);
+            query_sets.push(reader.u32()?);
+            if tag == 5 {
+                ReadKind::UnsubscribeSingle
+            } else {
+                ReadKind::UnsubscribeMulti
+            }
+        }
+        _ => return call_procedure(reader),
+    };
+    Ok(ClientMessage::Read(Read {
+        raw: reader.since(start),
+        kind,
+        request_id,
+        query_sets,
+        queries,
+        message_id,
+    }))
+}
+
+fn call_reducer(reader: &mut Reader<'_>) -> Result<ClientMessage, FrameError> {
+    let (reducer, args, request_id) = call(reader)?;
+    let no_success_notify = reader.tag("call flags", 2)? == 1;
+    Ok(ClientMessage::Call(CallReducer {
+        reducer,
+        args,
+        request_id,
+        no_success_notify,
+    }))
+}
+
+fn call_procedure(reader: &mut Reader<'_>) -> Result<ClientMessage, FrameError> {
+    let (name, _, request_id) = call(reader)?;
+    reader.tag("call flags", 1)?;
+    Ok(ClientMessage::Procedure { request_id, name })
+}
+
+fn call(reader: &mut Reader<'_>) -> Result<(Text, Bytes, u32), FrameError> {
+    Ok((reader.text()?, reader.bytes()?, reader.u32()?))
+}

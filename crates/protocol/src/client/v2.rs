@@ -1,0 +1,63 @@
+//! v2 and v3: `crates/client-api-messages/src/websocket/v2.rs` of 2.8.3; `SubscribeBatch` since 2.14.
+
+use super::{CallReducer, ClientMessage, Read, ReadKind};
+use crate::FrameError;
+use crate::reader::Reader;
+use bytes::Bytes;
+
+pub(super) const SUBSCRIBE: u8 = 0;
+pub(super) const CALL_REDUCER: u8 = 3;
+
+pub(super) fn read(reader: &mut Reader<'_>) -> Result<ClientMessage, FrameError> {
+    let start = reader.at();
+    let tag = reader.tag("v2 client message", 6)?;
+    let request_id = reader.u32()?;
+    let (mut query_sets, mut queries) = (Vec::new(), Vec::new());
+    let kind = match tag {
+        SUBSCRIBE => {
+            query_sets.push(reader.u32()?);
+            queries = reader.texts()?;
+            ReadKind::SubscribeMulti
+        }
+        1 => {
+            query_sets.push(reader.u32()?);
+            reader.tag("unsubscribe flag", 2)?;
+            ReadKind::UnsubscribeMulti
+        }
+        2 => {
+            queries.push(reader.text()?);
+            ReadKind::OneOffQuery
+        }
+        CALL_REDUCER => {
+            reader.tag("call flags", 1)?;
+            let (reducer, args) = (reader.text()?, reader.bytes()?);
+            return Ok(ClientMessage::Call(CallReducer {
+                reducer,
+                args,
+                request_id,
+                no_success_notify: false,
+            }));
+        }
+        4 => {
+            reader.tag("call flags", 1)?;
+            let name = reader.text()?;
+            reader.place()?;
+            return Ok(ClientMessage::Procedure { request_id, name });
+        }
+        _ => {
+            for _ in 0..reader.count(8)? {
+                query_sets.push(reader.u32()?);
+                queries.extend(reader.texts()?);
+            }
+            ReadKind::SubscribeBatch
+        }
+    };
+    Ok(ClientMessage::Read(Read {
+        raw: reader.since(start),
+        kind,
+        request_id: Some(request_id),
+        query_sets,
+        queries,
+        message_id: Bytes::new(),
+    }))
+}

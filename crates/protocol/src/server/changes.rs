@@ -1,0 +1,159 @@
+use super::rows::RowList;
+use super::tables::{Table, Tables};
+use super::{v1, v2};
+use crate::reader::Reader;
+use crate::writer::Write;
+use crate::{RECEIPT_QUERY_SET, Text, hidden};
+use bytes::{BufMut, Bytes, BytesMut};
+use std::ops::Range;
+
+/// The rows that a transaction changed, by table, as one connection's subscriptions see them.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    payload: Bytes,
+    shape: Shape,
+}
+
+#[derive(Clone, Debug)]
+enum Shape {
+    /// v1 `DatabaseUpdate`.
+    Flat(Tables),
+    /// v2 `TransactionUpdate`: its place, then each query set with its tables.
+    Nested(Range<usize>, Vec<(u32, Tables)>),
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self::Flat(Tables::default())
+    }
+}
+
+/// The rows that came to one query, or left it.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The query set; none in v1.
+    pub query_set: Option<u32>,
+    /// The table.
+    pub table: Text,
+    /// Rows that came; an event table's events.
+    pub inserts: RowList,
+    /// Rows that left.
+    pub deletes: RowList,
+}
+
+impl Changes {
+    pub(super) fn flat(payload: &Bytes, tables: Tables) -> Self {
+        Self {
+            payload: payload.clone(),
+            shape: Shape::Flat(tables),
+        }
+    }
+
+    pub(super) fn nested(payload: &Bytes, place: Range<usize>, sets: Vec<(u32, Tables)>) -> Self {
+        Self {
+            payload: payload.clone(),
+            shape: Shape::Nested(place, sets),
+        }
+    }
+
+    /// Every change, the hidden tables' included.
+    pub fn iter(&self) -> impl Iterator<Item = Change> + '_ {
+        let (flat, nested) = match &self.shape {
+            Shape::Flat(tables) => (Some((None, tables)), &[][..]),
+            Shape::Nested(_, sets) => (None, sets.as_slice()),
+        };
+        let nested = nested
+            .iter()
+            .map(|(query_set, tables)| (Some(*query_set), tables));
+        flat.into_iter()
+            .chain(nested)
+            .flat_map(move |(query_set, tables)| {
+                tables
+                    .tables
+                    .iter()
+                    .flat_map(move |table| self.table(query_set, table))
+            })
+    }
+
+    fn table(&self, query_set: Option<u32>, table: &Table) -> Vec<Change> {
+        let name = self.payload.slice(table.name.clone());
+        let Ok(name) = Text::new(name, table.name.start) else {
+            return Vec::new();
+        };
+        let mut reader = Reader::new(&self.payload, table.updates.start);
+        let changes = match self.shape {
+            Shape::Flat(_) => v1::changes(&mut reader),
+            Shape::Nested(..) => v2::changes(&mut reader),
+        };
+        // The walk that found the table has been over these very bytes.
+        let changes = changes.unwrap_or_default().into_iter();
+        changes
+            .map(|(inserts, deletes)| Change {
+                query_set,
+                table: name.clone(),
+                inserts,
+                deletes,
+            })
+            .collect()
+    }
+
+    /// `rtdb_index` in the receipt of `session`, if one is among the rows.
+    pub(super) fn receipt(&self, session: u64) -> Option<u64> {
+        let receipts: &Tables = match &self.shape {
+            Shape::Flat(tables) => tables,
+            Shape::Nested(_, sets) => &sets.iter().find(|(id, _)| *id == RECEIPT_QUERY_SET)?.1,
+        };
+        let is_receipt = |table: &&Table| {
+            table.hidden && self.payload[table.name.clone()] == *hidden::RECEIPT_TABLE.as_bytes()
+        };
+        let index_of = |row: Bytes| {
+            let (row_session, index) = row.split_first_chunk()?;
+            let index = u64::from_le_bytes(index.try_into().ok()?);
+            (u64::from_le_bytes(*row_session) == session).then_some(index)
+        };
+        let tables = receipts.tables.iter().filter(is_receipt);
+        let mut changes = tables.flat_map(|table| self.table(None, table));
+        changes.find_map(|change| change.inserts.iter().find_map(index_of))
+    }
+
+    /// Whether all of it may be shown.
+    pub(super) fn all_visible(&self) -> bool {
+        match &self.shape {
+            Shape::Flat(tables) => !tables.any_hidden(),
+            Shape::Nested(_, sets) => sets
+                .iter()
+                .all(|(id, tables)| *id != RECEIPT_QUERY_SET && !tables.any_hidden()),
+        }
+    }
+
+    /// Whether any of it may be shown.
+    pub(super) fn any_visible(&self) -> bool {
+        match &self.shape {
+            Shape::Flat(tables) => tables.visible().next().is_some(),
+            Shape::Nested(_, sets) => visible_sets(sets).next().is_some(),
+        }
+    }
+
+    /// Writes what may be shown, in its own shape (v1 `DatabaseUpdate`, v2 `TransactionUpdate`).
+    pub(super) fn put_visible(&self, out: &mut BytesMut) {
+        match &self.shape {
+            // A default value has no place in any payload.
+            Shape::Flat(tables) if tables.place.is_empty() => out.put_count(0),
+            Shape::Flat(tables) => tables.put_visible(&self.payload, out),
+            Shape::Nested(place, _) if self.all_visible() => out.put_slice(&self.payload[place.clone()]),
+            Shape::Nested(_, sets) => {
+                out.put_count(visible_sets(sets).count());
+                for (id, tables) in visible_sets(sets) {
+                    out.put_u32_le(*id);
+                    tables.put_visible(&self.payload, out);
+                }
+            }
+        }
+    }
+}
+
+/// The client's own query sets, those left out of which nothing would remain.
+fn visible_sets(sets: &[(u32, Tables)]) -> impl Iterator<Item = &(u32, Tables)> {
+    sets.iter()
+        .filter(|(id, tables)| *id != RECEIPT_QUERY_SET && tables.visible().next().is_some())
+}
