@@ -1,0 +1,52 @@
+//! The module interface, as SpacetimeDB 1.2.0 to 2.8.3 define it (`crates/bindings-sys`).
+
+/// The most WASM tables a module may have.
+pub(crate) const TABLES_MAX: usize = 64;
+
+pub(crate) const CALL_REDUCER: &str = "__call_reducer__";
+pub(crate) const DESCRIBE_MODULE: &str = "__describe_module__";
+pub(crate) const MEMORY: &str = "memory";
+
+/// The module that the functions since 1.0 are imported from.
+pub(crate) const BASE: &str = "spacetime_10.0";
+
+/// The modules whose functions we know.
+pub(crate) const IMPORT_MODULES: [&str; 6] = [
+    "spacetime_10.0",
+    "spacetime_10.1",
+    "spacetime_10.2",
+    "spacetime_10.3",
+    "spacetime_10.4",
+    "spacetime_10.5",
+];
+
+/// `row_iter_bsatn_advance`, `bytes_source_read`: done, and the handle is closed.
+pub(crate) const EXHAUSTED: i32 = -1;
+/// `datastore_update_bsatn`: there is no row with that key.
+pub(crate) const NO_SUCH_ROW: i32 = 15;
+
+/// Host functions whose result or effect is the same on every replica, given the same rows and calls.
+pub(crate) const HARMLESS: [&str; 21] = [
+    "table_id_from_name",
+    "index_id_from_name",
+    "datastore_table_row_count",
+    "datastore_table_scan_bsatn",
+    "datastore_index_scan_range_bsatn",
+    "datastore_btree_scan_bsatn",
+    "datastore_index_scan_point_bsatn",
+    "row_iter_bsatn_advance",
+    "row_iter_bsatn_close",
+    "bytes_source_read",
+    "bytes_source_remaining_length",
+    "bytes_sink_write",
+    "console_log",
+    "console_timer_start",
+    "console_timer_end",
+    "identity",
+    // Only procedures can use these; a module that has procedures is refused.
+    "procedure_start_mut_tx",
+    "procedure_commit_mut_tx",
+    "procedure_abort_mut_tx",
+    "procedure_sleep_until",
+    "procedure_http_request",
+];

@@ -1,0 +1,61 @@
+//! A limit to how deep a definition nests, before anything recursive reads it: a few megabytes of an upload can spell a
+//! million arrays in each other, and would overflow the stack.
+
+use std::sync::LazyLock;
+
+use spacetimedb_lib::RawModuleDef;
+use spacetimedb_lib::db::raw_def::v9::RawModuleDefV9Builder;
+use spacetimedb_sats::{AlgebraicType, Typespace};
+
+use crate::PrepareError;
+use crate::shape::scalar_bytes;
+
+/// How deep a definition may nest, counted in its own encoding: about four for every type in a type.
+const DEPTH_MAX: u32 = 512;
+
+/// The type of definitions themselves.
+static DEFINITION: LazyLock<(AlgebraicType, Typespace)> = LazyLock::new(|| {
+    let mut builder = RawModuleDefV9Builder::new();
+    let definition = builder.add_type::<RawModuleDef>();
+    (definition, builder.finish().typespace)
+});
+
+/// Refuses a definition that nests too deep, or is cut short.
+pub(crate) fn check(def: &[u8]) -> Result<(), PrepareError> {
+    let (ty, types) = &*DEFINITION;
+    let mut rest = def;
+    match pass(&mut rest, ty, types, 0) {
+        Some(()) => Ok(()),
+        None => Err(PrepareError::Definition(
+            "it is damaged, or its types are nested too deep".into(),
+        )),
+    }
+}
+
+/// Passes over one value; `None` if there is no such value, or too deep a one.
+fn pass(rest: &mut &[u8], ty: &AlgebraicType, types: &Typespace, depth: u32) -> Option<()> {
+    let deeper = depth.checked_add(1).filter(|depth| *depth <= DEPTH_MAX)?;
+    match ty {
+        AlgebraicType::Ref(reference) => pass(rest, types.get(*reference)?, types, deeper),
+        AlgebraicType::Product(product) => product
+            .elements
+            .iter()
+            .try_for_each(|element| pass(rest, &element.algebraic_type, types, deeper)),
+        AlgebraicType::Sum(sum) => {
+            let tag = usize::from(*rest.split_off_first()?);
+            pass(rest, &sum.variants.get(tag)?.algebraic_type, types, deeper)
+        }
+        AlgebraicType::Array(array) => {
+            (0..count(rest)?).try_for_each(|_| pass(rest, &array.elem_ty, types, deeper))
+        }
+        AlgebraicType::String => {
+            let bytes = count(rest)?;
+            rest.split_off(..bytes as usize).map(drop)
+        }
+        scalar => rest.split_off(..scalar_bytes(scalar)? as usize).map(drop),
+    }
+}
+
+fn count(rest: &mut &[u8]) -> Option<u32> {
+    rest.split_off(..4)?.try_into().ok().map(u32::from_le_bytes)
+}

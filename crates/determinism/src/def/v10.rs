@@ -1,0 +1,176 @@
+//! Definitions of version 10: modules built with SpacetimeDB 2.x.
+
+use spacetimedb_lib::RawModuleDef;
+use spacetimedb_lib::db::raw_def::v9::{Lifecycle, RawIndexAlgorithm, TableType};
+use spacetimedb_lib::db::raw_def::v10::{
+    FunctionVisibility, RawConstraintDefV10, RawIndexDefV10, RawModuleDefV10,
+    RawModuleDefV10Section as Section, RawReducerDefV10, RawScopedTypeNameV10, RawTableDefV10, RawTypeDefV10,
+    reducer_default_err_return_type, reducer_default_ok_return_type,
+};
+use spacetimedb_sats::{AlgebraicType, AlgebraicTypeRef, Typespace};
+
+use super::{access, bsatn, key_columns, row_type, unique_key, with_lifecycle};
+use crate::PrepareError;
+use crate::hidden::{self, HiddenTable};
+use crate::module::Names;
+use crate::plan::{Plan, RawSequence, TablePlan};
+
+/// The contents of a section, which is added if the definition lacks it.
+macro_rules! section {
+    ($def:expr, $section:ident, $empty:expr) => {{
+        if !$def
+            .sections
+            .iter()
+            .any(|section| matches!(section, Section::$section(_)))
+        {
+            $def.sections.push(Section::$section($empty));
+        }
+        let found = $def.sections.iter_mut().find_map(|section| match section {
+            Section::$section(contents) => Some(contents),
+            _ => None,
+        });
+        found.ok_or_else(|| PrepareError::Definition("a section is missing".into()))?
+    }};
+}
+
+pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
+    check(&def)?;
+    let of = |wanted| {
+        with_lifecycle(
+            reducers(&def).iter().map(|reducer| lifecycle_of(&def, reducer)),
+            wanted,
+        )
+    };
+    let (init, client_disconnected) = (of(Lifecycle::Init), of(Lifecycle::OnDisconnect));
+    let types = def.typespace().cloned().unwrap_or_default();
+    let tables = def.tables().into_iter().flatten();
+    let tables = tables
+        .map(|table| plan_table(&types, table))
+        .collect::<Result<_, _>>()?;
+    let count = reducers(&def).len() as u32;
+    let called_by_log: Vec<_> = reducers(&def)
+        .iter()
+        .map(|reducer| called_by_log(&def, reducer))
+        .collect();
+
+    let typespace = section!(def, Typespace, Typespace::default());
+    let rows = hidden::TABLES.map(|table| (table, typespace.add(AlgebraicType::Product(table.row()))));
+    section!(def, Types, Vec::new()).extend(rows.map(|(table, row)| hidden_type(table, row)));
+    let tables_mut = section!(def, Tables, Vec::new());
+    tables_mut.iter_mut().for_each(|table| table.sequences.clear());
+    tables_mut.extend(rows.map(|(table, row)| hidden_table(table, row)));
+    let reducers_mut = section!(def, Reducers, Vec::new());
+    for (reducer, called_by_log) in reducers_mut.iter_mut().zip(called_by_log) {
+        reducer.params = hidden::with_header(&reducer.params);
+        if called_by_log {
+            reducer.visibility = FunctionVisibility::Private;
+        }
+    }
+    reducers_mut.extend(hidden::reducers().map(|(name, params)| RawReducerDefV10 {
+        source_name: name.into(),
+        params: hidden::with_header(&params),
+        visibility: FunctionVisibility::Private,
+        ok_return_type: reducer_default_ok_return_type(),
+        err_return_type: reducer_default_err_return_type(),
+    }));
+    def.sections
+        .retain(|section| !matches!(section, Section::Schedules(_) | Section::LifeCycleReducers(_)));
+    Ok(Plan {
+        def: bsatn(RawModuleDef::V10(def))?,
+        reducers: count,
+        init,
+        client_disconnected,
+        tables,
+    })
+}
+
+fn check(def: &RawModuleDefV10) -> Result<(), PrepareError> {
+    let names = Names::of(def)?;
+    for table in def.tables().into_iter().flatten() {
+        hidden::check_name(&table.source_name)?;
+        hidden::check_name(&names.table(&table.source_name))?;
+    }
+    for reducer in reducers(def) {
+        hidden::check_name(&reducer.source_name)?;
+        hidden::check_name(&names.function(&reducer.source_name))?;
+        reducer
+            .params
+            .elements
+            .iter()
+            .filter_map(|param| param.name())
+            .try_for_each(|name| hidden::check_name(name))?;
+    }
+    for view in def.views().into_iter().flatten() {
+        hidden::check_name(&view.source_name)?;
+        hidden::check_name(&names.function(&view.source_name))?;
+    }
+    if let Some(procedure) = def.procedures().and_then(|procedures| procedures.first()) {
+        return Err(PrepareError::Procedures(procedure.source_name.to_string()));
+    }
+    if let Some(handler) = def.http_handlers().and_then(|handlers| handlers.first()) {
+        return Err(PrepareError::HttpHandlers(handler.source_name.to_string()));
+    }
+    if let Some(submodule) = def.submodules().and_then(|submodules| submodules.first()) {
+        return Err(PrepareError::Submodules(submodule.namespace.clone()));
+    }
+    Ok(())
+}
+
+fn reducers(def: &RawModuleDefV10) -> &[RawReducerDefV10] {
+    def.reducers().map_or(&[], Vec::as_slice)
+}
+
+fn lifecycle_of(def: &RawModuleDefV10, reducer: &RawReducerDefV10) -> Option<Lifecycle> {
+    let mut assigned = def.lifecycle_reducers().into_iter().flatten();
+    assigned
+        .find(|it| it.function_name == reducer.source_name)
+        .map(|it| it.lifecycle_spec)
+}
+
+fn called_by_log(def: &RawModuleDefV10, reducer: &RawReducerDefV10) -> bool {
+    let mut schedules = def.schedules().into_iter().flatten();
+    lifecycle_of(def, reducer).is_some()
+        || schedules.any(|schedule| schedule.function_name == reducer.source_name)
+}
+
+fn plan_table(types: &Typespace, table: &RawTableDefV10) -> Result<TablePlan, PrepareError> {
+    let row = row_type(types, table.product_type_ref, &table.source_name)?;
+    let sequences: Vec<_> = table.sequences.iter().map(RawSequence::of_v10).collect();
+    TablePlan::new(&table.source_name, &row, types, &sequences)
+}
+
+fn hidden_table(table: &HiddenTable, row: AlgebraicTypeRef) -> RawTableDefV10 {
+    RawTableDefV10 {
+        source_name: table.name.into(),
+        product_type_ref: row,
+        primary_key: key_columns(),
+        indexes: vec![RawIndexDefV10 {
+            source_name: Some(table.index.into()),
+            accessor_name: None,
+            algorithm: RawIndexAlgorithm::BTree {
+                columns: key_columns(),
+            },
+        }],
+        constraints: vec![RawConstraintDefV10 {
+            source_name: None,
+            data: unique_key(),
+        }],
+        sequences: Vec::new(),
+        table_type: TableType::User,
+        table_access: access(table),
+        default_values: Vec::new(),
+        is_event: false,
+    }
+}
+
+fn hidden_type(table: &HiddenTable, ty: AlgebraicTypeRef) -> RawTypeDefV10 {
+    let source_name = RawScopedTypeNameV10 {
+        scope: Box::new([]),
+        source_name: table.type_name.into(),
+    };
+    RawTypeDefV10 {
+        source_name,
+        ty,
+        custom_ordering: true,
+    }
+}

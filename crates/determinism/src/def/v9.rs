@@ -1,0 +1,118 @@
+//! Definitions of version 9: modules built with SpacetimeDB 1.x.
+
+use spacetimedb_lib::RawModuleDef;
+use spacetimedb_lib::db::raw_def::v9::{
+    Lifecycle, RawConstraintDefV9, RawIndexAlgorithm, RawIndexDefV9, RawMiscModuleExportV9, RawModuleDefV9,
+    RawReducerDefV9, RawScopedTypeNameV9, RawTableDefV9, RawTypeDefV9, TableType,
+};
+use spacetimedb_sats::{AlgebraicType, AlgebraicTypeRef};
+
+use super::{access, bsatn, key_columns, row_type, unique_key, with_lifecycle};
+use crate::PrepareError;
+use crate::hidden::{self, HiddenTable};
+use crate::plan::{Plan, RawSequence, TablePlan};
+
+pub(super) fn rewrite(mut def: RawModuleDefV9) -> Result<Plan, PrepareError> {
+    check(&def)?;
+    let of = |wanted| with_lifecycle(def.reducers.iter().map(|reducer| reducer.lifecycle), wanted);
+    let (init, client_disconnected) = (of(Lifecycle::Init), of(Lifecycle::OnDisconnect));
+    let tables = def
+        .tables
+        .iter()
+        .map(|table| plan_table(&def, table))
+        .collect::<Result<_, _>>()?;
+    let reducers = def.reducers.len() as u32;
+
+    for reducer in &mut def.reducers {
+        reducer.params = hidden::with_header(&reducer.params);
+        reducer.lifecycle = None;
+    }
+    for table in &mut def.tables {
+        table.schedule = None;
+        table.sequences.clear();
+    }
+    for table in hidden::TABLES {
+        let row = def.typespace.add(AlgebraicType::Product(table.row()));
+        def.tables.push(hidden_table(table, row));
+        def.types.push(hidden_type(table, row));
+    }
+    def.reducers
+        .extend(hidden::reducers().map(|(name, params)| RawReducerDefV9 {
+            name: name.into(),
+            params: hidden::with_header(&params),
+            lifecycle: None,
+        }));
+    Ok(Plan {
+        def: bsatn(RawModuleDef::V9(def))?,
+        reducers,
+        init,
+        client_disconnected,
+        tables,
+    })
+}
+
+fn check(def: &RawModuleDefV9) -> Result<(), PrepareError> {
+    for table in &def.tables {
+        hidden::check_name(&table.name)?;
+    }
+    for reducer in &def.reducers {
+        hidden::check_name(&reducer.name)?;
+        reducer
+            .params
+            .elements
+            .iter()
+            .filter_map(|param| param.name())
+            .try_for_each(|name| hidden::check_name(name))?;
+    }
+    for export in &def.misc_exports {
+        match export {
+            RawMiscModuleExportV9::Procedure(it) => {
+                return Err(PrepareError::Procedures(it.name.to_string()));
+            }
+            RawMiscModuleExportV9::View(it) => hidden::check_name(&it.name)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn plan_table(def: &RawModuleDefV9, table: &RawTableDefV9) -> Result<TablePlan, PrepareError> {
+    let row = row_type(&def.typespace, table.product_type_ref, &table.name)?;
+    let sequences: Vec<_> = table.sequences.iter().map(RawSequence::of_v9).collect();
+    TablePlan::new(&table.name, &row, &def.typespace, &sequences)
+}
+
+fn hidden_table(table: &HiddenTable, row: AlgebraicTypeRef) -> RawTableDefV9 {
+    RawTableDefV9 {
+        name: table.name.into(),
+        product_type_ref: row,
+        primary_key: key_columns(),
+        indexes: vec![RawIndexDefV9 {
+            name: Some(table.index.into()),
+            accessor_name: None,
+            algorithm: RawIndexAlgorithm::BTree {
+                columns: key_columns(),
+            },
+        }],
+        constraints: vec![RawConstraintDefV9 {
+            name: None,
+            data: unique_key(),
+        }],
+        sequences: Vec::new(),
+        schedule: None,
+        table_type: TableType::User,
+        table_access: access(table),
+    }
+}
+
+fn hidden_type(table: &HiddenTable, ty: AlgebraicTypeRef) -> RawTypeDefV9 {
+    let name = RawScopedTypeNameV9 {
+        scope: Box::new([]),
+        name: table.type_name.into(),
+    };
+    RawTypeDefV9 {
+        name,
+        ty,
+        custom_ordering: true,
+    }
+}

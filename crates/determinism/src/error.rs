@@ -1,0 +1,77 @@
+//! Why a module can't be prepared.
+
+/// Why a module is refused. Each message is for the person who publishes, and says what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PrepareError {
+    /// The upload is bigger than [`MODULE_BYTES_MAX`](crate::MODULE_BYTES_MAX).
+    #[error(
+        "the module has {bytes} bytes; at most {max} can be published: build it in release mode and strip it"
+    )]
+    TooLarge {
+        /// The upload's size in bytes.
+        bytes: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// The upload is not a WebAssembly module.
+    #[error("this is not a WebAssembly module ({0}): publish the .wasm file that `spacetime build` writes")]
+    NotWasm(String),
+    /// The upload is source text, as JavaScript and TypeScript modules are.
+    #[error("JavaScript modules can't be replicated yet: publish a module built to WebAssembly (Rust, C#)")]
+    JavaScript,
+    /// The module lacks what every SpacetimeDB module exports.
+    #[error("this WebAssembly is not a SpacetimeDB module: {0}")]
+    NoModule(String),
+    /// The module is built for another version of the module interface.
+    #[error(
+        "the module is built for an interface that is not supported ({0}): rebuild it with SpacetimeDB 1.x or 2.x"
+    )]
+    WrongAbi(String),
+    /// The module did not describe itself within the limits.
+    #[error("the module failed to describe itself: {0}")]
+    Describe(String),
+    /// The module's definition can't be read.
+    #[error("the module's definition can't be read: {0}")]
+    Definition(String),
+    /// A name of the module is reserved.
+    #[error(
+        "the name `{0}` is reserved: names beginning with `rtdb_` belong to RaftTimeDB, please rename it"
+    )]
+    HiddenName(String),
+    /// A generated column whose place in its row can't be found.
+    #[error(
+        "column `{column}` of table `{table}` is `auto_inc` but can't be found behind the columns before it: move it to the front"
+    )]
+    Unwalkable {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+    },
+    /// A generated column whose sequence is out of the ordinary.
+    #[error(
+        "the sequence of column `{column}` of table `{table}` can't be replicated: its bounds must fit in 64 bits, and hold more than one step"
+    )]
+    Sequence {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+    },
+    /// The module has procedures.
+    #[error("the module has a procedure, `{0}`: procedures can't be replicated yet, use a reducer")]
+    Procedures(String),
+    /// The module has HTTP handlers.
+    #[error("the module has an HTTP handler, `{0}`: handlers can't be replicated yet, use a reducer")]
+    HttpHandlers(String),
+    /// The module has submodules.
+    #[error("the module has a submodule, `{0}`: submodules can't be replicated yet")]
+    Submodules(String),
+    /// The module uses a host function that would make replicas differ.
+    #[error("the module uses `{0}`, whose result or effect would not be the same on every replica")]
+    Import(String),
+    /// The prepared module could not be put together.
+    #[error("the module can't be prepared: {0}")]
+    Rewrite(String),
+}

@@ -1,0 +1,300 @@
+//! What a module offers, read from its definition.
+
+use convert_case::{Case, Casing};
+use spacetimedb_lib::RawModuleDef;
+use spacetimedb_lib::db::raw_def::v9::{Lifecycle, RawModuleDefV9, TableAccess};
+use spacetimedb_lib::db::raw_def::v10::{
+    CaseConversionPolicy, ExplicitNameEntry, ExplicitNames, FunctionVisibility, RawModuleDefV10,
+};
+use spacetimedb_sats::{AlgebraicTypeRef, ProductType, Typespace};
+
+use crate::PrepareError;
+use crate::def::decode;
+use crate::plan::RawSequence;
+
+/// A module's reducers and tables, as its author wrote them and as clients name them.
+#[derive(Debug, Clone)]
+pub struct Module {
+    typespace: Typespace,
+    reducers: Vec<Reducer>,
+    tables: Vec<Table>,
+    schedules: Vec<Schedule>,
+}
+
+/// A reducer.
+#[derive(Debug, Clone)]
+pub struct Reducer {
+    /// Its number in the module.
+    pub id: u32,
+    /// The name by which clients call it.
+    pub name: String,
+    /// Its own parameters: no header.
+    pub params: ProductType,
+    /// What calls it.
+    pub kind: ReducerKind,
+    /// Whether clients may not call it. Lifecycle and scheduled reducers are always private here, because the log
+    /// calls them.
+    pub private: bool,
+}
+
+/// What calls a reducer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReducerKind {
+    /// A client.
+    Normal,
+    /// The database's creation.
+    Init,
+    /// A client's arrival; an error turns the client away.
+    ClientConnected,
+    /// A client's departure.
+    ClientDisconnected,
+    /// A row of a schedule table that falls due.
+    Scheduled,
+}
+
+/// A table.
+#[derive(Debug, Clone)]
+pub struct Table {
+    /// The name by which clients and SQL know it.
+    pub name: String,
+    /// Its row type in the module's typespace.
+    pub row: AlgebraicTypeRef,
+    /// Whether clients may read it.
+    pub public: bool,
+    /// The columns that the database numbers, ascending.
+    pub auto_inc: Vec<u16>,
+    /// The name in the module's source.
+    pub(crate) source_name: String,
+    pub(crate) sequences: Vec<RawSequence>,
+}
+
+/// A schedule table: each of its rows is a call that falls due.
+#[derive(Debug, Clone)]
+pub struct Schedule {
+    /// The table's name.
+    pub table: String,
+    /// The column that says when.
+    pub at_column: u16,
+    /// The reducer that is called with the row.
+    pub reducer: String,
+}
+
+impl Module {
+    /// Reads a `RawModuleDef` in BSATN, as [`Prepared::original_def`](crate::Prepared::original_def) holds it.
+    pub fn from_def(def: &[u8]) -> Result<Self, PrepareError> {
+        match decode(def)? {
+            RawModuleDef::V9(def) => Ok(Self::from_v9(&def)),
+            RawModuleDef::V10(def) => Self::from_v10(&def),
+            _ => Err(PrepareError::WrongAbi(
+                "a module definition older than version 9".into(),
+            )),
+        }
+    }
+
+    /// The reducers, by id.
+    pub fn reducers(&self) -> &[Reducer] {
+        &self.reducers
+    }
+
+    /// The reducer that clients call `name`.
+    pub fn reducer(&self, name: &str) -> Option<&Reducer> {
+        self.reducers.iter().find(|reducer| reducer.name == name)
+    }
+
+    /// The reducer that fills a new database.
+    pub fn init(&self) -> Option<&Reducer> {
+        self.of_kind(ReducerKind::Init)
+    }
+
+    /// The reducer that a client's arrival calls.
+    pub fn client_connected(&self) -> Option<&Reducer> {
+        self.of_kind(ReducerKind::ClientConnected)
+    }
+
+    /// The reducer that a client's departure calls.
+    pub fn client_disconnected(&self) -> Option<&Reducer> {
+        self.of_kind(ReducerKind::ClientDisconnected)
+    }
+
+    /// The types that reducers and tables refer to.
+    pub fn typespace(&self) -> &Typespace {
+        &self.typespace
+    }
+
+    /// The tables, in the definition's order.
+    pub fn tables(&self) -> &[Table] {
+        &self.tables
+    }
+
+    /// The schedule tables.
+    pub fn schedules(&self) -> &[Schedule] {
+        &self.schedules
+    }
+
+    fn of_kind(&self, kind: ReducerKind) -> Option<&Reducer> {
+        self.reducers.iter().find(|reducer| reducer.kind == kind)
+    }
+
+    fn from_v9(def: &RawModuleDefV9) -> Self {
+        let schedules = def.tables.iter().filter_map(|table| {
+            let schedule = table.schedule.as_ref()?;
+            Some(Schedule {
+                table: table.name.to_string(),
+                at_column: schedule.scheduled_at_column.0,
+                reducer: schedule.reducer_name.to_string(),
+            })
+        });
+        let reducers = def.reducers.iter().zip(0..).map(|(reducer, id)| Reducer {
+            id,
+            name: reducer.name.to_string(),
+            params: reducer.params.clone(),
+            kind: kind_of(reducer.lifecycle),
+            private: false,
+        });
+        let tables = def.tables.iter().map(|table| Table {
+            name: table.name.to_string(),
+            row: table.product_type_ref,
+            public: matches!(table.table_access, TableAccess::Public),
+            auto_inc: ascending(table.sequences.iter().map(|sequence| sequence.column.0)),
+            source_name: table.name.to_string(),
+            sequences: table.sequences.iter().map(RawSequence::of_v9).collect(),
+        });
+        Self {
+            typespace: def.typespace.clone(),
+            reducers: reducers.collect(),
+            tables: tables.collect(),
+            schedules: schedules.collect(),
+        }
+        .with_privacy()
+    }
+
+    fn from_v10(def: &RawModuleDefV10) -> Result<Self, PrepareError> {
+        let names = Names::of(def)?;
+        let lifecycle_of = |reducer: &str| {
+            let mut assigned = def.lifecycle_reducers().into_iter().flatten();
+            assigned
+                .find(|it| &*it.function_name == reducer)
+                .map(|it| it.lifecycle_spec)
+        };
+        let reducers = def
+            .reducers()
+            .into_iter()
+            .flatten()
+            .zip(0..)
+            .map(|(reducer, id)| Reducer {
+                id,
+                name: names.function(&reducer.source_name),
+                params: reducer.params.clone(),
+                kind: kind_of(lifecycle_of(&reducer.source_name)),
+                private: matches!(reducer.visibility, FunctionVisibility::Private),
+            });
+        let tables = def.tables().into_iter().flatten().map(|table| Table {
+            name: names.table(&table.source_name),
+            row: table.product_type_ref,
+            public: matches!(table.table_access, TableAccess::Public),
+            auto_inc: ascending(table.sequences.iter().map(|sequence| sequence.column.0)),
+            source_name: table.source_name.to_string(),
+            sequences: table.sequences.iter().map(RawSequence::of_v10).collect(),
+        });
+        let schedules = def.schedules().into_iter().flatten().map(|schedule| Schedule {
+            table: names.table(&schedule.table_name),
+            at_column: schedule.schedule_at_col.0,
+            reducer: names.function(&schedule.function_name),
+        });
+        let module = Self {
+            typespace: def.typespace().cloned().unwrap_or_default(),
+            reducers: reducers.collect(),
+            tables: tables.collect(),
+            schedules: schedules.collect(),
+        };
+        Ok(module.with_privacy())
+    }
+
+    /// Marks the scheduled reducers, and hides from clients whatever the log calls.
+    fn with_privacy(mut self) -> Self {
+        for reducer in &mut self.reducers {
+            let scheduled = self
+                .schedules
+                .iter()
+                .any(|schedule| schedule.reducer == reducer.name);
+            if scheduled && reducer.kind == ReducerKind::Normal {
+                reducer.kind = ReducerKind::Scheduled;
+            }
+            reducer.private |= reducer.kind != ReducerKind::Normal;
+        }
+        self
+    }
+}
+
+/// How a version 10 definition's source names become the names that clients use. The server does the same
+/// (SpacetimeDB 2.8.3, `crates/schema/src/def/validate/v10.rs`).
+pub(crate) struct Names {
+    snake_case: bool,
+    tables: Vec<(String, String)>,
+    functions: Vec<(String, String)>,
+}
+
+impl Names {
+    pub(crate) fn of(def: &RawModuleDefV10) -> Result<Self, PrepareError> {
+        let snake_case = match def.case_conversion_policy() {
+            CaseConversionPolicy::None => false,
+            CaseConversionPolicy::SnakeCase => true,
+            other => return Err(PrepareError::WrongAbi(format!("the case conversion {other:?}"))),
+        };
+        let mut names = Self {
+            snake_case,
+            tables: Vec::new(),
+            functions: Vec::new(),
+        };
+        for entry in def
+            .explicit_names()
+            .cloned()
+            .map(ExplicitNames::into_entries)
+            .unwrap_or_default()
+        {
+            match entry {
+                ExplicitNameEntry::Table(it) => names.tables.push(pair(&it.source_name, &it.canonical_name)),
+                ExplicitNameEntry::Function(it) => {
+                    names.functions.push(pair(&it.source_name, &it.canonical_name))
+                }
+                _ => {}
+            }
+        }
+        Ok(names)
+    }
+
+    pub(crate) fn table(&self, source: &str) -> String {
+        self.resolve(source, &self.tables)
+    }
+
+    pub(crate) fn function(&self, source: &str) -> String {
+        self.resolve(source, &self.functions)
+    }
+
+    fn resolve(&self, source: &str, explicit: &[(String, String)]) -> String {
+        match explicit.iter().rfind(|(name, _)| name == source) {
+            Some((_, canonical)) => canonical.clone(),
+            None if self.snake_case => source.to_case(Case::Snake),
+            None => source.to_owned(),
+        }
+    }
+}
+
+fn pair(source: &str, canonical: &str) -> (String, String) {
+    (source.to_owned(), canonical.to_owned())
+}
+
+fn kind_of(lifecycle: Option<Lifecycle>) -> ReducerKind {
+    match lifecycle {
+        Some(Lifecycle::Init) => ReducerKind::Init,
+        Some(Lifecycle::OnConnect) => ReducerKind::ClientConnected,
+        Some(Lifecycle::OnDisconnect) => ReducerKind::ClientDisconnected,
+        _ => ReducerKind::Normal,
+    }
+}
+
+fn ascending(columns: impl Iterator<Item = u16>) -> Vec<u16> {
+    let mut columns: Vec<_> = columns.collect();
+    columns.sort_unstable();
+    columns
+}

@@ -1,0 +1,236 @@
+//! What the shim must know of a module: its tables, and the columns that the database would number.
+
+use spacetimedb_lib::db::raw_def::v9::RawSequenceDefV9;
+use spacetimedb_lib::db::raw_def::v10::RawSequenceDefV10;
+use spacetimedb_sats::{AlgebraicType, ProductType, Typespace};
+
+use crate::PrepareError;
+use crate::shape::{Shape, scalar_bytes};
+
+/// A module, as the shim sees it.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// The rewritten definition in BSATN.
+    pub(crate) def: Vec<u8>,
+    /// How many reducers the module has itself. The hidden ones follow: mark, disconnect, load.
+    pub(crate) reducers: u32,
+    /// The reducer that fills a new database.
+    pub(crate) init: Option<u32>,
+    /// The reducer that a client's departure calls.
+    pub(crate) client_disconnected: Option<u32>,
+    /// The tables, in the definition's order.
+    pub(crate) tables: Vec<TablePlan>,
+}
+
+/// A table.
+#[derive(Debug)]
+pub(crate) struct TablePlan {
+    /// The name by which the module finds it.
+    pub(crate) name: String,
+    /// How to walk over a row up to its last generated column; empty if there is none.
+    pub(crate) steps: Vec<Step>,
+}
+
+/// A part of a row.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// Not generated.
+    Skip(Shape),
+    /// An integer that is generated if it is 0.
+    Generate(Sequence),
+}
+
+/// The numbers of a generated column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sequence {
+    /// The column among all of the module's generated columns, now and after updates.
+    pub(crate) key: u64,
+    /// The column's length in bytes.
+    pub(crate) bytes: u32,
+    /// The first number.
+    pub(crate) start: i64,
+    /// The step, not 0.
+    pub(crate) increment: i64,
+    /// The last number that can be stepped from without leaving the bounds.
+    pub(crate) last: i64,
+    /// What to add beyond it, in place of the step.
+    pub(crate) wrap: i64,
+}
+
+/// A sequence as the definitions of both versions hold it.
+#[derive(Debug, Clone)]
+pub(crate) struct RawSequence {
+    pub(crate) column: u16,
+    pub(crate) start: Option<i128>,
+    pub(crate) min: Option<i128>,
+    pub(crate) max: Option<i128>,
+    pub(crate) increment: i128,
+}
+
+impl RawSequence {
+    pub(crate) fn of_v9(it: &RawSequenceDefV9) -> Self {
+        let &RawSequenceDefV9 {
+            ref column,
+            start,
+            min_value: min,
+            max_value: max,
+            increment,
+            ..
+        } = it;
+        Self {
+            column: column.0,
+            start,
+            min,
+            max,
+            increment,
+        }
+    }
+
+    pub(crate) fn of_v10(it: &RawSequenceDefV10) -> Self {
+        let &RawSequenceDefV10 {
+            ref column,
+            start,
+            min_value: min,
+            max_value: max,
+            increment,
+            ..
+        } = it;
+        Self {
+            column: column.0,
+            start,
+            min,
+            max,
+            increment,
+        }
+    }
+}
+
+impl Plan {
+    /// All generated columns, in the order of their tables.
+    pub(crate) fn sequences(&self) -> impl Iterator<Item = &Sequence> {
+        self.tables
+            .iter()
+            .flat_map(|table| &table.steps)
+            .filter_map(|step| match step {
+                Step::Generate(sequence) => Some(sequence),
+                Step::Skip(_) => None,
+            })
+    }
+
+    /// Whether two generated columns have one key. Astronomically unlikely by accident.
+    pub(crate) fn check_keys(&self) -> Result<(), PrepareError> {
+        let mut keys: Vec<_> = self.sequences().map(|sequence| sequence.key).collect();
+        keys.sort_unstable();
+        match keys.windows(2).any(|pair| pair[0] == pair[1]) {
+            true => Err(PrepareError::Definition(
+                "two generated columns share a name".into(),
+            )),
+            false => Ok(()),
+        }
+    }
+}
+
+impl TablePlan {
+    pub(crate) fn new(
+        name: &str,
+        row: &ProductType,
+        types: &Typespace,
+        sequences: &[RawSequence],
+    ) -> Result<Self, PrepareError> {
+        let generated = |column: usize| {
+            sequences
+                .iter()
+                .find(|sequence| usize::from(sequence.column) == column)
+        };
+        let last = sequences
+            .iter()
+            .map(|sequence| usize::from(sequence.column))
+            .max();
+        let walked = last.map_or(0, |last| last + 1);
+        if walked > row.elements.len() {
+            return Err(PrepareError::Definition(format!(
+                "table `{name}` has a sequence on a column it lacks"
+            )));
+        }
+        let mut steps = Vec::with_capacity(walked);
+        for (at, column) in row.elements[..walked].iter().enumerate() {
+            let column_name = column
+                .name()
+                .map_or_else(|| at.to_string(), |name| name.to_string());
+            let column_type = &column.algebraic_type;
+            steps.push(match generated(at) {
+                Some(raw) => Step::Generate(sequence(name, &column_name, column_type, raw)?),
+                None => Step::Skip(Shape::of(column_type, types).ok_or_else(|| {
+                    PrepareError::Unwalkable {
+                        table: name.to_owned(),
+                        column: sequences
+                            .iter()
+                            .map(|raw| raw.column)
+                            .filter(|&next| usize::from(next) > at)
+                            .min()
+                            .and_then(|next| {
+                                row.elements[usize::from(next)]
+                                    .name()
+                                    .map(|name| name.to_string())
+                            })
+                            .unwrap_or(column_name),
+                    }
+                })?),
+            });
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            steps,
+        })
+    }
+}
+
+/// The host's sequences (SpacetimeDB 1.2.0 and 2.8.3, `locking_tx_datastore/sequence.rs`) count in 128 bits from 1
+/// unless told otherwise. We count in 64: no table outgrows that.
+fn sequence(
+    table: &str,
+    column: &str,
+    ty: &AlgebraicType,
+    raw: &RawSequence,
+) -> Result<Sequence, PrepareError> {
+    let refused = || PrepareError::Sequence {
+        table: table.to_owned(),
+        column: column.to_owned(),
+    };
+    let bytes = scalar_bytes(ty).filter(|_| ty.is_integer()).ok_or_else(refused)?;
+    let (min, start) = (raw.min.unwrap_or(1), raw.start.unwrap_or(1));
+    let max = raw.max.unwrap_or(i128::from(i64::MAX));
+    let [min64, max64, start, increment] = narrow([min, max, start, raw.increment]).ok_or_else(refused)?;
+    let count = max - min + 1;
+    if min64 > start || start > max64 || increment == 0 || i128::from(increment.unsigned_abs()) >= count {
+        return Err(refused());
+    }
+    let (last, wrap) = match increment > 0 {
+        true => (max64 - increment, raw.increment - count),
+        false => (min64 - increment, raw.increment + count),
+    };
+    Ok(Sequence {
+        key: key(table, column),
+        bytes,
+        start,
+        increment,
+        last,
+        wrap: wrap as i64,
+    })
+}
+
+fn narrow<const N: usize>(values: [i128; N]) -> Option<[i64; N]> {
+    let mut narrow = [0; N];
+    for (to, from) in narrow.iter_mut().zip(values) {
+        *to = i64::try_from(from).ok()?;
+    }
+    Some(narrow)
+}
+
+/// Names a column in 64 bits, the same in every build: FNV-1a over `table.column`.
+fn key(table: &str, column: &str) -> u64 {
+    let bytes = table.bytes().chain([b'.']).chain(column.bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}

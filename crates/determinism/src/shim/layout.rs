@@ -1,0 +1,146 @@
+//! The shim's own memory: one region behind the module's, grown when an instance takes its first call.
+
+use crate::hidden::{SEQUENCE, SESSION, STATE};
+use crate::plan::Plan;
+
+/// The call header.
+pub(super) const HEADER: u32 = 0;
+/// Where host functions take a length and leave one.
+pub(super) const LEN: u32 = 72;
+/// Where host functions leave a handle, an id or a count.
+pub(super) const OUT: u32 = 80;
+/// The row of `rtdb_state`: its one-byte id, so that the rest is aligned.
+pub(super) const STATE_ROW: u32 = 95;
+pub(super) const STATE_BYTES: u32 = 25;
+pub(super) const STATE_INDEX: u32 = 96;
+pub(super) const STATE_DIGEST: u32 = 104;
+pub(super) const STATE_MODULE: u32 = 112;
+/// The row of `rtdb_session`.
+pub(super) const RECEIPT: u32 = 120;
+pub(super) const RECEIPT_BYTES: u32 = 16;
+/// An inclusive bound of an index scan: its tag (0), then a u64.
+pub(super) const BOUND: u32 = 143;
+pub(super) const BOUND_BYTES: u32 = 9;
+pub(super) const BOUND_KEY: u32 = 144;
+/// The ids of the hidden tables and of their indexes.
+pub(super) const STATE_TABLE_ID: u32 = 152;
+pub(super) const STATE_INDEX_ID: u32 = 156;
+pub(super) const SESSION_TABLE_ID: u32 = 160;
+pub(super) const SESSION_INDEX_ID: u32 = 164;
+pub(super) const SEQUENCE_TABLE_ID: u32 = 168;
+pub(super) const SEQUENCE_INDEX_ID: u32 = 172;
+/// A hidden reducer's own arguments.
+pub(super) const ARGUMENT: u32 = 176;
+/// The longest name that `rtdb_load` takes, in bytes.
+pub(super) const NAME_BYTES_MAX: u32 = 256;
+/// A table's name, for `rtdb_load`.
+pub(super) const NAME: u32 = 184;
+const FIXED_END: u32 = NAME + NAME_BYTES_MAX;
+
+/// A slot of the map from table ids to ordinals: `id: u32, ordinal: u32`. The id 0 is an empty slot.
+pub(super) const SLOT_BYTES: u32 = 8;
+
+/// A sequence: `loaded: u32` (0 unless its row has been read), `dirty: u32` (whether the current call has used it), then
+/// its row of `rtdb_sequence`, `column: u64, next: i64`.
+pub(super) const SEQUENCE_BYTES: u32 = 24;
+pub(super) const SEQUENCE_LOADED: u32 = 0;
+pub(super) const SEQUENCE_DIRTY: u32 = 4;
+pub(super) const SEQUENCE_ROW: u32 = 8;
+pub(super) const SEQUENCE_ROW_BYTES: u32 = 16;
+pub(super) const SEQUENCE_NEXT: u32 = 16;
+
+/// A column that the current write has generated: `address: u32, bytes: u32`.
+pub(super) const GENERATED_BYTES: u32 = 8;
+
+/// Where a name stands.
+#[derive(Clone, Copy)]
+pub(super) struct Name {
+    pub(super) at: u32,
+    pub(super) bytes: u32,
+}
+
+/// Where everything stands whose size depends on the module, and the region's initial contents.
+pub(super) struct Layout {
+    /// The map from table ids to ordinals.
+    pub(super) slots: u32,
+    /// One less than the number of its slots, which is a power of two.
+    pub(super) slots_mask: u32,
+    /// The sequences in use.
+    pub(super) sequences: u32,
+    pub(super) sequence_count: u32,
+    /// The columns that the current write has generated.
+    pub(super) generated: u32,
+    /// The module's tables, by ordinal.
+    pub(super) tables: Vec<Name>,
+    /// What to look up at first use: tables, then indexes, each with the place for its id.
+    pub(super) hidden_tables: [(Name, u32); 3],
+    pub(super) hidden_indexes: [(Name, u32); 3],
+    /// The region's initial contents.
+    pub(super) image: Vec<u8>,
+}
+
+impl Layout {
+    pub(super) fn new(plan: &Plan) -> Self {
+        let mut image = vec![0; FIXED_END as usize];
+        let slot_count = (plan.tables.len() as u32 * 2).next_power_of_two();
+        let slots = reserve(&mut image, slot_count * SLOT_BYTES);
+
+        let sequences = reserve(&mut image, 0);
+        for sequence in plan.sequences() {
+            image.extend_from_slice(&[0; SEQUENCE_ROW as usize]);
+            image.extend_from_slice(&sequence.key.to_le_bytes());
+            image.extend_from_slice(&0_u64.to_le_bytes());
+        }
+        let widest = plan
+            .tables
+            .iter()
+            .map(|table| table.steps.len())
+            .max()
+            .unwrap_or(0);
+        let generated = reserve(&mut image, widest as u32 * GENERATED_BYTES);
+
+        let tables = plan
+            .tables
+            .iter()
+            .map(|table| name(&mut image, &table.name))
+            .collect();
+        let hidden_tables = [
+            (&STATE, STATE_TABLE_ID),
+            (&SESSION, SESSION_TABLE_ID),
+            (&SEQUENCE, SEQUENCE_TABLE_ID),
+        ]
+        .map(|(table, id)| (name(&mut image, table.name), id));
+        let hidden_indexes = [
+            (&STATE, STATE_INDEX_ID),
+            (&SESSION, SESSION_INDEX_ID),
+            (&SEQUENCE, SEQUENCE_INDEX_ID),
+        ]
+        .map(|(table, id)| (name(&mut image, table.index), id));
+        Self {
+            slots,
+            slots_mask: slot_count - 1,
+            sequences,
+            sequence_count: plan.sequences().count() as u32,
+            generated,
+            tables,
+            hidden_tables,
+            hidden_indexes,
+            image,
+        }
+    }
+}
+
+fn reserve(image: &mut Vec<u8>, bytes: u32) -> u32 {
+    let at = image.len().next_multiple_of(8);
+    image.resize(at + bytes as usize, 0);
+    at as u32
+}
+
+fn name(image: &mut Vec<u8>, name: &str) -> Name {
+    let at = image.len() as u32;
+    image.extend_from_slice(name.as_bytes());
+    Name {
+        at,
+        bytes: name.len() as u32,
+    }
+}

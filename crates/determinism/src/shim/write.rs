@@ -1,0 +1,201 @@
+//! The host functions that write rows, wrapped: numbers filled in before, the digest kept after.
+
+use walrus::{FunctionId, GlobalId, LocalId, Module, ModuleLocals, ValType};
+
+use super::digest::{Digest, Operation};
+use super::emit::{Code, Emit, I32, function};
+use super::host::{self, Imported};
+use super::scratch::Scratch;
+use super::walk::Generated;
+use crate::PrepareError;
+use crate::abi;
+
+/// What the wrapped writes share.
+#[derive(Clone, Copy)]
+pub(super) struct Writes {
+    pub(super) scratch: Scratch,
+    pub(super) digest: Digest,
+    pub(super) generated: Generated,
+    /// Whether a replicated call is running: nothing else may write.
+    pub(super) in_call: GlobalId,
+    /// `ordinal(table_id) -> ordinal`.
+    pub(super) ordinal: FunctionId,
+    /// `fill(ordinal, row)`.
+    pub(super) fill: FunctionId,
+    /// `write_back(row, len_at)`.
+    pub(super) write_back: FunctionId,
+}
+
+/// Adds a wrapper of a host function.
+type Wrapper = fn(Writes, &mut Module, FunctionId) -> FunctionId;
+
+impl Writes {
+    /// Puts wrappers in the place of whatever `import` writes, or refuses it; harmless functions stay.
+    pub(super) fn wrap(self, module: &mut Module, import: &Imported) -> Result<(), PrepareError> {
+        let name = import.name.as_str();
+        let (params, wrapper): (usize, Wrapper) = match name {
+            "datastore_insert_bsatn" => (3, Self::add_insert),
+            "datastore_update_bsatn" => (4, Self::add_update),
+            "datastore_delete_all_by_eq_bsatn" => (4, Self::add_delete_equal),
+            "datastore_delete_by_index_scan_range_bsatn" | "datastore_delete_by_btree_scan_bsatn" => {
+                (9, Self::add_delete_range)
+            }
+            "datastore_delete_by_index_scan_point_bsatn" => (4, Self::add_delete_point),
+            "datastore_clear" => (2, Self::add_clear),
+            "get_jwt" => (2, Self::add_no_jwt),
+            _ if abi::HARMLESS.contains(&name) => return Ok(()),
+            _ => return Err(PrepareError::Import(import.name.clone())),
+        };
+        let real = host::add(module, &import.from, name, params);
+        let wrapper = wrapper(self, module, real);
+        host::replace(module, import, params, |code| {
+            code.call(wrapper);
+        })
+    }
+
+    fn add_insert(self, module: &mut Module, real: FunctionId) -> FunctionId {
+        self.writer(module, |code, [table, row, len_at], locals| {
+            let (ordinal, len) = (locals.add(I32), locals.add(I32));
+            self.before_row(code, table, row, len_at, ordinal, len);
+            code.local_get(table).local_get(row).local_get(len_at).call(real);
+            unless_failed(code, locals.add(I32));
+            self.after_row(code, Operation::Insert, row, len_at, ordinal, len);
+        })
+    }
+
+    fn add_update(self, module: &mut Module, real: FunctionId) -> FunctionId {
+        self.writer(module, |code, [table, index, row, len_at], locals| {
+            let (ordinal, len) = (locals.add(I32), locals.add(I32));
+            self.before_row(code, table, row, len_at, ordinal, len);
+            code.local_get(table)
+                .local_get(index)
+                .local_get(row)
+                .local_get(len_at)
+                .call(real);
+            unless_failed(code, locals.add(I32));
+            self.after_row(code, Operation::Update, row, len_at, ordinal, len);
+        })
+    }
+
+    fn add_delete_equal(self, module: &mut Module, real: FunctionId) -> FunctionId {
+        self.writer(module, |code, [table, rows, len, out], locals| {
+            code.local_get(table)
+                .local_get(rows)
+                .local_get(len)
+                .local_get(out)
+                .call(real);
+            unless_failed(code, locals.add(I32));
+            code.local_get(table).call(self.ordinal);
+            self.digest.operation(code, Operation::DeleteEqual);
+            code.local_get(rows).local_get(len);
+            self.digest.bytes(code);
+        })
+    }
+
+    fn add_delete_range(self, module: &mut Module, real: FunctionId) -> FunctionId {
+        self.writer(module, |code, args: [_; 9], locals| {
+            for arg in args {
+                code.local_get(arg);
+            }
+            code.call(real);
+            unless_failed(code, locals.add(I32));
+            let [_, prefix, prefix_len, _, start, start_len, end, end_len, out] = args;
+            code.local_get(out).read32(self.scratch.memory, 0);
+            self.digest.operation(code, Operation::DeleteRange);
+            for (at, len) in [(prefix, prefix_len), (start, start_len), (end, end_len)] {
+                code.local_get(at).local_get(len);
+                self.digest.bytes(code);
+            }
+        })
+    }
+
+    fn add_delete_point(self, module: &mut Module, real: FunctionId) -> FunctionId {
+        self.writer(module, |code, [index, point, len, out], locals| {
+            code.local_get(index)
+                .local_get(point)
+                .local_get(len)
+                .local_get(out)
+                .call(real);
+            unless_failed(code, locals.add(I32));
+            code.local_get(out).read32(self.scratch.memory, 0);
+            self.digest.operation(code, Operation::DeletePoint);
+            code.local_get(point).local_get(len);
+            self.digest.bytes(code);
+        })
+    }
+
+    fn add_clear(self, module: &mut Module, real: FunctionId) -> FunctionId {
+        self.writer(module, |code, [table, out], locals| {
+            code.local_get(table).local_get(out).call(real);
+            unless_failed(code, locals.add(I32));
+            code.local_get(table).call(self.ordinal);
+            self.digest.operation(code, Operation::Clear);
+            code.local_get(out).i32_const(8);
+            self.digest.bytes(code);
+        })
+    }
+
+    /// `get_jwt(connection, out)`: there is none. The host would look for the token of a connection that only one
+    /// replica has.
+    fn add_no_jwt(self, module: &mut Module, _real: FunctionId) -> FunctionId {
+        let memory = self.scratch.memory;
+        function(module, [I32, I32], &[I32], |code, [_, out], _| {
+            code.local_get(out).i32_const(0).write32(memory, 0).i32_const(0);
+        })
+    }
+
+    /// A function that writes, and returns 0 at its end.
+    fn writer<const N: usize>(
+        self,
+        module: &mut Module,
+        body: impl FnOnce(&mut Code<'_>, [LocalId; N], &mut ModuleLocals),
+    ) -> FunctionId {
+        function(module, [ValType::I32; N], &[I32], |code, args, locals| {
+            code.global_get(self.in_call).is_zero().trap_if();
+            body(code, args, locals);
+            code.i32_const(0);
+        })
+    }
+
+    fn before_row(
+        self,
+        code: &mut Code<'_>,
+        table: LocalId,
+        row: LocalId,
+        len_at: LocalId,
+        ordinal: LocalId,
+        len: LocalId,
+    ) {
+        code.local_get(table).call(self.ordinal).local_set(ordinal);
+        code.local_get(len_at)
+            .read32(self.scratch.memory, 0)
+            .local_set(len);
+        code.i32_const(0).global_set(self.generated.count);
+        code.local_get(ordinal).local_get(row).call(self.fill);
+    }
+
+    fn after_row(
+        self,
+        code: &mut Code<'_>,
+        operation: Operation,
+        row: LocalId,
+        len_at: LocalId,
+        ordinal: LocalId,
+        len: LocalId,
+    ) {
+        code.local_get(ordinal);
+        self.digest.operation(code, operation);
+        code.local_get(row).local_get(len);
+        self.digest.bytes(code);
+        code.global_get(self.generated.count).when(|code| {
+            code.local_get(row).local_get(len_at).call(self.write_back);
+        });
+    }
+}
+
+/// Pops a host function's result, and returns it unless it is 0.
+fn unless_failed(code: &mut Code<'_>, errno: LocalId) {
+    code.local_tee(errno).when(|code| {
+        code.local_get(errno).return_();
+    });
+}

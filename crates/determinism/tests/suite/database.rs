@@ -1,0 +1,261 @@
+//! A tiny datastore: tables with unique indexes, as far as modules and the shim need them.
+
+use spacetimedb_lib::RawModuleDef;
+use spacetimedb_lib::bsatn::{self, Deserializer};
+use spacetimedb_lib::db::raw_def::v9::{RawConstraintDataV9, RawIndexAlgorithm};
+use spacetimedb_lib::de::DeserializeSeed;
+use spacetimedb_sats::{AlgebraicValue, ProductType, ProductValue, Typespace, WithTypespace};
+
+pub(crate) const NO_SUCH_TABLE: u32 = 4;
+pub(crate) const NO_SUCH_INDEX: u32 = 5;
+pub(crate) const UNIQUE_ALREADY_EXISTS: u32 = 12;
+pub(crate) const NO_SUCH_ROW: u32 = 15;
+
+#[derive(Clone)]
+pub(crate) struct Table {
+    pub(crate) name: String,
+    pub(crate) row: ProductType,
+    pub(crate) unique: Vec<Vec<usize>>,
+    pub(crate) rows: Vec<ProductValue>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Index {
+    pub(crate) name: String,
+    pub(crate) table: usize,
+    pub(crate) columns: Vec<usize>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Database {
+    pub(crate) types: Typespace,
+    pub(crate) tables: Vec<Table>,
+    pub(crate) indexes: Vec<Index>,
+    pub(crate) reducers: Vec<String>,
+}
+
+impl Database {
+    /// A new database of a module with this definition.
+    pub(crate) fn new(def: &[u8]) -> Self {
+        match bsatn::from_slice::<RawModuleDef>(def).expect("the definition decodes") {
+            RawModuleDef::V9(def) => {
+                let mut new = Self::empty(
+                    def.typespace,
+                    def.reducers.iter().map(|it| it.name.to_string()).collect(),
+                );
+                for table in &def.tables {
+                    assert!(
+                        table.sequences.is_empty() && table.schedule.is_none(),
+                        "the host must not act by itself"
+                    );
+                    let unique = table.constraints.iter().map(|it| unique_columns(&it.data));
+                    let indexes = table
+                        .indexes
+                        .iter()
+                        .map(|it| (it.name.as_ref().map(ToString::to_string), &it.algorithm));
+                    new.add(
+                        table.name.to_string(),
+                        table.product_type_ref,
+                        unique.collect(),
+                        indexes.collect(),
+                    );
+                }
+                assert!(def.reducers.iter().all(|reducer| reducer.lifecycle.is_none()));
+                new
+            }
+            RawModuleDef::V10(def) => {
+                let reducers = def
+                    .reducers()
+                    .expect("reducers")
+                    .iter()
+                    .map(|it| it.source_name.to_string());
+                let mut new = Self::empty(def.typespace().expect("types").clone(), reducers.collect());
+                for table in def.tables().expect("tables") {
+                    assert!(table.sequences.is_empty(), "the host must not act by itself");
+                    let unique = table.constraints.iter().map(|it| unique_columns(&it.data));
+                    let indexes = table.indexes.iter();
+                    let indexes =
+                        indexes.map(|it| (it.source_name.as_ref().map(ToString::to_string), &it.algorithm));
+                    new.add(
+                        table.source_name.to_string(),
+                        table.product_type_ref,
+                        unique.collect(),
+                        indexes.collect(),
+                    );
+                }
+                assert!(def.schedules().is_none() && def.lifecycle_reducers().is_none());
+                new
+            }
+            _ => panic!("an old definition"),
+        }
+    }
+
+    fn empty(types: Typespace, reducers: Vec<String>) -> Self {
+        Self {
+            types,
+            tables: Vec::new(),
+            indexes: Vec::new(),
+            reducers,
+        }
+    }
+
+    fn add(
+        &mut self,
+        name: String,
+        row: spacetimedb_sats::AlgebraicTypeRef,
+        unique: Vec<Vec<usize>>,
+        indexes: Vec<(Option<String>, &RawIndexAlgorithm)>,
+    ) {
+        let row = self.types[row].as_product().expect("a row is a product").clone();
+        for (given, algorithm) in indexes {
+            let (columns, kind): (Vec<usize>, _) = match algorithm {
+                RawIndexAlgorithm::BTree { columns } => {
+                    (columns.iter().map(|it| it.idx()).collect(), "btree")
+                }
+                RawIndexAlgorithm::Direct { column } => (vec![column.idx()], "direct"),
+                other => panic!("{other:?}"),
+            };
+            let column_names: Vec<_> = columns
+                .iter()
+                .map(|&it| row.elements[it].name().unwrap().to_string())
+                .collect();
+            let generated = format!("{name}_{}_idx_{kind}", column_names.join("_"));
+            let name = given.unwrap_or(generated);
+            self.indexes.push(Index {
+                name,
+                table: self.tables.len(),
+                columns,
+            });
+        }
+        self.tables.push(Table {
+            name,
+            row,
+            unique,
+            rows: Vec::new(),
+        });
+    }
+
+    pub(crate) fn table(&self, name: &str) -> &Table {
+        self.tables
+            .iter()
+            .find(|table| table.name == name)
+            .expect("the table exists")
+    }
+
+    /// A table's rows in BSATN, in order.
+    pub(crate) fn rows(&self, name: &str) -> Vec<Vec<u8>> {
+        let mut rows: Vec<_> = self
+            .table(name)
+            .rows
+            .iter()
+            .map(|row| bsatn::to_vec(row).unwrap())
+            .collect();
+        rows.sort();
+        rows
+    }
+
+    pub(crate) fn decode(&self, table: usize, row: &[u8]) -> ProductValue {
+        let mut rest = row;
+        let ty = WithTypespace::new(&self.types, &self.tables[table].row);
+        let row = ty
+            .deserialize(Deserializer::new(&mut rest))
+            .expect("the row decodes");
+        assert!(rest.is_empty(), "the row ends where it should");
+        row
+    }
+
+    pub(crate) fn insert(&mut self, table: usize, row: ProductValue) -> u32 {
+        let Some(it) = self.tables.get_mut(table) else {
+            return NO_SUCH_TABLE;
+        };
+        if it.rows.contains(&row) {
+            return 0;
+        }
+        let taken = |columns: &Vec<usize>| {
+            it.rows
+                .iter()
+                .any(|other| key(other, columns) == key(&row, columns))
+        };
+        if it.unique.iter().any(taken) {
+            return UNIQUE_ALREADY_EXISTS;
+        }
+        it.rows.push(row);
+        0
+    }
+
+    pub(crate) fn update(&mut self, table: usize, index: usize, row: ProductValue) -> u32 {
+        let Some(Index { columns, .. }) = self.indexes.get(index).cloned() else {
+            return NO_SUCH_INDEX;
+        };
+        let rows = &mut self.tables[table].rows;
+        let Some(at) = rows
+            .iter()
+            .position(|other| key(other, &columns) == key(&row, &columns))
+        else {
+            return NO_SUCH_ROW;
+        };
+        let old = rows.remove(at);
+        let errno = self.insert(table, row);
+        if errno != 0 {
+            self.tables[table].rows.insert(at, old);
+        }
+        errno
+    }
+
+    /// Whether a row is within the bounds of an index scan: `prefix`, then from `start` to `end`.
+    pub(crate) fn select(
+        &self,
+        index: usize,
+        prefix: &[u8],
+        prefix_columns: usize,
+        bounds: [&[u8]; 2],
+    ) -> Vec<ProductValue> {
+        let Index { table, columns, .. } = &self.indexes[index];
+        let table = &self.tables[*table];
+        let mut wanted = prefix.to_vec();
+        let [start, end] = bounds;
+        assert!(end.is_empty() || start == end, "only point scans are used here");
+        assert_eq!(start[0], 0, "only inclusive bounds are used here");
+        wanted.extend_from_slice(&start[1..]);
+        let columns = &columns[..=prefix_columns];
+        table
+            .rows
+            .iter()
+            .filter(|row| encoded_key(row, columns) == wanted)
+            .cloned()
+            .collect()
+    }
+
+    pub(crate) fn select_point(&self, index: usize, point: &[u8]) -> Vec<ProductValue> {
+        let Index { table, columns, .. } = &self.indexes[index];
+        let rows = self.tables[*table].rows.iter();
+        rows.filter(|row| encoded_key(row, columns) == point)
+            .cloned()
+            .collect()
+    }
+
+    pub(crate) fn delete(&mut self, table: usize, doomed: &[ProductValue]) -> u32 {
+        let rows = &mut self.tables[table].rows;
+        let before = rows.len();
+        rows.retain(|row| !doomed.contains(row));
+        (before - rows.len()) as u32
+    }
+}
+
+fn unique_columns(data: &RawConstraintDataV9) -> Vec<usize> {
+    match data {
+        RawConstraintDataV9::Unique(unique) => unique.columns.iter().map(|column| column.idx()).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn key<'a>(row: &'a ProductValue, columns: &[usize]) -> Vec<&'a AlgebraicValue> {
+    columns.iter().map(|&column| &row.elements[column]).collect()
+}
+
+fn encoded_key(row: &ProductValue, columns: &[usize]) -> Vec<u8> {
+    key(row, columns)
+        .into_iter()
+        .flat_map(|value| bsatn::to_vec(value).unwrap())
+        .collect()
+}

@@ -1,0 +1,12 @@
+//! Prepared modules at work: on a fake host in an interpreter, and on a real server.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod database;
+mod fixtures;
+mod generated;
+mod host;
+mod prepared;
+mod raw_module;
+mod real_server;
+mod refused;

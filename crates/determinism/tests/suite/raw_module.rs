@@ -1,0 +1,89 @@
+//! Hand-made modules: a definition, and one reducer that inserts its arguments as a row.
+
+use spacetimedb_lib::db::raw_def::v9::{
+    RawModuleDefV9, RawReducerDefV9, RawSequenceDefV9, RawTableDefV9, TableAccess, TableType,
+};
+use spacetimedb_lib::{RawModuleDef, bsatn};
+use spacetimedb_sats::raw_identifier::RawIdentifier;
+use spacetimedb_sats::{AlgebraicType, ProductType};
+
+/// A table of a definition under construction.
+pub(crate) fn table(def: &mut RawModuleDefV9, name: &str, row: ProductType, auto_inc: &[u16]) {
+    let product_type_ref = def.typespace.add(AlgebraicType::Product(row));
+    let sequences = auto_inc.iter().map(|&column| RawSequenceDefV9 {
+        name: None,
+        column: column.into(),
+        start: None,
+        min_value: None,
+        max_value: None,
+        increment: 1,
+    });
+    def.tables.push(RawTableDefV9 {
+        name: RawIdentifier::new(name),
+        product_type_ref,
+        primary_key: Default::default(),
+        indexes: Vec::new(),
+        constraints: Vec::new(),
+        sequences: sequences.collect(),
+        schedule: None,
+        table_type: TableType::User,
+        table_access: TableAccess::Public,
+    });
+}
+
+pub(crate) fn reducer(def: &mut RawModuleDefV9, name: &str) {
+    def.reducers.push(RawReducerDefV9 {
+        name: RawIdentifier::new(name),
+        params: ProductType::unit(),
+        lifecycle: None,
+    });
+}
+
+pub(crate) fn encode(def: RawModuleDef) -> Vec<u8> {
+    bsatn::to_vec(&def).expect("the definition encodes")
+}
+
+/// A module with this definition. Its reducer inserts its arguments, as a row, into the table `rows`, and what the host
+/// leaves in the row's place into the table `left`. `extra` goes before everything else.
+pub(crate) fn module(def: &[u8], extra: &str) -> Vec<u8> {
+    let (len, data) = (def.len(), escape(def));
+    let text = format!(
+        r#"(module
+        {extra}
+        (import "spacetime_10.0" "table_id_from_name" (func $table_id (param i32 i32 i32) (result i32)))
+        (import "spacetime_10.0" "bytes_source_read" (func $read (param i32 i32 i32) (result i32)))
+        (import "spacetime_10.0" "bytes_sink_write" (func $write (param i32 i32 i32) (result i32)))
+        (import "spacetime_10.0" "datastore_insert_bsatn" (func $insert (param i32 i32 i32) (result i32)))
+        (memory (export "memory") 8)
+        (data (i32.const 16) "rows")
+        (data (i32.const 32) "left")
+        (data (i32.const 262144) "{data}")
+        (func (export "__describe_module__") (param $sink i32)
+            (i32.store (i32.const 0) (i32.const {len}))
+            (drop (call $write (local.get $sink) (i32.const 262144) (i32.const 0))))
+        (func $must (param i32)
+            (if (local.get 0) (then (unreachable))))
+        (func (export "__call_reducer__")
+            (param i32 i64 i64 i64 i64 i64 i64 i64) (param $source i32) (param i32) (result i32)
+            (local $len i32) (local $result i32)
+            (block $done (loop $more
+                (br_if $done (i32.eqz (local.get $source)))
+                (i32.store (i32.const 0) (i32.const 1000))
+                (local.set $result (call $read (local.get $source) (i32.add (i32.const 1028) (local.get $len)) (i32.const 0)))
+                (local.set $len (i32.add (local.get $len) (i32.load (i32.const 0))))
+                (br_if $more (i32.eqz (local.get $result)))))
+            (call $must (call $table_id (i32.const 16) (i32.const 4) (i32.const 8)))
+            (i32.store (i32.const 0) (local.get $len))
+            (call $must (call $insert (i32.load (i32.const 8)) (i32.const 1028) (i32.const 0)))
+            (i32.store (i32.const 1024) (i32.load (i32.const 0)))
+            (i32.store (i32.const 0) (i32.add (i32.const 4) (i32.load (i32.const 0))))
+            (call $must (call $table_id (i32.const 32) (i32.const 4) (i32.const 8)))
+            (call $must (call $insert (i32.load (i32.const 8)) (i32.const 1024) (i32.const 0)))
+            (i32.const 0)))"#
+    );
+    wat::parse_str(text).expect("the module is well formed")
+}
+
+fn escape(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("\\{byte:02x}")).collect()
+}

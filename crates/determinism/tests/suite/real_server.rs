@@ -1,0 +1,219 @@
+//! A prepared module on a real SpacetimeDB 1.2.0, found by `$SPACETIMEDB_BIN`; without it the test does nothing.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rtdb_determinism::{Module, original_schema};
+use serde_json::{Value, json};
+
+use crate::fixtures::{prepared, wasm};
+
+const START_MAX: Duration = Duration::from_secs(60);
+const REQUEST_MAX: Duration = Duration::from_secs(60);
+
+/// A server of our own, killed in the end.
+struct Server {
+    child: Child,
+    address: String,
+    token: String,
+}
+
+impl Server {
+    fn start(bin: &str, data: &Path) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0")
+            .and_then(|it| it.local_addr())
+            .expect("a free port")
+            .port();
+        let address = format!("127.0.0.1:{port}");
+        let child = Command::new(bin)
+            .args(["start", "--listen-addr", &address, "--data-dir"])
+            .arg(data.join("data"))
+            .arg("--jwt-pub-key-path")
+            .arg(data.join("key.pub"))
+            .arg("--jwt-priv-key-path")
+            .arg(data.join("key"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the server starts");
+        let server = Self {
+            child,
+            address,
+            token: String::new(),
+        };
+        let deadline = Instant::now() + START_MAX;
+        while !server
+            .try_request("GET", "/v1/ping", "")
+            .is_ok_and(|(status, _)| status == 200)
+        {
+            assert!(Instant::now() < deadline, "the server does not answer");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        server
+    }
+
+    fn with_token(mut self, token: Option<String>) -> Self {
+        self.token = token.unwrap_or_else(|| {
+            let identity: Value =
+                serde_json::from_str(&self.request("POST", "/v1/identity", "").1).expect("JSON");
+            identity["token"].as_str().expect("a token").to_owned()
+        });
+        self
+    }
+
+    fn try_request(
+        &self,
+        method: &str,
+        path: &str,
+        body: impl AsRef<[u8]>,
+    ) -> std::io::Result<(u16, String)> {
+        let body = body.as_ref();
+        let mut stream = TcpStream::connect(&self.address)?;
+        stream.set_read_timeout(Some(REQUEST_MAX))?;
+        let authorization = match self.token.as_str() {
+            "" => String::new(),
+            token => format!("Authorization: Bearer {token}\r\n"),
+        };
+        let (address, len) = (&self.address, body.len());
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{authorization}Connection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {len}\r\n\r\n"
+        )?;
+        stream.write_all(body)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer
+            .split_once("\r\n\r\n")
+            .ok_or(std::io::ErrorKind::InvalidData)?;
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        Ok((status.ok_or(std::io::ErrorKind::InvalidData)?, body.to_owned()))
+    }
+
+    fn request(&self, method: &str, path: &str, body: impl AsRef<[u8]>) -> (u16, String) {
+        self.try_request(method, path, body).expect("the server answers")
+    }
+
+    fn publish(&self, database: &str, wasm: &[u8]) {
+        let (status, answer) = self.request("PUT", &format!("/v1/database/{database}"), wasm);
+        assert_eq!(status, 200, "{answer}");
+    }
+
+    fn call(&self, reducer: &str, index: u64, own: Value) -> (u16, String) {
+        let mut args = vec![
+            json!("0x07"),
+            json!(9),
+            json!(index * 1_000),
+            json!(index),
+            json!(7),
+        ];
+        args.extend(own.as_array().expect("arguments").iter().cloned());
+        self.request(
+            "POST",
+            &format!("/v1/database/prepared/call/{reducer}"),
+            Value::from(args).to_string(),
+        )
+    }
+
+    fn rows(&self, table: &str) -> Value {
+        let (status, answer) = self.request(
+            "POST",
+            "/v1/database/prepared/sql",
+            format!("SELECT * FROM {table}"),
+        );
+        assert_eq!(status, 200, "{answer}");
+        serde_json::from_str::<Value>(&answer).expect("JSON")[0]["rows"].clone()
+    }
+
+    fn schema(&self, database: &str) -> Value {
+        let (status, answer) = self.request("GET", &format!("/v1/database/{database}/schema?version=9"), "");
+        assert_eq!(status, 200, "{answer}");
+        serde_json::from_str(&answer).expect("JSON")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The ids of a table whose rows are `[id, ...]`.
+fn ids(rows: &Value) -> Vec<u64> {
+    let mut ids: Vec<_> = rows
+        .as_array()
+        .expect("rows")
+        .iter()
+        .map(|row| row[0].as_u64().expect("an id"))
+        .collect();
+    ids.sort_unstable();
+    ids
+}
+
+#[test]
+fn a_prepared_module_runs_on_a_real_server_and_outlives_its_kill() {
+    let Ok(bin) = std::env::var("SPACETIMEDB_BIN") else {
+        eprintln!("skipped: SPACETIMEDB_BIN is not set");
+        return;
+    };
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let prepared = prepared("counter-1x");
+    let server = Server::start(&bin, data.path()).with_token(None);
+    server.publish("prepared", &prepared.wasm);
+    server.publish("plain", &wasm("counter-1x"));
+
+    let module = Module::from_def(&prepared.original_def).expect("the definition is readable");
+    assert_eq!(
+        original_schema(server.schema("prepared"), &module),
+        server.schema("plain")
+    );
+
+    assert_eq!(server.call("init", 1, json!([])).0, 200);
+    for index in 2..6 {
+        assert_eq!(server.call("add", index, json!(["name", index])).0, 200);
+    }
+    assert_eq!(server.call("add", 3, json!(["again", 0])).0, 200);
+    let (status, answer) = server.call("fail", 6, json!(["the reason"]));
+    assert_eq!((status, answer.as_str()), (530, "the reason"));
+    assert_eq!(server.call("explode", 7, json!([])).0, 530);
+    assert_eq!(server.call("roll", 8, json!(["label"])).0, 200);
+    assert_eq!(
+        server.call("write_note", 9, json!(["text", ["a", "bc"], true])).0,
+        200
+    );
+    assert_eq!(ids(&server.rows("counter")), [1, 2, 3, 4, 5]);
+    let added = server
+        .rows("counter")
+        .as_array()
+        .expect("rows")
+        .iter()
+        .find(|row| row[0] == 2)
+        .cloned();
+    assert_eq!(added, Some(json!([2, "name", 2, [2_000], ["0x7"]])));
+    assert_eq!(server.rows("rtdb_session"), json!([[7, 9]]));
+    let state = server.rows("rtdb_state");
+    assert_eq!((&state[0][1], &state[0][3]), (&json!(9), &json!(1)));
+
+    // The server loses its last commits when it is killed: what is resent is applied once, with the same ids.
+    let token = server.token.clone();
+    std::thread::sleep(Duration::from_millis(200));
+    drop(server);
+    let server = Server::start(&bin, data.path()).with_token(Some(token));
+    let recovered = server.rows("rtdb_state")[0][1].as_u64().expect("an index");
+    assert!(recovered <= 9);
+    for index in 2..6 {
+        assert_eq!(server.call("add", index, json!(["name", index])).0, 200);
+    }
+    assert_eq!(server.call("roll", 8, json!(["label"])).0, 200);
+    assert_eq!(
+        server.call("write_note", 9, json!(["text", ["a", "bc"], true])).0,
+        200
+    );
+    assert_eq!(server.rows("rtdb_state"), state);
+    assert_eq!(server.call("add", 10, json!(["after", 0])).0, 200);
+    assert_eq!(ids(&server.rows("counter")), [1, 2, 3, 4, 5, 6]);
+}
