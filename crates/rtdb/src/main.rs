@@ -1,3 +1,78 @@
-//! The operator's CLI.
+//! `rtdb`: the operator's command line.
+//!
+//! Every command is one request to a node's admin API, which listens on the raft address.
 
-fn main() {}
+mod admin;
+mod init;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use thiserror::Error;
+
+use crate::admin::{Admin, AdminError};
+use crate::init::{InitError, Member};
+
+/// Bootstraps and watches a RaftTimeDB cluster.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Exit status: 0 done, 1 failed or not ready, 2 wrong usage."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make one cluster of nodes that have been started; done once in a cluster's life.
+    ///
+    /// Sent to the first node of the list. Doing it again with the same nodes changes nothing and says so.
+    Init {
+        /// Every node, as `id=host:port` with its raft address as the other nodes reach it.
+        #[arg(long, required = true, num_args = 1.., value_name = "ID=HOST:PORT", value_delimiter = ',')]
+        nodes: Vec<Member>,
+    },
+    /// Show a node's view of the cluster. Exits with 1 if that node is not ready to serve.
+    Status {
+        /// The node's raft address.
+        #[arg(
+            long,
+            env = "RTDB_ADDR",
+            default_value = "http://localhost:4001",
+            value_name = "URL"
+        )]
+        addr: String,
+        /// Print the node's answer as it is.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(status) => status,
+        Err(error) => {
+            eprintln!("rtdb: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Init { nodes } => init::run(&nodes)?,
+        Command::Status { addr, json } => return Ok(status::run(&Admin::new(&addr), json)?),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Why a command failed.
+#[derive(Debug, Error)]
+#[error(transparent)]
+enum Failure {
+    Init(#[from] InitError),
+    Admin(#[from] AdminError),
+}

@@ -1,0 +1,122 @@
+//! Requests to a node's admin API.
+
+use std::io;
+use std::time::Duration;
+
+use serde_json::Value;
+use thiserror::Error;
+use ureq::Agent;
+use ureq::http::StatusCode;
+
+/// How long a node may take to answer.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// The admin API of one node.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    url: String,
+    agent: Agent,
+}
+
+/// Why there is no useful answer. The text says what to look at.
+#[derive(Debug, Error)]
+pub(crate) enum AdminError {
+    #[error(
+        "no node answers at {url} ({source})\n  Is rafttimedb running there? Is this its --raft-addr (4001 by default), not its --listen-addr?"
+    )]
+    Unreachable { url: String, source: ureq::Error },
+    #[error("{url} did not answer within {} s\n  The node may be stopped or cut off: look at its log, and at a firewall between here and there.", ANSWER_MAX.as_secs())]
+    Timeout { url: String },
+    #[error("{url} answered {status}: {message}")]
+    Refused {
+        url: String,
+        status: StatusCode,
+        message: String,
+    },
+    #[error(
+        "what answers at {url} is not a rafttimedb admin API ({reason})\n  Use a node's --raft-addr (4001 by default), not its --listen-addr."
+    )]
+    NotANode { url: String, reason: String },
+    #[error("{url}: {source}")]
+    Http { url: String, source: ureq::Error },
+}
+
+/// A node's answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) body: String,
+}
+
+impl Admin {
+    /// `addr` is a URL, or `host:port`, which means `http://`.
+    pub(crate) fn new(addr: &str) -> Self {
+        let scheme = if addr.contains("://") { "" } else { "http://" };
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(ANSWER_MAX))
+            .build();
+        Self {
+            url: format!("{scheme}{}", addr.trim_end_matches('/')),
+            agent: agent.into(),
+        }
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Result<Answer, AdminError> {
+        let url = format!("{}{path}", self.url);
+        self.answer(self.agent.get(url).call())
+    }
+
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Result<Answer, AdminError> {
+        let url = format!("{}{path}", self.url);
+        let request = self.agent.post(url).content_type("application/json");
+        self.answer(request.send(body.to_string()))
+    }
+
+    fn answer(
+        &self,
+        sent: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<Answer, AdminError> {
+        let read = sent.and_then(|mut response| {
+            Ok(Answer {
+                status: response.status(),
+                body: response.body_mut().read_to_string()?,
+            })
+        });
+        read.map_err(|source| {
+            let url = self.url.clone();
+            match source {
+                ureq::Error::Timeout(_) => AdminError::Timeout { url },
+                ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => {
+                    AdminError::Unreachable { url, source }
+                }
+                ureq::Error::Io(ref error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    AdminError::Unreachable { url, source }
+                }
+                source => AdminError::Http { url, source },
+            }
+        })
+    }
+
+    /// For an answer that is no success.
+    pub(crate) fn refused(&self, answer: &Answer) -> AdminError {
+        // Errors are JSON with a `message`; whatever else it is, a person may make sense of it.
+        let json: Option<Value> = serde_json::from_str(&answer.body).ok();
+        let message = json
+            .as_ref()
+            .and_then(|json| json.get("message").or_else(|| json.get("error"))?.as_str());
+        let message = message.unwrap_or(answer.body.trim()).to_string();
+        AdminError::Refused {
+            url: self.url.clone(),
+            status: answer.status,
+            message,
+        }
+    }
+
+    pub(crate) fn not_a_node(&self, reason: impl ToString) -> AdminError {
+        AdminError::NotANode {
+            url: self.url.clone(),
+            reason: reason.to_string(),
+        }
+    }
+}

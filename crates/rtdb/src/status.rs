@@ -1,0 +1,263 @@
+//! `rtdb status`: a node's view of the cluster, as tables.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use serde::Deserialize;
+
+use crate::admin::{Admin, AdminError};
+
+/// What `GET /cluster/status` answers.
+#[derive(Debug, Deserialize)]
+struct Status {
+    node_id: u64,
+    #[serde(default)]
+    cluster_id: Option<String>,
+    version: String,
+    ready: bool,
+    #[serde(default)]
+    waiting_for: Option<String>,
+    spacetimedb: SpacetimeDb,
+    groups: Vec<Group>,
+    databases: Vec<Database>,
+    nodes: Vec<Node>,
+    sessions: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct SpacetimeDb {
+    url: Option<String>,
+    version: Option<String>,
+    state: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Group {
+    group: String,
+    term: u64,
+    state: String,
+    leader: Option<Leader>,
+    last_log_index: u64,
+    committed_index: u64,
+    applied_index: u64,
+    voters: Vec<u64>,
+    #[serde(default)]
+    learners: Vec<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Leader {
+    id: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Database {
+    identity: String,
+    #[serde(default)]
+    names: Vec<String>,
+    applied: String,
+    digest: String,
+    in_flight: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Node {
+    id: u64,
+    raft_addr: String,
+    #[serde(default)]
+    client_addr: Option<String>,
+}
+
+/// Prints the status; the exit status says whether the node is ready.
+pub(crate) fn run(admin: &Admin, json: bool) -> Result<ExitCode, AdminError> {
+    let answer = admin.get("/cluster/status")?;
+    if !answer.status.is_success() {
+        return Err(admin.refused(&answer));
+    }
+    let status: Status = serde_json::from_str(&answer.body).map_err(|error| admin.not_a_node(error))?;
+    if json {
+        println!("{}", answer.body.trim_end());
+    } else {
+        print!("{}", render(&status));
+    }
+    Ok(if status.ready {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn render(status: &Status) -> String {
+    let cluster = status
+        .cluster_id
+        .as_deref()
+        .map_or("no cluster yet: run `rtdb init`".to_string(), |id| {
+            format!("cluster {id}")
+        });
+    let server = &status.spacetimedb;
+    let (url, version) = (
+        server.url.as_deref().unwrap_or("-"),
+        server.version.as_deref().unwrap_or("version unknown"),
+    );
+    let ready = if status.ready { "ready" } else { "not ready" };
+    let mut text = format!(
+        "node {} ({ready}), {cluster}\nrafttimedb {}, SpacetimeDB {version} at {url} ({}), {} client sessions\n",
+        status.node_id, status.version, server.state, status.sessions
+    );
+    if let Some(waiting_for) = &status.waiting_for {
+        let _ = writeln!(text, "waiting for {waiting_for}");
+    }
+    let nodes = status.nodes.iter().map(|node| {
+        let leads: Vec<&str> = status
+            .groups
+            .iter()
+            .filter(|group| is_leader(group, node.id))
+            .map(|group| group.group.as_str())
+            .collect();
+        vec![
+            node.id.to_string(),
+            node.raft_addr.clone(),
+            node.client_addr.clone().unwrap_or_else(dash),
+            or_dash(leads.join(" ")),
+        ]
+    });
+    table(&mut text, ["NODE", "RAFT", "CLIENTS", "LEADS"], nodes);
+    let groups = status.groups.iter().map(|group| {
+        let leader = group
+            .leader
+            .as_ref()
+            .map_or_else(|| "none".to_string(), |leader| leader.id.to_string());
+        let indexes =
+            [group.last_log_index, group.committed_index, group.applied_index].map(|index| index.to_string());
+        let [log, committed, applied] = indexes;
+        let mut members = list(&group.voters);
+        if !group.learners.is_empty() {
+            let _ = write!(members, " (learning: {})", list(&group.learners));
+        }
+        vec![
+            group.group.clone(),
+            group.state.clone(),
+            leader,
+            group.term.to_string(),
+            log,
+            committed,
+            applied,
+            members,
+        ]
+    });
+    table(
+        &mut text,
+        [
+            "GROUP",
+            "THIS NODE",
+            "LEADER",
+            "TERM",
+            "LOG",
+            "COMMITTED",
+            "APPLIED",
+            "MEMBERS",
+        ],
+        groups,
+    );
+    let databases = status.databases.iter().map(|database| {
+        let name = if database.names.is_empty() {
+            database.identity.clone()
+        } else {
+            database.names.join(" ")
+        };
+        vec![
+            name,
+            database.applied.clone(),
+            database.in_flight.to_string(),
+            database.digest.clone(),
+        ]
+    });
+    table(
+        &mut text,
+        ["DATABASE", "APPLIED", "IN FLIGHT", "DIGEST"],
+        databases,
+    );
+    text
+}
+
+fn is_leader(group: &Group, node: u64) -> bool {
+    group.leader.as_ref().is_some_and(|leader| leader.id == node)
+}
+
+fn dash() -> String {
+    "-".to_string()
+}
+
+fn or_dash(text: String) -> String {
+    if text.is_empty() { dash() } else { text }
+}
+
+fn list(ids: &[u64]) -> String {
+    or_dash(ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+}
+
+/// Columns as wide as their widest cell. No rows, no table.
+fn table<const N: usize>(out: &mut String, heads: [&str; N], rows: impl Iterator<Item = Vec<String>>) {
+    let mut rows: Vec<Vec<String>> = rows.collect();
+    if rows.is_empty() {
+        return;
+    }
+    rows.insert(0, heads.iter().map(ToString::to_string).collect());
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+    };
+    let widths: Vec<usize> = (0..N).map(|column| width(column).unwrap_or(0)).collect();
+    out.push('\n');
+    for row in &rows {
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        out.push_str(cells.join("  ").trim_end());
+        out.push('\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STATUS: &str = r#"{
+        "node_id": 2, "cluster_id": "c0ffee", "version": "0.1.0", "ready": true,
+        "spacetimedb": {"url": "http://127.0.0.1:3010", "version": "1.2.0", "state": "running"},
+        "groups": [
+            {"group": "meta", "term": 3, "state": "follower", "leader": {"id": 1, "raft_addr": "n1:4001", "client_addr": "n1:3001"},
+             "last_log_index": 9, "committed_index": 9, "applied_index": 9, "voters": [1, 2], "learners": [3]},
+            {"group": "shard-1", "term": 4, "state": "candidate", "leader": null,
+             "last_log_index": 120, "committed_index": 118, "applied_index": 118, "voters": [1, 2], "learners": []}
+        ],
+        "databases": [{"identity": "c200", "names": ["demo"], "applied": "118.3", "index": 7733251, "digest": "00ff00ff00ff00ff", "in_flight": 4}],
+        "nodes": [{"id": 1, "raft_addr": "n1:4001", "client_addr": "n1:3001"}, {"id": 2, "raft_addr": "n2:4001", "client_addr": null}],
+        "sessions": 12
+    }"#;
+
+    #[test]
+    fn a_status_is_shown_as_tables() {
+        let status: Status = serde_json::from_str(STATUS).unwrap();
+        let expected = "\
+node 2 (ready), cluster c0ffee
+rafttimedb 0.1.0, SpacetimeDB 1.2.0 at http://127.0.0.1:3010 (running), 12 client sessions
+
+NODE  RAFT     CLIENTS  LEADS
+1     n1:4001  n1:3001  meta
+2     n2:4001  -        -
+
+GROUP    THIS NODE  LEADER  TERM  LOG  COMMITTED  APPLIED  MEMBERS
+meta     follower   1       3     9    9          9        1 2 (learning: 3)
+shard-1  candidate  none    4     120  118        118      1 2
+
+DATABASE  APPLIED  IN FLIGHT  DIGEST
+demo      118.3    4          00ff00ff00ff00ff
+";
+        assert_eq!(render(&status), expected);
+    }
+}

@@ -1,0 +1,94 @@
+//! The figures, as a table and as JSON.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+/// What one run measured.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Figures {
+    pub(crate) plain_calls_per_s: f64,
+    pub(crate) one_node_calls_per_s: f64,
+    pub(crate) three_node_calls_per_s: f64,
+    pub(crate) prepared_module_ratio: f64,
+    pub(crate) fdatasync_p50_ms: f64,
+    /// One call at a time, on the plain server.
+    pub(crate) plain_p50_ms: f64,
+    /// One call at a time, on a cluster of one.
+    pub(crate) one_node_p50_ms: f64,
+    /// One call at a time at the leader of three, less the plain server's time.
+    pub(crate) added_p50_ms: f64,
+    pub(crate) failover_gap_ms: f64,
+    pub(crate) idle_connections: u32,
+    pub(crate) idle_connection_kib: f64,
+    /// One call at a time beside the idle connections, as a multiple of without them.
+    pub(crate) idle_latency_ratio: f64,
+}
+
+impl Figures {
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        let folder = path.parent().context("no folder")?;
+        fs::create_dir_all(folder)?;
+        fs::write(path, serde_json::to_string_pretty(self)? + "\n")
+            .with_context(|| path.display().to_string())
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ratio = |calls: f64| {
+            format!(
+                "{calls:>8.0} calls/s  {:.2} of plain",
+                calls / self.plain_calls_per_s
+            )
+        };
+        let one = self.one_node_p50_ms - self.plain_p50_ms;
+        writeln!(
+            f,
+            "  plain server             {:>8.0} calls/s",
+            self.plain_calls_per_s
+        )?;
+        writeln!(
+            f,
+            "  one node                 {}  (goal 0.60)",
+            ratio(self.one_node_calls_per_s)
+        )?;
+        writeln!(
+            f,
+            "  three nodes              {}  (goal 0.20)",
+            ratio(self.three_node_calls_per_s)
+        )?;
+        writeln!(
+            f,
+            "  prepared module          {:>8.2} of plain  (goal 0.80)",
+            self.prepared_module_ratio
+        )?;
+        writeln!(f, "  fdatasync, median        {:>8.2} ms", self.fdatasync_p50_ms)?;
+        writeln!(f, "  one call, plain, median  {:>8.2} ms", self.plain_p50_ms)?;
+        writeln!(f, "    added by one node      {one:>8.2} ms")?;
+        writeln!(
+            f,
+            "    added by three         {:>8.2} ms  (goal {:.2})",
+            self.added_p50_ms,
+            self.fdatasync_p50_ms + 1.0
+        )?;
+        writeln!(
+            f,
+            "  gap when leader dies     {:>8.0} ms  (goal 2000)",
+            self.failover_gap_ms
+        )?;
+        writeln!(
+            f,
+            "  an idle connection       {:>8.1} KiB of {}  (goal 60)",
+            self.idle_connection_kib, self.idle_connections
+        )?;
+        writeln!(
+            f,
+            "  latency beside them      {:>8.2} of without  (goal 2)",
+            self.idle_latency_ratio
+        )
+    }
+}

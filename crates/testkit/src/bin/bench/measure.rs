@@ -1,0 +1,198 @@
+//! The single measurements.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use futures::{StreamExt, TryStreamExt, stream};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rtdb_determinism::header::CallHeader;
+use rtdb_testkit::client::{Args, Client, Connect, Event, Wire};
+use rtdb_testkit::clients::Clients;
+use rtdb_testkit::demo_module::{self, ADD, add};
+use rtdb_testkit::server::PlainServer;
+use rtdb_testkit::{Node, load};
+use tokio::time::sleep;
+
+use crate::figures::Figures;
+
+/// Before a rate is measured, caches and queues fill for this long.
+const WARM_UP: Duration = Duration::from_secs(1);
+
+/// Calls, or syncs, whose median is taken.
+const SAMPLES: usize = 500;
+
+/// Idle connections being opened at the same time.
+const OPENING_MAX: usize = 64;
+
+/// Open files that are needed besides the idle connections.
+const OTHER_FILES: u64 = 500;
+
+/// How a rate is measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load {
+    pub(crate) seconds: Duration,
+    pub(crate) connections: u32,
+    pub(crate) window: usize,
+}
+
+/// Clients spread over `addrs`.
+pub(crate) fn clients(addrs: &[String], database: &str, load: &Load) -> Clients {
+    Clients::start((0..load.connections).map(|client| load::Load {
+        client,
+        addrs: addrs.to_vec(),
+        first: client as usize % addrs.len(),
+        database: database.to_string(),
+        wire: Wire::V1,
+        window: load.window,
+        invalid_every: 0,
+        subscribed: false,
+    }))
+}
+
+/// Acknowledged calls a second, all connections together.
+pub(crate) async fn rate(addrs: &[String], database: &str, load: &Load) -> Result<f64> {
+    let clients = clients(addrs, database, load);
+    sleep(WARM_UP).await;
+    let rate = clients.rate(load.seconds).await;
+    for history in clients.stop().await? {
+        ensure!(history.reconnects == 0, "a connection broke");
+        ensure!(history.wrong.is_empty(), "wrong: {:?}", history.wrong.first());
+    }
+    Ok(rate)
+}
+
+/// The median time of a call with nothing else going on, in ms.
+pub(crate) async fn latency_p50(addr: &str, database: &str) -> Result<f64> {
+    let mut client = Client::connect(&Connect::new(addr, database)).await?;
+    let mut times = Vec::with_capacity(SAMPLES);
+    for value in 0..SAMPLES {
+        let args = add("latency", i64::try_from(value)?);
+        let sent = Instant::now();
+        let reply = client.call_and_wait(ADD, &args).await?;
+        times.push(sent.elapsed());
+        ensure!(reply.result.is_ok(), "a call failed: {reply:?}");
+    }
+    client.close().await;
+    Ok(median_ms(times))
+}
+
+/// The median time of an append of 256 bytes and its `fdatasync`, in ms.
+pub(crate) fn fdatasync_p50(path: &Path) -> Result<f64> {
+    let mut file = File::create(path)?;
+    let mut times = Vec::with_capacity(SAMPLES);
+    for _ in 0..SAMPLES {
+        let started = Instant::now();
+        file.write_all(&[7; 256])?;
+        file.sync_data()?;
+        times.push(started.elapsed());
+    }
+    Ok(median_ms(times))
+}
+
+fn median_ms(mut times: Vec<Duration>) -> f64 {
+    times.sort_unstable();
+    times
+        .get(times.len() / 2)
+        .copied()
+        .unwrap_or_default()
+        .as_secs_f64()
+        * 1e3
+}
+
+/// Call rate of the prepared module as a part of the plain one's, on the same plain server.
+///
+/// On one connection, since the calls' indexes must arrive in their order; in turns, so that both see the same machine.
+/// No receipts are asked for: a client that has subscribed to nothing needs none.
+pub(crate) async fn prepared_ratio(server: &PlainServer, load: &Load) -> Result<f64> {
+    let (plain, prepared) = ("ratio-plain", "ratio-prepared");
+    let wasm = demo_module::wasm()?;
+    let owner = server.api().new_token().await?;
+    let api = server.api().with_token(&owner);
+    api.publish(prepared, rtdb_determinism::prepare(&wasm)?.wasm)
+        .await?;
+    api.publish(plain, wasm).await?;
+    let connect = async |database: &str| {
+        Client::connect(&Connect::new(server.addr(), database).with_token(&owner)).await
+    };
+    let (mut plain, mut prepared) = (connect(plain).await?, connect(prepared).await?);
+
+    let mut index = 1;
+    let (sender, connection) = (prepared.hello().identity, prepared.hello().connection);
+    let mut header = || {
+        index += 1;
+        let timestamp_us = i64::try_from(index).unwrap_or(i64::MAX);
+        Args::new().raw(
+            &CallHeader {
+                sender,
+                connection,
+                timestamp_us,
+                index,
+                session: 0,
+            }
+            .encode(),
+        )
+    };
+    let initialised = prepared.call_and_wait("init", &header()).await?;
+    ensure!(initialised.result.is_ok(), "init: {initialised:?}");
+    let (mut plain_rate, mut prepared_rate) = (0.0, 0.0);
+    for _ in 0..3 {
+        let time = load.seconds / 3;
+        plain_rate += pipelined(&mut plain, load.window, time, || add("ratio", 1)).await?;
+        prepared_rate += pipelined(&mut prepared, load.window, time, || header().str("ratio").i64(1)).await?;
+    }
+    Ok(prepared_rate / plain_rate)
+}
+
+async fn pipelined(
+    client: &mut Client,
+    window: usize,
+    time: Duration,
+    mut args: impl FnMut() -> Args,
+) -> Result<f64> {
+    let (started, mut in_flight, mut answered) = (Instant::now(), 0, 0_u32);
+    while started.elapsed() < time || in_flight > 0 {
+        while in_flight < window && started.elapsed() < time {
+            client.call(ADD, &args()).await?;
+            in_flight += 1;
+        }
+        client.flush().await?;
+        let mut event = Some(client.event().await);
+        while let Some(answer) = event {
+            match answer? {
+                Event::Reply(reply) if reply.result.is_ok() => in_flight -= 1,
+                other => bail!("not acknowledged: {other:?}"),
+            }
+            answered += 1;
+            event = client.event_now();
+        }
+    }
+    Ok(f64::from(answered) / started.elapsed().as_secs_f64())
+}
+
+/// What idle connections cost a node: its memory, and the latency of others' calls.
+pub(crate) async fn idle_connections(
+    figures: &mut Figures,
+    node: &Node,
+    database: &str,
+    wanted: u32,
+) -> Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    let count = u64::from(wanted).min(most.saturating_sub(OTHER_FILES));
+    let to = Connect::new(node.client_addr(), database);
+    let quiet_ms = latency_p50(node.client_addr(), database).await?;
+    let before = node.resident_kib()?;
+    let opening = stream::iter(0..count)
+        .map(|_| Client::connect(&to))
+        .buffer_unordered(OPENING_MAX);
+    let idle: Vec<Client> = opening.try_collect().await?;
+    sleep(WARM_UP).await;
+    figures.idle_connections = u32::try_from(idle.len())?;
+    let grown = u32::try_from(node.resident_kib()?.saturating_sub(before))?;
+    figures.idle_connection_kib = f64::from(grown) / f64::from(figures.idle_connections.max(1));
+    figures.idle_latency_ratio = latency_p50(node.client_addr(), database).await? / quiet_ms;
+    Ok(())
+}

@@ -1,0 +1,60 @@
+//! The module that the demo, the benchmark and the fault tests call: `modules/counter-1x`.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::client::Args;
+use crate::{Api, sql};
+
+/// Adds a row to [`TABLE`]; refuses an empty name.
+pub const ADD: &str = "add";
+
+/// One row for each successful call, `id` in the order of the calls.
+pub const TABLE: &str = "counter";
+
+/// The prebuilt module, as a developer would publish it.
+pub fn wasm() -> Result<Vec<u8>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../modules/counter-1x/counter-1x.wasm");
+    std::fs::read(&path).with_context(|| format!("{}: run `cargo xtask modules`", path.display()))
+}
+
+/// The arguments of [`ADD`].
+pub fn add(name: &str, value: i64) -> Args {
+    Args::new().str(name).i64(value)
+}
+
+/// What one call of [`ADD`] left behind.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Added {
+    /// Ascending in the order of the calls.
+    pub id: u64,
+    /// As called with.
+    pub name: String,
+    /// As called with.
+    pub value: i64,
+}
+
+/// The name in the row that the module's own `init` leaves.
+const INIT: &str = "init";
+
+/// All rows that calls of [`ADD`] left, in the order of the calls.
+pub async fn rows(api: &Api, database: &str) -> Result<Vec<Added>> {
+    let rows = sql::select(api, database, &format!("SELECT id, name, value FROM {TABLE}")).await?;
+    let (ids, names, values) = (rows.column("id")?, rows.column("name")?, rows.column("value")?);
+    let mut added = Vec::with_capacity(rows.len());
+    for ((id, name), value) in ids.into_iter().zip(names).zip(values) {
+        let row = || Some((id.as_u64()?, name.as_str()?, value.as_i64()?));
+        let (id, name, value) = row().with_context(|| format!("{:?}", [id, name, value] as [&Value; 3]))?;
+        if name != INIT {
+            added.push(Added {
+                id,
+                name: name.to_string(),
+                value,
+            });
+        }
+    }
+    added.sort_unstable();
+    Ok(added)
+}
