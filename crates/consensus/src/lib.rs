@@ -2,15 +2,46 @@
 //!
 //! Knows nothing of SpacetimeDB: a command is carried, ordered, stamped and counted here, and what it means is the
 //! replica's and the gateway's affair.
+//!
+//! One command's way: [`Propose::submit`] numbers it in this node's stream (`proposer`), carries it to the leader,
+//! where the batcher puts it into an entry; openraft replicates the entry through the `transport` and the `log`; once
+//! committed, the `resolver` decides, the same on every node, whether and as what it takes effect; the replica reads
+//! what is resolved with [`Follow::read`] at its own pace and says what became of it with [`Follow::complete`].
+//!
+//! The log is kept whole: there are no snapshots yet, and nothing is ever purged.
 
 pub mod command;
+mod config;
+mod group;
+mod log;
+mod machine;
+mod manager;
 mod outcome;
 mod position;
 mod propose;
+mod proposer;
+mod record;
+mod resolved;
+mod resolver;
+mod status;
+#[cfg(test)]
+mod tests;
+mod transport;
+mod types;
+mod warden;
 
 pub use command::Command;
+pub use config::{Config, Limits, Timing};
+pub use group::Group;
+pub use log::{Disk, Journal, Store, StoreError, WriteStats};
+pub use manager::{InitError, Manager, StartError};
 pub use outcome::{Applied, Outcome, Refusal, Reply, Unapplied};
 pub use position::{COMMANDS_PER_ENTRY_MAX, LogIndex, Position};
 pub use propose::{
     Follow, NotProposed, Origin, Pending, Propose, ReadError, ResolvedCommand, ResolvedEntry, Session,
 };
+pub use record::{Batch, ENTRY_VERSION, EncodedBatch, Entry, RecordError};
+pub use resolver::{Database, MetaState, ShardState};
+pub use status::{GroupStatus, NodeStatus, Role};
+pub use transport::{Grpc, PROTOCOL, PeerError, PeerInfo, Replies, Service, Transport, wire};
+pub use types::GroupId;

@@ -49,9 +49,18 @@ pub enum Reply {
 /// The command was not applied, or this node can't say whether it was.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Unapplied {
-    /// Not committed: the reducer returned an error (or trapped), and its transaction was rolled back.
-    #[error("{0}")]
-    Reducer(String),
+    /// Not committed: the reducer failed, and its transaction was rolled back.
+    #[error("{message}")]
+    Reducer {
+        /// Where the call stands in the log.
+        position: Position,
+        /// The time the log gave it, in microseconds since the Unix epoch.
+        timestamp_us: i64,
+        /// Whether it trapped (or the server refused it) rather than returned an error of its own.
+        trapped: bool,
+        /// What it, or the server, said.
+        message: String,
+    },
     /// Not committed: the log's own rules refused the command.
     #[error("{0}")]
     Refused(Refusal),

@@ -1,3 +1,48 @@
-//! The node.
+//! The node: reads its settings, and wires the crates together.
 
-fn main() {}
+mod admin;
+mod catalog;
+mod config;
+mod keys;
+mod local;
+mod metrics;
+mod node;
+mod run;
+mod status;
+
+use clap::{CommandFactory, Parser};
+use config::{Config, LogFormat};
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let config = match Config::parse().validate() {
+        Ok(config) => config,
+        Err(reason) => Config::command().error(clap::error::ErrorKind::ValueValidation, reason).exit(),
+    };
+    log_to_stderr(config.log_format);
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!("the runtime can't start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run::run(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn log_to_stderr(format: LogFormat) {
+    // openraft logs every step at info, and its own errors again as warnings of ours.
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,openraft=error"));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => lines.with_target(false).init(),
+        LogFormat::Json => lines.json().init(),
+    }
+}

@@ -1,0 +1,96 @@
+//! A node's settings.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A node's settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The node's id, from 1.
+    pub node: u64,
+    /// Where the log and the node's identity are kept.
+    pub data_dir: PathBuf,
+    /// Where peers reach this node, `host:port`.
+    pub raft_addr: String,
+    /// Where clients reach this node, `host:port`.
+    pub client_addr: String,
+    /// How long things may take.
+    pub timing: Timing,
+    /// How much may wait.
+    pub limits: Limits,
+}
+
+/// How long things may take.
+///
+/// A follower that hears nothing asks for votes after `election_ms_max` (the leader's lease, in openraft's terms)
+/// plus a random time from `election_ms_min` to `election_ms_max`: by default after 1.25 to 1.5 s.
+#[derive(Clone, Debug)]
+pub struct Timing {
+    /// The leader's heartbeats, in milliseconds.
+    pub heartbeat_ms: u64,
+    /// The shortest wait before an election, in milliseconds.
+    pub election_ms_min: u64,
+    /// The longest wait before an election, and the leader's lease, in milliseconds.
+    pub election_ms_max: u64,
+    /// For how long a node may be silent before its sessions are ended, in milliseconds.
+    pub lease_ms: u64,
+    /// The wait before a refused proposal is sent again, in milliseconds.
+    pub retry_ms: u64,
+    /// For how long proposals may make no progress before they are sent again, in milliseconds.
+    pub progress_ms: u64,
+    /// For how long a peer may take to answer, in milliseconds.
+    pub answer_ms: u64,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            heartbeat_ms: 150,
+            election_ms_min: 500,
+            election_ms_max: 750,
+            lease_ms: 10_000,
+            retry_ms: 50,
+            progress_ms: 2_000,
+            answer_ms: 1_000,
+        }
+    }
+}
+
+impl Timing {
+    pub(crate) fn retry(&self) -> Duration {
+        Duration::from_millis(self.retry_ms)
+    }
+
+    pub(crate) fn progress(&self) -> Duration {
+        Duration::from_millis(self.progress_ms)
+    }
+
+    pub(crate) fn answer(&self) -> Duration {
+        Duration::from_millis(self.answer_ms)
+    }
+
+    pub(crate) fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms)
+    }
+}
+
+/// How much may wait, for each group.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Commands under way from this node.
+    pub outstanding_count_max: usize,
+    /// Their bytes, until they are in the log.
+    pub outstanding_bytes_max: usize,
+    /// Bytes of a single command.
+    pub command_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            outstanding_count_max: 65_536,
+            outstanding_bytes_max: 64 << 20,
+            command_bytes_max: 48 << 20,
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! A raft group on this node.
+
+use crate::config::{Config, Timing};
+use crate::log::{GroupLog, Store};
+use crate::machine::Machine;
+use crate::proposer::{Batcher, Courier, Incoming, Proposer, WAITING_BATCHES_MAX};
+use crate::resolved::ResolvedLog;
+use crate::resolver::{MetaState, Resolver, ShardState};
+use crate::status::{GroupStatus, Role};
+use crate::transport::{Network, Peers};
+use crate::types::{GroupId, Raft, TypeConfig};
+use crate::{
+    Command, Follow, LogIndex, NotProposed, Origin, Outcome, Pending, Propose, ReadError, ResolvedEntry,
+};
+use futures::future::BoxFuture;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{ServerState, SnapshotPolicy};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// Entries in one message to a follower, unless their bytes are too many.
+const SENT_ENTRIES_MAX: u64 = 1024;
+
+/// A raft group on this node.
+pub struct Group {
+    id: GroupId,
+    raft: Raft,
+    resolved: Arc<ResolvedLog>,
+    proposer: Arc<Proposer>,
+    batcher: mpsc::Sender<Incoming>,
+    applied: AtomicU64,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Group {
+    pub(crate) async fn start(
+        log: GroupLog,
+        store: &Arc<Store>,
+        peers: &Arc<Peers>,
+        epoch: u64,
+        config: &Config,
+    ) -> Result<Arc<Self>, std::io::Error> {
+        let id = log.id();
+        let resolver = if id == GroupId::META {
+            Resolver::meta()
+        } else {
+            Resolver::shard()
+        };
+        let proposer = Arc::new(Proposer::new(config.node, epoch, config.limits.clone()));
+        let resolved = ResolvedLog::new(log.clone(), resolver, proposer.clone());
+        let machine = Machine::open(resolved.clone())?;
+        let network = Network {
+            group: id,
+            peers: peers.clone(),
+        };
+        let settings = Arc::new(raft_config(id, &config.timing).map_err(std::io::Error::other)?);
+        let raft = Raft::new(config.node, settings, network, log, machine)
+            .await
+            .map_err(std::io::Error::other)?;
+        let (batcher, incoming) = mpsc::channel(WAITING_BATCHES_MAX);
+        let courier = Courier {
+            group: id,
+            proposer: proposer.clone(),
+            store: store.clone(),
+            raft: raft.clone(),
+            batcher: batcher.clone(),
+            peers: peers.clone(),
+            timing: config.timing.clone(),
+        };
+        let tasks = vec![
+            tokio::spawn(
+                Batcher {
+                    raft: raft.clone(),
+                    incoming,
+                }
+                .run(),
+            ),
+            tokio::spawn(courier.run()),
+        ];
+        let applied = AtomicU64::new(0);
+        Ok(Arc::new(Self {
+            id,
+            raft,
+            resolved,
+            proposer,
+            batcher,
+            applied,
+            tasks: Mutex::new(tasks),
+        }))
+    }
+
+    /// Which group it is.
+    pub fn id(&self) -> GroupId {
+        self.id
+    }
+
+    /// The meta group's state; empty for a shard.
+    pub fn meta(&self) -> Arc<MetaState> {
+        self.resolved.resolver().meta_state()
+    }
+
+    /// Looks at a shard's state, and holds the log's progress up meanwhile; `None` for the meta group.
+    pub fn with_shard<T>(&self, look: impl FnOnce(&ShardState) -> T) -> Option<T> {
+        self.resolved.resolver().shard_state().map(look)
+    }
+
+    /// This node's epoch in the group. When it changes, the cluster has expired the epoch before: all sessions of
+    /// this node are ended, and its clients must be disconnected. 0 while a new epoch is being taken.
+    pub fn epoch(&self) -> watch::Receiver<u64> {
+        self.proposer.epoch()
+    }
+
+    /// How the group does.
+    pub fn status(&self) -> GroupStatus {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership();
+        let leader = metrics
+            .current_leader
+            .and_then(|id| Some((id, membership.get_node(&id)?.addr.clone())));
+        let (outstanding_count, outstanding_bytes) = self.proposer.outstanding();
+        GroupStatus {
+            group: self.id,
+            term: metrics.current_term,
+            role: match metrics.state {
+                ServerState::Leader => Role::Leader,
+                ServerState::Candidate => Role::Candidate,
+                ServerState::Follower => Role::Follower,
+                ServerState::Learner | ServerState::Shutdown => Role::Learner,
+            },
+            leader,
+            last_log: metrics.last_log_index.unwrap_or(0),
+            committed: metrics.local_committed.map_or(0, |id| id.index),
+            resolved: *self.resolved.resolved().borrow(),
+            applied: self.applied.load(Ordering::Relaxed),
+            sessions: self.with_shard(ShardState::session_count).unwrap_or(0),
+            outstanding_count,
+            outstanding_bytes,
+            voters: membership.voter_ids().collect(),
+            learners: membership.learner_ids().collect(),
+            running: metrics.running_state.is_ok(),
+        }
+    }
+
+    pub(crate) fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    pub(crate) fn batcher(&self) -> mpsc::Sender<Incoming> {
+        self.batcher.clone()
+    }
+
+    pub(crate) fn orphans(&self, count_max: usize) -> Vec<u64> {
+        self.resolved.resolver().orphans(count_max)
+    }
+
+    /// A node's present epoch, unless it is over.
+    pub(crate) fn live_epoch(&self, node: u64) -> Option<u64> {
+        let resolver = self.resolved.resolver();
+        let (origin, _) = resolver.stream(node)?;
+        Some(origin.epoch).filter(|_| !resolver.is_over(origin))
+    }
+
+    pub(crate) async fn stop(&self) {
+        self.proposer.stop();
+        if self.raft.shutdown().await.is_err() {
+            tracing::warn!(group = %self.id, "raft did not stop in order");
+        }
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        for task in tasks {
+            task.abort();
+            // Cancelled, as asked.
+            drop(task.await);
+        }
+    }
+}
+
+fn raft_config(id: GroupId, timing: &Timing) -> Result<openraft::Config, openraft::ConfigError> {
+    openraft::Config {
+        cluster_name: id.to_string(),
+        heartbeat_interval: timing.heartbeat_ms,
+        election_timeout_min: timing.election_ms_min,
+        election_timeout_max: timing.election_ms_max,
+        max_payload_entries: SENT_ENTRIES_MAX,
+        // The log is kept whole: a follower, however far behind, gets entries.
+        snapshot_policy: SnapshotPolicy::Never,
+        replication_lag_threshold: u64::MAX,
+        enable_pre_vote: Some(true),
+        // Followers write while the leader does. They may so have entries that a leader who crashes has not: it must
+        // never lead in the same term again, or other entries would get the same ids.
+        broadcast_submitted_on_append: Some(true),
+        enable_leader_restore: Some(false),
+        backoff: "50ms 100ms 200ms ...500ms".to_owned(),
+        ..openraft::Config::default()
+    }
+    .validate()
+}
+
+impl Propose for Group {
+    fn submit(&self, command: Command) -> Result<Pending, NotProposed> {
+        self.proposer.submit(&command)
+    }
+
+    fn ready(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.proposer.ready())
+    }
+}
+
+impl Follow for Group {
+    fn resolved(&self) -> watch::Receiver<LogIndex> {
+        self.resolved.resolved()
+    }
+
+    fn read(
+        &self,
+        from: LogIndex,
+        bytes_max: usize,
+    ) -> BoxFuture<'_, Result<Vec<Arc<ResolvedEntry>>, ReadError>> {
+        Box::pin(self.resolved.read(from, bytes_max))
+    }
+
+    fn complete(&self, origin: Origin, seq: u64, outcome: Outcome) {
+        self.proposer.complete(origin, seq, outcome);
+    }
+
+    fn applied(&self, index: LogIndex) {
+        self.applied.fetch_max(index, Ordering::Relaxed);
+    }
+}
+
+/// Raft's own view of a group, as it changes.
+pub(crate) type Metrics =
+    openraft::type_config::alias::WatchReceiverOf<TypeConfig, openraft::RaftMetrics<TypeConfig>>;

@@ -1,0 +1,74 @@
+//! Why a data directory can't be used.
+
+use std::path::PathBuf;
+use thiserror::Error;
+
+/// Why a data directory can't be used.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// Another process has it open.
+    #[error("{} is in use by another process: stop it, or choose another --data-dir", path.display())]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A newer program wrote it.
+    #[error(
+        "{} was written by a newer version (format {found}, this program reads up to {supported}): update this node",
+        path.display()
+    )]
+    Newer {
+        /// The directory.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The newest format this program reads.
+        supported: u32,
+    },
+    /// It is something else's directory.
+    #[error("{} is not empty and is not a RaftTimeDB data directory: choose another --data-dir", path.display())]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// It is another node's.
+    #[error(
+        "{} belongs to node {found}, not to node {wanted}: a node's data can't be handed to another id",
+        path.display()
+    )]
+    OtherNode {
+        /// The directory.
+        path: PathBuf,
+        /// The node it belongs to.
+        found: u64,
+        /// The node that was to start.
+        wanted: u64,
+    },
+    /// The node belongs to another cluster.
+    #[error("this node belongs to cluster {found}, not to {wanted}")]
+    OtherCluster {
+        /// The cluster it belongs to.
+        found: String,
+        /// The cluster it was to join.
+        wanted: String,
+    },
+    /// Its contents can't be understood.
+    #[error("{} is damaged: {reason}", path.display())]
+    Damaged {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The disk refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// The disk's error.
+        source: std::io::Error,
+    },
+    /// The store has stopped after an error.
+    #[error("the log store has stopped: {0}")]
+    Stopped(String),
+}

@@ -1,0 +1,293 @@
+//! All of a node's groups: starting, initialising, handing over, stopping.
+
+mod error;
+mod tasks;
+
+pub use error::{InitError, StartError};
+
+use crate::Propose;
+use crate::command::{Body, InitCluster};
+use crate::config::Config;
+use crate::group::Group;
+use crate::log::{Disk, Journal, Store};
+use crate::proposer::now_us;
+use crate::status::NodeStatus;
+use crate::transport::wire::Hello;
+use crate::transport::{Grpc, PeerError, PeerInfo, Peers, Service, Transport, router};
+use crate::types::GroupId;
+use crate::warden::Warden;
+use openraft::BasicNode;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tasks::{announce, transfer, watch_group, watch_store};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// All of a node's groups.
+pub struct Manager {
+    config: Config,
+    store: Arc<Store>,
+    service: Arc<Service>,
+    peers: Arc<Peers>,
+    groups: BTreeMap<GroupId, Arc<Group>>,
+    fatal: watch::Receiver<Option<Arc<str>>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Manager {
+    /// Opens the data directory and starts the groups. The [`router`](Self::router) must be served on the raft
+    /// address soon after.
+    ///
+    /// # Errors
+    /// [`StartError`], which says what to do.
+    pub async fn start(config: Config) -> Result<Arc<Self>, StartError> {
+        Self::start_with(config, Arc::new(Grpc::default()), Disk).await
+    }
+
+    /// [`start`](Self::start), with another transport or journal.
+    ///
+    /// # Errors
+    /// [`StartError`], which says what to do.
+    pub async fn start_with(
+        config: Config,
+        transport: Arc<dyn Transport>,
+        journal: impl Journal,
+    ) -> Result<Arc<Self>, StartError> {
+        let store = Store::open_with(&config.data_dir, config.node, journal)?;
+        let starting = |group| move |source| StartError::Group { group, source };
+        let epoch = store
+            .next_epoch(now_us())
+            .await
+            .map_err(starting(GroupId::META))?;
+        let instance = rand::random();
+        let peers = Arc::new(Peers {
+            node: config.node,
+            instance,
+            store: store.clone(),
+            transport,
+            answer_timeout: config.timing.answer(),
+        });
+        let me = Hello {
+            node: config.node,
+            instance,
+            cluster: String::new(),
+            raft_addr: config.raft_addr.clone(),
+            client_addr: config.client_addr.clone(),
+        };
+        let service = Arc::new(Service::new(me, store.clone()));
+        let mut groups = BTreeMap::new();
+        for id in [GroupId::META, GroupId::SHARD] {
+            let log = store.group(id)?;
+            let group = Group::start(log, &store, &peers, epoch, &config)
+                .await
+                .map_err(starting(id))?;
+            groups.insert(id, group);
+        }
+        service.serve(groups.clone());
+        let (fatal_sender, fatal) = watch::channel(None);
+        let shard = groups[&GroupId::SHARD].clone();
+        let warden = Warden {
+            node: config.node,
+            group: shard,
+            lease: config.timing.lease(),
+        };
+        let mut tasks = vec![
+            tokio::spawn(warden.run()),
+            tokio::spawn(announce(groups[&GroupId::META].clone(), config.clone())),
+            tokio::spawn(watch_store(store.fatal(), fatal_sender.clone())),
+        ];
+        tasks.extend(
+            groups
+                .values()
+                .map(|group| tokio::spawn(watch_group(group.clone(), fatal_sender.clone()))),
+        );
+        let tasks = Mutex::new(tasks);
+        Ok(Arc::new(Self {
+            config,
+            store,
+            service,
+            peers,
+            groups,
+            fatal,
+            tasks,
+        }))
+    }
+
+    /// What peers call: to be served, with HTTP/2, on the raft address. Other routes may be merged into it.
+    pub fn router(&self) -> axum::Router {
+        router(self.service.clone())
+    }
+
+    /// What peers call, for another transport.
+    pub fn service(&self) -> &Arc<Service> {
+        &self.service
+    }
+
+    /// The group of the cluster's own settings.
+    pub fn meta(&self) -> &Arc<Group> {
+        &self.groups[&GroupId::META]
+    }
+
+    /// The shard that holds every database.
+    pub fn shard(&self) -> &Arc<Group> {
+        &self.groups[&GroupId::SHARD]
+    }
+
+    /// The node's id.
+    pub fn node(&self) -> u64 {
+        self.config.node
+    }
+
+    /// The cluster this node belongs to; `None` before `rtdb init`.
+    pub fn cluster(&self) -> Option<String> {
+        self.store.cluster()
+    }
+
+    /// Becomes `Some`, with the reason, when the node can't go on: its disk refuses, or the log holds what it does
+    /// not understand. Nothing more is acknowledged from then on, and the process should stop.
+    pub fn fatal(&self) -> watch::Receiver<Option<Arc<str>>> {
+        self.fatal.clone()
+    }
+
+    /// How the node does.
+    pub fn status(&self) -> NodeStatus {
+        NodeStatus {
+            node: self.config.node,
+            cluster: self.cluster(),
+            groups: self.groups.values().map(|group| group.status()).collect(),
+            writes: self.store.stats(),
+        }
+    }
+
+    /// Asks who answers at an address: to find out the ids of `--peers`, and whether two nodes have one id.
+    ///
+    /// # Errors
+    /// [`PeerError::SameId`] if another process has this node's id; otherwise why the peer can't be talked to.
+    pub async fn hello(&self, addr: &str) -> Result<PeerInfo, PeerError> {
+        self.peers.hello(addr).await
+    }
+
+    /// Makes a cluster of the nodes (ids and raft addresses, this node's among them), and waits until its settings
+    /// are in the log: until a majority answers. May be repeated until it succeeds. Gives back the cluster's id: the
+    /// one in the settings, or the one that an earlier attempt began with.
+    ///
+    /// # Errors
+    /// [`InitError`]; nothing is done if a node can't be reached or belongs to another cluster.
+    pub async fn init(
+        &self,
+        nodes: BTreeMap<u64, String>,
+        settings: InitCluster,
+    ) -> Result<String, InitError> {
+        let me = self.config.node;
+        if !nodes.contains_key(&me) {
+            return Err(InitError::NotAmongNodes(me));
+        }
+        let cluster = self.cluster().unwrap_or_else(|| settings.cluster_id.clone());
+        self.check_members(&cluster, &nodes)?;
+        let others: Vec<_> = nodes.iter().filter(|(id, _)| **id != me).collect();
+        let peer_error = |node: u64, addr: &str| {
+            let addr = addr.to_owned();
+            move |source| InitError::Peer { node, addr, source }
+        };
+        for (id, addr) in &others {
+            let peer = self.hello(addr).await.map_err(peer_error(**id, addr))?;
+            let found = peer.node;
+            let refused = match peer.cluster {
+                _ if found != **id => Some(PeerError::OtherNode { wanted: **id, found }),
+                Some(theirs) if theirs != cluster => Some(PeerError::OtherCluster {
+                    ours: cluster.clone(),
+                    theirs,
+                }),
+                _ => None,
+            };
+            refused.map_or(Ok(()), |source| Err(peer_error(**id, addr)(source)))?;
+        }
+        self.store.bind_cluster(&cluster).await?;
+        for (id, addr) in &others {
+            self.peers
+                .join(**id, addr)
+                .await
+                .map_err(peer_error(**id, addr))?;
+        }
+        let members: BTreeMap<u64, BasicNode> = nodes
+            .iter()
+            .map(|(id, addr)| (*id, BasicNode { addr: addr.clone() }))
+            .collect();
+        for (id, group) in &self.groups {
+            let raft_error = |error: &dyn std::error::Error| InitError::Raft {
+                group: *id,
+                reason: error.to_string(),
+            };
+            if !group
+                .raft()
+                .is_initialized()
+                .await
+                .map_err(|error| raft_error(&error))?
+            {
+                group
+                    .raft()
+                    .initialize(members.clone())
+                    .await
+                    .map_err(|error| raft_error(&error))?;
+            }
+        }
+        self.check_members(&cluster, &nodes)?;
+        let settings = InitCluster {
+            cluster_id: cluster.clone(),
+            ..settings
+        };
+        self.meta().submit(Body::InitCluster(settings).into())?.await?;
+        Ok(cluster)
+    }
+
+    fn check_members(&self, cluster: &str, nodes: &BTreeMap<u64, String>) -> Result<(), InitError> {
+        for group in self.groups.values() {
+            let members: BTreeSet<u64> = group.status().voters.into_iter().collect();
+            if !members.is_empty() && !members.iter().eq(nodes.keys()) {
+                return Err(InitError::AlreadyInitialised {
+                    cluster: cluster.to_owned(),
+                    members,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands the leadership of every group that this node leads to its most advanced follower, and waits a moment
+    /// for it to be taken. Gives back whether this node leads nothing any more.
+    pub async fn transfer_leadership(&self) -> bool {
+        let patience = Duration::from_millis(self.config.timing.election_ms_max * 2);
+        let transfers = self
+            .groups
+            .values()
+            .map(|group| transfer(group, self.config.node, patience));
+        futures::future::join_all(transfers)
+            .await
+            .into_iter()
+            .all(|done| done)
+    }
+
+    /// Waits until the data directory is closed: after [`shutdown`](Self::shutdown), and once the last handle to the
+    /// manager and to its groups is dropped.
+    pub fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.store.closed()
+    }
+
+    /// Stops the groups: what is under way has an unknown outcome.
+    pub async fn shutdown(&self) {
+        self.service.stop();
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        for task in &tasks {
+            task.abort();
+        }
+        for group in self.groups.values() {
+            group.stop().await;
+        }
+        for task in tasks {
+            // Cancelled, as asked.
+            drop(task.await);
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The leader's side: forms entries from whatever waits.
+
+use super::courier::now_us;
+use crate::record::{ENTRY_VERSION, EncodedBatch, EncodedEntry};
+use crate::types::{Proposal, Raft};
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesOrdered;
+use openraft::impls::ProgressResponder;
+use prost::Message;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::{Notify, mpsc};
+
+/// Batches, of all origins, that wait for an entry.
+pub(crate) const WAITING_BATCHES_MAX: usize = 256;
+
+/// Bytes of an entry, unless a single batch has more.
+const ENTRY_BYTES_MAX: usize = 1 << 20;
+
+/// Commands in an entry; far below what a position can count.
+const ENTRY_COUNT_MAX: usize = 16_384;
+
+/// Entries on their way at once: while some are being written, the next ones fill.
+const IN_FLIGHT_MAX: usize = 4;
+
+/// A batch for the log, and whom to tell if it is not taken.
+pub(crate) struct Incoming {
+    pub(crate) batch: EncodedBatch,
+    pub(crate) refused: Arc<Refused>,
+}
+
+/// Says that a leader takes nothing more: everything that the log does not have must be sent again.
+#[derive(Debug, Default)]
+pub(crate) struct Refused {
+    is_refused: AtomicBool,
+    changed: Notify,
+}
+
+impl Refused {
+    pub(crate) fn refuse(&self) {
+        self.is_refused.store(true, Ordering::Release);
+        self.changed.notify_waiters();
+    }
+
+    pub(crate) async fn wait(&self) {
+        let changed = self.changed.notified();
+        if !self.is_refused.load(Ordering::Acquire) {
+            changed.await;
+        }
+    }
+}
+
+/// The task that forms entries.
+pub(crate) struct Batcher {
+    pub(crate) raft: Raft,
+    pub(crate) incoming: mpsc::Receiver<Incoming>,
+}
+
+impl Batcher {
+    /// Forms entries until the group stops.
+    pub(crate) async fn run(mut self) {
+        let mut in_flight = FuturesOrdered::new();
+        let mut carry = None;
+        loop {
+            let has_room = in_flight.len() < IN_FLIGHT_MAX;
+            let first = tokio::select! {
+                Some(()) = in_flight.next() => continue,
+                // Only what is there already is carried over, so that nothing is lost when the other branch wins.
+                first = next(&mut carry, &mut self.incoming), if has_room => first,
+            };
+            let Some(first) = first else { return };
+            let (entry, origins) = self.form(first, &mut carry);
+            let (responder, written) = ProgressResponder::complete_only();
+            if self
+                .raft
+                .write(Proposal(entry))
+                .responder(responder)
+                .await
+                .is_err()
+            {
+                refuse(&origins);
+                return;
+            }
+            in_flight.push_back(async move {
+                if !matches!(written.await, Ok(Ok(_))) {
+                    refuse(&origins);
+                }
+            });
+        }
+    }
+
+    /// An entry of the first batch and whatever else waits.
+    fn form(&mut self, first: Incoming, carry: &mut Option<Incoming>) -> (Bytes, Vec<Arc<Refused>>) {
+        let (mut bytes, mut count) = (first.batch.size(), first.batch.commands.len());
+        let (mut batches, mut origins) = (vec![first.batch], vec![first.refused]);
+        while let Ok(next) = self.incoming.try_recv() {
+            bytes += next.batch.size();
+            count += next.batch.commands.len();
+            if bytes > ENTRY_BYTES_MAX || count > ENTRY_COUNT_MAX {
+                *carry = Some(next);
+                break;
+            }
+            match batches.last_mut() {
+                Some(last) if follows(last, &next.batch) => last.commands.extend(next.batch.commands),
+                _ => batches.push(next.batch),
+            }
+            if !origins.iter().any(|origin| Arc::ptr_eq(origin, &next.refused)) {
+                origins.push(next.refused);
+            }
+        }
+        let entry = EncodedEntry {
+            version: ENTRY_VERSION,
+            timestamp_us: now_us() as i64,
+            batches,
+        };
+        (entry.encode_to_vec().into(), origins)
+    }
+}
+
+async fn next(carry: &mut Option<Incoming>, incoming: &mut mpsc::Receiver<Incoming>) -> Option<Incoming> {
+    match carry.take() {
+        Some(first) => Some(first),
+        None => incoming.recv().await,
+    }
+}
+
+/// Whether `next` is the continuation of `last`.
+fn follows(last: &EncodedBatch, next: &EncodedBatch) -> bool {
+    (last.node, last.epoch, last.first_seq + last.commands.len() as u64)
+        == (next.node, next.epoch, next.first_seq)
+}
+
+fn refuse(origins: &[Arc<Refused>]) {
+    for origin in origins {
+        origin.refuse();
+    }
+}

@@ -1,0 +1,174 @@
+//! This node's stream of proposals: numbered, sent in order, sent again until the log has them.
+
+mod batcher;
+mod courier;
+mod queue;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use batcher::{Batcher, Incoming, Refused, WAITING_BATCHES_MAX};
+pub(crate) use courier::{Courier, now_us};
+pub(crate) use queue::BATCH_COUNT_MAX;
+
+use crate::config::Limits;
+use crate::record::EncodedBatch;
+use crate::{Command, NotProposed, Origin, Outcome, Pending, Unapplied};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use prost::Message;
+use queue::Queue;
+use tokio::sync::{Notify, watch};
+
+const EXPIRED: &str = "the cluster has given this node up for lost";
+const STOPPING: &str = "the node is stopping";
+
+/// The commands that this node has under way in one group.
+pub(crate) struct Proposer {
+    node: u64,
+    limits: Limits,
+    queue: Mutex<Queue>,
+    /// Something is to be sent.
+    work: Notify,
+    /// There is room again.
+    room: Notify,
+    /// The epoch; 0 while a new one is being taken.
+    epoch: watch::Sender<u64>,
+}
+
+impl Proposer {
+    pub(crate) fn new(node: u64, epoch: u64, limits: Limits) -> Self {
+        Self {
+            node,
+            limits,
+            queue: Mutex::new(Queue::new(epoch)),
+            work: Notify::new(),
+            room: Notify::new(),
+            epoch: watch::Sender::new(epoch),
+        }
+    }
+
+    pub(crate) fn node(&self) -> u64 {
+        self.node
+    }
+
+    /// The node's epoch in this group; changes when the cluster has expired the one before.
+    pub(crate) fn epoch(&self) -> watch::Receiver<u64> {
+        self.epoch.subscribe()
+    }
+
+    pub(crate) fn submit(&self, command: &Command) -> Result<Pending, NotProposed> {
+        let command = Bytes::from(command.encode_to_vec());
+        let (size, max) = (command.len(), self.limits.command_bytes_max);
+        if size > max {
+            return Err(NotProposed::TooLarge { size, max });
+        }
+        let (done, pending) = Pending::new();
+        {
+            let mut queue = self.queue.lock();
+            if queue.is_stopping() {
+                return Err(NotProposed::Stopping);
+            }
+            let (count, bytes) = queue.outstanding();
+            if self.is_full(count, bytes) {
+                return Err(NotProposed::Overloaded { count, bytes });
+            }
+            queue.push(command, done);
+        }
+        self.work.notify_one();
+        Ok(pending)
+    }
+
+    pub(crate) async fn ready(&self) {
+        loop {
+            let room = self.room.notified();
+            {
+                let queue = self.queue.lock();
+                let (count, bytes) = queue.outstanding();
+                if queue.is_stopping() || !self.is_full(count, bytes) {
+                    return;
+                }
+            }
+            room.await;
+        }
+    }
+
+    fn is_full(&self, count: usize, bytes: usize) -> bool {
+        count >= self.limits.outstanding_count_max || bytes >= self.limits.outstanding_bytes_max
+    }
+
+    /// Commands under way, and their bytes that are not in the log yet.
+    pub(crate) fn outstanding(&self) -> (usize, usize) {
+        self.queue.lock().outstanding()
+    }
+
+    /// Completes a command of the present epoch; others are nobody's here.
+    pub(crate) fn complete(&self, origin: Origin, seq: u64, outcome: Outcome) {
+        if origin.node != self.node {
+            return;
+        }
+        let waiter = self.with_room(|queue| queue.complete(origin.epoch, seq));
+        if let Some(waiter) = waiter {
+            // The one who asked may be gone.
+            drop(waiter.send(outcome));
+        }
+    }
+
+    /// Learns how far the log has this node's stream, and whether the cluster has given the node up.
+    pub(crate) fn progress(&self, stream: Option<(Origin, u64)>, is_over: impl Fn(Origin) -> bool) {
+        let node = self.node;
+        let orphans = self.with_room(|queue| {
+            let epoch = queue.epoch();
+            if epoch != 0 && is_over(Origin { node, epoch }) {
+                return queue.expire();
+            }
+            if let Some((origin, last_seq)) = stream.filter(|(origin, _)| origin.epoch == epoch) {
+                debug_assert_eq!(origin.node, node);
+                queue.resolved(last_seq);
+            }
+            Vec::new()
+        });
+        if self.queue.lock().epoch() == 0 && *self.epoch.borrow() != 0 {
+            tracing::warn!(node, "{EXPIRED}: its clients are disconnected");
+            self.epoch.send_replace(0);
+            self.work.notify_one();
+        }
+        for waiter in orphans {
+            drop(waiter.send(Err(Unapplied::Unknown(EXPIRED))));
+        }
+    }
+
+    /// Begins a new stream, after the last one was expired.
+    pub(crate) fn renew(&self, epoch: u64) {
+        self.queue.lock().renew(epoch);
+        self.epoch.send_replace(epoch);
+        self.work.notify_one();
+    }
+
+    /// Takes nothing more, and gives up what is under way.
+    pub(crate) fn stop(&self) {
+        let waiters = self.queue.lock().stop();
+        for waiter in waiters {
+            drop(waiter.send(Err(Unapplied::Unknown(STOPPING))));
+        }
+        self.room.notify_waiters();
+    }
+
+    fn next_batch(&self) -> Option<EncodedBatch> {
+        self.queue.lock().next_batch(self.node)
+    }
+
+    fn with_room<T>(&self, change: impl FnOnce(&mut Queue) -> T) -> T {
+        let (result, freed) = {
+            let mut queue = self.queue.lock();
+            let (count, bytes) = queue.outstanding();
+            let was_full = self.is_full(count, bytes);
+            let result = change(&mut queue);
+            let (count, bytes) = queue.outstanding();
+            (result, was_full && !self.is_full(count, bytes))
+        };
+        if freed {
+            self.room.notify_waiters();
+        }
+        result
+    }
+}

@@ -1,0 +1,174 @@
+//! The proposer's window: pure.
+
+use crate::Outcome;
+use crate::record::EncodedBatch;
+use bytes::Bytes;
+use std::collections::VecDeque;
+use tokio::sync::oneshot;
+
+/// Bytes of commands in one batch, unless a single command has more.
+const BATCH_BYTES_MAX: usize = 256 << 10;
+
+/// Commands in one batch.
+pub(crate) const BATCH_COUNT_MAX: usize = 4096;
+
+type Waiter = oneshot::Sender<Outcome>;
+
+/// Commands in the order of their numbers: sent again from the first that the log has not (go-back-N), and waited for
+/// until the replica has applied them.
+#[derive(Debug)]
+pub(super) struct Queue {
+    /// 0 while there is none.
+    epoch: u64,
+    /// Whether the log knows the epoch.
+    known: bool,
+    /// Whether the epoch's announcement is on its way.
+    announcing: bool,
+    /// The last number that the log has.
+    resolved: u64,
+    /// The last number that was sent to the present leader.
+    sent: u64,
+    /// The commands after `resolved`.
+    commands: VecDeque<Bytes>,
+    bytes: usize,
+    /// Those who wait, from number `first_waiter` on.
+    waiters: VecDeque<Option<Waiter>>,
+    first_waiter: u64,
+    stopping: bool,
+}
+
+impl Queue {
+    pub(super) fn new(epoch: u64) -> Self {
+        Self {
+            epoch,
+            known: false,
+            announcing: false,
+            resolved: 0,
+            sent: 0,
+            commands: VecDeque::new(),
+            bytes: 0,
+            waiters: VecDeque::new(),
+            first_waiter: 1,
+            stopping: false,
+        }
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
+    pub(super) fn outstanding(&self) -> (usize, usize) {
+        (self.waiters.len(), self.bytes)
+    }
+
+    /// The last number that the log has.
+    pub(super) fn last_resolved(&self) -> u64 {
+        self.resolved
+    }
+
+    /// Whether anything was sent, or is to be sent, that the log does not have.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.epoch != 0 && (!self.known || !self.commands.is_empty())
+    }
+
+    pub(super) fn push(&mut self, command: Bytes, waiter: Waiter) {
+        self.bytes += command.len();
+        self.commands.push_back(command);
+        self.waiters.push_back(Some(waiter));
+    }
+
+    /// The next commands to send.
+    pub(super) fn next_batch(&mut self, node: u64) -> Option<EncodedBatch> {
+        if self.epoch == 0 {
+            return None;
+        }
+        let skip = (self.sent - self.resolved) as usize;
+        let mut bytes = 0;
+        let commands: Vec<Bytes> = self
+            .commands
+            .iter()
+            .skip(skip)
+            .take(BATCH_COUNT_MAX)
+            .take_while(|command| {
+                let fits = bytes == 0 || bytes + command.len() <= BATCH_BYTES_MAX;
+                bytes += command.len();
+                fits
+            })
+            .cloned()
+            .collect();
+        if commands.is_empty() && (self.known || self.announcing) {
+            return None;
+        }
+        self.announcing = true;
+        let first_seq = self.sent + 1;
+        self.sent += commands.len() as u64;
+        Some(EncodedBatch {
+            node,
+            epoch: self.epoch,
+            first_seq,
+            commands,
+        })
+    }
+
+    /// Sends everything again that the log does not have.
+    pub(super) fn rewind(&mut self) {
+        self.sent = self.resolved;
+        self.announcing = false;
+    }
+
+    /// The log has the epoch's stream up to `seq`.
+    pub(super) fn resolved(&mut self, seq: u64) {
+        self.known = true;
+        while self.resolved < seq
+            && let Some(command) = self.commands.pop_front()
+        {
+            self.resolved += 1;
+            self.bytes -= command.len();
+        }
+        assert_eq!(
+            self.resolved, seq,
+            "the log has commands of this node that it did not send"
+        );
+        self.sent = self.sent.max(seq);
+    }
+
+    /// Takes out the one who waits for a command.
+    pub(super) fn complete(&mut self, epoch: u64, seq: u64) -> Option<Waiter> {
+        if epoch != self.epoch {
+            return None;
+        }
+        let place = seq.checked_sub(self.first_waiter)?;
+        let waiter = self.waiters.get_mut(place as usize)?.take();
+        while let Some(None) = self.waiters.front() {
+            self.waiters.pop_front();
+            self.first_waiter += 1;
+        }
+        waiter
+    }
+
+    /// The epoch is over: gives up everything that was under way.
+    pub(super) fn expire(&mut self) -> Vec<Waiter> {
+        let stopping = self.stopping;
+        let old = std::mem::replace(self, Self::new(0));
+        self.stopping = stopping;
+        old.waiters.into_iter().flatten().collect()
+    }
+
+    /// Begins a stream; what was submitted since [`expire`](Self::expire) is its beginning.
+    pub(super) fn renew(&mut self, epoch: u64) {
+        self.epoch = epoch;
+    }
+
+    pub(super) fn stop(&mut self) -> Vec<Waiter> {
+        self.stopping = true;
+        self.commands.clear();
+        self.bytes = 0;
+        self.epoch = 0;
+        self.first_waiter += self.waiters.len() as u64;
+        self.waiters.drain(..).flatten().collect()
+    }
+}

@@ -1,0 +1,128 @@
+use super::queue::Queue;
+use super::*;
+use crate::command::{Body, Disconnect};
+use crate::{Applied, Position, Reply};
+use std::collections::VecDeque;
+
+fn command() -> Command {
+    Body::Disconnect(Disconnect {
+        session: 1,
+        refused: false,
+    })
+    .into()
+}
+
+fn limits(count: usize) -> Limits {
+    Limits {
+        outstanding_count_max: count,
+        ..Limits::default()
+    }
+}
+
+fn origin(epoch: u64) -> Origin {
+    Origin { node: 1, epoch }
+}
+
+fn done() -> Outcome {
+    Ok(Applied {
+        position: Position(0),
+        timestamp_us: 0,
+        reply: Reply::Done,
+    })
+}
+
+#[test]
+fn everything_unresolved_is_sent_again_from_the_first() {
+    let mut queue = Queue::new(5);
+    let mut waiters: VecDeque<_> = (0..6u8)
+        .map(|number| {
+            let (done, pending) = Pending::new();
+            queue.push(Bytes::from(vec![number]), done);
+            pending
+        })
+        .collect();
+    let batch = queue.next_batch(1).unwrap();
+    assert_eq!((batch.epoch, batch.first_seq, batch.commands.len()), (5, 1, 6));
+    assert_eq!(queue.next_batch(1), None);
+    queue.resolved(2);
+    queue.rewind();
+    let batch = queue.next_batch(1).unwrap();
+    assert_eq!(
+        (batch.first_seq, batch.commands.len(), batch.commands[0][0]),
+        (3, 4, 2)
+    );
+    assert!(queue.complete(4, 1).is_none(), "another epoch");
+    assert!(queue.complete(5, 2).is_some());
+    assert!(queue.complete(5, 2).is_none(), "completed twice");
+    assert_eq!(queue.outstanding().0, 6, "the first one still waits");
+    assert!(queue.complete(5, 1).is_some());
+    assert_eq!(queue.outstanding(), (4, 4));
+    waiters.clear();
+}
+
+#[test]
+fn a_new_epoch_is_announced_until_the_log_has_it() {
+    let mut queue = Queue::new(5);
+    assert_eq!(queue.next_batch(1).unwrap().commands.len(), 0);
+    assert_eq!(queue.next_batch(1), None);
+    queue.rewind();
+    assert!(queue.next_batch(1).is_some() && queue.is_waiting());
+    queue.resolved(0);
+    queue.rewind();
+    assert!(queue.next_batch(1).is_none() && !queue.is_waiting());
+}
+
+#[tokio::test]
+async fn there_is_a_limit_and_room_is_made() {
+    let proposer = Proposer::new(1, 5, limits(2));
+    let first = proposer.submit(&command()).unwrap();
+    let _second = proposer.submit(&command()).unwrap();
+    assert!(matches!(
+        proposer.submit(&command()),
+        Err(NotProposed::Overloaded { count: 2, .. })
+    ));
+    let ready = proposer.ready();
+    tokio::pin!(ready);
+    assert!(futures::poll!(&mut ready).is_pending());
+    proposer.complete(Origin { node: 2, epoch: 5 }, 1, done());
+    assert!(futures::poll!(&mut ready).is_pending(), "another node's command");
+    proposer.complete(origin(5), 1, done());
+    ready.await;
+    assert_eq!(first.await, done());
+    let small = Proposer::new(
+        1,
+        5,
+        Limits {
+            command_bytes_max: 3,
+            ..limits(2)
+        },
+    );
+    assert!(matches!(
+        small.submit(&command()),
+        Err(NotProposed::TooLarge { max: 3, .. })
+    ));
+}
+
+#[tokio::test]
+async fn an_expired_node_knows_nothing_of_what_it_had_under_way() {
+    let proposer = Proposer::new(1, 5, limits(9));
+    let mut epoch = proposer.epoch();
+    let lost = proposer.submit(&command()).unwrap();
+    proposer.progress(None, |origin| origin.epoch <= 5);
+    assert!(matches!(lost.await, Err(Unapplied::Unknown(_))));
+    assert_eq!(*epoch.borrow_and_update(), 0);
+    let next = proposer.submit(&command()).unwrap();
+    assert_eq!(proposer.next_batch(), None, "there is no epoch yet");
+    proposer.renew(7);
+    assert_eq!(*epoch.borrow_and_update(), 7);
+    let batch = proposer.next_batch().unwrap();
+    assert_eq!((batch.epoch, batch.first_seq), (7, 1));
+    proposer.progress(Some((origin(5), 1)), |_| false);
+    proposer.complete(origin(7), 1, done());
+    assert_eq!(next.await, done());
+    let stopped = proposer.submit(&command()).unwrap();
+    proposer.stop();
+    assert!(matches!(stopped.await, Err(Unapplied::Unknown(_))));
+    assert_eq!(proposer.submit(&command()).err(), Some(NotProposed::Stopping));
+    proposer.ready().await;
+}

@@ -1,0 +1,304 @@
+//! What stands in the log, on disk and on the wire. Fields are never renumbered or retyped.
+
+use crate::Command;
+use crate::types::{LeaderId, LogId, Membership, Payload, Proposal, RaftEntry, StoredMembership, Vote};
+use bytes::Bytes;
+use openraft::BasicNode;
+use prost::Message;
+use std::collections::{BTreeMap, BTreeSet};
+use thiserror::Error;
+
+/// The version of [`Entry`] that this node writes, and the newest it reads.
+pub const ENTRY_VERSION: u32 = 1;
+
+/// The application's part of a log entry: batches of commands, and the leader's clock.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Entry {
+    /// The format's version.
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// The leader's clock when it formed the entry, in microseconds since the Unix epoch.
+    #[prost(sfixed64, tag = "2")]
+    pub timestamp_us: i64,
+    /// The batches, in the order in which the leader took them.
+    #[prost(message, repeated, tag = "3")]
+    pub batches: Vec<Batch>,
+}
+
+/// A run of commands from one origin's stream.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Batch {
+    /// The node that proposed them.
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    /// The node's epoch.
+    #[prost(fixed64, tag = "2")]
+    pub epoch: u64,
+    /// The number of the first command; the others follow without gaps. The stream begins with 1.
+    #[prost(uint64, tag = "3")]
+    pub first_seq: u64,
+    /// The commands. Empty to announce a new epoch.
+    #[prost(message, repeated, tag = "4")]
+    pub commands: Vec<Command>,
+}
+
+/// An [`Entry`] whose commands are still encoded: the same bytes on the wire.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct EncodedEntry {
+    #[prost(uint32, tag = "1")]
+    pub(crate) version: u32,
+    #[prost(sfixed64, tag = "2")]
+    pub(crate) timestamp_us: i64,
+    #[prost(message, repeated, tag = "3")]
+    pub(crate) batches: Vec<EncodedBatch>,
+}
+
+/// A [`Batch`] whose commands are still encoded: the same bytes on the wire.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct EncodedBatch {
+    /// The node that proposed them.
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    /// The node's epoch.
+    #[prost(fixed64, tag = "2")]
+    pub epoch: u64,
+    /// The number of the first command.
+    #[prost(uint64, tag = "3")]
+    pub first_seq: u64,
+    /// The commands, each an encoded [`Command`].
+    #[prost(bytes = "bytes", repeated, tag = "4")]
+    pub commands: Vec<Bytes>,
+}
+
+impl EncodedBatch {
+    /// About how many bytes it takes, in an entry or in a message.
+    pub(crate) fn size(&self) -> usize {
+        const COMMAND_OVERHEAD: usize = 6;
+        32 + self
+            .commands
+            .iter()
+            .map(|command| command.len() + COMMAND_OVERHEAD)
+            .sum::<usize>()
+    }
+}
+
+/// A record that can't be understood.
+#[derive(Debug, Error)]
+pub enum RecordError {
+    /// Not what this node, or an older one, wrote.
+    #[error("a record is damaged: {0}")]
+    Damaged(#[from] prost::DecodeError),
+    /// A field that must be there is missing.
+    #[error("a record is damaged: {0} is missing")]
+    Missing(&'static str),
+    /// Written by a newer version.
+    #[error(
+        "the log holds a record of version {found}, and this program reads up to {ENTRY_VERSION}: update it"
+    )]
+    Newer {
+        /// The record's version.
+        found: u32,
+    },
+    /// A command of a newer version.
+    #[error("the log holds a command that this program does not know: update it")]
+    UnknownCommand,
+}
+
+impl From<RecordError> for std::io::Error {
+    fn from(error: RecordError) -> Self {
+        Self::new(std::io::ErrorKind::InvalidData, error)
+    }
+}
+
+/// A raft log id.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(crate) struct LogIdRecord {
+    #[prost(uint64, tag = "1")]
+    pub(crate) term: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) node: u64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) index: u64,
+}
+
+impl From<LogId> for LogIdRecord {
+    fn from(id: LogId) -> Self {
+        Self {
+            term: id.leader_id.term,
+            node: id.leader_id.node_id,
+            index: id.index,
+        }
+    }
+}
+
+impl From<LogIdRecord> for LogId {
+    fn from(id: LogIdRecord) -> Self {
+        Self {
+            leader_id: LeaderId {
+                term: id.term,
+                node_id: id.node,
+            },
+            index: id.index,
+        }
+    }
+}
+
+/// A raft vote.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(crate) struct VoteRecord {
+    #[prost(uint64, tag = "1")]
+    pub(crate) term: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) node: u64,
+    #[prost(bool, tag = "3")]
+    pub(crate) committed: bool,
+}
+
+impl From<Vote> for VoteRecord {
+    fn from(vote: Vote) -> Self {
+        Self {
+            term: vote.leader_id.term,
+            node: vote.leader_id.node_id,
+            committed: vote.committed,
+        }
+    }
+}
+
+impl From<VoteRecord> for Vote {
+    fn from(vote: VoteRecord) -> Self {
+        Self {
+            leader_id: LeaderId {
+                term: vote.term,
+                node_id: vote.node,
+            },
+            committed: vote.committed,
+        }
+    }
+}
+
+/// A group's members.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct MembershipRecord {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) configs: Vec<VoterSet>,
+    #[prost(btree_map = "uint64, string", tag = "2")]
+    pub(crate) nodes: BTreeMap<u64, String>,
+    /// The entry the membership stands in; only in the state.
+    #[prost(message, optional, tag = "3")]
+    pub(crate) log_id: Option<LogIdRecord>,
+}
+
+/// Voters of one configuration.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct VoterSet {
+    #[prost(uint64, repeated, tag = "1")]
+    pub(crate) voters: Vec<u64>,
+}
+
+impl From<&Membership> for MembershipRecord {
+    fn from(membership: &Membership) -> Self {
+        Self {
+            configs: membership
+                .get_joint_config()
+                .iter()
+                .map(|set| VoterSet {
+                    voters: set.iter().copied().collect(),
+                })
+                .collect(),
+            nodes: membership
+                .nodes()
+                .map(|(id, node)| (*id, node.addr.clone()))
+                .collect(),
+            log_id: None,
+        }
+    }
+}
+
+impl From<&StoredMembership> for MembershipRecord {
+    fn from(stored: &StoredMembership) -> Self {
+        Self {
+            log_id: stored.log_id().map(Into::into),
+            ..stored.membership().into()
+        }
+    }
+}
+
+impl MembershipRecord {
+    pub(crate) fn membership(self) -> Result<Membership, RecordError> {
+        let configs: Vec<BTreeSet<u64>> = self
+            .configs
+            .into_iter()
+            .map(|set| set.voters.into_iter().collect())
+            .collect();
+        let nodes: BTreeMap<u64, BasicNode> = self
+            .nodes
+            .into_iter()
+            .map(|(id, addr)| (id, BasicNode { addr }))
+            .collect();
+        if configs.is_empty() && nodes.is_empty() {
+            return Ok(Membership::default());
+        }
+        Membership::new(configs, nodes).map_err(|_| RecordError::Missing("a member's address"))
+    }
+
+    pub(crate) fn stored(self) -> Result<StoredMembership, RecordError> {
+        let log_id = self.log_id.map(Into::into);
+        Ok(StoredMembership::new(log_id, self.membership()?))
+    }
+}
+
+/// A raft entry, on disk and on the wire.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct LogRecord {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) log_id: Option<LogIdRecord>,
+    /// Neither of the two: an entry that only marks a new leader.
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    pub(crate) entry: Option<Bytes>,
+    #[prost(message, optional, tag = "3")]
+    pub(crate) membership: Option<MembershipRecord>,
+}
+
+impl From<&RaftEntry> for LogRecord {
+    fn from(entry: &RaftEntry) -> Self {
+        let (bytes, membership) = match &entry.payload {
+            Payload::Blank => (None, None),
+            Payload::Normal(proposal) => (Some(proposal.0.clone()), None),
+            Payload::Membership(membership) => (None, Some(membership.into())),
+        };
+        Self {
+            log_id: Some(entry.log_id.into()),
+            entry: bytes,
+            membership,
+        }
+    }
+}
+
+impl TryFrom<LogRecord> for RaftEntry {
+    type Error = RecordError;
+
+    fn try_from(record: LogRecord) -> Result<Self, RecordError> {
+        let log_id = record.log_id.ok_or(RecordError::Missing("a log id"))?.into();
+        let payload = match (record.entry, record.membership) {
+            (Some(bytes), _) => Payload::Normal(Proposal(bytes)),
+            (None, Some(membership)) => Payload::Membership(membership.membership()?),
+            (None, None) => Payload::Blank,
+        };
+        Ok(Self { log_id, payload })
+    }
+}
+
+impl Proposal {
+    /// Decodes the entry.
+    ///
+    /// # Errors
+    /// [`RecordError`] if it is damaged or of a newer version: the node must stop then, since passing over an entry
+    /// would make it differ from the others.
+    pub fn decode(&self) -> Result<Entry, RecordError> {
+        let entry = Entry::decode(self.0.clone())?;
+        if entry.version > ENTRY_VERSION {
+            return Err(RecordError::Newer { found: entry.version });
+        }
+        Ok(entry)
+    }
+}

@@ -1,0 +1,315 @@
+//! The log's rules: which commands of an entry take effect, when, and as what.
+//!
+//! Pure and deterministic: the same entries give the same decisions on every node. Its state is kept beside the log,
+//! written as increments, and may be behind the log after a crash: the entries in between are resolved again.
+
+mod meta;
+mod resolution;
+mod shard;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use meta::{Database, MetaState};
+pub(crate) use resolution::Resolution;
+pub use shard::ShardState;
+pub(crate) use state::StateKey;
+
+use crate::command::Body;
+use crate::record::{Entry, RecordError};
+use crate::{
+    Applied, COMMANDS_PER_ENTRY_MAX, LogIndex, Origin, Outcome, Position, Refusal, Reply, ResolvedCommand,
+    ResolvedEntry, Session, Unapplied,
+};
+use bytes::Bytes;
+use prost::Message;
+use state::{OriginRecord, TimestampRecord};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A change of the resolver's state: the key, and the new value, or `None` if the key is gone.
+pub(crate) type Change = (StateKey, Option<Vec<u8>>);
+
+/// What the rules made of an entry.
+#[derive(Debug)]
+pub(crate) struct Decision {
+    /// What to keep beside the log, to read the entry again with the same decisions.
+    pub(crate) record: Resolution,
+    /// The commands for the replica.
+    pub(crate) entry: ResolvedEntry,
+    /// Commands that are finished already, with their outcome.
+    pub(crate) settled: Vec<(Origin, u64, Outcome)>,
+}
+
+/// What the rules say of one command.
+enum Verdict {
+    /// The replica applies it; a `Disconnect` carries the session it ends.
+    Effect(Option<Session>),
+    /// It is done, and the replica need not know.
+    Done(Reply),
+    /// It is refused.
+    Refused(Refusal),
+}
+
+/// The rules of the group's kind, and their state.
+#[derive(Debug)]
+enum Rules {
+    Meta(Arc<MetaState>),
+    Shard(ShardState),
+}
+
+/// The state of a group's rules.
+#[derive(Debug)]
+pub(crate) struct Resolver {
+    origins: BTreeMap<u64, OriginRecord>,
+    last_timestamp_us: i64,
+    rules: Rules,
+}
+
+impl Resolver {
+    /// The rules of the meta group, at the log's start.
+    pub(crate) fn meta() -> Self {
+        Self::new(Rules::Meta(Arc::default()))
+    }
+
+    /// The rules of a shard, at the log's start.
+    pub(crate) fn shard() -> Self {
+        Self::new(Rules::Shard(ShardState::default()))
+    }
+
+    fn new(rules: Rules) -> Self {
+        Self {
+            origins: BTreeMap::new(),
+            last_timestamp_us: 0,
+            rules,
+        }
+    }
+
+    /// The same rules at the log's start.
+    pub(crate) fn emptied(&self) -> Self {
+        match self.rules {
+            Rules::Meta(_) => Self::meta(),
+            Rules::Shard(_) => Self::shard(),
+        }
+    }
+
+    /// Takes a part of the state back in, as it was written.
+    pub(crate) fn restore(&mut self, key: &StateKey, value: Bytes) -> Result<(), RecordError> {
+        match (key, &mut self.rules) {
+            (StateKey::Timestamp, _) => self.last_timestamp_us = TimestampRecord::decode(value)?.last_us,
+            (StateKey::Origin(node), _) => {
+                self.origins.insert(*node, OriginRecord::decode(value)?);
+            }
+            (_, Rules::Meta(meta)) => Arc::make_mut(meta).restore(key, value)?,
+            (_, Rules::Shard(shard)) => shard.restore(key, value)?,
+        }
+        Ok(())
+    }
+
+    /// All of the state, as changes from nothing.
+    pub(crate) fn dump(&self) -> Vec<Change> {
+        let mut changes = vec![self.timestamp_change()];
+        changes.extend(
+            self.origins
+                .iter()
+                .map(|(node, origin)| origin_change(*node, origin)),
+        );
+        match &self.rules {
+            Rules::Meta(meta) => meta.dump(&mut changes),
+            Rules::Shard(shard) => shard.dump(&mut changes),
+        }
+        changes
+    }
+
+    /// The meta group's state; empty for a shard.
+    pub(crate) fn meta_state(&self) -> Arc<MetaState> {
+        match &self.rules {
+            Rules::Meta(meta) => meta.clone(),
+            Rules::Shard(_) => Arc::default(),
+        }
+    }
+
+    /// A shard's state; `None` for the meta group.
+    pub(crate) fn shard_state(&self) -> Option<&ShardState> {
+        match &self.rules {
+            Rules::Meta(_) => None,
+            Rules::Shard(shard) => Some(shard),
+        }
+    }
+
+    /// The newest epoch of a node that the log knows, and how far its stream has come; `None` if there is none.
+    pub(crate) fn stream(&self, node: u64) -> Option<(Origin, u64)> {
+        let origin = self.origins.get(&node)?;
+        Some((
+            Origin {
+                node,
+                epoch: origin.epoch,
+            },
+            origin.last_seq,
+        ))
+    }
+
+    /// Whether a node's epoch is over: expired, or followed by a newer one.
+    pub(crate) fn is_over(&self, origin: Origin) -> bool {
+        self.origins
+            .get(&origin.node)
+            .is_some_and(|known| origin.epoch <= known.expired || origin.epoch < known.epoch)
+    }
+
+    /// Sessions, no more than `count_max`, of epochs that are over.
+    pub(crate) fn orphans(&self, count_max: usize) -> Vec<u64> {
+        let Rules::Shard(shard) = &self.rules else {
+            return Vec::new();
+        };
+        shard
+            .sessions()
+            .filter(|session| self.is_over(session.origin))
+            .map(|session| session.id)
+            .take(count_max)
+            .collect()
+    }
+
+    /// Applies the rules to an entry, and notes what of the state has changed.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the entry is of a newer version: the node must stop.
+    pub(crate) fn resolve(
+        &mut self,
+        index: LogIndex,
+        entry: Entry,
+        changes: &mut Vec<Change>,
+    ) -> Result<Decision, RecordError> {
+        let count: usize = entry.batches.iter().map(|batch| batch.commands.len()).sum();
+        assert!(
+            count <= COMMANDS_PER_ENTRY_MAX,
+            "entry {index} holds {count} commands"
+        );
+        let first_timestamp_us = entry.timestamp_us.max(self.last_timestamp_us + 1);
+        let mut record = Resolution::new(first_timestamp_us);
+        let mut commands = Vec::with_capacity(count);
+        let mut settled = Vec::new();
+        let mut place = 0;
+        for batch in entry.batches {
+            let origin = Origin {
+                node: batch.node,
+                epoch: batch.epoch,
+            };
+            let known = self.origins.entry(batch.node).or_default();
+            let before = *known;
+            known.announce(batch.epoch);
+            let live = known.is_live(batch.epoch);
+            for (seq, command) in (batch.first_seq..).zip(batch.commands) {
+                let position = Position::new(index, place);
+                let timestamp_us = first_timestamp_us + place as i64;
+                place += 1;
+                // Each command exactly once and in order: duplicates and what follows a gap are passed over.
+                let known = self.origins.entry(batch.node).or_default();
+                if !live || !known.take(batch.epoch, seq) {
+                    record.skip(position.command());
+                    continue;
+                }
+                let body = command.body.as_ref().ok_or(RecordError::UnknownCommand)?;
+                match self.judge(body, position, origin, changes) {
+                    Verdict::Effect(session) => {
+                        if let Some(session) = &session {
+                            record.end(position.command(), session);
+                        }
+                        commands.push(ResolvedCommand {
+                            position,
+                            timestamp_us,
+                            origin,
+                            seq,
+                            command,
+                            session,
+                        });
+                    }
+                    Verdict::Done(reply) => {
+                        record.skip(position.command());
+                        settled.push((
+                            origin,
+                            seq,
+                            Ok(Applied {
+                                position,
+                                timestamp_us,
+                                reply,
+                            }),
+                        ));
+                    }
+                    Verdict::Refused(refusal) => {
+                        record.skip(position.command());
+                        settled.push((origin, seq, Err(Unapplied::Refused(refusal))));
+                    }
+                }
+            }
+            if let Some(known) = self.origins.get(&batch.node).filter(|known| **known != before) {
+                changes.push(origin_change(batch.node, known));
+            }
+        }
+        if count > 0 {
+            self.last_timestamp_us = first_timestamp_us + count as i64 - 1;
+            changes.push(self.timestamp_change());
+        }
+        Ok(Decision {
+            record,
+            entry: ResolvedEntry { index, commands },
+            settled,
+        })
+    }
+
+    fn judge(
+        &mut self,
+        body: &Body,
+        position: Position,
+        origin: Origin,
+        changes: &mut Vec<Change>,
+    ) -> Verdict {
+        if let Body::ExpireNode(expire) = body {
+            let known = self.origins.entry(expire.node).or_default();
+            known.expired = known.expired.max(expire.epoch);
+            changes.push(origin_change(expire.node, known));
+            return Verdict::Done(Reply::Done);
+        }
+        match &mut self.rules {
+            Rules::Meta(meta) => Arc::make_mut(meta).judge(body, changes),
+            Rules::Shard(shard) => shard.judge(body, position, origin, changes),
+        }
+    }
+
+    fn timestamp_change(&self) -> Change {
+        let record = TimestampRecord {
+            last_us: self.last_timestamp_us,
+        };
+        (StateKey::Timestamp, Some(record.encode_to_vec()))
+    }
+}
+
+fn origin_change(node: u64, origin: &OriginRecord) -> Change {
+    (StateKey::Origin(node), Some(origin.encode_to_vec()))
+}
+
+/// Reads a committed entry again, with the decisions that were made when it was resolved.
+pub(crate) fn reread(index: LogIndex, entry: Entry, record: &Resolution) -> ResolvedEntry {
+    let mut commands: Vec<ResolvedCommand> = Vec::new();
+    let mut place = 0;
+    for batch in entry.batches {
+        let origin = Origin {
+            node: batch.node,
+            epoch: batch.epoch,
+        };
+        for (seq, command) in (batch.first_seq..).zip(batch.commands) {
+            let position = Position::new(index, place);
+            if !record.is_skipped(place) {
+                commands.push(ResolvedCommand {
+                    position,
+                    timestamp_us: record.first_timestamp_us + place as i64,
+                    origin,
+                    seq,
+                    session: record.ended(place),
+                    command,
+                });
+            }
+            place += 1;
+        }
+    }
+    ResolvedEntry { index, commands }
+}

@@ -1,0 +1,145 @@
+//! The keys and values in which the resolver's state is written.
+
+use crate::{Origin, Session};
+use bytes::Bytes;
+
+/// The name of a part of the state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum StateKey {
+    /// The last timestamp given out.
+    Timestamp,
+    /// A node's stream of proposals.
+    Origin(u64),
+    /// A client's session.
+    Session(u64),
+    /// A database: of a shard, that it exists; of the meta group, who owns it and what it is called.
+    Database(Bytes),
+    /// The cluster's settings.
+    Cluster,
+    /// A node's addresses.
+    Node(u64),
+}
+
+impl StateKey {
+    /// Writes the key, after what is in `out` already.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Timestamp => out.push(b't'),
+            Self::Origin(node) => numbered(out, b'o', *node),
+            Self::Session(id) => numbered(out, b's', *id),
+            Self::Database(identity) => {
+                out.push(b'd');
+                out.extend_from_slice(identity);
+            }
+            Self::Cluster => out.push(b'c'),
+            Self::Node(node) => numbered(out, b'n', *node),
+        }
+    }
+
+    /// Reads a key back; `None` if it is not one.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (tag, rest) = bytes.split_first()?;
+        let number = || rest.try_into().ok().map(u64::from_be_bytes);
+        match tag {
+            b't' => Some(Self::Timestamp),
+            b'o' => number().map(Self::Origin),
+            b's' => number().map(Self::Session),
+            b'd' => Some(Self::Database(Bytes::copy_from_slice(rest))),
+            b'c' => Some(Self::Cluster),
+            b'n' => number().map(Self::Node),
+            _ => None,
+        }
+    }
+}
+
+fn numbered(out: &mut Vec<u8>, tag: u8, number: u64) {
+    out.push(tag);
+    out.extend_from_slice(&number.to_be_bytes());
+}
+
+/// How far a node's stream of proposals has come.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub(crate) struct OriginRecord {
+    /// The newest epoch.
+    #[prost(fixed64, tag = "1")]
+    pub(crate) epoch: u64,
+    /// The last command of that epoch that was taken; 0 for none.
+    #[prost(uint64, tag = "2")]
+    pub(crate) last_seq: u64,
+    /// The last epoch that has been expired; 0 for none.
+    #[prost(fixed64, tag = "3")]
+    pub(crate) expired: u64,
+}
+
+impl OriginRecord {
+    /// Notes a newer epoch: its stream begins.
+    pub(crate) fn announce(&mut self, epoch: u64) {
+        if epoch > self.epoch && epoch > self.expired {
+            self.epoch = epoch;
+            self.last_seq = 0;
+        }
+    }
+
+    /// Whether commands of the epoch are accepted.
+    pub(crate) fn is_live(&self, epoch: u64) -> bool {
+        epoch == self.epoch && epoch > self.expired
+    }
+
+    /// Takes the next command of the epoch; `false` if it is not the next one.
+    pub(crate) fn take(&mut self, epoch: u64, seq: u64) -> bool {
+        let next = self.is_live(epoch) && seq == self.last_seq + 1;
+        if next {
+            self.last_seq = seq;
+        }
+        next
+    }
+}
+
+/// The last timestamp given out.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(crate) struct TimestampRecord {
+    #[prost(sfixed64, tag = "1")]
+    pub(crate) last_us: i64,
+}
+
+/// A session, as it is written.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct SessionRecord {
+    #[prost(uint64, tag = "1")]
+    pub(crate) node: u64,
+    #[prost(fixed64, tag = "2")]
+    pub(crate) epoch: u64,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub(crate) database: Bytes,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub(crate) sender: Bytes,
+    #[prost(bytes = "bytes", tag = "5")]
+    pub(crate) connection: Bytes,
+}
+
+impl From<&Session> for SessionRecord {
+    fn from(session: &Session) -> Self {
+        Self {
+            node: session.origin.node,
+            epoch: session.origin.epoch,
+            database: session.database.clone(),
+            sender: session.sender.clone(),
+            connection: session.connection.clone(),
+        }
+    }
+}
+
+impl SessionRecord {
+    pub(crate) fn session(self, id: u64) -> Session {
+        Session {
+            id,
+            origin: Origin {
+                node: self.node,
+                epoch: self.epoch,
+            },
+            database: self.database,
+            sender: self.sender,
+            connection: self.connection,
+        }
+    }
+}

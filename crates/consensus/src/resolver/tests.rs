@@ -1,0 +1,403 @@
+use super::*;
+use crate::command::{Call, Connect, Delete, Disconnect, ExpireNode, InitCluster, Owner, Publish};
+use crate::command::{RegisterDatabase, SetNames};
+use crate::record::Batch;
+use crate::{Command, ENTRY_VERSION};
+use proptest::prelude::*;
+
+const DATABASE: Bytes = Bytes::from_static(&[1; 32]);
+const OTHER: Bytes = Bytes::from_static(&[2; 32]);
+
+fn batch(node: u64, epoch: u64, first_seq: u64, bodies: Vec<Body>) -> Batch {
+    Batch {
+        node,
+        epoch,
+        first_seq,
+        commands: bodies.into_iter().map(Command::from).collect(),
+    }
+}
+
+fn entry(timestamp_us: i64, batches: Vec<Batch>) -> Entry {
+    Entry {
+        version: ENTRY_VERSION,
+        timestamp_us,
+        batches,
+    }
+}
+
+fn call(session: u64, name: &str) -> Body {
+    Body::Call(Call {
+        database: DATABASE,
+        session,
+        reducer: name.to_owned(),
+        ..Call::default()
+    })
+}
+
+fn publish() -> Body {
+    Body::Publish(Publish {
+        database: DATABASE,
+        ..Publish::default()
+    })
+}
+
+fn connect(database: Bytes) -> Body {
+    Body::Connect(Connect {
+        database,
+        ..Connect::default()
+    })
+}
+
+fn disconnect(session: u64) -> Body {
+    Body::Disconnect(Disconnect {
+        session,
+        refused: false,
+    })
+}
+
+/// A resolver, and the state it would be restored from.
+struct Bench {
+    resolver: Resolver,
+    index: LogIndex,
+    changes: Vec<Change>,
+}
+
+impl Bench {
+    fn new(resolver: Resolver) -> Self {
+        Self {
+            resolver,
+            index: 0,
+            changes: Vec::new(),
+        }
+    }
+
+    /// Resolves an entry, and checks that reading it again gives the same.
+    fn resolve(&mut self, entry: Entry) -> Decision {
+        self.index += 1;
+        let decision = self
+            .resolver
+            .resolve(self.index, entry.clone(), &mut self.changes)
+            .unwrap();
+        let encoded = decision.record.encode_to_vec();
+        let record = Resolution::decode(encoded.as_slice()).unwrap();
+        assert_eq!(reread(self.index, entry, &record), decision.entry);
+        decision
+    }
+
+    fn one(&mut self, seq: u64, body: Body) -> Decision {
+        self.resolve(entry(0, vec![batch(1, 1, seq, vec![body])]))
+    }
+
+    /// The resolver, restored from the changes that were written.
+    fn restored(&self) -> Resolver {
+        let mut state: std::collections::BTreeMap<Vec<u8>, Vec<u8>> = Default::default();
+        for (key, value) in &self.changes {
+            let mut encoded = Vec::new();
+            key.encode(&mut encoded);
+            match value {
+                Some(value) => state.insert(encoded, value.clone()),
+                None => state.remove(&encoded),
+            };
+        }
+        let mut resolver = self.resolver.emptied();
+        for (key, value) in state {
+            resolver
+                .restore(&StateKey::decode(&key).unwrap(), value.into())
+                .unwrap();
+        }
+        resolver
+    }
+}
+
+fn names(decision: &Decision) -> Vec<&str> {
+    let name = |command: &ResolvedCommand| match command.command.body.as_ref() {
+        Some(Body::Call(call)) => Some(call.reducer.as_str().to_owned()),
+        _ => None,
+    };
+    let names: Vec<String> = decision.entry.commands.iter().filter_map(name).collect();
+    names.into_iter().map(|name| &*name.leak()).collect()
+}
+
+fn refusal(decision: &Decision) -> Option<Refusal> {
+    match decision.settled.as_slice() {
+        [(_, _, Err(Unapplied::Refused(refusal)))] => Some(refusal.clone()),
+        _ => None,
+    }
+}
+
+#[test]
+fn duplicates_and_what_follows_a_gap_are_passed_over() {
+    let mut bench = Bench::new(Resolver::shard());
+    bench.one(1, publish());
+    let decision = bench.resolve(entry(
+        0,
+        vec![
+            batch(1, 1, 2, vec![call(0, "a"), call(0, "b")]),
+            batch(1, 1, 3, vec![call(0, "b"), call(0, "c")]),
+            batch(1, 1, 6, vec![call(0, "gap")]),
+            batch(2, 1, 1, vec![call(0, "other")]),
+        ],
+    ));
+    assert_eq!(names(&decision), ["a", "b", "c", "other"]);
+    assert!(decision.settled.is_empty());
+    assert_eq!(bench.resolver.stream(1), Some((Origin { node: 1, epoch: 1 }, 4)));
+}
+
+#[test]
+fn an_older_epoch_and_an_expired_one_are_passed_over() {
+    let mut bench = Bench::new(Resolver::shard());
+    bench.one(1, publish());
+    assert_eq!(
+        names(&bench.resolve(entry(0, vec![batch(2, 5, 1, vec![call(0, "a")])]))),
+        ["a"]
+    );
+    assert_eq!(
+        names(&bench.resolve(entry(0, vec![batch(2, 4, 2, vec![call(0, "old")])]))),
+        [""; 0]
+    );
+    bench.one(2, Body::ExpireNode(ExpireNode { node: 2, epoch: 5 }));
+    assert!(bench.resolver.is_over(Origin { node: 2, epoch: 5 }));
+    assert_eq!(
+        names(&bench.resolve(entry(0, vec![batch(2, 5, 2, vec![call(0, "late")])]))),
+        [""; 0]
+    );
+    assert_eq!(
+        names(&bench.resolve(entry(0, vec![batch(2, 6, 1, vec![call(0, "new")])]))),
+        ["new"]
+    );
+    assert!(!bench.resolver.is_over(Origin { node: 2, epoch: 6 }));
+}
+
+#[test]
+fn a_session_lives_from_connect_to_disconnect() {
+    let mut bench = Bench::new(Resolver::shard());
+    assert_eq!(
+        refusal(&bench.one(1, connect(DATABASE))),
+        Some(Refusal::NoSuchDatabase)
+    );
+    bench.one(2, publish());
+    let session = bench.one(3, connect(DATABASE)).entry.commands[0].position.0;
+    assert_eq!(names(&bench.one(4, call(session, "a"))), ["a"]);
+    assert_eq!(
+        refusal(&bench.one(5, call(session + 1, "b"))),
+        Some(Refusal::SessionGone)
+    );
+    let ended = bench.one(6, disconnect(session)).entry.commands[0]
+        .session
+        .clone();
+    assert_eq!(ended.map(|session| session.id), Some(session));
+    assert_eq!(
+        refusal(&bench.one(7, disconnect(session))),
+        Some(Refusal::SessionGone)
+    );
+    assert_eq!(
+        refusal(&bench.one(8, call(session, "c"))),
+        Some(Refusal::SessionGone)
+    );
+}
+
+#[test]
+fn deleting_a_database_ends_its_sessions() {
+    let mut bench = Bench::new(Resolver::shard());
+    bench.one(1, publish());
+    let session = bench.one(2, connect(DATABASE)).entry.commands[0].position.0;
+    assert_eq!(
+        bench
+            .one(3, Body::Delete(Delete { database: DATABASE }))
+            .entry
+            .commands
+            .len(),
+        1
+    );
+    assert_eq!(bench.resolver.shard_state().unwrap().session_count(), 0);
+    assert_eq!(
+        refusal(&bench.one(4, call(session, "a"))),
+        Some(Refusal::NoSuchDatabase)
+    );
+    assert_eq!(
+        refusal(&bench.one(5, Body::Delete(Delete { database: OTHER }))),
+        Some(Refusal::NoSuchDatabase)
+    );
+}
+
+#[test]
+fn sessions_of_a_node_that_is_gone_are_orphans() {
+    let mut bench = Bench::new(Resolver::shard());
+    bench.one(1, publish());
+    let first = bench.resolve(entry(0, vec![batch(2, 1, 1, vec![connect(DATABASE)])]));
+    let first = first.entry.commands[0].position.0;
+    bench.one(2, connect(DATABASE));
+    assert!(bench.resolver.orphans(9).is_empty());
+    bench.resolve(entry(0, vec![batch(2, 2, 1, vec![])]));
+    assert_eq!(
+        bench.resolver.orphans(9),
+        [first],
+        "a newer life of the node was announced"
+    );
+    bench.one(3, Body::ExpireNode(ExpireNode { node: 1, epoch: 1 }));
+    assert_eq!(bench.resolver.orphans(9).len(), 2);
+    assert_eq!(bench.resolver.orphans(1).len(), 1);
+}
+
+#[test]
+fn timestamps_grow_whatever_the_clock_does() {
+    let mut bench = Bench::new(Resolver::shard());
+    bench.one(1, publish());
+    let mut last = 0;
+    for (seq, clock) in [(2, 1_000), (4, 500), (6, 1_001), (8, i64::MIN), (10, 5_000)] {
+        let bodies = vec![call(0, "a"), call(0, "b")];
+        let decision = bench.resolve(entry(clock, vec![batch(1, 1, seq, bodies)]));
+        for command in &decision.entry.commands {
+            assert!(command.timestamp_us > last && command.timestamp_us >= clock);
+            last = command.timestamp_us;
+        }
+    }
+    assert_eq!(last, 5_001);
+}
+
+#[test]
+fn names_belong_to_one_database() {
+    let owner = |name: &str| {
+        Some(Owner {
+            subject: name.to_owned(),
+            ..Owner::default()
+        })
+    };
+    let register = |database: Bytes, who: &str, name: &str| {
+        Body::RegisterDatabase(RegisterDatabase {
+            database,
+            owner: owner(who),
+            name: name.to_owned(),
+            shard: 1,
+        })
+    };
+    let reply = |decision: Decision| match decision.settled.into_iter().next() {
+        Some((
+            _,
+            _,
+            Ok(Applied {
+                reply: Reply::Database { identity, created },
+                ..
+            }),
+        )) => (identity, created),
+        other => panic!("{other:?}"),
+    };
+    let mut bench = Bench::new(Resolver::meta());
+    assert_eq!(
+        reply(bench.one(1, register(DATABASE, "ann", "a"))),
+        (DATABASE, true)
+    );
+    assert_eq!(
+        reply(bench.one(2, register(OTHER, "ann", "a"))),
+        (DATABASE, false)
+    );
+    assert_eq!(
+        refusal(&bench.one(3, register(OTHER, "bob", "a"))),
+        Some(Refusal::NameTaken("a".to_owned()))
+    );
+    assert_eq!(
+        refusal(&bench.one(4, register(DATABASE, "bob", "b"))),
+        Some(Refusal::NotOwner)
+    );
+    assert_eq!(reply(bench.one(5, register(OTHER, "bob", ""))), (OTHER, true));
+    let rename = |database, names: &[&str]| {
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        Body::SetNames(SetNames { database, names })
+    };
+    assert_eq!(
+        refusal(&bench.one(6, rename(OTHER, &["b", "a"]))),
+        Some(Refusal::NameTaken("a".to_owned()))
+    );
+    assert_eq!(refusal(&bench.one(7, rename(DATABASE, &["c"]))), None);
+    assert_eq!(refusal(&bench.one(8, rename(OTHER, &["a"]))), None);
+    let init = |id: &str| {
+        Body::InitCluster(InitCluster {
+            cluster_id: id.to_owned(),
+            ..InitCluster::default()
+        })
+    };
+    assert_eq!(refusal(&bench.one(9, init("x"))), None);
+    assert_eq!(refusal(&bench.one(10, init("x"))), None);
+    assert_eq!(
+        refusal(&bench.one(11, init("y"))),
+        Some(Refusal::AlreadyInitialised)
+    );
+    let meta = bench.resolver.meta_state();
+    assert_eq!(meta.named("a").map(|database| &database.identity), Some(&OTHER));
+    assert_eq!(bench.restored().meta_state(), meta);
+    bench.one(12, Body::Delete(Delete { database: OTHER }));
+    assert_eq!(bench.resolver.meta_state().named("a"), None);
+    assert_eq!(bench.restored().meta_state(), bench.resolver.meta_state());
+}
+
+#[test]
+fn what_a_newer_version_wrote_stops_the_node() {
+    let mut resolver = Resolver::shard();
+    let unknown = Entry {
+        batches: vec![Batch {
+            node: 1,
+            epoch: 1,
+            first_seq: 1,
+            commands: vec![Command { body: None }],
+        }],
+        ..entry(0, vec![])
+    };
+    let error = resolver.resolve(1, unknown, &mut Vec::new()).unwrap_err();
+    assert!(matches!(error, RecordError::UnknownCommand));
+    let newer = Entry {
+        version: ENTRY_VERSION + 1,
+        ..entry(0, vec![])
+    };
+    let error = crate::types::Proposal(newer.encode_to_vec().into())
+        .decode()
+        .unwrap_err();
+    assert!(matches!(error, RecordError::Newer { .. }));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever arrives of the streams, in whatever order and however often: each command takes effect at most once
+    /// and in its turn, and a restored resolver decides the same.
+    #[test]
+    fn each_command_takes_effect_once_and_in_order(
+        arrivals in proptest::collection::vec((1u64..4, 1u64..4, 1u64..12, 0usize..6, any::<bool>()), 1..60),
+        restart_at in 0usize..60,
+    ) {
+        let mut bench = Bench::new(Resolver::shard());
+        bench.resolve(entry(0, vec![batch(9, 1, 1, vec![publish()])]));
+        let mut expected: std::collections::BTreeMap<u64, (u64, u64)> = Default::default();
+        for (turn, (node, epoch, first, count, with_next)) in arrivals.into_iter().enumerate() {
+            if turn == restart_at {
+                bench.resolver = bench.restored();
+            }
+            let known = expected.entry(node).or_default();
+            let first = if with_next { known.1 + 1 } else { first };
+            let bodies = (first..first + count as u64).map(|seq| call(0, &format!("{node}/{epoch}/{seq}"))).collect();
+            let decision = bench.resolve(entry(turn as i64, vec![batch(node, epoch, first, bodies)]));
+            if epoch > known.0 {
+                *known = (epoch, 0);
+            }
+            for command in &decision.entry.commands {
+                prop_assert_eq!(command.origin, Origin { node, epoch: known.0 });
+                prop_assert_eq!(command.seq, known.1 + 1);
+                known.1 = command.seq;
+            }
+            let end = first + count as u64 - 1;
+            if epoch == known.0 && first <= known.1 + 1 && count > 0 {
+                prop_assert!(known.1 >= end, "a command that was in turn did not take effect");
+            }
+        }
+    }
+
+    #[test]
+    fn skipped_runs_are_found(places in proptest::collection::btree_set(0usize..400, 0..200)) {
+        let mut record = Resolution::new(0);
+        for place in &places {
+            record.skip(*place);
+        }
+        for place in 0..401 {
+            prop_assert_eq!(record.is_skipped(place), places.contains(&place));
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! A network in memory, whose links can be cut.
+
+use crate::EncodedBatch;
+use crate::transport::wire::{Append, Appended, Header, ProposeReply, Reply, Request};
+use crate::transport::{PeerError, Replies, Service, Transport};
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt, Stream, StreamExt};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Weak};
+use tokio::sync::watch;
+
+/// Nodes by address (`n1`, `n2`, …), and the links between them that are cut.
+#[derive(Default)]
+pub(super) struct Hub {
+    services: Mutex<BTreeMap<u64, Weak<Service>>>,
+    cut: watch::Sender<BTreeSet<(u64, u64)>>,
+}
+
+pub(super) fn addr(node: u64) -> String {
+    format!("n{node}")
+}
+
+impl Hub {
+    pub(super) fn connect(&self, node: u64, service: &Arc<Service>) {
+        self.services.lock().insert(node, Arc::downgrade(service));
+        self.cut.send_modify(|cut| {
+            cut.retain(|link| link.0 != 0 && link.0 != node || link.1 != 0 && link.1 != node)
+        });
+    }
+
+    /// Takes a node off the network; its streams break.
+    pub(super) fn disconnect(&self, node: u64) {
+        self.services.lock().remove(&node);
+    }
+
+    /// Cuts the links between a node and all others.
+    pub(super) fn isolate(&self, node: u64, nodes: impl Iterator<Item = u64>) {
+        self.cut
+            .send_modify(|cut| cut.extend(nodes.flat_map(|other| [(node, other), (other, node)])));
+    }
+
+    pub(super) fn heal(&self) {
+        self.cut.send_modify(BTreeSet::clear);
+    }
+
+    fn find(&self, from: u64, addr: &str) -> Result<(u64, Arc<Service>), PeerError> {
+        let unreachable = || PeerError::unreachable("cut off");
+        let node = addr
+            .strip_prefix('n')
+            .and_then(|id| id.parse().ok())
+            .ok_or_else(unreachable)?;
+        let service = self
+            .services
+            .lock()
+            .get(&node)
+            .and_then(Weak::upgrade)
+            .ok_or_else(unreachable)?;
+        if self.cut.borrow().contains(&(from, node)) {
+            return Err(unreachable());
+        }
+        Ok((node, service))
+    }
+
+    fn until_cut(&self, from: u64, to: u64) -> impl Future<Output = ()> + Send + 'static {
+        let mut cut = self.cut.subscribe();
+        async move {
+            drop(
+                cut.wait_for(|cut| cut.contains(&(from, to)) || cut.contains(&(to, from)))
+                    .await,
+            )
+        }
+    }
+
+    fn open<M: Send + 'static, R: Send + 'static>(
+        &self,
+        from: u64,
+        addr: &str,
+        messages: BoxStream<'static, M>,
+        serve: impl FnOnce(&Service, BoxStream<'static, M>) -> Result<Replies<R>, PeerError>,
+    ) -> BoxFuture<'static, Result<Replies<R>, PeerError>> {
+        let opened = self.find(from, addr).and_then(|(to, service)| {
+            let messages = messages.take_until(self.until_cut(from, to).boxed()).boxed();
+            let replies = serve(&service, messages)?;
+            Ok(broken_off(replies, self.until_cut(from, to).boxed()).boxed())
+        });
+        Box::pin(async move { opened })
+    }
+}
+
+/// The replies until the link is cut, and then an error.
+fn broken_off<R: Send + 'static>(
+    replies: Replies<R>,
+    cut: BoxFuture<'static, ()>,
+) -> impl Stream<Item = Result<R, PeerError>> + Send {
+    let end = cut.map(|()| Err(PeerError::unreachable("cut off"))).into_stream();
+    // A stream that ends by itself has ended; one that is cut ends with the error.
+    let mut is_over = false;
+    futures::stream::select(
+        replies.map(Some).chain(futures::stream::iter([None])),
+        end.map(Some),
+    )
+    .take_while(move |item| {
+        let goes_on = !is_over && item.is_some();
+        is_over |= matches!(item, Some(Err(_)));
+        std::future::ready(goes_on)
+    })
+    .filter_map(std::future::ready)
+}
+
+impl Transport for Arc<Hub> {
+    fn call(
+        &self,
+        addr: &str,
+        header: Header,
+        request: Request,
+    ) -> BoxFuture<'static, Result<Reply, PeerError>> {
+        let found = self.find(header.from, addr);
+        let hub = self.clone();
+        Box::pin(async move {
+            let (to, service) = found?;
+            let cut = hub.until_cut(header.from, to);
+            tokio::select! {
+                reply = service.call(header, request) => reply,
+                () = cut => Err(PeerError::unreachable("cut off")),
+            }
+        })
+    }
+
+    fn append(
+        &self,
+        addr: &str,
+        header: Header,
+        entries: BoxStream<'static, Append>,
+    ) -> BoxFuture<'static, Result<Replies<Appended>, PeerError>> {
+        self.open(header.from, addr, entries, |service, entries| {
+            service.append(&header, entries)
+        })
+    }
+
+    fn propose(
+        &self,
+        addr: &str,
+        header: Header,
+        batches: BoxStream<'static, EncodedBatch>,
+    ) -> BoxFuture<'static, Result<Replies<ProposeReply>, PeerError>> {
+        self.open(header.from, addr, batches, |service, batches| {
+            service.propose(&header, batches)
+        })
+    }
+}

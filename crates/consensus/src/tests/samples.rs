@@ -1,0 +1,132 @@
+//! Records of version 1, as they were written once: they stay readable, whatever comes later.
+
+use super::cluster::{DATABASE, Node, call_in, config, connect, publish, settings};
+use super::hub::{Hub, addr};
+use super::replica::name;
+use super::run;
+use crate::record::{Batch, Entry};
+use crate::types::Proposal;
+use crate::{ENTRY_VERSION, Propose};
+use prost::Message;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+fn samples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/v1")
+}
+
+fn entry() -> Entry {
+    let commands = vec![publish(), connect(), call_in(65_536, "add")];
+    Entry {
+        version: 1,
+        timestamp_us: 1_700_000_000_000_000,
+        batches: vec![Batch {
+            node: 1,
+            epoch: 2,
+            first_seq: 3,
+            commands,
+        }],
+    }
+}
+
+/// Copies a data directory. The journal is allocated ahead: the copy ends where its contents end.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for item in std::fs::read_dir(from).unwrap() {
+        let item = item.unwrap();
+        let target = to.join(item.file_name());
+        if item.file_type().unwrap().is_dir() {
+            copy(&item.path(), &target);
+        } else {
+            let mut bytes = std::fs::read(item.path()).unwrap();
+            if target.extension().is_some_and(|extension| extension == "jnl") {
+                bytes.truncate(
+                    bytes
+                        .iter()
+                        .rposition(|byte| *byte != 0)
+                        .map_or(0, |last| last + 1),
+                );
+            }
+            std::fs::write(target, bytes).unwrap();
+        }
+    }
+}
+
+/// Writes the samples. They were written once, and are not to be written again.
+#[test]
+#[ignore = "writes the samples that the tests below read"]
+fn write_samples() {
+    assert_eq!(ENTRY_VERSION, 1, "samples of another version belong elsewhere");
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let hub: Arc<Hub> = Arc::default();
+        let node = Node::start(config(1, &dir), Arc::new(hub)).await;
+        node.manager
+            .init([(1, addr(1))].into(), settings())
+            .await
+            .unwrap();
+        let shard = node.manager.shard();
+        shard.submit(publish()).unwrap().await.unwrap();
+        let session = shard.submit(connect()).unwrap().await.unwrap().position.0;
+        shard.submit(call_in(session, "add")).unwrap().await.unwrap();
+        shard
+            .submit(call_in(session + 1, "refused"))
+            .unwrap()
+            .await
+            .unwrap_err();
+        node.stop().await;
+        copy(dir.path(), &samples().join("data"));
+        std::fs::write(samples().join("entry"), entry().encode_to_vec()).unwrap();
+    });
+}
+
+#[test]
+fn an_entry_of_version_1_is_readable() {
+    let bytes = std::fs::read(samples().join("entry")).unwrap();
+    assert_eq!(Proposal(bytes.into()).decode().unwrap(), entry());
+}
+
+#[test]
+fn a_data_directory_of_version_1_is_readable() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        copy(&samples().join("data"), dir.path());
+        // A version control system may have dropped what is empty.
+        for keyspace in std::fs::read_dir(dir.path().join("raft/keyspaces")).unwrap() {
+            std::fs::create_dir_all(keyspace.unwrap().path().join("tables")).unwrap();
+        }
+        let hub: Arc<Hub> = Arc::default();
+        let node = Node::start(config(1, &dir), Arc::new(hub)).await;
+        assert_eq!(node.manager.cluster().as_deref(), Some("c0ffee"));
+        assert_eq!(node.manager.meta().meta().cluster(), Some(&settings()));
+        assert_eq!(
+            node.manager
+                .meta()
+                .meta()
+                .node(1)
+                .map(|node| node.client_addr.as_str()),
+            Some("c1")
+        );
+        let shard = node.manager.shard();
+        assert!(
+            shard
+                .with_shard(|shard| shard.databases().eq([&DATABASE]))
+                .unwrap()
+        );
+        // It goes on from there; the session of the former life is disconnected.
+        shard.submit(call_in(0, "more")).unwrap().await.unwrap();
+        let history = || {
+            node.replica
+                .history()
+                .iter()
+                .map(name)
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert!(history().starts_with("publish connect add"), "{}", history());
+        while shard.status().sessions > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        node.stop().await;
+    });
+}

@@ -1,0 +1,26 @@
+//! How nodes talk: messages, who may send them, and gRPC to carry them.
+//!
+//! There is one HTTP/2 connection to each peer, for all groups. [`Transport`] is the client's side and [`Service`]
+//! the server's; tests put something else than gRPC between the two.
+
+mod convert;
+mod error;
+mod grpc;
+mod network;
+mod peers;
+mod service;
+pub mod wire;
+
+pub use error::PeerError;
+pub use grpc::Grpc;
+pub(crate) use grpc::router;
+pub(crate) use network::Network;
+pub(crate) use peers::Peers;
+pub use peers::{PeerInfo, Replies, Transport};
+pub use service::Service;
+
+/// The protocol's version. Nodes of different versions refuse each other.
+pub const PROTOCOL: u32 = 1;
+
+/// Bytes of a message: an entry of the largest command, with room to spare.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 64 << 20;

@@ -1,0 +1,147 @@
+//! A group's network, as openraft uses it.
+
+use super::PeerError;
+use super::peers::Peers;
+use super::wire::{Answer, Append, Ask};
+use crate::types::{GroupId, TypeConfig, Vote};
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{BasicNode, OptionalSend};
+use std::future::Future;
+use std::sync::Arc;
+
+type Result<T> = std::result::Result<T, RPCError<TypeConfig>>;
+
+/// A group's way to its members.
+pub(crate) struct Network {
+    pub(crate) group: GroupId,
+    pub(crate) peers: Arc<Peers>,
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Peer {
+        Peer {
+            id: target,
+            addr: node.addr.clone(),
+            group: self.group,
+            peers: self.peers.clone(),
+        }
+    }
+}
+
+/// A group's way to one member.
+pub(crate) struct Peer {
+    id: u64,
+    addr: String,
+    group: GroupId,
+    peers: Arc<Peers>,
+}
+
+impl Peer {
+    async fn call(&self, ask: Ask, option: RPCOption) -> Result<Answer> {
+        self.peers
+            .call(self.id, &self.addr, self.group, ask, option.soft_ttl())
+            .await
+            .map_err(into_rpc)
+    }
+
+    async fn ask_vote(&self, ask: Ask, option: RPCOption) -> Result<VoteResponse<TypeConfig>> {
+        match self.call(ask, option).await? {
+            Answer::Vote(answer) => answer.try_into().map_err(into_rpc),
+            _ => Err(into_rpc(PeerError::Garbled)),
+        }
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Peer {
+    type SnapshotData = Bytes;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>> {
+        let input = futures::stream::iter([request]);
+        let mut replies = RaftNetworkV2::stream_append(self, input, option).await?;
+        match replies.next().await {
+            Some(reply) => Ok(reply?.into()),
+            None => Err(into_rpc(PeerError::unreachable("the stream ended"))),
+        }
+    }
+
+    /// One gRPC stream, without a deadline: that the peer is there is what the connection's keep-alive finds out.
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>>>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        let entries = input.map(Append::from).boxed();
+        let open = self.peers.append(self.id, &self.addr, self.group, entries);
+        Box::pin(async move {
+            let replies = open.await.map_err(into_rpc)?;
+            let replies: BoxStream<'s, _> =
+                Box::pin(replies.map(|reply| reply.map(Into::into).map_err(into_rpc)));
+            Ok(replies)
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>> {
+        self.ask_vote(Ask::Vote(request.into()), option).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>> {
+        self.ask_vote(Ask::PreVote(request.into()), option).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        _vote: Vote,
+        _snapshot: openraft::type_config::alias::SnapshotOf<TypeConfig, Bytes>,
+        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> std::result::Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let reason = "snapshots are not sent: every node keeps the whole log";
+        Err(StreamingError::Unreachable(Unreachable::from_string(reason)))
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>> {
+        match self.call(Ask::Transfer(request.clone().into()), option).await? {
+            Answer::Transfer(answer) => Ok(answer.response(&request)),
+            _ => Err(into_rpc(PeerError::Garbled)),
+        }
+    }
+}
+
+fn into_rpc(error: PeerError) -> RPCError<TypeConfig> {
+    match error {
+        PeerError::Unreachable { .. } => RPCError::Unreachable(Unreachable::new(&error)),
+        other => {
+            tracing::warn!(error = %other, "a peer refuses to talk");
+            RPCError::Network(NetworkError::new(&other))
+        }
+    }
+}

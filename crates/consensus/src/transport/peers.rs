@@ -1,0 +1,165 @@
+//! The client's side: who is called, as whom, and for how long.
+
+use super::wire::{Answer, Append, Appended, Ask, Header, Hello, Join, ProposeReply, Reply, Request};
+use super::{PROTOCOL, PeerError};
+use crate::log::Store;
+use crate::record::EncodedBatch;
+use crate::types::GroupId;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What comes back on a stream.
+pub type Replies<T> = BoxStream<'static, Result<T, PeerError>>;
+
+/// Carries messages to peers. Streams keep their order; whatever is lost is lost with the whole stream.
+pub trait Transport: Send + Sync + 'static {
+    /// Makes a call.
+    fn call(
+        &self,
+        addr: &str,
+        header: Header,
+        request: Request,
+    ) -> BoxFuture<'static, Result<Reply, PeerError>>;
+
+    /// Opens a stream of entries to a follower.
+    fn append(
+        &self,
+        addr: &str,
+        header: Header,
+        entries: BoxStream<'static, Append>,
+    ) -> BoxFuture<'static, Result<Replies<Appended>, PeerError>>;
+
+    /// Opens a stream of proposals to a leader. It answers when it takes no more.
+    fn propose(
+        &self,
+        addr: &str,
+        header: Header,
+        batches: BoxStream<'static, EncodedBatch>,
+    ) -> BoxFuture<'static, Result<Replies<ProposeReply>, PeerError>>;
+}
+
+/// A peer, as it answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerInfo {
+    /// Its id.
+    pub node: u64,
+    /// Its cluster; `None` if it is in none yet.
+    pub cluster: Option<String>,
+    /// Where peers reach it, as it says itself.
+    pub raft_addr: String,
+    /// Where clients reach it, as it says itself.
+    pub client_addr: String,
+    /// Its process.
+    pub(crate) instance: u64,
+}
+
+/// This node, as it speaks to its peers.
+pub(crate) struct Peers {
+    pub(crate) node: u64,
+    pub(crate) instance: u64,
+    pub(crate) store: Arc<Store>,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) answer_timeout: Duration,
+}
+
+impl Peers {
+    fn header(&self, to: u64, group: GroupId) -> Header {
+        Header {
+            protocol: PROTOCOL,
+            cluster: self.store.cluster().unwrap_or_default(),
+            from: self.node,
+            instance: self.instance,
+            to,
+            group: group.0,
+        }
+    }
+
+    pub(super) async fn call(
+        &self,
+        to: u64,
+        addr: &str,
+        group: GroupId,
+        ask: Ask,
+        timeout: Duration,
+    ) -> Result<Answer, PeerError> {
+        let call = self
+            .transport
+            .call(addr, self.header(to, group), Request { ask: Some(ask) });
+        let reply = tokio::time::timeout(timeout, call).await;
+        reply
+            .map_err(|_| PeerError::unreachable("it does not answer in time"))??
+            .answer
+            .ok_or(PeerError::Garbled)
+    }
+
+    pub(super) fn append(
+        &self,
+        to: u64,
+        addr: &str,
+        group: GroupId,
+        entries: BoxStream<'static, Append>,
+    ) -> impl Future<Output = Result<Replies<Appended>, PeerError>> + Send + use<> {
+        self.opened(self.transport.append(addr, self.header(to, group), entries))
+    }
+
+    pub(crate) fn propose(
+        &self,
+        to: u64,
+        addr: &str,
+        group: GroupId,
+        batches: BoxStream<'static, EncodedBatch>,
+    ) -> impl Future<Output = Result<Replies<ProposeReply>, PeerError>> + Send + use<> {
+        self.opened(self.transport.propose(addr, self.header(to, group), batches))
+    }
+
+    /// Bounds the opening of a stream, not the stream.
+    fn opened<T: 'static>(
+        &self,
+        open: BoxFuture<'static, Result<Replies<T>, PeerError>>,
+    ) -> impl Future<Output = Result<Replies<T>, PeerError>> + Send + use<T> {
+        let timeout = self.answer_timeout;
+        async move {
+            let opened = tokio::time::timeout(timeout, open).await;
+            opened.map_err(|_| PeerError::unreachable("it does not answer in time"))?
+        }
+    }
+
+    /// Asks who answers at an address.
+    pub(crate) async fn hello(&self, addr: &str) -> Result<PeerInfo, PeerError> {
+        let answer = self
+            .call(
+                0,
+                addr,
+                GroupId::META,
+                Ask::Hello(Hello::default()),
+                self.answer_timeout,
+            )
+            .await?;
+        let Answer::Hello(hello) = answer else {
+            return Err(PeerError::Garbled);
+        };
+        if hello.node == self.node && hello.instance != self.instance {
+            return Err(PeerError::SameId { node: hello.node });
+        }
+        Ok(PeerInfo {
+            node: hello.node,
+            cluster: Some(hello.cluster).filter(|cluster| !cluster.is_empty()),
+            raft_addr: hello.raft_addr,
+            client_addr: hello.client_addr,
+            instance: hello.instance,
+        })
+    }
+
+    /// Makes a peer belong to this node's cluster.
+    pub(crate) async fn join(&self, to: u64, addr: &str) -> Result<(), PeerError> {
+        match self
+            .call(to, addr, GroupId::META, Ask::Join(Join {}), self.answer_timeout)
+            .await?
+        {
+            Answer::Join(_) => Ok(()),
+            _ => Err(PeerError::Garbled),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! What nodes say to each other.
+
+use crate::record::{LogIdRecord, LogRecord, VoteRecord};
+
+/// Who speaks, and to whom. Goes before every call and every stream.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Header {
+    /// The sender's version of the protocol.
+    #[prost(uint32, tag = "1")]
+    pub protocol: u32,
+    /// The sender's cluster; empty if it is in none yet.
+    #[prost(string, tag = "2")]
+    pub cluster: String,
+    /// The sender's id.
+    #[prost(uint64, tag = "3")]
+    pub from: u64,
+    /// The sender's process: a random number.
+    #[prost(fixed64, tag = "4")]
+    pub instance: u64,
+    /// The receiver's id; 0 if the sender does not know it.
+    #[prost(uint64, tag = "5")]
+    pub to: u64,
+    /// The group; of no meaning for what concerns the whole node.
+    #[prost(uint64, tag = "6")]
+    pub group: u64,
+}
+
+/// A call.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Request {
+    /// What is asked.
+    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5")]
+    pub ask: Option<Ask>,
+}
+
+/// The kinds of calls.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Ask {
+    /// For a vote.
+    #[prost(message, tag = "1")]
+    Vote(VoteAsk),
+    /// Whether a vote would be given.
+    #[prost(message, tag = "2")]
+    PreVote(VoteAsk),
+    /// To lead.
+    #[prost(message, tag = "3")]
+    Transfer(TransferAsk),
+    /// Who the node is.
+    #[prost(message, tag = "4")]
+    Hello(Hello),
+    /// To belong to the cluster that the header names.
+    #[prost(message, tag = "5")]
+    Join(Join),
+}
+
+/// The answer to a call.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Reply {
+    /// The answer.
+    #[prost(oneof = "Answer", tags = "1, 2, 3, 4")]
+    pub answer: Option<Answer>,
+}
+
+/// The kinds of answers.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Answer {
+    /// To a vote or a pre-vote.
+    #[prost(message, tag = "1")]
+    Vote(VoteAnswer),
+    /// To a transfer.
+    #[prost(message, tag = "2")]
+    Transfer(TransferAnswer),
+    /// To a hello.
+    #[prost(message, tag = "3")]
+    Hello(Hello),
+    /// To a join.
+    #[prost(message, tag = "4")]
+    Join(Join),
+}
+
+/// Asks for a vote.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct VoteAsk {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) vote: Option<VoteRecord>,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) last: Option<LogIdRecord>,
+    #[prost(bool, tag = "3")]
+    pub(crate) transfer: bool,
+}
+
+/// Gives a vote, or not.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct VoteAnswer {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) vote: Option<VoteRecord>,
+    #[prost(bool, tag = "2")]
+    pub(crate) granted: bool,
+    #[prost(message, optional, tag = "3")]
+    pub(crate) last: Option<LogIdRecord>,
+}
+
+/// Hands leadership over.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TransferAsk {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) from: Option<VoteRecord>,
+    #[prost(uint64, tag = "2")]
+    pub(crate) to: u64,
+    #[prost(message, optional, tag = "3")]
+    pub(crate) last: Option<LogIdRecord>,
+}
+
+/// Takes leadership, or says why not.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TransferAnswer {
+    /// Set if another vote was seen meanwhile.
+    #[prost(message, optional, tag = "1")]
+    pub(crate) vote: Option<VoteRecord>,
+    /// Whether the log is not on disk yet.
+    #[prost(bool, tag = "2")]
+    pub(crate) behind: bool,
+    #[prost(message, optional, tag = "3")]
+    pub(crate) last: Option<LogIdRecord>,
+}
+
+/// Who a node is.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Hello {
+    /// Its id.
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    /// Its process: a random number.
+    #[prost(fixed64, tag = "2")]
+    pub instance: u64,
+    /// Its cluster; empty for none.
+    #[prost(string, tag = "3")]
+    pub cluster: String,
+    /// Where peers reach it.
+    #[prost(string, tag = "4")]
+    pub raft_addr: String,
+    /// Where clients reach it.
+    #[prost(string, tag = "5")]
+    pub client_addr: String,
+}
+
+/// Belonging to a cluster.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Join {}
+
+/// Entries for a follower.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Append {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) vote: Option<VoteRecord>,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) prev: Option<LogIdRecord>,
+    #[prost(message, repeated, tag = "3")]
+    pub(crate) entries: Vec<LogRecord>,
+    #[prost(message, optional, tag = "4")]
+    pub(crate) commit: Option<LogIdRecord>,
+}
+
+/// What a follower made of them. None of the fields: it matches, and has nothing.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Appended {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) matching: Option<LogIdRecord>,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) conflict: Option<LogIdRecord>,
+    #[prost(message, optional, tag = "3")]
+    pub(crate) higher: Option<VoteRecord>,
+}
+
+/// The leader takes nothing more from a stream of proposals.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ProposeReply {}

@@ -1,0 +1,72 @@
+//! The admin API, on the raft address: `/cluster/*` for operators and `rtdb`, `/metrics` for Prometheus.
+
+use crate::node::Node;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Bytes of a request's body.
+const BODY_BYTES_MAX: usize = 64 << 10;
+
+/// The admin API's routes.
+pub(crate) fn router(node: Arc<Node>) -> Router {
+    Router::new()
+        .route("/cluster/status", get(status))
+        .route("/cluster/health", get(health))
+        .route("/cluster/leader", get(leader))
+        .route("/cluster/init", post(init))
+        .route("/metrics", get(metrics))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(node)
+}
+
+async fn status(State(node): State<Arc<Node>>) -> Response {
+    Json(node.status().await).into_response()
+}
+
+/// 200 while a leader is known, so that writes can be served.
+async fn health(State(node): State<Arc<Node>>) -> Response {
+    match node.leader() {
+        Some(leader) => Json(json!({ "healthy": true, "leader": leader })).into_response(),
+        None => error(StatusCode::SERVICE_UNAVAILABLE, node.why_no_leader()),
+    }
+}
+
+async fn leader(State(node): State<Arc<Node>>) -> Response {
+    match node.leader() {
+        Some(leader) => Json(leader).into_response(),
+        None => error(StatusCode::SERVICE_UNAVAILABLE, node.why_no_leader()),
+    }
+}
+
+/// The body of `POST /cluster/init`.
+#[derive(Deserialize)]
+struct Init {
+    /// The nodes' raft addresses by id.
+    nodes: BTreeMap<u64, String>,
+}
+
+async fn init(State(node): State<Arc<Node>>, Json(init): Json<Init>) -> Response {
+    match node.init(init.nodes).await {
+        Ok(cluster_id) => Json(json!({ "cluster_id": cluster_id })).into_response(),
+        Err(refused) => error(refused.status, refused.reason),
+    }
+}
+
+async fn metrics(State(node): State<Arc<Node>>) -> Response {
+    match node.metrics().await {
+        Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(failed) => error(StatusCode::INTERNAL_SERVER_ERROR, failed.to_string()),
+    }
+}
+
+fn error(status: StatusCode, reason: impl Into<String>) -> Response {
+    (status, Json(json!({ "error": reason.into() }))).into_response()
+}

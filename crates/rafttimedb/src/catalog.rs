@@ -1,0 +1,33 @@
+//! The cluster's databases, as the gateway asks for them.
+
+use rtdb_consensus::{Database, Group};
+use rtdb_gateway::{Catalog, DatabaseRecord};
+use spacetimedb_lib::Identity;
+use std::sync::Arc;
+
+/// The databases that the meta group's log knows.
+pub(crate) struct MetaCatalog(pub(crate) Arc<Group>);
+
+impl Catalog for MetaCatalog {
+    fn ready(&self) -> bool {
+        self.0.meta().cluster().is_some()
+    }
+
+    fn by_identity(&self, identity: &Identity) -> Option<DatabaseRecord> {
+        record(self.0.meta().database(&identity.to_byte_array())?)
+    }
+
+    fn by_name(&self, name: &str) -> Option<DatabaseRecord> {
+        record(self.0.meta().named(name)?)
+    }
+}
+
+/// `None` for a record without a sound identity or an owner, which the log's rules do not let in.
+fn record(database: &Database) -> Option<DatabaseRecord> {
+    Some(DatabaseRecord {
+        identity: Identity::from_byte_array(database.identity.as_ref().try_into().ok()?),
+        owner: database.owner.clone()?,
+        names: database.names.clone(),
+        shard: database.shard,
+    })
+}

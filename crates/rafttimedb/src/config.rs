@@ -1,0 +1,258 @@
+//! The node's settings: flags, environment variables and their defaults.
+
+use clap::{Args, Parser, ValueEnum};
+use rtdb_consensus::Timing;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// A node of a RaftTimeDB cluster: put one before each SpacetimeDB server, and the servers behave to every client
+/// like one SpacetimeDB that does not die.
+///
+/// Start the nodes, then run `rtdb init` once. Clients, SDKs and the `spacetime` CLI connect to any node's
+/// --listen-addr as they would to SpacetimeDB.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "rafttimedb", version)]
+pub(crate) struct Config {
+    /// This node's id, unique in the cluster: a number from 1, or a StatefulSet's pod name (`name-0` is node 1)
+    #[arg(long, env = "RTDB_NODE_ID", value_parser = parse_node_id)]
+    pub(crate) node_id: u64,
+
+    /// Where clients connect
+    #[arg(long, env = "RTDB_LISTEN_ADDR", default_value = "0.0.0.0:3001")]
+    pub(crate) listen_addr: SocketAddr,
+
+    /// Where the other nodes, `rtdb` and monitoring connect. Keep it on a private network
+    #[arg(long, env = "RTDB_RAFT_ADDR", default_value = "0.0.0.0:4001")]
+    pub(crate) raft_addr: SocketAddr,
+
+    /// The other nodes' raft addresses, `host:port` or `id=host:port`, separated by commas; none for a cluster of one
+    #[arg(long, env = "RTDB_PEERS", value_delimiter = ',', default_value = "")]
+    pub(crate) peers: Vec<PeerArg>,
+
+    /// Where the raft log and a managed SpacetimeDB keep their data
+    #[arg(long, env = "RTDB_DATA_DIR", default_value = "./data")]
+    pub(crate) data_dir: PathBuf,
+
+    /// The address under which clients reach this node, told to them when another node goes away
+    /// [default: --listen-addr, with this node's host name in place of 0.0.0.0]
+    #[arg(long, env = "RTDB_ADVERTISE_ADDR")]
+    pub(crate) advertise_addr: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+
+    /// How often the leader of a group lets its followers hear from it, in milliseconds
+    #[arg(long, env = "RTDB_HEARTBEAT_MS", default_value_t = 200, value_parser = clap::value_parser!(u64).range(10..=10_000))]
+    pub(crate) heartbeat_ms: u64,
+
+    /// How long a follower waits for the leader before it stands for election, in milliseconds (up to a fifth longer,
+    /// at random)
+    #[arg(long, env = "RTDB_ELECTION_TIMEOUT_MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
+    pub(crate) election_timeout_ms: u64,
+
+    /// How long a node may be silent before its clients count as disconnected, in milliseconds
+    #[arg(long, env = "RTDB_LEASE_MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1_000..=3_600_000))]
+    pub(crate) lease_ms: u64,
+
+    /// How log lines are written. What is logged is set by RUST_LOG, `info` by default
+    #[arg(long, env = "RTDB_LOG_FORMAT", value_enum, default_value = "text")]
+    pub(crate) log_format: LogFormat,
+}
+
+/// The SpacetimeDB server behind this node.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServerArgs {
+    /// The SpacetimeDB server behind this node, run by somebody else [default: ws://127.0.0.1:3000]
+    #[arg(long, env = "RTDB_STDB_URL", conflicts_with = "stdb_bin")]
+    pub(crate) stdb_url: Option<String>,
+
+    /// Run the SpacetimeDB server from this executable (`spacetimedb-standalone`) on a loopback port of its own, with
+    /// its data under --data-dir: the node starts, watches, restarts and stops it
+    #[arg(long, env = "RTDB_STDB_BIN")]
+    pub(crate) stdb_bin: Option<PathBuf>,
+
+    /// The private key with which the SpacetimeDB servers sign tokens (ES256, PEM), the same on every node.
+    /// Needed without --stdb-bin; with it, `rtdb init` makes one for the whole cluster
+    #[arg(long, env = "RTDB_STDB_JWT_PRIV_KEY", requires = "stdb_jwt_pub_key")]
+    pub(crate) stdb_jwt_priv_key: Option<PathBuf>,
+
+    /// The public half of that key (PEM)
+    #[arg(long, env = "RTDB_STDB_JWT_PUB_KEY", requires = "stdb_jwt_priv_key")]
+    pub(crate) stdb_jwt_pub_key: Option<PathBuf>,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The URL of a SpacetimeDB server that nobody said anything about.
+const DEFAULT_STDB_URL: &str = "ws://127.0.0.1:3000";
+
+impl Config {
+    /// What clap's own rules can't express.
+    pub(crate) fn validate(self) -> Result<Self, String> {
+        if self.server.stdb_bin.is_none() && self.server.stdb_jwt_priv_key.is_none() {
+            return Err(format!(
+                "the SpacetimeDB server at {} is not managed by this node, so the node needs the key pair with which \
+                 that server signs tokens: give --stdb-jwt-priv-key and --stdb-jwt-pub-key (the server's own \
+                 --jwt-priv-key-path and --jwt-pub-key-path; the same pair on every node). Or let the node run the \
+                 server: --stdb-bin PATH",
+                self.external_url()
+            ));
+        }
+        if self.heartbeat_ms * 4 > self.election_timeout_ms {
+            return Err(format!(
+                "--election-timeout-ms {} is too short for --heartbeat-ms {}: give at least four times as much",
+                self.election_timeout_ms, self.heartbeat_ms
+            ));
+        }
+        let mut ids: Vec<u64> = self.peers().filter_map(|peer| peer.id).collect();
+        ids.sort_unstable();
+        if let Some(pair) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(format!("--peers names node {} twice", pair[0]));
+        }
+        Ok(self)
+    }
+
+    /// The peers, this node itself left out (a list that is the same on every node names it, too).
+    pub(crate) fn peers(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.iter().filter_map(|arg| arg.0.as_ref()).filter(|peer| peer.id != Some(self.node_id))
+    }
+
+    /// The address under which peers reach this node: the one that a full --peers list gives it, else --raft-addr.
+    pub(crate) fn own_raft_addr(&self) -> String {
+        let listed = self.peers.iter().filter_map(|arg| arg.0.as_ref()).find(|peer| peer.id == Some(self.node_id));
+        listed.map_or_else(|| reachable(self.raft_addr), |peer| peer.addr.clone())
+    }
+
+    /// The address under which clients reach this node.
+    pub(crate) fn client_addr(&self) -> String {
+        self.advertise_addr.clone().unwrap_or_else(|| reachable(self.listen_addr))
+    }
+
+    /// The URL of a server that this node does not run itself.
+    pub(crate) fn external_url(&self) -> &str {
+        self.server.stdb_url.as_deref().unwrap_or(DEFAULT_STDB_URL)
+    }
+
+    /// What raft is told. A follower stands for election after the leader's lease (`election_ms_max`) and then a random
+    /// time between the two limits: together, the election timeout and up to a fifth more.
+    pub(crate) fn timing(&self) -> Timing {
+        Timing {
+            heartbeat_ms: self.heartbeat_ms,
+            election_ms_min: self.election_timeout_ms * 2 / 5,
+            election_ms_max: self.election_timeout_ms * 3 / 5,
+            lease_ms: self.lease_ms,
+            ..Timing::default()
+        }
+    }
+}
+
+/// An address that others can use: the host's name where the node listens on every interface.
+fn reachable(addr: SocketAddr) -> String {
+    if !addr.ip().is_unspecified() {
+        return addr.to_string();
+    }
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match host.trim() {
+        "" => format!("localhost:{}", addr.port()),
+        host => format!("{host}:{}", addr.port()),
+    }
+}
+
+/// Another node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Peer {
+    /// Its id, if the list says it; else it is asked.
+    pub(crate) id: Option<u64>,
+    /// Its raft address, `host:port`.
+    pub(crate) addr: String,
+}
+
+/// One element of `--peers`; nothing for an empty one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PeerArg(pub(crate) Option<Peer>);
+
+impl FromStr for PeerArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        let (id, addr) = match text.split_once('=') {
+            Some((id, addr)) => (Some(parse_node_id(id)?), addr),
+            None => (None, text),
+        };
+        match addr.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0) => {
+                Ok(Self(Some(Peer { id, addr: addr.to_owned() })))
+            }
+            _ => Err(format!("`{text}` is no peer: give host:port or id=host:port")),
+        }
+    }
+}
+
+/// A node id: a number from 1, or a StatefulSet's pod name, whose ordinals start at 0.
+fn parse_node_id(text: &str) -> Result<u64, String> {
+    let id = match (text.parse::<u64>(), text.rsplit_once('-')) {
+        (Ok(id), _) => Some(id),
+        (Err(_), Some((name, ordinal))) if !name.is_empty() => {
+            ordinal.parse::<u64>().ok().and_then(|ordinal| ordinal.checked_add(1))
+        }
+        _ => None,
+    };
+    id.filter(|id| *id != 0).ok_or_else(|| format!("`{text}` is no node id: give a number from 1"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Config, String> {
+        let args = ["rafttimedb"].iter().chain(args);
+        Config::try_parse_from(args).map_err(|error| error.to_string()).and_then(Config::validate)
+    }
+
+    #[test]
+    fn peers_come_with_and_without_ids() {
+        let config =
+            parse(&["--node-id", "1", "--stdb-bin", "x", "--peers", "node2:4001,3=node3:4001,1=node1:4001"]).unwrap();
+        let peers: Vec<_> = config.peers().cloned().collect();
+        assert_eq!(peers[0], Peer { id: None, addr: "node2:4001".into() });
+        assert_eq!(peers[1], Peer { id: Some(3), addr: "node3:4001".into() });
+        assert_eq!(peers.len(), 2, "the node itself is no peer of its own");
+        assert_eq!(config.own_raft_addr(), "node1:4001");
+    }
+
+    #[test]
+    fn a_pod_name_is_a_node_id() {
+        assert_eq!(parse_node_id("rafttimedb-0"), Ok(1));
+        assert_eq!(parse_node_id("my-set-2"), Ok(3));
+        assert_eq!(parse_node_id("7"), Ok(7));
+        for bad in ["0", "", "-1", "node", "x-", "18446744073709551616"] {
+            assert!(parse_node_id(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn bad_settings_say_what_to_do() {
+        for (args, hint) in [
+            (&["--node-id", "1"][..], "--stdb-bin PATH"),
+            (&["--node-id", "1", "--stdb-bin", "x", "--peers", "nohost"], "host:port"),
+            (&["--node-id", "1", "--stdb-bin", "x", "--peers", "2=a:1,2=b:1"], "node 2 twice"),
+            (&["--node-id", "1", "--stdb-bin", "x", "--heartbeat-ms", "900"], "at least four times"),
+            (&["--node-id", "1", "--stdb-jwt-priv-key", "x"], "--stdb-jwt-pub-key"),
+        ] {
+            let error = parse(args).unwrap_err();
+            assert!(error.contains(hint), "{error}");
+        }
+    }
+}

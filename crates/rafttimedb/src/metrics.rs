@@ -1,0 +1,109 @@
+//! `/metrics`: what Prometheus reads. The names are part of the product; a unit ends each name that has one.
+
+use crate::status::NodeStatus;
+use prometheus::{IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use rtdb_consensus::WriteStats;
+use rtdb_gateway::GatewayMetrics;
+
+/// The largest number that a double, and so every reader, holds exactly: digests are shown modulo 2^53.
+const EXACT_MASK: u64 = (1 << 53) - 1;
+
+/// Gauges set from the node's status at each scrape, beside what the other crates have registered.
+pub(crate) struct Metrics {
+    registry: Registry,
+    sessions: IntGauge,
+    syncs: IntCounter,
+    sync_us: IntCounter,
+    ready: IntGaugeVec,
+    spacetimedb_up: IntGaugeVec,
+    term: IntGaugeVec,
+    leader_id: IntGaugeVec,
+    is_leader: IntGaugeVec,
+    last_log_index: IntGaugeVec,
+    committed_index: IntGaugeVec,
+    applied_index: IntGaugeVec,
+    apply_lag: IntGaugeVec,
+    database_index: IntGaugeVec,
+    database_digest: IntGaugeVec,
+    apply_window: IntGaugeVec,
+}
+
+impl Metrics {
+    /// The node's own metrics, and the gateway's.
+    pub(crate) fn new(gateway: &GatewayMetrics) -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        for collector in gateway.collectors() {
+            registry.register(collector)?;
+        }
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounter::new(format!("rtdb_{name}"), help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok::<_, prometheus::Error>(counter)
+        };
+        let gauge = |name: &str, help: &str, labels: &[&str]| {
+            let gauge = IntGaugeVec::new(Opts::new(format!("rtdb_{name}"), help), labels)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
+        let (group, database) = (&["group"], &["database"]);
+        Ok(Self {
+            sessions: gateway.sessions.clone(),
+            syncs: counter("log_syncs_total", "Writes to the log that were brought to disk with one fsync each")?,
+            sync_us: counter("log_sync_microseconds_total", "The time those fsyncs took")?,
+            ready: gauge("ready", "1 while this node serves clients", &[])?,
+            spacetimedb_up: gauge("spacetimedb_up", "1 while this node's SpacetimeDB answers", &[])?,
+            term: gauge("raft_term", "The group's current term", group)?,
+            leader_id: gauge("raft_leader_id", "The id of the group's leader, 0 while none is known", group)?,
+            is_leader: gauge("raft_is_leader", "1 while this node leads the group", group)?,
+            last_log_index: gauge("raft_last_log_index", "The last entry of this node's log", group)?,
+            committed_index: gauge("raft_committed_index", "The last entry known to be committed", group)?,
+            applied_index: gauge("raft_applied_index", "The last entry applied to this node's SpacetimeDB", group)?,
+            apply_lag: gauge("raft_apply_lag_entries", "Committed entries that are not applied yet", group)?,
+            database_index: gauge("database_index", "The last command that changed the database", database)?,
+            database_digest: gauge(
+                "database_digest",
+                "The digest of the database's writes modulo 2^53: at the same index the same on every node",
+                database,
+            )?,
+            apply_window: gauge("apply_window_calls", "Calls sent to SpacetimeDB and not answered yet", database)?,
+            registry,
+        })
+    }
+
+    /// Clients connected to this node.
+    pub(crate) fn sessions(&self) -> usize {
+        usize::try_from(self.sessions.get()).unwrap_or(0)
+    }
+
+    /// The metrics in Prometheus's text format.
+    pub(crate) fn render(&self, status: &NodeStatus, writes: WriteStats) -> Result<String, prometheus::Error> {
+        self.syncs.inc_by(writes.syncs.saturating_sub(self.syncs.get()));
+        self.sync_us.inc_by(writes.sync_us.saturating_sub(self.sync_us.get()));
+        let set = |gauge: &IntGaugeVec, labels: &[&str], value: u64| {
+            gauge.with_label_values(labels).set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        set(&self.ready, &[], status.ready.into());
+        set(&self.spacetimedb_up, &[], (status.spacetimedb.state == "up").into());
+        for group in &status.groups {
+            let label = &[group.group.as_str()];
+            set(&self.term, label, group.term);
+            set(&self.leader_id, label, group.leader.as_ref().map_or(0, |leader| leader.id));
+            set(&self.is_leader, label, (group.state == "leader").into());
+            set(&self.last_log_index, label, group.last_log_index);
+            set(&self.committed_index, label, group.committed_index);
+            set(&self.applied_index, label, group.applied_index);
+            set(&self.apply_lag, label, group.committed_index.saturating_sub(group.applied_index));
+        }
+        for gauge in [&self.database_index, &self.database_digest, &self.apply_window] {
+            gauge.reset();
+        }
+        for database in &status.databases {
+            let label = &[database.identity.as_str()];
+            set(&self.database_index, label, database.index);
+            let digest = database.digest.as_ref().and_then(|digest| u64::from_str_radix(digest, 16).ok());
+            set(&self.database_digest, label, digest.unwrap_or(0) & EXACT_MASK);
+            set(&self.apply_window, label, database.in_flight as u64);
+        }
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}

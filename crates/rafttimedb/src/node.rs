@@ -1,0 +1,159 @@
+//! A running node: its raft groups, and what it says of itself.
+
+use crate::config::Config;
+use crate::keys;
+use crate::local::LocalNode;
+use crate::metrics::Metrics;
+use crate::status::{DatabaseStatus, GroupStatus, NodeAddrs, NodeStatus, ServerStatus};
+use axum::http::StatusCode;
+use rtdb_consensus::command::InitCluster;
+use rtdb_consensus::{GroupId, InitError, Manager, Role};
+use rtdb_replica::{ReplicaStatus, ServerState};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What the admin API and the wiring share.
+pub(crate) struct Node {
+    pub(crate) config: Config,
+    pub(crate) manager: Arc<Manager>,
+    pub(crate) local: Arc<LocalNode>,
+    pub(crate) metrics: Metrics,
+}
+
+/// Why the cluster was not initialised.
+pub(crate) struct InitRefused {
+    /// The status to answer with.
+    pub(crate) status: StatusCode,
+    /// What to do about it.
+    pub(crate) reason: String,
+}
+
+impl Node {
+    /// The shard's leader, if this node knows one.
+    pub(crate) fn leader(&self) -> Option<NodeAddrs> {
+        let (id, raft_addr) = self.manager.shard().status().leader?;
+        Some(self.addrs(id, raft_addr))
+    }
+
+    /// Why there is no leader, for people.
+    pub(crate) fn why_no_leader(&self) -> &'static str {
+        match self.manager.cluster() {
+            Some(_) => "no leader is known: fewer than a majority of the nodes can talk to each other, or an election is under way",
+            None => "the cluster has not been initialised: run `rtdb init` once, when its nodes are up",
+        }
+    }
+
+    fn addrs(&self, id: u64, raft_addr: String) -> NodeAddrs {
+        let meta = self.manager.meta().meta();
+        let client_addr = meta.node(id).map(|node| node.client_addr.clone()).unwrap_or_default();
+        NodeAddrs { id, raft_addr, client_addr }
+    }
+
+    /// Makes a cluster of the nodes, with keys of its own if the nodes run their servers themselves.
+    pub(crate) async fn init(&self, nodes: BTreeMap<u64, String>) -> Result<String, InitRefused> {
+        let keys = keys::for_new_cluster(&self.config.server).map_err(|error| InitRefused {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            reason: error.to_string(),
+        })?;
+        let settings = InitCluster { cluster_id: uuid::Uuid::new_v4().to_string(), ..keys };
+        self.manager.init(nodes, settings).await.map_err(|error| InitRefused {
+            status: match error {
+                InitError::NotAmongNodes(_) => StatusCode::BAD_REQUEST,
+                InitError::Peer { .. } => StatusCode::BAD_GATEWAY,
+                InitError::NotProposed(_) => StatusCode::SERVICE_UNAVAILABLE,
+                InitError::AlreadyInitialised { .. } | InitError::Unapplied(_) => StatusCode::CONFLICT,
+                InitError::Store(_) | InitError::Raft { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            },
+            reason: error.to_string(),
+        })
+    }
+
+    /// The metrics, in Prometheus's text format.
+    pub(crate) async fn metrics(&self) -> Result<String, prometheus::Error> {
+        self.metrics.render(&self.status().await, self.manager.status().writes)
+    }
+
+    /// What the node says of itself, with each database's digest as the server has it now.
+    pub(crate) async fn status(&self) -> NodeStatus {
+        let replica = match self.local.running() {
+            Some(running) => Some(running.replica.status().await),
+            None => None,
+        };
+        let raft = self.manager.status();
+        let meta = self.manager.meta().meta();
+        let up = replica.as_ref().is_some_and(|replica| replica.server == ServerState::Up);
+        let waiting_for = match (&raft.cluster, up) {
+            (None, _) => Some("`rtdb init`".to_owned()),
+            (Some(_), false) => Some("SpacetimeDB".to_owned()),
+            (Some(_), true) => None,
+        };
+        let databases = replica.iter().flat_map(|replica| &replica.databases).map(|database| {
+            let names = meta.database(&database.identity).map(|it| it.names.clone()).unwrap_or_default();
+            let position = database.digest.map_or(database.applied, |digest| digest.position);
+            DatabaseStatus {
+                identity: big_endian_hex(database.identity),
+                names,
+                applied: database.applied.to_string(),
+                index: position.0,
+                digest: database.digest.map(|digest| format!("{:016x}", digest.value)),
+                in_flight: database.in_flight,
+            }
+        });
+        NodeStatus {
+            node_id: raft.node,
+            cluster_id: raft.cluster,
+            version: env!("CARGO_PKG_VERSION"),
+            ready: waiting_for.is_none(),
+            waiting_for,
+            spacetimedb: self.server(replica.as_ref()),
+            groups: raft.groups.into_iter().map(|group| self.group(group)).collect(),
+            databases: databases.collect(),
+            nodes: meta.nodes().map(|node| self.addrs(node.node, node.raft_addr.clone())).collect(),
+            sessions: self.metrics.sessions(),
+        }
+    }
+
+    fn group(&self, group: rtdb_consensus::GroupStatus) -> GroupStatus {
+        let name = if group.group == GroupId::META { "meta".to_owned() } else { format!("shard-{}", group.group.0) };
+        // The meta group's commands take effect in the log itself.
+        let applied = if group.group == GroupId::META { group.resolved } else { group.applied };
+        let state = match group.role {
+            _ if !group.running => "stopped",
+            Role::Leader => "leader",
+            Role::Candidate => "candidate",
+            Role::Follower => "follower",
+            Role::Learner => "learner",
+        };
+        GroupStatus {
+            group: name,
+            term: group.term,
+            state: state.to_owned(),
+            leader: group.leader.map(|(id, addr)| self.addrs(id, addr)),
+            last_log_index: group.last_log,
+            committed_index: group.committed,
+            applied_index: applied,
+            voters: group.voters,
+            learners: group.learners,
+        }
+    }
+
+    fn server(&self, replica: Option<&ReplicaStatus>) -> ServerStatus {
+        let url = match self.local.running() {
+            Some(running) => running.server.url(),
+            None if self.config.server.stdb_bin.is_some() => String::new(),
+            None => self.config.external_url().to_owned(),
+        };
+        let state = match replica.map(|replica| &replica.server) {
+            None | Some(ServerState::Starting) => "starting",
+            Some(ServerState::Up) => "up",
+            Some(ServerState::Down { .. }) => "down",
+        };
+        ServerStatus { url, version: replica.and_then(|it| it.server_version.clone()), state: state.to_owned() }
+    }
+}
+
+/// An identity as SpacetimeDB writes it: in hex, the most significant byte first.
+fn big_endian_hex(mut identity: [u8; 32]) -> String {
+    identity.reverse();
+    hex::encode(identity)
+}

@@ -1,0 +1,211 @@
+//! A node's life: start, serve, hand over, stop.
+
+use crate::admin;
+use crate::catalog::MetaCatalog;
+use crate::config::{Config, Peer};
+use crate::keys;
+use crate::local::{ClusterTokens, LocalNode, Running};
+use crate::metrics::Metrics;
+use crate::node::Node;
+use anyhow::{Context, anyhow, bail};
+use futures::future::BoxFuture;
+use rtdb_consensus::command::InitCluster;
+use rtdb_consensus::{Follow, Limits, Manager, PeerError};
+use rtdb_gateway::{CloseReason, Gateway, GatewayMetrics};
+use rtdb_replica::{LocalServer, Replica, ReplicaConfig, ServerConfig, Tokens};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// How long to wait before a peer that could not be reached is asked again.
+const HELLO_RETRY: Duration = Duration::from_secs(1);
+
+/// Runs the node until it is told to stop, or can't go on.
+pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+    let raft_listener = bind(&config.raft_addr, "--raft-addr").await?;
+    let client_listener = bind(&config.listen_addr, "--listen-addr").await?;
+    let manager = Manager::start(rtdb_consensus::Config {
+        node: config.node_id,
+        data_dir: config.data_dir.join("raft"),
+        raft_addr: config.own_raft_addr(),
+        client_addr: config.client_addr(),
+        timing: config.timing(),
+        limits: Limits::default(),
+    })
+    .await?;
+    let gateway_metrics = GatewayMetrics::new()?;
+    let metrics = Metrics::new(&gateway_metrics)?;
+    let local = Arc::new(LocalNode::default());
+    let gateway = Gateway::new(
+        manager.shard().clone(),
+        manager.meta().clone(),
+        Arc::new(MetaCatalog(manager.meta().clone())),
+        local.clone(),
+        gateway_metrics,
+    );
+    let node = Arc::new(Node { config, manager: manager.clone(), local: local.clone(), metrics });
+    tracing::info!(
+        node = node.config.node_id,
+        clients = %node.config.listen_addr,
+        raft = %node.config.raft_addr,
+        data = %node.config.data_dir.display(),
+        "RaftTimeDB {} has started", env!("CARGO_PKG_VERSION"),
+    );
+    let routes = manager.router().merge(admin::router(node.clone()));
+    let raft_server = tokio::spawn(async move { axum::serve(raft_listener, routes).await });
+
+    let ended = tokio::select! {
+        ended = raft_server => Err(anyhow!("the raft address is not served any more: {ended:?}")),
+        ended = fatal(&manager) => ended,
+        ended = check_peers(&node) => ended,
+        ended = serve(&node, &gateway, client_listener) => ended,
+        () = told_to_stop() => Ok(()),
+    };
+    tracing::info!("stopping");
+    stop(&node, &gateway).await;
+    ended
+}
+
+async fn bind(addr: &std::net::SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(addr).await.with_context(|| format!("{flag} {addr} can't be listened on"))
+}
+
+/// Serves clients, at first with the news that the node is not ready; and runs the local server and the replica as
+/// soon as the cluster has its settings.
+async fn serve(node: &Arc<Node>, gateway: &Gateway, listener: TcpListener) -> anyhow::Result<()> {
+    let clients = gateway.serve(listener);
+    let work = async {
+        let settings = settings(node).await;
+        let running = start_replica(node, &settings).await?;
+        let mut fatal = running.replica.fatal();
+        let mut epoch = node.manager.shard().epoch();
+        epoch.mark_unchanged();
+        tracing::info!(spacetimedb = running.server.url(), "ready");
+        loop {
+            tokio::select! {
+                changed = fatal.changed() => match (changed, fatal.borrow_and_update().clone()) {
+                    (_, Some(reason)) => return Err(anyhow!(reason)),
+                    (Err(_), None) => bail!("the replica has stopped"),
+                    (Ok(()), None) => {}
+                },
+                changed = epoch.changed() => {
+                    changed.context("the shard has stopped")?;
+                    tracing::warn!("the cluster had given this node up: its clients are closed and must reconnect");
+                    gateway.close_sessions(CloseReason::new(CloseReason::RESTART, "the node was cut off"));
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = clients => Ok(()),
+        ended = work => ended,
+    }
+}
+
+/// Waits for the cluster's settings: for `rtdb init`, or for the log that holds what it wrote.
+async fn settings(node: &Node) -> InitCluster {
+    let meta = node.manager.meta();
+    let mut resolved = meta.resolved();
+    if meta.meta().cluster().is_none() && node.manager.cluster().is_none() {
+        tracing::info!("waiting for `rtdb init`");
+    }
+    loop {
+        if let Some(settings) = meta.meta().cluster() {
+            return settings.clone();
+        }
+        if resolved.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+async fn start_replica<'a>(node: &'a Node, settings: &InitCluster) -> anyhow::Result<&'a Running> {
+    let args = &node.config.server;
+    let keys = keys::of_cluster(args, settings)?;
+    let tokens = Tokens::new(&keys)?;
+    let server = match &args.stdb_bin {
+        Some(program) => ServerConfig::Managed { program: program.clone(), data_dir: node.config.data_dir.clone() },
+        None => ServerConfig::External { url: node.config.external_url().to_owned() },
+    };
+    let server = LocalServer::start(server, &keys).await?;
+    server.up().await;
+    server.check(&keys).await?;
+    let replica = ReplicaConfig { server: server.clone(), tokens: tokens.clone() };
+    let replica = Replica::start(replica, node.manager.shard().clone());
+    Ok(node.local.run(Running { server, replica, tokens: Arc::new(ClusterTokens(tokens)) }))
+}
+
+/// Ends when the raft side can't go on.
+async fn fatal(manager: &Manager) -> anyhow::Result<()> {
+    let mut fatal = manager.fatal();
+    match fatal.wait_for(Option::is_some).await {
+        Ok(reason) => Err(anyhow!(reason.as_deref().unwrap_or("unknown").to_owned())),
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Asks every peer who it is, and ends only if one of them shows that this node is set up wrongly.
+async fn check_peers(node: &Node) -> anyhow::Result<()> {
+    let checks: Vec<BoxFuture<'_, anyhow::Error>> =
+        node.config.peers().map(|peer| Box::pin(check_peer(node, peer)) as BoxFuture<'_, _>).collect();
+    if checks.is_empty() {
+        return std::future::pending().await;
+    }
+    Err(futures::future::select_all(checks).await.0)
+}
+
+async fn check_peer(node: &Node, peer: &Peer) -> anyhow::Error {
+    loop {
+        match (node.manager.hello(&peer.addr).await, peer.id) {
+            (Ok(found), Some(id)) if found.node != id => {
+                let wrong = PeerError::OtherNode { wanted: id, found: found.node };
+                return anyhow!(wrong).context(format!("peer {}", peer.addr));
+            }
+            (Ok(found), _) => {
+                tracing::info!(peer = found.node, addr = peer.addr, "a peer has answered");
+                return std::future::pending().await;
+            }
+            (Err(error @ (PeerError::SameId { .. } | PeerError::OtherCluster { .. })), _) => {
+                return anyhow!(error).context(format!("peer {}", peer.addr));
+            }
+            (Err(error), _) => {
+                tracing::debug!(addr = peer.addr, "no answer from a peer yet: {error}");
+                tokio::time::sleep(HELLO_RETRY).await;
+            }
+        }
+    }
+}
+
+async fn told_to_stop() {
+    let wait = |kind| async move {
+        match signal(kind) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(error) => {
+                tracing::warn!("a signal can't be waited for: {error}");
+                std::future::pending().await
+            }
+        }
+    };
+    tokio::select! {
+        () = wait(SignalKind::terminate()) => {}
+        () = wait(SignalKind::interrupt()) => {}
+    }
+}
+
+/// Leadership goes to another node first, so that clients can be told whom to turn to.
+async fn stop(node: &Node, gateway: &Gateway) {
+    if node.manager.cluster().is_some() && !node.manager.transfer_leadership().await {
+        tracing::info!("no other node could take over the leadership");
+    }
+    let reason = match node.leader() {
+        Some(leader) if leader.id != node.config.node_id => format!("leader={}:{}", leader.id, leader.client_addr),
+        _ => "shutting down".to_owned(),
+    };
+    gateway.shutdown(reason).await;
+    if let Some(running) = node.local.running() {
+        running.replica.stop().await;
+        running.server.stop().await;
+    }
+    node.manager.shutdown().await;
+}

@@ -1,0 +1,93 @@
+//! What a node says of itself: the body of `GET /cluster/status`.
+
+use serde::Serialize;
+
+/// A node's status.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct NodeStatus {
+    /// This node's id.
+    pub(crate) node_id: u64,
+    /// The cluster's id; `None` until `rtdb init`.
+    pub(crate) cluster_id: Option<String>,
+    /// The version of this program.
+    pub(crate) version: &'static str,
+    /// Whether clients are served.
+    pub(crate) ready: bool,
+    /// What the node waits for before it serves clients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) waiting_for: Option<String>,
+    /// The server behind this node.
+    pub(crate) spacetimedb: ServerStatus,
+    /// The node's raft groups.
+    pub(crate) groups: Vec<GroupStatus>,
+    /// The databases on this node.
+    pub(crate) databases: Vec<DatabaseStatus>,
+    /// The nodes of the cluster.
+    pub(crate) nodes: Vec<NodeAddrs>,
+    /// Clients connected to this node.
+    pub(crate) sessions: usize,
+}
+
+/// The server behind a node.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct ServerStatus {
+    /// Where it is.
+    pub(crate) url: String,
+    /// Its version, if it said.
+    pub(crate) version: Option<String>,
+    /// `starting`, `up` or `down`.
+    pub(crate) state: String,
+}
+
+/// One raft group, as this node sees it.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct GroupStatus {
+    /// `meta` or `shard-N`.
+    pub(crate) group: String,
+    /// The current term.
+    pub(crate) term: u64,
+    /// `leader`, `follower`, `candidate`, `learner` or `shutdown`.
+    pub(crate) state: String,
+    /// The leader, if this node knows one.
+    pub(crate) leader: Option<NodeAddrs>,
+    /// The last entry in this node's log.
+    pub(crate) last_log_index: u64,
+    /// The last entry that this node knows to be committed.
+    pub(crate) committed_index: u64,
+    /// The last entry that this node has applied to its SpacetimeDB.
+    pub(crate) applied_index: u64,
+    /// The members that vote.
+    pub(crate) voters: Vec<u64>,
+    /// The members that do not.
+    pub(crate) learners: Vec<u64>,
+}
+
+/// One database, as it stands on this node.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct DatabaseStatus {
+    /// Its identity, in hex.
+    pub(crate) identity: String,
+    /// Its names.
+    pub(crate) names: Vec<String>,
+    /// The last command that changed it, `entry.command`.
+    pub(crate) applied: String,
+    /// The same as a number: the `rtdb_index`.
+    pub(crate) index: u64,
+    /// The digest of all writes up to there, in hex: at the same index it is the same on every node. `None` while the
+    /// server does not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) digest: Option<String>,
+    /// Calls sent to the server whose results are not there yet.
+    pub(crate) in_flight: usize,
+}
+
+/// A node's addresses.
+#[derive(Debug, Clone, Serialize, PartialEq, Eq)]
+pub(crate) struct NodeAddrs {
+    /// Its id.
+    pub(crate) id: u64,
+    /// Where the other nodes reach it.
+    pub(crate) raft_addr: String,
+    /// Where clients reach it.
+    pub(crate) client_addr: String,
+}
