@@ -1,1 +1,30 @@
-//! What clients see.
+//! What clients see of a node: SpacetimeDB's WebSocket protocol and HTTP API, on one address.
+//!
+//! Writes become commands that are proposed to the log; reads and subscriptions are served by the node's own
+//! SpacetimeDB; results come back as the native server would send them, in the same order. One call's way in: [`Gateway`]
+//! accepts the connection, `http` routes the request, `session` carries the WebSocket, its `core` decides, and a
+//! [`Propose`](rtdb_consensus::Propose) takes the command.
+//!
+//! The gateway knows SpacetimeDB's protocols and the commands of the log. It may not know how the log reaches
+//! agreement, nor how the replica feeds the local server: of both it sees only the traits [`Catalog`] and [`Local`]
+//! (over the real replica: [`OverReplica`]) and the outcomes of its proposals.
+
+mod catalog;
+mod close;
+mod gateway;
+mod http;
+pub mod limits;
+mod local;
+mod metrics;
+mod node;
+mod over_replica;
+mod presence;
+mod reducers;
+mod session;
+
+pub use catalog::{Catalog, DatabaseRecord};
+pub use close::CloseReason;
+pub use gateway::Gateway;
+pub use local::{Claims, Local, LocalDatabase, TokenError, Tokens};
+pub use metrics::GatewayMetrics;
+pub use over_replica::OverReplica;

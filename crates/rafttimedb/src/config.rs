@@ -122,18 +122,27 @@ impl Config {
 
     /// The peers, this node itself left out (a list that is the same on every node names it, too).
     pub(crate) fn peers(&self) -> impl Iterator<Item = &Peer> {
-        self.peers.iter().filter_map(|arg| arg.0.as_ref()).filter(|peer| peer.id != Some(self.node_id))
+        self.peers
+            .iter()
+            .filter_map(|arg| arg.0.as_ref())
+            .filter(|peer| peer.id != Some(self.node_id))
     }
 
     /// The address under which peers reach this node: the one that a full --peers list gives it, else --raft-addr.
     pub(crate) fn own_raft_addr(&self) -> String {
-        let listed = self.peers.iter().filter_map(|arg| arg.0.as_ref()).find(|peer| peer.id == Some(self.node_id));
+        let listed = self
+            .peers
+            .iter()
+            .filter_map(|arg| arg.0.as_ref())
+            .find(|peer| peer.id == Some(self.node_id));
         listed.map_or_else(|| reachable(self.raft_addr), |peer| peer.addr.clone())
     }
 
     /// The address under which clients reach this node.
     pub(crate) fn client_addr(&self) -> String {
-        self.advertise_addr.clone().unwrap_or_else(|| reachable(self.listen_addr))
+        self.advertise_addr
+            .clone()
+            .unwrap_or_else(|| reachable(self.listen_addr))
     }
 
     /// The URL of a server that this node does not run itself.
@@ -193,7 +202,10 @@ impl FromStr for PeerArg {
         };
         match addr.rsplit_once(':') {
             Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0) => {
-                Ok(Self(Some(Peer { id, addr: addr.to_owned() })))
+                Ok(Self(Some(Peer {
+                    id,
+                    addr: addr.to_owned(),
+                })))
             }
             _ => Err(format!("`{text}` is no peer: give host:port or id=host:port")),
         }
@@ -204,12 +216,14 @@ impl FromStr for PeerArg {
 fn parse_node_id(text: &str) -> Result<u64, String> {
     let id = match (text.parse::<u64>(), text.rsplit_once('-')) {
         (Ok(id), _) => Some(id),
-        (Err(_), Some((name, ordinal))) if !name.is_empty() => {
-            ordinal.parse::<u64>().ok().and_then(|ordinal| ordinal.checked_add(1))
-        }
+        (Err(_), Some((name, ordinal))) if !name.is_empty() => ordinal
+            .parse::<u64>()
+            .ok()
+            .and_then(|ordinal| ordinal.checked_add(1)),
         _ => None,
     };
-    id.filter(|id| *id != 0).ok_or_else(|| format!("`{text}` is no node id: give a number from 1"))
+    id.filter(|id| *id != 0)
+        .ok_or_else(|| format!("`{text}` is no node id: give a number from 1"))
 }
 
 #[cfg(test)]
@@ -218,16 +232,37 @@ mod tests {
 
     fn parse(args: &[&str]) -> Result<Config, String> {
         let args = ["rafttimedb"].iter().chain(args);
-        Config::try_parse_from(args).map_err(|error| error.to_string()).and_then(Config::validate)
+        Config::try_parse_from(args)
+            .map_err(|error| error.to_string())
+            .and_then(Config::validate)
     }
 
     #[test]
     fn peers_come_with_and_without_ids() {
-        let config =
-            parse(&["--node-id", "1", "--stdb-bin", "x", "--peers", "node2:4001,3=node3:4001,1=node1:4001"]).unwrap();
+        let config = parse(&[
+            "--node-id",
+            "1",
+            "--stdb-bin",
+            "x",
+            "--peers",
+            "node2:4001,3=node3:4001,1=node1:4001",
+        ])
+        .unwrap();
         let peers: Vec<_> = config.peers().cloned().collect();
-        assert_eq!(peers[0], Peer { id: None, addr: "node2:4001".into() });
-        assert_eq!(peers[1], Peer { id: Some(3), addr: "node3:4001".into() });
+        assert_eq!(
+            peers[0],
+            Peer {
+                id: None,
+                addr: "node2:4001".into()
+            }
+        );
+        assert_eq!(
+            peers[1],
+            Peer {
+                id: Some(3),
+                addr: "node3:4001".into()
+            }
+        );
         assert_eq!(peers.len(), 2, "the node itself is no peer of its own");
         assert_eq!(config.own_raft_addr(), "node1:4001");
     }
@@ -246,10 +281,22 @@ mod tests {
     fn bad_settings_say_what_to_do() {
         for (args, hint) in [
             (&["--node-id", "1"][..], "--stdb-bin PATH"),
-            (&["--node-id", "1", "--stdb-bin", "x", "--peers", "nohost"], "host:port"),
-            (&["--node-id", "1", "--stdb-bin", "x", "--peers", "2=a:1,2=b:1"], "node 2 twice"),
-            (&["--node-id", "1", "--stdb-bin", "x", "--heartbeat-ms", "900"], "at least four times"),
-            (&["--node-id", "1", "--stdb-jwt-priv-key", "x"], "--stdb-jwt-pub-key"),
+            (
+                &["--node-id", "1", "--stdb-bin", "x", "--peers", "nohost"],
+                "host:port",
+            ),
+            (
+                &["--node-id", "1", "--stdb-bin", "x", "--peers", "2=a:1,2=b:1"],
+                "node 2 twice",
+            ),
+            (
+                &["--node-id", "1", "--stdb-bin", "x", "--heartbeat-ms", "900"],
+                "at least four times",
+            ),
+            (
+                &["--node-id", "1", "--stdb-jwt-priv-key", "x"],
+                "--stdb-jwt-pub-key",
+            ),
         ] {
             let error = parse(args).unwrap_err();
             assert!(error.contains(hint), "{error}");

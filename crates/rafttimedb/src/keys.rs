@@ -41,7 +41,11 @@ pub(crate) fn for_new_cluster(args: &ServerArgs) -> Result<InitCluster, ClusterK
     Ok(InitCluster {
         cluster_id: String::new(),
         jwt_public_key: keys.public_pem().to_owned(),
-        jwt_private_key: if ours { keys.private_pem().to_owned() } else { String::new() },
+        jwt_private_key: if ours {
+            keys.private_pem().to_owned()
+        } else {
+            String::new()
+        },
     })
 }
 
@@ -62,7 +66,10 @@ pub(crate) fn of_cluster(args: &ServerArgs, settings: &InitCluster) -> Result<Ke
 fn given(args: &ServerArgs) -> Result<Option<Keys>, ClusterKeyError> {
     match (&args.stdb_jwt_priv_key, &args.stdb_jwt_pub_key) {
         (Some(private), Some(public)) => {
-            let files = KeyFiles { private: private.clone(), public: public.clone() };
+            let files = KeyFiles {
+                private: private.clone(),
+                public: public.clone(),
+            };
             Keys::load(&files).map(Some).map_err(ClusterKeyError::Given)
         }
         _ => Ok(None),
@@ -92,11 +99,22 @@ mod tests {
     #[test]
     fn a_pair_of_the_operators_must_be_the_same_on_every_node() {
         let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        let [ours, theirs] = folders.each_ref().map(|it| Keys::generate().unwrap().write(it.path()).unwrap());
+        let [ours, theirs] = folders
+            .each_ref()
+            .map(|it| Keys::generate().unwrap().write(it.path()).unwrap());
         let settings = for_new_cluster(&args(Some(&ours))).unwrap();
-        assert_eq!(settings.jwt_private_key, "", "the private half is not for the log");
+        assert_eq!(
+            settings.jwt_private_key, "",
+            "the private half is not for the log"
+        );
         assert!(of_cluster(&args(Some(&ours)), &settings).is_ok());
-        assert!(matches!(of_cluster(&args(Some(&theirs)), &settings), Err(ClusterKeyError::NotTheClusters)));
-        assert!(matches!(of_cluster(&args(None), &settings), Err(ClusterKeyError::Missing)));
+        assert!(matches!(
+            of_cluster(&args(Some(&theirs)), &settings),
+            Err(ClusterKeyError::NotTheClusters)
+        ));
+        assert!(matches!(
+            of_cluster(&args(None), &settings),
+            Err(ClusterKeyError::Missing)
+        ));
     }
 }

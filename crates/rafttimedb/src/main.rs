@@ -18,7 +18,9 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     let config = match Config::parse().validate() {
         Ok(config) => config,
-        Err(reason) => Config::command().error(clap::error::ErrorKind::ValueValidation, reason).exit(),
+        Err(reason) => Config::command()
+            .error(clap::error::ErrorKind::ValueValidation, reason)
+            .exit(),
     };
     log_to_stderr(config.log_format);
     let runtime = match tokio::runtime::Runtime::new() {
@@ -40,7 +42,9 @@ fn main() -> ExitCode {
 fn log_to_stderr(format: LogFormat) {
     // openraft logs every step at info, and its own errors again as warnings of ours.
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,openraft=error"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => lines.with_target(false).init(),
         LogFormat::Json => lines.json().init(),

@@ -48,24 +48,51 @@ impl Metrics {
         let (group, database) = (&["group"], &["database"]);
         Ok(Self {
             sessions: gateway.sessions.clone(),
-            syncs: counter("log_syncs_total", "Writes to the log that were brought to disk with one fsync each")?,
+            syncs: counter(
+                "log_syncs_total",
+                "Writes to the log that were brought to disk with one fsync each",
+            )?,
             sync_us: counter("log_sync_microseconds_total", "The time those fsyncs took")?,
             ready: gauge("ready", "1 while this node serves clients", &[])?,
             spacetimedb_up: gauge("spacetimedb_up", "1 while this node's SpacetimeDB answers", &[])?,
             term: gauge("raft_term", "The group's current term", group)?,
-            leader_id: gauge("raft_leader_id", "The id of the group's leader, 0 while none is known", group)?,
+            leader_id: gauge(
+                "raft_leader_id",
+                "The id of the group's leader, 0 while none is known",
+                group,
+            )?,
             is_leader: gauge("raft_is_leader", "1 while this node leads the group", group)?,
             last_log_index: gauge("raft_last_log_index", "The last entry of this node's log", group)?,
-            committed_index: gauge("raft_committed_index", "The last entry known to be committed", group)?,
-            applied_index: gauge("raft_applied_index", "The last entry applied to this node's SpacetimeDB", group)?,
-            apply_lag: gauge("raft_apply_lag_entries", "Committed entries that are not applied yet", group)?,
-            database_index: gauge("database_index", "The last command that changed the database", database)?,
+            committed_index: gauge(
+                "raft_committed_index",
+                "The last entry known to be committed",
+                group,
+            )?,
+            applied_index: gauge(
+                "raft_applied_index",
+                "The last entry applied to this node's SpacetimeDB",
+                group,
+            )?,
+            apply_lag: gauge(
+                "raft_apply_lag_entries",
+                "Committed entries that are not applied yet",
+                group,
+            )?,
+            database_index: gauge(
+                "database_index",
+                "The last command that changed the database",
+                database,
+            )?,
             database_digest: gauge(
                 "database_digest",
                 "The digest of the database's writes modulo 2^53: at the same index the same on every node",
                 database,
             )?,
-            apply_window: gauge("apply_window_calls", "Calls sent to SpacetimeDB and not answered yet", database)?,
+            apply_window: gauge(
+                "apply_window_calls",
+                "Calls sent to SpacetimeDB and not answered yet",
+                database,
+            )?,
             registry,
         })
     }
@@ -76,23 +103,42 @@ impl Metrics {
     }
 
     /// The metrics in Prometheus's text format.
-    pub(crate) fn render(&self, status: &NodeStatus, writes: WriteStats) -> Result<String, prometheus::Error> {
+    pub(crate) fn render(
+        &self,
+        status: &NodeStatus,
+        writes: WriteStats,
+    ) -> Result<String, prometheus::Error> {
         self.syncs.inc_by(writes.syncs.saturating_sub(self.syncs.get()));
-        self.sync_us.inc_by(writes.sync_us.saturating_sub(self.sync_us.get()));
+        self.sync_us
+            .inc_by(writes.sync_us.saturating_sub(self.sync_us.get()));
         let set = |gauge: &IntGaugeVec, labels: &[&str], value: u64| {
-            gauge.with_label_values(labels).set(i64::try_from(value).unwrap_or(i64::MAX));
+            gauge
+                .with_label_values(labels)
+                .set(i64::try_from(value).unwrap_or(i64::MAX));
         };
         set(&self.ready, &[], status.ready.into());
-        set(&self.spacetimedb_up, &[], (status.spacetimedb.state == "up").into());
+        set(
+            &self.spacetimedb_up,
+            &[],
+            (status.spacetimedb.state == "up").into(),
+        );
         for group in &status.groups {
             let label = &[group.group.as_str()];
             set(&self.term, label, group.term);
-            set(&self.leader_id, label, group.leader.as_ref().map_or(0, |leader| leader.id));
+            set(
+                &self.leader_id,
+                label,
+                group.leader.as_ref().map_or(0, |leader| leader.id),
+            );
             set(&self.is_leader, label, (group.state == "leader").into());
             set(&self.last_log_index, label, group.last_log_index);
             set(&self.committed_index, label, group.committed_index);
             set(&self.applied_index, label, group.applied_index);
-            set(&self.apply_lag, label, group.committed_index.saturating_sub(group.applied_index));
+            set(
+                &self.apply_lag,
+                label,
+                group.committed_index.saturating_sub(group.applied_index),
+            );
         }
         for gauge in [&self.database_index, &self.database_digest, &self.apply_window] {
             gauge.reset();
@@ -100,7 +146,10 @@ impl Metrics {
         for database in &status.databases {
             let label = &[database.identity.as_str()];
             set(&self.database_index, label, database.index);
-            let digest = database.digest.as_ref().and_then(|digest| u64::from_str_radix(digest, 16).ok());
+            let digest = database
+                .digest
+                .as_ref()
+                .and_then(|digest| u64::from_str_radix(digest, 16).ok());
             set(&self.database_digest, label, digest.unwrap_or(0) & EXACT_MASK);
             set(&self.apply_window, label, database.in_flight as u64);
         }

@@ -38,15 +38,24 @@ impl Node {
     /// Why there is no leader, for people.
     pub(crate) fn why_no_leader(&self) -> &'static str {
         match self.manager.cluster() {
-            Some(_) => "no leader is known: fewer than a majority of the nodes can talk to each other, or an election is under way",
+            Some(_) => {
+                "no leader is known: fewer than a majority of the nodes can talk to each other, or an election is under way"
+            }
             None => "the cluster has not been initialised: run `rtdb init` once, when its nodes are up",
         }
     }
 
     fn addrs(&self, id: u64, raft_addr: String) -> NodeAddrs {
         let meta = self.manager.meta().meta();
-        let client_addr = meta.node(id).map(|node| node.client_addr.clone()).unwrap_or_default();
-        NodeAddrs { id, raft_addr, client_addr }
+        let client_addr = meta
+            .node(id)
+            .map(|node| node.client_addr.clone())
+            .unwrap_or_default();
+        NodeAddrs {
+            id,
+            raft_addr,
+            client_addr,
+        }
     }
 
     /// Makes a cluster of the nodes, with keys of its own if the nodes run their servers themselves.
@@ -55,22 +64,29 @@ impl Node {
             status: StatusCode::INTERNAL_SERVER_ERROR,
             reason: error.to_string(),
         })?;
-        let settings = InitCluster { cluster_id: uuid::Uuid::new_v4().to_string(), ..keys };
-        self.manager.init(nodes, settings).await.map_err(|error| InitRefused {
-            status: match error {
-                InitError::NotAmongNodes(_) => StatusCode::BAD_REQUEST,
-                InitError::Peer { .. } => StatusCode::BAD_GATEWAY,
-                InitError::NotProposed(_) => StatusCode::SERVICE_UNAVAILABLE,
-                InitError::AlreadyInitialised { .. } | InitError::Unapplied(_) => StatusCode::CONFLICT,
-                InitError::Store(_) | InitError::Raft { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-            },
-            reason: error.to_string(),
-        })
+        let settings = InitCluster {
+            cluster_id: uuid::Uuid::new_v4().to_string(),
+            ..keys
+        };
+        self.manager
+            .init(nodes, settings)
+            .await
+            .map_err(|error| InitRefused {
+                status: match error {
+                    InitError::NotAmongNodes(_) => StatusCode::BAD_REQUEST,
+                    InitError::Peer { .. } => StatusCode::BAD_GATEWAY,
+                    InitError::NotProposed(_) => StatusCode::SERVICE_UNAVAILABLE,
+                    InitError::AlreadyInitialised { .. } | InitError::Unapplied(_) => StatusCode::CONFLICT,
+                    InitError::Store(_) | InitError::Raft { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+                },
+                reason: error.to_string(),
+            })
     }
 
     /// The metrics, in Prometheus's text format.
     pub(crate) async fn metrics(&self) -> Result<String, prometheus::Error> {
-        self.metrics.render(&self.status().await, self.manager.status().writes)
+        self.metrics
+            .render(&self.status().await, self.manager.status().writes)
     }
 
     /// What the node says of itself, with each database's digest as the server has it now.
@@ -81,24 +97,32 @@ impl Node {
         };
         let raft = self.manager.status();
         let meta = self.manager.meta().meta();
-        let up = replica.as_ref().is_some_and(|replica| replica.server == ServerState::Up);
+        let up = replica
+            .as_ref()
+            .is_some_and(|replica| replica.server == ServerState::Up);
         let waiting_for = match (&raft.cluster, up) {
             (None, _) => Some("`rtdb init`".to_owned()),
             (Some(_), false) => Some("SpacetimeDB".to_owned()),
             (Some(_), true) => None,
         };
-        let databases = replica.iter().flat_map(|replica| &replica.databases).map(|database| {
-            let names = meta.database(&database.identity).map(|it| it.names.clone()).unwrap_or_default();
-            let position = database.digest.map_or(database.applied, |digest| digest.position);
-            DatabaseStatus {
-                identity: big_endian_hex(database.identity),
-                names,
-                applied: database.applied.to_string(),
-                index: position.0,
-                digest: database.digest.map(|digest| format!("{:016x}", digest.value)),
-                in_flight: database.in_flight,
-            }
-        });
+        let databases = replica
+            .iter()
+            .flat_map(|replica| &replica.databases)
+            .map(|database| {
+                let names = meta
+                    .database(&database.identity)
+                    .map(|it| it.names.clone())
+                    .unwrap_or_default();
+                let position = database.digest.map_or(database.applied, |digest| digest.position);
+                DatabaseStatus {
+                    identity: big_endian_hex(database.identity),
+                    names,
+                    applied: database.applied.to_string(),
+                    index: position.0,
+                    digest: database.digest.map(|digest| format!("{:016x}", digest.value)),
+                    in_flight: database.in_flight,
+                }
+            });
         NodeStatus {
             node_id: raft.node,
             cluster_id: raft.cluster,
@@ -108,15 +132,26 @@ impl Node {
             spacetimedb: self.server(replica.as_ref()),
             groups: raft.groups.into_iter().map(|group| self.group(group)).collect(),
             databases: databases.collect(),
-            nodes: meta.nodes().map(|node| self.addrs(node.node, node.raft_addr.clone())).collect(),
+            nodes: meta
+                .nodes()
+                .map(|node| self.addrs(node.node, node.raft_addr.clone()))
+                .collect(),
             sessions: self.metrics.sessions(),
         }
     }
 
     fn group(&self, group: rtdb_consensus::GroupStatus) -> GroupStatus {
-        let name = if group.group == GroupId::META { "meta".to_owned() } else { format!("shard-{}", group.group.0) };
+        let name = if group.group == GroupId::META {
+            "meta".to_owned()
+        } else {
+            format!("shard-{}", group.group.0)
+        };
         // The meta group's commands take effect in the log itself.
-        let applied = if group.group == GroupId::META { group.resolved } else { group.applied };
+        let applied = if group.group == GroupId::META {
+            group.resolved
+        } else {
+            group.applied
+        };
         let state = match group.role {
             _ if !group.running => "stopped",
             Role::Leader => "leader",
@@ -148,7 +183,11 @@ impl Node {
             Some(ServerState::Up) => "up",
             Some(ServerState::Down { .. }) => "down",
         };
-        ServerStatus { url, version: replica.and_then(|it| it.server_version.clone()), state: state.to_owned() }
+        ServerStatus {
+            url,
+            version: replica.and_then(|it| it.server_version.clone()),
+            state: state.to_owned(),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use crate::admin;
 use crate::catalog::MetaCatalog;
 use crate::config::{Config, Peer};
 use crate::keys;
-use crate::local::{ClusterTokens, LocalNode, Running};
+use crate::local::{LocalNode, Running};
 use crate::metrics::Metrics;
 use crate::node::Node;
 use anyhow::{Context, anyhow, bail};
@@ -44,7 +44,12 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         local.clone(),
         gateway_metrics,
     );
-    let node = Arc::new(Node { config, manager: manager.clone(), local: local.clone(), metrics });
+    let node = Arc::new(Node {
+        config,
+        manager: manager.clone(),
+        local: local.clone(),
+        metrics,
+    });
     tracing::info!(
         node = node.config.node_id,
         clients = %node.config.listen_addr,
@@ -68,7 +73,9 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
 }
 
 async fn bind(addr: &std::net::SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(addr).await.with_context(|| format!("{flag} {addr} can't be listened on"))
+    TcpListener::bind(addr)
+        .await
+        .with_context(|| format!("{flag} {addr} can't be listened on"))
 }
 
 /// Serves clients, at first with the news that the node is not ready; and runs the local server and the replica as
@@ -92,7 +99,7 @@ async fn serve(node: &Arc<Node>, gateway: &Gateway, listener: TcpListener) -> an
                 changed = epoch.changed() => {
                     changed.context("the shard has stopped")?;
                     tracing::warn!("the cluster had given this node up: its clients are closed and must reconnect");
-                    gateway.close_sessions(CloseReason::new(CloseReason::RESTART, "the node was cut off"));
+                    gateway.close_sessions(CloseReason::restart());
                 }
             }
         }
@@ -125,15 +132,23 @@ async fn start_replica<'a>(node: &'a Node, settings: &InitCluster) -> anyhow::Re
     let keys = keys::of_cluster(args, settings)?;
     let tokens = Tokens::new(&keys)?;
     let server = match &args.stdb_bin {
-        Some(program) => ServerConfig::Managed { program: program.clone(), data_dir: node.config.data_dir.clone() },
-        None => ServerConfig::External { url: node.config.external_url().to_owned() },
+        Some(program) => ServerConfig::Managed {
+            program: program.clone(),
+            data_dir: node.config.data_dir.clone(),
+        },
+        None => ServerConfig::External {
+            url: node.config.external_url().to_owned(),
+        },
     };
     let server = LocalServer::start(server, &keys).await?;
     server.up().await;
     server.check(&keys).await?;
-    let replica = ReplicaConfig { server: server.clone(), tokens: tokens.clone() };
-    let replica = Replica::start(replica, node.manager.shard().clone());
-    Ok(node.local.run(Running { server, replica, tokens: Arc::new(ClusterTokens(tokens)) }))
+    let replica = ReplicaConfig {
+        server: server.clone(),
+        tokens: tokens.clone(),
+    };
+    let replica = Arc::new(Replica::start(replica, node.manager.shard().clone()));
+    Ok(node.local.run(Running::new(server, replica, tokens)))
 }
 
 /// Ends when the raft side can't go on.
@@ -147,8 +162,11 @@ async fn fatal(manager: &Manager) -> anyhow::Result<()> {
 
 /// Asks every peer who it is, and ends only if one of them shows that this node is set up wrongly.
 async fn check_peers(node: &Node) -> anyhow::Result<()> {
-    let checks: Vec<BoxFuture<'_, anyhow::Error>> =
-        node.config.peers().map(|peer| Box::pin(check_peer(node, peer)) as BoxFuture<'_, _>).collect();
+    let checks: Vec<BoxFuture<'_, anyhow::Error>> = node
+        .config
+        .peers()
+        .map(|peer| Box::pin(check_peer(node, peer)) as BoxFuture<'_, _>)
+        .collect();
     if checks.is_empty() {
         return std::future::pending().await;
     }
@@ -159,7 +177,10 @@ async fn check_peer(node: &Node, peer: &Peer) -> anyhow::Error {
     loop {
         match (node.manager.hello(&peer.addr).await, peer.id) {
             (Ok(found), Some(id)) if found.node != id => {
-                let wrong = PeerError::OtherNode { wanted: id, found: found.node };
+                let wrong = PeerError::OtherNode {
+                    wanted: id,
+                    found: found.node,
+                };
                 return anyhow!(wrong).context(format!("peer {}", peer.addr));
             }
             (Ok(found), _) => {
@@ -199,7 +220,9 @@ async fn stop(node: &Node, gateway: &Gateway) {
         tracing::info!("no other node could take over the leadership");
     }
     let reason = match node.leader() {
-        Some(leader) if leader.id != node.config.node_id => format!("leader={}:{}", leader.id, leader.client_addr),
+        Some(leader) if leader.id != node.config.node_id => {
+            format!("leader={}:{}", leader.id, leader.client_addr)
+        }
         _ => "shutting down".to_owned(),
     };
     gateway.shutdown(reason).await;

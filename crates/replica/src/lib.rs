@@ -1,1 +1,29 @@
-//! The local SpacetimeDB.
+//! The local SpacetimeDB: its process, its keys, and the appliers that carry the log into it.
+//!
+//! Each node follows its shard's log with [`Replica`]. Per database there is one applier with one pipelined WebSocket
+//! connection to the local server, in the name of the database's owner. An applier reads resolved entries from the log
+//! at its own pace (the log is the queue), sends each command as a reducer call, and tells the proposer what became of
+//! it. Start-up, catching up, recovery after a crash of the server and normal operation are one code path: read the
+//! database's own record of what it has applied, and send everything after that.
+//!
+//! This crate may not know of Raft, nor of clients: it meets the rest through [`rtdb_consensus::Follow`], commands and
+//! outcomes.
+
+mod admin;
+mod applier;
+mod database;
+mod fatal;
+mod keys;
+mod replica;
+pub mod server;
+mod status;
+mod tokens;
+
+pub use admin::{Admin, AdminError, DatabaseState, SqlError, SqlTable};
+pub use database::{ActiveDatabase, DatabaseId};
+pub use fatal::Fatal;
+pub use keys::{KeyError, KeyFiles, Keys};
+pub use replica::{Replica, ReplicaConfig};
+pub use server::{LocalServer, ServerConfig, ServerError, ServerState};
+pub use status::{DatabaseStatus, Digest, Phase, ReplicaStatus};
+pub use tokens::{Claims, LOCAL_ISSUER, Minted, TokenError, Tokens};

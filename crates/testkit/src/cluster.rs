@@ -120,7 +120,7 @@ impl Cluster {
     pub async fn start_ready(config: &ClusterConfig, max: Duration) -> Result<Self> {
         let cluster = Self::start(config).await?;
         cluster.init(max).await?;
-        cluster.wait_healthy(max).await?;
+        cluster.wait_ready(max).await?;
         Ok(cluster)
     }
 
@@ -142,13 +142,21 @@ impl Cluster {
         .await
     }
 
-    /// Waits until every running node answers `/cluster/health` with 200.
-    pub async fn wait_healthy(&self, max: Duration) -> Result<()> {
-        self.until("every node is healthy", max, async || {
+    /// Waits until every running node answers `/cluster/health` with 200 and serves clients.
+    pub async fn wait_ready(&self, max: Duration) -> Result<()> {
+        self.until("every node is ready", max, async || {
             for node in self.running() {
                 let response = node.admin().send(Method::GET, "/cluster/health", "").await?;
                 if response.status != StatusCode::OK {
                     bail!("node {}: {} {}", node.id(), response.status, response.text());
+                }
+                let status = node.status().await?;
+                if !status.ready {
+                    bail!(
+                        "node {} waits for {}",
+                        node.id(),
+                        status.waiting_for.unwrap_or_default()
+                    );
                 }
             }
             Ok(())
@@ -167,7 +175,7 @@ impl Cluster {
             }
             if replicas
                 .iter()
-                .any(|replica| replica.in_flight > 0 || replica.index != replicas[0].index)
+                .any(|it| it.in_flight > 0 || it.digest.is_none() || it.index != replicas[0].index)
             {
                 bail!("apart: {replicas:?}");
             }

@@ -7,6 +7,10 @@ use serde::Deserialize;
 pub struct Status {
     /// Whose view this is.
     pub node_id: u64,
+    /// Whether it serves clients.
+    pub ready: bool,
+    /// What it waits for before it does.
+    pub waiting_for: Option<String>,
     /// Its SpacetimeDB.
     pub spacetimedb: SpacetimeDb,
     /// The Raft groups it is a member of.
@@ -52,8 +56,8 @@ pub struct Database {
     pub names: Vec<String>,
     /// The last command applied.
     pub index: u64,
-    /// Over everything written so far; replicas of one index must agree on it.
-    pub digest: String,
+    /// Over everything written so far; replicas of one index must agree on it. `None` while its server is down.
+    pub digest: Option<String>,
     /// Commands sent to SpacetimeDB and not answered yet.
     #[serde(default)]
     pub in_flight: u64,

@@ -1,0 +1,36 @@
+//! What the gateway asks of the cluster: which databases there are, and whose.
+
+use rtdb_consensus::command::Owner;
+use spacetimedb_lib::Identity;
+
+/// A database, as the cluster knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatabaseRecord {
+    /// Its identity.
+    pub identity: Identity,
+    /// Who owns it.
+    pub owner: Owner,
+    /// Its names, the first one first.
+    pub names: Vec<String>,
+    /// The shard it belongs to.
+    pub shard: u64,
+}
+
+impl DatabaseRecord {
+    /// Whether `identity` owns the database.
+    pub fn is_owned_by(&self, identity: &Identity) -> bool {
+        self.owner.identity == identity.to_byte_array().as_slice()
+    }
+}
+
+/// The cluster's databases, as this node knows them.
+pub trait Catalog: Send + Sync {
+    /// Whether the cluster has been initialised (`rtdb init`): before, there is no key to sign tokens with.
+    fn ready(&self) -> bool;
+
+    /// The database of that identity.
+    fn by_identity(&self, identity: &Identity) -> Option<DatabaseRecord>;
+
+    /// The database of that name.
+    fn by_name(&self, name: &str) -> Option<DatabaseRecord>;
+}

@@ -1,0 +1,87 @@
+//! SpacetimeDB's HTTP API, as far as the cluster serves it. What is not served says so with 501; nothing ever writes
+//! to the local server behind the log's back.
+
+mod auth;
+mod call;
+mod client;
+mod cors;
+mod database;
+mod error;
+mod identity;
+mod names;
+mod publish;
+mod sql;
+
+pub(crate) use auth::Authenticated;
+pub(crate) use client::LocalClient;
+pub(crate) use error::HttpError;
+
+use crate::limits::{BODY_BYTES_MAX, MODULE_BYTES_MAX};
+use crate::node::Node;
+use crate::session::upgrade;
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::middleware;
+use axum::response::Response;
+use axum::routing::{any, delete, get, post, put};
+use std::sync::Arc;
+
+/// All of the API.
+pub(crate) fn router(node: Arc<Node>) -> Router {
+    let large = DefaultBodyLimit::max(MODULE_BYTES_MAX);
+    let databases = Router::new()
+        .route("/database", post(publish::anonymous).layer(large))
+        .route(
+            "/database/{database}",
+            put(publish::named)
+                .post(publish::named)
+                .layer(large)
+                .merge(get(database::info))
+                .merge(delete(database::delete)),
+        )
+        .route(
+            "/database/{database}/pre_publish",
+            post(publish::plan).layer(large),
+        )
+        .route(
+            "/database/{database}/names",
+            get(names::get).post(names::add).put(names::set),
+        )
+        .route("/database/{database}/identity", get(database::identity))
+        .route("/database/{database}/subscribe", get(upgrade::subscribe))
+        .route("/database/{database}/call/{reducer}", post(call::call))
+        .route("/database/{database}/schema", get(database::schema))
+        .route("/database/{database}/logs", get(database::logs))
+        .route("/database/{database}/sql", post(sql::sql))
+        .route(
+            "/database/{database}/unstable/timestamp",
+            get(database::timestamp),
+        )
+        .route("/database/{database}/{unserved}", any(unserved))
+        .route("/database/{database}/route/{*path}", any(unserved))
+        .route_layer(middleware::from_fn_with_state(node.clone(), auth::identify));
+    let api = databases
+        .route("/ping", get(|| async {}))
+        .route("/health", get(identity::health))
+        .route("/identity", post(identity::forward))
+        .route("/identity/{*path}", any(identity::forward))
+        .route("/energy/{*path}", any(unserved))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn(cors::cors));
+    Router::new().nest("/v1", api).with_state(node)
+}
+
+/// What SpacetimeDB serves and the cluster does not.
+const UNSERVED: [&str; 6] = ["reset", "lock", "unlock", "mcp", "route", "energy"];
+
+async fn unserved(request: Request) -> Result<Response, HttpError> {
+    let known = request
+        .uri()
+        .path()
+        .split('/')
+        .find(|part| UNSERVED.contains(part));
+    Err(match known {
+        Some(what) => HttpError::not_served(&format!("`{what}`")),
+        None => HttpError::new(http::StatusCode::NOT_FOUND, ""),
+    })
+}

@@ -1,0 +1,129 @@
+//! `POST …/call/:reducer`: one call without a connection.
+
+use super::{Authenticated, HttpError};
+use crate::node::Node;
+use crate::presence::{NotLetIn, Presence};
+use crate::reducers::{self, CallRefused};
+use axum::body::Bytes;
+use axum::extract::{Extension, Path, State};
+use axum::response::{IntoResponse, Response};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, StatusCode};
+use rtdb_consensus::command::{Body, Call};
+use rtdb_consensus::{Applied, Reply, Unapplied};
+use rtdb_determinism::header::CallHeader;
+use spacetimedb_lib::ConnectionId;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What a reducer's error is answered with: the status that Cloudflare uses for an error of the origin.
+const REDUCER_FAILED: u16 = 530;
+
+pub(super) async fn call(
+    State(node): State<Arc<Node>>,
+    Path((database, reducer)): Path<(String, String)>,
+    Extension(caller): Extension<Authenticated>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, HttpError> {
+    require_json(&headers)?;
+    let record = node.database(&database)?;
+    let module = node.active(&record.identity).await?.module;
+    let (reducer, own_args) = reducers::args_from_json(&module, &reducer, &body)?;
+
+    // Each call is a connection of its own, as it is for SpacetimeDB; where nobody can tell, the log is spared it.
+    let connection = ConnectionId::from_le_byte_array(rand::random());
+    let presence = match module.client_connected().or(module.client_disconnected()) {
+        None => None,
+        Some(_) => Some(
+            Presence::connect(
+                node.shard.clone(),
+                &record.identity,
+                &caller.claims.identity,
+                connection,
+            )
+            .await?,
+        ),
+    };
+    let header = CallHeader {
+        sender: caller.claims.identity.to_byte_array(),
+        connection: connection.as_le_byte_array(),
+        ..CallHeader::default()
+    };
+    let call = Call {
+        database: record.identity.to_byte_array().to_vec().into(),
+        session: presence.as_ref().map_or(0, Presence::session),
+        reducer: reducer.name.clone(),
+        args: [header.encode().as_slice(), &own_args].concat().into(),
+        request_id: 0,
+    };
+    let since = Instant::now();
+    node.metrics.calls.inc();
+    let outcome = node.propose(&node.shard, Body::Call(call)).await?;
+    node.metrics.call_done(since.elapsed());
+    match outcome {
+        Ok(Applied {
+            reply: Reply::Call {
+                execution_us, energy, ..
+            },
+            ..
+        }) => {
+            let headers = [
+                ("spacetime-energy-used", energy.to_string()),
+                ("spacetime-execution-duration-micros", execution_us.to_string()),
+            ];
+            Ok((headers, "").into_response())
+        }
+        Ok(_) => Ok(().into_response()),
+        Err(Unapplied::Reducer { message, .. }) => {
+            let status = StatusCode::from_u16(REDUCER_FAILED).unwrap_or(StatusCode::BAD_GATEWAY);
+            Err(HttpError::new(status, message))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn require_json(headers: &HeaderMap) -> Result<(), HttpError> {
+    match headers
+        .get(CONTENT_TYPE)
+        .map(|value| value.to_str().unwrap_or_default())
+    {
+        Some(value)
+            if value
+                .split(';')
+                .next()
+                .is_some_and(|kind| kind.trim() == "application/json") =>
+        {
+            Ok(())
+        }
+        Some(_) => Err(HttpError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "Expected request with `Content-Type: application/json`",
+        )),
+        None => Err(HttpError::bad_request(
+            "Header of type `content-type` was missing",
+        )),
+    }
+}
+
+impl From<CallRefused> for HttpError {
+    fn from(refused: CallRefused) -> Self {
+        let status = match refused {
+            CallRefused::NoSuchReducer => StatusCode::NOT_FOUND,
+            CallRefused::Lifecycle(_) | CallRefused::Args { .. } => StatusCode::BAD_REQUEST,
+        };
+        Self::new(status, refused.to_string())
+    }
+}
+
+impl From<NotLetIn> for HttpError {
+    fn from(not_let_in: NotLetIn) -> Self {
+        match not_let_in {
+            NotLetIn::Unapplied(Unapplied::Reducer { message, .. }) => {
+                Self::new(StatusCode::FORBIDDEN, message)
+            }
+            NotLetIn::Unapplied(error) => error.into(),
+            NotLetIn::NotProposed(error) => Self::unavailable(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Every limit of the gateway, with its unit.
+
+use std::time::Duration;
+
+/// Connections to the listening address at one time, HTTP and WebSocket together.
+pub const CONNECTIONS_MAX: usize = 65_536;
+
+/// Calls of one client under way. Beyond it the client's socket is not read: TCP slows the client down.
+pub const CALLS_MAX: usize = 1_024;
+
+/// Bytes of one client's calls under way.
+pub const CALLS_BYTES_MAX: usize = 16 << 20;
+
+/// Subscriptions and queries of one client that wait for their reply.
+pub const READS_MAX: usize = 256;
+
+/// Bytes that wait to be written to one client before SpacetimeDB's and the client's sockets are no longer read.
+pub const OUTGOING_BYTES_MAX: usize = 1 << 20;
+
+/// How long a client may leave its socket full before it is closed.
+pub const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
+
+/// How often an idle client is pinged. SpacetimeDB 2.8 pings as often, 1.2 every 60 s.
+pub const PING_INTERVAL: Duration = Duration::from_secs(15);
+
+/// How long a client may be silent, pongs included, before it counts as gone. SpacetimeDB 2.8: 30 s.
+pub const IDLE_MAX: Duration = Duration::from_secs(30);
+
+/// How long a close frame waits for the client's own. SpacetimeDB 2.8: 250 ms.
+pub const CLOSE_HANDSHAKE_MAX: Duration = Duration::from_millis(500);
+
+/// How long calls under way may hold up the closing of a session.
+pub const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// How long the local SpacetimeDB may take to accept a client's connection.
+pub const UPSTREAM_OPEN_MAX: Duration = Duration::from_secs(10);
+
+/// How long a request waits for a database that the cluster knows to appear on this node.
+pub const DATABASE_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// How long a request waits for the local SpacetimeDB to answer with its headers.
+pub const LOCAL_ANSWER_MAX: Duration = Duration::from_secs(60);
+
+/// How long the head of an HTTP request may take to arrive.
+pub const HEAD_READ_MAX: Duration = Duration::from_secs(15);
+
+/// Bytes hyper buffers for the head of an HTTP request.
+pub const HEAD_BYTES_MAX: usize = 32 << 10;
+
+/// Bytes of a WebSocket's read buffer. It is small because it is allocated for each idle client too.
+pub const READ_BUFFER_BYTES: usize = 8 << 10;
+
+/// Bytes gathered for a WebSocket before they are written even though more is to come.
+pub const WRITE_BUFFER_BYTES: usize = 16 << 10;
+
+/// Bytes of a module to publish.
+pub const MODULE_BYTES_MAX: usize = 64 << 20;
+
+/// Modules prepared at one time: each takes a core and a multiple of its size in memory.
+pub const PREPARATIONS_MAX: usize = 2;
+
+/// Bytes of any other request's body.
+pub const BODY_BYTES_MAX: usize = 2 << 20;
+
+/// Bytes of the local server's answer to `/schema`, which must be rewritten as a whole.
+pub const SCHEMA_BYTES_MAX: usize = 16 << 20;
+
+/// Seconds after which a client that was turned away for overload should try again.
+pub const RETRY_AFTER_S: u32 = 1;

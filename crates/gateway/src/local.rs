@@ -1,0 +1,71 @@
+//! What the gateway asks of the node's own SpacetimeDB and of the replica that feeds it.
+
+use rtdb_determinism::Module;
+use rtdb_protocol::Subprotocol;
+use spacetimedb_lib::Identity;
+use std::sync::Arc;
+use thiserror::Error;
+
+/// A database that runs on this node.
+#[derive(Clone)]
+pub struct LocalDatabase {
+    /// The module that runs, as its author wrote it.
+    pub module: Arc<Module>,
+}
+
+/// The node's own SpacetimeDB.
+pub trait Local: Send + Sync {
+    /// Where it listens, `host:port`; `None` while it does not answer.
+    fn address(&self) -> Option<String>;
+
+    /// The newest subprotocol it speaks. A 1.2 server knows [`Subprotocol::V1`] alone.
+    fn newest_subprotocol(&self) -> Subprotocol;
+
+    /// The database of that identity, once the replica has published it to the local server.
+    fn database(&self, identity: &Identity) -> Option<LocalDatabase>;
+
+    /// The cluster's key; `None` until the cluster has been initialised.
+    fn tokens(&self) -> Option<Arc<dyn Tokens>>;
+}
+
+/// Whom a token stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claims {
+    /// The identity, derived from issuer and subject.
+    pub identity: Identity,
+    /// Who issued the token.
+    pub issuer: String,
+    /// Whom it was issued to.
+    pub subject: String,
+    /// Whether the token ends on its own one day.
+    pub expires: bool,
+}
+
+/// Why a token is not accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum TokenError {
+    /// Not a JSON web token, or one whose identity is not what issuer and subject make.
+    #[error("Authorization is invalid: malformed token")]
+    Malformed,
+    /// Another key signed it: whether it is good is for the local server to say.
+    #[error("Authorization failed: token not signed by this instance")]
+    Foreign(Claims),
+    /// Its time is over.
+    #[error("Authorization failed: the token has expired")]
+    Expired,
+}
+
+/// Tokens signed with the cluster's key.
+pub trait Tokens: Send + Sync {
+    /// Whom the token stands for.
+    ///
+    /// # Errors
+    /// [`TokenError`]
+    fn verify(&self, token: &str) -> Result<Claims, TokenError>;
+
+    /// A new identity and a token for it, as the server itself makes them; `None` if signing fails.
+    fn fresh(&self) -> Option<(Claims, String)>;
+
+    /// A short-lived token for an identity whose issuer and subject are known; `None` if signing fails.
+    fn mint(&self, claims: &Claims) -> Option<String>;
+}

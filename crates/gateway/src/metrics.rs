@@ -1,0 +1,76 @@
+//! What the gateway counts.
+
+use prometheus::core::Collector;
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge};
+use std::time::Duration;
+
+/// The gateway's metrics. Cloning shares them; [`GatewayMetrics::collectors`] registers them.
+#[derive(Clone, Debug)]
+pub struct GatewayMetrics {
+    /// Clients connected by WebSocket.
+    pub sessions: IntGauge,
+    /// Sessions with a connection of their own to the local server.
+    pub upstreams: IntGauge,
+    /// Calls proposed, over WebSocket and HTTP.
+    pub calls: IntCounter,
+    /// From a call's proposal to its outcome, in seconds.
+    pub write_latency: Histogram,
+    /// Clients closed because they did not read.
+    pub slow_clients: IntCounter,
+}
+
+impl GatewayMetrics {
+    /// New metrics, all zero.
+    ///
+    /// # Errors
+    /// If prometheus refuses a name, which it does not.
+    pub fn new() -> prometheus::Result<Self> {
+        Ok(Self {
+            sessions: IntGauge::new("rtdb_sessions", "Clients connected by WebSocket")?,
+            upstreams: IntGauge::new("rtdb_upstreams", "Client connections to the local SpacetimeDB")?,
+            calls: IntCounter::new("rtdb_calls_total", "Reducer calls proposed by this node")?,
+            write_latency: Histogram::with_opts(
+                HistogramOpts::new(
+                    "rtdb_write_latency_seconds",
+                    "From a call's proposal to its outcome",
+                )
+                .buckets(prometheus::exponential_buckets(0.000_25, 2.0, 16)?),
+            )?,
+            slow_clients: IntCounter::new(
+                "rtdb_slow_clients_total",
+                "Clients closed because they did not read",
+            )?,
+        })
+    }
+
+    /// All of them, for a registry.
+    pub fn collectors(&self) -> Vec<Box<dyn Collector>> {
+        vec![
+            Box::new(self.sessions.clone()),
+            Box::new(self.upstreams.clone()),
+            Box::new(self.calls.clone()),
+            Box::new(self.write_latency.clone()),
+            Box::new(self.slow_clients.clone()),
+        ]
+    }
+
+    pub(crate) fn call_done(&self, took: Duration) {
+        self.write_latency.observe(took.as_secs_f64());
+    }
+}
+
+/// Counts itself in a gauge as long as it lives.
+pub(crate) struct Present(IntGauge);
+
+impl Present {
+    pub(crate) fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

@@ -1,0 +1,131 @@
+//! What all requests and sessions of a node share.
+
+use crate::catalog::{Catalog, DatabaseRecord};
+use crate::close::CloseReason;
+use crate::http::{HttpError, LocalClient};
+use crate::limits::{DATABASE_WAIT_MAX, PREPARATIONS_MAX};
+use crate::local::{Local, LocalDatabase, Tokens};
+use crate::metrics::GatewayMetrics;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::StatusCode;
+use rtdb_consensus::Propose;
+use spacetimedb_lib::Identity;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+
+/// How often it is looked whether a database has come.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What all requests and sessions of a node share.
+pub(crate) struct Node {
+    pub(crate) shard: Arc<dyn Propose>,
+    pub(crate) meta: Arc<dyn Propose>,
+    pub(crate) catalog: Arc<dyn Catalog>,
+    pub(crate) local: Arc<dyn Local>,
+    pub(crate) metrics: GatewayMetrics,
+    pub(crate) client: LocalClient,
+    /// Modules being prepared.
+    pub(crate) preparing: Semaphore,
+    /// The last order to close all sessions.
+    pub(crate) closing: watch::Sender<Option<CloseReason>>,
+}
+
+impl Node {
+    pub(crate) fn new(
+        shard: Arc<dyn Propose>,
+        meta: Arc<dyn Propose>,
+        catalog: Arc<dyn Catalog>,
+        local: Arc<dyn Local>,
+        metrics: GatewayMetrics,
+    ) -> Self {
+        Self {
+            shard,
+            meta,
+            catalog,
+            client: LocalClient::new(local.clone()),
+            local,
+            metrics,
+            preparing: Semaphore::new(PREPARATIONS_MAX),
+            closing: watch::Sender::new(None),
+        }
+    }
+
+    /// Resolves when all sessions of now are to be closed.
+    pub(crate) fn closed(&self) -> BoxFuture<'static, CloseReason> {
+        let mut closing = self.closing.subscribe();
+        async move {
+            let changed = closing.changed().await;
+            let reason = closing.borrow_and_update().clone();
+            reason
+                .filter(|_| changed.is_ok())
+                .unwrap_or_else(CloseReason::restart)
+        }
+        .boxed()
+    }
+
+    /// The cluster's key, or 503 until there is one.
+    pub(crate) fn tokens(&self) -> Result<Arc<dyn Tokens>, HttpError> {
+        self.local
+            .tokens()
+            .filter(|_| self.catalog.ready())
+            .ok_or_else(|| {
+                HttpError::unavailable(
+                    "the cluster has not been initialised yet: run `rtdb init` against one of its nodes",
+                )
+            })
+    }
+
+    /// The database that a path names, by name or by identity.
+    pub(crate) fn resolve(&self, name_or_identity: &str) -> Option<DatabaseRecord> {
+        match Identity::from_hex(name_or_identity) {
+            Ok(identity) => self.catalog.by_identity(&identity),
+            Err(_) => self.catalog.by_name(name_or_identity),
+        }
+    }
+
+    /// Like [`Node::resolve`], or 404 as SpacetimeDB answers.
+    pub(crate) fn database(&self, name_or_identity: &str) -> Result<DatabaseRecord, HttpError> {
+        self.resolve(name_or_identity)
+            .ok_or_else(HttpError::no_such_database)
+    }
+
+    /// The database on this node. One that was published through another node a moment ago is waited for.
+    pub(crate) async fn active(&self, identity: &Identity) -> Result<LocalDatabase, HttpError> {
+        let deadline = Instant::now() + DATABASE_WAIT_MAX;
+        loop {
+            if let Some(database) = self.local.database(identity) {
+                return Ok(database);
+            }
+            if Instant::now() >= deadline {
+                return Err(match self.local.address() {
+                    Some(_) => HttpError::no_such_database(),
+                    None => HttpError::unavailable("SpacetimeDB is not available on this node"),
+                });
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Submits a command and waits for its outcome; 503 if too much is under way.
+    pub(crate) async fn propose(
+        &self,
+        group: &Arc<dyn Propose>,
+        body: rtdb_consensus::command::Body,
+    ) -> Result<rtdb_consensus::Outcome, HttpError> {
+        use rtdb_consensus::NotProposed;
+        let pending = match group.submit(body.into()) {
+            Ok(pending) => pending,
+            Err(error @ NotProposed::Overloaded { .. }) => {
+                return Err(HttpError::unavailable(error.to_string()));
+            }
+            Err(error @ NotProposed::TooLarge { .. }) => {
+                return Err(HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string()));
+            }
+            Err(error @ NotProposed::Stopping) => return Err(HttpError::unavailable(error.to_string())),
+        };
+        Ok(pending.await)
+    }
+}

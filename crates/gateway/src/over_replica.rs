@@ -1,0 +1,92 @@
+//! [`Local`] over the node's replica and server: the one place where the gateway meets them.
+
+use crate::local::{Claims, Local, LocalDatabase, TokenError, Tokens};
+use rtdb_protocol::Subprotocol;
+use rtdb_replica::{LocalServer, Replica, ServerState};
+use spacetimedb_lib::Identity;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a token lives that stands in for a client's own when its upstream is opened.
+const MINTED_LIFETIME: Duration = Duration::from_secs(60);
+
+/// The node's replica, its server, and the cluster's key.
+pub struct OverReplica {
+    replica: Arc<Replica>,
+    server: LocalServer,
+    tokens: Arc<dyn Tokens>,
+}
+
+impl OverReplica {
+    /// Serves from `replica`, whose server is `server` and whose key makes `tokens`.
+    pub fn new(replica: Arc<Replica>, server: LocalServer, tokens: rtdb_replica::Tokens) -> Self {
+        Self {
+            replica,
+            server,
+            tokens: Arc::new(ClusterTokens(tokens)),
+        }
+    }
+}
+
+impl Local for OverReplica {
+    fn address(&self) -> Option<String> {
+        (*self.server.state().borrow() == ServerState::Up).then(|| self.server.authority())
+    }
+
+    /// v1 until 1.x, and all from 2.2 on; where the version is unknown, it is taken for a new one.
+    fn newest_subprotocol(&self) -> Subprotocol {
+        match self.server.version().and_then(|version| version.numbers()) {
+            Some((..2, _)) => Subprotocol::V1,
+            Some((2, ..2)) => Subprotocol::V2,
+            _ => Subprotocol::V3,
+        }
+    }
+
+    fn database(&self, identity: &Identity) -> Option<LocalDatabase> {
+        let active = self.replica.database(&identity.to_byte_array())?;
+        Some(LocalDatabase {
+            module: active.module.clone(),
+        })
+    }
+
+    fn tokens(&self) -> Option<Arc<dyn Tokens>> {
+        Some(self.tokens.clone())
+    }
+}
+
+struct ClusterTokens(rtdb_replica::Tokens);
+
+impl Tokens for ClusterTokens {
+    fn verify(&self, token: &str) -> Result<Claims, TokenError> {
+        use rtdb_replica::TokenError as Refused;
+        match self.0.verify(token) {
+            Ok(verified) => Ok(claims(verified)),
+            Err(Refused::Expired) => Err(TokenError::Expired),
+            Err(Refused::Foreign(unproven)) => Err(TokenError::Foreign(claims(unproven))),
+            Err(Refused::Malformed(_) | Refused::Signing(_)) => Err(TokenError::Malformed),
+        }
+    }
+
+    fn fresh(&self) -> Option<(Claims, String)> {
+        let token = self.0.fresh().ok()?.token;
+        Some((self.verify(&token).ok()?, token))
+    }
+
+    fn mint(&self, claims: &Claims) -> Option<String> {
+        Some(
+            self.0
+                .mint(&claims.issuer, &claims.subject, Some(MINTED_LIFETIME))
+                .ok()?
+                .token,
+        )
+    }
+}
+
+fn claims(claims: rtdb_replica::Claims) -> Claims {
+    Claims {
+        identity: Identity::from_byte_array(claims.identity),
+        issuer: claims.issuer,
+        subject: claims.subject,
+        expires: claims.expires_s.is_some(),
+    }
+}

@@ -1,0 +1,97 @@
+//! A client's presence in the log: from its `Connect` to its `Disconnect`.
+
+use rtdb_consensus::command::{Body, Connect, Disconnect};
+use rtdb_consensus::{NotProposed, Propose, Unapplied};
+use spacetimedb_lib::{ConnectionId, Identity};
+use std::sync::Arc;
+
+/// A client that the log knows. Dropping it, in whatever way the session ends, proposes its `Disconnect`.
+pub(crate) struct Presence {
+    group: Arc<dyn Propose>,
+    session: u64,
+}
+
+/// Why a client was not let in.
+#[derive(Debug)]
+pub(crate) enum NotLetIn {
+    /// The node can't take it now.
+    NotProposed(NotProposed),
+    /// `client_connected` refused it, or the log did.
+    Unapplied(Unapplied),
+}
+
+impl Presence {
+    /// Lets a client in.
+    pub(crate) async fn connect(
+        group: Arc<dyn Propose>,
+        database: &Identity,
+        sender: &Identity,
+        connection: ConnectionId,
+    ) -> Result<Self, NotLetIn> {
+        let body = Body::Connect(Connect {
+            database: database.to_byte_array().to_vec().into(),
+            sender: sender.to_byte_array().to_vec().into(),
+            connection: connection.as_le_byte_array().to_vec().into(),
+        });
+        // The outcome is awaited by a task of its own: were the client gone before it, its session would still have
+        // to be ended.
+        let pending = group.submit(body.into()).map_err(NotLetIn::NotProposed)?;
+        let entering = tokio::spawn(async move {
+            match pending.await {
+                Ok(applied) => Ok(Self {
+                    group,
+                    session: applied.position.0,
+                }),
+                Err(error) => {
+                    if let Unapplied::Reducer { position, .. } = &error {
+                        disconnect(
+                            &group,
+                            Disconnect {
+                                session: position.0,
+                                refused: true,
+                            },
+                        );
+                    }
+                    Err(error)
+                }
+            }
+        });
+        match entering.await {
+            Ok(presence) => presence.map_err(NotLetIn::Unapplied),
+            Err(_) => Err(NotLetIn::Unapplied(Unapplied::Unknown("the node is stopping"))),
+        }
+    }
+
+    /// The session's id.
+    pub(crate) fn session(&self) -> u64 {
+        self.session
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        disconnect(
+            &self.group,
+            Disconnect {
+                session: self.session,
+                refused: false,
+            },
+        );
+    }
+}
+
+/// Ends a session in the log. While there is no room it is tried again; a node that stops proposes nothing more, and
+/// the leader ends its sessions with its epoch.
+fn disconnect(group: &Arc<dyn Propose>, command: Disconnect) {
+    let command = rtdb_consensus::Command::from(Body::Disconnect(command));
+    if let Err(NotProposed::Overloaded { .. }) = group.submit(command.clone())
+        && let Ok(runtime) = tokio::runtime::Handle::try_current()
+    {
+        let group = group.clone();
+        runtime.spawn(async move {
+            while let Err(NotProposed::Overloaded { .. }) = group.submit(command.clone()) {
+                group.ready().await;
+            }
+        });
+    }
+}

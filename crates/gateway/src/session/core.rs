@@ -1,0 +1,279 @@
+//! A client's session as a state machine: messages and outcomes in, actions out. No sockets, no clock, no waiting.
+//!
+//! SpacetimeDB handles a client's messages one at a time. The gateway keeps the order that the client sees while calls
+//! travel through the log and reads go straight to the local server: calls may be under way together, and so may
+//! reads, but not calls with reads (*the phase rule*).
+//!
+//! A client with a connection of its own to the local server (*upstream*) gets the result of its call together with
+//! the rows that the call changed: the transaction update that carries the session's receipt *is* the result, and it
+//! stands in the upstream's order. Without an upstream, and for a call that failed, the outcome alone makes the result.
+
+mod admit;
+mod call;
+mod settle;
+
+pub(crate) use call::{Caller, Context};
+
+use crate::close::CloseReason;
+use bytes::Bytes;
+use call::UnderWay;
+use rtdb_consensus::{Applied, Command, Outcome, Refusal, Unapplied};
+use rtdb_protocol::client::{self, ClientMessage, Messages};
+use rtdb_protocol::server::ServerMessage;
+use rtdb_protocol::{Subprotocol, reply};
+use std::collections::VecDeque;
+
+/// What the session wants done.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Action {
+    /// Send the client a message.
+    Send(Bytes),
+    /// Open the upstream, then say [`Core::upstream_opened`] or [`Core::upstream_lost`].
+    OpenUpstream,
+    /// Send SpacetimeDB a message.
+    Forward(Bytes),
+    /// Close the client. Nothing else follows.
+    Close(CloseReason),
+}
+
+/// The session's own connection to the local server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Upstream {
+    /// Not needed yet.
+    Absent,
+    /// On its way.
+    Opening,
+    /// Open; the subscription to receipts has been sent, and its reply is due.
+    Subscribing,
+    /// Open, and receipts arrive on it.
+    Open,
+}
+
+/// A client's session.
+pub(crate) struct Core {
+    subprotocol: Subprotocol,
+    caller: Caller,
+    /// The client's message that the phase rule or a limit holds up, and the rest of its frame.
+    waiting: Option<ClientMessage>,
+    frame: Option<Messages>,
+    /// What the client is owed for its calls, oldest first.
+    under_way: VecDeque<UnderWay>,
+    /// The first so many of `under_way` have been proposed (or never will be).
+    proposed: usize,
+    /// Bytes of the arguments in `under_way`.
+    bytes: usize,
+    /// The outcome of the oldest call, while its receipt is still to come.
+    applied: Option<Applied>,
+    upstream: Upstream,
+    /// What came upstream behind a receipt whose outcome is still to come, the receipt included.
+    held: VecDeque<ServerMessage>,
+    /// Reads whose replies are due.
+    replies_due: usize,
+    /// Whether the client has subscribed to anything: it then can't lose its upstream unnoticed.
+    subscribed: bool,
+    /// Why the session closes, as soon as no call is under way.
+    closing: Option<CloseReason>,
+    closed: bool,
+}
+
+impl Core {
+    /// A session that has just been let in.
+    pub(crate) fn new(subprotocol: Subprotocol, caller: Caller) -> Self {
+        Self {
+            subprotocol,
+            caller,
+            waiting: None,
+            frame: None,
+            under_way: VecDeque::new(),
+            proposed: 0,
+            bytes: 0,
+            applied: None,
+            upstream: Upstream::Absent,
+            held: VecDeque::new(),
+            replies_due: 0,
+            subscribed: false,
+            closing: None,
+            closed: false,
+        }
+    }
+
+    /// Whether the client's socket should be read: not while something of it still waits here.
+    pub(crate) fn wants_client(&self) -> bool {
+        self.closing.is_none()
+            && !self.closed
+            && self.waiting.is_none()
+            && self.frame.is_none()
+            && self.has_room()
+    }
+
+    /// Whether the upstream should be read: not while a receipt waits for its outcome.
+    pub(crate) fn wants_upstream(&self) -> bool {
+        self.held.is_empty() && !self.closed
+    }
+
+    /// Whether the outcome of the oldest call can be taken: not while the one before waits for its receipt.
+    pub(crate) fn wants_outcome(&self) -> bool {
+        self.applied.is_none()
+    }
+
+    /// Whether calls are under way.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.under_way.is_empty()
+    }
+
+    /// Gives memory back that only a burst needed.
+    pub(crate) fn trim(&mut self) {
+        self.under_way.shrink_to(0);
+        self.held.shrink_to(0);
+    }
+
+    /// A frame from the client. Its messages are read one by one, as there is room for them.
+    pub(crate) fn client(&mut self, frame: Bytes, context: &Context<'_>, actions: &mut Vec<Action>) {
+        debug_assert!(self.frame.is_none(), "the client was not wanted");
+        self.frame = Some(client::split(self.subprotocol, frame));
+        self.admit(context, actions);
+    }
+
+    /// The oldest command that is to be proposed next, if there is one.
+    pub(crate) fn proposal(&self) -> Option<Command> {
+        match self.under_way.get(self.proposed)? {
+            UnderWay::Call(call) => Some(call.command(&self.caller)),
+            UnderWay::Refused(_) => None,
+        }
+    }
+
+    /// The command of [`Core::proposal`] has been proposed.
+    pub(crate) fn proposed(&mut self) {
+        assert!(self.proposed < self.under_way.len(), "nothing was to be proposed");
+        self.proposed += 1;
+        self.skip_refused();
+    }
+
+    /// The command of [`Core::proposal`] can never be proposed.
+    pub(crate) fn unproposable(&mut self, why: String, context: &Context<'_>, actions: &mut Vec<Action>) {
+        let Some(entry) = self.under_way.get_mut(self.proposed) else {
+            return;
+        };
+        if let UnderWay::Call(call) = std::mem::replace(entry, UnderWay::Refused(Bytes::new())) {
+            self.bytes -= call.bytes();
+            let refused = call
+                .into_refused(why)
+                .message(self.subprotocol, &self.caller, context.now_us);
+            *entry = UnderWay::Refused(refused);
+        }
+        self.skip_refused();
+        self.settle(actions);
+        self.admit(context, actions);
+    }
+
+    /// What became of the oldest proposed call.
+    pub(crate) fn outcome(&mut self, outcome: Outcome, context: &Context<'_>, actions: &mut Vec<Action>) {
+        match outcome {
+            Ok(applied) => {
+                debug_assert!(self.applied.is_none(), "outcomes are taken one at a time");
+                self.applied = Some(applied);
+            }
+            Err(Unapplied::Reducer {
+                timestamp_us,
+                trapped,
+                message,
+                ..
+            }) => {
+                if let Some(call) = self.take_call() {
+                    let outcome = if trapped {
+                        reply::Outcome::Internal(message)
+                    } else {
+                        reply::Outcome::Failed(message)
+                    };
+                    let result = call.failed(self.subprotocol, &self.caller, timestamp_us, &outcome);
+                    actions.extend(result.map(Action::Send));
+                }
+            }
+            Err(Unapplied::Refused(Refusal::SessionGone)) => {
+                return self.close(
+                    CloseReason::new(CloseReason::RESTART, "the session has ended"),
+                    actions,
+                );
+            }
+            Err(Unapplied::Refused(_)) => return self.close(CloseReason::module_exited(), actions),
+            Err(unknown @ Unapplied::Unknown(_)) => {
+                return self.close(
+                    CloseReason::new(CloseReason::RESTART, unknown.to_string()),
+                    actions,
+                );
+            }
+        }
+        self.settle(actions);
+        self.admit(context, actions);
+    }
+
+    /// The upstream is open, and the local server knows the client.
+    pub(crate) fn upstream_opened(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) {
+        debug_assert_eq!(self.upstream, Upstream::Opening);
+        self.subscribe_receipts(actions);
+        self.admit(context, actions);
+    }
+
+    /// A message from SpacetimeDB.
+    pub(crate) fn upstream(
+        &mut self,
+        message: ServerMessage,
+        context: &Context<'_>,
+        actions: &mut Vec<Action>,
+    ) {
+        if self.held.is_empty() && self.receipt(&message).is_none() {
+            self.pass(message, actions);
+        } else {
+            self.held.push_back(message);
+        }
+        self.settle(actions);
+        self.admit(context, actions);
+    }
+
+    /// The upstream could not be opened, or is gone: no receipt will come any more. A client that the upstream owed
+    /// nothing but receipts does not notice; one with subscriptions must connect again, after the results of its calls.
+    pub(crate) fn upstream_lost(
+        &mut self,
+        reason: CloseReason,
+        context: &Context<'_>,
+        actions: &mut Vec<Action>,
+    ) {
+        let needed = self.subscribed || self.replies_due > 0 || self.upstream == Upstream::Opening;
+        self.expect_no_receipts();
+        self.upstream = Upstream::Absent;
+        self.settle(actions);
+        if needed {
+            self.close_when_idle(reason, actions);
+        } else {
+            self.admit(context, actions);
+        }
+    }
+
+    /// Takes nothing more from the client, and closes it once its calls are done.
+    pub(crate) fn close_when_idle(&mut self, reason: CloseReason, actions: &mut Vec<Action>) {
+        self.closing.get_or_insert(reason);
+        self.waiting = None;
+        self.frame = None;
+        self.settle(actions);
+        self.close_if_idle(actions);
+    }
+
+    /// Closes the client now.
+    pub(crate) fn close(&mut self, reason: CloseReason, actions: &mut Vec<Action>) {
+        if !self.closed {
+            self.closed = true;
+            actions.push(Action::Close(reason));
+        }
+    }
+
+    fn close_if_idle(&mut self, actions: &mut Vec<Action>) {
+        if self.under_way.is_empty()
+            && let Some(reason) = self.closing.take()
+        {
+            self.close(reason, actions);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

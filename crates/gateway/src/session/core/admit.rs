@@ -1,0 +1,125 @@
+//! What the client sends: admitted as the phase rule and the limits allow.
+
+use super::call::{CallUnderWay, UnderWay};
+use super::{Action, Caller, Context, Core, Upstream};
+use crate::close::CloseReason;
+use crate::limits::{CALLS_BYTES_MAX, CALLS_MAX, READS_MAX};
+use bytes::Bytes;
+use rtdb_protocol::client::{self, CallReducer, ClientMessage, Read, ReadKind};
+use rtdb_protocol::reply;
+
+impl Core {
+    pub(super) fn has_room(&self) -> bool {
+        self.under_way.len() < CALLS_MAX && self.bytes < CALLS_BYTES_MAX && self.replies_due < READS_MAX
+    }
+
+    /// Admits what waits, as far as the phase rule and the limits allow.
+    pub(super) fn admit(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) {
+        while !self.closed && self.has_room() && self.take_next(actions) {
+            let settled = match &self.waiting {
+                Some(ClientMessage::Call(_) | ClientMessage::Procedure { .. }) => {
+                    self.replies_due == 0 && matches!(self.upstream, Upstream::Absent | Upstream::Open)
+                }
+                Some(ClientMessage::Read(read)) if refusal(read).is_some() => {
+                    !self.is_busy() && self.replies_due == 0
+                }
+                Some(ClientMessage::Read(_)) => !self.is_busy() && self.is_upstream_there(actions),
+                None => false,
+            };
+            if !settled {
+                return;
+            }
+            match self.waiting.take() {
+                Some(ClientMessage::Call(call)) => self.admit_call(call, context, actions),
+                Some(ClientMessage::Read(read)) => self.admit_read(read, context, actions),
+                Some(ClientMessage::Procedure { request_id, name }) => {
+                    let why = format!("the procedure `{name}` was not called: procedures are not served yet");
+                    self.refuse(
+                        reply::procedure_refused(self.subprotocol, request_id, &why),
+                        actions,
+                    );
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Takes the next message of the client's frame to `waiting`. False if there is none.
+    fn take_next(&mut self, actions: &mut Vec<Action>) -> bool {
+        if self.waiting.is_some() {
+            return true;
+        }
+        match self.frame.as_mut().and_then(Iterator::next) {
+            Some(Ok(message)) => self.waiting = Some(message),
+            Some(Err(error)) => self.close_when_idle(CloseReason::from(error), actions),
+            None => self.frame = None,
+        }
+        self.waiting.is_some()
+    }
+
+    /// Whether reads can be forwarded; if the upstream is absent it is asked for.
+    fn is_upstream_there(&mut self, actions: &mut Vec<Action>) -> bool {
+        if self.upstream == Upstream::Absent {
+            self.upstream = Upstream::Opening;
+            actions.push(Action::OpenUpstream);
+        }
+        self.upstream != Upstream::Opening
+    }
+
+    fn admit_call(&mut self, call: CallReducer, context: &Context<'_>, actions: &mut Vec<Action>) {
+        let receipt = self.upstream == Upstream::Open;
+        match CallUnderWay::new(call, &self.caller, receipt, context) {
+            Ok(call) => {
+                self.bytes += call.bytes();
+                self.under_way.push_back(UnderWay::Call(call));
+            }
+            Err(refused) => {
+                let message = refused.message(self.subprotocol, &self.caller, context.now_us);
+                self.refuse(message, actions);
+            }
+        }
+    }
+
+    /// Owes the client a message at this place among the results of its calls.
+    fn refuse(&mut self, message: Bytes, actions: &mut Vec<Action>) {
+        self.under_way.push_back(UnderWay::Refused(message));
+        self.skip_refused();
+        self.settle(actions);
+    }
+
+    fn admit_read(&mut self, read: Read, context: &Context<'_>, actions: &mut Vec<Action>) {
+        if let Some(why) = refusal(&read) {
+            let Caller {
+                identity, connection, ..
+            } = &self.caller;
+            let message =
+                reply::read_refused(self.subprotocol, &read, identity, connection, context.now_us, why);
+            actions.push(Action::Send(message));
+            return;
+        }
+        use ReadKind::{SubscribeBatch, SubscribeLegacy, SubscribeMulti, SubscribeSingle};
+        self.subscribed |= matches!(
+            read.kind,
+            SubscribeBatch | SubscribeLegacy | SubscribeMulti | SubscribeSingle
+        );
+        self.replies_due += 1;
+        actions.push(Action::Forward(read.raw));
+    }
+
+    pub(super) fn subscribe_receipts(&mut self, actions: &mut Vec<Action>) {
+        self.upstream = Upstream::Subscribing;
+        actions.push(Action::Forward(client::subscribe_receipts(
+            self.subprotocol,
+            self.caller.session,
+        )));
+    }
+}
+
+/// Why a read is refused, in SpacetimeDB's words for a table that is not there.
+fn refusal(read: &Read) -> Option<&'static str> {
+    if read.claims_receipts() {
+        return Some("the query set id 4294967295 is reserved");
+    }
+    read.names_hidden()
+        .then_some("no such table: names that begin with `rtdb_` are reserved")
+}

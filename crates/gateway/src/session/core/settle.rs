@@ -1,0 +1,146 @@
+//! What the client is sent: results in the order of its calls, each at its receipt's place in the upstream's order.
+
+use super::call::{CallUnderWay, UnderWay};
+use super::{Action, Core, Upstream};
+use crate::close::CloseReason;
+use rtdb_protocol::RECEIPT_QUERY_SET;
+use rtdb_protocol::server::{ServerMessage, Update};
+
+impl Core {
+    /// The outcomes alone make the results of the calls under way.
+    pub(super) fn expect_no_receipts(&mut self) {
+        for entry in &mut self.under_way {
+            if let UnderWay::Call(call) = entry {
+                call.receipt = false;
+            }
+        }
+    }
+
+    /// Emits what can be emitted: results in the order of the calls, each at its receipt's place in the upstream's
+    /// order, and what stood behind it.
+    pub(super) fn settle(&mut self, actions: &mut Vec<Action>) {
+        loop {
+            match self.under_way.front() {
+                Some(UnderWay::Refused(_)) => {
+                    if let Some(UnderWay::Refused(message)) = self.under_way.pop_front() {
+                        self.proposed -= 1;
+                        actions.push(Action::Send(message));
+                    }
+                    continue;
+                }
+                Some(UnderWay::Call(call)) => match &self.applied {
+                    // The outcome is still to come, and a held receipt with it.
+                    None => break,
+                    Some(applied) if call.receipt => {
+                        match self.held.front().and_then(|message| self.receipt(message)) {
+                            None if self.held.is_empty() => break,
+                            Some(index) if index == applied.position.0 => self.emit_with_receipt(actions),
+                            // An older call's: its result was given without it.
+                            Some(index) if index < applied.position.0 => self.pass_held(actions),
+                            // This call's receipt has been passed over already: it can't come any more.
+                            Some(_) => self.emit(None, actions),
+                            None => self.pass_held(actions),
+                        }
+                    }
+                    Some(_) => self.emit(None, actions),
+                },
+                None if self.held.is_empty() => break,
+                None => self.pass_held(actions),
+            }
+            self.pass_held_until_receipt(actions);
+        }
+        self.close_if_idle(actions);
+    }
+
+    fn emit_with_receipt(&mut self, actions: &mut Vec<Action>) {
+        if let Some(ServerMessage::Update(update)) = self.held.pop_front() {
+            self.emit(Some(update), actions);
+        }
+    }
+
+    fn emit(&mut self, update: Option<Update>, actions: &mut Vec<Action>) {
+        if let (Some(applied), Some(call)) = (self.applied.take(), self.take_call()) {
+            let result = call.succeeded(self.subprotocol, &self.caller, applied, update);
+            actions.extend(result.map(Action::Send));
+        }
+    }
+
+    fn pass_held(&mut self, actions: &mut Vec<Action>) {
+        if let Some(message) = self.held.pop_front() {
+            self.pass(message, actions);
+        }
+    }
+
+    fn pass_held_until_receipt(&mut self, actions: &mut Vec<Action>) {
+        while self
+            .held
+            .front()
+            .is_some_and(|message| self.receipt(message).is_none())
+        {
+            self.pass_held(actions);
+        }
+    }
+
+    /// A message from SpacetimeDB that is nobody's result.
+    pub(super) fn pass(&mut self, message: ServerMessage, actions: &mut Vec<Action>) {
+        match message {
+            ServerMessage::Hello { .. } => {}
+            ServerMessage::Update(update) => actions.extend(update.into_other().map(Action::Send)),
+            ServerMessage::SubscribeReply {
+                query_set: Some(RECEIPT_QUERY_SET),
+                error,
+                ..
+            } => {
+                if error {
+                    let why = "the database was not published through RaftTimeDB";
+                    self.close(CloseReason::new(CloseReason::ERROR, why), actions);
+                }
+                self.upstream = Upstream::Open;
+            }
+            ServerMessage::SubscribeReply { raw, .. } | ServerMessage::QueryReply { raw, .. } => {
+                self.replies_due = self.replies_due.saturating_sub(1);
+                actions.push(Action::Send(raw));
+            }
+            ServerMessage::SubscriptionLost { query_set, raw } => {
+                if query_set.is_none_or(|query_set| query_set == RECEIPT_QUERY_SET) {
+                    self.expect_no_receipts();
+                    self.subscribe_receipts(actions);
+                }
+                if query_set != Some(RECEIPT_QUERY_SET) {
+                    actions.push(Action::Send(raw));
+                }
+            }
+            // The upstream is never used for calls.
+            ServerMessage::CallResult(_) => {}
+            ServerMessage::Other { raw } => actions.push(Action::Send(raw)),
+        }
+    }
+
+    /// The position of this session's call that an update belongs to.
+    pub(super) fn receipt(&self, message: &ServerMessage) -> Option<u64> {
+        match message {
+            ServerMessage::Update(update) => update.receipt(self.caller.session),
+            _ => None,
+        }
+    }
+
+    pub(super) fn take_call(&mut self) -> Option<CallUnderWay> {
+        match self.under_way.pop_front()? {
+            UnderWay::Call(call) => {
+                self.proposed -= 1;
+                self.bytes -= call.bytes();
+                Some(call)
+            }
+            refused @ UnderWay::Refused(_) => {
+                self.under_way.push_front(refused);
+                None
+            }
+        }
+    }
+
+    pub(super) fn skip_refused(&mut self) {
+        while matches!(self.under_way.get(self.proposed), Some(UnderWay::Refused(_))) {
+            self.proposed += 1;
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! The I/O of one session, in one task: whatever is ready first becomes an event for the [`Core`], and what the core
+//! wants done is done.
+
+mod finish;
+mod poll;
+
+pub(super) use finish::close;
+
+use super::core::{Action, Context, Core};
+use super::counted::Counted;
+use super::outbox::Outbox;
+use super::socket::Socket;
+use super::upstream::{self, OpenError, Upstream, UpstreamConfig};
+use crate::close::CloseReason;
+use crate::limits::{DRAIN_MAX, IDLE_MAX, PING_INTERVAL, WRITE_STALL_MAX};
+use crate::metrics::Present;
+use crate::node::Node;
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use rtdb_consensus::{NotProposed, Outcome, Pending};
+use rtdb_determinism::Module;
+use rtdb_protocol::server;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
+use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+type Received = Option<Result<Message, Error>>;
+
+/// What happens to a session.
+enum Event {
+    /// The client sent something or went away.
+    Client(Received),
+    /// SpacetimeDB sent something or went away.
+    Upstream(Received),
+    /// The upstream is open, or can't be opened.
+    Opened(Box<Result<Upstream, OpenError>>),
+    /// What became of the oldest call.
+    Outcome(Outcome),
+    /// There is room for proposals again.
+    Room,
+    /// Time to look after the client.
+    Tick,
+    /// The node wants all sessions closed.
+    Closing(CloseReason),
+    /// Calls under way have held up the close for long enough.
+    Drained,
+    /// The client can't be written to.
+    Gone,
+}
+
+/// How a session ends.
+pub(super) enum End {
+    /// The client is to be closed.
+    Close(CloseReason),
+    /// The client has closed, and waits for the answer.
+    Answer,
+    /// The client is gone.
+    Gone,
+}
+
+/// A session that has been let in.
+pub(super) struct Session<S> {
+    pub(super) node: Arc<Node>,
+    pub(super) core: Core,
+    pub(super) module: Arc<Module>,
+    pub(super) upstream_config: UpstreamConfig,
+    pub(super) client: Socket<Counted<S>>,
+    pub(super) written: Arc<AtomicU64>,
+    pub(super) outbox: Outbox,
+    pub(super) closing: BoxFuture<'static, CloseReason>,
+}
+
+/// What only the loop needs.
+struct Io {
+    upstream: Option<(Upstream, Present)>,
+    opening: Option<BoxFuture<'static, Result<Upstream, OpenError>>>,
+    pending: VecDeque<(Instant, Pending)>,
+    room: Option<BoxFuture<'static, ()>>,
+    ticker: Interval,
+    /// Until when calls under way may hold up a close, and its reason.
+    drain: Option<(Pin<Box<Sleep>>, CloseReason)>,
+    /// When the client was last heard of, or was not listened to.
+    heard: Instant,
+    /// How far writing had got, and since when it has not got any further.
+    progress: (u64, Instant),
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+    /// Runs the session until it ends.
+    pub(super) async fn run(&mut self) -> End {
+        let now = Instant::now();
+        let mut ticker = tokio::time::interval_at(now + PING_INTERVAL, PING_INTERVAL);
+        ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut io = Io {
+            upstream: None,
+            opening: None,
+            pending: VecDeque::new(),
+            room: None,
+            ticker,
+            drain: None,
+            heard: now,
+            progress: (0, now),
+        };
+        let mut actions = Vec::new();
+        loop {
+            let event = poll_fn(|cx| self.poll(&mut io, cx)).await;
+            if let Some(end) = self.handle(event, &mut io, &mut actions) {
+                return end;
+            }
+            if io.room.is_none() {
+                self.propose(&mut io, &mut actions);
+            }
+            for action in actions.drain(..) {
+                match action {
+                    Action::Send(message) => self.outbox.push(message),
+                    Action::OpenUpstream => {
+                        let (local, config) = (self.node.local.clone(), self.upstream_config.clone());
+                        io.opening = Some(upstream::open(local, config).boxed());
+                    }
+                    Action::Forward(message) => {
+                        if let Some((upstream, _)) = &mut io.upstream {
+                            upstream.push(Message::Binary(message));
+                        }
+                    }
+                    Action::Close(reason) => return End::Close(reason),
+                }
+            }
+        }
+    }
+
+    /// Gives an event to the core. `Some` ends the session.
+    fn handle(&mut self, event: Event, io: &mut Io, actions: &mut Vec<Action>) -> Option<End> {
+        let module = self.module.clone();
+        let context = Context {
+            module: &module,
+            now_us: now_us(),
+        };
+        match event {
+            Event::Client(received) => {
+                io.heard = Instant::now();
+                return self.client_sent(received, actions);
+            }
+            Event::Upstream(received) => self.upstream_sent(received, io, &context, actions),
+            Event::Opened(opened) => match *opened {
+                Ok(upstream) => {
+                    io.upstream = Some((upstream, Present::new(&self.node.metrics.upstreams)));
+                    self.core.upstream_opened(&context, actions);
+                }
+                Err(error) => {
+                    let reason = CloseReason::new(CloseReason::AGAIN, error.to_string());
+                    self.core.upstream_lost(reason, &context, actions);
+                }
+            },
+            Event::Outcome(outcome) => {
+                if let Some((since, _)) = io.pending.pop_front() {
+                    self.node.metrics.call_done(since.elapsed());
+                }
+                self.core.outcome(outcome, &context, actions);
+            }
+            Event::Room => {}
+            Event::Tick => return self.tick(io),
+            Event::Closing(reason) => {
+                self.core.close_when_idle(reason.clone(), actions);
+                io.drain = Some((Box::pin(tokio::time::sleep(DRAIN_MAX)), reason));
+            }
+            Event::Drained => return io.drain.take().map(|(_, reason)| End::Close(reason)),
+            Event::Gone => return Some(End::Gone),
+        }
+        None
+    }
+
+    fn client_sent(&mut self, received: Received, actions: &mut Vec<Action>) -> Option<End> {
+        match received {
+            Some(Ok(Message::Binary(frame))) => {
+                // A publish may have brought another module.
+                if let Some(database) = self.node.local.database(&self.upstream_config.database) {
+                    self.module = database.module;
+                }
+                let module = self.module.clone();
+                self.core.client(
+                    frame,
+                    &Context {
+                        module: &module,
+                        now_us: now_us(),
+                    },
+                    actions,
+                );
+                None
+            }
+            Some(Ok(Message::Text(_))) => {
+                let reason = CloseReason::new(
+                    CloseReason::UNSUPPORTED,
+                    "text messages are not served: send binary ones",
+                );
+                self.core.close_when_idle(reason, actions);
+                None
+            }
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => None,
+            Some(Ok(Message::Close(_))) => Some(End::Answer),
+            None => Some(End::Gone),
+            Some(Err(error)) => Some(unreadable(&error)),
+        }
+    }
+
+    fn upstream_sent(
+        &mut self,
+        received: Received,
+        io: &mut Io,
+        context: &Context<'_>,
+        actions: &mut Vec<Action>,
+    ) {
+        let lost = match received {
+            Some(Ok(Message::Binary(payload))) => match self.upstream_payload(payload, context, actions) {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::error!(%error, "SpacetimeDB sent what can't be read");
+                    CloseReason::new(CloseReason::ERROR, error.to_string())
+                }
+            },
+            // What SpacetimeDB has to say to this client, such as that a query could not be run.
+            Some(Ok(Message::Close(Some(frame)))) if u16::from(frame.code) == CloseReason::ERROR => {
+                CloseReason::new(CloseReason::ERROR, frame.reason.as_str().to_owned())
+            }
+            _ if self.node.local.database(&self.upstream_config.database).is_none() => {
+                CloseReason::module_exited()
+            }
+            Some(Ok(Message::Close(_)) | Err(_)) | None => CloseReason::restart(),
+            Some(Ok(_)) => return,
+        };
+        io.upstream = None;
+        self.core.upstream_lost(lost, context, actions);
+    }
+
+    fn upstream_payload(
+        &mut self,
+        payload: Bytes,
+        context: &Context<'_>,
+        actions: &mut Vec<Action>,
+    ) -> Result<(), rtdb_protocol::FrameError> {
+        for message in server::split(self.upstream_config.subprotocol, payload) {
+            self.core.upstream(message?, context, actions);
+        }
+        Ok(())
+    }
+
+    /// Proposes what the core has, as far as there is room.
+    fn propose(&mut self, io: &mut Io, actions: &mut Vec<Action>) {
+        while let Some(command) = self.core.proposal() {
+            match self.node.shard.submit(command) {
+                Ok(pending) => {
+                    self.node.metrics.calls.inc();
+                    io.pending.push_back((Instant::now(), pending));
+                    self.core.proposed();
+                }
+                Err(NotProposed::Overloaded { .. }) => {
+                    let group = self.node.shard.clone();
+                    io.room = Some(async move { group.ready().await }.boxed());
+                    return;
+                }
+                Err(error @ NotProposed::TooLarge { .. }) => {
+                    let module = self.module.clone();
+                    let context = Context {
+                        module: &module,
+                        now_us: now_us(),
+                    };
+                    self.core.unproposable(error.to_string(), &context, actions);
+                }
+                Err(NotProposed::Stopping) => {
+                    // The order to close is on its way.
+                    io.room = Some(std::future::pending().boxed());
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Pings the client, and lets go of one that is silent or does not read.
+    fn tick(&mut self, io: &mut Io) -> Option<End> {
+        let now = Instant::now();
+        let written = self.written.load(Ordering::Relaxed);
+        if io.progress.0 != written || !self.client.is_writing() {
+            io.progress = (written, now);
+        } else if now - io.progress.1 >= WRITE_STALL_MAX {
+            self.node.metrics.slow_clients.inc();
+            tracing::info!(connection = %self.upstream_config.connection, "closing a client that does not read");
+            let reason = CloseReason::new(CloseReason::AGAIN, "the client does not read fast enough");
+            return Some(End::Close(reason));
+        }
+        if !self.core.is_busy() {
+            // A burst's memory is not kept for a client that may be silent from now on.
+            self.core.trim();
+            io.pending.shrink_to(0);
+        }
+        if !self.listens() {
+            // Its pongs are not read either.
+            io.heard = now;
+        } else if now - io.heard >= IDLE_MAX {
+            tracing::debug!(connection = %self.upstream_config.connection, "a client timed out");
+            return Some(End::Gone);
+        }
+        if !self.client.is_writing() {
+            self.client.push(Message::Ping(Bytes::new()));
+        }
+        None
+    }
+}
+
+/// How to end with a client whose bytes are no WebSocket messages.
+fn unreadable(error: &Error) -> End {
+    End::Close(match error {
+        Error::Capacity(CapacityError::MessageTooLong { size, max_size }) => CloseReason::new(
+            CloseReason::TOO_BIG,
+            format!("the message has {size} bytes, and at most {max_size} are taken"),
+        ),
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => return End::Gone,
+        Error::Protocol(error) => CloseReason::new(CloseReason::PROTOCOL, error.to_string()),
+        Error::Utf8(_) => CloseReason::new(CloseReason::NOT_UTF8, "text that is not UTF-8"),
+        _ => return End::Gone,
+    })
+}
+
+/// Microseconds since the Unix epoch.
+fn now_us() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_micros() as i64)
+}

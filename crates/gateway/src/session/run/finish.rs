@@ -1,0 +1,41 @@
+//! The end of a session's socket.
+
+use super::super::socket::Socket;
+use super::Session;
+use crate::close::CloseReason;
+use crate::limits::{CLOSE_HANDSHAKE_MAX, DRAIN_MAX};
+use std::future::poll_fn;
+use std::task::Poll;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_tungstenite::tungstenite::Message;
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+    /// Sends what is still to be sent, then closes.
+    pub(in crate::session) async fn finish(&mut self, reason: &CloseReason) {
+        let flush = poll_fn(|cx| {
+            let failed = self.poll_write(cx).is_err();
+            match self.client.poll_flush(cx) {
+                Poll::Ready(Ok(())) if self.outbox.is_empty() || failed => Poll::Ready(()),
+                Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+                Poll::Ready(Err(_)) => Poll::Ready(()),
+            }
+        });
+        if tokio::time::timeout(DRAIN_MAX, flush).await.is_ok() {
+            close(&mut self.client, reason).await;
+        }
+    }
+
+    /// Answers the client's close frame.
+    pub(in crate::session) async fn answer_close(&mut self) {
+        let _ = tokio::time::timeout(CLOSE_HANDSHAKE_MAX, self.client.until_closed()).await;
+    }
+}
+
+/// Sends the close frame and waits for the client's own, a moment each.
+pub(in crate::session) async fn close<S: AsyncRead + AsyncWrite + Unpin>(
+    client: &mut Socket<S>,
+    reason: &CloseReason,
+) {
+    client.push(Message::Close(Some(reason.frame())));
+    let _ = tokio::time::timeout(CLOSE_HANDSHAKE_MAX, client.until_closed()).await;
+}

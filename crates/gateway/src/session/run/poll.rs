@@ -1,0 +1,101 @@
+//! What is ready first.
+
+use super::{Event, Io, Session};
+use crate::limits::OUTGOING_BYTES_MAX;
+use futures::FutureExt;
+use std::task::{Context as TaskContext, Poll};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+/// Bytes that are gathered for the client while more is to come.
+const GATHER_BYTES: usize = 32 << 10;
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+    /// The next event. What is written waits until nothing else is to be done, so that it leaves together.
+    pub(super) fn poll(&mut self, io: &mut Io, cx: &mut TaskContext<'_>) -> Poll<Event> {
+        if let Some((_, pending)) = io.pending.front_mut()
+            && self.core.wants_outcome()
+            && let Poll::Ready(outcome) = pending.poll_unpin(cx)
+        {
+            return Poll::Ready(Event::Outcome(outcome));
+        }
+        if let Some(room) = &mut io.room
+            && room.poll_unpin(cx).is_ready()
+        {
+            io.room = None;
+            return Poll::Ready(Event::Room);
+        }
+        if let Some(opening) = &mut io.opening
+            && let Poll::Ready(opened) = opening.poll_unpin(cx)
+        {
+            io.opening = None;
+            return Poll::Ready(Event::Opened(Box::new(opened)));
+        }
+        if self.outbox.bytes() >= GATHER_BYTES && self.poll_write(cx).is_err() {
+            return Poll::Ready(Event::Gone);
+        }
+        let was_full = !self.has_room();
+        if let Some((upstream, _)) = &mut io.upstream
+            && !was_full
+            && self.core.wants_upstream()
+            && let Poll::Ready(received) = upstream.poll_read(cx)
+        {
+            return Poll::Ready(Event::Upstream(received));
+        }
+        if self.listens()
+            && let Poll::Ready(received) = self.client.poll_read(cx)
+        {
+            return Poll::Ready(Event::Client(received));
+        }
+        if io.drain.is_none()
+            && let Poll::Ready(reason) = self.closing.poll_unpin(cx)
+        {
+            return Poll::Ready(Event::Closing(reason));
+        }
+        if let Some(drain) = &mut io.drain
+            && drain.0.poll_unpin(cx).is_ready()
+        {
+            return Poll::Ready(Event::Drained);
+        }
+        if io.ticker.poll_tick(cx).is_ready() {
+            return Poll::Ready(Event::Tick);
+        }
+        if self.poll_write(cx).is_err() || matches!(self.client.poll_flush(cx), Poll::Ready(Err(_))) {
+            return Poll::Ready(Event::Gone);
+        }
+        if let Some((upstream, _)) = &mut io.upstream
+            && matches!(upstream.poll_flush(cx), Poll::Ready(Err(_)))
+        {
+            return Poll::Ready(Event::Upstream(None));
+        }
+        if was_full && self.has_room() {
+            // Writing made room for what was not asked above, and nothing else would wake this task for it.
+            return self.poll(io, cx);
+        }
+        Poll::Pending
+    }
+
+    /// Whether the client has room for more.
+    fn has_room(&self) -> bool {
+        self.outbox.bytes() + self.client.queued_bytes() < OUTGOING_BYTES_MAX
+    }
+
+    /// Whether the client is read.
+    pub(super) fn listens(&self) -> bool {
+        self.has_room() && self.core.wants_client()
+    }
+
+    /// Frames what waits in the outbox, as far as the client takes it.
+    pub(super) fn poll_write(&mut self, cx: &mut TaskContext<'_>) -> Result<(), Error> {
+        loop {
+            match self.client.poll_write(cx) {
+                Poll::Ready(written) => written?,
+                Poll::Pending => return Ok(()),
+            }
+            match self.outbox.poll_next(cx) {
+                Poll::Ready(Some(payload)) => self.client.push(Message::Binary(payload)),
+                Poll::Ready(None) | Poll::Pending => return Ok(()),
+            }
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! `GET …/subscribe`: the WebSocket handshake, and the client's way in through the log.
+
+use super::core::{Caller, Core};
+use super::counted::Counted;
+use super::outbox::Outbox;
+use super::params::Params;
+use super::run::{End, Session};
+use super::socket::Socket;
+use super::upstream::UpstreamConfig;
+use crate::close::CloseReason;
+use crate::gateway::Place;
+use crate::http::{Authenticated, HttpError};
+use crate::local::LocalDatabase;
+use crate::metrics::Present;
+use crate::node::Node;
+use crate::presence::{NotLetIn, Presence};
+use axum::extract::{Extension, Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use http::header::{
+    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
+    UPGRADE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use rtdb_consensus::{NotProposed, Unapplied};
+use rtdb_protocol::{MESSAGE_BYTES_MAX, Subprotocol, reply};
+use spacetimedb_lib::Identity;
+use std::sync::Arc;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+/// The one subprotocol of SpacetimeDB that the cluster does not speak.
+const JSON: &str = "v1.json.spacetimedb";
+
+type Io = Counted<TokioIo<Upgraded>>;
+
+/// A client on its way in.
+struct Arrival {
+    node: Arc<Node>,
+    database: Identity,
+    local: LocalDatabase,
+    subprotocol: Subprotocol,
+    params: Params,
+    caller: Authenticated,
+    /// Held to the end of the session.
+    _place: Option<Place>,
+}
+
+/// Answers the handshake; the session goes on in a task of its own.
+pub(crate) async fn subscribe(
+    State(node): State<Arc<Node>>,
+    Path(database): Path<String>,
+    Extension(caller): Extension<Authenticated>,
+    mut request: Request,
+) -> Result<Response, HttpError> {
+    let accept = accept_key(request.headers())?;
+    let params = Params::from_query(request.uri().query().unwrap_or_default())?;
+    let record = node.database(&database)?;
+    let subprotocol = negotiate(request.headers(), node.local.newest_subprotocol())?;
+    let local = node.active(&record.identity).await?;
+
+    let upgrade = hyper::upgrade::on(&mut request);
+    let _place = request.extensions().get::<Place>().cloned();
+    let arrival = Arrival {
+        node,
+        database: record.identity,
+        local,
+        subprotocol,
+        params,
+        caller,
+        _place,
+    };
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(upgraded) => arrival.enter(upgraded).await,
+            Err(error) => tracing::debug!(%error, "a client went away in its handshake"),
+        }
+    });
+    let headers = [
+        (CONNECTION, HeaderValue::from_static("upgrade")),
+        (UPGRADE, HeaderValue::from_static("websocket")),
+        (SEC_WEBSOCKET_ACCEPT, accept),
+        (
+            SEC_WEBSOCKET_PROTOCOL,
+            HeaderValue::from_static(subprotocol.name()),
+        ),
+    ];
+    Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
+}
+
+impl Arrival {
+    async fn enter(self, upgraded: Upgraded) {
+        let (io, written) = Counted::new(TokioIo::new(upgraded));
+        let config = Socket::<Io>::config(Some(MESSAGE_BYTES_MAX));
+        let mut client = Socket::new(WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await);
+        // Before the client is let in, so that no order to close is missed.
+        let closing = self.node.closed();
+        let identity = self.caller.claims.identity;
+        let connection = self.params.connection;
+        let group = self.node.shard.clone();
+        let presence = match Presence::connect(group, &self.database, &identity, connection).await {
+            Ok(presence) => presence,
+            Err(error) => {
+                let reason = turned_away(error);
+                tracing::debug!(%identity, reason = %reason.reason, "a client was turned away");
+                return super::run::close(&mut client, &reason).await;
+            }
+        };
+        let _present = Present::new(&self.node.metrics.sessions);
+        let caller = Caller {
+            session: presence.session(),
+            database: self.database.to_byte_array().to_vec().into(),
+            identity: identity.to_byte_array(),
+            connection: connection.as_le_byte_array(),
+        };
+        let mut outbox = Outbox::new(self.subprotocol, self.params.compression);
+        outbox.push(reply::hello(
+            self.subprotocol,
+            &caller.identity,
+            &self.caller.token,
+            &caller.connection,
+        ));
+        let mut session = Session {
+            core: Core::new(self.subprotocol, caller),
+            module: self.local.module,
+            upstream_config: UpstreamConfig {
+                database: self.database,
+                subprotocol: self.subprotocol,
+                connection,
+                light: self.params.light,
+                claims: self.caller.claims,
+                token: self.caller.token,
+            },
+            node: self.node,
+            client,
+            written,
+            outbox,
+            closing,
+        };
+        let end = session.run().await;
+        // The log hears of it first: the close handshake is up to the client.
+        drop(presence);
+        match end {
+            End::Close(reason) => session.finish(&reason).await,
+            End::Answer => session.answer_close().await,
+            End::Gone => {}
+        }
+    }
+}
+
+fn turned_away(error: NotLetIn) -> CloseReason {
+    match error {
+        NotLetIn::NotProposed(error @ NotProposed::Overloaded { .. }) => {
+            CloseReason::new(CloseReason::AGAIN, error.to_string())
+        }
+        NotLetIn::NotProposed(error) => CloseReason::new(CloseReason::RESTART, error.to_string()),
+        // SpacetimeDB drops the connection without a word; the reason helps whoever looks.
+        NotLetIn::Unapplied(Unapplied::Reducer { message, .. }) => {
+            CloseReason::new(CloseReason::POLICY, message)
+        }
+        NotLetIn::Unapplied(Unapplied::Refused(_)) => CloseReason::module_exited(),
+        NotLetIn::Unapplied(error) => CloseReason::new(CloseReason::RESTART, error.to_string()),
+    }
+}
+
+/// Chooses the subprotocol: the newest that the client offers and the local server speaks.
+fn negotiate(headers: &HeaderMap, newest: Subprotocol) -> Result<Subprotocol, HttpError> {
+    let offered = || {
+        headers
+            .get_all(SEC_WEBSOCKET_PROTOCOL)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+    };
+    if let Some(subprotocol) = Subprotocol::negotiate(offered(), newest) {
+        return Ok(subprotocol);
+    }
+    if offered()
+        .flat_map(|value| value.split(','))
+        .any(|name| name.trim() == JSON)
+    {
+        return Err(HttpError::not_served(&format!("the subprotocol `{JSON}`")));
+    }
+    Err(HttpError::bad_request("no valid protocol selected"))
+}
+
+/// Checks that the request asks for a WebSocket, and computes the answer to its key.
+fn accept_key(headers: &HeaderMap) -> Result<HeaderValue, HttpError> {
+    let has = |name: HeaderName, token: &str| {
+        headers
+            .get_all(name)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .any(|part| part.trim().eq_ignore_ascii_case(token))
+    };
+    if !has(CONNECTION, "upgrade") {
+        return Err(HttpError::bad_request(
+            "Connection header did not include 'upgrade'",
+        ));
+    }
+    if !has(UPGRADE, "websocket") {
+        return Err(HttpError::bad_request(
+            "`Upgrade` header did not include 'websocket'",
+        ));
+    }
+    if !has(SEC_WEBSOCKET_VERSION, "13") {
+        return Err(HttpError::bad_request(
+            "`Sec-WebSocket-Version` header did not include '13'",
+        ));
+    }
+    let key = headers
+        .get(SEC_WEBSOCKET_KEY)
+        .ok_or_else(|| HttpError::bad_request("`Sec-WebSocket-Key` header missing"))?;
+    HeaderValue::from_str(&derive_accept_key(key.as_bytes()))
+        .map_err(|_| HttpError::bad_request("`Sec-WebSocket-Key` header invalid"))
+}

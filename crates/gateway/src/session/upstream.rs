@@ -1,0 +1,99 @@
+//! A client's own connection to the local SpacetimeDB.
+
+use super::socket::Socket;
+use crate::limits::UPSTREAM_OPEN_MAX;
+use crate::local::{Claims, Local};
+use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
+use rtdb_protocol::Subprotocol;
+use spacetimedb_lib::{ConnectionId, Identity};
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio_tungstenite::client_async_with_config;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+
+/// How long to wait before the local server is tried again.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// The connection.
+pub(super) type Upstream = Socket<TcpStream>;
+
+/// Why it could not be opened.
+#[derive(Debug, Error)]
+pub(super) enum OpenError {
+    /// The server does not answer.
+    #[error("SpacetimeDB is not available on this node")]
+    Unavailable,
+    /// The server refuses.
+    #[error("SpacetimeDB refused the connection: {0}")]
+    Refused(String),
+}
+
+/// What is needed to open it, and to open it again.
+#[derive(Clone)]
+pub(super) struct UpstreamConfig {
+    pub(super) database: Identity,
+    pub(super) subprotocol: Subprotocol,
+    pub(super) connection: ConnectionId,
+    pub(super) light: bool,
+    pub(super) claims: Claims,
+    /// The client's own token.
+    pub(super) token: String,
+}
+
+/// Opens the connection; while the server does not answer it is tried again and again, for a while.
+pub(super) async fn open(local: Arc<dyn Local>, config: UpstreamConfig) -> Result<Upstream, OpenError> {
+    let attempts = async {
+        loop {
+            match attempt(local.as_ref(), &config).await {
+                Err(OpenError::Unavailable) => tokio::time::sleep(RETRY).await,
+                settled => return settled,
+            }
+        }
+    };
+    tokio::time::timeout(UPSTREAM_OPEN_MAX, attempts)
+        .await
+        .unwrap_or(Err(OpenError::Unavailable))
+}
+
+async fn attempt(local: &dyn Local, config: &UpstreamConfig) -> Result<Upstream, OpenError> {
+    let address = local.address().ok_or(OpenError::Unavailable)?;
+    // A token with an end may have come to it since the client was let in: the session goes on all the same.
+    let minted = local
+        .tokens()
+        .filter(|_| config.claims.expires)
+        .and_then(|tokens| tokens.mint(&config.claims));
+    let token = minted.as_ref().unwrap_or(&config.token);
+    let url = format!(
+        "ws://{address}/v1/database/{}/subscribe?connection_id={}&compression=None&confirmed=false&light={}",
+        config.database.to_hex(),
+        config.connection.to_hex(),
+        config.light,
+    );
+    let invalid = |error: &dyn std::fmt::Display| OpenError::Refused(error.to_string());
+    let mut request = url.into_client_request().map_err(|error| invalid(&error))?;
+    let headers = request.headers_mut();
+    headers.insert(
+        SEC_WEBSOCKET_PROTOCOL,
+        http::HeaderValue::from_static(config.subprotocol.name()),
+    );
+    headers.insert(
+        AUTHORIZATION,
+        format!("Bearer {token}")
+            .parse()
+            .map_err(|error| invalid(&error))?,
+    );
+
+    let stream = TcpStream::connect(&address)
+        .await
+        .map_err(|_| OpenError::Unavailable)?;
+    stream.set_nodelay(true).map_err(|_| OpenError::Unavailable)?;
+    use tokio_tungstenite::tungstenite::Error;
+    match client_async_with_config(request, stream, Some(Upstream::config(None))).await {
+        Ok((ws, _)) => Ok(Socket::new(ws)),
+        Err(Error::Http(response)) => Err(OpenError::Refused(response.status().to_string())),
+        Err(Error::Io(_) | Error::ConnectionClosed | Error::Protocol(_)) => Err(OpenError::Unavailable),
+        Err(error) => Err(OpenError::Refused(error.to_string())),
+    }
+}

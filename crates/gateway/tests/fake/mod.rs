@@ -1,0 +1,311 @@
+//! A gateway over fakes: a log that applies what it is told to, a catalog with one database, no SpacetimeDB.
+#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(unreachable_pub, reason = "a module of tests")]
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use rtdb_consensus::command::{Body, Owner};
+use rtdb_consensus::{Applied, Command, NotProposed, Outcome, Pending, Position, Propose, Reply};
+use rtdb_determinism::Module;
+use rtdb_gateway::{
+    Catalog, Claims, DatabaseRecord, Gateway, GatewayMetrics, Local, LocalDatabase, TokenError, Tokens,
+};
+use rtdb_protocol::Subprotocol;
+use spacetimedb_lib::db::raw_def::v9::{Lifecycle, RawModuleDefV9Builder};
+use spacetimedb_lib::{Identity, RawModuleDef, bsatn};
+use spacetimedb_sats::{AlgebraicType, ProductType};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// The database's name.
+pub const NAME: &str = "counter";
+
+pub fn identity_of(user: &str) -> Identity {
+    Identity::from_claims("test", user)
+}
+
+fn claims_of(user: &str) -> Claims {
+    Claims {
+        identity: identity_of(user),
+        issuer: "test".into(),
+        subject: user.into(),
+        expires: false,
+    }
+}
+
+type Answer = Box<dyn Fn(&Body) -> Option<Outcome> + Send + Sync>;
+
+/// A log that applies at once. What `answer` gives no outcome for is done.
+pub struct FakeLog {
+    pub commands: Mutex<Vec<Body>>,
+    pub answer: Mutex<Answer>,
+    pub full: AtomicBool,
+}
+
+impl FakeLog {
+    fn new() -> Arc<Self> {
+        let answer: Answer = Box::new(|_| None);
+        Arc::new(Self {
+            commands: Mutex::default(),
+            answer: Mutex::new(answer),
+            full: AtomicBool::new(false),
+        })
+    }
+
+    pub fn answer(&self, answer: impl Fn(&Body) -> Option<Outcome> + Send + Sync + 'static) {
+        *self.answer.lock() = Box::new(answer);
+    }
+
+    /// The kinds of commands proposed so far.
+    pub fn kinds(&self) -> Vec<&'static str> {
+        let kind = |body: &Body| match body {
+            Body::Call(_) => "call",
+            Body::Connect(_) => "connect",
+            Body::Disconnect(command) if command.refused => "disconnect refused",
+            Body::Disconnect(_) => "disconnect",
+            Body::Publish(_) => "publish",
+            Body::Delete(_) => "delete",
+            Body::SetNames(_) => "names",
+            _ => "other",
+        };
+        self.commands.lock().iter().map(kind).collect()
+    }
+
+    /// Waits until a command of that kind has been proposed.
+    pub async fn wait_for(&self, kind: &str) {
+        for _ in 0..500 {
+            if self.kinds().contains(&kind) {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("no {kind} was proposed: {:?}", self.kinds());
+    }
+}
+
+impl Propose for FakeLog {
+    fn submit(&self, command: Command) -> Result<Pending, NotProposed> {
+        if self.full.load(Ordering::Relaxed) {
+            return Err(NotProposed::Overloaded { count: 1, bytes: 1 });
+        }
+        let body = command.body.expect("a body");
+        let mut commands = self.commands.lock();
+        let position = Position(commands.len() as u64 + 1);
+        let reply = match &body {
+            Body::Call(_) => Reply::Call {
+                return_value: Default::default(),
+                execution_us: 11,
+                energy: 22,
+            },
+            Body::Publish(_) => Reply::Published { created: true },
+            _ => Reply::Done,
+        };
+        let outcome = (self.answer.lock())(&body).unwrap_or(Ok(Applied {
+            position,
+            timestamp_us: 5,
+            reply,
+        }));
+        commands.push(body);
+        let (done, pending) = Pending::new();
+        done.send(outcome).expect("somebody waits");
+        Ok(pending)
+    }
+
+    fn ready(&self) -> BoxFuture<'_, ()> {
+        async {
+            while self.full.load(Ordering::Relaxed) {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        }
+        .boxed()
+    }
+}
+
+struct FakeCatalog {
+    ready: bool,
+}
+
+impl FakeCatalog {
+    fn record(&self) -> DatabaseRecord {
+        let owner = Owner {
+            identity: identity_of("owner").to_byte_array().to_vec().into(),
+            issuer: "test".into(),
+            subject: "owner".into(),
+        };
+        DatabaseRecord {
+            identity: identity_of("database"),
+            owner,
+            names: vec![NAME.into()],
+            shard: 1,
+        }
+    }
+}
+
+impl Catalog for FakeCatalog {
+    fn ready(&self) -> bool {
+        self.ready
+    }
+
+    fn by_identity(&self, identity: &Identity) -> Option<DatabaseRecord> {
+        Some(self.record()).filter(|record| record.identity == *identity)
+    }
+
+    fn by_name(&self, name: &str) -> Option<DatabaseRecord> {
+        Some(self.record()).filter(|_| name == NAME)
+    }
+}
+
+struct FakeLocal {
+    module: Arc<Module>,
+    newest: Subprotocol,
+}
+
+impl Local for FakeLocal {
+    fn address(&self) -> Option<String> {
+        None
+    }
+
+    fn newest_subprotocol(&self) -> Subprotocol {
+        self.newest
+    }
+
+    fn database(&self, identity: &Identity) -> Option<LocalDatabase> {
+        (*identity == identity_of("database")).then(|| LocalDatabase {
+            module: self.module.clone(),
+        })
+    }
+
+    fn tokens(&self) -> Option<Arc<dyn Tokens>> {
+        Some(Arc::new(FakeTokens))
+    }
+}
+
+/// The token of `bob` is `good-bob`.
+struct FakeTokens;
+
+impl Tokens for FakeTokens {
+    fn verify(&self, token: &str) -> Result<Claims, TokenError> {
+        match token.split_once('-') {
+            Some(("good", user)) => Ok(claims_of(user)),
+            Some(("foreign", user)) => Err(TokenError::Foreign(claims_of(user))),
+            Some(("expired", _)) => Err(TokenError::Expired),
+            _ => Err(TokenError::Malformed),
+        }
+    }
+
+    fn fresh(&self) -> Option<(Claims, String)> {
+        Some((claims_of("fresh"), "good-fresh".into()))
+    }
+
+    fn mint(&self, claims: &Claims) -> Option<String> {
+        Some(format!("good-{}", claims.subject))
+    }
+}
+
+/// A module with `add(n: u64)`, and, if asked for, a `client_connected`.
+pub fn module(lifecycle: bool) -> Module {
+    let mut def = RawModuleDefV9Builder::new();
+    def.add_reducer("add", ProductType::from([("n", AlgebraicType::U64)]), None);
+    if lifecycle {
+        def.add_reducer("hello", ProductType::unit(), Some(Lifecycle::OnConnect));
+    }
+    let def = bsatn::to_vec(&RawModuleDef::V9(def.finish())).expect("a definition");
+    Module::from_def(&def).expect("a module")
+}
+
+/// A gateway that listens.
+pub struct Fixture {
+    pub gateway: Gateway,
+    pub address: SocketAddr,
+    pub log: Arc<FakeLog>,
+    pub meta: Arc<FakeLog>,
+    pub metrics: GatewayMetrics,
+}
+
+pub struct Settings {
+    pub ready: bool,
+    pub lifecycle: bool,
+    pub newest: Subprotocol,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            ready: true,
+            lifecycle: false,
+            newest: Subprotocol::V3,
+        }
+    }
+}
+
+impl Fixture {
+    pub async fn start(settings: Settings) -> Self {
+        let (log, meta) = (FakeLog::new(), FakeLog::new());
+        let metrics = GatewayMetrics::new().expect("metrics");
+        let local = FakeLocal {
+            module: Arc::new(module(settings.lifecycle)),
+            newest: settings.newest,
+        };
+        let catalog = Arc::new(FakeCatalog {
+            ready: settings.ready,
+        });
+        let gateway = Gateway::new(
+            log.clone(),
+            meta.clone(),
+            catalog,
+            Arc::new(local),
+            metrics.clone(),
+        );
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let serving = gateway.clone();
+        tokio::spawn(async move { serving.serve(listener).await });
+        Self {
+            gateway,
+            address,
+            log,
+            meta,
+            metrics,
+        }
+    }
+
+    /// Sends a request; the answer's status, head and body.
+    pub async fn request(&self, request: &str, headers: &str, body: &[u8]) -> (u16, String, String) {
+        let mut stream = TcpStream::connect(self.address).await.expect("a connection");
+        let length = body.len();
+        let head = format!(
+            "{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.expect("written");
+        stream.write_all(body).await.expect("written");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.expect("an answer");
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        let status = head
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok())
+            .expect("a status");
+        (status, head.to_ascii_lowercase(), body.to_owned())
+    }
+
+    pub async fn get(&self, path: &str) -> (u16, String, String) {
+        self.request(&format!("GET {path}"), "", b"").await
+    }
+
+    /// Calls a reducer with JSON arguments, as `bob`.
+    pub async fn call(&self, reducer: &str, args: &str) -> (u16, String, String) {
+        let request = format!("POST /v1/database/{NAME}/call/{reducer}");
+        self.request(
+            &request,
+            "authorization: Bearer good-bob\r\ncontent-type: application/json\r\n",
+            args.as_bytes(),
+        )
+        .await
+    }
+}

@@ -1,0 +1,287 @@
+//! The HTTP API over fakes: statuses, bodies, and what is proposed.
+
+mod fake;
+
+use fake::{Fixture, NAME, Settings, identity_of};
+use rtdb_consensus::command::Body;
+use rtdb_consensus::{Position, Refusal, Unapplied};
+use rtdb_determinism::header::CallHeader;
+
+const BOB: &str = "authorization: Bearer good-bob\r\n";
+const OWNER: &str = "authorization: Bearer good-owner\r\n";
+
+fn failed(message: &str) -> Unapplied {
+    Unapplied::Reducer {
+        position: Position(77),
+        timestamp_us: 1,
+        trapped: false,
+        message: message.into(),
+    }
+}
+
+#[tokio::test]
+async fn ping_answers_and_browsers_may_ask() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let (status, head, _) = gateway.get("/v1/ping").await;
+    assert_eq!(status, 200);
+    assert!(head.contains("access-control-allow-origin: *"));
+    let preflight = "access-control-request-method: POST\r\norigin: http://a\r\n";
+    let (status, head, _) = gateway
+        .request("OPTIONS /v1/database/x/call/y", preflight, b"")
+        .await;
+    assert_eq!(status, 200);
+    assert!(
+        head.contains("access-control-allow-headers: authorization,accept,content-type"),
+        "{head}"
+    );
+}
+
+#[tokio::test]
+async fn before_the_cluster_is_initialised_the_answer_says_what_to_do() {
+    let gateway = Fixture::start(Settings {
+        ready: false,
+        ..Settings::default()
+    })
+    .await;
+    let (status, head, body) = gateway.get(&format!("/v1/database/{NAME}")).await;
+    assert_eq!(status, 503);
+    assert!(head.contains("retry-after: 1"), "{head}");
+    assert!(body.contains("rtdb init"), "{body}");
+    assert_eq!(gateway.request("POST /v1/identity", "", b"").await.0, 503);
+}
+
+#[tokio::test]
+async fn a_database_is_known_by_name_and_identity() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let identity = identity_of("database").to_hex();
+    let (status, head, body) = gateway
+        .request(&format!("GET /v1/database/{NAME}/identity"), BOB, b"")
+        .await;
+    assert_eq!((status, body.as_str()), (200, identity.as_str()));
+    assert!(
+        head.contains(&format!("spacetime-identity: {}", identity_of("bob").to_hex())),
+        "{head}"
+    );
+    assert!(head.contains("spacetime-identity-token: good-bob"), "{head}");
+    let (status, _, body) = gateway.get(&format!("/v1/database/{identity}/names")).await;
+    assert_eq!((status, body.as_str()), (200, r#"{"names":["counter"]}"#));
+    for path in [
+        "/v1/database/nobody",
+        "/v1/database/nobody/schema?version=9",
+        "/v1/database/nobody/names",
+    ] {
+        assert_eq!(gateway.get(path).await.0, 404, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_is_proposed_with_its_header_and_answered() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let (status, head, body) = gateway.call("add", "[9]").await;
+    assert_eq!((status, body.as_str()), (200, ""));
+    assert!(head.contains("spacetime-energy-used: 22"), "{head}");
+    assert!(head.contains("spacetime-execution-duration-micros: 11"), "{head}");
+    assert_eq!(gateway.log.kinds(), ["call"]);
+    let commands = gateway.log.commands.lock();
+    let Body::Call(call) = &commands[0] else {
+        panic!("no call")
+    };
+    assert_eq!((call.session, call.reducer.as_str()), (0, "add"));
+    let header = CallHeader::decode(&call.args).expect("a header");
+    assert_eq!(header.sender, identity_of("bob").to_byte_array());
+    assert_eq!(&call.args[72..], 9u64.to_le_bytes());
+}
+
+#[tokio::test]
+async fn calls_that_can_not_be_are_refused_without_the_log() {
+    let gateway = Fixture::start(Settings {
+        lifecycle: true,
+        ..Settings::default()
+    })
+    .await;
+    let (status, _, body) = gateway.call("nothing", "[]").await;
+    assert_eq!((status, body.as_str()), (404, "no such reducer"));
+    let (status, _, body) = gateway.call("hello", "[]").await;
+    assert_eq!(
+        (status, body.as_str()),
+        (400, "can't directly call special OnConnect lifecycle reducer")
+    );
+    for args in ["[]", "[\"nine\"]", "[1,2]", "{", "[1] x"] {
+        let (status, _, body) = gateway.call("add", args).await;
+        assert_eq!(status, 400, "{args}");
+        assert!(body.starts_with("invalid arguments for reducer add: "), "{body}");
+    }
+    let request = format!("POST /v1/database/{NAME}/call/add");
+    assert_eq!(
+        gateway
+            .request(&request, "content-type: text/plain\r\n", b"[1]")
+            .await
+            .0,
+        415
+    );
+    assert_eq!(gateway.request(&request, "", b"[1]").await.0, 400);
+    assert_eq!(gateway.log.kinds(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_failing_reducer_and_a_full_log_have_their_statuses() {
+    let gateway = Fixture::start(Settings::default()).await;
+    gateway.log.answer(|_| Some(Err(failed("name required"))));
+    let (status, _, body) = gateway.call("add", "[1]").await;
+    assert_eq!((status, body.as_str()), (530, "name required"));
+    gateway
+        .log
+        .answer(|_| Some(Err(Unapplied::Unknown("the node is stopping"))));
+    assert_eq!(gateway.call("add", "[1]").await.0, 504);
+    gateway.log.full.store(true, std::sync::atomic::Ordering::Relaxed);
+    let (status, head, body) = gateway.call("add", "[1]").await;
+    assert_eq!(status, 503);
+    assert!(
+        head.contains("retry-after: 1") && body.contains("overloaded"),
+        "{head} {body}"
+    );
+}
+
+#[tokio::test]
+async fn a_call_of_a_module_with_lifecycle_reducers_connects_and_disconnects() {
+    let gateway = Fixture::start(Settings {
+        lifecycle: true,
+        ..Settings::default()
+    })
+    .await;
+    assert_eq!(gateway.call("add", "[1]").await.0, 200);
+    assert_eq!(gateway.log.kinds(), ["connect", "call", "disconnect"]);
+    gateway.log.commands.lock().clear();
+    gateway
+        .log
+        .answer(|body| matches!(body, Body::Connect(_)).then(|| Err(failed("banned"))));
+    let (status, _, body) = gateway.call("add", "[1]").await;
+    assert_eq!((status, body.as_str()), (403, "banned"));
+    assert_eq!(gateway.log.kinds(), ["connect", "disconnect refused"]);
+}
+
+#[tokio::test]
+async fn sql_that_writes_is_not_served_and_hidden_tables_are_not_there() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let sql = format!("POST /v1/database/{NAME}/sql");
+    let (status, _, body) = gateway
+        .request(&sql, OWNER, b"select 1; DELETE FROM counter")
+        .await;
+    assert_eq!(status, 501);
+    assert!(body.contains("`DELETE`"), "{body}");
+    let (status, _, body) = gateway.request(&sql, OWNER, b"SELECT * FROM rtdb_state").await;
+    assert_eq!(status, 400);
+    assert!(body.starts_with("no such table: `rtdb_state`"), "{body}");
+    assert_eq!(
+        gateway.request(&sql, OWNER, b"SELECT * FROM counter").await.0,
+        503,
+        "there is no SpacetimeDB"
+    );
+}
+
+#[tokio::test]
+async fn publishing_is_for_owners_and_modules() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let named = format!("PUT /v1/database/{NAME}");
+    assert_eq!(gateway.request(&named, "", b"\0asm").await.0, 401);
+    assert_eq!(gateway.request(&named, BOB, b"\0asm").await.0, 403);
+    let (status, _, body) = gateway.request(&named, OWNER, b"\x7fELF\xff").await;
+    assert_eq!(status, 400);
+    assert!(body.contains("not a WebAssembly module"), "{body}");
+    assert_eq!(gateway.request("PUT /v1/database/No_Name", BOB, b"").await.0, 400);
+    for (query, status) in [
+        ("parent=x", 501),
+        ("policy=BreakClients", 501),
+        ("num_replicas=3", 501),
+        ("host_type=Js", 400),
+    ] {
+        assert_eq!(
+            gateway.request(&format!("{named}?{query}"), OWNER, b"").await.0,
+            status,
+            "{query}"
+        );
+    }
+    assert_eq!(gateway.log.kinds(), [""; 0]);
+}
+
+#[tokio::test]
+async fn names_and_the_end_of_a_database_are_the_owners() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let names = format!("PUT /v1/database/{NAME}/names");
+    let json = "content-type: application/json\r\n";
+    assert_eq!(
+        gateway
+            .request(&names, &format!("{BOB}{json}"), b"[\"b\"]")
+            .await
+            .0,
+        401
+    );
+    let (status, _, body) = gateway
+        .request(&names, &format!("{OWNER}{json}"), b"[\"b\"]")
+        .await;
+    assert_eq!((status, body.as_str()), (200, "\"Success\""));
+    gateway
+        .meta
+        .answer(|_| Some(Err(Unapplied::Refused(Refusal::NameTaken("b".into())))));
+    assert_eq!(
+        gateway
+            .request(&names, &format!("{OWNER}{json}"), b"[\"b\"]")
+            .await
+            .0,
+        400
+    );
+    gateway.meta.answer(|_| None);
+    assert_eq!(
+        gateway
+            .request(&format!("DELETE /v1/database/{NAME}"), BOB, b"")
+            .await
+            .0,
+        403
+    );
+    assert_eq!(
+        gateway
+            .request(&format!("DELETE /v1/database/{NAME}"), OWNER, b"")
+            .await
+            .0,
+        200
+    );
+    assert_eq!(gateway.log.kinds(), ["delete"]);
+    assert_eq!(gateway.meta.kinds(), ["names", "names", "names"]);
+}
+
+#[tokio::test]
+async fn what_is_not_served_says_so() {
+    let gateway = Fixture::start(Settings::default()).await;
+    for path in ["reset", "lock", "unlock", "mcp", "route/a/b"] {
+        let (status, _, body) = gateway
+            .request(&format!("POST /v1/database/{NAME}/{path}"), "", b"")
+            .await;
+        assert_eq!(status, 501, "{path}");
+        assert!(body.contains("not served"), "{body}");
+    }
+    assert_eq!(gateway.get(&format!("/v1/database/{NAME}/nothing")).await.0, 404);
+    assert_eq!(gateway.get("/v1/nothing").await.0, 404);
+}
+
+#[tokio::test]
+async fn bad_tokens_are_refused() {
+    let gateway = Fixture::start(Settings::default()).await;
+    for (token, expected) in [("rubbish", 401), ("expired-bob", 401), ("foreign-bob", 503)] {
+        let header = format!("authorization: Bearer {token}\r\n");
+        let (status, _, _) = gateway
+            .request(&format!("GET /v1/database/{NAME}/names"), &header, b"")
+            .await;
+        assert_eq!(status, expected, "{token}");
+    }
+    assert_eq!(
+        gateway
+            .request(
+                &format!("GET /v1/database/{NAME}/names"),
+                "authorization: Basic x\r\n",
+                b""
+            )
+            .await
+            .0,
+        400
+    );
+}

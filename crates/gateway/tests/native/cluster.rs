@@ -1,0 +1,240 @@
+//! A cluster of one: a log in memory, the real replica, the real SpacetimeDB, the gateway.
+
+#![allow(unreachable_pub, reason = "a module of tests")]
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use rtdb_consensus::command::{Body, Owner};
+use rtdb_consensus::{
+    Applied, Command, Follow, LogIndex, NotProposed, Origin, Outcome, Pending, Position, Propose, ReadError,
+    Reply, ResolvedCommand, ResolvedEntry, Session,
+};
+use rtdb_gateway::{Catalog, DatabaseRecord, Gateway, GatewayMetrics, OverReplica};
+use rtdb_replica::{Keys, LocalServer, Replica, ReplicaConfig, ServerConfig, Tokens};
+use spacetimedb_lib::Identity;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+
+/// The real server's program, if this machine has one.
+pub fn server_program() -> Option<PathBuf> {
+    let cached = ".cache/rafttimedb/spacetimedb-1.2.0/bin/spacetimedb-standalone";
+    let named = std::env::var_os("SPACETIMEDB_BIN").map(PathBuf::from);
+    let cached = std::env::var_os("HOME").map(|home| Path::new(&home).join(cached));
+    named.into_iter().chain(cached).find(|program| program.exists())
+}
+
+const ORIGIN: Origin = Origin { node: 1, epoch: 1 };
+
+/// A log whose every command is an entry, resolved at once.
+pub struct MemoryLog {
+    state: Mutex<LogState>,
+    resolved: watch::Sender<LogIndex>,
+}
+
+#[derive(Default)]
+struct LogState {
+    entries: Vec<Arc<ResolvedEntry>>,
+    waiting: HashMap<u64, oneshot::Sender<Outcome>>,
+    sessions: HashMap<u64, Session>,
+}
+
+impl MemoryLog {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::default(),
+            resolved: watch::Sender::new(0),
+        })
+    }
+}
+
+impl Propose for MemoryLog {
+    fn submit(&self, command: Command) -> Result<Pending, NotProposed> {
+        let mut state = self.state.lock();
+        let index = state.entries.len() as u64 + 1;
+        let position = Position::new(index, 0);
+        let timestamp_us = 1_700_000_000_000_000 + index as i64;
+        let (done, pending) = Pending::new();
+        let mut session = None;
+        match command.body.as_ref().expect("a body") {
+            Body::Connect(connect) => {
+                let (database, sender) = (connect.database.clone(), connect.sender.clone());
+                let connection = connect.connection.clone();
+                let new = Session {
+                    id: position.0,
+                    origin: ORIGIN,
+                    database,
+                    sender,
+                    connection,
+                };
+                state.sessions.insert(position.0, new);
+            }
+            Body::Disconnect(disconnect) => session = state.sessions.remove(&disconnect.session),
+            _ => {}
+        }
+        state.waiting.insert(index, done);
+        let command = ResolvedCommand {
+            position,
+            timestamp_us,
+            origin: ORIGIN,
+            seq: index,
+            command,
+            session,
+        };
+        state.entries.push(Arc::new(ResolvedEntry {
+            index,
+            commands: vec![command],
+        }));
+        self.resolved.send_replace(index);
+        Ok(pending)
+    }
+
+    fn ready(&self) -> BoxFuture<'_, ()> {
+        async {}.boxed()
+    }
+}
+
+impl Follow for MemoryLog {
+    fn resolved(&self) -> watch::Receiver<LogIndex> {
+        self.resolved.subscribe()
+    }
+
+    fn read(&self, from: LogIndex, _: usize) -> BoxFuture<'_, Result<Vec<Arc<ResolvedEntry>>, ReadError>> {
+        let entries = &self.state.lock().entries;
+        let from = (from.max(1) as usize - 1).min(entries.len());
+        let entries = entries[from..].iter().take(64).cloned().collect();
+        async { Ok(entries) }.boxed()
+    }
+
+    fn complete(&self, _: Origin, seq: u64, outcome: Outcome) {
+        if let Some(done) = self.state.lock().waiting.remove(&seq) {
+            let _ = done.send(outcome);
+        }
+    }
+
+    fn applied(&self, _: LogIndex) {}
+}
+
+/// The meta group: a catalog that applies at once.
+#[derive(Default)]
+pub struct MemoryMeta {
+    databases: Mutex<Vec<DatabaseRecord>>,
+}
+
+impl Propose for MemoryMeta {
+    fn submit(&self, command: Command) -> Result<Pending, NotProposed> {
+        let (done, pending) = Pending::new();
+        let mut reply = Reply::Done;
+        if let Some(Body::RegisterDatabase(register)) = command.body {
+            let bytes = <[u8; 32]>::try_from(register.database.as_ref()).expect("32 bytes");
+            let identity = Identity::from_byte_array(bytes);
+            let owner: Owner = register.owner.expect("an owner");
+            self.databases.lock().push(DatabaseRecord {
+                identity,
+                owner,
+                names: vec![register.name],
+                shard: 1,
+            });
+            reply = Reply::Database {
+                identity: register.database,
+                created: true,
+            };
+        }
+        done.send(Ok(Applied {
+            position: Position(1),
+            timestamp_us: 1,
+            reply,
+        }))
+        .expect("somebody waits");
+        Ok(pending)
+    }
+
+    fn ready(&self) -> BoxFuture<'_, ()> {
+        async {}.boxed()
+    }
+}
+
+impl Catalog for MemoryMeta {
+    fn ready(&self) -> bool {
+        true
+    }
+
+    fn by_identity(&self, identity: &Identity) -> Option<DatabaseRecord> {
+        self.databases
+            .lock()
+            .iter()
+            .find(|database| database.identity == *identity)
+            .cloned()
+    }
+
+    fn by_name(&self, name: &str) -> Option<DatabaseRecord> {
+        self.databases
+            .lock()
+            .iter()
+            .find(|database| database.names.iter().any(|known| known == name))
+            .cloned()
+    }
+}
+
+/// Two servers with the same key: one plain, and one behind the gateway.
+pub struct Pair {
+    pub plain: SocketAddr,
+    pub gateway: SocketAddr,
+    pub tokens: Tokens,
+    pub replica: Arc<Replica>,
+    servers: [LocalServer; 2],
+    _data: tempfile::TempDir,
+}
+
+impl Pair {
+    pub async fn start(program: PathBuf) -> Self {
+        let data = tempfile::tempdir().expect("a folder");
+        let keys = Keys::generate().expect("keys");
+        let tokens = Tokens::new(&keys).expect("tokens");
+        let start = async |name: &str| {
+            let data_dir = data.path().join(name);
+            std::fs::create_dir_all(&data_dir).expect("a folder");
+            let config = ServerConfig::Managed {
+                program: program.clone(),
+                data_dir,
+            };
+            let server = LocalServer::start(config, &keys).await.expect("a server");
+            server.up().await;
+            server
+        };
+        let servers = [start("plain").await, start("node").await];
+        let log = MemoryLog::new();
+        let config = ReplicaConfig {
+            server: servers[1].clone(),
+            tokens: tokens.clone(),
+        };
+        let replica = Arc::new(Replica::start(config, log.clone()));
+        let local = OverReplica::new(replica.clone(), servers[1].clone(), tokens.clone());
+        let meta = Arc::new(MemoryMeta::default());
+        let metrics = GatewayMetrics::new().expect("metrics");
+        let gateway = Gateway::new(log, meta.clone(), meta, Arc::new(local), metrics);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        tokio::spawn(async move { gateway.serve(listener).await });
+        let plain = servers[0].authority().parse().expect("an address");
+        Self {
+            plain,
+            gateway: address,
+            tokens,
+            replica,
+            servers,
+            _data: data,
+        }
+    }
+
+    pub async fn stop(self) {
+        self.replica.stop().await;
+        for server in &self.servers {
+            server.stop().await;
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! The WebSocket over fakes: handshakes, sessions without an upstream, bad frames, the end.
+
+mod fake;
+
+use bytes::{Bytes, BytesMut};
+use fake::{Fixture, NAME, Settings, identity_of};
+use futures::{SinkExt, StreamExt};
+use rtdb_consensus::command::Body;
+use rtdb_consensus::{Position, Unapplied};
+use rtdb_protocol::reply::Outcome;
+use rtdb_protocol::server::ServerMessage;
+use rtdb_protocol::{Subprotocol, client, server};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{WebSocketStream, client_async};
+
+type Client = WebSocketStream<TcpStream>;
+
+/// How long anything here may take.
+const SOON: Duration = Duration::from_secs(10);
+
+async fn connect(
+    gateway: &Fixture,
+    protocols: &str,
+    query: &str,
+    token: Option<&str>,
+) -> Result<Client, u16> {
+    let url = format!("ws://{}/v1/database/{query}", gateway.address);
+    let mut request = url.into_client_request().expect("a request");
+    if !protocols.is_empty() {
+        request
+            .headers_mut()
+            .insert("sec-websocket-protocol", protocols.parse().expect("a header"));
+    }
+    if let Some(token) = token {
+        request.headers_mut().insert(
+            "authorization",
+            format!("Bearer {token}").parse().expect("a header"),
+        );
+    }
+    let stream = TcpStream::connect(gateway.address).await.expect("a connection");
+    match client_async(request, stream).await {
+        Ok((client, _)) => Ok(client),
+        Err(Error::Http(response)) => Err(response.status().as_u16()),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+async fn connect_as_bob(gateway: &Fixture) -> Client {
+    let query = format!("{NAME}/subscribe?compression=None");
+    connect(gateway, "v2.bsatn.spacetimedb", &query, Some("good-bob"))
+        .await
+        .expect("let in")
+}
+
+async fn next(client: &mut Client) -> Message {
+    let next = tokio::time::timeout(SOON, client.next()).await.expect("in time");
+    next.expect("a message").expect("a sound message")
+}
+
+async fn next_server(client: &mut Client) -> ServerMessage {
+    let Message::Binary(payload) = next(client).await else {
+        panic!("not binary")
+    };
+    server::split(Subprotocol::V2, payload)
+        .next()
+        .expect("a message")
+        .expect("a sound message")
+}
+
+/// The close frame that comes after any other messages.
+async fn closed(client: &mut Client) -> (u16, String) {
+    loop {
+        if let Message::Close(frame) = next(client).await {
+            let frame = frame.expect("a reason");
+            return (frame.code.into(), frame.reason.to_string());
+        }
+    }
+}
+
+fn call(request_id: u32) -> Message {
+    let mut frame = BytesMut::new();
+    client::call_reducer(
+        Subprotocol::V2,
+        &mut frame,
+        "add",
+        &[&9u64.to_le_bytes()],
+        request_id,
+    );
+    Message::Binary(frame.freeze())
+}
+
+#[tokio::test]
+async fn handshakes_that_can_not_be_are_refused_as_the_server_refuses_them() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let refused =
+        async |protocols, query: &str, token| connect(&gateway, protocols, query, token).await.err();
+    let v1 = "v1.bsatn.spacetimedb";
+    let path = format!("{NAME}/subscribe");
+    assert_eq!(refused("", &path, None).await, Some(400));
+    assert_eq!(refused("v9.bsatn.spacetimedb", &path, None).await, Some(400));
+    assert_eq!(refused("v1.json.spacetimedb", &path, None).await, Some(501));
+    let zero = format!("{path}?connection_id={}", "0".repeat(32));
+    assert_eq!(refused(v1, &zero, None).await, Some(400));
+    assert_eq!(refused(v1, &path, Some("rubbish")).await, Some(401));
+    assert_eq!(refused(v1, &path, Some("expired-bob")).await, Some(401));
+    assert_eq!(refused(v1, "nobody/subscribe", None).await, Some(404));
+    assert_eq!(gateway.log.kinds(), [""; 0]);
+}
+
+#[tokio::test]
+async fn an_old_server_limits_the_subprotocol() {
+    let gateway = Fixture::start(Settings {
+        newest: Subprotocol::V1,
+        ..Settings::default()
+    })
+    .await;
+    let path = format!("{NAME}/subscribe");
+    let both = "v2.bsatn.spacetimedb, v1.bsatn.spacetimedb";
+    assert!(connect(&gateway, both, &path, None).await.is_ok());
+    assert_eq!(
+        connect(&gateway, "v2.bsatn.spacetimedb", &path, None).await.err(),
+        Some(400)
+    );
+}
+
+#[tokio::test]
+async fn a_client_is_greeted_calls_and_leaves() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let mut client = connect_as_bob(&gateway).await;
+    let ServerMessage::Hello { identity, token, .. } = next_server(&mut client).await else {
+        panic!("no hello")
+    };
+    assert_eq!(identity, identity_of("bob").to_byte_array());
+    assert_eq!(&*token, "good-bob");
+    assert_eq!(gateway.metrics.sessions.get(), 1);
+    for id in 1..=100 {
+        client.feed(call(id)).await.expect("sent");
+    }
+    client.flush().await.expect("sent");
+    for id in 1..=100 {
+        let ServerMessage::CallResult(result) = next_server(&mut client).await else {
+            panic!("no result")
+        };
+        assert_eq!((result.request_id, result.timestamp_us), (id, 5));
+        assert!(matches!(result.outcome, Outcome::Ok { .. }));
+    }
+    client.close(None).await.expect("closed");
+    gateway.log.wait_for("disconnect").await;
+    let commands = gateway.log.commands.lock();
+    assert!(matches!(&commands[1], Body::Call(call) if call.session == 1));
+    assert!(matches!(commands.last(), Some(Body::Disconnect(command)) if command.session == 1));
+}
+
+#[tokio::test]
+async fn a_full_log_means_waiting_not_errors() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let mut client = connect_as_bob(&gateway).await;
+    next(&mut client).await;
+    gateway.log.full.store(true, std::sync::atomic::Ordering::Relaxed);
+    client.send(call(1)).await.expect("sent");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(gateway.log.kinds(), ["connect"]);
+    gateway
+        .log
+        .full
+        .store(false, std::sync::atomic::Ordering::Relaxed);
+    assert!(matches!(
+        next_server(&mut client).await,
+        ServerMessage::CallResult(_)
+    ));
+    // A departure waits for room too.
+    gateway.log.full.store(true, std::sync::atomic::Ordering::Relaxed);
+    drop(client);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    gateway
+        .log
+        .full
+        .store(false, std::sync::atomic::Ordering::Relaxed);
+    gateway.log.wait_for("disconnect").await;
+}
+
+#[tokio::test]
+async fn a_client_that_the_database_rejects_is_turned_away() {
+    let gateway = Fixture::start(Settings {
+        lifecycle: true,
+        ..Settings::default()
+    })
+    .await;
+    gateway.log.answer(|body| {
+        let rejected = Unapplied::Reducer {
+            position: Position(1),
+            timestamp_us: 1,
+            trapped: false,
+            message: "banned".into(),
+        };
+        matches!(body, Body::Connect(_)).then_some(Err(rejected))
+    });
+    let mut client = connect_as_bob(&gateway).await;
+    assert_eq!(closed(&mut client).await, (1008, "banned".into()));
+    gateway.log.wait_for("disconnect refused").await;
+}
+
+#[tokio::test]
+async fn bad_frames_close_their_client_and_nobody_else() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let mut other = connect_as_bob(&gateway).await;
+    next(&mut other).await;
+    let garbage = Message::Binary(Bytes::from_static(&[250, 1, 2, 3]));
+    let truncated = Message::Binary(Bytes::from_static(&[3, 1]));
+    for (frame, code) in [(garbage, 1011), (truncated, 1011), (Message::text("hello"), 1003)] {
+        let mut client = connect_as_bob(&gateway).await;
+        client.send(frame).await.expect("sent");
+        let (got, reason) = closed(&mut client).await;
+        assert_eq!(got, code, "{reason}");
+        assert!(!reason.is_empty());
+    }
+    let client = connect_as_bob(&gateway).await;
+    let (mut sink, mut stream) = client.split();
+    let flood = tokio::spawn(async move { sink.send(Message::Binary(vec![3; 40 << 20].into())).await });
+    loop {
+        match tokio::time::timeout(SOON, stream.next())
+            .await
+            .expect("in time")
+            .expect("a message")
+        {
+            Ok(Message::Close(Some(frame))) => {
+                assert_eq!(u16::from(frame.code), 1009, "{}", frame.reason);
+                break;
+            }
+            Ok(_) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let _ = flood.await;
+    other.send(call(1)).await.expect("sent");
+    assert!(matches!(
+        next_server(&mut other).await,
+        ServerMessage::CallResult(_)
+    ));
+}
+
+#[tokio::test]
+async fn the_node_says_where_to_go_when_it_stops() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let mut client = connect_as_bob(&gateway).await;
+    next(&mut client).await;
+    let stopping = gateway.gateway.clone();
+    let stopped = tokio::spawn(async move { stopping.shutdown("leader=2:10.0.0.2:3001".into()).await });
+    assert_eq!(closed(&mut client).await, (1001, "leader=2:10.0.0.2:3001".into()));
+    tokio::time::timeout(SOON, stopped)
+        .await
+        .expect("in time")
+        .expect("stopped");
+    assert_eq!(gateway.metrics.sessions.get(), 0);
+    assert!(
+        TcpStream::connect(gateway.address).await.is_err(),
+        "nobody listens"
+    );
+}
+
+#[tokio::test]
+async fn an_expired_epoch_closes_the_clients_of_now_only() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let mut client = connect_as_bob(&gateway).await;
+    next(&mut client).await;
+    gateway
+        .gateway
+        .close_sessions(rtdb_gateway::CloseReason::restart());
+    assert_eq!(closed(&mut client).await.0, 1012);
+    let mut again = connect_as_bob(&gateway).await;
+    assert!(matches!(
+        next_server(&mut again).await,
+        ServerMessage::Hello { .. }
+    ));
+}

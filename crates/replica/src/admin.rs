@@ -1,0 +1,212 @@
+//! What a replica asks of the local server over HTTP, in a database owner's name.
+
+mod sql;
+
+pub use sql::{SqlError, SqlTable};
+
+use crate::DatabaseId;
+use crate::server::{HttpError, LocalServer};
+use crate::tokens::{TokenError, Tokens};
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use rtdb_consensus::command::Owner;
+use spacetimedb_lib::Identity;
+use std::collections::HashMap;
+use std::time::Duration;
+use thiserror::Error;
+
+/// How long publishing may take: the server compiles the module, and may have to rewrite tables.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long any other request may take. A server that has just started replays its commit log first.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long an owner's token of our making is good.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(300);
+
+/// Asks the local server in owners' names. Cheap to clone.
+#[derive(Clone)]
+pub struct Admin {
+    server: LocalServer,
+    tokens: Tokens,
+}
+
+/// Why the local server did not do what it was asked.
+#[derive(Debug, Error)]
+pub enum AdminError {
+    /// It has no such database.
+    #[error("SpacetimeDB has no such database")]
+    NoSuchDatabase,
+    /// It refused, in its own words.
+    #[error("SpacetimeDB refused: {text}")]
+    Refused {
+        /// The status.
+        status: StatusCode,
+        /// Its words.
+        text: String,
+    },
+    /// It did not answer: it may or may not have done it.
+    #[error(transparent)]
+    Http(HttpError),
+    /// It answered a query with something else than tables.
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+    /// No token can be made for the owner.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+}
+
+/// What a database says of itself: the row of its hidden table `rtdb_state`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DatabaseState {
+    /// The position of the last command that is part of the database.
+    pub index: u64,
+    /// The digest of all that was written: equal on replicas at the same index.
+    pub digest: u64,
+    /// The position of the `Publish` whose module is running.
+    pub module: u64,
+}
+
+impl Admin {
+    /// Asks `server`, with tokens made by `tokens`.
+    pub fn new(server: LocalServer, tokens: Tokens) -> Self {
+        Self { server, tokens }
+    }
+
+    /// The server that is asked.
+    pub fn server(&self) -> &LocalServer {
+        &self.server
+    }
+
+    /// A token for a database's owner, good for some minutes.
+    ///
+    /// # Errors
+    /// [`TokenError::Signing`].
+    pub fn token(&self, owner: &Owner) -> Result<String, TokenError> {
+        Ok(self
+            .tokens
+            .mint(&owner.issuer, &owner.subject, Some(TOKEN_LIFETIME))?
+            .token)
+    }
+
+    /// Publishes a prepared module: creates the database under that identity, or replaces its module.
+    ///
+    /// # Errors
+    /// [`AdminError`]; [`AdminError::Refused`] carries the compiler's or the migration's words.
+    pub async fn publish(&self, owner: &Owner, database: &DatabaseId, wasm: Bytes) -> Result<(), AdminError> {
+        self.ask(Method::PUT, owner, database, "", wasm, PUBLISH_TIMEOUT)
+            .await
+            .map(drop)
+    }
+
+    /// Deletes a database; one that is not there is fine.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn delete(&self, owner: &Owner, database: &DatabaseId) -> Result<(), AdminError> {
+        match self
+            .ask(Method::DELETE, owner, database, "", Bytes::new(), REQUEST_TIMEOUT)
+            .await
+        {
+            Ok(_) | Err(AdminError::NoSuchDatabase) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Runs SQL on what the server has committed, not waiting until that is on disk.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn sql(
+        &self,
+        owner: &Owner,
+        database: &DatabaseId,
+        query: &str,
+    ) -> Result<Vec<SqlTable>, AdminError> {
+        let query = Bytes::copy_from_slice(query.as_bytes());
+        let path = "/sql?confirmed=false";
+        let answer = self
+            .ask(Method::POST, owner, database, path, query, REQUEST_TIMEOUT)
+            .await?;
+        Ok(sql::parse(&answer)?)
+    }
+
+    /// The schema of the module that is running, in the server's JSON.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn schema(
+        &self,
+        owner: &Owner,
+        database: &DatabaseId,
+        version: u32,
+    ) -> Result<Bytes, AdminError> {
+        let path = format!("/schema?version={version}");
+        self.ask(Method::GET, owner, database, &path, Bytes::new(), REQUEST_TIMEOUT)
+            .await
+    }
+
+    /// Reads a database's state: `None` if it was created and nothing was applied to it yet.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn state(
+        &self,
+        owner: &Owner,
+        database: &DatabaseId,
+    ) -> Result<Option<DatabaseState>, AdminError> {
+        let tables = self.sql(owner, database, "SELECT * FROM rtdb_state").await?;
+        let table = tables.first().ok_or(SqlError::NoTable)?;
+        if table.rows.is_empty() {
+            return Ok(None);
+        }
+        let column = |name| table.u64(0, name);
+        Ok(Some(DatabaseState {
+            index: column("index")?,
+            digest: column("digest")?,
+            module: column("module")?,
+        }))
+    }
+
+    /// Reads the receipts: for each session the position of its last successful call.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn receipts(
+        &self,
+        owner: &Owner,
+        database: &DatabaseId,
+    ) -> Result<HashMap<u64, u64>, AdminError> {
+        let tables = self.sql(owner, database, "SELECT * FROM rtdb_session").await?;
+        let table = tables.first().ok_or(SqlError::NoTable)?;
+        (0..table.rows.len())
+            .map(|row| Ok((table.u64(row, "session")?, table.u64(row, "index")?)))
+            .collect()
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        owner: &Owner,
+        database: &DatabaseId,
+        path: &str,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<Bytes, AdminError> {
+        let path = format!(
+            "/v1/database/{}{path}",
+            Identity::from_byte_array(*database).to_hex()
+        );
+        let token = self.token(owner)?;
+        self.server
+            .http()
+            .send(method, &path, &token, body, timeout)
+            .await
+            .map_err(|e| match e {
+                HttpError::Status {
+                    status: StatusCode::NOT_FOUND,
+                    ..
+                } => AdminError::NoSuchDatabase,
+                HttpError::Status { status, text } => AdminError::Refused { status, text },
+                e => AdminError::Http(e),
+            })
+    }
+}

@@ -1,0 +1,192 @@
+//! One WebSocket connection to the local server, in the name of a database's owner.
+
+use super::calls::Calls;
+use crate::{Admin, DatabaseId, TokenError};
+use bytes::Bytes;
+use futures::{Sink, Stream};
+use http::{HeaderValue, header};
+use rtdb_consensus::command::Owner;
+use rtdb_protocol::server::{self, AppliedCall, ServerMessage};
+use rtdb_protocol::{FrameError, Subprotocol};
+use spacetimedb_lib::Identity;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{Error as WebSocketError, Message};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+
+/// How long connecting may take, the server's first message included. A server that has just started replays its commit
+/// log before it lets anyone in.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
+/// The largest message that the server may send on this connection, which subscribes to nothing, in bytes: results
+/// with their arguments.
+const MESSAGE_BYTES_MAX: usize = rtdb_protocol::MESSAGE_BYTES_MAX + (1 << 20);
+
+/// A connection, and the calls that are to be sent on it.
+pub(super) struct Connection {
+    subprotocol: Subprotocol,
+    socket: WebSocketStream<TcpStream>,
+    pub(super) calls: Calls,
+    unflushed: bool,
+}
+
+/// Why there is no connection (any more).
+#[derive(Debug, Error)]
+pub(super) enum ConnectionError {
+    #[error("connecting takes longer than {OPEN_TIMEOUT:?}")]
+    OpenTimeout,
+    #[error("the connection ended")]
+    Ended,
+    #[error(transparent)]
+    Socket(Box<WebSocketError>),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error("no subprotocol was agreed on")]
+    NoSubprotocol,
+    #[error("the server greets with something else than the connection's identity")]
+    NoHello,
+    #[error("the server takes the owner's token for another identity: {0}")]
+    OtherIdentity(Identity),
+}
+
+impl From<WebSocketError> for ConnectionError {
+    fn from(error: WebSocketError) -> Self {
+        Self::Socket(Box::new(error))
+    }
+}
+
+impl Connection {
+    /// Connects to a database as its owner.
+    pub(super) async fn open(
+        admin: &Admin,
+        owner: &Owner,
+        database: &DatabaseId,
+    ) -> Result<Self, ConnectionError> {
+        let open = async {
+            let token = admin.token(owner)?;
+            let mut connection = Self::shake_hands(&admin.server().authority(), &token, database).await?;
+            connection.greet(owner).await?;
+            Ok(connection)
+        };
+        tokio::time::timeout(OPEN_TIMEOUT, open)
+            .await
+            .unwrap_or(Err(ConnectionError::OpenTimeout))
+    }
+
+    async fn shake_hands(
+        authority: &str,
+        token: &str,
+        database: &DatabaseId,
+    ) -> Result<Self, ConnectionError> {
+        let database = Identity::from_byte_array(*database).to_hex();
+        let url =
+            format!("ws://{authority}/v1/database/{database}/subscribe?compression=None&confirmed=false");
+        let mut request = url.into_client_request()?;
+        let offered = Subprotocol::ALL.map(Subprotocol::name).join(", ");
+        for (name, value) in [
+            (header::AUTHORIZATION, format!("Bearer {token}")),
+            (header::SEC_WEBSOCKET_PROTOCOL, offered),
+        ] {
+            let value = HeaderValue::try_from(value).map_err(|e| WebSocketError::HttpFormat(e.into()))?;
+            request.headers_mut().insert(name, value);
+        }
+        let stream = TcpStream::connect(authority).await.map_err(WebSocketError::Io)?;
+        stream.set_nodelay(true).map_err(WebSocketError::Io)?;
+        let config = WebSocketConfig::default()
+            .max_message_size(Some(MESSAGE_BYTES_MAX))
+            .max_frame_size(Some(MESSAGE_BYTES_MAX));
+        let (socket, response) = client_async_with_config(request, stream, Some(config)).await?;
+        let agreed = response
+            .headers()
+            .get(header::SEC_WEBSOCKET_PROTOCOL)
+            .and_then(|name| name.to_str().ok());
+        let subprotocol = agreed
+            .and_then(Subprotocol::from_name)
+            .ok_or(ConnectionError::NoSubprotocol)?;
+        Ok(Self {
+            subprotocol,
+            socket,
+            calls: Calls::new(subprotocol),
+            unflushed: false,
+        })
+    }
+
+    /// Awaits the server's first message, which says whom it takes us for.
+    async fn greet(&mut self, owner: &Owner) -> Result<(), ConnectionError> {
+        let payload = self.next().await?;
+        match server::split(self.subprotocol, payload).next().transpose()? {
+            Some(ServerMessage::Hello { identity, .. }) if identity[..] == owner.identity[..] => Ok(()),
+            Some(ServerMessage::Hello { identity, .. }) => Err(ConnectionError::OtherIdentity(
+                Identity::from_byte_array(identity),
+            )),
+            _ => Err(ConnectionError::NoHello),
+        }
+    }
+
+    /// Sends what is to be sent while it waits for the server's next payload. May be dropped and called again.
+    pub(super) async fn next(&mut self) -> Result<Bytes, ConnectionError> {
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, ConnectionError>> {
+        // Writing must not keep from reading: the server may be waiting for us to read.
+        if let Poll::Ready(Err(e)) = self.poll_send(cx) {
+            return Poll::Ready(Err(e.into()));
+        }
+        loop {
+            let message = ready!(Pin::new(&mut self.socket).poll_next(cx));
+            match message {
+                Some(Ok(Message::Binary(payload))) => return Poll::Ready(Ok(payload)),
+                // Pings are answered by the WebSocket itself; a close frame is followed by the end.
+                Some(Ok(_)) => {}
+                Some(Err(e)) => return Poll::Ready(Err(e.into())),
+                None => return Poll::Ready(Err(ConnectionError::Ended)),
+            }
+        }
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WebSocketError>> {
+        let mut socket = Pin::new(&mut self.socket);
+        loop {
+            if self.calls.is_empty() {
+                break;
+            }
+            ready!(socket.as_mut().poll_ready(cx))?;
+            if let Some(frame) = self.calls.pop() {
+                socket.as_mut().start_send(Message::Binary(frame))?;
+                self.unflushed = true;
+            }
+        }
+        if self.unflushed {
+            ready!(socket.poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The results in a payload.
+    pub(super) fn results(
+        &self,
+        payload: Bytes,
+    ) -> impl Iterator<Item = Result<AppliedCall, FrameError>> + use<> {
+        server::split(self.subprotocol, payload)
+            .filter_map(|message| message.map(ServerMessage::into_applied).transpose())
+    }
+
+    /// Makes one call and waits for its result: no other may be under way.
+    pub(super) async fn call(&mut self, reducer: &str, args: &[u8]) -> Result<AppliedCall, ConnectionError> {
+        self.calls.push(reducer, &[args], 0);
+        loop {
+            let payload = self.next().await?;
+            if let Some(result) = self.results(payload).next() {
+                return Ok(result?);
+            }
+        }
+    }
+}

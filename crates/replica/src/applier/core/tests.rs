@@ -1,0 +1,465 @@
+use super::*;
+use crate::applier::window::CALLS_MAX;
+use bytes::Bytes;
+use rtdb_consensus::command::{Call, Connect, Disconnect, Owner};
+use rtdb_consensus::{Applied, Origin, Unapplied};
+use rtdb_protocol::Subprotocol;
+use rtdb_protocol::client::{self, ClientMessage};
+use spacetimedb_lib::db::raw_def::v9::{Lifecycle, RawModuleDefV9Builder};
+use spacetimedb_lib::{RawModuleDef, bsatn};
+use spacetimedb_sats::{AlgebraicType, ProductType};
+
+const ORIGIN: Origin = Origin { node: 1, epoch: 7 };
+
+fn module(lifecycle: bool) -> Module {
+    let mut builder = RawModuleDefV9Builder::new();
+    builder.add_reducer("add", ProductType::from([("name", AlgebraicType::String)]), None);
+    if lifecycle {
+        builder.add_reducer("arrive", ProductType::unit(), Some(Lifecycle::OnConnect));
+        builder.add_reducer("leave", ProductType::unit(), Some(Lifecycle::OnDisconnect));
+    }
+    let def = bsatn::to_vec(&RawModuleDef::V9(builder.finish())).unwrap();
+    Module::from_def(&def).unwrap()
+}
+
+fn core(lifecycle: bool) -> (Core, Calls) {
+    let mut core = Core::default();
+    core.set_active(Some(Arc::new(ActiveDatabase {
+        identity: [1; 32],
+        owner: Owner::default(),
+        module: Arc::new(module(lifecycle)),
+        position: Position(1),
+    })));
+    (core, Calls::new(Subprotocol::V3))
+}
+
+fn command(position: u64, body: impl Into<Body>) -> ResolvedCommand {
+    ResolvedCommand {
+        position: Position(position),
+        timestamp_us: 1000 + position as i64,
+        origin: ORIGIN,
+        seq: position,
+        command: body.into().into(),
+        session: None,
+    }
+}
+
+fn call(position: u64, session: u64, reducer: &str, name: &str) -> ResolvedCommand {
+    let header = CallHeader {
+        sender: [3; 32],
+        session,
+        ..CallHeader::default()
+    };
+    let args = [
+        header.encode().to_vec(),
+        bsatn::to_vec(&name.to_string()).unwrap(),
+    ]
+    .concat();
+    let request_id = position as u32 + 500;
+    let reducer = reducer.to_owned();
+    command(
+        position,
+        Body::Call(Call {
+            database: Bytes::new(),
+            session,
+            reducer,
+            args: args.into(),
+            request_id,
+        }),
+    )
+}
+
+fn connect(position: u64) -> ResolvedCommand {
+    let (sender, connection) = (vec![4; 32].into(), vec![5; 16].into());
+    command(
+        position,
+        Body::Connect(Connect {
+            database: Bytes::new(),
+            sender,
+            connection,
+        }),
+    )
+}
+
+fn disconnect(position: u64, session: u64, refused: bool) -> ResolvedCommand {
+    let mut command = command(position, Body::Disconnect(Disconnect { session, refused }));
+    let (sender, connection) = (vec![4; 32].into(), vec![5; 16].into());
+    command.session = Some(Session {
+        id: session,
+        origin: ORIGIN,
+        database: Bytes::new(),
+        sender,
+        connection,
+    });
+    command
+}
+
+/// The calls that were sent: reducer, header, own arguments, request id.
+fn sent(calls: &mut Calls) -> Vec<(String, CallHeader, Vec<u8>, u32)> {
+    let mut sent = Vec::new();
+    while let Some(frame) = calls.pop() {
+        for message in client::split(Subprotocol::V3, frame) {
+            let ClientMessage::Call(call) = message.unwrap() else {
+                panic!("not a call")
+            };
+            let header = CallHeader::decode(&call.args).unwrap();
+            sent.push((
+                call.reducer.to_string(),
+                header,
+                call.args[header::LEN..].to_vec(),
+                call.request_id,
+            ));
+        }
+    }
+    sent
+}
+
+fn ok(request_id: u32) -> AppliedCall {
+    let outcome = Outcome::Ok {
+        return_value: Bytes::from_static(b"r"),
+        execution_us: 9,
+        energy: 8,
+    };
+    AppliedCall {
+        request_id,
+        index: None,
+        outcome,
+    }
+}
+
+fn error(request_id: u32, message: &str) -> AppliedCall {
+    AppliedCall {
+        request_id,
+        index: None,
+        outcome: Outcome::Failed(message.into()),
+    }
+}
+
+fn outcomes(core: &mut Core) -> Vec<(u64, Result<Reply, String>)> {
+    core.told()
+        .map(|told| {
+            assert_eq!(told.origin, ORIGIN);
+            match told.outcome {
+                Ok(Applied {
+                    position,
+                    timestamp_us,
+                    reply,
+                }) => {
+                    assert_eq!((position.0, timestamp_us), (told.seq, 1000 + told.seq as i64));
+                    (told.seq, Ok(reply))
+                }
+                Err(Unapplied::Reducer {
+                    position, message, ..
+                }) => {
+                    assert_eq!(position.0, told.seq);
+                    (told.seq, Err(message))
+                }
+                Err(e) => (told.seq, Err(e.to_string())),
+            }
+        })
+        .collect()
+}
+
+fn called() -> Result<Reply, String> {
+    Ok(Reply::Call {
+        return_value: Bytes::from_static(b"r"),
+        execution_us: 9,
+        energy: 8,
+    })
+}
+
+fn state(index: u64) -> DatabaseState {
+    DatabaseState {
+        index,
+        digest: 0,
+        module: 1,
+    }
+}
+
+#[test]
+fn a_call_is_stamped_with_its_place_and_time_and_keeps_the_rest() {
+    let (mut core, mut calls) = core(false);
+    core.take(&call(10, 7, "add", "x"), &mut calls);
+    let [(reducer, header, own, request_id)] = &sent(&mut calls)[..] else {
+        panic!("one call")
+    };
+    assert_eq!(
+        (reducer.as_str(), *request_id, own.as_slice()),
+        ("add", 510, &[1, 0, 0, 0, b'x'][..])
+    );
+    let expected = CallHeader {
+        sender: [3; 32],
+        connection: [0; 16],
+        timestamp_us: 1010,
+        index: 10,
+        session: 7,
+    };
+    assert_eq!(*header, expected);
+
+    core.result(ok(510)).unwrap();
+    assert_eq!(outcomes(&mut core), [(10, called())]);
+}
+
+#[test]
+fn outcomes_come_in_order_those_that_need_no_server_too() {
+    let (mut core, mut calls) = core(false);
+    for command in [
+        call(10, 7, "add", "x"),
+        connect(11),
+        call(12, 7, "nothing", ""),
+        call(13, 7, "add", "y"),
+    ] {
+        core.take(&command, &mut calls);
+    }
+    assert_eq!(sent(&mut calls).len(), 2);
+    assert_eq!(outcomes(&mut core), []);
+    core.result(ok(510)).unwrap();
+    assert_eq!(
+        outcomes(&mut core),
+        [
+            (10, called()),
+            (11, Ok(Reply::Done)),
+            (12, Err("no such reducer".into()))
+        ]
+    );
+    core.result(error(513, "no")).unwrap();
+    assert_eq!(outcomes(&mut core), [(13, Err("no".into()))]);
+    assert!(core.window().is_empty());
+    assert_eq!(core.window().bytes(), 0);
+}
+
+#[test]
+fn arguments_of_the_wrong_type_are_not_sent() {
+    let (mut core, mut calls) = core(false);
+    let mut bad = call(10, 7, "add", "x");
+    if let Some(Body::Call(call)) = &mut bad.command.body {
+        call.args = call.args.slice(..header::LEN + 2);
+    }
+    let mut headless = call(11, 7, "add", "x");
+    if let Some(Body::Call(call)) = &mut headless.command.body {
+        call.args = Bytes::from_static(b"short");
+    }
+    core.take(&bad, &mut calls);
+    core.take(&headless, &mut calls);
+    assert!(sent(&mut calls).is_empty());
+    let told = outcomes(&mut core);
+    assert_eq!(
+        told[0],
+        (
+            10,
+            Err("invalid arguments for reducer add: data too short".into())
+        )
+    );
+    assert_eq!(told[1], (11, Err("the call has no header".into())));
+}
+
+#[test]
+fn arrivals_and_departures_call_the_modules_reducers() {
+    let (mut core, mut calls) = core(true);
+    core.take(&connect(20), &mut calls);
+    core.take(&disconnect(21, 20, false), &mut calls);
+    core.take(&disconnect(22, 19, true), &mut calls);
+    let sent = sent(&mut calls);
+    let names: Vec<_> = sent
+        .iter()
+        .map(|(name, header, ..)| (name.as_str(), header.index, header.session))
+        .collect();
+    assert_eq!(
+        names,
+        [
+            ("arrive", 20, 20),
+            ("leave", 21, 20),
+            (DISCONNECT, 21, 20),
+            (DISCONNECT, 22, 19)
+        ]
+    );
+    assert!(
+        sent.iter()
+            .all(|(_, header, ..)| header.sender == [4; 32] && header.connection == [5; 16])
+    );
+
+    core.result(error(0, "you are banned")).unwrap();
+    core.result(error(0, "oh")).unwrap();
+    core.result(ok(0)).unwrap();
+    core.result(ok(0)).unwrap();
+    assert_eq!(
+        outcomes(&mut core),
+        [
+            (20, Err("you are banned".into())),
+            (21, Ok(Reply::Done)),
+            (22, Ok(Reply::Done))
+        ]
+    );
+}
+
+#[test]
+fn without_lifecycle_reducers_only_the_receipt_is_deleted() {
+    let (mut core, mut calls) = core(false);
+    core.take(&disconnect(21, 20, false), &mut calls);
+    assert_eq!(sent(&mut calls)[0].0, DISCONNECT);
+}
+
+#[test]
+fn a_result_that_is_not_the_next_ones_is_a_violation() {
+    let (mut core, mut calls) = core(false);
+    assert_eq!(core.result(ok(1)), Err(Violation::NoCall));
+    core.take(&call(10, 7, "add", "x"), &mut calls);
+    assert_eq!(
+        core.result(ok(511)),
+        Err(Violation::OtherCall {
+            expected: 510,
+            got: 511
+        })
+    );
+    core.take(&call(11, 7, "add", "x"), &mut calls);
+    let other = AppliedCall {
+        index: Some(12),
+        ..ok(511)
+    };
+    assert_eq!(
+        core.result(other),
+        Err(Violation::OtherCall {
+            expected: 11,
+            got: 12
+        })
+    );
+    // 1.2.0 forgets the request id of a call that fails; the position stands for it.
+    core.take(&call(13, 7, "add", "x"), &mut calls);
+    core.result(AppliedCall {
+        index: Some(13),
+        ..error(0, "no")
+    })
+    .unwrap();
+    assert_eq!(outcomes(&mut core), [(13, Err("no".into()))]);
+}
+
+#[test]
+fn without_a_database_all_calls_are_refused() {
+    let (mut core, mut calls) = (Core::default(), Calls::new(Subprotocol::V1));
+    for command in [call(10, 0, "add", "x"), connect(11), disconnect(12, 11, false)] {
+        core.take(&command, &mut calls);
+    }
+    assert!(calls.is_empty());
+    let gone = || Err("no such database".to_owned());
+    assert_eq!(
+        outcomes(&mut core),
+        [(10, gone()), (11, gone()), (12, Ok(Reply::Done))]
+    );
+}
+
+#[test]
+fn results_lost_with_the_connection_are_told_from_the_receipts() {
+    let (mut core, mut calls) = core(true);
+    for command in [
+        connect(10),
+        call(11, 10, "add", "overwritten"),
+        call(12, 10, "add", "fine"),
+        call(13, 9, "add", "failed"),
+        call(14, 0, "add", "fine"),
+        call(15, 0, "add", "failed"),
+        disconnect(16, 9, false),
+        call(17, 9, "add", "not applied yet"),
+    ] {
+        core.take(&command, &mut calls);
+    }
+    let slots: Vec<_> = sent(&mut calls)
+        .iter()
+        .map(|(_, header, ..)| header.session)
+        .collect();
+    core.lost();
+    assert!(core.window().is_empty());
+    assert!(core.needs_receipts(&state(10)) && !core.needs_receipts(&state(9)));
+    core.recovered(
+        Some(&state(16)),
+        &HashMap::from([(10, 12), (9, 8), (slots[4], 14)]),
+    );
+
+    let told = outcomes(&mut core);
+    let fine = || {
+        Ok(Reply::Call {
+            return_value: Bytes::new(),
+            execution_us: 0,
+            energy: 0,
+        })
+    };
+    assert_eq!(told[0], (10, Ok(Reply::Done)));
+    assert!(told[1].1.as_ref().unwrap_err().contains("unknown"));
+    assert_eq!(told[2], (12, fine()));
+    assert!(told[3].1.as_ref().unwrap_err().contains("failed"));
+    assert_eq!(told[4], (14, fine()));
+    assert!(told[5].1.as_ref().unwrap_err().contains("failed"));
+    assert_eq!(told[6], (16, Ok(Reply::Done)));
+    assert_eq!(told.len(), 7);
+
+    // What comes after is read from the log again, and told once.
+    core.take(&call(17, 9, "add", "not applied yet"), &mut calls);
+    core.result(ok(517)).unwrap();
+    assert_eq!(outcomes(&mut core), [(17, called())]);
+}
+
+#[test]
+fn what_the_server_lost_is_applied_again_and_not_told_again() {
+    let (mut core, mut calls) = core(false);
+    for position in [10, 11] {
+        core.take(&call(position, 7, "add", "x"), &mut calls);
+        core.result(ok(position as u32 + 500)).unwrap();
+    }
+    assert_eq!(outcomes(&mut core).len(), 2);
+    core.lost();
+    core.recovered(Some(&state(9)), &HashMap::new());
+    for position in [10, 11, 12] {
+        core.take(&call(position, 7, "add", "x"), &mut calls);
+        core.result(ok(position as u32 + 500)).unwrap();
+    }
+    assert_eq!(outcomes(&mut core), [(12, called())]);
+}
+
+#[test]
+fn a_publication_whose_result_was_lost_is_told_from_the_running_module() {
+    let (mut core, _) = core(false);
+    let publish = command(30, Body::Publish(rtdb_consensus::command::Publish::default()));
+    core.publishing(&publish);
+    core.lost();
+    core.recovered(
+        Some(&DatabaseState {
+            index: 30,
+            digest: 0,
+            module: 30,
+        }),
+        &HashMap::new(),
+    );
+    assert_eq!(
+        outcomes(&mut core),
+        [(30, Ok(Reply::Published { created: false }))]
+    );
+}
+
+#[test]
+fn the_window_is_bounded_by_count_and_bytes() {
+    let (mut core, mut calls) = core(false);
+    for position in 0..CALLS_MAX as u64 {
+        assert!(core.window().has_room());
+        core.take(&call(position + 1, 7, "add", "x"), &mut calls);
+    }
+    assert!(!core.window().has_room());
+
+    let (mut core, mut calls) = self::core(false);
+    let large = "x".repeat(1 << 20);
+    let mut taken = 0;
+    while core.window().has_room() {
+        taken += 1;
+        core.take(&call(taken, 7, "add", &large), &mut calls);
+    }
+    assert_eq!(taken, 8);
+}
+
+#[test]
+fn receipt_slots_of_neighbours_differ() {
+    for stride in [1, 1 << 16] {
+        let mut slots: Vec<_> = (1..=4096).map(|n| receipt_slot(Position(n * stride))).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        assert!(slots.len() > 4000, "{} of 4096 with stride {stride}", slots.len());
+        assert!(slots.iter().all(|slot| *slot >= RECEIPT_SLOTS));
+    }
+}

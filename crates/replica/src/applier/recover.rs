@@ -1,0 +1,121 @@
+//! Where to go on: the database's own record of what was applied to it, compared with the log.
+
+use super::{Applier, Connection, Head, Interrupt, before};
+use crate::{ActiveDatabase, AdminError, DatabaseState, Fatal, Phase};
+use http::StatusCode;
+use rtdb_consensus::Position;
+use rtdb_consensus::command::{Body, Owner, Publish};
+use rtdb_determinism::Module;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often it is logged that the server is ahead of the log.
+const AHEAD_WARNING: Duration = Duration::from_secs(10);
+
+impl Applier {
+    /// Reads where the server is, settles what was open when the connection was lost, and connects. `None`: there is no
+    /// such database.
+    pub(super) async fn recover(&mut self) -> Result<Option<Connection>, Interrupt> {
+        self.slot.set_phase(Phase::Connecting);
+        self.shared.admin.server().up().await;
+        let Some(state) = self.state().await? else {
+            self.core.set_active(None);
+            self.shared.deactivate(&self.database);
+            self.core.recovered(None, &HashMap::new());
+            self.reader.seek(before(self.born));
+            return Ok(None);
+        };
+        let active = self.verified(&state).await?;
+        let receipts = if self.core.needs_receipts(&state) {
+            self.shared.admin.receipts(&self.owner, &self.database).await?
+        } else {
+            HashMap::new()
+        };
+        self.core.recovered(Some(&state), &receipts);
+        self.core.set_active(Some(active.clone()));
+        self.shared.activate(active);
+        self.reader.seek(Position(state.index));
+        self.report();
+        tracing::info!(database = self.hex(), position = %Position(state.index), "applying from here on");
+        Ok(Some(
+            Connection::open(&self.shared.admin, &self.owner, &self.database).await?,
+        ))
+    }
+
+    /// The database's state; `None` if there is none, or if its creation was broken off.
+    async fn state(&mut self) -> Result<Option<DatabaseState>, Interrupt> {
+        match self.shared.admin.state(&self.owner, &self.database).await {
+            Ok(state) => Ok(state),
+            Err(AdminError::NoSuchDatabase) => Ok(None),
+            Err(AdminError::Refused {
+                status: StatusCode::BAD_REQUEST,
+                text,
+            }) => Err(Fatal::Foreign {
+                database: self.hex(),
+                reason: text,
+            }
+            .into()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Checks that what the server has follows from the log: else every further command would be skipped as applied, or
+    /// land on other rows than elsewhere.
+    async fn verified(&mut self, state: &DatabaseState) -> Result<Arc<ActiveDatabase>, Interrupt> {
+        let index = Position(state.index);
+        self.log_known_to(index).await?;
+        let database = self.hex();
+        let diverged = |reason| Fatal::Diverged {
+            database: database.clone(),
+            reason,
+        };
+        // The mark before a publication has the position just before it.
+        let next = Position(state.index.saturating_add(1));
+        if self.reader.at(index).await?.is_none() && self.reader.at(next).await?.is_none() {
+            return Err(diverged(format!("it has applied {index}, which is no command of its log")).into());
+        }
+        let position = Position(state.module);
+        let head = self.reader.at(position).await?;
+        let Some((publish, owner)) = head.as_ref().and_then(publication) else {
+            return Err(diverged(format!(
+                "its module is that of {position}, where none was published"
+            ))
+            .into());
+        };
+        let module = Module::from_def(&publish.original_def)
+            .map_err(|e| diverged(format!("the module at {position} can't be read: {e}")))?;
+        let (identity, owner, module) = (self.database, owner.clone(), Arc::new(module));
+        Ok(Arc::new(ActiveDatabase {
+            identity,
+            owner,
+            module,
+            position,
+        }))
+    }
+
+    /// Waits until this node knows the log up to `index`: after a start it may learn of its own log's end only from the
+    /// others, while the server still has what was applied before.
+    async fn log_known_to(&mut self, index: Position) -> Result<(), Interrupt> {
+        while self.reader.end() < index.index() {
+            self.slot.set_phase(Phase::AheadOfLog);
+            tracing::warn!(
+                database = self.hex(),
+                applied = %index,
+                log_end = self.reader.end(),
+                "SpacetimeDB is ahead of the log that this node knows; waiting for the other nodes"
+            );
+            if let Ok(known) = tokio::time::timeout(AHEAD_WARNING, self.reader.known(index.index())).await {
+                known?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn publication(head: &Head) -> Option<(&Publish, &Owner)> {
+    match &head.command().command.body {
+        Some(Body::Publish(publish)) => Some((publish, publish.owner.as_ref()?)),
+        _ => None,
+    }
+}

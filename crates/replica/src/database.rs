@@ -1,0 +1,22 @@
+//! A database that the replica runs.
+
+use rtdb_consensus::Position;
+use rtdb_consensus::command::Owner;
+use rtdb_determinism::Module;
+use std::sync::Arc;
+
+/// A database's identity, 32 bytes as in BSATN (little endian).
+pub type DatabaseId = [u8; 32];
+
+/// A database whose module is running on this node.
+#[derive(Clone, Debug)]
+pub struct ActiveDatabase {
+    /// Its identity.
+    pub identity: DatabaseId,
+    /// Who owns it.
+    pub owner: Owner,
+    /// What its module offers, as the author wrote it.
+    pub module: Arc<Module>,
+    /// The position of the `Publish` that brought the module.
+    pub position: Position,
+}

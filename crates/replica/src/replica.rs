@@ -1,0 +1,120 @@
+//! All databases of a shard on this node.
+
+mod scout;
+mod shared;
+
+pub(crate) use shared::{Shared, Slot};
+
+use crate::{
+    ActiveDatabase, Admin, DatabaseId, DatabaseStatus, Digest, Fatal, LocalServer, ReplicaStatus, Tokens,
+};
+use parking_lot::Mutex;
+use rtdb_consensus::{Follow, LogIndex, Position};
+use scout::Scout;
+use std::sync::Arc;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// What a replica works with.
+#[derive(Clone)]
+pub struct ReplicaConfig {
+    /// The local server.
+    pub server: LocalServer,
+    /// What makes the owners' tokens.
+    pub tokens: Tokens,
+}
+
+/// The local copy of a shard: follows the log, and applies it to the local server. Dropping it ends the appliers.
+pub struct Replica {
+    shared: Arc<Shared>,
+    scout: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Replica {
+    /// Starts following. Catching up goes on in the background.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn start(config: ReplicaConfig, follow: Arc<dyn Follow>) -> Self {
+        let shared = Arc::new(Shared::new(Admin::new(config.server, config.tokens), follow));
+        let scout = tokio::spawn(Scout::new(shared.clone()).run());
+        Self {
+            shared,
+            scout: Mutex::new(Some(scout)),
+        }
+    }
+
+    /// A database whose module is running here. Stays while the local server is down.
+    pub fn database(&self, identity: &DatabaseId) -> Option<Arc<ActiveDatabase>> {
+        self.shared.active(identity)
+    }
+
+    /// The local server's HTTP API, in owners' names.
+    pub fn admin(&self) -> &Admin {
+        &self.shared.admin
+    }
+
+    /// Becomes `Some` when the node must stop rather than go on.
+    pub fn fatal(&self) -> watch::Receiver<Option<Arc<Fatal>>> {
+        self.shared.fatal()
+    }
+
+    /// The log index up to which everything is applied on this node; changes as it grows.
+    pub fn applied(&self) -> watch::Receiver<LogIndex> {
+        self.shared.applied()
+    }
+
+    /// How it is doing: without asking the server, so without digests.
+    pub fn progress(&self) -> ReplicaStatus {
+        let server = self.shared.admin.server();
+        ReplicaStatus {
+            server: server.state().borrow().clone(),
+            server_version: server.version().map(|version| version.to_string()),
+            applied: *self.shared.applied().borrow(),
+            databases: self.shared.slots().iter().map(|slot| slot.status()).collect(),
+        }
+    }
+
+    /// How it is doing, with each database's digest as the server has it at this moment.
+    pub async fn status(&self) -> ReplicaStatus {
+        let mut status = self.progress();
+        let digests = status.databases.iter().map(|database| self.digest(database));
+        let digests = futures::future::join_all(digests).await;
+        for (database, digest) in status.databases.iter_mut().zip(digests) {
+            database.digest = digest;
+        }
+        status
+    }
+
+    async fn digest(&self, database: &DatabaseStatus) -> Option<Digest> {
+        let active = self.shared.active(&database.identity)?;
+        let state = self
+            .shared
+            .admin
+            .state(&active.owner, &database.identity)
+            .await
+            .ok()??;
+        Some(Digest {
+            position: Position(state.index),
+            value: state.digest,
+        })
+    }
+
+    /// Ends the appliers. Outcomes that are still open are not told.
+    pub async fn stop(&self) {
+        let scout = self.scout.lock().take();
+        if let Some(scout) = scout {
+            scout.abort();
+            // It ends either because it was aborted or because it had ended: both are what we want.
+            let _ = scout.await;
+        }
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        if let Some(scout) = self.scout.lock().take() {
+            scout.abort();
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Looks through the log for databases, and starts an applier for each.
+
+use super::{Shared, Slot};
+use crate::applier::Applier;
+use crate::{DatabaseId, Fatal};
+use futures::FutureExt;
+use rtdb_consensus::command::{Body, Owner};
+use rtdb_consensus::{LogIndex, Outcome, Position, ReadError, Refusal, ResolvedCommand, Unapplied};
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use tokio::task::JoinSet;
+
+/// How much of the log is looked through at once, in bytes.
+const READ_BYTES_MAX: usize = 4 << 20;
+
+/// Looks through the log for databases.
+pub(super) struct Scout {
+    shared: Arc<Shared>,
+    known: HashMap<DatabaseId, Birth>,
+    appliers: JoinSet<DatabaseId>,
+}
+
+/// Where a database, as it is at this place in the log, begins: at its creation, at the last publication that cleared it, or
+/// at its deletion. Nothing before that has a trace in it.
+struct Birth {
+    position: Position,
+    owner: Owner,
+    exists: bool,
+}
+
+impl Scout {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            known: HashMap::new(),
+            appliers: JoinSet::new(),
+        }
+    }
+
+    /// Looks for as long as it is polled; the appliers end with it.
+    pub(super) async fn run(mut self) {
+        let Err(error) = self.look().await;
+        self.shared.fail(error);
+    }
+
+    async fn look(&mut self) -> Result<Infallible, Fatal> {
+        let mut resolved = self.shared.follow.resolved();
+        // Nobody on this node waits for commands from before its start, so what was undone since is passed over.
+        let start = *resolved.borrow_and_update();
+        let mut next = 1;
+        while next <= start {
+            next = self
+                .read(next, start, |scout, command| scout.note(command))
+                .await?;
+        }
+        for (identity, birth) in std::mem::take(&mut self.known) {
+            self.appoint(identity, birth);
+        }
+        self.shared.set_scouted(next - 1);
+        loop {
+            tokio::select! {
+                changed = resolved.wait_for(|resolved| *resolved >= next).map(|end| end.map(|end| *end)) => {
+                    let end = changed.map_err(|_| ReadError("the log has been closed".into()))?;
+                    next = self.read(next, end, |scout, command| scout.meet(command)).await?;
+                    self.shared.set_scouted(next - 1);
+                }
+                Some(ended) = self.appliers.join_next() => self.ended(ended)?,
+            }
+        }
+    }
+
+    /// Reads from `next` on and shows each command to `look`. Gives the index to read from next.
+    async fn read(
+        &mut self,
+        next: LogIndex,
+        end: LogIndex,
+        mut look: impl FnMut(&mut Self, &ResolvedCommand) -> Result<(), Fatal>,
+    ) -> Result<LogIndex, Fatal> {
+        let entries = self.shared.follow.read(next, READ_BYTES_MAX).await?;
+        for entry in &entries {
+            for command in &entry.commands {
+                look(self, command)?;
+            }
+        }
+        // Without entries, none up to the end holds commands.
+        Ok(entries.last().map_or(end, |entry| entry.index) + 1)
+    }
+
+    /// Before the start is reached: notes where databases begin.
+    fn note(&mut self, command: &ResolvedCommand) -> Result<(), Fatal> {
+        let position = command.position;
+        match &command.command.body {
+            None => return Err(Fatal::NewerCommand { position }),
+            Some(Body::Publish(publish)) => {
+                let Some((identity, owner)) = named(&publish.database, publish.owner.as_ref()) else {
+                    return Ok(());
+                };
+                let known = self.known.get(&identity);
+                if publish.clear || known.is_none_or(|birth| !birth.exists) {
+                    self.known.insert(
+                        identity,
+                        Birth {
+                            position,
+                            owner,
+                            exists: true,
+                        },
+                    );
+                }
+            }
+            Some(Body::Delete(delete)) => {
+                let known = identity(&delete.database).and_then(|identity| self.known.get_mut(&identity));
+                if let Some(birth) = known {
+                    (birth.position, birth.exists) = (position, false);
+                }
+            }
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    /// From the start on: a database that was not known gets its applier, which goes on by itself.
+    fn meet(&mut self, command: &ResolvedCommand) -> Result<(), Fatal> {
+        let position = command.position;
+        match &command.command.body {
+            None => Err(Fatal::NewerCommand { position }),
+            Some(Body::Publish(publish)) => {
+                match named(&publish.database, publish.owner.as_ref()) {
+                    Some((identity, _)) if self.known.contains_key(&identity) => {}
+                    Some((identity, owner)) => self.appoint(
+                        identity,
+                        Birth {
+                            position,
+                            owner,
+                            exists: true,
+                        },
+                    ),
+                    None => self.refuse(command, Refusal::Module("the publication is malformed".into())),
+                }
+                Ok(())
+            }
+            Some(Body::Call(call)) => self.stray(command, &call.database),
+            Some(Body::Connect(connect)) => self.stray(command, &connect.database),
+            Some(Body::Delete(delete)) => self.stray(command, &delete.database),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// A command for a database whose publication was malformed: nobody else answers it.
+    fn stray(&mut self, command: &ResolvedCommand, database: &[u8]) -> Result<(), Fatal> {
+        if identity(database).is_none_or(|identity| !self.known.contains_key(&identity)) {
+            self.refuse(command, Refusal::NoSuchDatabase);
+        }
+        Ok(())
+    }
+
+    fn refuse(&self, command: &ResolvedCommand, refusal: Refusal) {
+        let outcome: Outcome = Err(Unapplied::Refused(refusal));
+        self.shared.follow.complete(command.origin, command.seq, outcome);
+    }
+
+    fn appoint(&mut self, identity: DatabaseId, birth: Birth) {
+        let slot = Arc::new(Slot::new(identity, birth.owner.clone()));
+        self.shared.add_slot(slot.clone());
+        let applier = Applier::new(self.shared.clone(), slot, birth.position, birth.owner.clone());
+        self.appliers.spawn(async move {
+            applier.run().await;
+            identity
+        });
+        self.known.insert(identity, birth);
+    }
+
+    /// An applier ends only when it has failed.
+    fn ended(&self, ended: Result<DatabaseId, tokio::task::JoinError>) -> Result<(), Fatal> {
+        match ended {
+            // It has said why.
+            Ok(_) => Ok(()),
+            Err(e) => Err(Fatal::Applier {
+                reason: e.to_string(),
+            }),
+        }
+    }
+}
+
+fn identity(database: &[u8]) -> Option<DatabaseId> {
+    database.try_into().ok()
+}
+
+fn named(database: &[u8], owner: Option<&Owner>) -> Option<(DatabaseId, Owner)> {
+    let owner = owner.filter(|owner| identity(&owner.identity).is_some())?;
+    Some((identity(database)?, owner.clone()))
+}

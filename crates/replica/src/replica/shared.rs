@@ -1,0 +1,152 @@
+//! What a replica's tasks share.
+
+use crate::{ActiveDatabase, Admin, DatabaseId, DatabaseStatus, Fatal, Phase};
+use parking_lot::{Mutex, RwLock};
+use rtdb_consensus::command::Owner;
+use rtdb_consensus::{Follow, LogIndex, Position};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use tokio::sync::watch;
+
+/// What a replica's tasks share.
+pub(crate) struct Shared {
+    pub(crate) admin: Admin,
+    pub(crate) follow: Arc<dyn Follow>,
+    active: RwLock<HashMap<DatabaseId, Arc<ActiveDatabase>>>,
+    slots: RwLock<Vec<Arc<Slot>>>,
+    scouted: AtomicU64,
+    applied: watch::Sender<LogIndex>,
+    fatal: watch::Sender<Option<Arc<Fatal>>>,
+}
+
+/// What one applier tells of itself.
+pub(crate) struct Slot {
+    pub(crate) identity: DatabaseId,
+    /// The log index up to which the database's commands are applied.
+    done: AtomicU64,
+    completed: AtomicU64,
+    in_flight: AtomicUsize,
+    in_flight_bytes: AtomicUsize,
+    phase: Mutex<Phase>,
+    owner: Mutex<Owner>,
+}
+
+impl Shared {
+    pub(super) fn new(admin: Admin, follow: Arc<dyn Follow>) -> Self {
+        Self {
+            admin,
+            follow,
+            active: RwLock::default(),
+            slots: RwLock::default(),
+            scouted: AtomicU64::new(0),
+            applied: watch::Sender::new(0),
+            fatal: watch::Sender::new(None),
+        }
+    }
+
+    pub(super) fn active(&self, identity: &DatabaseId) -> Option<Arc<ActiveDatabase>> {
+        self.active.read().get(identity).cloned()
+    }
+
+    pub(crate) fn activate(&self, database: Arc<ActiveDatabase>) {
+        self.active.write().insert(database.identity, database);
+    }
+
+    pub(crate) fn deactivate(&self, identity: &DatabaseId) {
+        self.active.write().remove(identity);
+    }
+
+    /// The node must stop. The first reason is the one that counts.
+    pub(crate) fn fail(&self, fatal: Fatal) {
+        tracing::error!(error = %fatal, "this node must not go on");
+        self.fatal.send_if_modified(|reason| {
+            let first = reason.is_none();
+            if first {
+                *reason = Some(Arc::new(fatal));
+            }
+            first
+        });
+    }
+
+    pub(super) fn fatal(&self) -> watch::Receiver<Option<Arc<Fatal>>> {
+        self.fatal.subscribe()
+    }
+
+    pub(super) fn applied(&self) -> watch::Receiver<LogIndex> {
+        self.applied.subscribe()
+    }
+
+    pub(super) fn slots(&self) -> Vec<Arc<Slot>> {
+        self.slots.read().clone()
+    }
+
+    pub(super) fn add_slot(&self, slot: Arc<Slot>) {
+        self.slots.write().push(slot);
+    }
+
+    /// Every database's commands up to `index` have an applier.
+    pub(super) fn set_scouted(&self, index: LogIndex) {
+        self.scouted.store(index, Ordering::Release);
+        self.report_applied();
+    }
+
+    /// Tells how far all databases are, if that has changed. Never goes back, though a server may.
+    pub(crate) fn report_applied(&self) {
+        let scouted = self.scouted.load(Ordering::Acquire);
+        let slots = self.slots.read();
+        let applied = slots
+            .iter()
+            .map(|slot| slot.done.load(Ordering::Relaxed))
+            .fold(scouted, LogIndex::min);
+        drop(slots);
+        let grown = self.applied.send_if_modified(|known| {
+            let grown = applied > *known;
+            *known = applied.max(*known);
+            grown
+        });
+        if grown {
+            self.follow.applied(applied);
+        }
+    }
+}
+
+impl Slot {
+    pub(super) fn new(identity: DatabaseId, owner: Owner) -> Self {
+        Self {
+            identity,
+            done: AtomicU64::new(0),
+            completed: AtomicU64::new(0),
+            in_flight: AtomicUsize::new(0),
+            in_flight_bytes: AtomicUsize::new(0),
+            phase: Mutex::new(Phase::Connecting),
+            owner: Mutex::new(owner),
+        }
+    }
+
+    pub(crate) fn set_phase(&self, phase: Phase) {
+        *self.phase.lock() = phase;
+    }
+
+    pub(crate) fn set_owner(&self, owner: Owner) {
+        *self.owner.lock() = owner;
+    }
+
+    pub(crate) fn set_progress(&self, done: LogIndex, completed: Position, calls: usize, bytes: usize) {
+        self.done.store(done, Ordering::Relaxed);
+        self.completed.store(completed.0, Ordering::Relaxed);
+        self.in_flight.store(calls, Ordering::Relaxed);
+        self.in_flight_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn status(&self) -> DatabaseStatus {
+        DatabaseStatus {
+            identity: self.identity,
+            phase: self.phase.lock().clone(),
+            applied: Position(self.completed.load(Ordering::Relaxed)),
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+            in_flight_bytes: self.in_flight_bytes.load(Ordering::Relaxed),
+            digest: None,
+        }
+    }
+}

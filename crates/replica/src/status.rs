@@ -1,0 +1,60 @@
+//! How a replica is doing, for `/cluster/status` and the metrics.
+
+use crate::DatabaseId;
+use crate::server::ServerState;
+use rtdb_consensus::{LogIndex, Position};
+
+/// How a replica is doing.
+#[derive(Clone, Debug)]
+pub struct ReplicaStatus {
+    /// The local server.
+    pub server: ServerState,
+    /// The local server's version, if it is known.
+    pub server_version: Option<String>,
+    /// The log index up to which everything is applied.
+    pub applied: LogIndex,
+    /// The databases, by identity.
+    pub databases: Vec<DatabaseStatus>,
+}
+
+/// How a database is doing.
+#[derive(Clone, Debug)]
+pub struct DatabaseStatus {
+    /// Which one.
+    pub identity: DatabaseId,
+    /// What its applier is doing.
+    pub phase: Phase,
+    /// The position of the last command whose outcome is known.
+    pub applied: Position,
+    /// Calls that wait for the server's answer.
+    pub in_flight: usize,
+    /// Their bytes.
+    pub in_flight_bytes: usize,
+    /// The rolling digest and the position at which it was read: equal on all replicas at the same position. `None` if
+    /// the server did not say.
+    pub digest: Option<Digest>,
+}
+
+/// A digest and where it was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digest {
+    /// The position of the last command in it.
+    pub position: Position,
+    /// The digest.
+    pub value: u64,
+}
+
+/// What a database's applier is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Waiting for the server, or reading where to go on.
+    Connecting,
+    /// The server is further than the log that this node has so far.
+    AheadOfLog,
+    /// Applying commands.
+    Applying,
+    /// There is no such database at this place in the log.
+    Absent,
+    /// The connection is lost; the error. It will be tried again.
+    Retrying(String),
+}

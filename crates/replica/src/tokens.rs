@@ -1,0 +1,217 @@
+//! Tokens: who a client is, and tokens of our own making.
+//!
+//! SpacetimeDB accepts any token that its own key has signed, whatever its issuer, and asks the issuer's OIDC keys
+//! about all others. Every server of the cluster has the cluster's key, so a token made here is good on all of them.
+
+use crate::keys::Keys;
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
+use spacetimedb_lib::Identity;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use thiserror::Error;
+
+/// The issuer of the tokens that SpacetimeDB itself hands out.
+pub const LOCAL_ISSUER: &str = "localhost";
+
+/// The audience of the tokens that SpacetimeDB itself hands out.
+const AUDIENCE: &str = "spacetimedb";
+
+/// The longest issuer and subject that SpacetimeDB takes, in bytes.
+const NAME_BYTES_MAX: usize = 128;
+
+/// How long after its end a token is still taken, in seconds, because clocks differ; SpacetimeDB does the same.
+const LEEWAY_S: u64 = 60;
+
+/// Makes and verifies tokens with the cluster's key.
+#[derive(Clone)]
+pub struct Tokens {
+    encoding: EncodingKey,
+    decoding: DecodingKey,
+    validation: Validation,
+}
+
+/// What a token of ours says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claims {
+    /// The identity, 32 bytes as in BSATN (little endian).
+    pub identity: [u8; 32],
+    /// Who vouches for the subject.
+    pub issuer: String,
+    /// The subject.
+    pub subject: String,
+    /// When the token ends, in seconds since the Unix epoch; `None` for never.
+    pub expires_s: Option<u64>,
+}
+
+/// A token just made, and the identity it stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Minted {
+    /// The identity, 32 bytes as in BSATN (little endian).
+    pub identity: [u8; 32],
+    /// The token.
+    pub token: String,
+}
+
+/// Why a token was not accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum TokenError {
+    /// The cluster's key signed it, and its time is over.
+    #[error("the token has expired")]
+    Expired,
+    /// It is well formed, but not signed with the cluster's key: SpacetimeDB asks its issuer. What it claims is not
+    /// proven.
+    #[error("the token of issuer `{}` is not signed with this cluster's key", .0.issuer)]
+    Foreign(Claims),
+    /// It is no token, or says what a token must not say.
+    #[error("the token is malformed: {0}")]
+    Malformed(String),
+    /// Signing failed.
+    #[error("no token can be made: {0}")]
+    Signing(String),
+}
+
+/// The claims in the order in which SpacetimeDB writes them.
+#[derive(Serialize)]
+struct Outgoing<'a> {
+    hex_identity: &'a str,
+    sub: &'a str,
+    iss: &'a str,
+    aud: &'a [&'a str],
+    iat: u64,
+    exp: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Incoming {
+    hex_identity: Option<String>,
+    sub: String,
+    iss: String,
+    exp: Option<u64>,
+}
+
+impl Tokens {
+    /// Signs and verifies with `keys`.
+    ///
+    /// # Errors
+    /// [`TokenError::Signing`] if the keys are not ES256 keys.
+    pub fn new(keys: &Keys) -> Result<Self, TokenError> {
+        let unusable = |e: jsonwebtoken::errors::Error| TokenError::Signing(e.to_string());
+        Ok(Self {
+            encoding: EncodingKey::from_ec_pem(keys.private_pem().as_bytes()).map_err(unusable)?,
+            decoding: DecodingKey::from_ec_pem(keys.public_pem().as_bytes()).map_err(unusable)?,
+            validation: validation(),
+        })
+    }
+
+    /// Verifies a client's token.
+    ///
+    /// # Errors
+    /// [`TokenError`], of which [`TokenError::Foreign`] leaves the decision to SpacetimeDB.
+    pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
+        match jsonwebtoken::decode::<Incoming>(token, &self.decoding, &self.validation) {
+            Ok(data) => claims(data.claims),
+            Err(e) => Err(match e.kind() {
+                ErrorKind::InvalidSignature
+                | ErrorKind::InvalidAlgorithm
+                | ErrorKind::InvalidAlgorithmName => self.foreign(token),
+                _ => TokenError::Malformed(e.to_string()),
+            }),
+        }
+    }
+
+    /// What a token that another key has signed says of its issuer.
+    fn foreign(&self, token: &str) -> TokenError {
+        match jsonwebtoken::dangerous::insecure_decode::<Incoming>(token) {
+            Ok(data) => claims(data.claims).map_or_else(|malformed| malformed, TokenError::Foreign),
+            Err(e) => TokenError::Malformed(e.to_string()),
+        }
+    }
+
+    /// Makes a token for a known issuer and subject, for instance a database's owner.
+    ///
+    /// # Errors
+    /// [`TokenError::Signing`].
+    pub fn mint(
+        &self,
+        issuer: &str,
+        subject: &str,
+        lifetime: Option<Duration>,
+    ) -> Result<Minted, TokenError> {
+        let identity = Identity::from_claims(issuer, subject);
+        let hex_identity = identity.to_hex();
+        let iat = now_s();
+        let outgoing = Outgoing {
+            hex_identity: hex_identity.as_str(),
+            sub: subject,
+            iss: issuer,
+            aud: &[AUDIENCE],
+            iat,
+            exp: lifetime.map(|l| iat.saturating_add(l.as_secs())),
+        };
+        let token = jsonwebtoken::encode(&Header::new(Algorithm::ES256), &outgoing, &self.encoding)
+            .map_err(|e| TokenError::Signing(e.to_string()))?;
+        Ok(Minted {
+            identity: identity.to_byte_array(),
+            token,
+        })
+    }
+
+    /// Makes a fresh identity with its token, as SpacetimeDB does for a client that has none.
+    ///
+    /// # Errors
+    /// [`TokenError::Signing`].
+    pub fn fresh(&self) -> Result<Minted, TokenError> {
+        self.mint(LOCAL_ISSUER, &uuid::Uuid::new_v4().to_string(), None)
+    }
+}
+
+/// What SpacetimeDB checks: the signature, and that issuer and subject are there. The time is checked in [`claims`].
+fn validation() -> Validation {
+    let mut validation = Validation::new(Algorithm::ES256);
+    validation.set_required_spec_claims(&["sub", "iss"]);
+    validation.validate_aud = false;
+    // The library takes `"exp": null`, which SpacetimeDB writes into its own tokens, for a malformed time.
+    validation.validate_exp = false;
+    validation
+}
+
+fn claims(incoming: Incoming) -> Result<Claims, TokenError> {
+    let Incoming {
+        hex_identity,
+        sub: subject,
+        iss: issuer,
+        exp: expires_s,
+    } = incoming;
+    for (what, text) in [("issuer", &issuer), ("subject", &subject)] {
+        if text.is_empty() || text.len() > NAME_BYTES_MAX {
+            return Err(TokenError::Malformed(format!(
+                "its {what} must have 1 to {NAME_BYTES_MAX} bytes"
+            )));
+        }
+    }
+    let identity = Identity::from_claims(&issuer, &subject);
+    if hex_identity.is_some_and(|hex| Identity::from_hex(&hex) != Ok(identity)) {
+        return Err(TokenError::Malformed(
+            "its identity is not that of its issuer and subject".into(),
+        ));
+    }
+    if expires_s.is_some_and(|expires_s| expires_s.saturating_add(LEEWAY_S) < now_s()) {
+        return Err(TokenError::Expired);
+    }
+    Ok(Claims {
+        identity: identity.to_byte_array(),
+        issuer,
+        subject,
+        expires_s,
+    })
+}
+
+fn now_s() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests;

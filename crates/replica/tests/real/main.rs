@@ -1,0 +1,8 @@
+//! Against the real SpacetimeDB server: `$SPACETIMEDB_BIN`, or the one that `cargo xtask server` caches. Without one
+//! every test says that it is skipped.
+
+#![allow(clippy::unwrap_used)]
+
+mod apply;
+mod server;
+mod support;
