@@ -55,7 +55,7 @@ struct Init {
 
 async fn init(State(node): State<Arc<Node>>, Json(init): Json<Init>) -> Response {
     match node.init(init.nodes).await {
-        Ok(cluster_id) => Json(json!({ "cluster_id": cluster_id })).into_response(),
+        Ok(initialised) => Json(initialised).into_response(),
         Err(refused) => error(refused.status, refused.reason),
     }
 }

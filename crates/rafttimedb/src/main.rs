@@ -12,8 +12,12 @@ mod status;
 
 use clap::{CommandFactory, Parser};
 use config::{Config, LogFormat};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
+
+/// What is logged unless RUST_LOG says otherwise. The libraries tell every step at info.
+const DEFAULT_LOG: &str = "info,openraft=error,fjall=warn,lsm_tree=warn";
 
 fn main() -> ExitCode {
     let config = match Config::parse().validate() {

@@ -9,8 +9,10 @@ use axum::http::StatusCode;
 use rtdb_consensus::command::InitCluster;
 use rtdb_consensus::{GroupId, InitError, Manager, Role};
 use rtdb_replica::{ReplicaStatus, ServerState};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What the admin API and the wiring share.
 pub(crate) struct Node {
@@ -18,6 +20,18 @@ pub(crate) struct Node {
     pub(crate) manager: Arc<Manager>,
     pub(crate) local: Arc<LocalNode>,
     pub(crate) metrics: Metrics,
+}
+
+/// How long the nodes of a new cluster may take to agree on its settings.
+const INIT_MAX: Duration = Duration::from_secs(20);
+
+/// The cluster is initialised.
+#[derive(Serialize)]
+pub(crate) struct Initialised {
+    /// Its id.
+    pub(crate) cluster_id: String,
+    /// Whether it was before.
+    pub(crate) already: bool,
 }
 
 /// Why the cluster was not initialised.
@@ -58,8 +72,9 @@ impl Node {
         }
     }
 
-    /// Makes a cluster of the nodes, with keys of its own if the nodes run their servers themselves.
-    pub(crate) async fn init(&self, nodes: BTreeMap<u64, String>) -> Result<String, InitRefused> {
+    /// Makes a cluster of the nodes, with keys of its own if the nodes run their servers themselves. May be repeated.
+    pub(crate) async fn init(&self, nodes: BTreeMap<u64, String>) -> Result<Initialised, InitRefused> {
+        let already = self.manager.meta().meta().cluster().is_some();
         let keys = keys::for_new_cluster(&self.config.server).map_err(|error| InitRefused {
             status: StatusCode::INTERNAL_SERVER_ERROR,
             reason: error.to_string(),
@@ -174,9 +189,9 @@ impl Node {
 
     fn server(&self, replica: Option<&ReplicaStatus>) -> ServerStatus {
         let url = match self.local.running() {
-            Some(running) => running.server.url(),
-            None if self.config.server.stdb_bin.is_some() => String::new(),
-            None => self.config.external_url().to_owned(),
+            Some(running) => Some(running.server.url()),
+            None if self.config.server.stdb_bin.is_some() => None,
+            None => Some(self.config.external_url().to_owned()),
         };
         let state = match replica.map(|replica| &replica.server) {
             None | Some(ServerState::Starting) => "starting",

@@ -27,7 +27,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let client_listener = bind(&config.listen_addr, "--listen-addr").await?;
     let manager = Manager::start(rtdb_consensus::Config {
         node: config.node_id,
-        data_dir: config.data_dir.join("raft"),
+        data_dir: config.data_dir.clone(),
         raft_addr: config.own_raft_addr(),
         client_addr: config.client_addr(),
         timing: config.timing(),

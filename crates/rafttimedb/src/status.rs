@@ -31,8 +31,8 @@ pub(crate) struct NodeStatus {
 /// The server behind a node.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct ServerStatus {
-    /// Where it is.
-    pub(crate) url: String,
+    /// Where it is; `None` for a managed one that has not been started yet.
+    pub(crate) url: Option<String>,
     /// Its version, if it said.
     pub(crate) version: Option<String>,
     /// `starting`, `up` or `down`.

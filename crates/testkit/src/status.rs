@@ -24,8 +24,8 @@ pub struct Status {
 /// The server beside a node.
 #[derive(Clone, Debug, Deserialize)]
 pub struct SpacetimeDb {
-    /// `http://127.0.0.1:PORT`
-    pub url: String,
+    /// `http://127.0.0.1:PORT`; `None` until it is started.
+    pub url: Option<String>,
 }
 
 /// A Raft group.
@@ -79,10 +79,9 @@ impl Status {
 
     /// Where the SpacetimeDB beside this node listens, as `host:port`.
     pub fn server_addr(&self) -> &str {
-        self.spacetimedb
-            .url
-            .split_once("://")
-            .map_or(self.spacetimedb.url.as_str(), |(_, addr)| addr)
+        let url = self.spacetimedb.url.as_deref().unwrap_or_default();
+        url.split_once("://")
+            .map_or(url, |(_, addr)| addr)
             .trim_end_matches('/')
     }
 }
