@@ -83,19 +83,23 @@ impl Node {
             cluster_id: uuid::Uuid::new_v4().to_string(),
             ..keys
         };
-        self.manager
-            .init(nodes, settings)
-            .await
-            .map_err(|error| InitRefused {
-                status: match error {
-                    InitError::NotAmongNodes(_) => StatusCode::BAD_REQUEST,
-                    InitError::Peer { .. } => StatusCode::BAD_GATEWAY,
-                    InitError::NotProposed(_) => StatusCode::SERVICE_UNAVAILABLE,
-                    InitError::AlreadyInitialised { .. } | InitError::Unapplied(_) => StatusCode::CONFLICT,
-                    InitError::Store(_) | InitError::Raft { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-                },
-                reason: error.to_string(),
-            })
+        let init = tokio::time::timeout(INIT_MAX, self.manager.init(nodes, settings)).await;
+        let initialised = init.map_err(|_| InitRefused {
+            status: StatusCode::GATEWAY_TIMEOUT,
+            reason: "a majority of the nodes does not agree yet: see that they run, and run this again"
+                .to_owned(),
+        })?;
+        let cluster_id = initialised.map_err(|error| InitRefused {
+            status: match error {
+                InitError::NotAmongNodes(_) => StatusCode::BAD_REQUEST,
+                InitError::Peer { .. } => StatusCode::BAD_GATEWAY,
+                InitError::NotProposed(_) => StatusCode::SERVICE_UNAVAILABLE,
+                InitError::AlreadyInitialised { .. } | InitError::Unapplied(_) => StatusCode::CONFLICT,
+                InitError::Store(_) | InitError::Raft { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            },
+            reason: error.to_string(),
+        })?;
+        Ok(Initialised { cluster_id, already })
     }
 
     /// The metrics, in Prometheus's text format.
