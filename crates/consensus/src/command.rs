@@ -146,6 +146,10 @@ pub struct ExpireNode {
     /// The last epoch that has ended.
     #[prost(fixed64, tag = "2")]
     pub epoch: u64,
+    /// The term in which the proposer led. In an entry of another term the command has no effect: a leader that was
+    /// cut off takes everybody else for gone, and proposes so again when it is back.
+    #[prost(uint64, tag = "3")]
+    pub term: u64,
 }
 
 /// The cluster's settings.

@@ -94,7 +94,11 @@ impl Machine {
                 let size = proposal.0.len();
                 let decoded = proposal.decode()?;
                 let mut changes = Vec::new();
-                let decision = self.shared.resolver().resolve(index, decoded, &mut changes)?;
+                let term = entry.log_id.leader_id.term;
+                let decision = self
+                    .shared
+                    .resolver()
+                    .resolve(index, term, decoded, &mut changes)?;
                 chunk
                     .changes
                     .extend(changes.into_iter().map(|change| state_change(group, change)));

@@ -58,8 +58,12 @@ impl Warden {
             for node in silent {
                 if let Some(epoch) = self.group.live_epoch(node) {
                     tracing::warn!(node, "the node is gone: its sessions end");
-                    self.propose(std::iter::once(Body::ExpireNode(ExpireNode { node, epoch })))
-                        .await;
+                    self.propose(std::iter::once(Body::ExpireNode(ExpireNode {
+                        node,
+                        epoch,
+                        term,
+                    })))
+                    .await;
                 }
             }
             self.disconnect_orphans().await;

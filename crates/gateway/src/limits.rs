@@ -14,6 +14,19 @@ pub const CALLS_BYTES_MAX: usize = 16 << 20;
 /// Subscriptions and queries of one client that wait for their reply.
 pub const READS_MAX: usize = 256;
 
+/// Subscribe requests of one client that are kept, to be made again when the local server was away.
+pub const SUBSCRIPTIONS_MAX: usize = 1_024;
+
+/// Their bytes.
+pub const SUBSCRIPTIONS_BYTES_MAX: usize = 256 << 10;
+
+/// Bytes of the subscribed rows that are kept of one client, to tell it what it missed when the local server was away.
+/// A client with more is closed then, and must connect again.
+pub const ROWS_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes of all clients' subscribed rows.
+pub const ROWS_TOTAL_BYTES_MAX: usize = 1 << 30;
+
 /// Bytes that wait to be written to one client before SpacetimeDB's and the client's sockets are no longer read.
 pub const OUTGOING_BYTES_MAX: usize = 1 << 20;
 
@@ -34,6 +47,13 @@ pub const DRAIN_MAX: Duration = Duration::from_secs(5);
 
 /// How long the local SpacetimeDB may take to accept a client's connection.
 pub const UPSTREAM_OPEN_MAX: Duration = Duration::from_secs(10);
+
+/// How long a client with subscriptions waits for a local SpacetimeDB that is away: restart and recovery included.
+pub const UPSTREAM_AWAY_MAX: Duration = Duration::from_secs(120);
+
+/// How often a client's upstream may be lost before its subscriptions have been restored once. A request that brings
+/// the server down is not repeated for ever.
+pub const RESTORATIONS_MAX: u32 = 5;
 
 /// How long a request waits for a database that the cluster knows to appear on this node.
 pub const DATABASE_WAIT_MAX: Duration = Duration::from_secs(5);

@@ -1,10 +1,12 @@
 //! What the gateway asks of the node's own SpacetimeDB and of the replica that feeds it.
 
+use futures::future::BoxFuture;
 use rtdb_determinism::Module;
 use rtdb_protocol::Subprotocol;
 use spacetimedb_lib::Identity;
 use std::sync::Arc;
 use thiserror::Error;
+use tokio::sync::watch;
 
 /// A database that runs on this node.
 #[derive(Clone)]
@@ -23,6 +25,14 @@ pub trait Local: Send + Sync {
 
     /// The database of that identity, once the replica has published it to the local server.
     fn database(&self, identity: &Identity) -> Option<LocalDatabase>;
+
+    /// Changes with every publication to a database that exists, refused or not: connections to the local server from
+    /// before it may hang on a module that nobody else sees. `None` if there is no such database.
+    fn publications(&self, identity: &Identity) -> Option<watch::Receiver<u64>>;
+
+    /// Resolves when the local server has again all that it may have shown anybody of a database until now: it may have
+    /// died since, and have lost its last transactions.
+    fn caught_up(&self, identity: &Identity) -> BoxFuture<'static, ()>;
 
     /// The cluster's key; `None` until the cluster has been initialised.
     fn tokens(&self) -> Option<Arc<dyn Tokens>>;

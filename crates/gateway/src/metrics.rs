@@ -17,6 +17,10 @@ pub struct GatewayMetrics {
     pub write_latency: Histogram,
     /// Clients closed because they did not read.
     pub slow_clients: IntCounter,
+    /// Bytes of the rows that clients are subscribed to, kept to tell them what they missed.
+    pub row_bytes: IntGauge,
+    /// Subscriptions of clients restored, after the local server was away or got another module.
+    pub restorations: IntCounter,
 }
 
 impl GatewayMetrics {
@@ -40,6 +44,14 @@ impl GatewayMetrics {
                 "rtdb_slow_clients_total",
                 "Clients closed because they did not read",
             )?,
+            row_bytes: IntGauge::new(
+                "rtdb_subscribed_row_bytes",
+                "Bytes of the rows that clients are subscribed to, kept to tell them what they missed",
+            )?,
+            restorations: IntCounter::new(
+                "rtdb_restorations_total",
+                "Clients whose subscriptions were restored on a new connection to the local SpacetimeDB",
+            )?,
         })
     }
 
@@ -51,6 +63,8 @@ impl GatewayMetrics {
             Box::new(self.calls.clone()),
             Box::new(self.write_latency.clone()),
             Box::new(self.slow_clients.clone()),
+            Box::new(self.row_bytes.clone()),
+            Box::new(self.restorations.clone()),
         ]
     }
 

@@ -1,11 +1,14 @@
 //! [`Local`] over the node's replica and server: the one place where the gateway meets them.
 
 use crate::local::{Claims, Local, LocalDatabase, TokenError, Tokens};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use rtdb_protocol::Subprotocol;
 use rtdb_replica::{LocalServer, Replica, ServerState};
 use spacetimedb_lib::Identity;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// How long a token lives that stands in for a client's own when its upstream is opened.
 const MINTED_LIFETIME: Duration = Duration::from_secs(60);
@@ -47,6 +50,15 @@ impl Local for OverReplica {
         Some(LocalDatabase {
             module: active.module.clone(),
         })
+    }
+
+    fn publications(&self, identity: &Identity) -> Option<watch::Receiver<u64>> {
+        self.replica.publications(&identity.to_byte_array())
+    }
+
+    fn caught_up(&self, identity: &Identity) -> BoxFuture<'static, ()> {
+        let (replica, identity) = (self.replica.clone(), identity.to_byte_array());
+        async move { replica.caught_up(&identity).await }.boxed()
     }
 
     fn tokens(&self) -> Option<Arc<dyn Tokens>> {

@@ -16,7 +16,7 @@ pub(crate) enum CallRefused {
     #[error("can't directly call special {0} lifecycle reducer")]
     Lifecycle(&'static str),
     /// The arguments are not of the reducer's types.
-    #[error("invalid arguments for reducer {reducer}: {error}: {error}")]
+    #[error("invalid arguments for reducer {reducer}: {error}")]
     Args {
         /// The reducer's name.
         reducer: String,
@@ -25,22 +25,40 @@ pub(crate) enum CallRefused {
     },
 }
 
-/// The reducer that a client may call by that name.
-pub(crate) fn callable<'m>(module: &'m Module, name: &str) -> Result<&'m Reducer, CallRefused> {
+impl CallRefused {
+    /// With the causes behind it, as SpacetimeDB 2.8.3 words it over HTTP and v1. 1.2.0 says the error but twice.
+    pub(crate) fn with_cause(&self) -> String {
+        match self {
+            Self::Args { reducer, error } => {
+                format!("{self}: invalid arguments for function {reducer}: {error}: {error}")
+            }
+            _ => self.to_string(),
+        }
+    }
+}
+
+/// The reducer that a client may call by that name; the database's owner may call private ones.
+fn callable<'m>(module: &'m Module, name: &str, is_owner: bool) -> Result<&'m Reducer, CallRefused> {
     let reducer = module.reducer(name).ok_or(CallRefused::NoSuchReducer)?;
     match reducer.kind {
         ReducerKind::Init => Err(CallRefused::Lifecycle("Init")),
         ReducerKind::ClientConnected => Err(CallRefused::Lifecycle("OnConnect")),
         ReducerKind::ClientDisconnected => Err(CallRefused::Lifecycle("OnDisconnect")),
-        ReducerKind::Scheduled => Err(CallRefused::NoSuchReducer),
-        ReducerKind::Normal if reducer.private => Err(CallRefused::NoSuchReducer),
-        ReducerKind::Normal => Ok(reducer),
+        ReducerKind::Scheduled | ReducerKind::Normal if reducer.private && !is_owner => {
+            Err(CallRefused::NoSuchReducer)
+        }
+        ReducerKind::Scheduled | ReducerKind::Normal => Ok(reducer),
     }
 }
 
 /// Checks a call whose arguments are BSATN. As SpacetimeDB does, bytes after the arguments are not looked at.
-pub(crate) fn check<'m>(module: &'m Module, name: &str, mut args: &[u8]) -> Result<&'m Reducer, CallRefused> {
-    let reducer = callable(module, name)?;
+pub(crate) fn check<'m>(
+    module: &'m Module,
+    name: &str,
+    mut args: &[u8],
+    is_owner: bool,
+) -> Result<&'m Reducer, CallRefused> {
+    let reducer = callable(module, name, is_owner)?;
     WithTypespace::new(module.typespace(), &reducer.params)
         .validate(bsatn::Deserializer::new(&mut args))
         .map_err(|error| refused(reducer, &error))?;
@@ -52,8 +70,9 @@ pub(crate) fn args_from_json<'m>(
     module: &'m Module,
     name: &str,
     json: &[u8],
+    is_owner: bool,
 ) -> Result<(&'m Reducer, Vec<u8>), CallRefused> {
-    let reducer = callable(module, name)?;
+    let reducer = callable(module, name, is_owner)?;
     let seed = spacetimedb_sats::serde::SerdeWrapper(WithTypespace::new(module.typespace(), &reducer.params));
     let mut json = serde_json::Deserializer::from_slice(json);
     let args = serde::de::DeserializeSeed::deserialize(seed, &mut json)
@@ -67,5 +86,53 @@ fn refused(reducer: &Reducer, error: &dyn std::fmt::Display) -> CallRefused {
     CallRefused::Args {
         reducer: reducer.name.clone(),
         error: error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spacetimedb_lib::RawModuleDef;
+    use spacetimedb_lib::db::raw_def::v9::{Lifecycle, RawModuleDefV9Builder};
+    use spacetimedb_sats::{AlgebraicType, ProductType};
+
+    fn module() -> Module {
+        let mut def = RawModuleDefV9Builder::new();
+        let timer = ProductType::from([("id", AlgebraicType::U64)]);
+        def.build_table_with_new_type("timer", timer, true)
+            .with_schedule("tick", 0)
+            .finish();
+        def.add_reducer("tick", ProductType::unit(), None);
+        def.add_reducer("start", ProductType::unit(), Some(Lifecycle::Init));
+        def.add_reducer("add", ProductType::from([("n", AlgebraicType::U8)]), None);
+        let def = bsatn::to_vec(&RawModuleDef::V9(def.finish())).expect("a definition");
+        Module::from_def(&def).expect("a module")
+    }
+
+    #[test]
+    fn the_owner_alone_may_call_a_private_reducer() {
+        let module = module();
+        assert!(check(&module, "tick", &[], true).is_ok());
+        assert_eq!(
+            check(&module, "tick", &[], false).err(),
+            Some(CallRefused::NoSuchReducer)
+        );
+        for is_owner in [true, false] {
+            assert_eq!(
+                check(&module, "start", &[], is_owner).err(),
+                Some(CallRefused::Lifecycle("Init"))
+            );
+            assert!(check(&module, "add", &[1], is_owner).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_arguments_is_said_thrice_over_http_and_v1() {
+        let refused = check(&module(), "add", &[], false).expect_err("no arguments");
+        let message = refused.to_string();
+        let cause = message
+            .strip_prefix("invalid arguments for reducer add: ")
+            .expect("a cause");
+        assert_eq!(refused.with_cause().matches(cause).count(), 3);
     }
 }

@@ -2,12 +2,17 @@
 //!
 //! [`upgrade`] answers the HTTP request, lets the client in through the log and says hello; [`run`] carries messages
 //! between the client, the log and the local SpacetimeDB, as [`core`] decides; [`run::finish`] closes the socket.
+//!
+//! When the local SpacetimeDB dies, [`core`] has the client's connection to it opened again, repeats its
+//! [`subscriptions`], and tells the client what has changed in its [`rows`] meanwhile: it notices a pause, no more.
 
 mod core;
 mod counted;
 mod outbox;
 mod params;
+mod rows;
 mod run;
 mod socket;
+mod subscriptions;
 pub(crate) mod upgrade;
 mod upstream;

@@ -100,7 +100,7 @@ async fn calls_that_can_not_be_are_refused_without_the_log() {
     })
     .await;
     let (status, _, body) = gateway.call("nothing", "[]").await;
-    assert_eq!((status, body.as_str()), (404, "no such reducer"));
+    assert_eq!((status, body.as_str()), (404, "No such procedure"));
     let (status, _, body) = gateway.call("hello", "[]").await;
     assert_eq!(
         (status, body.as_str()),

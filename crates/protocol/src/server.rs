@@ -2,6 +2,7 @@
 //! rewritten without them.
 
 mod changes;
+mod difference;
 mod rows;
 mod tables;
 pub(crate) mod update;
@@ -9,6 +10,7 @@ pub(crate) mod v1;
 pub(crate) mod v2;
 
 pub use changes::{Change, Changes};
+pub use difference::{TableDifference, put_difference};
 pub use rows::RowList;
 pub use update::Update;
 
@@ -41,6 +43,8 @@ pub enum ServerMessage {
         query_set: Option<u32>,
         /// Whether the request failed.
         error: bool,
+        /// The rows that came or left with it, hidden tables' included.
+        changes: Changes,
         /// The message.
         raw: Bytes,
     },

@@ -1,6 +1,7 @@
 //! The admin API, on the raft address: `/cluster/*` for operators and `rtdb`, `/metrics` for Prometheus.
 
 use crate::node::Node;
+use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -53,7 +54,14 @@ struct Init {
     nodes: BTreeMap<u64, String>,
 }
 
-async fn init(State(node): State<Arc<Node>>, Json(init): Json<Init>) -> Response {
+async fn init(State(node): State<Arc<Node>>, body: Bytes) -> Response {
+    let init: Init = match serde_json::from_slice(&body) {
+        Ok(init) => init,
+        Err(wrong) => {
+            let expected = r#"{"nodes": {"1": "host:port", ...}}"#;
+            return error(StatusCode::BAD_REQUEST, format!("expected {expected}: {wrong}"));
+        }
+    };
     match node.init(init.nodes).await {
         Ok(initialised) => Json(initialised).into_response(),
         Err(refused) => error(refused.status, refused.reason),

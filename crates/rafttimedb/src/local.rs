@@ -1,10 +1,13 @@
 //! The node's own SpacetimeDB, as the gateway asks for it: nothing until the cluster has its settings.
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use rtdb_gateway::{Local, LocalDatabase, OverReplica, Tokens};
 use rtdb_protocol::Subprotocol;
 use rtdb_replica::{LocalServer, Replica};
 use spacetimedb_lib::Identity;
 use std::sync::{Arc, OnceLock};
+use tokio::sync::watch;
 
 /// What runs once the cluster has its settings: the local server, and the replica that feeds it.
 pub(crate) struct Running {
@@ -55,6 +58,17 @@ impl Local for LocalNode {
 
     fn database(&self, identity: &Identity) -> Option<LocalDatabase> {
         self.running()?.local.database(identity)
+    }
+
+    fn publications(&self, identity: &Identity) -> Option<watch::Receiver<u64>> {
+        self.running()?.local.publications(identity)
+    }
+
+    fn caught_up(&self, identity: &Identity) -> BoxFuture<'static, ()> {
+        match self.running() {
+            Some(running) => running.local.caught_up(identity),
+            None => std::future::ready(()).boxed(),
+        }
     }
 
     fn tokens(&self) -> Option<Arc<dyn Tokens>> {

@@ -56,6 +56,8 @@ pub(crate) struct Applier {
     publish_failures: (Position, u32),
     /// The last `Publish` that the server refused, and its words: it is not asked again.
     refused: Option<(Position, String)>,
+    /// How often in a row the server could not open the database.
+    open_failures: u32,
 }
 
 /// Why applying stopped.
@@ -103,6 +105,7 @@ impl Applier {
             owner,
             publish_failures,
             refused: None,
+            open_failures: 0,
         }
     }
 
@@ -260,6 +263,7 @@ impl Applier {
             self.shared.follow.complete(told.origin, told.seq, told.outcome);
         }
         let passed = self.reader.passed();
+        self.slot.set_reach(self.reader.reached(), self.core.succeeded());
         let window = self.core.window();
         let done = window
             .first()

@@ -12,8 +12,12 @@ use parking_lot::Mutex;
 use rtdb_consensus::{Follow, LogIndex, Position};
 use scout::Scout;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+
+/// How often it is looked whether the server has caught up.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What a replica works with.
 #[derive(Clone)]
@@ -47,6 +51,46 @@ impl Replica {
     /// A database whose module is running here. Stays while the local server is down.
     pub fn database(&self, identity: &DatabaseId) -> Option<Arc<ActiveDatabase>> {
         self.shared.active(identity)
+    }
+
+    /// Changes whenever a publication to a database that exists has ended, well or not.
+    pub fn publications(&self, identity: &DatabaseId) -> Option<watch::Receiver<u64>> {
+        Some(self.slot(identity)?.publications())
+    }
+
+    /// Resolves when the server has everything of a database that it may have shown anybody before this was called,
+    /// though it may have died and lost its last transactions.
+    ///
+    /// It can't have shown what had not been taken for it from the log. When the applier has the outcomes of all that, it
+    /// knows the last position among them that is part of the database; yet it may not have noticed that the server
+    /// died. So the server itself is asked whether it is there. Many callers share an answer.
+    pub async fn caught_up(&self, identity: &DatabaseId) {
+        let called = Instant::now();
+        let Some(slot) = self.slot(identity) else { return };
+        let taken = slot.taken();
+        loop {
+            let mut look = slot.look.lock().await;
+            if look.begun.is_some_and(|begun| begun > called) && look.done >= taken {
+                return;
+            }
+            let (begun, done) = (Instant::now(), slot.done());
+            let succeeded = slot.succeeded();
+            if done >= taken
+                && let Some(active) = self.database(identity)
+                && let Ok(Some(state)) = self.shared.admin.state(&active.owner, identity).await
+                && state.index >= succeeded.0
+            {
+                (look.begun, look.done) = (Some(begun), done);
+                return;
+            }
+            // The lock is held: while this one waits, the others need not ask.
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn slot(&self, identity: &DatabaseId) -> Option<Arc<Slot>> {
+        let slots = self.shared.slots();
+        slots.into_iter().find(|slot| slot.identity == *identity)
     }
 
     /// The local server's HTTP API, in owners' names.

@@ -56,7 +56,9 @@ struct Database {
     #[serde(default)]
     names: Vec<String>,
     applied: String,
-    digest: String,
+    /// None while the node's SpacetimeDB is down.
+    #[serde(default)]
+    digest: Option<String>,
     in_flight: u64,
 }
 
@@ -169,7 +171,7 @@ fn render(status: &Status) -> String {
             name,
             database.applied.clone(),
             database.in_flight.to_string(),
-            database.digest.clone(),
+            database.digest.clone().unwrap_or_else(dash),
         ]
     });
     table(
@@ -235,7 +237,8 @@ mod tests {
             {"group": "shard-1", "term": 4, "state": "candidate", "leader": null,
              "last_log_index": 120, "committed_index": 118, "applied_index": 118, "voters": [1, 2], "learners": []}
         ],
-        "databases": [{"identity": "c200", "names": ["demo"], "applied": "118.3", "index": 7733251, "digest": "00ff00ff00ff00ff", "in_flight": 4}],
+        "databases": [{"identity": "c200", "names": ["demo"], "applied": "118.3", "index": 7733251, "digest": "00ff00ff00ff00ff", "in_flight": 4},
+            {"identity": "c201", "names": [], "applied": "9.0", "index": 589824, "in_flight": 0}],
         "nodes": [{"id": 1, "raft_addr": "n1:4001", "client_addr": "n1:3001"}, {"id": 2, "raft_addr": "n2:4001", "client_addr": null}],
         "sessions": 12
     }"#;
@@ -257,6 +260,7 @@ shard-1  candidate  none    4     120  118        118      1 2
 
 DATABASE  APPLIED  IN FLIGHT  DIGEST
 demo      118.3    4          00ff00ff00ff00ff
+c201      9.0      0          -
 ";
         assert_eq!(render(&status), expected);
     }

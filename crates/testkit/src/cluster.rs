@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use http::{Method, StatusCode};
 use tokio::time::{Instant, sleep};
 
@@ -131,13 +131,11 @@ impl Cluster {
             .iter()
             .map(|node| (node.id().to_string(), node.raft_addr().into()))
             .collect();
-        let body = serde_json::json!({ "nodes": nodes }).to_string();
+        let body = serde_json::json!({ "nodes": nodes });
         self.until("the cluster accepts init", max, async || {
-            self.nodes[0]
-                .admin()
-                .expect(Method::POST, "/cluster/init", body.clone())
-                .await
-                .map(drop)
+            let answer = self.nodes[0].admin().post_json("/cluster/init", &body).await?;
+            ensure!(answer.status.is_success(), "{} {}", answer.status, answer.text());
+            Ok(())
         })
         .await
     }

@@ -1,4 +1,5 @@
-//! The module that the demo, the benchmark and the fault tests call: `modules/counter-1x`.
+//! The module that the demo, the benchmark and the fault tests call: `modules/counter-1x`, or `modules/counter-2x` on a
+//! server of 2.x.
 
 use std::path::Path;
 
@@ -6,7 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::client::Args;
-use crate::{Api, sql};
+use crate::{Api, server, sql};
 
 /// Adds a row to [`TABLE`]; refuses an empty name.
 pub const ADD: &str = "add";
@@ -14,9 +15,18 @@ pub const ADD: &str = "add";
 /// One row for each successful call, `id` in the order of the calls.
 pub const TABLE: &str = "counter";
 
+/// The module's name, `counter-1x` or `counter-2x`: a developer's bindings are as old as the server.
+pub fn name() -> Result<&'static str> {
+    Ok(match server::major()? {
+        ..2 => "counter-1x",
+        _ => "counter-2x",
+    })
+}
+
 /// The prebuilt module, as a developer would publish it.
 pub fn wasm() -> Result<Vec<u8>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../modules/counter-1x/counter-1x.wasm");
+    let name = name()?;
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../modules/{name}/{name}.wasm"));
     std::fs::read(&path).with_context(|| format!("{}: run `cargo xtask modules`", path.display()))
 }
 

@@ -38,8 +38,16 @@ pub struct History {
     pub latencies: Vec<Duration>,
     /// The longest time without an answer while answers were due.
     pub longest_gap: Duration,
+    /// The node it began with, from 0.
+    pub home: usize,
     /// How often it had to connect again.
     pub reconnects: u32,
+    /// How each of its broken connections ended.
+    pub ends: Vec<String>,
+    /// Rows of its own calls that came without the call's answer.
+    pub rows_apart: usize,
+    /// Answers that came without the row that the call added.
+    pub rows_missing: usize,
     /// Answers that were not as they should be; empty if all is well.
     pub wrong: Vec<String>,
 }
@@ -87,10 +95,16 @@ impl Verdict {
     }
 }
 
+/// Answers that were not as they should be. Over a whole connection each row has come once, with its answer or apart.
+fn wrong(history: &History) -> usize {
+    let unbalanced = history.reconnects == 0 && history.rows_apart != history.rows_missing;
+    history.wrong.len() + usize::from(unbalanced)
+}
+
 /// Holds `histories` against `rows`, which are in the order they were applied.
 pub fn check(histories: &[History], rows: &[Added]) -> Verdict {
     let mut verdict = Verdict {
-        wrong: histories.iter().map(|history| history.wrong.len()).sum(),
+        wrong: histories.iter().map(wrong).sum(),
         ..Verdict::default()
     };
     let mut applied: HashMap<(&str, i64), usize> = HashMap::new();

@@ -59,13 +59,33 @@ impl Api {
 
     /// One request. An error is no answer at all; a status like 500 is an answer.
     pub async fn send(&self, method: Method, path: &str, body: impl Into<Bytes>) -> Result<Response> {
+        self.exchange(method, path, body.into(), None).await
+    }
+
+    /// POST of a JSON document.
+    pub async fn post_json(&self, path: &str, body: &serde_json::Value) -> Result<Response> {
+        let body = body.to_string().into();
+        self.exchange(Method::POST, path, body, Some("application/json"))
+            .await
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        content_type: Option<&str>,
+    ) -> Result<Response> {
         let mut request = Request::builder()
             .method(&method)
             .uri(format!("http://{}{path}", self.addr));
         if let Some(token) = &self.token {
             request = request.header(http::header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        let request = request.body(Full::new(body.into()))?;
+        if let Some(content_type) = content_type {
+            request = request.header(http::header::CONTENT_TYPE, content_type);
+        }
+        let request = request.body(Full::new(body))?;
         let exchange = async {
             let response = self.client.request(request).await?;
             let status = response.status();

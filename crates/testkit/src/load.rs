@@ -49,6 +49,10 @@ pub struct Progress {
 
 /// Runs until `stop` is true and every call in flight has its answer.
 pub async fn run(load: Load, progress: Arc<Progress>, stop: watch::Receiver<bool>) -> Result<History> {
+    let history = History {
+        home: load.first,
+        ..History::default()
+    };
     let mut runner = Runner {
         at: load.first,
         load,
@@ -59,7 +63,7 @@ pub async fn run(load: Load, progress: Arc<Progress>, stop: watch::Receiver<bool
         number: 0,
         in_flight: VecDeque::new(),
         last_answer: Instant::now(),
-        history: History::default(),
+        history,
     };
     while !runner.stopping() {
         let Ok(client) = runner.connect().await else {
@@ -68,7 +72,8 @@ pub async fn run(load: Load, progress: Arc<Progress>, stop: watch::Receiver<bool
             continue;
         };
         // A broken connection is what this client is made for; what was wrong with an answer is in the history.
-        if runner.converse(client).await.is_err() {
+        if let Err(error) = runner.converse(client).await {
+            runner.history.ends.push(format!("{error:#}"));
             runner.history.reconnects += 1;
             runner.at += 1;
         }
@@ -175,9 +180,8 @@ impl Runner {
             Event::Reply(reply) => self.answered(reply),
             Event::Update(_) if !self.load.subscribed => bail!("an update without a subscription"),
             Event::Update(tables) => {
-                self.history
-                    .wrong
-                    .push(format!("someone else's update of this client's rows: {tables:?}"));
+                // After the node's SpacetimeDB has died, what it did not tell comes in one update.
+                self.history.rows_apart += tables.iter().map(|table| table.inserts.len()).sum::<usize>();
                 Ok(())
             }
             other => bail!("unexpected: {other:?}"),
@@ -206,7 +210,9 @@ impl Runner {
                 call.fate = Fate::Acknowledged;
                 self.progress.acknowledged.fetch_add(1, Ordering::Relaxed);
                 let rows: usize = committed.tables.iter().map(|table| table.inserts.len()).sum();
-                if rows != usize::from(self.load.subscribed) {
+                if rows == 0 && self.load.subscribed {
+                    self.history.rows_missing += 1;
+                } else if rows != usize::from(self.load.subscribed) {
                     self.history
                         .wrong
                         .push(format!("call {} was answered with {rows} rows", call.number));

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -172,14 +172,25 @@ impl Node {
 
     /// SIGTERM, and the wait for the end; SIGKILL and an error if it takes too long.
     pub async fn stop(&mut self) -> Result<()> {
-        let servers = self.server_pids()?;
-        let Some(mut child) = self.child.take() else {
-            return self.kill9_server().await;
-        };
-        if let Some(pid) = child.id() {
-            send(pid, Signal::SIGTERM);
+        if self.is_running() {
+            self.terminate().await.map(drop)
+        } else {
+            self.kill9_server().await
         }
-        let stopped = tokio::time::timeout(STOP_MAX, child.wait()).await;
+    }
+
+    /// SIGTERM, and how it ended; SIGKILL and an error if it takes too long.
+    pub async fn terminate(&mut self) -> Result<ExitStatus> {
+        send(self.pid().context("the node is not running")?, Signal::SIGTERM);
+        self.ended(STOP_MAX).await
+    }
+
+    /// Waits for its end, and for that of its SpacetimeDB, which is not left behind; SIGKILL and an error if it runs
+    /// for longer than `max`.
+    pub async fn ended(&mut self, max: Duration) -> Result<ExitStatus> {
+        let servers = self.server_pids()?;
+        let mut child = self.child.take().context("the node is not running")?;
+        let stopped = tokio::time::timeout(max, child.wait()).await;
         if stopped.is_err() {
             child.kill().await?;
         }
@@ -188,8 +199,8 @@ impl Node {
                 kill9(pid);
             }
         }
-        stopped.with_context(|| format!("node {} did not stop within {STOP_MAX:?}", self.id))??;
-        Ok(())
+        let status = stopped.with_context(|| format!("node {} did not end within {max:?}", self.id))?;
+        Ok(status?)
     }
 
     /// Lets it run on after this program's end.

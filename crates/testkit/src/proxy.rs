@@ -22,6 +22,9 @@ use tokio::time::sleep;
 /// What is read from one side before it is written to the other, in bytes.
 const CHUNK_BYTES: usize = 64 * 1024;
 
+/// How often the list of the machine's sockets is read for one that should be in it.
+const LOOKUPS_MAX: usize = 5;
+
 /// The links between the nodes of a cluster.
 #[derive(Debug)]
 pub struct Network {
@@ -118,7 +121,11 @@ async fn serve(listener: TcpListener, to: u64, target: String, shared: Arc<Share
     let mut connections = JoinSet::new();
     while let Ok((stream, peer)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
-        let from = owner(peer, &shared);
+        // Whose end can't be found might be a node's, which must not get past a cut: it has to connect again.
+        let Some(socket) = stream.local_addr().ok().and_then(|ours| socket(peer, ours)) else {
+            continue;
+        };
+        let from = owner(&socket, &shared);
         connections.spawn(carry(
             stream,
             target.clone(),
@@ -180,24 +187,28 @@ async fn pump(
     }
 }
 
-/// The node whose process has the other end of a connection that came from `peer`.
-fn owner(peer: SocketAddr, shared: &Shared) -> Option<u64> {
-    let socket = format!("socket:[{}]", inode(peer.port())?);
+/// The node whose process has `socket`.
+fn owner(socket: &str, shared: &Shared) -> Option<u64> {
     let pids = shared.pids.lock().unwrap_or_else(PoisonError::into_inner);
     pids.iter()
-        .find(|(_, pid)| holds(**pid, &socket))
+        .find(|(_, pid)| holds(**pid, socket))
         .map(|(&id, _)| id)
 }
 
-/// The inode of the IPv4 socket whose local port is `port`, from the tenth field of its line in `/proc/net/tcp`.
-fn inode(port: u16) -> Option<String> {
-    let sockets = fs::read_to_string("/proc/net/tcp").ok()?;
-    let local = format!("0100007F:{port:04X}");
-    let mut lines = sockets
-        .lines()
-        .map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let fields = lines.find(|fields| fields.get(1) == Some(&local.as_str()))?;
-    fields.get(9).map(ToString::to_string)
+/// The other end of a connection from `peer` to `ours`, as `/proc/<pid>/fd` names it: its inode is the tenth field of its
+/// line in `/proc/net/tcp`. Other connections may use the same port, and a long list may be read with gaps.
+fn socket(peer: SocketAddr, ours: SocketAddr) -> Option<String> {
+    let address = |addr: SocketAddr| format!("0100007F:{:04X}", addr.port());
+    let (local, remote) = (address(peer), address(ours));
+    (0..LOOKUPS_MAX).find_map(|_| {
+        let sockets = fs::read_to_string("/proc/net/tcp").ok()?;
+        sockets.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let ends = (fields.get(1)?, fields.get(2)?);
+            let inode = fields.get(9).filter(|inode| **inode != "0")?;
+            (ends == (&local.as_str(), &remote.as_str())).then(|| format!("socket:[{inode}]"))
+        })
+    })
 }
 
 fn holds(pid: u32, socket: &str) -> bool {

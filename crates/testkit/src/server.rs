@@ -22,6 +22,17 @@ pub fn binary() -> Result<PathBuf> {
     path.context("SPACETIMEDB_BIN is not set: run the tests with `cargo xtask test`")
 }
 
+/// The major version of [`binary`]: what it prints is `spacetimedb … version 1.2.0; …`.
+pub fn major() -> Result<u32> {
+    let binary = binary()?;
+    let output = std::process::Command::new(&binary).arg("--version").output();
+    let output = output.with_context(|| binary.display().to_string())?;
+    let output = String::from_utf8_lossy(&output.stdout);
+    let version = output.split_once("version ").map(|(_, version)| version);
+    let major = version.and_then(|version| version.split('.').next()?.parse().ok());
+    major.with_context(|| format!("{}: `--version` says `{}`", binary.display(), output.trim()))
+}
+
 /// A running server, ended with SIGKILL when dropped.
 #[derive(Debug)]
 pub struct PlainServer {

@@ -169,13 +169,14 @@ impl Resolver {
             .collect()
     }
 
-    /// Applies the rules to an entry, and notes what of the state has changed.
+    /// Applies the rules to an entry that a leader of `term` wrote, and notes what of the state has changed.
     ///
     /// # Errors
     /// [`RecordError`] if the entry is of a newer version: the node must stop.
     pub(crate) fn resolve(
         &mut self,
         index: LogIndex,
+        term: u64,
         entry: Entry,
         changes: &mut Vec<Change>,
     ) -> Result<Decision, RecordError> {
@@ -209,7 +210,7 @@ impl Resolver {
                     continue;
                 }
                 let body = command.body.as_ref().ok_or(RecordError::UnknownCommand)?;
-                match self.judge(body, position, origin, changes) {
+                match self.judge(body, term, position, origin, changes) {
                     Verdict::Effect(session) => {
                         if let Some(session) = &session {
                             record.end(position.command(), session);
@@ -259,14 +260,17 @@ impl Resolver {
     fn judge(
         &mut self,
         body: &Body,
+        term: u64,
         position: Position,
         origin: Origin,
         changes: &mut Vec<Change>,
     ) -> Verdict {
         if let Body::ExpireNode(expire) = body {
-            let known = self.origins.entry(expire.node).or_default();
-            known.expired = known.expired.max(expire.epoch);
-            changes.push(origin_change(expire.node, known));
+            if expire.term == term {
+                let known = self.origins.entry(expire.node).or_default();
+                known.expired = known.expired.max(expire.epoch);
+                changes.push(origin_change(expire.node, known));
+            }
             return Verdict::Done(Reply::Done);
         }
         match &mut self.rules {

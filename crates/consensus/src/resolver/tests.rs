@@ -55,6 +55,9 @@ fn disconnect(session: u64) -> Body {
     })
 }
 
+/// The term of every entry.
+const TERM: u64 = 3;
+
 /// A resolver, and the state it would be restored from.
 struct Bench {
     resolver: Resolver,
@@ -76,7 +79,7 @@ impl Bench {
         self.index += 1;
         let decision = self
             .resolver
-            .resolve(self.index, entry.clone(), &mut self.changes)
+            .resolve(self.index, TERM, entry.clone(), &mut self.changes)
             .unwrap();
         let encoded = decision.record.encode_to_vec();
         let record = Resolution::decode(encoded.as_slice()).unwrap();
@@ -143,6 +146,10 @@ fn duplicates_and_what_follows_a_gap_are_passed_over() {
     assert_eq!(bench.resolver.stream(1), Some((Origin { node: 1, epoch: 1 }, 4)));
 }
 
+fn expire(node: u64, epoch: u64, term: u64) -> ExpireNode {
+    ExpireNode { node, epoch, term }
+}
+
 #[test]
 fn an_older_epoch_and_an_expired_one_are_passed_over() {
     let mut bench = Bench::new(Resolver::shard());
@@ -155,7 +162,12 @@ fn an_older_epoch_and_an_expired_one_are_passed_over() {
         names(&bench.resolve(entry(0, vec![batch(2, 4, 2, vec![call(0, "old")])]))),
         [""; 0]
     );
-    bench.one(2, Body::ExpireNode(ExpireNode { node: 2, epoch: 5 }));
+    bench.one(2, Body::ExpireNode(expire(2, 5, TERM - 1)));
+    assert!(
+        !bench.resolver.is_over(Origin { node: 2, epoch: 5 }),
+        "proposed by a leader of before"
+    );
+    bench.one(3, Body::ExpireNode(expire(2, 5, TERM)));
     assert!(bench.resolver.is_over(Origin { node: 2, epoch: 5 }));
     assert_eq!(
         names(&bench.resolve(entry(0, vec![batch(2, 5, 2, vec![call(0, "late")])]))),
@@ -234,7 +246,7 @@ fn sessions_of_a_node_that_is_gone_are_orphans() {
         [first],
         "a newer life of the node was announced"
     );
-    bench.one(3, Body::ExpireNode(ExpireNode { node: 1, epoch: 1 }));
+    bench.one(3, Body::ExpireNode(expire(1, 1, TERM)));
     assert_eq!(bench.resolver.orphans(9).len(), 2);
     assert_eq!(bench.resolver.orphans(1).len(), 1);
 }
@@ -342,7 +354,7 @@ fn what_a_newer_version_wrote_stops_the_node() {
         }],
         ..entry(0, vec![])
     };
-    let error = resolver.resolve(1, unknown, &mut Vec::new()).unwrap_err();
+    let error = resolver.resolve(1, TERM, unknown, &mut Vec::new()).unwrap_err();
     assert!(matches!(error, RecordError::UnknownCommand));
     let newer = Entry {
         version: ENTRY_VERSION + 1,

@@ -99,7 +99,12 @@ impl Script {
             .ok()
             .unwrap();
         // What is proposed after it is resolved after it: a command that has no effect.
-        let marker = Body::ExpireNode(ExpireNode { node: 99, epoch: 0 }).into();
+        let marker = Body::ExpireNode(ExpireNode {
+            node: 99,
+            epoch: 0,
+            term: 0,
+        })
+        .into();
         self.submit("leader", marker).await.await.unwrap();
         let history = self.cluster().converge().await;
         history[before..].iter().map(name).collect::<Vec<_>>().join(" ")
@@ -179,6 +184,7 @@ impl Script {
                 let expire = ExpireNode {
                     node: node.parse().unwrap(),
                     epoch: epoch.parse().unwrap(),
+                    term: self.node("leader").await.manager.shard().status().term,
                 };
                 self.submit("leader", Body::ExpireNode(expire).into())
                     .await

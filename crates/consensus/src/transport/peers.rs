@@ -143,9 +143,16 @@ impl Peers {
         if hello.node == self.node && hello.instance != self.instance {
             return Err(PeerError::SameId { node: hello.node });
         }
+        let theirs = Some(hello.cluster).filter(|cluster| !cluster.is_empty());
+        if let (Some(ours), Some(theirs)) = (self.store.cluster(), &theirs)
+            && ours != *theirs
+        {
+            let theirs = theirs.clone();
+            return Err(PeerError::OtherCluster { ours, theirs });
+        }
         Ok(PeerInfo {
             node: hello.node,
-            cluster: Some(hello.cluster).filter(|cluster| !cluster.is_empty()),
+            cluster: theirs,
             raft_addr: hello.raft_addr,
             client_addr: hello.client_addr,
             instance: hello.instance,

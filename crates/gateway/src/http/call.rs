@@ -12,6 +12,7 @@ use http::{HeaderMap, StatusCode};
 use rtdb_consensus::command::{Body, Call};
 use rtdb_consensus::{Applied, Reply, Unapplied};
 use rtdb_determinism::header::CallHeader;
+use rtdb_protocol::Subprotocol;
 use spacetimedb_lib::ConnectionId;
 use std::sync::Arc;
 use std::time::Instant;
@@ -29,7 +30,9 @@ pub(super) async fn call(
     require_json(&headers)?;
     let record = node.database(&database)?;
     let module = node.active(&record.identity).await?.module;
-    let (reducer, own_args) = reducers::args_from_json(&module, &reducer, &body)?;
+    let is_owner = record.is_owned_by(&caller.claims.identity);
+    let (reducer, own_args) = reducers::args_from_json(&module, &reducer, &body, is_owner)
+        .map_err(|why| refuse(&why, node.local.newest_subprotocol()))?;
 
     // Each call is a connection of its own, as it is for SpacetimeDB; where nobody can tell, the log is spared it.
     let connection = ConnectionId::from_le_byte_array(rand::random());
@@ -106,13 +109,15 @@ fn require_json(headers: &HeaderMap) -> Result<(), HttpError> {
     }
 }
 
-impl From<CallRefused> for HttpError {
-    fn from(refused: CallRefused) -> Self {
-        let status = match refused {
-            CallRefused::NoSuchReducer => StatusCode::NOT_FOUND,
-            CallRefused::Lifecycle(_) | CallRefused::Args { .. } => StatusCode::BAD_REQUEST,
-        };
-        Self::new(status, refused.to_string())
+/// Refuses a call as SpacetimeDB does; `newest` is the newest subprotocol that the local server speaks.
+fn refuse(why: &CallRefused, newest: Subprotocol) -> HttpError {
+    match why {
+        // 2.x has gone on to look for a procedure of that name.
+        CallRefused::NoSuchReducer if newest > Subprotocol::V1 => {
+            HttpError::new(StatusCode::NOT_FOUND, "No such procedure")
+        }
+        CallRefused::NoSuchReducer => HttpError::new(StatusCode::NOT_FOUND, why.to_string()),
+        CallRefused::Lifecycle(_) | CallRefused::Args { .. } => HttpError::bad_request(why.with_cause()),
     }
 }
 

@@ -7,18 +7,23 @@
 //! A client with a connection of its own to the local server (*upstream*) gets the result of its call together with
 //! the rows that the call changed: the transaction update that carries the session's receipt *is* the result, and it
 //! stands in the upstream's order. Without an upstream, and for a call that failed, the outcome alone makes the result.
+//!
+//! An upstream that is lost is opened again (`restore`); calls go on meanwhile, and their results wait for it.
 
 mod admit;
 mod call;
+mod restore;
 mod settle;
 
 pub(crate) use call::{Caller, Context};
 
+use super::subscriptions::Subscriptions;
 use crate::close::CloseReason;
 use bytes::Bytes;
 use call::UnderWay;
+use prometheus::IntGauge;
 use rtdb_consensus::{Applied, Command, Outcome, Refusal, Unapplied};
-use rtdb_protocol::client::{self, ClientMessage, Messages};
+use rtdb_protocol::client::{self, ClientMessage, Messages, Read};
 use rtdb_protocol::server::ServerMessage;
 use rtdb_protocol::{Subprotocol, reply};
 use std::collections::VecDeque;
@@ -30,6 +35,8 @@ pub(crate) enum Action {
     Send(Bytes),
     /// Open the upstream, then say [`Core::upstream_opened`] or [`Core::upstream_lost`].
     OpenUpstream,
+    /// Open the upstream anew, when the local server is back with all that it may have shown; then say the same.
+    ReopenUpstream,
     /// Send SpacetimeDB a message.
     Forward(Bytes),
     /// Close the client. Nothing else follows.
@@ -41,8 +48,17 @@ pub(crate) enum Action {
 enum Upstream {
     /// Not needed yet.
     Absent,
-    /// On its way.
+    /// On its way, for the first time.
     Opening,
+    /// It was lost, and is on its way again.
+    Reopening,
+    /// Open again; the client's subscriptions have been repeated.
+    Restoring {
+        /// So many replies are due.
+        due: usize,
+        /// The newest receipt of this session that it has told of.
+        receipt: u64,
+    },
     /// Open; the subscription to receipts has been sent, and its reply is due.
     Subscribing,
     /// Open, and receipts arrive on it.
@@ -60,25 +76,31 @@ pub(crate) struct Core {
     under_way: VecDeque<UnderWay>,
     /// The first so many of `under_way` have been proposed (or never will be).
     proposed: usize,
-    /// Bytes of the arguments in `under_way`.
+    /// Bytes of the arguments in `under_way`, and of `reads`.
     bytes: usize,
     /// The outcome of the oldest call, while its receipt is still to come.
     applied: Option<Applied>,
     upstream: Upstream,
     /// What came upstream behind a receipt whose outcome is still to come, the receipt included.
     held: VecDeque<ServerMessage>,
-    /// Reads whose replies are due.
-    replies_due: usize,
-    /// Whether the client has subscribed to anything: it then can't lose its upstream unnoticed.
-    subscribed: bool,
+    /// Reads whose replies are due, oldest first.
+    reads: VecDeque<Read>,
+    /// What the client is subscribed to; nothing is set aside for a client that never subscribes.
+    subscriptions: Option<Box<Subscriptions>>,
+    /// Where the bytes of subscribed rows are counted.
+    row_bytes: IntGauge,
+    /// The rows of this session's calls up to here were shown when the upstream was restored: no receipt comes for them.
+    restored_to: u64,
+    /// How often the upstream was lost since everything was last restored.
+    losses: u32,
     /// Why the session closes, as soon as no call is under way.
     closing: Option<CloseReason>,
     closed: bool,
 }
 
 impl Core {
-    /// A session that has just been let in.
-    pub(crate) fn new(subprotocol: Subprotocol, caller: Caller) -> Self {
+    /// A session that has just been let in. The bytes of its subscribed rows are counted in `row_bytes`.
+    pub(crate) fn new(subprotocol: Subprotocol, caller: Caller, row_bytes: IntGauge) -> Self {
         Self {
             subprotocol,
             caller,
@@ -90,8 +112,11 @@ impl Core {
             applied: None,
             upstream: Upstream::Absent,
             held: VecDeque::new(),
-            replies_due: 0,
-            subscribed: false,
+            reads: VecDeque::new(),
+            subscriptions: None,
+            row_bytes,
+            restored_to: 0,
+            losses: 0,
             closing: None,
             closed: false,
         }
@@ -125,6 +150,7 @@ impl Core {
     pub(crate) fn trim(&mut self) {
         self.under_way.shrink_to(0);
         self.held.shrink_to(0);
+        self.reads.shrink_to(0);
     }
 
     /// A frame from the client. Its messages are read one by one, as there is room for them.
@@ -209,8 +235,12 @@ impl Core {
 
     /// The upstream is open, and the local server knows the client.
     pub(crate) fn upstream_opened(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) {
-        debug_assert_eq!(self.upstream, Upstream::Opening);
-        self.subscribe_receipts(actions);
+        if self.upstream == Upstream::Reopening {
+            self.repeat_subscriptions(actions);
+        } else {
+            debug_assert_eq!(self.upstream, Upstream::Opening);
+            self.subscribe_receipts(actions);
+        }
         self.admit(context, actions);
     }
 
@@ -221,32 +251,37 @@ impl Core {
         context: &Context<'_>,
         actions: &mut Vec<Action>,
     ) {
-        if self.held.is_empty() && self.receipt(&message).is_none() {
-            self.pass(message, actions);
-        } else {
-            self.held.push_back(message);
+        match self.upstream {
+            // The session goes without it already.
+            Upstream::Absent => return,
+            Upstream::Restoring { .. } => self.restore(message, actions),
+            _ if self.held.is_empty() && self.receipt(&message).is_none() => self.pass(message, actions),
+            _ => self.held.push_back(message),
         }
         self.settle(actions);
         self.admit(context, actions);
     }
 
-    /// The upstream could not be opened, or is gone: no receipt will come any more. A client that the upstream owed
-    /// nothing but receipts does not notice; one with subscriptions must connect again, after the results of its calls.
+    /// The upstream is gone, or could not be opened. A client that it owed nothing but receipts goes on without it; for
+    /// one with subscriptions it is opened again, unless that was in vain: then the client must connect again, after the
+    /// results of its calls.
     pub(crate) fn upstream_lost(
         &mut self,
         reason: CloseReason,
         context: &Context<'_>,
         actions: &mut Vec<Action>,
     ) {
-        let needed = self.subscribed || self.replies_due > 0 || self.upstream == Upstream::Opening;
-        self.expect_no_receipts();
-        self.upstream = Upstream::Absent;
-        self.settle(actions);
-        if needed {
-            self.close_when_idle(reason, actions);
-        } else {
-            self.admit(context, actions);
+        let failed = matches!(self.upstream, Upstream::Opening | Upstream::Reopening);
+        let subscribed = self.subscriptions.as_ref().is_some_and(|all| all.any());
+        let needed = failed || subscribed || !self.reads.is_empty();
+        if needed && !failed && self.is_restorable() {
+            return self.reopen(actions);
         }
+        if needed {
+            return self.give_up_upstream(reason, actions);
+        }
+        self.go_without_upstream(actions);
+        self.admit(context, actions);
     }
 
     /// Takes nothing more from the client, and closes it once its calls are done.

@@ -10,7 +10,7 @@ use super::core::{Action, Context, Core};
 use super::counted::Counted;
 use super::outbox::Outbox;
 use super::socket::Socket;
-use super::upstream::{self, OpenError, Upstream, UpstreamConfig};
+use super::upstream::{self, OpenError, Opened, Upstream, UpstreamConfig};
 use crate::close::CloseReason;
 use crate::limits::{DRAIN_MAX, IDLE_MAX, PING_INTERVAL, WRITE_STALL_MAX};
 use crate::metrics::Present;
@@ -41,7 +41,9 @@ enum Event {
     /// SpacetimeDB sent something or went away.
     Upstream(Received),
     /// The upstream is open, or can't be opened.
-    Opened(Box<Result<Upstream, OpenError>>),
+    Opened(Box<Result<Opened, OpenError>>),
+    /// The database's module was replaced, or nearly: the upstream may hang on what was there before.
+    Published,
     /// What became of the oldest call.
     Outcome(Outcome),
     /// There is room for proposals again.
@@ -81,7 +83,9 @@ pub(super) struct Session<S> {
 /// What only the loop needs.
 struct Io {
     upstream: Option<(Upstream, Present)>,
-    opening: Option<BoxFuture<'static, Result<Upstream, OpenError>>>,
+    opening: Option<BoxFuture<'static, Result<Opened, OpenError>>>,
+    /// While there is an upstream: the next publication.
+    published: Option<BoxFuture<'static, ()>>,
     pending: VecDeque<(Instant, Pending)>,
     room: Option<BoxFuture<'static, ()>>,
     ticker: Interval,
@@ -102,6 +106,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let mut io = Io {
             upstream: None,
             opening: None,
+            published: None,
             pending: VecDeque::new(),
             room: None,
             ticker,
@@ -124,6 +129,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     Action::OpenUpstream => {
                         let (local, config) = (self.node.local.clone(), self.upstream_config.clone());
                         io.opening = Some(upstream::open(local, config).boxed());
+                    }
+                    Action::ReopenUpstream => {
+                        self.node.metrics.restorations.inc();
+                        let (local, config) = (self.node.local.clone(), self.upstream_config.clone());
+                        io.opening = Some(upstream::reopen(local, config).boxed());
                     }
                     Action::Forward(message) => {
                         if let Some((upstream, _)) = &mut io.upstream {
@@ -150,8 +160,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             Event::Upstream(received) => self.upstream_sent(received, io, &context, actions),
             Event::Opened(opened) => match *opened {
-                Ok(upstream) => {
-                    io.upstream = Some((upstream, Present::new(&self.node.metrics.upstreams)));
+                Ok(opened) => {
+                    io.upstream = Some((opened.upstream, Present::new(&self.node.metrics.upstreams)));
+                    io.published = opened.published;
                     self.core.upstream_opened(&context, actions);
                 }
                 Err(error) => {
@@ -159,6 +170,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     self.core.upstream_lost(reason, &context, actions);
                 }
             },
+            Event::Published => {
+                (io.upstream, io.published) = (None, None);
+                self.core.upstream_lost(CloseReason::restart(), &context, actions);
+            }
             Event::Outcome(outcome) => {
                 if let Some((since, _)) = io.pending.pop_front() {
                     self.node.metrics.call_done(since.elapsed());
@@ -229,14 +244,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Some(Ok(Message::Close(Some(frame)))) if u16::from(frame.code) == CloseReason::ERROR => {
                 CloseReason::new(CloseReason::ERROR, frame.reason.as_str().to_owned())
             }
-            _ if self.node.local.database(&self.upstream_config.database).is_none() => {
-                CloseReason::module_exited()
-            }
             Some(Ok(Message::Close(_)) | Err(_)) | None => CloseReason::restart(),
             Some(Ok(_)) => return,
         };
-        io.upstream = None;
-        self.core.upstream_lost(lost, context, actions);
+        (io.upstream, io.published) = (None, None);
+        let database = &self.upstream_config.database;
+        if self.node.catalog.by_identity(database).is_none() {
+            self.core.give_up_upstream(CloseReason::module_exited(), actions);
+        } else if lost.code == CloseReason::ERROR {
+            self.core.give_up_upstream(lost, actions);
+        } else {
+            self.core.upstream_lost(lost, context, actions);
+        }
     }
 
     fn upstream_payload(

@@ -44,6 +44,7 @@ struct Arrival {
     subprotocol: Subprotocol,
     params: Params,
     caller: Authenticated,
+    is_owner: bool,
     /// Held to the end of the session.
     _place: Option<Place>,
 }
@@ -69,6 +70,7 @@ pub(crate) async fn subscribe(
         local,
         subprotocol,
         params,
+        is_owner: record.is_owned_by(&caller.claims.identity),
         caller,
         _place,
     };
@@ -114,6 +116,7 @@ impl Arrival {
             database: self.database.to_byte_array().to_vec().into(),
             identity: identity.to_byte_array(),
             connection: connection.as_le_byte_array(),
+            is_owner: self.is_owner,
         };
         let mut outbox = Outbox::new(self.subprotocol, self.params.compression);
         outbox.push(reply::hello(
@@ -123,7 +126,7 @@ impl Arrival {
             &caller.connection,
         ));
         let mut session = Session {
-            core: Core::new(self.subprotocol, caller),
+            core: Core::new(self.subprotocol, caller, self.node.metrics.row_bytes.clone()),
             module: self.local.module,
             upstream_config: UpstreamConfig {
                 database: self.database,

@@ -1,8 +1,10 @@
 //! A client's own connection to the local SpacetimeDB.
 
 use super::socket::Socket;
-use crate::limits::UPSTREAM_OPEN_MAX;
+use crate::limits::{UPSTREAM_AWAY_MAX, UPSTREAM_OPEN_MAX};
 use crate::local::{Claims, Local};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use rtdb_protocol::Subprotocol;
 use spacetimedb_lib::{ConnectionId, Identity};
@@ -18,6 +20,13 @@ const RETRY: Duration = Duration::from_millis(100);
 
 /// The connection.
 pub(super) type Upstream = Socket<TcpStream>;
+
+/// The connection, just opened.
+pub(super) struct Opened {
+    pub(super) upstream: Upstream,
+    /// Resolves at the next publication of the database.
+    pub(super) published: Option<BoxFuture<'static, ()>>,
+}
 
 /// Why it could not be opened.
 #[derive(Debug, Error)]
@@ -43,7 +52,7 @@ pub(super) struct UpstreamConfig {
 }
 
 /// Opens the connection; while the server does not answer it is tried again and again, for a while.
-pub(super) async fn open(local: Arc<dyn Local>, config: UpstreamConfig) -> Result<Upstream, OpenError> {
+pub(super) async fn open(local: Arc<dyn Local>, config: UpstreamConfig) -> Result<Opened, OpenError> {
     let attempts = async {
         loop {
             match attempt(local.as_ref(), &config).await {
@@ -57,7 +66,39 @@ pub(super) async fn open(local: Arc<dyn Local>, config: UpstreamConfig) -> Resul
         .unwrap_or(Err(OpenError::Unavailable))
 }
 
-async fn attempt(local: &dyn Local, config: &UpstreamConfig) -> Result<Upstream, OpenError> {
+/// Opens the connection again for a client that has seen something already: whatever the server says is taken to be of
+/// its recovery, and nothing is asked of it before it has again what it may have shown.
+pub(super) async fn reopen(local: Arc<dyn Local>, config: UpstreamConfig) -> Result<Opened, OpenError> {
+    let attempts = async {
+        loop {
+            match attempt(local.as_ref(), &config).await {
+                Ok(opened) => break opened,
+                Err(error) => tracing::debug!(%error, "SpacetimeDB is not back yet"),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    };
+    let reopened = async {
+        let opened = attempts.await;
+        // Asked on the new connection's server: had it died in between, the connection would be dead too.
+        local.caught_up(&config.database).await;
+        opened
+    };
+    tokio::time::timeout(UPSTREAM_AWAY_MAX, reopened)
+        .await
+        .map_err(|_| OpenError::Unavailable)
+}
+
+async fn attempt(local: &dyn Local, config: &UpstreamConfig) -> Result<Opened, OpenError> {
+    // From before the connection is there, so that no publication is missed.
+    let published = local.publications(&config.database).map(|mut publications| {
+        async move {
+            if publications.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+        .boxed()
+    });
     let address = local.address().ok_or(OpenError::Unavailable)?;
     // A token with an end may have come to it since the client was let in: the session goes on all the same.
     let minted = local
@@ -91,7 +132,10 @@ async fn attempt(local: &dyn Local, config: &UpstreamConfig) -> Result<Upstream,
     stream.set_nodelay(true).map_err(|_| OpenError::Unavailable)?;
     use tokio_tungstenite::tungstenite::Error;
     match client_async_with_config(request, stream, Some(Upstream::config(None))).await {
-        Ok((ws, _)) => Ok(Socket::new(ws)),
+        Ok((ws, _)) => Ok(Opened {
+            upstream: Socket::new(ws),
+            published,
+        }),
         Err(Error::Http(response)) => Err(OpenError::Refused(response.status().to_string())),
         Err(Error::Io(_) | Error::ConnectionClosed | Error::Protocol(_)) => Err(OpenError::Unavailable),
         Err(error) => Err(OpenError::Refused(error.to_string())),

@@ -179,6 +179,14 @@ impl Local for FakeLocal {
         })
     }
 
+    fn publications(&self, _: &Identity) -> Option<tokio::sync::watch::Receiver<u64>> {
+        None
+    }
+
+    fn caught_up(&self, _: &Identity) -> futures::future::BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     fn tokens(&self) -> Option<Arc<dyn Tokens>> {
         Some(Arc::new(FakeTokens))
     }

@@ -1,6 +1,7 @@
 //! A cluster of one: a log in memory, the real replica, the real SpacetimeDB, the gateway.
 
 #![allow(unreachable_pub, reason = "a module of tests")]
+#![allow(dead_code, reason = "each test uses a part of it")]
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -11,6 +12,7 @@ use rtdb_consensus::{
     Reply, ResolvedCommand, ResolvedEntry, Session,
 };
 use rtdb_gateway::{Catalog, DatabaseRecord, Gateway, GatewayMetrics, OverReplica};
+use rtdb_protocol::Subprotocol;
 use rtdb_replica::{Keys, LocalServer, Replica, ReplicaConfig, ServerConfig, Tokens};
 use spacetimedb_lib::Identity;
 use std::collections::HashMap;
@@ -185,6 +187,9 @@ pub struct Pair {
     pub plain: SocketAddr,
     pub gateway: SocketAddr,
     pub tokens: Tokens,
+    pub metrics: GatewayMetrics,
+    /// The newest subprotocol that the servers speak.
+    pub newest: Subprotocol,
     pub replica: Arc<Replica>,
     servers: [LocalServer; 2],
     _data: tempfile::TempDir,
@@ -216,7 +221,7 @@ impl Pair {
         let local = OverReplica::new(replica.clone(), servers[1].clone(), tokens.clone());
         let meta = Arc::new(MemoryMeta::default());
         let metrics = GatewayMetrics::new().expect("metrics");
-        let gateway = Gateway::new(log, meta.clone(), meta, Arc::new(local), metrics);
+        let gateway = Gateway::new(log, meta.clone(), meta, Arc::new(local), metrics.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         tokio::spawn(async move { gateway.serve(listener).await });
@@ -225,10 +230,22 @@ impl Pair {
             plain,
             gateway: address,
             tokens,
+            metrics,
+            newest: servers[0].newest_subprotocol(),
             replica,
             servers,
             _data: data,
         }
+    }
+
+    /// Kills the gateway's server as `kill -9` does. It is started again.
+    pub fn kill_server(&self) {
+        let pid = self._data.path().join("node/spacetimedb/pid");
+        let pid = std::fs::read_to_string(pid).expect("the server's process id");
+        let killed = std::process::Command::new("kill")
+            .args(["-9", pid.trim()])
+            .status();
+        assert!(killed.expect("kill").success());
     }
 
     pub async fn stop(self) {

@@ -7,7 +7,7 @@ use crate::{RECEIPT_QUERY_SET, Text, hidden};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::ops::Range;
 
-/// The rows that a transaction changed, by table, as one connection's subscriptions see them.
+/// Rows that a message brings or takes away, by table, as one connection's subscriptions see them.
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
     payload: Bytes,
@@ -20,6 +20,15 @@ enum Shape {
     Flat(Tables),
     /// v2 `TransactionUpdate`: its place, then each query set with its tables.
     Nested(Range<usize>, Vec<(u32, Tables)>),
+    /// v2 `QueryRows`, by query set: one row list a table.
+    Lists(Direction, Vec<(u32, Tables)>),
+}
+
+/// Which way the rows of a [`Shape::Lists`] go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    Come,
+    Leave,
 }
 
 impl Default for Shape {
@@ -35,6 +44,10 @@ pub struct Change {
     pub query_set: Option<u32>,
     /// The table.
     pub table: Text,
+    /// The table's number; 0 in v2, which knows tables by name alone.
+    pub table_id: u32,
+    /// The rows are an event table's: nobody keeps them.
+    pub events: bool,
     /// Rows that came; an event table's events.
     pub inserts: RowList,
     /// Rows that left.
@@ -56,11 +69,25 @@ impl Changes {
         }
     }
 
+    pub(super) fn lists(payload: &Bytes, direction: Direction, sets: Vec<(u32, Tables)>) -> Self {
+        Self {
+            payload: payload.clone(),
+            shape: Shape::Lists(direction, sets),
+        }
+    }
+
+    /// What a client that may not see hidden tables is shown.
+    pub fn visible(&self) -> impl Iterator<Item = Change> + '_ {
+        self.iter().filter(|change| {
+            change.query_set != Some(RECEIPT_QUERY_SET) && !hidden::is_hidden(change.table.as_bytes())
+        })
+    }
+
     /// Every change, the hidden tables' included.
     pub fn iter(&self) -> impl Iterator<Item = Change> + '_ {
         let (flat, nested) = match &self.shape {
             Shape::Flat(tables) => (Some((None, tables)), &[][..]),
-            Shape::Nested(_, sets) => (None, sets.as_slice()),
+            Shape::Nested(_, sets) | Shape::Lists(_, sets) => (None, sets.as_slice()),
         };
         let nested = nested
             .iter()
@@ -84,24 +111,45 @@ impl Changes {
         let changes = match self.shape {
             Shape::Flat(_) => v1::changes(&mut reader),
             Shape::Nested(..) => v2::changes(&mut reader),
+            Shape::Lists(direction, _) => RowList::read(&mut reader).map(|rows| {
+                let (mut inserts, mut deletes) = (rows, RowList::default());
+                if direction == Direction::Leave {
+                    std::mem::swap(&mut inserts, &mut deletes);
+                }
+                vec![TableRows {
+                    inserts,
+                    deletes,
+                    events: false,
+                }]
+            }),
+        };
+        let table_id = match self.shape {
+            Shape::Flat(_) => Reader::new(&self.payload, table.place.start)
+                .u32()
+                .unwrap_or_default(),
+            Shape::Nested(..) | Shape::Lists(..) => 0,
         };
         // The walk that found the table has been over these very bytes.
         let changes = changes.unwrap_or_default().into_iter();
         changes
-            .map(|(inserts, deletes)| Change {
+            .map(|rows| Change {
                 query_set,
                 table: name.clone(),
-                inserts,
-                deletes,
+                table_id,
+                events: rows.events,
+                inserts: rows.inserts,
+                deletes: rows.deletes,
             })
             .collect()
     }
 
     /// `rtdb_index` in the receipt of `session`, if one is among the rows.
-    pub(super) fn receipt(&self, session: u64) -> Option<u64> {
+    pub fn receipt(&self, session: u64) -> Option<u64> {
         let receipts: &Tables = match &self.shape {
             Shape::Flat(tables) => tables,
-            Shape::Nested(_, sets) => &sets.iter().find(|(id, _)| *id == RECEIPT_QUERY_SET)?.1,
+            Shape::Nested(_, sets) | Shape::Lists(_, sets) => {
+                &sets.iter().find(|(id, _)| *id == RECEIPT_QUERY_SET)?.1
+            }
         };
         let is_receipt = |table: &&Table| {
             table.hidden && self.payload[table.name.clone()] == *hidden::RECEIPT_TABLE.as_bytes()
@@ -120,7 +168,7 @@ impl Changes {
     pub(super) fn all_visible(&self) -> bool {
         match &self.shape {
             Shape::Flat(tables) => !tables.any_hidden(),
-            Shape::Nested(_, sets) => sets
+            Shape::Nested(_, sets) | Shape::Lists(_, sets) => sets
                 .iter()
                 .all(|(id, tables)| *id != RECEIPT_QUERY_SET && !tables.any_hidden()),
         }
@@ -130,7 +178,7 @@ impl Changes {
     pub(super) fn any_visible(&self) -> bool {
         match &self.shape {
             Shape::Flat(tables) => tables.visible().next().is_some(),
-            Shape::Nested(_, sets) => visible_sets(sets).next().is_some(),
+            Shape::Nested(_, sets) | Shape::Lists(_, sets) => visible_sets(sets).next().is_some(),
         }
     }
 
@@ -141,6 +189,8 @@ impl Changes {
             Shape::Flat(tables) if tables.place.is_empty() => out.put_count(0),
             Shape::Flat(tables) => tables.put_visible(&self.payload, out),
             Shape::Nested(place, _) if self.all_visible() => out.put_slice(&self.payload[place.clone()]),
+            // Only of updates is anything written anew.
+            Shape::Lists(..) => out.put_count(0),
             Shape::Nested(_, sets) => {
                 out.put_count(visible_sets(sets).count());
                 for (id, tables) in visible_sets(sets) {
@@ -150,6 +200,13 @@ impl Changes {
             }
         }
     }
+}
+
+/// One table's rows in one update.
+pub(super) struct TableRows {
+    pub(super) inserts: RowList,
+    pub(super) deletes: RowList,
+    pub(super) events: bool,
 }
 
 /// The client's own query sets, those left out of which nothing would remain.

@@ -23,7 +23,27 @@ pub(super) struct Table {
     pub(super) hidden: bool,
 }
 
+impl Table {
+    /// A table at `place` in the payload, whose updates begin at `updates`.
+    pub(super) fn new(payload: &Bytes, place: Range<usize>, name: Range<usize>, updates: usize) -> Self {
+        Self {
+            updates: updates..place.end,
+            hidden: hidden::is_hidden(&payload[name.clone()]),
+            place,
+            name,
+        }
+    }
+}
+
 impl Tables {
+    /// A single table, which stands in no array.
+    pub(super) fn one(table: Table) -> Self {
+        Self {
+            place: table.place.clone(),
+            tables: vec![table],
+        }
+    }
+
     /// `read` gives the place of the table's name and where its updates start, and leaves the reader behind the table,
     /// which takes at least `least` bytes.
     pub(super) fn read(
@@ -38,13 +58,7 @@ impl Tables {
         for _ in 0..count {
             let from = reader.at();
             let (name, updates) = read(reader)?;
-            let hidden = hidden::is_hidden(&payload[name.clone()]);
-            tables.push(Table {
-                place: from..reader.at(),
-                name,
-                updates: updates..reader.at(),
-                hidden,
-            });
+            tables.push(Table::new(payload, from..reader.at(), name, updates));
         }
         Ok(Self {
             place: start..reader.at(),

@@ -1,9 +1,9 @@
 //! v1: `crates/client-api-messages/src/websocket.rs` of 1.2.0; `ProcedureResult` since 1.4.
 
 use super::ServerMessage;
-use super::changes::Changes;
+use super::changes::{Changes, TableRows};
 use super::rows::RowList;
-use super::tables::Tables;
+use super::tables::{Table, Tables};
 use super::update::{Event, Kind, Status, Update};
 use crate::reader::Reader;
 use crate::writer::Write;
@@ -35,6 +35,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<ServerMessage, FrameError>
                 request_id,
                 query_set: None,
                 error: false,
+                changes: Changes::flat(payload, tables),
                 raw,
             }
         }
@@ -75,11 +76,14 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<ServerMessage, FrameError>
             let query_set = Some(reader.u32()?);
             reader.skip(4)?;
             reader.place()?;
-            table_update(reader)?;
+            let from = reader.at();
+            let (name, updates) = table_update(reader)?;
+            let table = Table::new(payload, from..reader.at(), name, updates);
             ServerMessage::SubscribeReply {
                 request_id,
                 query_set,
                 error: false,
+                changes: Changes::flat(payload, Tables::one(table)),
                 raw: reader.since(start),
             }
         }
@@ -95,6 +99,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<ServerMessage, FrameError>
                     request_id,
                     query_set,
                     error: true,
+                    changes: Changes::default(),
                     raw,
                 },
                 None => ServerMessage::SubscriptionLost { query_set, raw },
@@ -120,6 +125,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<ServerMessage, FrameError>
                 request_id,
                 query_set,
                 error: false,
+                changes: Changes::flat(payload, tables),
                 raw,
             }
         }
@@ -158,6 +164,7 @@ fn transaction_update(reader: &mut Reader<'_>, start: usize) -> Result<ServerMes
             request_id: None,
             query_set: None,
             error: true,
+            changes: Changes::default(),
             raw,
         });
     }
@@ -200,11 +207,15 @@ fn check_uncompressed(reader: &mut Reader<'_>) -> Result<(), FrameError> {
 }
 
 /// The inserts and deletes of one table's updates.
-pub(super) fn changes(reader: &mut Reader<'_>) -> Result<Vec<(RowList, RowList)>, FrameError> {
+pub(super) fn changes(reader: &mut Reader<'_>) -> Result<Vec<TableRows>, FrameError> {
     let update = |reader: &mut Reader<'_>| {
         check_uncompressed(reader)?;
         let deletes = RowList::read(reader)?;
-        Ok((RowList::read(reader)?, deletes))
+        Ok(TableRows {
+            inserts: RowList::read(reader)?,
+            deletes,
+            events: false,
+        })
     };
     (0..reader.count(QUERY_UPDATE_BYTES_MIN)?)
         .map(|_| update(reader))

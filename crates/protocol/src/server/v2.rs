@@ -1,6 +1,6 @@
 //! v2 and v3: `crates/client-api-messages/src/websocket/v2.rs` of 2.8.3; `SubscribeBatchApplied` since 2.14.
 
-use super::changes::Changes;
+use super::changes::{Changes, Direction, TableRows};
 use super::rows::RowList;
 use super::tables::Tables;
 use super::update::{Kind, Update};
@@ -38,17 +38,18 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<ServerMessage, FrameError>
         }
         tag @ (1 | 2) => {
             let request_id = Some(reader.u32()?);
-            let query_set = Some(reader.u32()?);
-            let tables = if tag == 1 {
-                Some(query_rows(reader)?)
+            let query_set = reader.u32()?;
+            let (direction, tables) = if tag == 1 {
+                (Direction::Come, query_rows(reader)?)
             } else {
-                reader.option(query_rows)?
+                (Direction::Leave, reader.option(query_rows)?.unwrap_or_default())
             };
-            let raw = tables.unwrap_or_default().strip(payload, start..reader.at());
+            let raw = tables.strip(payload, start..reader.at());
             ServerMessage::SubscribeReply {
                 request_id,
-                query_set,
+                query_set: Some(query_set),
                 error: false,
+                changes: Changes::lists(payload, direction, vec![(query_set, tables)]),
                 raw,
             }
         }
@@ -62,6 +63,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<ServerMessage, FrameError>
                     request_id,
                     query_set,
                     error: true,
+                    changes: Changes::default(),
                     raw,
                 },
                 None => ServerMessage::SubscriptionLost { query_set, raw },
@@ -136,7 +138,7 @@ fn transaction_update(reader: &mut Reader<'_>) -> Result<Changes, FrameError> {
 }
 
 /// The inserts and deletes of one table's updates.
-pub(super) fn changes(reader: &mut Reader<'_>) -> Result<Vec<(RowList, RowList)>, FrameError> {
+pub(super) fn changes(reader: &mut Reader<'_>) -> Result<Vec<TableRows>, FrameError> {
     let update = |reader: &mut Reader<'_>| {
         let is_event_table = reader.tag("table rows", 2)? == 1;
         let inserts = RowList::read(reader)?;
@@ -145,7 +147,11 @@ pub(super) fn changes(reader: &mut Reader<'_>) -> Result<Vec<(RowList, RowList)>
         } else {
             RowList::read(reader)?
         };
-        Ok((inserts, deletes))
+        Ok(TableRows {
+            inserts,
+            deletes,
+            events: is_event_table,
+        })
     };
     (0..reader.count(1 + ROW_LIST_BYTES_MIN)?)
         .map(|_| update(reader))
@@ -193,8 +199,10 @@ fn batch_applied(reader: &mut Reader<'_>, start: usize) -> Result<ServerMessage,
     let mut query_set = None;
     let mut stripped = BytesMut::new();
     let mut copied = start;
+    let mut sets = Vec::new();
     for _ in 0..reader.count(4 + 1 + 4)? {
-        query_set = query_set.or(Some(reader.u32()?));
+        let set = reader.u32()?;
+        query_set = query_set.or(Some(set));
         match reader.tag("subscribe outcome", 2)? {
             0 => {
                 let tables = query_rows(reader)?;
@@ -202,6 +210,7 @@ fn batch_applied(reader: &mut Reader<'_>, start: usize) -> Result<ServerMessage,
                     stripped.put_slice(&tables.strip(payload, copied..reader.at()));
                     copied = reader.at();
                 }
+                sets.push((set, tables));
             }
             _ => {
                 reader.place()?;
@@ -218,6 +227,7 @@ fn batch_applied(reader: &mut Reader<'_>, start: usize) -> Result<ServerMessage,
         request_id,
         query_set,
         error: false,
+        changes: Changes::lists(payload, Direction::Come, sets),
         raw,
     })
 }

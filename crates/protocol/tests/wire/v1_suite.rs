@@ -410,6 +410,7 @@ fn answers_to_reads_are_told_from_lost_subscriptions() {
         query_set: Some(8),
         error: true,
         raw,
+        ..
     } = message
     else {
         panic!("{message:?}")
@@ -615,7 +616,7 @@ proptest! {
         ];
         for (sent, expected, set) in cases {
             match server::split(V1, payload(&[sent])).next().unwrap().unwrap() {
-                ServerMessage::SubscribeReply { request_id, query_set, error, raw } => {
+                ServerMessage::SubscribeReply { request_id, query_set, error, raw, .. } => {
                     prop_assert_eq!((request_id, query_set, error), (Some(3), set, false));
                     prop_assert_eq!(raw, expected);
                 }

@@ -267,6 +267,7 @@ fn a_batch_of_subscriptions_is_one_read_with_one_answer() {
         query_set,
         error,
         raw,
+        ..
     } = message
     else {
         panic!("{message:?}")
@@ -586,7 +587,7 @@ proptest! {
         ];
         for (sent, expected) in cases {
             match server::split(V2, payload(&[sent])).next().unwrap().unwrap() {
-                ServerMessage::SubscribeReply { request_id, query_set, error, raw } => {
+                ServerMessage::SubscribeReply { request_id, query_set, error, raw, .. } => {
                     prop_assert_eq!((request_id, query_set, error), (Some(3), Some(8), false));
                     prop_assert_eq!(raw, expected);
                 }

@@ -26,6 +26,9 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
 /// with their arguments.
 const MESSAGE_BYTES_MAX: usize = rtdb_protocol::MESSAGE_BYTES_MAX + (1 << 20);
 
+/// Bytes read from the socket at once. The WebSocket clears as many before each read.
+const READ_BYTES: usize = 32 << 10;
+
 /// A connection, and the calls that are to be sent on it.
 pub(super) struct Connection {
     subprotocol: Subprotocol,
@@ -99,6 +102,7 @@ impl Connection {
         let stream = TcpStream::connect(authority).await.map_err(WebSocketError::Io)?;
         stream.set_nodelay(true).map_err(WebSocketError::Io)?;
         let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BYTES)
             .max_message_size(Some(MESSAGE_BYTES_MAX))
             .max_frame_size(Some(MESSAGE_BYTES_MAX));
         let (socket, response) = client_async_with_config(request, stream, Some(config)).await?;

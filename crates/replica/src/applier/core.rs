@@ -31,6 +31,8 @@ pub(super) struct Core {
     unsettled: Vec<Open>,
     /// Up to here outcomes have been told: what is applied again after the server lost it is not told again.
     completed: Position,
+    /// The last command that is known to have become part of the database.
+    succeeded: Position,
     told: Vec<Told>,
 }
 
@@ -60,6 +62,10 @@ impl Core {
 
     pub(super) fn completed(&self) -> Position {
         self.completed
+    }
+
+    pub(super) fn succeeded(&self) -> Position {
+        self.succeeded
     }
 
     /// Takes the outcomes to tell.
@@ -184,6 +190,9 @@ impl Core {
         if expected != got {
             return Err(Violation::OtherCall { expected, got });
         }
+        if matches!(result.outcome, Outcome::Ok { .. }) {
+            self.succeeded = self.succeeded.max(open.position);
+        }
         let result = match (&open.kind, result.outcome) {
             (_, Outcome::OutOfEnergy) => return Err(Violation::OutOfEnergy),
             (
@@ -286,6 +295,7 @@ impl Core {
     pub(super) fn recovered(&mut self, state: Option<&DatabaseState>, receipts: &HashMap<u64, u64>) {
         let unsettled = std::mem::take(&mut self.unsettled);
         let Some(state) = state else { return };
+        self.succeeded = self.succeeded.max(Position(state.index));
         for mut open in unsettled {
             if open.position.0 > state.index {
                 break;

@@ -59,6 +59,7 @@ impl Applier {
             self.refused = Some((command.position, text.clone()));
             let stays = connection.is_some();
             self.refused(text.clone(), connection);
+            self.slot.published();
             // 1.2.0 drops the running database when it can't compile an update, and opens it again for whoever comes
             // next: a connection from before goes on with rows that nobody else sees.
             return if stays {
@@ -100,6 +101,7 @@ impl Applier {
         self.core.set_active(Some(Arc::clone(&active)));
         self.shared.activate(active);
         self.core.published(Ok(()));
+        self.slot.published();
         tracing::info!(database = self.hex(), position = %command.position, "module published");
         Ok(Some(connection))
     }
@@ -116,7 +118,7 @@ impl Applier {
         Ok(None)
     }
 
-    async fn remove(&mut self) -> Result<(), Interrupt> {
+    pub(super) async fn remove(&mut self) -> Result<(), Interrupt> {
         self.shared.deactivate(&self.database);
         self.shared.admin.delete(&self.owner, &self.database).await?;
         Ok(())

@@ -105,6 +105,14 @@ impl Reader {
         }
     }
 
+    /// An index beyond which no command was passed over.
+    pub(super) fn reached(&mut self) -> LogIndex {
+        match self.peek() {
+            Some(command) => command.position.index(),
+            None => self.next - 1,
+        }
+    }
+
     /// Whether all that was read is passed over.
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()

@@ -10,6 +10,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// After this many server errors in a row the database's files are taken for damaged, as a full disk or a power cut
+/// leaves them: it is made again, from the log.
+const OPEN_FAILURES_MAX: u32 = 5;
+
 /// How often it is logged that the server is ahead of the log.
 const AHEAD_WARNING: Duration = Duration::from_secs(10);
 
@@ -45,8 +49,23 @@ impl Applier {
 
     /// The database's state; `None` if there is none, or if its creation was broken off.
     async fn state(&mut self) -> Result<Option<DatabaseState>, Interrupt> {
-        match self.shared.admin.state(&self.owner, &self.database).await {
+        let state = self.shared.admin.state(&self.owner, &self.database).await;
+        self.open_failures = match &state {
+            Err(AdminError::Refused { status, .. }) if status.is_server_error() => self.open_failures + 1,
+            _ => 0,
+        };
+        match state {
             Ok(state) => Ok(state),
+            Err(AdminError::Refused { text, .. }) if self.open_failures >= OPEN_FAILURES_MAX => {
+                tracing::error!(
+                    database = self.hex(),
+                    error = text,
+                    "SpacetimeDB can't open the database: it is made again, from the log"
+                );
+                self.open_failures = 0;
+                self.remove().await?;
+                Ok(None)
+            }
             Err(AdminError::NoSuchDatabase) => Ok(None),
             Err(AdminError::Refused {
                 status: StatusCode::BAD_REQUEST,

@@ -7,6 +7,7 @@ use rtdb_consensus::{Follow, LogIndex, Position};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
 use tokio::sync::watch;
 
 /// What a replica's tasks share.
@@ -26,10 +27,27 @@ pub(crate) struct Slot {
     /// The log index up to which the database's commands are applied.
     done: AtomicU64,
     completed: AtomicU64,
+    /// The log index up to which commands have been taken; like `succeeded`, it never goes back.
+    taken: AtomicU64,
+    /// The position of the last command that has become part of the database.
+    succeeded: AtomicU64,
+    /// How often a publication to the existing database has ended.
+    publications: watch::Sender<u64>,
+    /// The last look at where the server is, and who looks next.
+    pub(super) look: tokio::sync::Mutex<Look>,
     in_flight: AtomicUsize,
     in_flight_bytes: AtomicUsize,
     phase: Mutex<Phase>,
     owner: Mutex<Owner>,
+}
+
+/// What was found when the server was asked where it is; see [`crate::Replica::caught_up`].
+#[derive(Default)]
+pub(super) struct Look {
+    /// When it was asked.
+    pub(super) begun: Option<Instant>,
+    /// Where the applier was then.
+    pub(super) done: LogIndex,
 }
 
 impl Shared {
@@ -117,6 +135,10 @@ impl Slot {
             identity,
             done: AtomicU64::new(0),
             completed: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
+            succeeded: AtomicU64::new(0),
+            publications: watch::Sender::new(0),
+            look: tokio::sync::Mutex::default(),
             in_flight: AtomicUsize::new(0),
             in_flight_bytes: AtomicUsize::new(0),
             phase: Mutex::new(Phase::Connecting),
@@ -133,10 +155,38 @@ impl Slot {
     }
 
     pub(crate) fn set_progress(&self, done: LogIndex, completed: Position, calls: usize, bytes: usize) {
-        self.done.store(done, Ordering::Relaxed);
+        self.done.store(done, Ordering::Release);
         self.completed.store(completed.0, Ordering::Relaxed);
         self.in_flight.store(calls, Ordering::Relaxed);
         self.in_flight_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Commands up to the log index `taken` are on their way to the server, and the one at `succeeded` was the last that
+    /// is known to be part of the database. To be said before [`Slot::set_progress`].
+    pub(crate) fn set_reach(&self, taken: LogIndex, succeeded: Position) {
+        self.taken.fetch_max(taken, Ordering::AcqRel);
+        self.succeeded.fetch_max(succeeded.0, Ordering::AcqRel);
+    }
+
+    pub(super) fn taken(&self) -> LogIndex {
+        self.taken.load(Ordering::Acquire)
+    }
+
+    pub(super) fn succeeded(&self) -> Position {
+        Position(self.succeeded.load(Ordering::Acquire))
+    }
+
+    pub(super) fn done(&self) -> LogIndex {
+        self.done.load(Ordering::Acquire)
+    }
+
+    /// A publication to the existing database has ended, well or not.
+    pub(crate) fn published(&self) {
+        self.publications.send_modify(|count| *count += 1);
+    }
+
+    pub(super) fn publications(&self) -> watch::Receiver<u64> {
+        self.publications.subscribe()
     }
 
     pub(super) fn status(&self) -> DatabaseStatus {

@@ -106,9 +106,12 @@ async fn run(cluster: &mut Cluster, options: &Options, story: &Story) -> Result<
         .with_token(&owner)
         .publish(DATABASE, demo_module::wasm()?)
         .await?;
-    story.tell("published the module `counter-1x` as `demo` through node 2");
+    story.tell(format_args!(
+        "published the module `{}` as `demo` through node 2",
+        demo_module::name()?
+    ));
 
-    let clients = Clients::start(loads(cluster, options));
+    let clients = Clients::start(loads(cluster, options, Wire::usual()?));
     let phase = Duration::from_secs(options.seconds);
     let rate = clients.rate(phase).await;
     story.tell(format_args!(
@@ -189,7 +192,7 @@ async fn init(cluster: &Cluster) -> Result<()> {
     }
 }
 
-fn loads(cluster: &Cluster, options: &Options) -> Vec<Load> {
+fn loads(cluster: &Cluster, options: &Options, wire: Wire) -> Vec<Load> {
     let addrs = cluster.client_addrs();
     let clients = 0..options.clients * u32::from(NODES);
     let loads = clients.map(|client| Load {
@@ -197,7 +200,7 @@ fn loads(cluster: &Cluster, options: &Options) -> Vec<Load> {
         addrs: addrs.clone(),
         first: client as usize % addrs.len(),
         database: DATABASE.to_string(),
-        wire: Wire::V1,
+        wire,
         window: options.window,
         invalid_every: 100,
         subscribed: client / u32::from(NODES) % 2 == 1,

@@ -19,6 +19,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
+use crate::server;
 pub use event::{Committed, Event, Reply, TableChange};
 pub use wire::Args;
 use wire::Reader;
@@ -38,6 +39,14 @@ pub enum Wire {
 }
 
 impl Wire {
+    /// What today's SDKs speak with [the server that the tests run with](crate::server::binary).
+    pub fn usual() -> Result<Self> {
+        Ok(match server::major()? {
+            ..2 => Self::V1,
+            _ => Self::V3,
+        })
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::V1 => "v1.bsatn.spacetimedb",
@@ -200,6 +209,11 @@ impl Client {
     /// Sends bytes as one binary frame, whatever they are.
     pub async fn send_raw(&mut self, frame: Bytes) -> Result<()> {
         Ok(self.socket.send(Message::Binary(frame)).await?)
+    }
+
+    /// Sends a text frame, which no SpacetimeDB client does.
+    pub async fn send_text(&mut self, text: &str) -> Result<()> {
+        Ok(self.socket.send(Message::text(text)).await?)
     }
 
     /// Sends what is queued.

@@ -1,16 +1,17 @@
 //! What the client sends: admitted as the phase rule and the limits allow.
 
+use super::super::subscriptions::{Subscriptions, subscribes};
 use super::call::{CallUnderWay, UnderWay};
 use super::{Action, Caller, Context, Core, Upstream};
 use crate::close::CloseReason;
 use crate::limits::{CALLS_BYTES_MAX, CALLS_MAX, READS_MAX};
 use bytes::Bytes;
-use rtdb_protocol::client::{self, CallReducer, ClientMessage, Read, ReadKind};
+use rtdb_protocol::client::{self, CallReducer, ClientMessage, Read};
 use rtdb_protocol::reply;
 
 impl Core {
     pub(super) fn has_room(&self) -> bool {
-        self.under_way.len() < CALLS_MAX && self.bytes < CALLS_BYTES_MAX && self.replies_due < READS_MAX
+        self.under_way.len() < CALLS_MAX && self.bytes < CALLS_BYTES_MAX && self.reads.len() < READS_MAX
     }
 
     /// Admits what waits, as far as the phase rule and the limits allow.
@@ -18,10 +19,11 @@ impl Core {
         while !self.closed && self.has_room() && self.take_next(actions) {
             let settled = match &self.waiting {
                 Some(ClientMessage::Call(_) | ClientMessage::Procedure { .. }) => {
-                    self.replies_due == 0 && matches!(self.upstream, Upstream::Absent | Upstream::Open)
+                    let opening = matches!(self.upstream, Upstream::Opening | Upstream::Subscribing);
+                    self.reads.is_empty() && !opening
                 }
                 Some(ClientMessage::Read(read)) if refusal(read).is_some() => {
-                    !self.is_busy() && self.replies_due == 0
+                    !self.is_busy() && self.reads.is_empty()
                 }
                 Some(ClientMessage::Read(_)) => !self.is_busy() && self.is_upstream_there(actions),
                 None => false,
@@ -63,11 +65,11 @@ impl Core {
             self.upstream = Upstream::Opening;
             actions.push(Action::OpenUpstream);
         }
-        self.upstream != Upstream::Opening
+        matches!(self.upstream, Upstream::Subscribing | Upstream::Open)
     }
 
     fn admit_call(&mut self, call: CallReducer, context: &Context<'_>, actions: &mut Vec<Action>) {
-        let receipt = self.upstream == Upstream::Open;
+        let receipt = self.upstream != Upstream::Absent;
         match CallUnderWay::new(call, &self.caller, receipt, context) {
             Ok(call) => {
                 self.bytes += call.bytes();
@@ -97,13 +99,13 @@ impl Core {
             actions.push(Action::Send(message));
             return;
         }
-        use ReadKind::{SubscribeBatch, SubscribeLegacy, SubscribeMulti, SubscribeSingle};
-        self.subscribed |= matches!(
-            read.kind,
-            SubscribeBatch | SubscribeLegacy | SubscribeMulti | SubscribeSingle
-        );
-        self.replies_due += 1;
-        actions.push(Action::Forward(read.raw));
+        if subscribes(read.kind) && self.subscriptions.is_none() {
+            let none = Subscriptions::new(self.subprotocol, self.row_bytes.clone());
+            self.subscriptions = Some(Box::new(none));
+        }
+        self.bytes += read.raw.len();
+        actions.push(Action::Forward(read.raw.clone()));
+        self.reads.push_back(read);
     }
 
     pub(super) fn subscribe_receipts(&mut self, actions: &mut Vec<Action>) {

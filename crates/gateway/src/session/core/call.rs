@@ -21,6 +21,8 @@ pub(crate) struct Caller {
     pub(crate) identity: [u8; 32],
     /// The client's connection id, as in BSATN.
     pub(crate) connection: [u8; 16],
+    /// Whether the database is the client's own.
+    pub(crate) is_owner: bool,
 }
 
 /// What a step of the session depends on besides the session.
@@ -57,6 +59,8 @@ pub(super) struct Refused {
     reducer_id: u32,
     request_id: u32,
     message: String,
+    /// The message for v1.
+    message_v1: String,
 }
 
 impl CallUnderWay {
@@ -67,7 +71,7 @@ impl CallUnderWay {
         receipt: bool,
         context: &Context<'_>,
     ) -> Result<Self, Refused> {
-        let reducer = match reducers::check(context.module, &call.reducer, &call.args) {
+        let reducer = match reducers::check(context.module, &call.reducer, &call.args, caller.is_owner) {
             Ok(reducer) => reducer,
             Err(why) => return Err(Refused::new(call, context, &why)),
         };
@@ -155,6 +159,7 @@ impl CallUnderWay {
             reducer: self.reducer,
             reducer_id: self.reducer_id,
             request_id: self.request_id,
+            message_v1: message.clone(),
             message,
         }
     }
@@ -185,12 +190,16 @@ impl Refused {
             reducer_id,
             request_id: call.request_id,
             message: why.to_string(),
+            message_v1: why.with_cause(),
         }
     }
 
     /// What the client is told, as SpacetimeDB tells of a call that never ran.
     pub(super) fn message(self, subprotocol: Subprotocol, caller: &Caller, now_us: i64) -> Bytes {
-        let outcome = Outcome::Rejected(self.message);
+        let outcome = Outcome::Rejected(match subprotocol {
+            Subprotocol::V1 => self.message_v1,
+            Subprotocol::V2 | Subprotocol::V3 => self.message,
+        });
         let reply = CallReply {
             request_id: self.request_id,
             timestamp_us: now_us,

@@ -4,7 +4,8 @@ use super::call::{CallUnderWay, UnderWay};
 use super::{Action, Core, Upstream};
 use crate::close::CloseReason;
 use rtdb_protocol::RECEIPT_QUERY_SET;
-use rtdb_protocol::server::{ServerMessage, Update};
+use rtdb_protocol::client::{Read, ReadKind};
+use rtdb_protocol::server::{Changes, ServerMessage, Update};
 
 impl Core {
     /// The outcomes alone make the results of the calls under way.
@@ -31,7 +32,7 @@ impl Core {
                 Some(UnderWay::Call(call)) => match &self.applied {
                     // The outcome is still to come, and a held receipt with it.
                     None => break,
-                    Some(applied) if call.receipt => {
+                    Some(applied) if call.receipt && applied.position.0 > self.restored_to => {
                         match self.held.front().and_then(|message| self.receipt(message)) {
                             None if self.held.is_empty() => break,
                             Some(index) if index == applied.position.0 => self.emit_with_receipt(actions),
@@ -54,6 +55,7 @@ impl Core {
 
     fn emit_with_receipt(&mut self, actions: &mut Vec<Action>) {
         if let Some(ServerMessage::Update(update)) = self.held.pop_front() {
+            self.shown(update.changes());
             self.emit(Some(update), actions);
         }
     }
@@ -85,7 +87,10 @@ impl Core {
     pub(super) fn pass(&mut self, message: ServerMessage, actions: &mut Vec<Action>) {
         match message {
             ServerMessage::Hello { .. } => {}
-            ServerMessage::Update(update) => actions.extend(update.into_other().map(Action::Send)),
+            ServerMessage::Update(update) => {
+                self.shown(update.changes());
+                actions.extend(update.into_other().map(Action::Send));
+            }
             ServerMessage::SubscribeReply {
                 query_set: Some(RECEIPT_QUERY_SET),
                 error,
@@ -97,8 +102,22 @@ impl Core {
                 }
                 self.upstream = Upstream::Open;
             }
-            ServerMessage::SubscribeReply { raw, .. } | ServerMessage::QueryReply { raw, .. } => {
-                self.replies_due = self.replies_due.saturating_sub(1);
+            ServerMessage::SubscribeReply {
+                request_id,
+                error,
+                changes,
+                raw,
+                ..
+            } => {
+                if let Some(read) = self.take_read(false, request_id)
+                    && let Some(subscriptions) = &mut self.subscriptions
+                {
+                    subscriptions.answered(&read, error, &changes);
+                }
+                actions.push(Action::Send(raw));
+            }
+            ServerMessage::QueryReply { raw } => {
+                self.take_read(true, None);
                 actions.push(Action::Send(raw));
             }
             ServerMessage::SubscriptionLost { query_set, raw } => {
@@ -107,6 +126,9 @@ impl Core {
                     self.subscribe_receipts(actions);
                 }
                 if query_set != Some(RECEIPT_QUERY_SET) {
+                    if let Some(subscriptions) = &mut self.subscriptions {
+                        subscriptions.lost(query_set);
+                    }
                     actions.push(Action::Send(raw));
                 }
             }
@@ -114,6 +136,29 @@ impl Core {
             ServerMessage::CallResult(_) => {}
             ServerMessage::Other { raw } => actions.push(Action::Send(raw)),
         }
+    }
+
+    /// The client is about to get these rows.
+    fn shown(&mut self, changes: &Changes) {
+        if let Some(subscriptions) = &mut self.subscriptions {
+            subscriptions.shown(changes);
+        }
+    }
+
+    /// The read that has been answered. Answers come in order; v1 answers that could not be given name no request.
+    fn take_read(&mut self, query: bool, request_id: Option<u32>) -> Option<Read> {
+        let is_query = |read: &Read| read.kind == ReadKind::OneOffQuery;
+        let alike = |read: &Read| is_query(read) == query;
+        let named = |read: &Read| alike(read) && request_id.is_some() && read.request_id == request_id;
+        let mut reads = self.reads.iter();
+        let at = reads
+            .position(named)
+            .or_else(|| self.reads.iter().position(alike))
+            .or_else(|| (!self.reads.is_empty()).then_some(0))?;
+        let read = self.reads.remove(at)?;
+        self.bytes -= read.raw.len();
+        self.losses = 0;
+        Some(read)
     }
 
     /// The position of this session's call that an update belongs to.

@@ -33,9 +33,10 @@ impl Script {
             database: Bytes::from_static(&[1; 32]),
             identity: [2; 32],
             connection: [3; 16],
+            is_owner: false,
         };
         Self {
-            core: Core::new(V2, caller),
+            core: Core::new(V2, caller, IntGauge::new("rows", "bytes").expect("a gauge")),
             module: Module::from_def(&def).expect("a module"),
             position: 0,
         }
@@ -136,6 +137,7 @@ fn describe(action: &Action) -> String {
         |bytes: &Bytes, at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
     match action {
         Action::OpenUpstream => "open".into(),
+        Action::ReopenUpstream => "reopen".into(),
         Action::Close(reason) => format!("close {}", reason.code),
         Action::Forward(message) if number(message, 5) == u32::MAX => "forward receipts".into(),
         Action::Forward(message) => format!("forward subscribe {}", number(message, 5)),
@@ -374,16 +376,140 @@ fn the_window_is_bounded() {
     assert!(script.core.wants_client());
 }
 
+/// `SubscribeApplied` with rows of one byte each.
+fn applied_with(query_set: u32, table: &str, rows: &[&[u8]]) -> Bytes {
+    let mut payload = BytesMut::from(&[0, 1][..]);
+    payload.put_u32_le(query_set);
+    payload.put_u32_le(query_set);
+    payload.put_u32_le(1);
+    payload.put_u32_le(table.len() as u32);
+    payload.put_slice(table.as_bytes());
+    payload.put_u8(0);
+    payload.put_u16_le(rows.first().map_or(1, |row| row.len()) as u16);
+    payload.put_u32_le(rows.concat().len() as u32);
+    payload.put_slice(&rows.concat());
+    payload.freeze()
+}
+
+/// The answer to the subscription to receipts, with the receipt for the call at `index`.
+fn receipts_to(index: u64) -> Bytes {
+    let row = [SESSION.to_le_bytes(), index.to_le_bytes()].concat();
+    applied_with(RECEIPT_QUERY_SET, "rtdb_session", &[&row])
+}
+
 #[test]
-fn a_subscriber_that_loses_its_upstream_is_closed_after_its_results() {
+fn a_subscriber_that_loses_its_upstream_hears_what_it_missed() {
+    let mut script = Script::subscribed();
+    assert_eq!(script.upstream(update(None)), ["update"]);
+    script.client(call(1));
+    script.client(call(2));
+    script.client(call(3));
+    script.propose();
+    assert_eq!(script.lost(), ["reopen"]);
+    assert_eq!(script.ok(), [""; 0], "its rows are still to come");
+    assert_eq!(
+        script.step(Core::upstream_opened),
+        ["forward receipts", "forward subscribe 1"]
+    );
+    assert_eq!(script.upstream(receipts_to(1)), [""; 0]);
+    // 0xAA is shown already, and comes twice before all is told.
+    assert_eq!(script.upstream(update(None)), [""; 0]);
+    assert_eq!(
+        script.upstream(applied_with(1, "counter", &[&[0xAB]])),
+        ["update", "result 1 ok"]
+    );
+    // What follows has receipts as ever.
+    assert_eq!(script.ok(), [""; 0]);
+    assert_eq!(script.upstream(update(Some(2))), ["result 2 ok with rows"]);
+    assert_eq!(script.fails(), ["result 3 err"]);
+    assert!(script.core.wants_client());
+}
+
+#[test]
+fn a_subscriber_that_missed_nothing_hears_nothing() {
+    let mut script = Script::subscribed();
+    assert_eq!(script.upstream(update(None)), ["update"]);
+    assert_eq!(script.lost(), ["reopen"]);
+    script.step(Core::upstream_opened);
+    // Lost again before it has told of everything.
+    assert_eq!(script.upstream(applied(1)), [""; 0]);
+    assert_eq!(script.lost(), ["reopen"]);
+    script.step(Core::upstream_opened);
+    assert_eq!(script.upstream(applied(u32::MAX)), [""; 0]);
+    assert_eq!(script.upstream(applied_with(1, "counter", &[&[0xAA]])), [""; 0]);
+    assert_eq!(script.upstream(update(None)), ["update"]);
+}
+
+#[test]
+fn a_held_receipt_is_lost_with_its_upstream_and_its_rows_come_again() {
+    let mut script = Script::subscribed();
+    script.client(call(1));
+    script.propose();
+    assert_eq!(script.upstream(update(Some(1))), [""; 0]);
+    assert_eq!(script.lost(), ["reopen"]);
+    script.step(Core::upstream_opened);
+    assert_eq!(script.upstream(receipts_to(1)), [""; 0]);
+    assert_eq!(
+        script.upstream(applied_with(1, "counter", &[&[0xAA]])),
+        ["update"]
+    );
+    assert_eq!(script.ok(), ["result 1 ok"]);
+}
+
+#[test]
+fn calls_go_on_while_the_upstream_is_away() {
+    let mut script = Script::subscribed();
+    script.lost();
+    script.client(call(1));
+    assert_eq!(script.propose(), [1]);
+    assert_eq!(script.ok(), [""; 0]);
+    script.step(Core::upstream_opened);
+    assert_eq!(script.upstream(applied(u32::MAX)), [""; 0]);
+    // Its update comes before everything is told: its rows are in the difference.
+    assert_eq!(script.upstream(applied_with(1, "counter", &[&[1]])), ["update"]);
+    assert_eq!(script.upstream(update(Some(1))), ["result 1 ok with rows"]);
+}
+
+#[test]
+fn reads_without_a_reply_are_sent_again() {
+    let mut script = Script::subscribed();
+    assert_eq!(script.client(subscribe(2)), ["forward subscribe 2"]);
+    assert_eq!(script.lost(), ["reopen"]);
+    assert_eq!(script.client(subscribe(3)), [""; 0], "it waits for the upstream");
+    assert_eq!(
+        script.step(Core::upstream_opened),
+        ["forward receipts", "forward subscribe 1"]
+    );
+    script.upstream(applied(u32::MAX));
+    assert_eq!(
+        script.upstream(applied(1)),
+        ["forward subscribe 2", "forward subscribe 3"]
+    );
+    assert_eq!(script.upstream(applied(2)), ["subscribed 2"]);
+    assert_eq!(script.upstream(applied(3)), ["subscribed 3"]);
+}
+
+#[test]
+fn a_subscriber_whose_upstream_does_not_come_back_is_closed_after_its_results() {
     let mut script = Script::subscribed();
     script.client(call(1));
     script.client(call(2));
     script.propose();
+    assert_eq!(script.lost(), ["reopen"]);
     assert_eq!(script.lost(), [""; 0]);
     assert!(!script.core.wants_client());
     assert_eq!(script.ok(), ["result 1 ok"]);
     assert_eq!(script.fails(), ["result 2 err", "close 1012"]);
+}
+
+#[test]
+fn an_upstream_that_is_lost_again_and_again_is_given_up() {
+    let mut script = Script::subscribed();
+    for _ in 0..crate::limits::RESTORATIONS_MAX {
+        assert_eq!(script.lost(), ["reopen"]);
+        script.step(Core::upstream_opened);
+    }
+    assert_eq!(script.lost(), ["close 1012"]);
 }
 
 #[test]

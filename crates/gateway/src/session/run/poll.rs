@@ -31,6 +31,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             io.opening = None;
             return Poll::Ready(Event::Opened(Box::new(opened)));
         }
+        if let Some(published) = &mut io.published
+            && published.poll_unpin(cx).is_ready()
+        {
+            return Poll::Ready(Event::Published);
+        }
         if self.outbox.bytes() >= GATHER_BYTES && self.poll_write(cx).is_err() {
             return Poll::Ready(Event::Gone);
         }

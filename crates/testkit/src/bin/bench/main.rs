@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: what a cluster costs, as ratios to the plain server in the same run.
 //!
-//! The same client, module and reducer (`counter-1x`, `add`) everywhere, first on the plain server, then on a cluster of
-//! one node, then of three, all on this machine and its disk.
+//! The same client, module and reducer (`add` of `counter-1x`, or of `counter-2x` on a server of 2.x) everywhere, first
+//! on the plain server, then on a cluster of one node, then of three, all on this machine and its disk.
 
 mod figures;
 mod measure;
@@ -141,7 +141,7 @@ async fn three_nodes(figures: &mut Figures, load: &Load, folder: &Path) -> Resul
         "  {:.0} calls/s, {p50:.2} ms for one",
         figures.three_node_calls_per_s
     );
-    let clients = measure::clients(&cluster.client_addrs(), DATABASE, &Load { window: 16, ..*load });
+    let clients = measure::clients(&cluster.client_addrs(), DATABASE, &Load { window: 16, ..*load })?;
     clients.rate(Duration::from_secs(2)).await;
     cluster.node_mut(leader).kill9().await?;
     cluster.node_mut(leader).kill9_server().await?;

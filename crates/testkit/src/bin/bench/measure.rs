@@ -38,23 +38,33 @@ pub(crate) struct Load {
     pub(crate) window: usize,
 }
 
+/// A new identity, speaking what today's SDKs speak with this server.
+fn connect_to(addr: &str, database: &str) -> Result<Connect> {
+    let wire = Wire::usual()?;
+    Ok(Connect {
+        wire,
+        ..Connect::new(addr, database)
+    })
+}
+
 /// Clients spread over `addrs`.
-pub(crate) fn clients(addrs: &[String], database: &str, load: &Load) -> Clients {
-    Clients::start((0..load.connections).map(|client| load::Load {
+pub(crate) fn clients(addrs: &[String], database: &str, load: &Load) -> Result<Clients> {
+    let wire = Wire::usual()?;
+    Ok(Clients::start((0..load.connections).map(|client| load::Load {
         client,
         addrs: addrs.to_vec(),
         first: client as usize % addrs.len(),
         database: database.to_string(),
-        wire: Wire::V1,
+        wire,
         window: load.window,
         invalid_every: 0,
         subscribed: false,
-    }))
+    })))
 }
 
 /// Acknowledged calls a second, all connections together.
 pub(crate) async fn rate(addrs: &[String], database: &str, load: &Load) -> Result<f64> {
-    let clients = clients(addrs, database, load);
+    let clients = clients(addrs, database, load)?;
     sleep(WARM_UP).await;
     let rate = clients.rate(load.seconds).await;
     for history in clients.stop().await? {
@@ -66,7 +76,7 @@ pub(crate) async fn rate(addrs: &[String], database: &str, load: &Load) -> Resul
 
 /// The median time of a call with nothing else going on, in ms.
 pub(crate) async fn latency_p50(addr: &str, database: &str) -> Result<f64> {
-    let mut client = Client::connect(&Connect::new(addr, database)).await?;
+    let mut client = Client::connect(&connect_to(addr, database)?).await?;
     let mut times = Vec::with_capacity(SAMPLES);
     for value in 0..SAMPLES {
         let args = add("latency", i64::try_from(value)?);
@@ -115,7 +125,7 @@ pub(crate) async fn prepared_ratio(server: &PlainServer, load: &Load) -> Result<
         .await?;
     api.publish(plain, wasm).await?;
     let connect = async |database: &str| {
-        Client::connect(&Connect::new(server.addr(), database).with_token(&owner)).await
+        Client::connect(&connect_to(server.addr(), database)?.with_token(&owner)).await
     };
     let (mut plain, mut prepared) = (connect(plain).await?, connect(prepared).await?);
 
@@ -182,7 +192,7 @@ pub(crate) async fn idle_connections(
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     let count = u64::from(wanted).min(most.saturating_sub(OTHER_FILES));
-    let to = Connect::new(node.client_addr(), database);
+    let to = connect_to(node.client_addr(), database)?;
     let quiet_ms = latency_p50(node.client_addr(), database).await?;
     let before = node.resident_kib()?;
     let opening = stream::iter(0..count)

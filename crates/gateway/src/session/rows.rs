@@ -1,0 +1,230 @@
+//! The rows that a client has been shown, so that it can be told what it missed when its upstream was away.
+//!
+//! The server says of a new subscription what *is*; a client that was subscribed before must hear what *differs* from
+//! what it has, and of a row that is gone it must hear all its bytes. Those the server no longer has: so they are kept
+//! here. Only clients with subscriptions pay for it, a row's bytes and about [`ROW_OVERHEAD_BYTES`] each.
+
+use crate::limits::{ROWS_BYTES_MAX, ROWS_TOTAL_BYTES_MAX};
+use bytes::Bytes;
+use prometheus::IntGauge;
+use rtdb_protocol::Subprotocol;
+use rtdb_protocol::server::{Changes, RowList, TableDifference, put_difference};
+use std::collections::{BTreeMap, HashMap};
+
+/// What a row costs besides its own bytes: its place in the hash table (24 bytes, one of control, a load of about
+/// two thirds) and the allocator's share of its bytes.
+const ROW_OVERHEAD_BYTES: usize = 64;
+
+/// Which rows are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// Those that the client has been shown.
+    Shown,
+    /// Those that the new upstream has told of since it was opened.
+    Told,
+}
+
+/// How many copies there are of a row. A client that is subscribed by two queries has a row twice.
+#[derive(Clone, Copy, Debug, Default)]
+struct Copies {
+    shown: u32,
+    told: u32,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    /// The table's number, as the server last said (v1).
+    id: u32,
+    rows: HashMap<Box<[u8]>, Copies>,
+}
+
+/// The rows of one client, by query set and table. v1 does not tell query sets apart: there all rows are of set 0.
+#[derive(Debug)]
+pub(super) struct Rows {
+    sets: BTreeMap<u32, BTreeMap<Box<str>, Table>>,
+    bytes: usize,
+    /// How many of `bytes` are in `total`.
+    counted: usize,
+    /// The bytes of all clients of the node.
+    total: IntGauge,
+}
+
+impl Rows {
+    /// None yet. What they take is counted in `total`.
+    pub(super) fn new(total: IntGauge) -> Self {
+        Self {
+            sets: BTreeMap::new(),
+            bytes: 0,
+            counted: 0,
+            total,
+        }
+    }
+
+    /// Takes note of rows that came and left. False if these are more than are kept: then the client can't be told
+    /// any more what it misses.
+    #[must_use]
+    pub(super) fn apply(&mut self, changes: &Changes, side: Side) -> bool {
+        let changes: Vec<_> = changes.visible().filter(|change| !change.events).collect();
+        // A row can come by one query and leave by another in the same update: first what came.
+        for change in &changes {
+            if change.inserts.is_empty() {
+                continue;
+            }
+            let set = self.sets.entry(change.query_set.unwrap_or(0)).or_default();
+            if !set.contains_key(&*change.table) {
+                set.insert((&*change.table).into(), Table::default());
+            }
+            if let Some(table) = set.get_mut(&*change.table) {
+                table.id = change.table_id;
+                self.bytes += table.insert(&change.inserts, side);
+            }
+        }
+        for change in &changes {
+            let set = self.sets.get_mut(&change.query_set.unwrap_or(0));
+            if let Some(table) = set.and_then(|set| set.get_mut(&*change.table)) {
+                table.id = change.table_id;
+                self.bytes -= table.delete(&change.deletes, side);
+            }
+        }
+        self.count()
+    }
+
+    /// The client has let go of a whole query set.
+    pub(super) fn forget(&mut self, query_set: u32) {
+        for table in self.sets.remove(&query_set).unwrap_or_default().values() {
+            self.bytes -= table.rows.keys().map(|row| cost(row)).sum::<usize>();
+        }
+        let _ = self.count();
+    }
+
+    /// The client has let go of everything.
+    pub(super) fn clear(&mut self) {
+        self.sets.clear();
+        self.bytes = 0;
+        let _ = self.count();
+    }
+
+    /// A new upstream, which has told of nothing yet.
+    pub(super) fn forget_told(&mut self) {
+        self.settle(|copies| copies.told = 0);
+    }
+
+    /// What the new upstream has told of becomes what the client is shown: by this message, if there is a difference.
+    pub(super) fn show_told(&mut self, subprotocol: Subprotocol) -> Option<Bytes> {
+        let mut tables = Vec::new();
+        for (&query_set, set) in &self.sets {
+            for (name, table) in set {
+                let mut difference = TableDifference {
+                    query_set,
+                    table: name,
+                    table_id: table.id,
+                    ..TableDifference::default()
+                };
+                for (row, copies) in &table.rows {
+                    let more = copies.told.saturating_sub(copies.shown);
+                    let fewer = copies.shown.saturating_sub(copies.told);
+                    difference.inserts.extend((0..more).map(|_| row.as_ref()));
+                    difference.deletes.extend((0..fewer).map(|_| row.as_ref()));
+                }
+                if !difference.inserts.is_empty() || !difference.deletes.is_empty() {
+                    tables.push(difference);
+                }
+            }
+        }
+        let message = (!tables.is_empty()).then(|| put_difference(subprotocol, &tables));
+        self.settle(|copies| (copies.shown, copies.told) = (copies.told, 0));
+        message
+    }
+
+    /// Changes every row's copies, and drops the rows that have none.
+    fn settle(&mut self, change: impl Fn(&mut Copies)) {
+        let mut freed = 0;
+        for set in self.sets.values_mut() {
+            for table in set.values_mut() {
+                table.rows.retain(|row, copies| {
+                    change(copies);
+                    let kept = copies.any();
+                    freed += if kept { 0 } else { cost(row) };
+                    kept
+                });
+            }
+            set.retain(|_, table| !table.rows.is_empty());
+        }
+        self.sets.retain(|_, set| !set.is_empty());
+        self.bytes -= freed;
+        let _ = self.count();
+    }
+
+    /// Counts what has changed in the node's total; whether all limits are kept.
+    fn count(&mut self) -> bool {
+        if self.bytes != self.counted {
+            self.total.add(self.bytes as i64 - self.counted as i64);
+            self.counted = self.bytes;
+        }
+        self.bytes <= ROWS_BYTES_MAX && self.total.get() <= ROWS_TOTAL_BYTES_MAX as i64
+    }
+}
+
+impl Drop for Rows {
+    fn drop(&mut self) {
+        self.total.sub(self.counted as i64);
+    }
+}
+
+impl Copies {
+    fn of(&mut self, side: Side) -> &mut u32 {
+        match side {
+            Side::Shown => &mut self.shown,
+            Side::Told => &mut self.told,
+        }
+    }
+
+    fn any(self) -> bool {
+        self.shown > 0 || self.told > 0
+    }
+}
+
+impl Table {
+    /// The bytes that these rows cost more.
+    fn insert(&mut self, rows: &RowList, side: Side) -> usize {
+        let mut more = 0;
+        for row in rows.iter() {
+            if let Some(copies) = self.rows.get_mut(&*row) {
+                *copies.of(side) += 1;
+                continue;
+            }
+            more += cost(&row);
+            let mut copies = Copies::default();
+            *copies.of(side) = 1;
+            // Copied out: the message they came in is larger.
+            self.rows.insert(row.as_ref().into(), copies);
+        }
+        more
+    }
+
+    /// The bytes that are free without these rows. One that is not there is passed over, as SDKs do.
+    fn delete(&mut self, rows: &RowList, side: Side) -> usize {
+        let mut less = 0;
+        for row in rows.iter() {
+            let Some(copies) = self.rows.get_mut(&*row) else {
+                continue;
+            };
+            *copies.of(side) = copies.of(side).saturating_sub(1);
+            if !copies.any() {
+                self.rows.remove(&*row);
+                less += cost(&row);
+            }
+        }
+        if self.rows.capacity() > 64 && self.rows.len() < self.rows.capacity() / 4 {
+            self.rows.shrink_to(self.rows.len() * 2);
+        }
+        less
+    }
+}
+
+fn cost(row: &[u8]) -> usize {
+    row.len() + ROW_OVERHEAD_BYTES
+}
+
+#[cfg(test)]
+mod tests;
