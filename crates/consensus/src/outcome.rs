@@ -60,6 +60,10 @@ pub enum Unapplied {
         trapped: bool,
         /// What it, or the server, said.
         message: String,
+        /// How long the local server ran it, in microseconds; 0 if the server did not say.
+        execution_us: u64,
+        /// The energy the local server counted; 0 if it did not say.
+        energy: u128,
     },
     /// Not committed: the log's own rules refused the command.
     #[error("{0}")]

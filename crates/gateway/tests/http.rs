@@ -16,6 +16,8 @@ fn failed(message: &str) -> Unapplied {
         timestamp_us: 1,
         trapped: false,
         message: message.into(),
+        execution_us: 0,
+        energy: 0,
     }
 }
 

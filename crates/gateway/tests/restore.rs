@@ -208,7 +208,7 @@ async fn write(mut writer: Client, pair: &Pair, token: &str) -> Client {
                         "call {answered} is answered before its row"
                     );
                 }
-                Outcome::Failed(_) => assert!(answered % 5 == 0, "call {answered} failed"),
+                Outcome::Failed { .. } => assert!(answered % 5 == 0, "call {answered} failed"),
                 other => panic!("{other:?}"),
             }
         }

@@ -195,6 +195,8 @@ async fn a_client_that_the_database_rejects_is_turned_away() {
             timestamp_us: 1,
             trapped: false,
             message: "banned".into(),
+            execution_us: 0,
+            energy: 0,
         };
         matches!(body, Body::Connect(_)).then_some(Err(rejected))
     });

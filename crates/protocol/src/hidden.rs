@@ -16,7 +16,12 @@ pub fn is_hidden(name: &[u8]) -> bool {
 
 /// Whether a query names something of the cluster's own. String literals don't count.
 pub fn names_hidden(query: &str) -> bool {
-    let query = query.as_bytes();
+    hidden_name(query).is_some()
+}
+
+/// The first name of the cluster's own in a query. String literals don't count.
+pub fn hidden_name(text: &str) -> Option<&str> {
+    let query = text.as_bytes();
     let mut quote = None;
     for (at, &byte) in query.iter().enumerate() {
         match quote {
@@ -28,10 +33,15 @@ pub fn names_hidden(query: &str) -> bool {
         let prefix = query.get(at..at + HIDDEN_PREFIX.len());
         let is_prefix = prefix.is_some_and(|prefix| prefix.eq_ignore_ascii_case(HIDDEN_PREFIX.as_bytes()));
         if quote != Some(b'\'') && begins_name && is_prefix {
-            return true;
+            let rest = &query[at..];
+            let length = rest
+                .iter()
+                .position(|byte| !is_name_byte(*byte))
+                .unwrap_or(rest.len());
+            return text.get(at..at + length);
         }
     }
-    false
+    None
 }
 
 fn is_name_byte(byte: u8) -> bool {
@@ -51,6 +61,11 @@ mod tests {
         assert!(names_hidden(
             "SELECT * FROM a WHERE name = 'it''s' AND x = rtdb_session.index"
         ));
+        assert_eq!(
+            hidden_name("SELECT x.* FROM rtdb_session x"),
+            Some("rtdb_session")
+        );
+        assert_eq!(hidden_name("SELECT * FROM rtdb_é"), Some("rtdb_é"));
         assert!(!names_hidden("SELECT * FROM a WHERE name = 'rtdb_session'"));
         assert!(!names_hidden("SELECT * FROM a WHERE name = 'it''s rtdb_x'"));
         assert!(!names_hidden("SELECT * FROM my_rtdb_table WHERE x = 'rtdb_"));

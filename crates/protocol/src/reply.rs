@@ -25,8 +25,15 @@ pub enum Outcome {
         /// The energy it took; 0 if the server did not say.
         energy: u128,
     },
-    /// The reducer returned this error, and its transaction was rolled back. In v1 a trap looks the same.
-    Failed(String),
+    /// The reducer returned an error, and its transaction was rolled back. In v1 a trap looks the same.
+    Failed {
+        /// The error.
+        message: String,
+        /// How long it ran, in microseconds; 0 if the server did not say (v2 and v3 don't).
+        execution_us: u64,
+        /// The energy it took; 0 if the server did not say.
+        energy: u128,
+    },
     /// The reducer trapped, or the server failed; rolled back. In v2 and v3 [`Outcome::Rejected`] looks the same.
     Internal(String),
     /// The reducer used up its energy; rolled back.
@@ -77,7 +84,9 @@ fn put_v1(out: &mut BytesMut, reply: &CallReply<'_>) {
     let mut call = v1_call(reply);
     let status = match reply.outcome {
         Outcome::Ok { .. } => Status::Committed,
-        Outcome::Failed(message) | Outcome::Internal(message) => Status::Failed(message.as_str().into()),
+        Outcome::Failed { message, .. } | Outcome::Internal(message) => {
+            Status::Failed(message.as_str().into())
+        }
         // 1.2.0 leaves the caller without an answer.
         Outcome::OutOfEnergy => Status::OutOfEnergy,
         Outcome::Rejected(message) => {
@@ -93,6 +102,9 @@ fn put_v1(out: &mut BytesMut, reply: &CallReply<'_>) {
 pub(crate) fn v1_call<'a>(reply: &CallReply<'a>) -> v1::Call<'a> {
     let (energy, execution_us) = match reply.outcome {
         Outcome::Ok {
+            execution_us, energy, ..
+        }
+        | Outcome::Failed {
             execution_us, energy, ..
         } => (*energy, i64::try_from(*execution_us).unwrap_or(i64::MAX)),
         _ => (0, 0),
@@ -113,7 +125,7 @@ pub(crate) fn v1_call<'a>(reply: &CallReply<'a>) -> v1::Call<'a> {
 fn put_v2(out: &mut BytesMut, reply: &CallReply<'_>) {
     match reply.outcome {
         Outcome::Ok { .. } => v2::put_ok(out, reply, &Changes::default()),
-        Outcome::Failed(message) => {
+        Outcome::Failed { message, .. } => {
             v2::put_result(out, reply, v2::OUTCOME_ERR);
             // The error's BSATN, as a byte string.
             out.put_count(4 + message.len());

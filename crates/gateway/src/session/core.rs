@@ -203,13 +203,19 @@ impl Core {
                 timestamp_us,
                 trapped,
                 message,
+                execution_us,
+                energy,
                 ..
             }) => {
                 if let Some(call) = self.take_call() {
                     let outcome = if trapped {
                         reply::Outcome::Internal(message)
                     } else {
-                        reply::Outcome::Failed(message)
+                        reply::Outcome::Failed {
+                            message,
+                            execution_us,
+                            energy,
+                        }
                     };
                     let result = call.failed(self.subprotocol, &self.caller, timestamp_us, &outcome);
                     actions.extend(result.map(Action::Send));

@@ -109,15 +109,20 @@ impl Update {
     pub(super) fn applied(self) -> Option<AppliedCall> {
         let Kind::Full(event) = self.kind else { return None };
         let index = event.header().map(|(_, _, _, index)| index);
+        let (execution_us, energy) = (event.execution_us.max(0).unsigned_abs(), event.energy);
         let outcome = match event.status {
             Status::Committed => Outcome::Ok {
                 return_value: Bytes::new(),
-                execution_us: event.execution_us.max(0).unsigned_abs(),
-                energy: event.energy,
+                execution_us,
+                energy,
             },
             // A replicated call always has a header; only the answer to one that never ran comes without arguments.
             Status::Failed(message) if event.args.is_empty() => Outcome::Rejected(message.to_string()),
-            Status::Failed(message) => Outcome::Failed(message.to_string()),
+            Status::Failed(message) => Outcome::Failed {
+                message: message.to_string(),
+                execution_us,
+                energy,
+            },
             Status::OutOfEnergy => Outcome::OutOfEnergy,
         };
         Some(AppliedCall {

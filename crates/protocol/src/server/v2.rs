@@ -173,7 +173,11 @@ fn reducer_result(reader: &mut Reader<'_>) -> Result<CallResult, FrameError> {
             outcome
         }
         1 => ok(Bytes::new()),
-        OUTCOME_ERR => Outcome::Failed(error_text(&reader.bytes()?)),
+        OUTCOME_ERR => Outcome::Failed {
+            message: error_text(&reader.bytes()?),
+            execution_us: 0,
+            energy: 0,
+        },
         _ => Outcome::Internal(reader.text()?.to_string()),
     };
     Ok(CallResult {

@@ -195,6 +195,14 @@ fn ok() -> Outcome {
     }
 }
 
+fn failed() -> Outcome {
+    Outcome::Failed {
+        message: "no".into(),
+        execution_us: 321,
+        energy: 1234,
+    }
+}
+
 #[test]
 fn calls_are_read() {
     for (flags, no_success_notify) in [
@@ -467,10 +475,7 @@ fn the_applier_learns_what_became_of_its_call() {
     let call = applied(committed(&[]), &args);
     assert_eq!((call.request_id, call.index, call.outcome), (77, Some(999), ok()));
     let call = applied(ws::UpdateStatus::Failed("no".into()), &args);
-    assert_eq!(
-        (call.index, call.outcome),
-        (Some(999), Outcome::Failed("no".into()))
-    );
+    assert_eq!((call.index, call.outcome), (Some(999), failed()));
     let call = applied(ws::UpdateStatus::OutOfEnergy, &args);
     assert_eq!((call.index, call.outcome), (Some(999), Outcome::OutOfEnergy));
     let call = applied(ws::UpdateStatus::Failed("no such reducer".into()), &[]);
@@ -490,10 +495,10 @@ fn results_without_rows_are_what_the_server_would_say() {
         update
     };
     assert_eq!(result(ok()), encode(expected(committed(&[]), 1234, 321)));
-    for outcome in [Outcome::Failed("no".into()), Outcome::Internal("no".into())] {
+    for (outcome, energy, us) in [(failed(), 1234, 321), (Outcome::Internal("no".into()), 0, 0)] {
         assert_eq!(
             result(outcome),
-            encode(expected(ws::UpdateStatus::Failed("no".into()), 0, 0))
+            encode(expected(ws::UpdateStatus::Failed("no".into()), energy, us))
         );
     }
     assert_eq!(
@@ -508,7 +513,7 @@ fn results_without_rows_are_what_the_server_would_say() {
 
 #[test]
 fn a_caller_that_wants_no_success_hears_only_of_rejection_and_of_its_rows() {
-    let outcomes = [ok(), Outcome::Failed("no".into()), Outcome::OutOfEnergy];
+    let outcomes = [ok(), failed(), Outcome::OutOfEnergy];
     for outcome in &outcomes {
         assert_eq!(
             reply::call_result(

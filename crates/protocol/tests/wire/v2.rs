@@ -125,6 +125,14 @@ fn ok(return_value: &[u8]) -> Outcome {
     }
 }
 
+fn failed() -> Outcome {
+    Outcome::Failed {
+        message: "no".into(),
+        execution_us: 0,
+        energy: 0,
+    }
+}
+
 fn reducer_result(result: ws::ReducerOutcome) -> ws::ReducerResult {
     let timestamp = Timestamp::from_micros_since_unix_epoch(1_700_000_000_000_001);
     ws::ReducerResult {
@@ -444,10 +452,7 @@ fn the_applier_learns_what_became_of_its_call() {
     let cases = [
         (reducer_ok(b"value", &[]), ok(b"value")),
         (reducer_result(ws::ReducerOutcome::OkEmpty), ok(b"")),
-        (
-            reducer_result(ws::ReducerOutcome::Err(error)),
-            Outcome::Failed("no".into()),
-        ),
+        (reducer_result(ws::ReducerOutcome::Err(error)), failed()),
         (
             reducer_result(ws::ReducerOutcome::InternalError("no".into())),
             Outcome::Internal("no".into()),
@@ -476,7 +481,7 @@ fn results_without_rows_are_what_the_server_would_say() {
         (ok(b"value"), reducer_ok(b"value", &[])),
         (ok(b""), reducer_ok(b"", &[])),
         (
-            Outcome::Failed("no".into()),
+            failed(),
             reducer_result(ws::ReducerOutcome::Err(bsatn::to_vec("no").unwrap().into())),
         ),
         (Outcome::Internal("no".into()), reducer_result(internal("no"))),

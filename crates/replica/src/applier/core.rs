@@ -92,12 +92,7 @@ impl Core {
     }
 
     fn call(&mut self, command: &ResolvedCommand, call: &Call, module: &Module, calls: &mut Calls) {
-        let refuse = |message| {
-            Err(Failure::Reducer {
-                trapped: true,
-                message,
-            })
-        };
+        let refuse = |message| Err(Failure::trapped(message));
         let Some(reducer) = module.reducer(&call.reducer) else {
             return self.answer(command, refuse("no such reducer".to_owned()));
         };
@@ -211,7 +206,7 @@ impl Core {
                 self.answer_first();
                 return Ok(());
             }
-            (Kind::Cleanup, Outcome::Failed(message) | Outcome::Internal(message)) => {
+            (Kind::Cleanup, Outcome::Failed { message, .. } | Outcome::Internal(message)) => {
                 return Err(Violation::Hidden {
                     reducer: DISCONNECT,
                     message,
@@ -219,14 +214,20 @@ impl Core {
             }
             // As natively, a client is gone whatever its `client_disconnected` says.
             (_, Outcome::Ok { .. }) | (Kind::Disconnect, _) => Ok(Reply::Done),
-            (_, Outcome::Failed(message)) => Err(Failure::Reducer {
+            (
+                _,
+                Outcome::Failed {
+                    message,
+                    execution_us,
+                    energy,
+                },
+            ) => Err(Failure::Reducer {
                 trapped: false,
                 message,
+                execution_us,
+                energy,
             }),
-            (_, Outcome::Internal(message) | Outcome::Rejected(message)) => Err(Failure::Reducer {
-                trapped: true,
-                message,
-            }),
+            (_, Outcome::Internal(message) | Outcome::Rejected(message)) => Err(Failure::trapped(message)),
         };
         self.tell(open, result);
         self.answer_first();
@@ -334,6 +335,8 @@ fn settle(open: &Open, kind: &Kind, receipt: u64) -> Answer {
         _ => Err(Failure::Reducer {
             trapped: false,
             message: "the call failed; the reason was lost with the connection to SpacetimeDB".to_owned(),
+            execution_us: 0,
+            energy: 0,
         }),
     }
 }

@@ -80,7 +80,7 @@ impl Applier {
                     .await?;
                 match result.outcome {
                     Outcome::Ok { .. } => {}
-                    Outcome::Failed(text) | Outcome::Internal(text) => {
+                    Outcome::Failed { message: text, .. } | Outcome::Internal(text) => {
                         self.remove().await?;
                         self.refused = Some((command.position, text.clone()));
                         return Ok(self.refused(text, None));

@@ -45,11 +45,28 @@ pub(super) enum Kind {
 /// An outcome that does not know its place in the log yet.
 pub(super) type Answer = Result<Reply, Failure>;
 
+impl Failure {
+    /// The server does not run the reducer, or not to its end.
+    pub(super) fn trapped(message: String) -> Self {
+        Self::Reducer {
+            trapped: true,
+            message,
+            execution_us: 0,
+            energy: 0,
+        }
+    }
+}
+
 /// Why a command has no effect.
 #[derive(Debug, PartialEq)]
 pub(super) enum Failure {
     /// The reducer failed, or could not be called.
-    Reducer { trapped: bool, message: String },
+    Reducer {
+        trapped: bool,
+        message: String,
+        execution_us: u64,
+        energy: u128,
+    },
     /// The log's rules, or the server's, refuse the command.
     Refused(Refusal),
     /// Whether it has one can't be said.
@@ -92,11 +109,18 @@ impl Open {
                 timestamp_us,
                 reply,
             }),
-            Err(Failure::Reducer { trapped, message }) => Err(Unapplied::Reducer {
+            Err(Failure::Reducer {
+                trapped,
+                message,
+                execution_us,
+                energy,
+            }) => Err(Unapplied::Reducer {
                 position,
                 timestamp_us,
                 trapped,
                 message,
+                execution_us,
+                energy,
             }),
             Err(Failure::Refused(refusal)) => Err(Unapplied::Refused(refusal)),
             Err(Failure::Unknown(why)) => Err(Unapplied::Unknown(why)),

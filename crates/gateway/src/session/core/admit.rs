@@ -7,7 +7,7 @@ use crate::close::CloseReason;
 use crate::limits::{CALLS_BYTES_MAX, CALLS_MAX, READS_MAX};
 use bytes::Bytes;
 use rtdb_protocol::client::{self, CallReducer, ClientMessage, Read};
-use rtdb_protocol::reply;
+use rtdb_protocol::{RECEIPT_QUERY_SET, Subprotocol, hidden, reply};
 
 impl Core {
     pub(super) fn has_room(&self) -> bool {
@@ -22,7 +22,7 @@ impl Core {
                     let opening = matches!(self.upstream, Upstream::Opening | Upstream::Subscribing);
                     self.reads.is_empty() && !opening
                 }
-                Some(ClientMessage::Read(read)) if refusal(read).is_some() => {
+                Some(ClientMessage::Read(read)) if refusal(self.subprotocol, read).is_some() => {
                     !self.is_busy() && self.reads.is_empty()
                 }
                 Some(ClientMessage::Read(_)) => !self.is_busy() && self.is_upstream_there(actions),
@@ -90,12 +90,18 @@ impl Core {
     }
 
     fn admit_read(&mut self, read: Read, context: &Context<'_>, actions: &mut Vec<Action>) {
-        if let Some(why) = refusal(&read) {
+        if let Some(why) = refusal(self.subprotocol, &read) {
             let Caller {
                 identity, connection, ..
             } = &self.caller;
-            let message =
-                reply::read_refused(self.subprotocol, &read, identity, connection, context.now_us, why);
+            let message = reply::read_refused(
+                self.subprotocol,
+                &read,
+                identity,
+                connection,
+                context.now_us,
+                &why,
+            );
             actions.push(Action::Send(message));
             return;
         }
@@ -117,11 +123,20 @@ impl Core {
     }
 }
 
-/// Why a read is refused, in SpacetimeDB's words for a table that is not there.
-fn refusal(read: &Read) -> Option<&'static str> {
+/// Why a read is refused: in SpacetimeDB's words, 1.2's and 2.8's, for a table that is not there.
+fn refusal(subprotocol: Subprotocol, read: &Read) -> Option<String> {
     if read.claims_receipts() {
-        return Some("the query set id 4294967295 is reserved");
+        return Some(format!("the query set id {RECEIPT_QUERY_SET} is reserved"));
     }
-    read.names_hidden()
-        .then_some("no such table: names that begin with `rtdb_` are reserved")
+    let named = read
+        .queries
+        .iter()
+        .find_map(|query| Some((query, hidden::hidden_name(query)?)));
+    named.map(|(query, name)| match subprotocol {
+        Subprotocol::V1 => format!("`{name}` is not a valid table, executing: `{}`", &**query),
+        Subprotocol::V2 | Subprotocol::V3 => format!(
+            "no such table: `{name}`. If the table exists, it may be marked private., executing: `{}`",
+            &**query
+        ),
+    })
 }

@@ -119,6 +119,8 @@ impl Script {
             timestamp_us: 5,
             trapped: false,
             message: "no".into(),
+            execution_us: 0,
+            energy: 0,
         }))
     }
 

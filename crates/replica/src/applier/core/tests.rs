@@ -131,7 +131,11 @@ fn error(request_id: u32, message: &str) -> AppliedCall {
     AppliedCall {
         request_id,
         index: None,
-        outcome: Outcome::Failed(message.into()),
+        outcome: Outcome::Failed {
+            message: message.into(),
+            execution_us: 0,
+            energy: 0,
+        },
     }
 }
 

@@ -1,0 +1,12 @@
+//! Whole clusters, end to end: node processes, real SpacetimeDB servers, real signals.
+//!
+//! They need a SpacetimeDB server, as `cargo xtask test` obtains it. Without one they are skipped with a line that says
+//! so, except where `CI=true`, where that is a failure.
+
+mod bad_input;
+mod identical;
+mod kills;
+mod lifecycle;
+mod partition;
+mod sdk;
+mod support;
