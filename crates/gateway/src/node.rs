@@ -86,10 +86,13 @@ impl Node {
         }
     }
 
-    /// Like [`Node::resolve`], or 404 as SpacetimeDB answers.
+    /// Like [`Node::resolve`], or 404 as SpacetimeDB 2.8.3 answers (1.2.0 says nothing of a name).
     pub(crate) fn database(&self, name_or_identity: &str) -> Result<DatabaseRecord, HttpError> {
         self.resolve(name_or_identity)
-            .ok_or_else(HttpError::no_such_database)
+            .ok_or_else(|| match Identity::from_hex(name_or_identity) {
+                Ok(_) => HttpError::no_such_database(),
+                Err(_) => HttpError::no_such_name(name_or_identity),
+            })
     }
 
     /// The database on this node. One that was published through another node a moment ago is waited for.

@@ -180,6 +180,7 @@ impl Client {
                 Some(applied) => {
                     let outcome = match applied.outcome {
                         Outcome::Ok { return_value, .. } => format!("Ok {return_value:?}"),
+                        Outcome::Failed { message, .. } => format!("Failed {message:?}"),
                         outcome => format!("{outcome:?}"),
                     };
                     format!("call {} {outcome} {rows:?}", applied.request_id)
@@ -418,6 +419,13 @@ async fn http_is_the_same(pair: &Pair, database: &str, [owner, other]: [&str; 2]
         // What serde says of bad JSON is worded by the reader's version.
         let words = |body: &str| body.split(": ").next().map(str::to_owned);
         assert_eq!(words(&plain.1), words(&gateway.1), "{reducer} {args}");
+    }
+    if pair.newest > Subprotocol::V1 {
+        for absent in ["nosuch", &"0".repeat(64)] {
+            let schema = format!("GET /v1/database/{absent}/schema?version=9");
+            let plain = request(pair.plain, &schema, owner, b"").await;
+            assert_eq!(plain, request(pair.gateway, &schema, owner, b"").await);
+        }
     }
     let versions = if pair.newest == Subprotocol::V1 {
         9..=9

@@ -80,7 +80,7 @@ impl Server {
         let (address, len) = (&self.address, body.len());
         write!(
             stream,
-            "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{authorization}Connection: close\r\n\
+            "{method} {path} HTTP/1.0\r\nHost: {address}\r\n{authorization}Connection: close\r\n\
              Content-Type: application/json\r\nContent-Length: {len}\r\n\r\n"
         )?;
         stream.write_all(body)?;
@@ -161,10 +161,13 @@ fn a_prepared_module_runs_on_a_real_server_and_outlives_its_kill() {
         return;
     };
     let data = tempfile::tempdir().expect("a temporary directory");
-    let prepared = prepared("counter-1x");
+    let version = Command::new(&bin).arg("--version").output().expect("a version");
+    let is_2x = String::from_utf8_lossy(&version.stdout).contains("version 2.");
+    let fixture = if is_2x { "counter-2x" } else { "counter-1x" };
+    let prepared = prepared(fixture);
     let server = Server::start(&bin, data.path()).with_token(None);
     server.publish("prepared", &prepared.wasm);
-    server.publish("plain", &wasm("counter-1x"));
+    server.publish("plain", &wasm(fixture));
 
     let module = Module::from_def(&prepared.original_def).expect("the definition is readable");
     assert_eq!(

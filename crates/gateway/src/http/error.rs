@@ -52,6 +52,11 @@ impl HttpError {
     pub(crate) fn no_such_database() -> Self {
         Self::new(StatusCode::NOT_FOUND, "No such database.")
     }
+
+    /// 404 in SpacetimeDB's words: no database has that name.
+    pub(crate) fn no_such_name(name: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, format!("`{name}` not found"))
+    }
 }
 
 impl From<Unapplied> for HttpError {
