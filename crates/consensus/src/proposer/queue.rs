@@ -70,6 +70,11 @@ impl Queue {
         self.resolved
     }
 
+    /// Commands that were not sent to the present leader yet.
+    pub(super) fn unsent(&self) -> usize {
+        self.commands.len() - (self.sent - self.resolved) as usize
+    }
+
     /// Whether anything was sent, or is to be sent, that the log does not have.
     pub(super) fn is_waiting(&self) -> bool {
         self.epoch != 0 && (!self.known || !self.commands.is_empty())

@@ -11,7 +11,7 @@ use axum::response::Response;
 use http::{Method, StatusCode};
 use rtdb_consensus::command::{self, Owner, RegisterDatabase};
 use rtdb_consensus::{Applied, Refusal, Reply, Unapplied};
-use rtdb_determinism::Prepared;
+use rtdb_determinism::{Module, Prepared};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use spacetimedb_lib::Identity;
@@ -137,6 +137,7 @@ async fn publish(
         authorize(record, caller, "update database")?;
     }
     let prepared = prepare(node, module).await?;
+    warn_of_timers(&prepared, target);
     let owner = Owner {
         identity: caller.claims.identity.to_byte_array().to_vec().into(),
         issuer: caller.claims.issuer.clone(),
@@ -245,6 +246,18 @@ async fn prepare(node: &Node, module: Bytes) -> Result<Prepared, HttpError> {
                 "the module could not be prepared",
             ))
         }
+    }
+}
+
+/// Scheduled reducers are ordinary ones to us: nothing fires them yet.
+fn warn_of_timers(prepared: &Prepared, target: Option<&str>) {
+    let module = Module::from_def(&prepared.original_def);
+    for schedule in module.iter().flat_map(Module::schedules) {
+        tracing::warn!(
+            database = target.unwrap_or("(without a name)"),
+            table = &*schedule.table,
+            "the module has a scheduled reducer, and its timer does not fire: RaftTimeDB does not run timers yet"
+        );
     }
 }
 
