@@ -28,6 +28,7 @@ pub(crate) const STATE: HiddenTable = HiddenTable {
         ("index", AlgebraicType::U64),
         ("digest", AlgebraicType::U64),
         ("module", AlgebraicType::U64),
+        ("successes", AlgebraicType::U64),
     ],
 };
 

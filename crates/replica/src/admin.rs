@@ -63,6 +63,8 @@ pub struct DatabaseState {
     pub digest: u64,
     /// The position of the `Publish` whose module is running.
     pub module: u64,
+    /// How many calls have become part of the database.
+    pub successes: u64,
 }
 
 impl Admin {
@@ -163,6 +165,7 @@ impl Admin {
             index: column("index")?,
             digest: column("digest")?,
             module: column("module")?,
+            successes: column("successes")?,
         }))
     }
 

@@ -112,6 +112,10 @@ impl Call {
             scratch.set64(code, STATE_DIGEST, |code| {
                 code.global_get(digest);
             });
+            scratch.set64(code, STATE_SUCCESSES, |code| {
+                scratch.get64(code, STATE_SUCCESSES);
+                code.i64_const(1).binop(BinaryOp::I64Add);
+            });
             code.local_get(present).call(state.write);
             known.set(code, scratch);
 

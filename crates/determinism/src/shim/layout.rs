@@ -11,30 +11,31 @@ pub(super) const LEN: u32 = 72;
 pub(super) const OUT: u32 = 80;
 /// The row of `rtdb_state`: its one-byte id, so that the rest is aligned.
 pub(super) const STATE_ROW: u32 = 95;
-pub(super) const STATE_BYTES: u32 = 25;
+pub(super) const STATE_BYTES: u32 = 33;
 pub(super) const STATE_INDEX: u32 = 96;
 pub(super) const STATE_DIGEST: u32 = 104;
 pub(super) const STATE_MODULE: u32 = 112;
+pub(super) const STATE_SUCCESSES: u32 = 120;
 /// The row of `rtdb_session`.
-pub(super) const RECEIPT: u32 = 120;
+pub(super) const RECEIPT: u32 = 128;
 pub(super) const RECEIPT_BYTES: u32 = 16;
 /// An inclusive bound of an index scan: its tag (0), then a u64.
-pub(super) const BOUND: u32 = 143;
+pub(super) const BOUND: u32 = 151;
 pub(super) const BOUND_BYTES: u32 = 9;
-pub(super) const BOUND_KEY: u32 = 144;
+pub(super) const BOUND_KEY: u32 = 152;
 /// The ids of the hidden tables and of their indexes.
-pub(super) const STATE_TABLE_ID: u32 = 152;
-pub(super) const STATE_INDEX_ID: u32 = 156;
-pub(super) const SESSION_TABLE_ID: u32 = 160;
-pub(super) const SESSION_INDEX_ID: u32 = 164;
-pub(super) const SEQUENCE_TABLE_ID: u32 = 168;
-pub(super) const SEQUENCE_INDEX_ID: u32 = 172;
+pub(super) const STATE_TABLE_ID: u32 = 160;
+pub(super) const STATE_INDEX_ID: u32 = 164;
+pub(super) const SESSION_TABLE_ID: u32 = 168;
+pub(super) const SESSION_INDEX_ID: u32 = 172;
+pub(super) const SEQUENCE_TABLE_ID: u32 = 176;
+pub(super) const SEQUENCE_INDEX_ID: u32 = 180;
 /// A hidden reducer's own arguments.
-pub(super) const ARGUMENT: u32 = 176;
+pub(super) const ARGUMENT: u32 = 184;
 /// The longest name that `rtdb_load` takes, in bytes.
 pub(super) const NAME_BYTES_MAX: u32 = 256;
 /// A table's name, for `rtdb_load`.
-pub(super) const NAME: u32 = 184;
+pub(super) const NAME: u32 = 192;
 const FIXED_END: u32 = NAME + NAME_BYTES_MAX;
 
 /// A slot of the map from table ids to ordinals: `id: u32, ordinal: u32`. The id 0 is an empty slot.

@@ -91,6 +91,9 @@ impl Applier {
             }
             None => mark(&mut connection, header(command, owner), true).await?,
         }
+        if let Some(state) = self.state().await? {
+            self.core.counted(state.successes);
+        }
         let (identity, position) = (self.database, command.position);
         let active = Arc::new(ActiveDatabase {
             identity,

@@ -48,7 +48,7 @@ impl Applier {
     }
 
     /// The database's state; `None` if there is none, or if its creation was broken off.
-    async fn state(&mut self) -> Result<Option<DatabaseState>, Interrupt> {
+    pub(super) async fn state(&mut self) -> Result<Option<DatabaseState>, Interrupt> {
         let state = self.shared.admin.state(&self.owner, &self.database).await;
         self.open_failures = match &state {
             Err(AdminError::Refused { status, .. }) if status.is_server_error() => self.open_failures + 1,

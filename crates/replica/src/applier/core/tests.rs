@@ -177,6 +177,7 @@ fn state(index: u64) -> DatabaseState {
         index,
         digest: 0,
         module: 1,
+        successes: 0,
     }
 }
 
@@ -402,6 +403,37 @@ fn results_lost_with_the_connection_are_told_from_the_receipts() {
 }
 
 #[test]
+fn lost_results_are_all_good_if_the_database_has_counted_as_many_calls() {
+    let (mut core, mut calls) = core(true);
+    for command in [
+        connect(10),
+        call(11, 10, "add", "x"),
+        call(12, 10, "add", "its receipt is overwritten"),
+        disconnect(13, 10, false),
+        disconnect(14, 9, false),
+        call(15, 8, "add", "x"),
+        call(16, 8, "add", "not applied yet"),
+    ] {
+        core.take(&command, &mut calls);
+    }
+    core.result(ok(0)).unwrap();
+    core.result(ok(511)).unwrap();
+    core.lost();
+    // Connect and the first call are known of. Then came a call, two clients' ends and another call.
+    let counted = DatabaseState {
+        successes: 2 + 4,
+        ..state(15)
+    };
+    core.recovered(Some(&counted), &HashMap::from([(8, 15)]));
+    let told = outcomes(&mut core);
+    assert_eq!(
+        told.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(),
+        [10, 11, 12, 13, 14, 15]
+    );
+    assert!(told.iter().all(|(_, outcome)| outcome.is_ok()), "{told:?}");
+}
+
+#[test]
 fn what_the_server_lost_is_applied_again_and_not_told_again() {
     let (mut core, mut calls) = core(false);
     for position in [10, 11] {
@@ -429,6 +461,7 @@ fn a_publication_whose_result_was_lost_is_told_from_the_running_module() {
             index: 30,
             digest: 0,
             module: 30,
+            successes: 2,
         }),
         &HashMap::new(),
     );
