@@ -63,7 +63,7 @@ pub struct DatabaseState {
     pub digest: u64,
     /// The position of the `Publish` whose module is running.
     pub module: u64,
-    /// How many calls have become part of the database.
+    /// The sum of the marks of all calls that are part of the database.
     pub successes: u64,
 }
 

@@ -7,6 +7,7 @@ mod args;
 mod calls;
 mod connection;
 mod core;
+mod lost;
 mod publish;
 mod reader;
 mod recover;

@@ -44,7 +44,7 @@ impl Call {
         let params = [I32, I64, I64, I64, I64, I64, I64, I64, I32, I32];
         function(module, params, &[I32], |code, params, locals| {
             let [id, .., args, error] = params;
-            let (present, errno) = (locals.add(I32), locals.add(I32));
+            let (present, errno, mixed) = (locals.add(I32), locals.add(I32), locals.add(I64));
             code.global_get(scratch.base).is_zero().when(|code| {
                 code.call(self.setup);
             });
@@ -114,7 +114,8 @@ impl Call {
             });
             scratch.set64(code, STATE_SUCCESSES, |code| {
                 scratch.get64(code, STATE_SUCCESSES);
-                code.i64_const(1).binop(BinaryOp::I64Add);
+                success_mark(code, scratch, mixed);
+                code.binop(BinaryOp::I64Add);
             });
             code.local_get(present).call(state.write);
             known.set(code, scratch);
@@ -138,6 +139,21 @@ impl Call {
             code.i32_const(0);
         })
     }
+}
+
+/// Pushes [`header::success_mark`] of this call's position.
+fn success_mark(code: &mut Code<'_>, scratch: Scratch, mixed: LocalId) {
+    let [first, second] = header::MARK_FACTORS.map(u64::cast_signed);
+    scratch.get64(code, HEADER + header::INDEX_AT);
+    code.i64_const(first)
+        .binop(BinaryOp::I64Mul)
+        .local_tee(mixed)
+        .local_get(mixed)
+        .i64_const(header::MARK_SHIFT.into())
+        .binop(BinaryOp::I64ShrU)
+        .binop(BinaryOp::I64Xor)
+        .i64_const(second)
+        .binop(BinaryOp::I64Mul);
 }
 
 /// This call's position is where the running module was published.

@@ -2,6 +2,7 @@
 
 use super::args;
 use super::calls::Calls;
+use super::lost::Successes;
 use super::window::{Answer, Failure, Kind, Open, Told, Window};
 use crate::{ActiveDatabase, DatabaseState};
 use rtdb_consensus::command::{Body, Call, Connect, Disconnect};
@@ -34,8 +35,8 @@ pub(super) struct Core {
     /// The last command that is known to have become part of the database.
     succeeded: Position,
     told: Vec<Told>,
-    /// How many calls are part of the database, as far as results have come.
-    successes: u64,
+    /// The calls that are part of the database, as far as results have come.
+    successes: Successes,
     /// Whether the `Cleanup` that is next has an effect: its `client_disconnected` failed.
     cleans_up: bool,
 }
@@ -193,10 +194,12 @@ impl Core {
             self.succeeded = self.succeeded.max(open.position);
         }
         match (&open.kind, &result.outcome) {
-            (Kind::Cleanup, Outcome::Ok { .. }) => {
-                self.successes += u64::from(std::mem::take(&mut self.cleans_up))
+            // The reducer before it, at the same position, has succeeded: it does nothing.
+            (Kind::Cleanup, Outcome::Ok { .. }) if !self.cleans_up => {}
+            (_, Outcome::Ok { .. }) => {
+                self.successes.add(open.position);
+                self.cleans_up = false;
             }
-            (_, Outcome::Ok { .. }) => self.successes += 1,
             (kind, _) => self.cleans_up = *kind == Kind::Disconnect,
         }
         let result = match (&open.kind, result.outcome) {
@@ -259,9 +262,9 @@ impl Core {
         }
     }
 
-    /// The database says how many calls are part of it, with nothing under way.
+    /// The database says which calls are part of it, with nothing under way.
     pub(super) fn counted(&mut self, successes: u64) {
-        self.successes = successes;
+        self.successes = Successes(successes);
     }
 
     /// The database was deleted.
@@ -311,16 +314,19 @@ impl Core {
     /// everything after it is read from the log again. `None`: there is no database, and all is read again.
     pub(super) fn recovered(&mut self, state: Option<&DatabaseState>, receipts: &HashMap<u64, u64>) {
         let unsettled = std::mem::take(&mut self.unsettled);
-        let before = std::mem::replace(&mut self.successes, state.map_or(0, |state| state.successes));
+        let after = Successes(state.map_or(0, |state| state.successes));
+        let before = std::mem::replace(&mut self.successes, after);
         let cleans_up = std::mem::take(&mut self.cleans_up);
         let Some(state) = state else { return };
         let ran = unsettled.iter().take_while(|open| open.position.0 <= state.index);
         let ran = ran.enumerate().filter(|(place, open)| match open.kind {
             Kind::Call | Kind::Connect | Kind::Disconnect => true,
+            // Of a disconnect and its cleanup just one succeeds.
             Kind::Cleanup => *place == 0 && cleans_up,
             Kind::Publish { .. } | Kind::Answered(_) => false,
         });
-        let all_succeeded = before.checked_add(ran.count() as u64) == Some(state.successes);
+        let ran: Vec<Position> = ran.map(|(_, open)| open.position).collect();
+        let failures = before.failures(&ran, after);
         self.succeeded = self.succeeded.max(Position(state.index));
         for mut open in unsettled {
             if open.position.0 > state.index {
@@ -334,15 +340,10 @@ impl Core {
                     Ok(Reply::Published { created })
                 }
                 Kind::Publish { .. } => Err(Failure::Unknown("SpacetimeDB runs another module by now")),
-                Kind::Call if all_succeeded => Ok(Reply::Call {
-                    return_value: bytes::Bytes::new(),
-                    execution_us: 0,
-                    energy: 0,
-                }),
-                Kind::Connect if all_succeeded => Ok(Reply::Done),
-                kind @ (Kind::Call | Kind::Connect) => {
-                    settle(&open, &kind, receipts.get(&open.receipt).copied().unwrap_or(0))
-                }
+                kind @ (Kind::Call | Kind::Connect) => match &failures {
+                    Some(failures) => settled(&kind, !failures.contains(&open.position)),
+                    None => settle(&open, &kind, receipts.get(&open.receipt).copied().unwrap_or(0)),
+                },
             };
             self.tell(open, result);
         }
@@ -354,15 +355,23 @@ fn settle(open: &Open, kind: &Kind, receipt: u64) -> Answer {
     let position = open.position.0;
     match kind {
         // Only a successful `client_connected` makes a session's receipt; later calls move it on.
-        Kind::Connect if receipt >= position => Ok(Reply::Done),
-        Kind::Call if receipt == position => Ok(Reply::Call {
+        Kind::Connect => settled(kind, receipt >= position),
+        _ if receipt > position => Err(Failure::Unknown(
+            "the connection to SpacetimeDB was lost, and later calls succeeded",
+        )),
+        _ => settled(kind, receipt == position),
+    }
+}
+
+/// The outcome of a call of which just this is known.
+fn settled(kind: &Kind, succeeded: bool) -> Answer {
+    match kind {
+        Kind::Call if succeeded => Ok(Reply::Call {
             return_value: bytes::Bytes::new(),
             execution_us: 0,
             energy: 0,
         }),
-        Kind::Call if receipt > position => Err(Failure::Unknown(
-            "the connection to SpacetimeDB was lost, and later calls succeeded",
-        )),
+        _ if succeeded => Ok(Reply::Done),
         _ => Err(Failure::Reducer {
             trapped: false,
             message: "the call failed; the reason was lost with the connection to SpacetimeDB".to_owned(),
