@@ -1,6 +1,6 @@
 //! Prepared modules on the fake host.
 
-use rtdb_determinism::header::CallHeader;
+use rtdb_determinism::header::{CallHeader, success_mark};
 use rtdb_determinism::{DISCONNECT, LOAD, MARK};
 use spacetimedb_lib::bsatn;
 
@@ -64,6 +64,19 @@ fn a_call_is_applied_exactly_once() {
         add(&mut host, 6, "b").unwrap();
         assert_eq!(ids(&host, "counter"), [1, 2]);
         assert_eq!(host.state().0, 6);
+    });
+}
+
+#[test]
+fn what_succeeds_adds_its_mark_to_the_sum() {
+    each_fixture(|wasm| {
+        let mut host = FakeHost::new(wasm, 4096);
+        add(&mut host, 5 << 16, "a").unwrap();
+        add(&mut host, 5 << 16 | 1, "").unwrap_err();
+        add(&mut host, 5 << 16, "again").unwrap();
+        add(&mut host, u64::MAX, "b").unwrap();
+        let sum = success_mark(5 << 16).wrapping_add(success_mark(u64::MAX));
+        assert_eq!(host.db.rows("rtdb_state")[0][25..], sum.to_le_bytes());
     });
 }
 
