@@ -80,9 +80,11 @@ pub enum ReadKind {
 }
 
 impl Read {
-    /// Whether one of its queries names something of the cluster's own.
-    pub fn names_hidden(&self) -> bool {
-        self.queries.iter().any(|query| hidden::names_hidden(query))
+    /// The first query that names something of the cluster's own, and that name.
+    pub fn names_hidden(&self) -> Option<(&str, &str)> {
+        self.queries
+            .iter()
+            .find_map(|query| Some((&**query, hidden::hidden_name(query)?)))
     }
 
     /// Whether it uses the cluster's own query-set id.

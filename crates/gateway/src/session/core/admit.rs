@@ -7,7 +7,7 @@ use crate::close::CloseReason;
 use crate::limits::{CALLS_BYTES_MAX, CALLS_MAX, READS_MAX};
 use bytes::Bytes;
 use rtdb_protocol::client::{self, CallReducer, ClientMessage, Read};
-use rtdb_protocol::{RECEIPT_QUERY_SET, Subprotocol, hidden, reply};
+use rtdb_protocol::{RECEIPT_QUERY_SET, Subprotocol, reply};
 
 impl Core {
     pub(super) fn has_room(&self) -> bool {
@@ -128,15 +128,10 @@ fn refusal(subprotocol: Subprotocol, read: &Read) -> Option<String> {
     if read.claims_receipts() {
         return Some(format!("the query set id {RECEIPT_QUERY_SET} is reserved"));
     }
-    let named = read
-        .queries
-        .iter()
-        .find_map(|query| Some((query, hidden::hidden_name(query)?)));
-    named.map(|(query, name)| match subprotocol {
-        Subprotocol::V1 => format!("`{name}` is not a valid table, executing: `{}`", &**query),
+    read.names_hidden().map(|(query, name)| match subprotocol {
+        Subprotocol::V1 => format!("`{name}` is not a valid table, executing: `{query}`"),
         Subprotocol::V2 | Subprotocol::V3 => format!(
-            "no such table: `{name}`. If the table exists, it may be marked private., executing: `{}`",
-            &**query
+            "no such table: `{name}`. If the table exists, it may be marked private., executing: `{query}`"
         ),
     })
 }
