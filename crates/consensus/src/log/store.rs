@@ -4,7 +4,7 @@ use super::error::StoreError;
 use super::format;
 use super::group::GroupLog;
 use super::journal::{Disk, Journal, into_io};
-use super::writer::{Counters, Done, WAITING_MAX, Write, WriteStats, Writer};
+use super::writer::{Counters, Done, Postponed, WAITING_MAX, Write, WriteStats, Writer};
 use crate::types::GroupId;
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch};
@@ -75,6 +75,7 @@ pub struct Store {
     path: PathBuf,
     spaces: Keyspaces,
     writes: Option<mpsc::Sender<Write>>,
+    postponed: Arc<Mutex<Postponed>>,
     writer: Option<JoinHandle<()>>,
     fatal: watch::Receiver<Option<Arc<str>>>,
     counters: Arc<Counters>,
@@ -149,10 +150,12 @@ impl Store {
         let (writes, waiting) = mpsc::channel(WAITING_MAX);
         let (fatal, fatal_receiver) = watch::channel(None);
         let counters = Arc::new(Counters::default());
+        let postponed = Arc::new(Mutex::new(Postponed::default()));
         let thread = Writer {
             spaces: spaces.clone(),
             journal,
             waiting,
+            postponed: postponed.clone(),
             fatal,
             counters: counters.clone(),
         };
@@ -167,6 +170,7 @@ impl Store {
             path: path.to_owned(),
             spaces,
             writes: Some(writes),
+            postponed,
             writer: Some(writer),
             fatal: fatal_receiver,
             counters,
@@ -254,7 +258,11 @@ impl Store {
     /// Queues changes.
     pub(crate) async fn write(&self, changes: Vec<Change>, done: Done) -> io::Result<()> {
         let writes = self.writes.as_ref().ok_or_else(stopped)?;
-        writes.send(Write { changes, done }).await.map_err(|_| stopped())
+        let write = self.postponed.lock().take(Write { changes, done });
+        match write {
+            Some(write) => writes.send(write).await.map_err(|_| stopped()),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn get(&self, space: Space, key: &[u8]) -> io::Result<Option<Bytes>> {

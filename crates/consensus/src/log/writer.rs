@@ -18,6 +18,9 @@ pub(super) const WAITING_MAX: usize = 1024;
 /// Bytes that go into one batch, unless a single write has more.
 const BATCH_BYTES_MAX: usize = 16 << 20;
 
+/// Bytes that nobody waits for, from which on the thread is woken for them all the same.
+const LATER_BYTES_MAX: usize = 1 << 20;
+
 /// A write, and who waits for it.
 pub(super) struct Write {
     pub(super) changes: Vec<Change>,
@@ -66,6 +69,31 @@ impl Done {
     }
 }
 
+/// Writes that nobody waits for. They go with the next one that somebody does wait for, so that they cost neither a
+/// waking of the thread nor a system call of their own.
+#[derive(Default)]
+pub(super) struct Postponed {
+    writes: Vec<Write>,
+    bytes: usize,
+}
+
+impl Postponed {
+    /// Takes a write if it may wait; otherwise hands it back, to be queued.
+    pub(super) fn take(&mut self, write: Write) -> Option<Write> {
+        let total = self.bytes + bytes(&write);
+        if write.done.needs_sync() || total > LATER_BYTES_MAX {
+            return Some(write);
+        }
+        self.bytes = total;
+        self.writes.push(write);
+        None
+    }
+
+    fn drain(&mut self) -> (std::vec::Drain<'_, Write>, usize) {
+        (self.writes.drain(..), std::mem::take(&mut self.bytes))
+    }
+}
+
 /// What the writer has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriteStats {
@@ -99,6 +127,7 @@ pub(super) struct Writer<J> {
     pub(super) spaces: Keyspaces,
     pub(super) journal: J,
     pub(super) waiting: mpsc::Receiver<Write>,
+    pub(super) postponed: Arc<Mutex<Postponed>>,
     pub(super) fatal: watch::Sender<Option<Arc<str>>>,
     pub(super) counters: Arc<Counters>,
 }
@@ -107,14 +136,19 @@ impl<J: Journal> Writer<J> {
     /// Writes until the store is dropped.
     pub(super) fn run(mut self) {
         let mut group = Vec::new();
-        while let Some(write) = self.waiting.blocking_recv() {
-            let mut size = bytes(&write);
-            group.push(write);
-            while size < BATCH_BYTES_MAX
-                && let Ok(write) = self.waiting.try_recv()
-            {
+        loop {
+            let mut next = self.waiting.blocking_recv();
+            let mut size = self.postponed(&mut group);
+            if next.is_none() && group.is_empty() {
+                return;
+            }
+            while let Some(write) = next {
                 size += bytes(&write);
                 group.push(write);
+                next = match size < BATCH_BYTES_MAX {
+                    true => self.waiting.try_recv().ok(),
+                    false => None,
+                };
             }
             let result = self.write(&mut group);
             if let Err(error) = &result {
@@ -129,6 +163,14 @@ impl<J: Journal> Writer<J> {
                 write.done.complete(&result);
             }
         }
+    }
+
+    /// Appends what was postponed, which is older than anything that comes from the queue now and changes the same keys.
+    fn postponed(&self, group: &mut Vec<Write>) -> usize {
+        let mut postponed = self.postponed.lock();
+        let (writes, bytes) = postponed.drain();
+        group.extend(writes);
+        bytes
     }
 
     fn write(&mut self, group: &mut [Write]) -> io::Result<()> {
