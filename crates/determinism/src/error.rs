@@ -59,6 +59,16 @@ pub enum PrepareError {
         /// The column.
         column: String,
     },
+    /// The module has too many generated columns.
+    #[error(
+        "the module has {columns} `auto_inc` columns, at most {max} can be replicated: number the others in reducers"
+    )]
+    TooManySequences {
+        /// How many there are.
+        columns: usize,
+        /// The limit.
+        max: usize,
+    },
     /// The module has procedures.
     #[error("the module has a procedure, `{0}`: procedures can't be replicated yet, use a reducer")]
     Procedures(String),

@@ -63,18 +63,6 @@ pub fn success_mark(index: u64) -> u64 {
     (mixed ^ mixed >> MARK_SHIFT).wrapping_mul(MARK_FACTORS[1])
 }
 
-/// Writes a call's time and place, which only the log knows, into a header encoded earlier. Says whether there was
-/// room for a header at all.
-#[must_use]
-pub fn stamp(args: &mut [u8], timestamp_us: i64, index: u64) -> bool {
-    let Some(header) = args.get_mut(..LEN) else {
-        return false;
-    };
-    header[TIMESTAMP_AT as usize..][..8].copy_from_slice(&timestamp_us.to_le_bytes());
-    header[INDEX_AT as usize..][..8].copy_from_slice(&index.to_le_bytes());
-    true
-}
-
 /// The header as a reducer's leading parameters.
 pub(crate) fn params() -> [ProductTypeElement; 5] {
     [
@@ -96,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_survives_the_round_trip_and_its_stamp() {
+    fn a_header_survives_the_round_trip() {
         let header = CallHeader {
             sender: [1; 32],
             connection: [2; 16],
@@ -104,23 +92,12 @@ mod tests {
             index: 4,
             session: 5,
         };
-        let mut args = [header.encode().as_slice(), b"own"].concat();
+        let args = [header.encode().as_slice(), b"own"].concat();
         assert_eq!(CallHeader::decode(&args), Some(header));
-        assert!(stamp(&mut args, 7, 8));
-        assert_eq!(
-            CallHeader::decode(&args),
-            Some(CallHeader {
-                timestamp_us: 7,
-                index: 8,
-                ..header
-            })
-        );
-        assert_eq!(&args[LEN..], b"own");
     }
 
     #[test]
     fn what_is_too_short_is_no_header() {
         assert_eq!(CallHeader::decode(&[0; LEN - 1]), None);
-        assert!(!stamp(&mut [0; LEN - 1], 1, 1));
     }
 }

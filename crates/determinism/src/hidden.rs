@@ -14,22 +14,27 @@ pub(crate) struct HiddenTable {
     pub(crate) index: &'static str,
     /// Whether clients may subscribe to it.
     pub(crate) public: bool,
-    columns: &'static [(&'static str, AlgebraicType)],
+    /// Its columns.
+    pub(crate) row: fn() -> ProductType,
 }
 
-/// One row: what has been applied.
+/// One row: what has been applied, and the numbers that come next. `sequences` is a pair `key: u64, next: i64` for each
+/// generated column, in the order of first use: a call that generates numbers changes no other hidden row for it.
 pub(crate) const STATE: HiddenTable = HiddenTable {
     name: "rtdb_state",
     type_name: "RtdbState",
     index: "rtdb_state_id_idx_btree",
     public: false,
-    columns: &[
-        ("id", AlgebraicType::U8),
-        ("index", AlgebraicType::U64),
-        ("digest", AlgebraicType::U64),
-        ("module", AlgebraicType::U64),
-        ("successes", AlgebraicType::U64),
-    ],
+    row: || {
+        product([
+            ("id", AlgebraicType::U8),
+            ("index", AlgebraicType::U64),
+            ("digest", AlgebraicType::U64),
+            ("module", AlgebraicType::U64),
+            ("successes", AlgebraicType::U64),
+            ("sequences", AlgebraicType::bytes()),
+        ])
+    },
 };
 
 /// A row for each session: the receipt of its last successful call.
@@ -38,25 +43,10 @@ pub(crate) const SESSION: HiddenTable = HiddenTable {
     type_name: "RtdbSession",
     index: "rtdb_session_session_idx_btree",
     public: true,
-    columns: &[("session", AlgebraicType::U64), ("index", AlgebraicType::U64)],
+    row: || product([("session", AlgebraicType::U64), ("index", AlgebraicType::U64)]),
 };
 
-/// A row for each generated column: the number that comes next.
-pub(crate) const SEQUENCE: HiddenTable = HiddenTable {
-    name: "rtdb_sequence",
-    type_name: "RtdbSequence",
-    index: "rtdb_sequence_column_idx_btree",
-    public: false,
-    columns: &[("column", AlgebraicType::U64), ("next", AlgebraicType::I64)],
-};
-
-pub(crate) const TABLES: [&HiddenTable; 3] = [&STATE, &SESSION, &SEQUENCE];
-
-impl HiddenTable {
-    pub(crate) fn row(&self) -> ProductType {
-        product(self.columns.iter().cloned())
-    }
-}
+pub(crate) const TABLES: [&HiddenTable; 2] = [&STATE, &SESSION];
 
 /// The hidden reducers and their own parameters, in the order of their ids.
 pub(crate) fn reducers() -> [(&'static str, ProductType); 3] {

@@ -7,6 +7,10 @@ use spacetimedb_sats::{AlgebraicType, ProductType, Typespace};
 use crate::PrepareError;
 use crate::shape::{Shape, scalar_bytes};
 
+/// The most generated columns of a module. The database has room for the numbers of twice as many, because columns of
+/// earlier versions keep theirs.
+pub(crate) const SEQUENCES_MAX: usize = 512;
+
 /// A module, as the shim sees it.
 #[derive(Debug)]
 pub(crate) struct Plan {
@@ -117,9 +121,15 @@ impl Plan {
             })
     }
 
-    /// Whether two generated columns have one key. Astronomically unlikely by accident.
-    pub(crate) fn check_keys(&self) -> Result<(), PrepareError> {
+    /// Refuses too many generated columns, and two with one key: astronomically unlikely by accident.
+    pub(crate) fn check_sequences(&self) -> Result<(), PrepareError> {
         let mut keys: Vec<_> = self.sequences().map(|sequence| sequence.key).collect();
+        if keys.len() > SEQUENCES_MAX {
+            return Err(PrepareError::TooManySequences {
+                columns: keys.len(),
+                max: SEQUENCES_MAX,
+            });
+        }
         keys.sort_unstable();
         match keys.windows(2).any(|pair| pair[0] == pair[1]) {
             true => Err(PrepareError::Definition(

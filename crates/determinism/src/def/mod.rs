@@ -25,7 +25,7 @@ pub(crate) fn rewrite(def: &[u8]) -> Result<Plan, PrepareError> {
             "a module definition older than version 9".into(),
         )),
     }?;
-    plan.check_keys()?;
+    plan.check_sequences()?;
     Ok(plan)
 }
 

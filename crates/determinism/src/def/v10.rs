@@ -54,7 +54,7 @@ pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
         .collect();
 
     let typespace = section!(def, Typespace, Typespace::default());
-    let rows = hidden::TABLES.map(|table| (table, typespace.add(AlgebraicType::Product(table.row()))));
+    let rows = hidden::TABLES.map(|table| (table, typespace.add(AlgebraicType::Product((table.row)()))));
     section!(def, Types, Vec::new()).extend(rows.map(|(table, row)| hidden_type(table, row)));
     let tables_mut = section!(def, Tables, Vec::new());
     tables_mut.iter_mut().for_each(|table| table.sequences.clear());

@@ -32,7 +32,7 @@ pub(super) fn rewrite(mut def: RawModuleDefV9) -> Result<Plan, PrepareError> {
         table.sequences.clear();
     }
     for table in hidden::TABLES {
-        let row = def.typespace.add(AlgebraicType::Product(table.row()));
+        let row = def.typespace.add(AlgebraicType::Product((table.row)()));
         def.tables.push(hidden_table(table, row));
         def.types.push(hidden_type(table, row));
     }

@@ -3,11 +3,10 @@
 use walrus::ir::BinaryOp;
 use walrus::{FunctionId, GlobalId, LocalId, Module};
 
-use super::emit::{Code, Emit, I32, I64, function, global};
+use super::emit::{Code, Emit, I32, I64, function};
 use super::host::Host;
 use super::layout::*;
 use super::scratch::Scratch;
-use super::sequence::Sequences;
 use super::state::State;
 use super::{load, source};
 use crate::header;
@@ -20,7 +19,6 @@ pub(super) struct Call {
     pub(super) digest: GlobalId,
     pub(super) in_call: GlobalId,
     pub(super) state: State,
-    pub(super) sequences: Sequences,
     /// `setup()`.
     pub(super) setup: FunctionId,
     /// The module's own `__call_reducer__`.
@@ -34,13 +32,11 @@ impl Call {
             digest,
             in_call,
             state,
-            sequences,
             ..
         } = self;
         let read = source::add(module, self.host, scratch);
         let load = load::add(module, self.host, scratch, read);
         let [mark, disconnect, load_id] = [0, 1, 2].map(|hidden| (plan.reducers + hidden) as i32);
-        let known = Known::add(module);
         let params = [I32, I64, I64, I64, I64, I64, I64, I64, I32, I32];
         function(module, params, &[I32], |code, params, locals| {
             let [id, .., args, error] = params;
@@ -67,11 +63,6 @@ impl Call {
             });
             scratch.get64(code, STATE_DIGEST);
             code.global_set(digest);
-            known.check(code, scratch, present);
-            code.is_zero().when(|code| {
-                code.call(sequences.forget);
-            });
-            code.i32_const(0).global_set(known.valid);
 
             code.local_get(id)
                 .i32_const(plan.reducers as i32)
@@ -105,7 +96,6 @@ impl Call {
                     .when(|code| published(code, scratch));
             }
 
-            code.call(sequences.store);
             scratch.set64(code, STATE_INDEX, |code| {
                 scratch.get64(code, HEADER + header::INDEX_AT)
             });
@@ -118,7 +108,6 @@ impl Call {
                 code.binop(BinaryOp::I64Add);
             });
             code.local_get(present).call(state.write);
-            known.set(code, scratch);
 
             code.local_get(id).is(disconnect);
             if let Some(disconnected) = plan.client_disconnected {
@@ -161,49 +150,4 @@ fn published(code: &mut Code<'_>, scratch: Scratch) {
     scratch.set64(code, STATE_MODULE, |code| {
         scratch.get64(code, HEADER + header::INDEX_AT)
     });
-}
-
-/// The state that this instance's last call has left, if it has succeeded. The rows of `rtdb_sequence` change only
-/// together with the row of `rtdb_state`, whose index never comes twice: if that row is still the same, then so is what
-/// the shim has kept of the others. A rolled back call, another instance or a restored database all show as a
-/// difference.
-#[derive(Clone, Copy)]
-struct Known {
-    valid: GlobalId,
-    index: GlobalId,
-    digest: GlobalId,
-}
-
-impl Known {
-    fn add(module: &mut Module) -> Self {
-        Self {
-            valid: global(module, I32),
-            index: global(module, I64),
-            digest: global(module, I64),
-        }
-    }
-
-    /// Pushes whether the row of `rtdb_state`, just read, is what was left.
-    fn check(self, code: &mut Code<'_>, scratch: Scratch, present: LocalId) {
-        code.local_get(present)
-            .i32_const(0)
-            .binop(BinaryOp::I32Ne)
-            .global_get(self.valid)
-            .binop(BinaryOp::I32And);
-        for (at, left) in [(STATE_INDEX, self.index), (STATE_DIGEST, self.digest)] {
-            scratch.get64(code, at);
-            code.global_get(left)
-                .binop(BinaryOp::I64Eq)
-                .binop(BinaryOp::I32And);
-        }
-    }
-
-    /// Remembers the row of `rtdb_state`, just written.
-    fn set(self, code: &mut Code<'_>, scratch: Scratch) {
-        code.i32_const(1).global_set(self.valid);
-        for (at, left) in [(STATE_INDEX, self.index), (STATE_DIGEST, self.digest)] {
-            scratch.get64(code, at);
-            code.global_set(left);
-        }
-    }
 }

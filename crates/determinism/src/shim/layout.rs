@@ -1,7 +1,7 @@
 //! The shim's own memory: one region behind the module's, grown when an instance takes its first call.
 
-use crate::hidden::{SEQUENCE, SESSION, STATE};
-use crate::plan::Plan;
+use crate::hidden::{SESSION, STATE};
+use crate::plan::{Plan, SEQUENCES_MAX};
 
 /// The call header.
 pub(super) const HEADER: u32 = 0;
@@ -9,46 +9,43 @@ pub(super) const HEADER: u32 = 0;
 pub(super) const LEN: u32 = 72;
 /// Where host functions leave a handle, an id or a count.
 pub(super) const OUT: u32 = 80;
-/// The row of `rtdb_state`: its one-byte id, so that the rest is aligned.
-pub(super) const STATE_ROW: u32 = 95;
-pub(super) const STATE_BYTES: u32 = 33;
-pub(super) const STATE_INDEX: u32 = 96;
-pub(super) const STATE_DIGEST: u32 = 104;
-pub(super) const STATE_MODULE: u32 = 112;
-pub(super) const STATE_SUCCESSES: u32 = 120;
 /// The row of `rtdb_session`.
-pub(super) const RECEIPT: u32 = 128;
+pub(super) const RECEIPT: u32 = 88;
 pub(super) const RECEIPT_BYTES: u32 = 16;
 /// An inclusive bound of an index scan: its tag (0), then a u64.
-pub(super) const BOUND: u32 = 151;
+pub(super) const BOUND: u32 = 111;
 pub(super) const BOUND_BYTES: u32 = 9;
-pub(super) const BOUND_KEY: u32 = 152;
+pub(super) const BOUND_KEY: u32 = 112;
 /// The ids of the hidden tables and of their indexes.
-pub(super) const STATE_TABLE_ID: u32 = 160;
-pub(super) const STATE_INDEX_ID: u32 = 164;
-pub(super) const SESSION_TABLE_ID: u32 = 168;
-pub(super) const SESSION_INDEX_ID: u32 = 172;
-pub(super) const SEQUENCE_TABLE_ID: u32 = 176;
-pub(super) const SEQUENCE_INDEX_ID: u32 = 180;
+pub(super) const STATE_TABLE_ID: u32 = 120;
+pub(super) const STATE_INDEX_ID: u32 = 124;
+pub(super) const SESSION_TABLE_ID: u32 = 128;
+pub(super) const SESSION_INDEX_ID: u32 = 132;
 /// A hidden reducer's own arguments.
-pub(super) const ARGUMENT: u32 = 184;
+pub(super) const ARGUMENT: u32 = 136;
 /// The longest name that `rtdb_load` takes, in bytes.
 pub(super) const NAME_BYTES_MAX: u32 = 256;
 /// A table's name, for `rtdb_load`.
-pub(super) const NAME: u32 = 192;
-const FIXED_END: u32 = NAME + NAME_BYTES_MAX;
+pub(super) const NAME: u32 = 144;
+/// The row of `rtdb_state`: its one-byte id, so that the integers behind it are aligned.
+pub(super) const STATE_ROW: u32 = 407;
+pub(super) const STATE_INDEX: u32 = 408;
+pub(super) const STATE_DIGEST: u32 = 416;
+pub(super) const STATE_MODULE: u32 = 424;
+pub(super) const STATE_SUCCESSES: u32 = 432;
+/// The length of its last column in bytes, and the column: pairs `key: u64, next: i64`.
+pub(super) const PAIRS_LEN: u32 = 440;
+pub(super) const PAIRS: u32 = 444;
+pub(super) const PAIR_BYTES: u32 = 16;
+pub(super) const PAIR_NEXT: u32 = 8;
+/// The most pairs that there is room for: [`SEQUENCES_MAX`] of a module, and as many of its earlier versions.
+const PAIRS_MAX: u32 = 2 * SEQUENCES_MAX as u32;
+pub(super) const PAIRS_END: u32 = PAIRS + PAIRS_MAX * PAIR_BYTES;
+/// Up to here all is 0 at first; the image follows.
+pub(super) const IMAGE: u32 = PAIRS_END.next_multiple_of(8);
 
 /// A slot of the map from table ids to ordinals: `id: u32, ordinal: u32`. The id 0 is an empty slot.
 pub(super) const SLOT_BYTES: u32 = 8;
-
-/// A sequence: `loaded: u32` (0 unless its row has been read), `dirty: u32` (whether the current call has used it), then
-/// its row of `rtdb_sequence`, `column: u64, next: i64`.
-pub(super) const SEQUENCE_BYTES: u32 = 24;
-pub(super) const SEQUENCE_LOADED: u32 = 0;
-pub(super) const SEQUENCE_DIRTY: u32 = 4;
-pub(super) const SEQUENCE_ROW: u32 = 8;
-pub(super) const SEQUENCE_ROW_BYTES: u32 = 16;
-pub(super) const SEQUENCE_NEXT: u32 = 16;
 
 /// A column that the current write has generated: `address: u32, bytes: u32`.
 pub(super) const GENERATED_BYTES: u32 = 8;
@@ -66,32 +63,22 @@ pub(super) struct Layout {
     pub(super) slots: u32,
     /// One less than the number of its slots, which is a power of two.
     pub(super) slots_mask: u32,
-    /// The sequences in use.
-    pub(super) sequences: u32,
-    pub(super) sequence_count: u32,
     /// The columns that the current write has generated.
     pub(super) generated: u32,
     /// The module's tables, by ordinal.
     pub(super) tables: Vec<Name>,
     /// What to look up at first use: tables, then indexes, each with the place for its id.
-    pub(super) hidden_tables: [(Name, u32); 3],
-    pub(super) hidden_indexes: [(Name, u32); 3],
-    /// The region's initial contents.
+    pub(super) hidden_tables: [(Name, u32); 2],
+    pub(super) hidden_indexes: [(Name, u32); 2],
+    /// The region's initial contents from [`IMAGE`] on.
     pub(super) image: Vec<u8>,
 }
 
 impl Layout {
     pub(super) fn new(plan: &Plan) -> Self {
-        let mut image = vec![0; FIXED_END as usize];
+        let mut image = Vec::new();
         let slot_count = (plan.tables.len() as u32 * 2).next_power_of_two();
         let slots = reserve(&mut image, slot_count * SLOT_BYTES);
-
-        let sequences = reserve(&mut image, 0);
-        for sequence in plan.sequences() {
-            image.extend_from_slice(&[0; SEQUENCE_ROW as usize]);
-            image.extend_from_slice(&sequence.key.to_le_bytes());
-            image.extend_from_slice(&0_u64.to_le_bytes());
-        }
         let widest = plan
             .tables
             .iter()
@@ -105,23 +92,13 @@ impl Layout {
             .iter()
             .map(|table| name(&mut image, &table.name))
             .collect();
-        let hidden_tables = [
-            (&STATE, STATE_TABLE_ID),
-            (&SESSION, SESSION_TABLE_ID),
-            (&SEQUENCE, SEQUENCE_TABLE_ID),
-        ]
-        .map(|(table, id)| (name(&mut image, table.name), id));
-        let hidden_indexes = [
-            (&STATE, STATE_INDEX_ID),
-            (&SESSION, SESSION_INDEX_ID),
-            (&SEQUENCE, SEQUENCE_INDEX_ID),
-        ]
-        .map(|(table, id)| (name(&mut image, table.index), id));
+        let hidden_tables = [(&STATE, STATE_TABLE_ID), (&SESSION, SESSION_TABLE_ID)]
+            .map(|(table, id)| (name(&mut image, table.name), id));
+        let hidden_indexes = [(&STATE, STATE_INDEX_ID), (&SESSION, SESSION_INDEX_ID)]
+            .map(|(table, id)| (name(&mut image, table.index), id));
         Self {
             slots,
             slots_mask: slot_count - 1,
-            sequences,
-            sequence_count: plan.sequences().count() as u32,
             generated,
             tables,
             hidden_tables,
@@ -134,11 +111,11 @@ impl Layout {
 fn reserve(image: &mut Vec<u8>, bytes: u32) -> u32 {
     let at = image.len().next_multiple_of(8);
     image.resize(at + bytes as usize, 0);
-    at as u32
+    IMAGE + at as u32
 }
 
 fn name(image: &mut Vec<u8>, name: &str) -> Name {
-    let at = image.len() as u32;
+    let at = IMAGE + image.len() as u32;
     image.extend_from_slice(name.as_bytes());
     Name {
         at,

@@ -2,8 +2,8 @@
 //!
 //! The pieces, in the order of a call: `call` wraps `__call_reducer__`, which `setup` prepares at its first use in an
 //! instance and `source` feeds; `state` tells whether the call is new; the module runs, and its writes pass through
-//! `write`, where `walk` and `sequence` fill in generated columns and `digest` keeps account; `sequence` and `state`
-//! then write back. A hidden row that can't be read or written traps, which makes the host roll everything back.
+//! `write`, where `walk` and `sequence` fill in generated columns and `digest` keeps account; `state` then writes
+//! back. A hidden row that can't be read or written traps, which makes the host roll everything back.
 
 mod call;
 mod describe;
@@ -29,9 +29,8 @@ use self::call::Call;
 use self::digest::Digest;
 use self::emit::{Emit, I32, I64, function, global};
 use self::host::Host;
-use self::layout::{Layout, SEQUENCE_BYTES};
+use self::layout::Layout;
 use self::scratch::Scratch;
-use self::sequence::Sequences;
 use self::state::State;
 use self::walk::Generated;
 use self::write::Writes;
@@ -115,7 +114,6 @@ impl Target {
         let digest = global(module, I64);
         let in_call = global(module, I32);
         let setup = setup::add(module, host, scratch, &layout);
-        let sequences = Sequences::add(module, host, scratch, &layout);
         let count = global(module, I32);
         let generated = Generated::new(scratch, &layout, count);
         let writes = Writes {
@@ -124,7 +122,7 @@ impl Target {
             generated,
             in_call,
             ordinal: setup::add_ordinal(module, scratch, &layout),
-            fill: add_fill(module, plan, &layout, generated, scratch, sequences),
+            fill: add_fill(module, plan, generated, scratch),
             write_back: generated.add_write_back(module),
         };
         let muted = describe::mute(module, host, &imports)?;
@@ -140,7 +138,6 @@ impl Target {
             digest,
             in_call,
             state,
-            sequences,
             setup,
             original: original_call,
         };
@@ -152,19 +149,11 @@ impl Target {
 }
 
 /// `fill(ordinal, row)`: by the way of the table in question, if it has generated columns at all.
-fn add_fill(
-    module: &mut Module,
-    plan: &Plan,
-    layout: &Layout,
-    generated: Generated,
-    scratch: Scratch,
-    sequences: Sequences,
-) -> FunctionId {
-    let slots = (0..).map(|nth| layout.sequences + nth * SEQUENCE_BYTES);
+fn add_fill(module: &mut Module, plan: &Plan, generated: Generated, scratch: Scratch) -> FunctionId {
+    let find = sequence::add_find(module, scratch);
     let takes: Vec<_> = plan
         .sequences()
-        .zip(slots)
-        .map(|(sequence, at)| sequences.add_take(module, scratch, at, sequence))
+        .map(|it| sequence::add_take(module, scratch, find, it))
         .collect();
     let mut takes = takes.into_iter();
     let fills: Vec<_> = plan

@@ -5,7 +5,7 @@ use walrus::{DataKind, FunctionId, LocalId, Module};
 
 use super::emit::{Code, Emit, I32, function};
 use super::host::Host;
-use super::layout::{Layout, OUT, SLOT_BYTES};
+use super::layout::{IMAGE, Layout, OUT, SLOT_BYTES};
 use super::scratch::Scratch;
 
 /// The size of a WASM page in bytes.
@@ -16,14 +16,15 @@ pub(super) fn add(module: &mut Module, host: Host, scratch: Scratch, layout: &La
     let memory = scratch.memory;
     let image = module.data.add(DataKind::Passive, layout.image.clone());
     let image_bytes = layout.image.len();
+    let pages = (IMAGE as usize + image_bytes).div_ceil(PAGE_BYTES);
     let register = add_register(module, scratch, layout);
     function(module, [], &[], |code, [], locals| {
         let page = locals.add(I32);
-        code.i32_const(image_bytes.div_ceil(PAGE_BYTES) as i32);
+        code.i32_const(pages as i32);
         scratch.grow(code, page);
         code.global_set(scratch.base);
-        code.global_get(scratch.base)
-            .i32_const(0)
+        scratch.at(code, IMAGE);
+        code.i32_const(0)
             .i32_const(image_bytes as i32)
             .memory_init(memory, image);
         let lookups = [

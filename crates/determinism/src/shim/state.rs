@@ -7,7 +7,6 @@ use super::emit::{Emit, I32, function};
 use super::host::Host;
 use super::layout::*;
 use super::scratch::Scratch;
-use super::sequence::equal_to_bound;
 use crate::abi;
 use crate::header;
 
@@ -42,10 +41,11 @@ fn add_read(module: &mut Module, host: Host, scratch: Scratch) -> FunctionId {
                 code.i64_const(0);
             });
         }
+        scratch.put32(code, PAIRS_LEN, 0);
         scratch.get32(code, STATE_TABLE_ID);
         scratch.at(code, OUT);
         code.call(host.scan).must();
-        scratch.put32(code, LEN, STATE_BYTES);
+        scratch.put32(code, LEN, PAIRS_END - STATE_ROW);
         scratch.get32(code, OUT);
         scratch.at(code, STATE_ROW);
         scratch.at(code, LEN);
@@ -59,7 +59,9 @@ fn add_read(module: &mut Module, host: Host, scratch: Scratch) -> FunctionId {
 
 fn add_write(module: &mut Module, host: Host, scratch: Scratch) -> FunctionId {
     function(module, [I32], &[], |code, [present], _| {
-        scratch.put32(code, LEN, STATE_BYTES);
+        scratch.at(code, LEN);
+        scratch.get32(code, PAIRS_LEN);
+        code.plus(PAIRS - STATE_ROW).write32(scratch.memory, 0);
         code.local_get(present);
         code.if_else(
             None,
@@ -113,8 +115,15 @@ fn add_forget(module: &mut Module, host: Host, scratch: Scratch) -> FunctionId {
         scratch.set64(code, BOUND_KEY, |code| {
             scratch.get64(code, HEADER + header::SESSION_AT)
         });
+        // No prefix, the same bound twice.
         scratch.get32(code, SESSION_INDEX_ID);
-        equal_to_bound(code, scratch);
+        scratch.at(code, BOUND);
+        code.i32_const(0).i32_const(0);
+        for _ in 0..2 {
+            scratch.at(code, BOUND);
+            code.i32_const(BOUND_BYTES as i32);
+        }
+        scratch.at(code, OUT);
         code.call(host.delete_range).must();
     })
 }

@@ -71,9 +71,21 @@ impl FakeHost {
         }
     }
 
-    /// Publishes another version over the same rows; nothing but the tables' rows stays.
+    /// The next call finds a new instance.
     pub(crate) fn restart(&mut self) {
         self.instance = None;
+    }
+
+    /// Publishes another version over the same rows; nothing but the tables' rows stays.
+    pub(crate) fn update(&mut self, wasm: &[u8]) {
+        let mut new = Self::new(wasm, self.first_id);
+        for table in &mut new.db.tables {
+            if let Some(old) = self.db.tables.iter().find(|old| old.name == table.name) {
+                table.rows.clone_from(&old.rows);
+            }
+        }
+        new.instances += self.instances;
+        *self = new;
     }
 
     pub(crate) fn call(&mut self, reducer: &str, header: CallHeader, args: &[u8]) -> Result<(), Failure> {

@@ -76,7 +76,7 @@ fn what_succeeds_adds_its_mark_to_the_sum() {
         add(&mut host, 5 << 16, "again").unwrap();
         add(&mut host, u64::MAX, "b").unwrap();
         let sum = success_mark(5 << 16).wrapping_add(success_mark(u64::MAX));
-        assert_eq!(host.db.rows("rtdb_state")[0][25..], sum.to_le_bytes());
+        assert_eq!(host.db.rows("rtdb_state")[0][25..33], sum.to_le_bytes());
     });
 }
 
@@ -208,6 +208,24 @@ fn a_call_after_a_trap_goes_on_in_a_new_instance() {
         assert_eq!(host.call("explode", header(2), &[]), Err(Failure::Trapped));
         add(&mut host, 3, "b").unwrap();
         assert_eq!((ids(&host, "counter"), host.instances), (vec![1, 2], 2));
+    });
+}
+
+#[test]
+fn numbers_go_on_after_failures_and_in_new_instances() {
+    each_fixture(|wasm| {
+        let mut host = FakeHost::new(wasm, 4096);
+        // The very first number is taken by a call that fails.
+        host.call("fail", header(1), &args(&"no")).unwrap_err();
+        add(&mut host, 2, "a").unwrap();
+        host.call("fail", header(3), &args(&"no")).unwrap_err();
+        add(&mut host, 4, "b").unwrap();
+        host.call("explode", header(5), &[]).unwrap_err();
+        add(&mut host, 6, "c").unwrap();
+        host.restart();
+        host.call("fail", header(7), &args(&"no")).unwrap_err();
+        add(&mut host, 8, "d").unwrap();
+        assert_eq!((ids(&host, "counter"), host.instances), (vec![1, 2, 3, 4], 3));
     });
 }
 

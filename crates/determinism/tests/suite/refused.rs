@@ -197,6 +197,32 @@ fn columns_that_cannot_be_generated() {
 }
 
 #[test]
+fn too_many_generated_columns() {
+    let with = |columns: u16| {
+        let mut def = RawModuleDefV9::default();
+        // Spread over tables: they are counted together.
+        for (nth, columns) in [("one", columns / 2), ("two", columns - columns / 2)] {
+            let auto_inc: Vec<_> = (0..columns).collect();
+            table(
+                &mut def,
+                nth,
+                row(vec![AlgebraicType::U64; columns.into()]),
+                &auto_inc,
+            );
+        }
+        prepare(&module(&encode(RawModuleDef::V9(def)), ""))
+    };
+    assert!(with(512).is_ok());
+    assert_eq!(
+        with(513),
+        Err(PrepareError::TooManySequences {
+            columns: 513,
+            max: 512
+        })
+    );
+}
+
+#[test]
 fn what_is_not_served_yet() {
     let procedure = RawProcedureDefV9 {
         name: "fetch".into(),
