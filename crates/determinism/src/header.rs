@@ -52,17 +52,6 @@ impl CallHeader {
     }
 }
 
-/// The constants of [`success_mark`].
-pub(crate) const MARK_FACTORS: [u64; 2] = [0x9E37_79B9_7F4A_7C15, 0xD6E8_FEB8_6659_FD93];
-pub(crate) const MARK_SHIFT: u32 = 32;
-
-/// What a successful call at `index` adds to the column `successes` of `rtdb_state`. Sums of marks tell which calls are
-/// in them, as sums of indexes would not.
-pub fn success_mark(index: u64) -> u64 {
-    let mixed = index.wrapping_mul(MARK_FACTORS[0]);
-    (mixed ^ mixed >> MARK_SHIFT).wrapping_mul(MARK_FACTORS[1])
-}
-
 /// The header as a reducer's leading parameters.
 pub(crate) fn params() -> [ProductTypeElement; 5] {
     [

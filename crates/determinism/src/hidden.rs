@@ -3,6 +3,7 @@
 use spacetimedb_sats::{AlgebraicType, ProductType, ProductTypeElement};
 
 use crate::header;
+use crate::successes::Successes;
 use crate::{DISCONNECT, HIDDEN_PREFIX, LOAD, MARK, PrepareError};
 
 /// A hidden table. Its first column is its primary key.
@@ -18,7 +19,7 @@ pub(crate) struct HiddenTable {
     pub(crate) row: fn() -> ProductType,
 }
 
-/// One row: what has been applied, and the numbers that come next. `sequences` is a pair `key: u64, next: i64` for each
+/// One row: what has been applied ([`Successes`] among it), and the numbers that come next. `sequences` is a pair `key: u64, next: i64` for each
 /// generated column, in the order of first use: a call that generates numbers changes no other hidden row for it.
 pub(crate) const STATE: HiddenTable = HiddenTable {
     name: "rtdb_state",
@@ -26,14 +27,13 @@ pub(crate) const STATE: HiddenTable = HiddenTable {
     index: "rtdb_state_id_idx_btree",
     public: false,
     row: || {
-        product([
-            ("id", AlgebraicType::U8),
-            ("index", AlgebraicType::U64),
-            ("digest", AlgebraicType::U64),
-            ("module", AlgebraicType::U64),
-            ("successes", AlgebraicType::U64),
-            ("sequences", AlgebraicType::bytes()),
-        ])
+        let head = [("id", AlgebraicType::U8)];
+        let numbers = ["index", "digest", "module"]
+            .into_iter()
+            .chain(Successes::COLUMNS);
+        let numbers = numbers.map(|name| (name, AlgebraicType::U64));
+        let tail = [("sequences", AlgebraicType::bytes())];
+        product(head.into_iter().chain(numbers).chain(tail))
     },
 };
 

@@ -20,10 +20,12 @@ mod plan;
 mod schema;
 mod shape;
 mod shim;
+mod successes;
 
 pub use error::PrepareError;
 pub use module::{Module, Reducer, ReducerKind, Schedule, Table};
 pub use schema::original_schema;
+pub use successes::Successes;
 
 /// The largest module that is prepared, in bytes.
 pub const MODULE_BYTES_MAX: usize = 64 * 1024 * 1024;

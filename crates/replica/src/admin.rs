@@ -10,8 +10,8 @@ use crate::tokens::{TokenError, Tokens};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use rtdb_consensus::command::Owner;
+use rtdb_determinism::Successes;
 use spacetimedb_lib::Identity;
-use std::collections::HashMap;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -63,8 +63,8 @@ pub struct DatabaseState {
     pub digest: u64,
     /// The position of the `Publish` whose module is running.
     pub module: u64,
-    /// The sum of the marks of all calls that are part of the database.
-    pub successes: u64,
+    /// Which calls are part of the database.
+    pub successes: Successes,
 }
 
 impl Admin {
@@ -161,28 +161,16 @@ impl Admin {
             return Ok(None);
         }
         let column = |name| table.u64(0, name);
+        let mut sums = [0; Successes::COLUMNS.len()];
+        for (sum, name) in sums.iter_mut().zip(Successes::COLUMNS) {
+            *sum = column(name)?;
+        }
         Ok(Some(DatabaseState {
             index: column("index")?,
             digest: column("digest")?,
             module: column("module")?,
-            successes: column("successes")?,
+            successes: Successes::from_columns(sums),
         }))
-    }
-
-    /// Reads the receipts: for each session the position of its last successful call.
-    ///
-    /// # Errors
-    /// [`AdminError`].
-    pub async fn receipts(
-        &self,
-        owner: &Owner,
-        database: &DatabaseId,
-    ) -> Result<HashMap<u64, u64>, AdminError> {
-        let tables = self.sql(owner, database, "SELECT * FROM rtdb_session").await?;
-        let table = tables.first().ok_or(SqlError::NoTable)?;
-        (0..table.rows.len())
-            .map(|row| Ok((table.u64(row, "session")?, table.u64(row, "index")?)))
-            .collect()
     }
 
     async fn ask(

@@ -7,7 +7,6 @@ mod args;
 mod calls;
 mod connection;
 mod core;
-mod lost;
 mod publish;
 mod reader;
 mod recover;

@@ -1,14 +1,14 @@
 //! The wrapped `__call_reducer__`.
 
 use walrus::ir::BinaryOp;
-use walrus::{FunctionId, GlobalId, LocalId, Module};
+use walrus::{FunctionId, GlobalId, Module};
 
 use super::emit::{Code, Emit, I32, I64, function};
 use super::host::Host;
 use super::layout::*;
 use super::scratch::Scratch;
 use super::state::State;
-use super::{load, source};
+use super::{load, source, successes};
 use crate::header;
 use crate::plan::Plan;
 
@@ -36,11 +36,12 @@ impl Call {
         } = self;
         let read = source::add(module, self.host, scratch);
         let load = load::add(module, self.host, scratch, read);
+        let count = successes::add_count(module, scratch);
         let [mark, disconnect, load_id] = [0, 1, 2].map(|hidden| (plan.reducers + hidden) as i32);
         let params = [I32, I64, I64, I64, I64, I64, I64, I64, I32, I32];
         function(module, params, &[I32], |code, params, locals| {
             let [id, .., args, error] = params;
-            let (present, errno, mixed) = (locals.add(I32), locals.add(I32), locals.add(I64));
+            let (present, errno) = (locals.add(I32), locals.add(I32));
             code.global_get(scratch.base).is_zero().when(|code| {
                 code.call(self.setup);
             });
@@ -102,11 +103,7 @@ impl Call {
             scratch.set64(code, STATE_DIGEST, |code| {
                 code.global_get(digest);
             });
-            scratch.set64(code, STATE_SUCCESSES, |code| {
-                scratch.get64(code, STATE_SUCCESSES);
-                success_mark(code, scratch, mixed);
-                code.binop(BinaryOp::I64Add);
-            });
+            code.call(count);
             code.local_get(present).call(state.write);
 
             code.local_get(id).is(disconnect);
@@ -128,21 +125,6 @@ impl Call {
             code.i32_const(0);
         })
     }
-}
-
-/// Pushes [`header::success_mark`] of this call's position.
-fn success_mark(code: &mut Code<'_>, scratch: Scratch, mixed: LocalId) {
-    let [first, second] = header::MARK_FACTORS.map(u64::cast_signed);
-    scratch.get64(code, HEADER + header::INDEX_AT);
-    code.i64_const(first)
-        .binop(BinaryOp::I64Mul)
-        .local_tee(mixed)
-        .local_get(mixed)
-        .i64_const(header::MARK_SHIFT.into())
-        .binop(BinaryOp::I64ShrU)
-        .binop(BinaryOp::I64Xor)
-        .i64_const(second)
-        .binop(BinaryOp::I64Mul);
 }
 
 /// This call's position is where the running module was published.

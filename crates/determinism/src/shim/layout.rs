@@ -2,6 +2,7 @@
 
 use crate::hidden::{SESSION, STATE};
 use crate::plan::{Plan, SEQUENCES_MAX};
+use crate::successes::SUMS;
 
 /// The call header.
 pub(super) const HEADER: u32 = 0;
@@ -32,10 +33,11 @@ pub(super) const STATE_ROW: u32 = 407;
 pub(super) const STATE_INDEX: u32 = 408;
 pub(super) const STATE_DIGEST: u32 = 416;
 pub(super) const STATE_MODULE: u32 = 424;
+/// Sums of 32 bits.
 pub(super) const STATE_SUCCESSES: u32 = 432;
 /// The length of its last column in bytes, and the column: pairs `key: u64, next: i64`.
-pub(super) const PAIRS_LEN: u32 = 440;
-pub(super) const PAIRS: u32 = 444;
+pub(super) const PAIRS_LEN: u32 = STATE_SUCCESSES + SUMS as u32 * 4;
+pub(super) const PAIRS: u32 = PAIRS_LEN + 4;
 pub(super) const PAIR_BYTES: u32 = 16;
 pub(super) const PAIR_NEXT: u32 = 8;
 /// The most pairs that there is room for: [`SEQUENCES_MAX`] of a module, and as many of its earlier versions.

@@ -2,8 +2,8 @@
 //!
 //! The pieces, in the order of a call: `call` wraps `__call_reducer__`, which `setup` prepares at its first use in an
 //! instance and `source` feeds; `state` tells whether the call is new; the module runs, and its writes pass through
-//! `write`, where `walk` and `sequence` fill in generated columns and `digest` keeps account; `state` then writes
-//! back. A hidden row that can't be read or written traps, which makes the host roll everything back.
+//! `write`, where `walk` and `sequence` fill in generated columns and `digest` keeps account; `successes` counts the
+//! call, and `state` writes back. A hidden row that can't be read or written traps, which makes the host roll everything back.
 
 mod call;
 mod describe;
@@ -17,6 +17,7 @@ mod sequence;
 mod setup;
 mod source;
 mod state;
+mod successes;
 mod walk;
 mod write;
 

@@ -36,7 +36,7 @@ impl State {
 
 fn add_read(module: &mut Module, host: Host, scratch: Scratch) -> FunctionId {
     function(module, [], &[I32], |code, [], _| {
-        for field in [STATE_INDEX, STATE_DIGEST, STATE_MODULE, STATE_SUCCESSES] {
+        for field in (STATE_INDEX..PAIRS_LEN).step_by(8) {
             scratch.set64(code, field, |code| {
                 code.i64_const(0);
             });

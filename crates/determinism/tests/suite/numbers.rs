@@ -1,7 +1,7 @@
 //! Generated numbers from call to call, and where they are kept.
 
 use rtdb_determinism::header::CallHeader;
-use rtdb_determinism::{LOAD, prepare};
+use rtdb_determinism::{LOAD, Successes, prepare};
 use spacetimedb_lib::db::raw_def::v9::RawModuleDefV9;
 use spacetimedb_lib::{RawModuleDef, bsatn};
 use spacetimedb_sats::{AlgebraicType, ProductType, ProductTypeElement};
@@ -12,7 +12,7 @@ use crate::raw_module::{encode, module, reducer, table};
 /// How many pairs the row of `rtdb_state` has room for.
 const PAIRS_MAX: usize = 1_024;
 /// What stands in the row before its pairs, their length included.
-const PAIRS_AT: usize = 37;
+const PAIRS_AT: usize = 25 + 8 * Successes::COLUMNS.len() + 4;
 
 /// A prepared module whose table `rows` has two columns, of which `auto_inc` are generated.
 fn two_columns(auto_inc: &[u16], change: impl FnOnce(&mut RawModuleDefV9)) -> Vec<u8> {
@@ -108,7 +108,8 @@ fn a_column_without_room_for_its_number_makes_the_call_fail() {
         let mut host = FakeHost::new(&wasm, 4098);
         let strangers = (0..count).flat_map(|key| [key as u64, 1]);
         let strangers: Vec<u8> = strangers.flat_map(u64::to_le_bytes).collect();
-        let state = bsatn::to_vec(&(0_u8, 1_u64, 2_u64, 3_u64, 4_u64, strangers)).unwrap();
+        let head = [&[0_u8][..], &1_u64.to_le_bytes(), &[0; PAIRS_AT - 13]].concat();
+        let state = [head, bsatn::to_vec(&strangers).unwrap()].concat();
         let args = bsatn::to_vec(&("rtdb_state", vec![state])).unwrap();
         host.call(LOAD, CallHeader::default(), &args).unwrap();
         host

@@ -1,6 +1,7 @@
 //! Prepared modules on the fake host.
 
-use rtdb_determinism::header::{CallHeader, success_mark};
+use rtdb_determinism::Successes;
+use rtdb_determinism::header::CallHeader;
 use rtdb_determinism::{DISCONNECT, LOAD, MARK};
 use spacetimedb_lib::bsatn;
 
@@ -68,15 +69,22 @@ fn a_call_is_applied_exactly_once() {
 }
 
 #[test]
-fn what_succeeds_adds_its_mark_to_the_sum() {
+fn what_succeeds_is_counted_once() {
     each_fixture(|wasm| {
         let mut host = FakeHost::new(wasm, 4096);
         add(&mut host, 5 << 16, "a").unwrap();
         add(&mut host, 5 << 16 | 1, "").unwrap_err();
         add(&mut host, 5 << 16, "again").unwrap();
         add(&mut host, u64::MAX, "b").unwrap();
-        let sum = success_mark(5 << 16).wrapping_add(success_mark(u64::MAX));
-        assert_eq!(host.db.rows("rtdb_state")[0][25..33], sum.to_le_bytes());
+        let mut counted = Successes::default();
+        counted.add(5 << 16);
+        counted.add(u64::MAX);
+        let row = host.db.rows("rtdb_state").remove(0);
+        let mut columns = [0; Successes::COLUMNS.len()];
+        for (column, bytes) in columns.iter_mut().zip(row[25..].chunks_exact(8)) {
+            *column = u64::from_le_bytes(bytes.try_into().unwrap());
+        }
+        assert_eq!(Successes::from_columns(columns), counted);
     });
 }
 

@@ -2,26 +2,16 @@
 
 use super::args;
 use super::calls::Calls;
-use super::lost::Successes;
 use super::window::{Answer, Failure, Kind, Open, Told, Window};
 use crate::{ActiveDatabase, DatabaseState};
 use rtdb_consensus::command::{Body, Call, Connect, Disconnect};
 use rtdb_consensus::{Position, Refusal, Reply, ResolvedCommand, Session};
 use rtdb_determinism::header::{self, CallHeader};
-use rtdb_determinism::{DISCONNECT, Module};
+use rtdb_determinism::{DISCONNECT, Module, Successes};
 use rtdb_protocol::reply::Outcome;
 use rtdb_protocol::server::AppliedCall;
-use std::collections::HashMap;
 use std::sync::Arc;
 use thiserror::Error;
-
-/// Calls that want no receipt of their own write one into one of these sessions, which no client ever has (a session is
-/// a position, and no log grows to 2^47 entries). So a call whose answer was lost with the connection can be told from
-/// a failed one, without another mechanism than receipts. Which one depends on the position alone: replicas stay equal.
-const RECEIPT_SLOTS: u64 = 1 << 63;
-/// The slots are numbered by this many bits. Two calls in one window seldom share a slot; if they do, and the answers of
-/// both are lost, the first one's outcome is unknown.
-const RECEIPT_SLOT_BITS: u32 = 16;
 
 /// The applier's state for one database.
 #[derive(Debug, Default)]
@@ -111,9 +101,6 @@ impl Core {
         let mut header = CallHeader::decode(head).unwrap_or_default();
         header.timestamp_us = command.timestamp_us;
         header.index = command.position.0;
-        if header.session == 0 {
-            header.session = receipt_slot(command.position);
-        }
         self.send(
             command,
             Kind::Call,
@@ -166,7 +153,6 @@ impl Core {
         let bytes = header::LEN + own.len();
         self.window.push(Open {
             request_id,
-            receipt: header.session,
             bytes,
             ..Open::new(command, kind)
         });
@@ -197,7 +183,7 @@ impl Core {
             // The reducer before it, at the same position, has succeeded: it does nothing.
             (Kind::Cleanup, Outcome::Ok { .. }) if !self.cleans_up => {}
             (_, Outcome::Ok { .. }) => {
-                self.successes.add(open.position);
+                self.successes.add(open.position.0);
                 self.cleans_up = false;
             }
             (kind, _) => self.cleans_up = *kind == Kind::Disconnect,
@@ -263,8 +249,8 @@ impl Core {
     }
 
     /// The database says which calls are part of it, with nothing under way.
-    pub(super) fn counted(&mut self, successes: u64) {
-        self.successes = Successes(successes);
+    pub(super) fn counted(&mut self, successes: Successes) {
+        self.successes = successes;
     }
 
     /// The database was deleted.
@@ -302,19 +288,11 @@ impl Core {
         }
     }
 
-    /// Whether [`Core::recovered`] needs the receipts: some command is part of the database, or has failed before it, and
-    /// its result was lost.
-    pub(super) fn needs_receipts(&self, state: &DatabaseState) -> bool {
-        self.unsettled
-            .iter()
-            .any(|open| open.position.0 <= state.index && matches!(open.kind, Kind::Call | Kind::Connect))
-    }
-
     /// The database's own record after a lost connection: everything up to `state.index` was applied or has failed, and
     /// everything after it is read from the log again. `None`: there is no database, and all is read again.
-    pub(super) fn recovered(&mut self, state: Option<&DatabaseState>, receipts: &HashMap<u64, u64>) {
+    pub(super) fn recovered(&mut self, state: Option<&DatabaseState>) {
         let unsettled = std::mem::take(&mut self.unsettled);
-        let after = Successes(state.map_or(0, |state| state.successes));
+        let after = state.map_or_else(Successes::default, |state| state.successes);
         let before = std::mem::replace(&mut self.successes, after);
         let cleans_up = std::mem::take(&mut self.cleans_up);
         let Some(state) = state else { return };
@@ -325,7 +303,7 @@ impl Core {
             Kind::Cleanup => *place == 0 && cleans_up,
             Kind::Publish { .. } | Kind::Answered(_) => false,
         });
-        let ran: Vec<Position> = ran.map(|(_, open)| open.position).collect();
+        let ran: Vec<u64> = ran.map(|(_, open)| open.position.0).collect();
         let failures = before.failures(&ran, after);
         self.succeeded = self.succeeded.max(Position(state.index));
         for mut open in unsettled {
@@ -341,25 +319,14 @@ impl Core {
                 }
                 Kind::Publish { .. } => Err(Failure::Unknown("SpacetimeDB runs another module by now")),
                 kind @ (Kind::Call | Kind::Connect) => match &failures {
-                    Some(failures) => settled(&kind, !failures.contains(&open.position)),
-                    None => settle(&open, &kind, receipts.get(&open.receipt).copied().unwrap_or(0)),
+                    Some(failures) => settled(&kind, !failures.contains(&open.position.0)),
+                    None => Err(Failure::Unknown(
+                        "the connection to SpacetimeDB was lost, and too many calls failed to say which",
+                    )),
                 },
             };
             self.tell(open, result);
         }
-    }
-}
-
-/// The outcome of a call whose result was lost, from the position that its receipt names.
-fn settle(open: &Open, kind: &Kind, receipt: u64) -> Answer {
-    let position = open.position.0;
-    match kind {
-        // Only a successful `client_connected` makes a session's receipt; later calls move it on.
-        Kind::Connect => settled(kind, receipt >= position),
-        _ if receipt > position => Err(Failure::Unknown(
-            "the connection to SpacetimeDB was lost, and later calls succeeded",
-        )),
-        _ => settled(kind, receipt == position),
     }
 }
 
@@ -389,12 +356,6 @@ fn caller(command: &ResolvedCommand, sender: &[u8], connection: &[u8], session: 
         index: command.position.0,
         session,
     }
-}
-
-fn receipt_slot(position: Position) -> u64 {
-    // Fibonacci hashing: neighbours fall far apart, in an entry and from entry to entry.
-    let hash = position.0.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    RECEIPT_SLOTS | hash >> (u64::BITS - RECEIPT_SLOT_BITS)
 }
 
 #[cfg(test)]

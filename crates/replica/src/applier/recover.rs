@@ -6,7 +6,6 @@ use http::StatusCode;
 use rtdb_consensus::Position;
 use rtdb_consensus::command::{Body, Owner, Publish};
 use rtdb_determinism::Module;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,17 +25,12 @@ impl Applier {
         let Some(state) = self.state().await? else {
             self.core.set_active(None);
             self.shared.deactivate(&self.database);
-            self.core.recovered(None, &HashMap::new());
+            self.core.recovered(None);
             self.reader.seek(before(self.born));
             return Ok(None);
         };
         let active = self.verified(&state).await?;
-        let receipts = if self.core.needs_receipts(&state) {
-            self.shared.admin.receipts(&self.owner, &self.database).await?
-        } else {
-            HashMap::new()
-        };
-        self.core.recovered(Some(&state), &receipts);
+        self.core.recovered(Some(&state));
         self.core.set_active(Some(active.clone()));
         self.shared.activate(active);
         self.reader.seek(Position(state.index));

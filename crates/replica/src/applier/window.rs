@@ -16,8 +16,6 @@ pub(super) struct Open {
     pub(super) origin: Origin,
     pub(super) seq: u64,
     pub(super) request_id: u32,
-    /// The session whose receipt the call writes.
-    pub(super) receipt: u64,
     pub(super) bytes: usize,
     pub(super) kind: Kind,
 }
@@ -89,7 +87,6 @@ impl Open {
             origin: command.origin,
             seq: command.seq,
             request_id: 0,
-            receipt: 0,
             bytes: 0,
             kind,
         }

@@ -177,7 +177,7 @@ fn state(index: u64) -> DatabaseState {
         index,
         digest: 0,
         module: 1,
-        successes: 0,
+        successes: Successes::default(),
     }
 }
 
@@ -353,67 +353,43 @@ fn without_a_database_all_calls_are_refused() {
 }
 
 #[test]
-fn results_lost_with_the_connection_are_told_from_the_receipts() {
-    let (mut core, mut calls) = core(true);
-    for command in [
-        connect(10),
-        call(11, 10, "add", "overwritten"),
-        call(12, 10, "add", "fine"),
-        call(13, 9, "add", "failed"),
-        call(14, 0, "add", "fine"),
-        call(15, 0, "add", "failed"),
-        disconnect(16, 9, false),
-        call(17, 9, "add", "not applied yet"),
-    ] {
-        core.take(&command, &mut calls);
-    }
-    let slots: Vec<_> = sent(&mut calls)
-        .iter()
-        .map(|(_, header, ..)| header.session)
-        .collect();
-    core.lost();
-    assert!(core.window().is_empty());
-    assert!(core.needs_receipts(&state(10)) && !core.needs_receipts(&state(9)));
-    // A sum that no successes of these explain.
-    let recorded = DatabaseState {
-        successes: 1,
-        ..state(16)
-    };
-    core.recovered(
-        Some(&recorded),
-        &HashMap::from([(10, 12), (9, 8), (slots[4], 14)]),
-    );
-
-    let told = outcomes(&mut core);
-    let fine = || {
-        Ok(Reply::Call {
-            return_value: Bytes::new(),
-            execution_us: 0,
-            energy: 0,
-        })
-    };
-    assert_eq!(told[0], (10, Ok(Reply::Done)));
-    assert!(told[1].1.as_ref().unwrap_err().contains("unknown"));
-    assert_eq!(told[2], (12, fine()));
-    assert!(told[3].1.as_ref().unwrap_err().contains("failed"));
-    assert_eq!(told[4], (14, fine()));
-    assert!(told[5].1.as_ref().unwrap_err().contains("failed"));
-    assert_eq!(told[6], (16, Ok(Reply::Done)));
-    assert_eq!(told.len(), 7);
-
-    // What comes after is read from the log again, and told once.
-    core.take(&call(17, 9, "add", "not applied yet"), &mut calls);
-    core.result(ok(517)).unwrap();
-    assert_eq!(outcomes(&mut core), [(17, called())]);
-}
-
-#[test]
-fn lost_results_are_told_from_the_sum_of_successes() {
+fn of_lost_results_that_the_sums_do_not_explain_nothing_is_said() {
     let (mut core, mut calls) = core(true);
     for command in [
         connect(10),
         call(11, 10, "add", "x"),
-        call(12, 10, "add", "its receipt is overwritten"),
+        disconnect(12, 9, false),
+        call(13, 9, "add", "not applied yet"),
+    ] {
+        core.take(&command, &mut calls);
+    }
+    core.lost();
+    assert!(core.window().is_empty());
+    core.recovered(Some(&DatabaseState {
+        successes: Successes::from_columns([7; 8]),
+        ..state(12)
+    }));
+
+    let told = outcomes(&mut core);
+    assert_eq!(told.len(), 3);
+    for (_, outcome) in &told[..2] {
+        assert!(outcome.as_ref().unwrap_err().contains("unknown"));
+    }
+    assert_eq!(told[2], (12, Ok(Reply::Done)));
+
+    // What comes after is read from the log again, and told once.
+    core.take(&call(13, 9, "add", "not applied yet"), &mut calls);
+    core.result(ok(513)).unwrap();
+    assert_eq!(outcomes(&mut core), [(13, called())]);
+}
+
+#[test]
+fn lost_results_are_told_from_the_successes() {
+    let (mut core, mut calls) = core(true);
+    for command in [
+        connect(10),
+        call(11, 10, "add", "x"),
+        call(12, 10, "add", "x"),
         call(13, 10, "add", "failed"),
         call(14, 10, "add", "x"),
         disconnect(15, 10, false),
@@ -427,13 +403,13 @@ fn lost_results_are_told_from_the_sum_of_successes() {
     core.lost();
     let mut sum = Successes::default();
     for position in [10, 11, 12, 14, 15, 16] {
-        sum.add(Position(position));
+        sum.add(position);
     }
     let recorded = DatabaseState {
-        successes: sum.0,
+        successes: sum,
         ..state(16)
     };
-    core.recovered(Some(&recorded), &HashMap::from([(8, 16)]));
+    core.recovered(Some(&recorded));
     let told = outcomes(&mut core);
     assert_eq!(
         told.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(),
@@ -453,7 +429,7 @@ fn what_the_server_lost_is_applied_again_and_not_told_again() {
     }
     assert_eq!(outcomes(&mut core).len(), 2);
     core.lost();
-    core.recovered(Some(&state(9)), &HashMap::new());
+    core.recovered(Some(&state(9)));
     for position in [10, 11, 12] {
         core.take(&call(position, 7, "add", "x"), &mut calls);
         core.result(ok(position as u32 + 500)).unwrap();
@@ -467,15 +443,12 @@ fn a_publication_whose_result_was_lost_is_told_from_the_running_module() {
     let publish = command(30, Body::Publish(rtdb_consensus::command::Publish::default()));
     core.publishing(&publish);
     core.lost();
-    core.recovered(
-        Some(&DatabaseState {
-            index: 30,
-            digest: 0,
-            module: 30,
-            successes: 2,
-        }),
-        &HashMap::new(),
-    );
+    core.recovered(Some(&DatabaseState {
+        index: 30,
+        digest: 0,
+        module: 30,
+        successes: Successes::default(),
+    }));
     assert_eq!(
         outcomes(&mut core),
         [(30, Ok(Reply::Published { created: false }))]
@@ -499,15 +472,4 @@ fn the_window_is_bounded_by_count_and_bytes() {
         core.take(&call(taken, 7, "add", &large), &mut calls);
     }
     assert_eq!(taken, 8);
-}
-
-#[test]
-fn receipt_slots_of_neighbours_differ() {
-    for stride in [1, 1 << 16] {
-        let mut slots: Vec<_> = (1..=4096).map(|n| receipt_slot(Position(n * stride))).collect();
-        slots.sort_unstable();
-        slots.dedup();
-        assert!(slots.len() > 4000, "{} of 4096 with stride {stride}", slots.len());
-        assert!(slots.iter().all(|slot| *slot >= RECEIPT_SLOTS));
-    }
 }
