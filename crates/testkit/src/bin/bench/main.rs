@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: what a cluster costs, as ratios to the plain server in the same run.
 //!
-//! The same client, module and reducer (`add` of `counter-1x`, or of `counter-2x` on a server of 2.x) everywhere, first
+//! The same clients, module and reducer (`add` of `counter-1x`, or of `counter-2x` on a server of 2.x) everywhere, first
 //! on the plain server, then on a cluster of one node, then of three, all on this machine and its disk.
 
 mod figures;
@@ -20,7 +20,11 @@ use tokio::time::sleep;
 use crate::figures::Figures;
 use crate::measure::{Load, fdatasync_p50, idle_connections, latency_p50, prepared_ratio, rate};
 
+/// For calls one at a time, and for the failover.
 const DATABASE: &str = "bench";
+
+/// For each rate its own: a call takes longer the more rows there are.
+const RATES: [&str; 2] = ["bench-one", "bench-many"];
 
 /// How long starting or electing may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -31,11 +35,11 @@ pub(crate) struct Options {
     /// Seconds of each measurement of a call rate.
     #[arg(long, default_value_t = 8)]
     seconds: u64,
-    /// Connections that call at the same time.
+    /// Clients that call at the same time; before that, one of them does.
     #[arg(long, default_value_t = 8)]
-    connections: u32,
-    /// Calls in flight on each of them at most.
-    #[arg(long, default_value_t = 256)]
+    clients: u32,
+    /// Calls in flight at most, of one client or of all together.
+    #[arg(long, default_value_t = 2048)]
     window: usize,
     /// Idle connections, as far as the limit of open files allows.
     #[arg(long, default_value_t = 10_000)]
@@ -67,23 +71,30 @@ async fn bench(options: &Options) -> Result<()> {
         .nth(2)
         .context("the program is not in a target folder")?;
     let folder = tempfile::Builder::new().prefix("bench-").tempdir_in(target)?;
-    let load = Load {
+    let one = Load {
         seconds: Duration::from_secs(options.seconds),
-        connections: options.connections,
+        connections: 1,
         window: options.window,
     };
+    let many = Load {
+        connections: options.clients,
+        window: options.window / options.clients.max(1) as usize,
+        ..one
+    };
+    let loads = [one, many];
 
     let mut figures = Figures {
         fdatasync_p50_ms: fdatasync_p50(&folder.path().join("fdatasync"))?,
+        clients: options.clients,
         ..Figures::default()
     };
-    plain(&mut figures, &load, &folder.path().join("plain"))
+    plain(&mut figures, &loads, &folder.path().join("plain"))
         .await
         .context("plain server")?;
-    one_node(&mut figures, &load, options.idle, &folder.path().join("one"))
+    one_node(&mut figures, &loads, options.idle, &folder.path().join("one"))
         .await
         .context("one node")?;
-    three_nodes(&mut figures, &load, &folder.path().join("three"))
+    three_nodes(&mut figures, &loads, &folder.path().join("three"))
         .await
         .context("three nodes")?;
 
@@ -93,17 +104,14 @@ async fn bench(options: &Options) -> Result<()> {
     Ok(())
 }
 
-async fn plain(figures: &mut Figures, load: &Load, folder: &Path) -> Result<()> {
+async fn plain(figures: &mut Figures, loads: &[Load; 2], folder: &Path) -> Result<()> {
     eprintln!("plain server");
     let server = PlainServer::start(&binary()?, folder).await?;
     publish(&server.api()).await?;
-    figures.plain_calls_per_s = rate(&[server.addr().to_string()], DATABASE, load).await?;
+    let addrs = [server.addr().to_string()];
+    [figures.plain_calls_per_s, figures.clients_plain_calls_per_s] = rates(&addrs, loads).await?;
     figures.plain_p50_ms = latency_p50(server.addr(), DATABASE).await?;
-    eprintln!(
-        "  {:.0} calls/s, {:.2} ms for one",
-        figures.plain_calls_per_s, figures.plain_p50_ms
-    );
-    figures.prepared_module_ratio = prepared_ratio(&server, load).await?;
+    figures.prepared_module_ratio = prepared_ratio(&server, &loads[0]).await?;
     eprintln!(
         "  a prepared module makes {:.2} of a plain one's calls",
         figures.prepared_module_ratio
@@ -111,37 +119,45 @@ async fn plain(figures: &mut Figures, load: &Load, folder: &Path) -> Result<()> 
     Ok(())
 }
 
-async fn one_node(figures: &mut Figures, load: &Load, idle: u32, folder: &Path) -> Result<()> {
+async fn one_node(figures: &mut Figures, loads: &[Load; 2], idle: u32, folder: &Path) -> Result<()> {
     eprintln!("one node");
     let mut cluster = Cluster::start_ready(&ClusterConfig::new(1, folder)?, PATIENCE).await?;
     publish(&cluster.node(1).api()).await?;
-    figures.one_node_calls_per_s = rate(&cluster.client_addrs(), DATABASE, load).await?;
+    let addrs = cluster.client_addrs();
+    [figures.one_node_calls_per_s, figures.clients_one_node_calls_per_s] = rates(&addrs, loads).await?;
     figures.one_node_p50_ms = latency_p50(cluster.node(1).client_addr(), DATABASE).await?;
-    eprintln!(
-        "  {:.0} calls/s, {:.2} ms for one",
-        figures.one_node_calls_per_s, figures.one_node_p50_ms
-    );
     idle_connections(figures, cluster.node(1), DATABASE, idle).await?;
     cluster.stop().await
 }
 
-async fn three_nodes(figures: &mut Figures, load: &Load, folder: &Path) -> Result<()> {
+async fn three_nodes(figures: &mut Figures, loads: &[Load; 2], folder: &Path) -> Result<()> {
     eprintln!("three nodes");
     let mut cluster = Cluster::start_ready(&ClusterConfig::new(3, folder)?, PATIENCE).await?;
     publish(&cluster.node(2).api()).await?;
     // A node is healthy before it has applied a publish that another one served.
-    cluster.wait_level(DATABASE, PATIENCE).await?;
-    figures.three_node_calls_per_s = rate(&cluster.client_addrs(), DATABASE, load).await?;
-    cluster.wait_level(DATABASE, PATIENCE).await?;
+    for database in RATES.into_iter().chain([DATABASE]) {
+        cluster.wait_level(database, PATIENCE).await?;
+    }
+    // The first address is the first client's.
+    let mut addrs = cluster.client_addrs();
+    let leader = cluster.wait_leader(PATIENCE).await?;
+    let leads = cluster.node(leader).client_addr().to_string();
+    addrs.sort_by_key(|addr| *addr != leads);
+    [
+        figures.three_node_calls_per_s,
+        figures.clients_three_node_calls_per_s,
+    ] = rates(&addrs, loads).await?;
+    cluster.wait_level(RATES[1], PATIENCE).await?;
     let leader = cluster.wait_leader(PATIENCE).await?;
     let p50 = latency_p50(cluster.node(leader).client_addr(), DATABASE).await?;
     figures.added_p50_ms = p50 - figures.plain_p50_ms;
 
-    eprintln!(
-        "  {:.0} calls/s, {p50:.2} ms for one",
-        figures.three_node_calls_per_s
-    );
-    let clients = measure::clients(&cluster.client_addrs(), DATABASE, &Load { window: 16, ..*load })?;
+    eprintln!("  the leader is killed");
+    let load = Load {
+        window: 16,
+        ..loads[1]
+    };
+    let clients = measure::clients(&cluster.client_addrs(), DATABASE, &load)?;
     clients.rate(Duration::from_secs(2)).await;
     cluster.node_mut(leader).kill9().await?;
     cluster.node_mut(leader).kill9_server().await?;
@@ -158,8 +174,25 @@ async fn three_nodes(figures: &mut Figures, load: &Load, folder: &Path) -> Resul
     cluster.stop().await
 }
 
+/// The call rates of one client and of many.
+async fn rates(addrs: &[String], loads: &[Load; 2]) -> Result<[f64; 2]> {
+    let mut rates = [0.0; 2];
+    for ((calls, load), database) in rates.iter_mut().zip(loads).zip(RATES) {
+        *calls = rate(addrs, database, load).await?;
+        let clients = if load.connections == 1 {
+            "client"
+        } else {
+            "clients"
+        };
+        eprintln!("  {} {clients}: {calls:.0} calls/s", load.connections);
+    }
+    Ok(rates)
+}
+
 async fn publish(api: &Api) -> Result<()> {
-    api.with_token(api.new_token().await?)
-        .publish(DATABASE, demo_module::wasm()?)
-        .await
+    let api = api.with_token(api.new_token().await?);
+    for database in RATES.into_iter().chain([DATABASE]) {
+        api.publish(database, demo_module::wasm()?).await?;
+    }
+    Ok(())
 }

@@ -22,7 +22,7 @@ use crate::figures::Figures;
 const WARM_UP: Duration = Duration::from_secs(1);
 
 /// Calls, or syncs, whose median is taken.
-const SAMPLES: usize = 500;
+const SAMPLES: usize = 2000;
 
 /// Idle connections being opened at the same time.
 const OPENING_MAX: usize = 64;
