@@ -38,6 +38,11 @@ const RESULT_TIMEOUT: Duration = Duration::from_secs(120);
 const RESULT_POLL: Duration = Duration::from_secs(5);
 /// Payloads that are handled in one go, before more calls are sent.
 const PAYLOADS_MAX: usize = 256;
+/// While so many results are still to come, they are let gather for a moment before they are handled, so that they are
+/// read, told and answered many at a time; the server has enough to do meanwhile.
+const GATHER_FROM: usize = 256;
+/// The moment.
+const GATHER: Duration = Duration::from_millis(1);
 /// Violations in a row, without a result in between, that stop the node: a server that breaks off while it stops is
 /// forgiven.
 const VIOLATIONS_MAX: u32 = 3;
@@ -194,6 +199,11 @@ impl Applier {
                 payload = connection.next() => {
                     self.results(connection, payload?)?;
                     last_result = Instant::now();
+                    if self.core.window().len() >= GATHER_FROM {
+                        self.fill(connection);
+                        self.report();
+                        connection.send_for(GATHER).await?;
+                    }
                 }
                 read = self.reader.more(), if self.reader.is_empty() => read?,
                 _ = poll.tick() => {

@@ -22,11 +22,11 @@ const ROUTE_BATCHES_MAX: usize = 16;
 /// little it holds; and so many wait for the replica anyway that the wait is not noticed. Fewer are sent at once.
 const GATHER_FROM: usize = 64;
 
-/// How many are not waited any longer for.
-const GATHER_COUNT: usize = 512;
+/// When one in so many of the commands under way waits to be sent, they are.
+const GATHER_PARTS: usize = 8;
 
 /// How long they are waited for.
-const GATHER: Duration = Duration::from_millis(2);
+const GATHER: Duration = Duration::from_millis(5);
 
 type Leaders = openraft::type_config::alias::WatchReceiverOf<
     TypeConfig,
@@ -194,7 +194,8 @@ impl Courier {
     async fn gather(&self) {
         let is_early = || {
             let queue = self.proposer.queue.lock();
-            queue.outstanding().0 >= GATHER_FROM && queue.unsent() < GATHER_COUNT
+            let under_way = queue.outstanding().0;
+            under_way >= GATHER_FROM && queue.unsent() < under_way / GATHER_PARTS
         };
         if is_early() {
             let enough = async {

@@ -138,6 +138,17 @@ impl Connection {
         std::future::poll_fn(|cx| self.poll(cx)).await
     }
 
+    /// Only sends, for so long.
+    pub(super) async fn send_for(&mut self, duration: Duration) -> Result<(), ConnectionError> {
+        let end = tokio::time::Instant::now() + duration;
+        let sent = tokio::time::timeout_at(end, std::future::poll_fn(|cx| self.poll_send(cx))).await;
+        if let Ok(sent) = sent {
+            sent?;
+            tokio::time::sleep_until(end).await;
+        }
+        Ok(())
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, ConnectionError>> {
         // Writing must not keep from reading: the server may be waiting for us to read.
         if let Poll::Ready(Err(e)) = self.poll_send(cx) {
