@@ -8,6 +8,7 @@ use crate::local::{LocalNode, Running};
 use crate::metrics::Metrics;
 use crate::node::Node;
 use anyhow::{Context, anyhow, bail};
+use axum::serve::ListenerExt;
 use futures::future::BoxFuture;
 use rtdb_consensus::command::InitCluster;
 use rtdb_consensus::{Follow, Limits, Manager, PeerError};
@@ -58,6 +59,12 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         "RaftTimeDB {} has started", env!("CARGO_PKG_VERSION"),
     );
     let routes = manager.router().merge(admin::router(node.clone()));
+    // What the peers are told must not wait for their acknowledgement of what they were told before.
+    let raft_listener = raft_listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY could not be set");
+        }
+    });
     let raft_server = tokio::spawn(async move { axum::serve(raft_listener, routes).await });
 
     let ended = tokio::select! {
