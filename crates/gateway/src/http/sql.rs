@@ -11,6 +11,9 @@ use http::{HeaderValue, Method};
 use statements::Statements;
 use std::sync::Arc;
 
+/// How statements begin that write rows or settings.
+const WRITES: [&str; 4] = ["INSERT", "UPDATE", "DELETE", "SET"];
+
 pub(super) async fn sql(
     State(node): State<Arc<Node>>,
     Path(database): Path<String>,
@@ -27,9 +30,13 @@ pub(super) async fn sql(
                 "no such table: `{name}`. If the table exists, it may be marked private."
             )));
         }
+        Statements::Other(verb) if WRITES.iter().any(|write| verb.eq_ignore_ascii_case(write)) => {
+            return Err(HttpError::not_served(&format!("writing by SQL (`{verb}`)")));
+        }
+        // It may be a statement of a newer SpacetimeDB, and one that writes: it is not passed on.
         Statements::Other(verb) => {
-            return Err(HttpError::not_served(&format!(
-                "SQL that is not a query (`{verb}`)"
+            return Err(HttpError::bad_request(format!(
+                "a statement begins with `{verb}`, which is no SQL that can be served here: use SELECT"
             )));
         }
     }

@@ -35,6 +35,8 @@ fn what_one_client_gets_wrong_harms_no_other() {
         answered(&clients, SOME).await?;
         tokens(&scene).await?;
         answered(&clients, SOME).await?;
+        statements(&scene).await?;
+        answered(&clients, SOME).await?;
         let histories = clients.stop().await?;
         undisturbed(&histories, |_| true)?;
         let verdict = scene.settled(&histories).await?;
@@ -90,6 +92,34 @@ async fn uploads(scene: &Scene) -> Result<()> {
         other.status == StatusCode::NOT_FOUND,
         "a refused upload left a database"
     );
+    Ok(())
+}
+
+/// SQL that can't be served, or that asks for what is not the client's.
+async fn statements(scene: &Scene) -> Result<()> {
+    let api = scene.cluster.node(1).api().with_token(&scene.owner);
+    let path = format!("/v1/database/{DATABASE}/sql");
+    let refused = [
+        (
+            "SELECT * FROM rtdb_state",
+            StatusCode::BAD_REQUEST,
+            "no such table",
+        ),
+        ("SELECT * FROM st_table", StatusCode::BAD_REQUEST, "no such table"),
+        ("DELETE FROM counter", StatusCode::NOT_IMPLEMENTED, "DELETE"),
+        ("make me a sandwich", StatusCode::BAD_REQUEST, "make"),
+        ("SELECT * FROM", StatusCode::BAD_REQUEST, ""),
+    ];
+    for (sql, status, why) in refused {
+        let answer = api.send(Method::POST, &path, sql).await?;
+        let text = answer.text();
+        ensure!(
+            answer.status == status && text.contains(why),
+            "{sql}: {} {text}",
+            answer.status
+        );
+        ensure!(!text.is_empty(), "{sql}: refused without a word");
+    }
     Ok(())
 }
 

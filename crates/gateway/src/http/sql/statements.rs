@@ -1,13 +1,13 @@
 //! What SQL text would do, as far as it must be known here: read, or anything else.
 
-use rtdb_protocol::HIDDEN_PREFIX;
+use rtdb_protocol::hidden;
 
 /// What a text of SQL statements would do.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Statements {
     /// Nothing but queries.
     Reads,
-    /// It names something of the cluster's own.
+    /// It names a table that is not for clients.
     Hidden(String),
     /// There is a statement that begins with this word.
     Other(String),
@@ -29,10 +29,7 @@ pub(super) fn classify(sql: &str) -> Statements {
         match token {
             Token::Semicolon => at_start = true,
             Token::Word(word) => {
-                let is_hidden = word
-                    .get(..HIDDEN_PREFIX.len())
-                    .is_some_and(|start| start.eq_ignore_ascii_case(HIDDEN_PREFIX));
-                if is_hidden {
+                if hidden::is_hidden_table(word) {
                     return Statements::Hidden(word.to_owned());
                 }
                 let reads = word.eq_ignore_ascii_case("select") || word.eq_ignore_ascii_case("show");
@@ -124,6 +121,10 @@ mod tests {
         assert_eq!(
             classify("select a.* from a join \"RTDB_session\" b"),
             Statements::Hidden("RTDB_session".into())
+        );
+        assert_eq!(
+            classify("select * from st_table"),
+            Statements::Hidden("st_table".into())
         );
         assert_eq!(
             classify("select * from a where name = 'rtdb_state'"),
