@@ -199,7 +199,7 @@ await step('a caller that wants no results gets none, whether its calls succeed 
 await step('a query of a table that is not there is refused, and so are those of hidden tables', async () => {
   const missing = await errorOf(first.subscribe('SELECT * FROM missing'));
   assert.match(missing, /missing/);
-  for (const hidden of ['rtdb_state', 'rtdb_session']) {
+  for (const hidden of ['rtdb_state', 'rtdb_session', 'rtdb_sequence']) {
     const refused = await errorOf(first.subscribe(`SELECT * FROM ${hidden}`));
     assert.equal(refused, missing.replaceAll('missing', hidden));
   }

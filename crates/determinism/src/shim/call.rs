@@ -7,6 +7,7 @@ use super::emit::{Code, Emit, I32, I64, function};
 use super::host::Host;
 use super::layout::*;
 use super::scratch::Scratch;
+use super::sequence::Sequences;
 use super::state::State;
 use super::{load, source, successes};
 use crate::header;
@@ -19,6 +20,7 @@ pub(super) struct Call {
     pub(super) digest: GlobalId,
     pub(super) in_call: GlobalId,
     pub(super) state: State,
+    pub(super) sequences: Sequences,
     /// `setup()`.
     pub(super) setup: FunctionId,
     /// The module's own `__call_reducer__`.
@@ -32,6 +34,7 @@ impl Call {
             digest,
             in_call,
             state,
+            sequences,
             ..
         } = self;
         let read = source::add(module, self.host, scratch);
@@ -64,6 +67,7 @@ impl Call {
             });
             scratch.get64(code, STATE_DIGEST);
             code.global_set(digest);
+            sequences.begin(code);
 
             code.local_get(id)
                 .i32_const(plan.reducers as i32)
@@ -104,7 +108,8 @@ impl Call {
                 code.global_get(digest);
             });
             code.call(count);
-            code.local_get(present).call(state.write);
+            sequences.store(code);
+            code.call(state.write);
 
             code.local_get(id).is(disconnect);
             if let Some(disconnected) = plan.client_disconnected {

@@ -1,6 +1,6 @@
 //! The shim's own memory: one region behind the module's, grown when an instance takes its first call.
 
-use crate::hidden::{SESSION, STATE};
+use crate::hidden::{SEQUENCE, SESSION, STATE, STATE_PAIRS};
 use crate::plan::{Plan, SEQUENCES_MAX};
 use crate::successes::SUMS;
 
@@ -10,41 +10,72 @@ pub(super) const HEADER: u32 = 0;
 pub(super) const LEN: u32 = 72;
 /// Where host functions leave a handle, an id or a count.
 pub(super) const OUT: u32 = 80;
-/// The row of `rtdb_session`.
+/// The columns of the row of `rtdb_session`.
 pub(super) const RECEIPT: u32 = 88;
-pub(super) const RECEIPT_BYTES: u32 = 16;
 /// An inclusive bound of an index scan: its tag (0), then a u64.
 pub(super) const BOUND: u32 = 111;
 pub(super) const BOUND_BYTES: u32 = 9;
 pub(super) const BOUND_KEY: u32 = 112;
-/// The ids of the hidden tables and of their indexes.
-pub(super) const STATE_TABLE_ID: u32 = 120;
-pub(super) const STATE_INDEX_ID: u32 = 124;
-pub(super) const SESSION_TABLE_ID: u32 = 128;
-pub(super) const SESSION_INDEX_ID: u32 = 132;
+/// The ids of the hidden tables and of their indexes: see [`Row`].
+const IDS: u32 = 120;
 /// A hidden reducer's own arguments.
-pub(super) const ARGUMENT: u32 = 136;
+pub(super) const ARGUMENT: u32 = 144;
 /// The longest name that `rtdb_load` takes, in bytes.
 pub(super) const NAME_BYTES_MAX: u32 = 256;
 /// A table's name, for `rtdb_load`.
-pub(super) const NAME: u32 = 144;
-/// The row of `rtdb_state`: its one-byte id, so that the integers behind it are aligned.
-pub(super) const STATE_ROW: u32 = 407;
-pub(super) const STATE_INDEX: u32 = 408;
-pub(super) const STATE_DIGEST: u32 = 416;
-pub(super) const STATE_MODULE: u32 = 424;
+pub(super) const NAME: u32 = 152;
+/// The columns of the row of `rtdb_state`, aligned, behind its id.
+pub(super) const STATE_INDEX: u32 = 416;
+pub(super) const STATE_DIGEST: u32 = 424;
+pub(super) const STATE_MODULE: u32 = 432;
 /// Sums of 32 bits.
-pub(super) const STATE_SUCCESSES: u32 = 432;
-/// The length of its last column in bytes, and the column: pairs `key: u64, next: i64`.
-pub(super) const PAIRS_LEN: u32 = STATE_SUCCESSES + SUMS as u32 * 4;
-pub(super) const PAIRS: u32 = PAIRS_LEN + 4;
+pub(super) const STATE_SUCCESSES: u32 = 440;
+/// Pairs `key: u64, next: i64`. A key of 0 is a free pair.
+pub(super) const PAIRS: u32 = STATE_SUCCESSES + SUMS as u32 * 4;
+pub(super) const PAIRS_END: u32 = PAIRS + STATE_PAIRS as u32 * PAIR_BYTES;
 pub(super) const PAIR_BYTES: u32 = 16;
 pub(super) const PAIR_NEXT: u32 = 8;
-/// The most pairs that there is room for: [`SEQUENCES_MAX`] of a module, and as many of its earlier versions.
-const PAIRS_MAX: u32 = 2 * SEQUENCES_MAX as u32;
-pub(super) const PAIRS_END: u32 = PAIRS + PAIRS_MAX * PAIR_BYTES;
+/// The length in bytes of the last column of the row of `rtdb_sequence`, and the column: more pairs, none free.
+pub(super) const MORE_LEN: u32 = PAIRS_END + 4;
+pub(super) const MORE: u32 = MORE_LEN + 4;
+pub(super) const MORE_END: u32 = MORE + MORE_MAX * PAIR_BYTES;
+/// The most of these: with those in `rtdb_state`, [`SEQUENCES_MAX`] of a module, and as many of its earlier versions.
+const MORE_MAX: u32 = (2 * SEQUENCES_MAX - STATE_PAIRS) as u32;
+
+/// Where a hidden row stands, and what it takes to fetch and put it.
+#[derive(Clone, Copy)]
+pub(super) struct Row {
+    /// The place for the table's id.
+    pub(super) table_id: u32,
+    /// The place for the id of the primary key's index.
+    pub(super) index_id: u32,
+    /// The row. An id of one byte stands before the integers, so that these are aligned.
+    pub(super) at: u32,
+    /// The end of the room for it.
+    pub(super) end: u32,
+}
+
+pub(super) const STATE_ROW: Row = Row {
+    table_id: IDS,
+    index_id: IDS + 4,
+    at: STATE_INDEX - 1,
+    end: PAIRS_END,
+};
+pub(super) const SESSION_ROW: Row = Row {
+    table_id: IDS + 8,
+    index_id: IDS + 12,
+    at: RECEIPT,
+    end: RECEIPT + 16,
+};
+pub(super) const SEQUENCE_ROW: Row = Row {
+    table_id: IDS + 16,
+    index_id: IDS + 20,
+    at: MORE_LEN - 1,
+    end: MORE_END,
+};
+
 /// Up to here all is 0 at first; the image follows.
-pub(super) const IMAGE: u32 = PAIRS_END.next_multiple_of(8);
+pub(super) const IMAGE: u32 = MORE_END.next_multiple_of(8);
 
 /// A slot of the map from table ids to ordinals: `id: u32, ordinal: u32`. The id 0 is an empty slot.
 pub(super) const SLOT_BYTES: u32 = 8;
@@ -70,8 +101,8 @@ pub(super) struct Layout {
     /// The module's tables, by ordinal.
     pub(super) tables: Vec<Name>,
     /// What to look up at first use: tables, then indexes, each with the place for its id.
-    pub(super) hidden_tables: [(Name, u32); 2],
-    pub(super) hidden_indexes: [(Name, u32); 2],
+    pub(super) hidden_tables: [(Name, u32); 3],
+    pub(super) hidden_indexes: [(Name, u32); 3],
     /// The region's initial contents from [`IMAGE`] on.
     pub(super) image: Vec<u8>,
 }
@@ -94,10 +125,13 @@ impl Layout {
             .iter()
             .map(|table| name(&mut image, &table.name))
             .collect();
-        let hidden_tables = [(&STATE, STATE_TABLE_ID), (&SESSION, SESSION_TABLE_ID)]
-            .map(|(table, id)| (name(&mut image, table.name), id));
-        let hidden_indexes = [(&STATE, STATE_INDEX_ID), (&SESSION, SESSION_INDEX_ID)]
-            .map(|(table, id)| (name(&mut image, table.index), id));
+        let hidden = [
+            (&STATE, STATE_ROW),
+            (&SESSION, SESSION_ROW),
+            (&SEQUENCE, SEQUENCE_ROW),
+        ];
+        let hidden_tables = hidden.map(|(table, row)| (name(&mut image, table.name), row.table_id));
+        let hidden_indexes = hidden.map(|(table, row)| (name(&mut image, table.index), row.index_id));
         Self {
             slots,
             slots_mask: slot_count - 1,

@@ -50,8 +50,7 @@ pub(super) fn add(module: &mut Module, host: Host, scratch: Scratch, read: Funct
                     .local_get(len)
                     .call(read)
                     .local_set(source);
-                scratch.at(code, LEN);
-                code.local_get(len).write32(scratch.memory, 0);
+                scratch.set32(code, LEN, len);
                 code.local_get(table).local_get(row);
                 scratch.at(code, LEN);
                 code.call(host.insert).must();

@@ -3,7 +3,8 @@
 //! The pieces, in the order of a call: `call` wraps `__call_reducer__`, which `setup` prepares at its first use in an
 //! instance and `source` feeds; `state` tells whether the call is new; the module runs, and its writes pass through
 //! `write`, where `walk` and `sequence` fill in generated columns and `digest` keeps account; `successes` counts the
-//! call, and `state` writes back. A hidden row that can't be read or written traps, which makes the host roll everything back.
+//! call, and `sequence` and `state` write back. A hidden row that can't be read or written traps, which makes the host
+//! roll everything back.
 
 mod call;
 mod describe;
@@ -32,7 +33,8 @@ use self::emit::{Emit, I32, I64, function, global};
 use self::host::Host;
 use self::layout::Layout;
 use self::scratch::Scratch;
-use self::state::State;
+use self::sequence::Sequences;
+use self::state::{Rows, State};
 use self::walk::Generated;
 use self::write::Writes;
 use crate::PrepareError;
@@ -115,6 +117,8 @@ impl Target {
         let digest = global(module, I64);
         let in_call = global(module, I32);
         let setup = setup::add(module, host, scratch, &layout);
+        let rows = Rows::add(module, host, scratch);
+        let sequences = Sequences::add(module, scratch, rows);
         let count = global(module, I32);
         let generated = Generated::new(scratch, &layout, count);
         let writes = Writes {
@@ -123,7 +127,7 @@ impl Target {
             generated,
             in_call,
             ordinal: setup::add_ordinal(module, scratch, &layout),
-            fill: add_fill(module, plan, generated, scratch),
+            fill: add_fill(module, plan, generated, sequences),
             write_back: generated.add_write_back(module),
         };
         let muted = describe::mute(module, host, &imports)?;
@@ -132,13 +136,14 @@ impl Target {
         }
 
         let describe = describe::add(module, host, scratch, original_describe, muted, &plan.def);
-        let state = State::add(module, host, scratch);
+        let state = State::add(module, host, scratch, rows);
         let call = Call {
             host,
             scratch,
             digest,
             in_call,
             state,
+            sequences,
             setup,
             original: original_call,
         };
@@ -150,11 +155,10 @@ impl Target {
 }
 
 /// `fill(ordinal, row)`: by the way of the table in question, if it has generated columns at all.
-fn add_fill(module: &mut Module, plan: &Plan, generated: Generated, scratch: Scratch) -> FunctionId {
-    let find = sequence::add_find(module, scratch);
+fn add_fill(module: &mut Module, plan: &Plan, generated: Generated, sequences: Sequences) -> FunctionId {
     let takes: Vec<_> = plan
         .sequences()
-        .map(|it| sequence::add_take(module, scratch, find, it))
+        .map(|it| sequences.add_take(module, it))
         .collect();
     let mut takes = takes.into_iter();
     let fills: Vec<_> = plan

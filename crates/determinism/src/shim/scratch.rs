@@ -29,10 +29,10 @@ impl Scratch {
         code.global_get(self.base).read64(self.memory, offset);
     }
 
-    /// Sets the i32 at `offset` to a constant.
-    pub(super) fn put32(self, code: &mut Code<'_>, offset: u32, value: u32) {
+    /// Sets the i32 at `offset` to a local.
+    pub(super) fn set32(self, code: &mut Code<'_>, offset: u32, value: LocalId) {
         code.global_get(self.base)
-            .i32_const(value as i32)
+            .local_get(value)
             .write32(self.memory, offset);
     }
 

@@ -1,84 +1,154 @@
 //! Generated numbers, from the row of `rtdb_state` instead of the host's sequences. `state` reads the row before the
-//! module runs, and writes it back after: here it only changes in memory.
+//! module runs, and writes it back after: here it only changes in memory. The columns that come too late for a pair in
+//! this row have theirs in the row of `rtdb_sequence`, which is read when a call first needs it.
 
-use walrus::ir::BinaryOp;
-use walrus::{FunctionId, Module};
+use walrus::ir::{BinaryOp, UnaryOp};
+use walrus::{FunctionId, GlobalId, Module};
 
-use super::emit::{Emit, I32, I64, function};
+use super::emit::{Code, Emit, I32, I64, function, global};
 use super::layout::*;
 use super::scratch::Scratch;
+use super::state::Rows;
 use crate::plan::Sequence;
+
+/// What hands out numbers.
+#[derive(Clone, Copy)]
+pub(super) struct Sequences {
+    scratch: Scratch,
+    rows: Rows,
+    /// Whether the current call has read the row of `rtdb_sequence`. It only does that to take a number from it.
+    more: GlobalId,
+    /// `find(key, start) -> address`.
+    find: FunctionId,
+}
+
+impl Sequences {
+    pub(super) fn add(module: &mut Module, scratch: Scratch, rows: Rows) -> Self {
+        let more = global(module, I32);
+        Self {
+            scratch,
+            rows,
+            more,
+            find: add_find(module, scratch, rows, more),
+        }
+    }
+
+    /// A call begins: whatever an earlier one has left in memory may have been rolled back, or be outdated.
+    pub(super) fn begin(self, code: &mut Code<'_>) {
+        code.i32_const(0).global_set(self.more);
+    }
+
+    /// Writes the row of `rtdb_sequence` back, if the current call has taken numbers from it.
+    pub(super) fn store(self, code: &mut Code<'_>) {
+        code.global_get(self.more).when(|code| {
+            self.scratch.get32(code, MORE_LEN);
+            code.plus(MORE - SEQUENCE_ROW.at);
+            self.rows.put(code, SEQUENCE_ROW);
+        });
+    }
+
+    /// `take() -> i64`: the next number of `sequence`.
+    pub(super) fn add_take(self, module: &mut Module, sequence: &Sequence) -> FunctionId {
+        let memory = self.scratch.memory;
+        let beyond = if sequence.increment > 0 {
+            BinaryOp::I64GtS
+        } else {
+            BinaryOp::I64LtS
+        };
+        function(module, [], &[I64], |code, [], locals| {
+            let (pair, value) = (locals.add(I32), locals.add(I64));
+            code.i64_const(sequence.key.cast_signed())
+                .i64_const(sequence.start)
+                .call(self.find)
+                .local_tee(pair)
+                .local_get(pair)
+                .read64(memory, PAIR_NEXT)
+                .local_tee(value);
+            code.local_get(value).i64_const(sequence.last).binop(beyond);
+            code.if_else(
+                I64,
+                |code| {
+                    code.i64_const(sequence.wrap);
+                },
+                |code| {
+                    code.i64_const(sequence.increment);
+                },
+            );
+            code.binop(BinaryOp::I64Add)
+                .write64(memory, PAIR_NEXT)
+                .local_get(value);
+        })
+    }
+}
 
 /// `find(key, start) -> address`: of a column's pair; of a new one that says `start` if the column has none. Traps if
 /// there is no room for it.
-pub(super) fn add_find(module: &mut Module, scratch: Scratch) -> FunctionId {
+fn add_find(module: &mut Module, scratch: Scratch, rows: Rows, more: GlobalId) -> FunctionId {
     let memory = scratch.memory;
+    let search = add_search(module, scratch);
     function(module, [I64, I64], &[I32], |code, [key, start], locals| {
-        let (pair, end) = (locals.add(I32), locals.add(I32));
+        let pair = locals.add(I32);
         scratch.at(code, PAIRS);
-        code.local_tee(pair);
-        scratch.get32(code, PAIRS_LEN);
-        code.add().local_set(end);
+        scratch.at(code, PAIRS_END);
+        code.local_get(key).call(search).local_tee(pair);
+        scratch.at(code, PAIRS_END);
+        code.binop(BinaryOp::I32GeU).when(|code| {
+            code.global_get(more).is_zero().when(|code| {
+                rows.fetch(code, SEQUENCE_ROW);
+                code.drop().i32_const(1).global_set(more);
+            });
+            scratch.at(code, MORE);
+            more_end(code, scratch);
+            code.local_get(key).call(search).local_tee(pair);
+            more_end(code, scratch);
+            code.binop(BinaryOp::I32GeU).when(|code| {
+                // A new pair, free so far whatever stood there.
+                code.local_get(pair);
+                scratch.at(code, MORE_END);
+                code.binop(BinaryOp::I32GeU).trap_if();
+                code.local_get(pair).i64_const(0).write64(memory, 0);
+                scratch.at(code, MORE_LEN);
+                scratch.get32(code, MORE_LEN);
+                code.plus(PAIR_BYTES).write32(memory, 0);
+            });
+        });
+        code.local_get(pair).read64(memory, 0).unop(UnaryOp::I64Eqz);
+        code.when(|code| {
+            code.local_get(pair).local_get(key).write64(memory, 0);
+            code.local_get(pair).local_get(start).write64(memory, PAIR_NEXT);
+        });
+        code.local_get(pair);
+    })
+}
+
+/// Pushes the end of the pairs of `rtdb_sequence`.
+fn more_end(code: &mut Code<'_>, scratch: Scratch) {
+    scratch.at(code, MORE);
+    scratch.get32(code, MORE_LEN);
+    code.add();
+}
+
+/// `search(pair, end, key) -> address`: of the first pair from `pair` on that is `key`'s or free, or `end`.
+fn add_search(module: &mut Module, scratch: Scratch) -> FunctionId {
+    let params = [I32, I32, I64];
+    function(module, params, &[I32], |code, [pair, end, key], locals| {
+        let found = locals.add(I64);
         code.repeat(
             |code| {
                 code.local_get(pair).local_get(end).binop(BinaryOp::I32LtU);
             },
             |code| {
                 code.local_get(pair)
-                    .read64(memory, 0)
-                    .local_get(key)
-                    .binop(BinaryOp::I64Eq)
-                    .when(|code| {
-                        code.local_get(pair).return_();
-                    });
+                    .read64(scratch.memory, 0)
+                    .local_tee(found)
+                    .unop(UnaryOp::I64Eqz);
+                code.local_get(found).local_get(key).binop(BinaryOp::I64Eq);
+                code.binop(BinaryOp::I32Or).when(|code| {
+                    code.local_get(pair).return_();
+                });
                 code.advance(pair, PAIR_BYTES);
             },
         );
         code.local_get(pair);
-        scratch.at(code, PAIRS_END);
-        code.binop(BinaryOp::I32GeU).trap_if();
-        code.local_get(pair).local_get(key).write64(memory, 0);
-        code.local_get(pair).local_get(start).write64(memory, PAIR_NEXT);
-        scratch.at(code, PAIRS_LEN);
-        scratch.get32(code, PAIRS_LEN);
-        code.plus(PAIR_BYTES).write32(memory, 0).local_get(pair);
-    })
-}
-
-/// `take() -> i64`: the next number of `sequence`.
-pub(super) fn add_take(
-    module: &mut Module,
-    scratch: Scratch,
-    find: FunctionId,
-    sequence: &Sequence,
-) -> FunctionId {
-    let memory = scratch.memory;
-    let beyond = if sequence.increment > 0 {
-        BinaryOp::I64GtS
-    } else {
-        BinaryOp::I64LtS
-    };
-    function(module, [], &[I64], |code, [], locals| {
-        let (pair, value) = (locals.add(I32), locals.add(I64));
-        code.i64_const(sequence.key.cast_signed())
-            .i64_const(sequence.start)
-            .call(find)
-            .local_tee(pair)
-            .local_get(pair)
-            .read64(memory, PAIR_NEXT)
-            .local_tee(value);
-        code.local_get(value).i64_const(sequence.last).binop(beyond);
-        code.if_else(
-            I64,
-            |code| {
-                code.i64_const(sequence.wrap);
-            },
-            |code| {
-                code.i64_const(sequence.increment);
-            },
-        );
-        code.binop(BinaryOp::I64Add)
-            .write64(memory, PAIR_NEXT)
-            .local_get(value);
     })
 }

@@ -23,8 +23,7 @@ pub(super) fn add(module: &mut Module, host: Host, scratch: Scratch) -> Function
                     code.local_get(len);
                 },
                 |code| {
-                    scratch.at(code, LEN);
-                    code.local_get(len).write32(scratch.memory, 0);
+                    scratch.set32(code, LEN, len);
                     code.local_get(source).local_get(to);
                     scratch.at(code, LEN);
                     code.call(host.source_read).local_tee(result).when(|code| {

@@ -3,19 +3,108 @@
 use walrus::ir::BinaryOp;
 use walrus::{FunctionId, Module};
 
-use super::emit::{Emit, I32, function};
+use super::emit::{Code, Emit, I32, function};
 use super::host::Host;
 use super::layout::*;
 use super::scratch::Scratch;
 use crate::abi;
 use crate::header;
 
-/// The functions that keep the hidden rows.
+/// The functions that fetch and put hidden rows.
+#[derive(Clone, Copy)]
+pub(super) struct Rows {
+    scratch: Scratch,
+    /// `fetch(table_id, row, room) -> bytes`.
+    fetch: FunctionId,
+    /// `put(bytes, table_id, index_id, row)`.
+    put: FunctionId,
+}
+
+impl Rows {
+    pub(super) fn add(module: &mut Module, host: Host, scratch: Scratch) -> Self {
+        Self {
+            scratch,
+            fetch: add_fetch(module, host, scratch),
+            put: add_put(module, host, scratch),
+        }
+    }
+
+    /// Fetches a table's only row, and pushes its length. If there is none, that is 0, and so are all columns.
+    pub(super) fn fetch(self, code: &mut Code<'_>, row: Row) {
+        self.scratch.get32(code, row.table_id);
+        self.scratch.at(code, row.at);
+        code.i32_const((row.end - row.at) as i32).call(self.fetch);
+    }
+
+    /// Pops a row's length; puts it in the place of the one with its key, or as a new one.
+    pub(super) fn put(self, code: &mut Code<'_>, row: Row) {
+        self.scratch.get32(code, row.table_id);
+        self.scratch.get32(code, row.index_id);
+        self.scratch.at(code, row.at);
+        code.call(self.put);
+    }
+
+    /// The same, for a row that fills its room.
+    fn put_whole(self, code: &mut Code<'_>, row: Row) {
+        code.i32_const((row.end - row.at) as i32);
+        self.put(code, row);
+    }
+}
+
+fn add_fetch(module: &mut Module, host: Host, scratch: Scratch) -> FunctionId {
+    function(module, [I32; 3], &[I32], |code, [table, row, room], _| {
+        code.local_get(table);
+        scratch.at(code, OUT);
+        code.call(host.scan).must();
+        scratch.set32(code, LEN, room);
+        scratch.get32(code, OUT);
+        code.local_get(row);
+        scratch.at(code, LEN);
+        code.call(host.advance)
+            .i32_const(abi::EXHAUSTED)
+            .binop(BinaryOp::I32Ne)
+            .trap_if();
+        scratch.get32(code, LEN);
+        code.is_zero().when(|code| {
+            code.local_get(row)
+                .i32_const(0)
+                .local_get(room)
+                .memory_fill(scratch.memory);
+        });
+        scratch.get32(code, LEN);
+    })
+}
+
+fn add_put(module: &mut Module, host: Host, scratch: Scratch) -> FunctionId {
+    function(
+        module,
+        [I32; 4],
+        &[],
+        |code, [bytes, table, index, row], locals| {
+            let errno = locals.add(I32);
+            scratch.set32(code, LEN, bytes);
+            code.local_get(table).local_get(index).local_get(row);
+            scratch.at(code, LEN);
+            code.call(host.update)
+                .local_tee(errno)
+                .is(abi::NO_SUCH_ROW)
+                .when(|code| {
+                    scratch.set32(code, LEN, bytes);
+                    code.local_get(table).local_get(row);
+                    scratch.at(code, LEN);
+                    code.call(host.insert).local_set(errno);
+                });
+            code.local_get(errno).must();
+        },
+    )
+}
+
+/// The functions that keep `rtdb_state` and `rtdb_session`.
 #[derive(Clone, Copy)]
 pub(super) struct State {
     /// `read() -> present`: fetches the row of `rtdb_state`; all zeros if there is none.
     pub(super) read: FunctionId,
-    /// `write(present)`: writes it back.
+    /// `write()`: writes it back.
     pub(super) write: FunctionId,
     /// `receipt()`: tells the call's session that the call is applied.
     pub(super) receipt: FunctionId,
@@ -24,89 +113,25 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn add(module: &mut Module, host: Host, scratch: Scratch) -> Self {
+    pub(super) fn add(module: &mut Module, host: Host, scratch: Scratch, rows: Rows) -> Self {
         Self {
-            read: add_read(module, host, scratch),
-            write: add_write(module, host, scratch),
-            receipt: add_receipt(module, host, scratch),
+            read: function(module, [], &[I32], |code, [], _| rows.fetch(code, STATE_ROW)),
+            write: function(module, [], &[], |code, [], _| rows.put_whole(code, STATE_ROW)),
+            receipt: add_receipt(module, scratch, rows),
             forget: add_forget(module, host, scratch),
         }
     }
 }
 
-fn add_read(module: &mut Module, host: Host, scratch: Scratch) -> FunctionId {
-    function(module, [], &[I32], |code, [], _| {
-        for field in (STATE_INDEX..PAIRS_LEN).step_by(8) {
-            scratch.set64(code, field, |code| {
-                code.i64_const(0);
-            });
-        }
-        scratch.put32(code, PAIRS_LEN, 0);
-        scratch.get32(code, STATE_TABLE_ID);
-        scratch.at(code, OUT);
-        code.call(host.scan).must();
-        scratch.put32(code, LEN, PAIRS_END - STATE_ROW);
-        scratch.get32(code, OUT);
-        scratch.at(code, STATE_ROW);
-        scratch.at(code, LEN);
-        code.call(host.advance)
-            .i32_const(abi::EXHAUSTED)
-            .binop(BinaryOp::I32Ne)
-            .trap_if();
-        scratch.get32(code, LEN);
-    })
-}
-
-fn add_write(module: &mut Module, host: Host, scratch: Scratch) -> FunctionId {
-    function(module, [I32], &[], |code, [present], _| {
-        scratch.at(code, LEN);
-        scratch.get32(code, PAIRS_LEN);
-        code.plus(PAIRS - STATE_ROW).write32(scratch.memory, 0);
-        code.local_get(present);
-        code.if_else(
-            None,
-            |code| {
-                scratch.get32(code, STATE_TABLE_ID);
-                scratch.get32(code, STATE_INDEX_ID);
-                scratch.at(code, STATE_ROW);
-                scratch.at(code, LEN);
-                code.call(host.update).must();
-            },
-            |code| {
-                scratch.get32(code, STATE_TABLE_ID);
-                scratch.at(code, STATE_ROW);
-                scratch.at(code, LEN);
-                code.call(host.insert).must();
-            },
-        );
-    })
-}
-
-fn add_receipt(module: &mut Module, host: Host, scratch: Scratch) -> FunctionId {
-    function(module, [], &[], |code, [], locals| {
-        let errno = locals.add(I32);
+fn add_receipt(module: &mut Module, scratch: Scratch, rows: Rows) -> FunctionId {
+    function(module, [], &[], |code, [], _| {
         scratch.set64(code, RECEIPT, |code| {
             scratch.get64(code, HEADER + header::SESSION_AT)
         });
         scratch.set64(code, RECEIPT + 8, |code| {
             scratch.get64(code, HEADER + header::INDEX_AT)
         });
-        scratch.put32(code, LEN, RECEIPT_BYTES);
-        scratch.get32(code, SESSION_TABLE_ID);
-        scratch.get32(code, SESSION_INDEX_ID);
-        scratch.at(code, RECEIPT);
-        scratch.at(code, LEN);
-        code.call(host.update)
-            .local_tee(errno)
-            .is(abi::NO_SUCH_ROW)
-            .when(|code| {
-                scratch.put32(code, LEN, RECEIPT_BYTES);
-                scratch.get32(code, SESSION_TABLE_ID);
-                scratch.at(code, RECEIPT);
-                scratch.at(code, LEN);
-                code.call(host.insert).local_set(errno);
-            });
-        code.local_get(errno).must();
+        rows.put_whole(code, SESSION_ROW);
     })
 }
 
@@ -116,7 +141,7 @@ fn add_forget(module: &mut Module, host: Host, scratch: Scratch) -> FunctionId {
             scratch.get64(code, HEADER + header::SESSION_AT)
         });
         // No prefix, the same bound twice.
-        scratch.get32(code, SESSION_INDEX_ID);
+        scratch.get32(code, SESSION_ROW.index_id);
         scratch.at(code, BOUND);
         code.i32_const(0).i32_const(0);
         for _ in 0..2 {

@@ -32,7 +32,7 @@ pub(super) fn add_count(module: &mut Module, scratch: Scratch) -> FunctionId {
         code.local_set(element).i64_const(1).local_set(power);
         scratch.at(code, STATE_SUCCESSES);
         code.local_set(sum);
-        scratch.at(code, PAIRS_LEN);
+        scratch.at(code, PAIRS);
         code.local_set(end);
         code.repeat(
             |code| {

@@ -32,11 +32,20 @@ struct World {
     iterators: HashMap<u32, Vec<Vec<u8>>>,
     sink: Vec<u8>,
     handles: u32,
+    touched: Vec<String>,
 }
 
 impl World {
     fn db(&mut self) -> Result<&mut Database, Error> {
         self.db.as_mut().ok_or_else(|| Error::new("not in a transaction"))
+    }
+
+    /// The place of the table with this id, which is now touched.
+    fn touch(&mut self, table: u32) -> Result<usize, Error> {
+        let at = (table - self.first_id) as usize;
+        let name = self.db()?.tables[at].name.clone();
+        self.touched.push(name);
+        Ok(at)
     }
 
     fn handle(&mut self) -> u32 {
@@ -53,6 +62,8 @@ pub(crate) struct FakeHost {
     pub(crate) db: Database,
     /// How many instances there have been.
     pub(crate) instances: u32,
+    /// The tables that the last successful call scanned or wrote to, in order.
+    pub(crate) touched: Vec<String>,
 }
 
 impl FakeHost {
@@ -68,6 +79,7 @@ impl FakeHost {
             instance,
             db: Database::new(&def),
             instances: 1,
+            touched: Vec::new(),
         }
     }
 
@@ -103,6 +115,7 @@ impl FakeHost {
         let world = store.data_mut();
         world.db = Some(self.db.clone());
         world.sink.clear();
+        world.touched.clear();
         let source = world.handle();
         world.sources.insert(source, [&header.encode(), args].concat());
         let call = instance
@@ -122,10 +135,11 @@ impl FakeHost {
         world.sources.clear();
         let db = world.db.take().expect("the transaction is still there");
         let message = String::from_utf8_lossy(&world.sink).into_owned();
+        let touched = std::mem::take(&mut world.touched);
         self.instance = Some((store, instance));
         match results[0].i32() {
             Some(0) => {
-                self.db = db;
+                (self.db, self.touched) = (db, touched);
                 Ok(())
             }
             _ => Err(Failure::Failed(message)),
@@ -159,6 +173,7 @@ fn instantiate(engine: &Engine, module: &Module, first_id: u32) -> (Store<World>
         iterators: HashMap::new(),
         sink: Vec::new(),
         handles: first_id,
+        touched: Vec::new(),
     };
     let mut store = Store::new(engine, world);
     let instance = linker(engine)
@@ -276,7 +291,7 @@ fn open(world: &mut World, bytes: &mut [u8], rows: Vec<ProductValue>, out: u32) 
 
 fn scan(mut host: Host, table: u32, out: u32) -> Result<u32, Error> {
     let (bytes, world) = memory(&mut host);
-    let at = (table - world.first_id) as usize;
+    let at = world.touch(table)?;
     let rows = world.db()?.tables[at].rows.clone();
     open(world, bytes, rows, out);
     Ok(0)
@@ -337,7 +352,7 @@ fn advance(mut host: Host, iterator: u32, buffer: u32, len_at: u32) -> Result<i3
 
 fn insert(mut host: Host, table: u32, row: u32, len_at: u32) -> Result<u32, Error> {
     let (bytes, world) = memory(&mut host);
-    let at = (table - world.first_id) as usize;
+    let at = world.touch(table)?;
     let row = slice(bytes, row, read32(bytes, len_at)).to_vec();
     let db = world.db()?;
     let row = db.decode(at, &row);
@@ -350,10 +365,7 @@ fn insert(mut host: Host, table: u32, row: u32, len_at: u32) -> Result<u32, Erro
 
 fn update(mut host: Host, table: u32, index: u32, row: u32, len_at: u32) -> Result<u32, Error> {
     let (bytes, world) = memory(&mut host);
-    let (at, index) = (
-        (table - world.first_id) as usize,
-        (index - world.first_id) as usize,
-    );
+    let (at, index) = (world.touch(table)?, (index - world.first_id) as usize);
     let row = slice(bytes, row, read32(bytes, len_at)).to_vec();
     let db = world.db()?;
     let row = db.decode(at, &row);

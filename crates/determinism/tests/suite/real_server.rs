@@ -1,4 +1,4 @@
-//! A prepared module on a real SpacetimeDB 1.2.0, found by `$SPACETIMEDB_BIN`; without it the test does nothing.
+//! Prepared modules on a real SpacetimeDB 1.2.0, found by `$SPACETIMEDB_BIN`; without it the tests do nothing.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,6 +10,7 @@ use rtdb_determinism::{Module, original_schema};
 use serde_json::{Value, json};
 
 use crate::fixtures::{prepared, wasm};
+use crate::raw_module::numbered;
 
 const START_MAX: Duration = Duration::from_secs(60);
 const REQUEST_MAX: Duration = Duration::from_secs(60);
@@ -154,12 +155,18 @@ fn ids(rows: &Value) -> Vec<u64> {
     ids
 }
 
+/// The server's program.
+fn program() -> Option<String> {
+    let bin = std::env::var("SPACETIMEDB_BIN").ok();
+    if bin.is_none() {
+        eprintln!("skipped: SPACETIMEDB_BIN is not set");
+    }
+    bin
+}
+
 #[test]
 fn a_prepared_module_runs_on_a_real_server_and_outlives_its_kill() {
-    let Ok(bin) = std::env::var("SPACETIMEDB_BIN") else {
-        eprintln!("skipped: SPACETIMEDB_BIN is not set");
-        return;
-    };
+    let Some(bin) = program() else { return };
     let data = tempfile::tempdir().expect("a temporary directory");
     let version = Command::new(&bin).arg("--version").output().expect("a version");
     let is_2x = String::from_utf8_lossy(&version.stdout).contains("version 2.");
@@ -219,4 +226,64 @@ fn a_prepared_module_runs_on_a_real_server_and_outlives_its_kill() {
     assert_eq!(server.rows("rtdb_state"), state);
     assert_eq!(server.call("add", 10, json!(["after", 0])).0, 200);
     assert_eq!(ids(&server.rows("counter")), [1, 2, 3, 4, 5, 6]);
+}
+
+#[test]
+fn more_columns_than_a_row_of_state_has_room_for_count_on_on_a_real_server() {
+    // The last one is never generated.
+    const COLUMNS: usize = 21;
+    let Some(bin) = program() else { return };
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let server = Server::start(&bin, data.path()).with_token(None);
+    let module = |generated: std::ops::Range<u16>| {
+        let generated: Vec<_> = generated.collect();
+        numbered(COLUMNS as u16, &generated, |_| {})
+    };
+    // The given numbers in the given columns, the call's index in the others.
+    let row = |index: u64, numbers: &[(std::ops::Range<usize>, u64)]| {
+        let mut row = [index; COLUMNS];
+        numbers
+            .iter()
+            .for_each(|(columns, number)| row[columns.clone()].fill(*number));
+        json!(row)
+    };
+    let insert = |server: &Server, index: u64, zeros: std::ops::Range<usize>| {
+        let (status, answer) = server.call("insert", index, row(index, &[(zeros, 0)]));
+        assert_eq!(status, 200, "{answer}");
+    };
+
+    server.publish("prepared", &module(0..10));
+    insert(&server, 1, 0..10);
+    insert(&server, 2, 7..9);
+    server.publish("prepared", &module(0..20));
+    insert(&server, 3, 0..20);
+    for (reducer, index) in [("fail", 4), ("explode", 5)] {
+        assert_eq!(server.call(reducer, index, row(index, &[(5..20, 0)])).0, 530);
+    }
+    insert(&server, 6, 5..20);
+    insert(&server, 7, 0..3);
+
+    std::thread::sleep(Duration::from_millis(200));
+    let token = server.token.clone();
+    drop(server);
+    let server = Server::start(&bin, data.path()).with_token(Some(token));
+    // What was lost with the server is sent again, and changes nothing where it was not.
+    insert(&server, 1, 0..10);
+    insert(&server, 2, 7..9);
+    insert(&server, 3, 0..20);
+    insert(&server, 6, 5..20);
+    insert(&server, 7, 0..3);
+    insert(&server, 8, 6..12);
+    let mut rows: Vec<_> = server.rows("rows").as_array().expect("rows").clone();
+    rows.sort_by_key(|row| row[COLUMNS - 1].as_u64());
+    let expected = [
+        row(1, &[(0..10, 1)]),
+        row(2, &[(7..9, 2)]),
+        row(3, &[(0..7, 2), (7..9, 3), (9..10, 2), (10..20, 1)]),
+        row(6, &[(5..7, 3), (7..9, 4), (9..10, 3), (10..20, 2)]),
+        row(7, &[(0..3, 3)]),
+        row(8, &[(6..7, 4), (7..9, 5), (9..10, 4), (10..12, 3)]),
+    ];
+    assert_eq!(rows, expected);
+    assert_eq!(ids(&server.rows("rtdb_sequence")), [0]);
 }
