@@ -160,10 +160,10 @@ impl Admin {
         if table.rows.is_empty() {
             return Ok(None);
         }
-        let column = |name| table.u64(0, name);
+        let column = |name| table.number(0, name);
         let mut sums = [0; Successes::COLUMNS.len()];
         for (sum, name) in sums.iter_mut().zip(Successes::COLUMNS) {
-            *sum = column(name)?;
+            *sum = table.number(0, name)?;
         }
         Ok(Some(DatabaseState {
             index: column("index")?,

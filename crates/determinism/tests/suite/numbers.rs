@@ -12,7 +12,7 @@ use crate::raw_module::numbered;
 const STATE_PAIRS: usize = 8;
 const PAIRS_MAX: usize = 1_024;
 /// What stands in the row before its pairs.
-const PAIRS_AT: usize = 25 + 8 * Successes::COLUMNS.len();
+const PAIRS_AT: usize = 25 + 16 * Successes::COLUMNS.len();
 /// A pair's bytes.
 const PAIR: usize = 16;
 

@@ -81,8 +81,8 @@ fn what_succeeds_is_counted_once() {
         counted.add(u64::MAX);
         let row = host.db.rows("rtdb_state").remove(0);
         let mut columns = [0; Successes::COLUMNS.len()];
-        for (column, bytes) in columns.iter_mut().zip(row[25..].chunks_exact(8)) {
-            *column = u64::from_le_bytes(bytes.try_into().unwrap());
+        for (column, bytes) in columns.iter_mut().zip(row[25..].chunks_exact(16)) {
+            *column = u128::from_le_bytes(bytes.try_into().unwrap());
         }
         assert_eq!(Successes::from_columns(columns), counted);
     });

@@ -1,16 +1,18 @@
 //! Answers to SQL, in the server's JSON: `[{"schema": {"elements": [{"name": {"some": "id"}, …}]}, "rows": [[…]]}]`.
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use thiserror::Error;
 
 /// The rows that a statement gave.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct SqlTable {
     /// The columns' names; empty for one without.
     pub columns: Vec<String>,
-    /// The rows, each a value per column.
-    pub rows: Vec<Vec<Value>>,
+    /// The rows, each a value per column, unparsed: not every number fits a [`Value`].
+    pub rows: Vec<Vec<Box<RawValue>>>,
 }
 
 /// Why an answer can't be used.
@@ -30,7 +32,7 @@ pub enum SqlError {
 #[derive(Deserialize)]
 struct Statement {
     schema: Schema,
-    rows: Vec<Vec<Value>>,
+    rows: Vec<Vec<Box<RawValue>>>,
 }
 
 #[derive(Deserialize)]
@@ -44,10 +46,16 @@ struct Element {
 }
 
 impl SqlTable {
-    pub(super) fn u64(&self, row: usize, column: &'static str) -> Result<u64, SqlError> {
+    pub(super) fn number<T: DeserializeOwned>(
+        &self,
+        row: usize,
+        column: &'static str,
+    ) -> Result<T, SqlError> {
         let place = self.columns.iter().position(|name| name == column);
-        let value = place.and_then(|place| self.rows.get(row)?.get(place)?.as_u64());
-        value.ok_or(SqlError::NoNumber(column))
+        let value = place.and_then(|place| self.rows.get(row)?.get(place));
+        value
+            .and_then(|value| serde_json::from_str(value.get()).ok())
+            .ok_or(SqlError::NoNumber(column))
     }
 }
 
@@ -79,17 +87,20 @@ mod tests {
         let json = br#"[{"schema":{"elements":[
             {"name":{"some":"index"},"algebraic_type":{"U64":[]}},
             {"name":{"none":[]},"algebraic_type":{"U64":[]}}]},
-            "rows":[[18446744073709551615,1],["x",2]],"total_duration_micros":7}]"#;
+            "rows":[[340282366920938463463374607431768211455,1],["x",2]],"total_duration_micros":7}]"#;
         let tables = parse(json).unwrap();
         assert_eq!(tables[0].columns, ["index", ""]);
-        assert_eq!(tables[0].u64(0, "index").unwrap(), u64::MAX);
+        assert_eq!(tables[0].number::<u128>(0, "index").unwrap(), u128::MAX);
         assert!(matches!(
-            tables[0].u64(1, "index"),
+            tables[0].number::<u64>(1, "index"),
             Err(SqlError::NoNumber("index"))
         ));
-        assert!(matches!(tables[0].u64(2, "index"), Err(SqlError::NoNumber(_))));
         assert!(matches!(
-            tables[0].u64(0, "digest"),
+            tables[0].number::<u64>(2, "index"),
+            Err(SqlError::NoNumber(_))
+        ));
+        assert!(matches!(
+            tables[0].number::<u64>(0, "digest"),
             Err(SqlError::NoNumber("digest"))
         ));
         assert!(matches!(parse(b"{}"), Err(SqlError::Format(_))));
