@@ -21,7 +21,7 @@ pub(crate) struct HiddenTable {
 }
 
 /// How many generated columns have their numbers in [`STATE`]. Those of the others are in [`SEQUENCE`].
-pub(crate) const STATE_PAIRS: usize = 8;
+pub(crate) const STATE_PAIRS: usize = 4;
 
 /// One row: what has been applied ([`Successes`] among it), and pairs of a generated column's key (the lower half) and the
 /// number that comes next there (the upper half), in the order of first use. A key of 0 is a free pair.

@@ -9,7 +9,7 @@ use crate::host::{Failure, FakeHost};
 use crate::raw_module::numbered;
 
 /// How many pairs there is room for, in the row of `rtdb_state` and in all.
-const STATE_PAIRS: usize = 8;
+const STATE_PAIRS: usize = 4;
 const PAIRS_MAX: usize = 1_024;
 /// What stands in the row before its pairs.
 const PAIRS_AT: usize = 25 + 16 * Successes::COLUMNS.len();
@@ -168,9 +168,9 @@ fn only_a_call_that_needs_the_second_row_touches_it() {
     ]
     .as_slice();
     for (index, zeros, touched) in [
-        (2, 0..8, without),
-        (3, 8..9, with),
-        (4, 7..12, with),
+        (2, 0..STATE_PAIRS, without),
+        (3, STATE_PAIRS..STATE_PAIRS + 1, with),
+        (4, STATE_PAIRS - 1..12, with),
         (5, 0..0, without),
     ] {
         let mut row = [9_000 + index; 12];

@@ -366,7 +366,7 @@ fn of_lost_results_that_the_sums_do_not_explain_nothing_is_said() {
     core.lost();
     assert!(core.window().is_empty());
     core.recovered(Some(&DatabaseState {
-        successes: Successes::from_columns([7; 4]),
+        successes: Successes::from_columns([7; 2]),
         ..state(12)
     }));
 
