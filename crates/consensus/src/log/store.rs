@@ -255,13 +255,21 @@ impl Store {
         waiter.await.map_err(|_| stopped())?
     }
 
-    /// Queues changes.
+    /// Queues changes, or postpones them if nobody waits for them.
     pub(crate) async fn write(&self, changes: Vec<Change>, done: Done) -> io::Result<()> {
-        let writes = self.writes.as_ref().ok_or_else(stopped)?;
-        let write = self.postponed.lock().take(Write { changes, done });
-        match write {
-            Some(write) => writes.send(write).await.map_err(|_| stopped()),
-            None => Ok(()),
+        let write = Write { changes, done };
+        if write.done.needs_sync() {
+            let writes = self.writes.as_ref().ok_or_else(stopped)?;
+            return writes.send(write).await.map_err(|_| stopped());
+        }
+        let is_full = {
+            let mut postponed = self.postponed.lock();
+            postponed.push(write);
+            postponed.is_full()
+        };
+        match is_full {
+            true => Box::pin(self.sync(Vec::new())).await,
+            false => Ok(()),
         }
     }
 

@@ -1,5 +1,5 @@
 use super::group::log_key;
-use super::{Disk, GroupLog, Journal, Space, Store, StoreError};
+use super::{Disk, Done, GroupLog, Journal, Space, Store, StoreError};
 use crate::config::Limits;
 use crate::machine::Machine;
 use crate::proposer::Proposer;
@@ -119,6 +119,29 @@ fn groups_share_the_journal_and_nothing_else() {
         let stats = store.stats();
         assert!(stats.syncs <= stats.writes && stats.writes == 3, "{stats:?}");
     });
+}
+
+#[test]
+fn what_nobody_waits_for_is_written_in_its_order() {
+    let dir = TempDir::new().unwrap();
+    let store = Store::open(dir.path(), 1).unwrap();
+    let key = |n: u64| n.to_be_bytes().to_vec();
+    let value = |n: u64| [key(n), vec![0; 1 << 10]].concat();
+    let writes = 1..10_000_u64;
+    block_on(async {
+        for n in writes.clone() {
+            // Each write changes what the one before it wrote.
+            let changes = [n - 1, n].map(|at| (Space::State, key(at), Some(value(n))));
+            let (written, index) = (Arc::default(), n);
+            let done = Done::Later { written, index };
+            store.write(changes.into(), done).await.unwrap();
+        }
+        store.sync(Vec::new()).await.unwrap();
+    });
+    for n in writes {
+        let found = store.get(Space::State, &key(n - 1)).unwrap().unwrap();
+        assert_eq!(found[..8], key(n), "at {}", n - 1);
+    }
 }
 
 #[test]

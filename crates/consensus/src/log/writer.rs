@@ -18,8 +18,8 @@ pub(super) const WAITING_MAX: usize = 1024;
 /// Bytes that go into one batch, unless a single write has more.
 const BATCH_BYTES_MAX: usize = 16 << 20;
 
-/// Bytes that nobody waits for, from which on the thread is woken for them all the same.
-const LATER_BYTES_MAX: usize = 1 << 20;
+/// Bytes that nobody waits for, from which on whoever adds to them waits until they are written.
+const POSTPONED_BYTES_MAX: usize = 1 << 20;
 
 /// A write, and who waits for it.
 pub(super) struct Write {
@@ -42,7 +42,7 @@ pub(crate) enum Done {
 }
 
 impl Done {
-    fn needs_sync(&self) -> bool {
+    pub(super) fn needs_sync(&self) -> bool {
         !matches!(self, Self::Later { .. })
     }
 
@@ -78,15 +78,13 @@ pub(super) struct Postponed {
 }
 
 impl Postponed {
-    /// Takes a write if it may wait; otherwise hands it back, to be queued.
-    pub(super) fn take(&mut self, write: Write) -> Option<Write> {
-        let total = self.bytes + bytes(&write);
-        if write.done.needs_sync() || total > LATER_BYTES_MAX {
-            return Some(write);
-        }
-        self.bytes = total;
+    pub(super) fn push(&mut self, write: Write) {
+        self.bytes += bytes(&write);
         self.writes.push(write);
-        None
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes >= POSTPONED_BYTES_MAX
     }
 
     fn drain(&mut self) -> (std::vec::Drain<'_, Write>, usize) {
@@ -165,7 +163,8 @@ impl<J: Journal> Writer<J> {
         }
     }
 
-    /// Appends what was postponed, which is older than anything that comes from the queue now and changes the same keys.
+    /// Takes what was postponed. It stands before what is queued, whichever came first: nobody postpones a change of keys
+    /// while another one of theirs is queued.
     fn postponed(&self, group: &mut Vec<Write>) -> usize {
         let mut postponed = self.postponed.lock();
         let (writes, bytes) = postponed.drain();
