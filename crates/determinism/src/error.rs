@@ -18,7 +18,10 @@ pub enum PrepareError {
     #[error("this is not a WebAssembly module ({0}): publish the .wasm file that `spacetime build` writes")]
     NotWasm(String),
     /// The upload is source text, as JavaScript and TypeScript modules are.
-    #[error("JavaScript modules can't be replicated yet: publish a module built to WebAssembly (Rust, C#)")]
+    #[error(
+        "this is text, not a WebAssembly module: JavaScript modules can't be replicated yet, publish one built to \
+         WebAssembly (Rust, C#)"
+    )]
     JavaScript,
     /// The module lacks what every SpacetimeDB module exports.
     #[error("this WebAssembly is not a SpacetimeDB module: {0}")]
