@@ -25,7 +25,11 @@ pub fn name() -> Result<&'static str> {
 
 /// The prebuilt module, as a developer would publish it.
 pub fn wasm() -> Result<Vec<u8>> {
-    let name = name()?;
+    wasm_named(name()?)
+}
+
+/// One of the prebuilt modules.
+pub fn wasm_named(name: &str) -> Result<Vec<u8>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../modules/{name}/{name}.wasm"));
     std::fs::read(&path).with_context(|| format!("{}: run `cargo xtask modules`", path.display()))
 }

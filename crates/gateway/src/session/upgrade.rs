@@ -117,6 +117,7 @@ impl Arrival {
             identity: identity.to_byte_array(),
             connection: connection.as_le_byte_array(),
             is_owner: self.is_owner,
+            server: self.node.local.newest_subprotocol(),
         };
         let mut outbox = Outbox::new(self.subprotocol, self.params.compression);
         outbox.push(reply::hello(

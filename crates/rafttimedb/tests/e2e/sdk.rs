@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use rtdb_testkit::demo_module;
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -32,7 +33,9 @@ fn the_typescript_sdk_works_as_with_the_plain_server() {
             }
         }
         succeeds(folder.path(), "npm", &["ci", "--no-audit", "--no-fund"]).await?;
-        let scene = Scene::start(3).await?;
+        // The SDK and its bindings are of 1.x, whatever the server.
+        let module = demo_module::wasm_named("counter-1x")?;
+        let scene = Scene::publishing(module, 3, |_| {}).await?;
         let uri = |node| format!("ws://{}", scene.cluster.node(node).client_addr());
         let (one, other) = (uri(1), uri(2));
         let mut args = vec![

@@ -115,6 +115,15 @@ impl Scene {
 
     /// `nodes` nodes, and whatever `change` makes of them.
     pub(crate) async fn with(nodes: u16, change: impl FnOnce(&mut ClusterConfig)) -> Result<Self> {
+        Self::publishing(demo_module::wasm()?, nodes, change).await
+    }
+
+    /// Nodes with this module as the database's.
+    pub(crate) async fn publishing(
+        module: Vec<u8>,
+        nodes: u16,
+        change: impl FnOnce(&mut ClusterConfig),
+    ) -> Result<Self> {
         let mut scene = Self::bare(nodes, change).await?;
         scene.cluster.init(PATIENCE).await?;
         scene.cluster.wait_ready(PATIENCE).await?;
@@ -122,7 +131,7 @@ impl Scene {
         scene.owner = publisher.new_token().await?;
         publisher
             .with_token(&scene.owner)
-            .publish(DATABASE, demo_module::wasm()?)
+            .publish(DATABASE, module)
             .await?;
         Ok(scene)
     }

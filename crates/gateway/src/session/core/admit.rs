@@ -22,7 +22,7 @@ impl Core {
                     let opening = matches!(self.upstream, Upstream::Opening | Upstream::Subscribing);
                     self.reads.is_empty() && !opening
                 }
-                Some(ClientMessage::Read(read)) if refusal(self.subprotocol, read).is_some() => {
+                Some(ClientMessage::Read(read)) if refusal(self.caller.server, read).is_some() => {
                     !self.is_busy() && self.reads.is_empty()
                 }
                 Some(ClientMessage::Read(_)) => !self.is_busy() && self.is_upstream_there(actions),
@@ -90,7 +90,7 @@ impl Core {
     }
 
     fn admit_read(&mut self, read: Read, context: &Context<'_>, actions: &mut Vec<Action>) {
-        if let Some(why) = refusal(self.subprotocol, &read) {
+        if let Some(why) = refusal(self.caller.server, &read) {
             let Caller {
                 identity, connection, ..
             } = &self.caller;
@@ -124,11 +124,11 @@ impl Core {
 }
 
 /// Why a read is refused: in SpacetimeDB's words, 1.2's and 2.8's, for a table that is not there.
-fn refusal(subprotocol: Subprotocol, read: &Read) -> Option<String> {
+fn refusal(server: Subprotocol, read: &Read) -> Option<String> {
     if read.claims_receipts() {
         return Some(format!("the query set id {RECEIPT_QUERY_SET} is reserved"));
     }
-    read.names_hidden().map(|(query, name)| match subprotocol {
+    read.names_hidden().map(|(query, name)| match server {
         Subprotocol::V1 => format!("`{name}` is not a valid table, executing: `{query}`"),
         Subprotocol::V2 | Subprotocol::V3 => format!(
             "no such table: `{name}`. If the table exists, it may be marked private., executing: `{query}`"

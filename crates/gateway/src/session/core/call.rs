@@ -23,6 +23,8 @@ pub(crate) struct Caller {
     pub(crate) connection: [u8; 16],
     /// Whether the database is the client's own.
     pub(crate) is_owner: bool,
+    /// The newest subprotocol of the local server, whose words its errors have.
+    pub(crate) server: Subprotocol,
 }
 
 /// What a step of the session depends on besides the session.

@@ -34,6 +34,7 @@ impl Script {
             identity: [2; 32],
             connection: [3; 16],
             is_owner: false,
+            server: V2,
         };
         Self {
             core: Core::new(V2, caller, IntGauge::new("rows", "bytes").expect("a gauge")),
