@@ -111,6 +111,9 @@ async fn plain(figures: &mut Figures, loads: &[Load; 2], folder: &Path) -> Resul
     let addrs = [server.addr().to_string()];
     [figures.plain_calls_per_s, figures.clients_plain_calls_per_s] = rates(&addrs, loads).await?;
     figures.plain_p50_ms = latency_p50(server.addr(), DATABASE).await?;
+    drop(server);
+    // On a server that has nothing else to do, such as to write snapshots of what was called before.
+    let server = PlainServer::start(&binary()?, &folder.with_extension("ratio")).await?;
     figures.prepared_module_ratio = prepared_ratio(&server, &loads[0]).await?;
     eprintln!(
         "  a prepared module makes {:.2} of a plain one's calls",

@@ -25,7 +25,7 @@ const WARM_UP: Duration = Duration::from_secs(1);
 const SAMPLES: usize = 2000;
 
 /// Calls in a round of the comparison of a plain and a prepared module.
-const ROUND: usize = 10_000;
+const ROUND: usize = 5_000;
 
 /// Idle connections being opened at the same time.
 const OPENING_MAX: usize = 64;
