@@ -185,6 +185,7 @@ impl Applier {
     async fn pump(&mut self, connection: &mut Connection) -> Result<Head, Interrupt> {
         let mut poll = tokio::time::interval(RESULT_POLL);
         let mut last_result = Instant::now();
+        let mut gathers = false;
         loop {
             if self.core.window().is_empty() {
                 last_result = Instant::now();
@@ -194,16 +195,15 @@ impl Applier {
             if let Some(head) = alone.filter(|_| self.core.window().is_empty()) {
                 return Ok(head);
             }
+            if std::mem::take(&mut gathers) {
+                connection.send_for(GATHER).await?;
+            }
             tokio::select! {
                 biased;
                 payload = connection.next() => {
                     self.results(connection, payload?)?;
                     last_result = Instant::now();
-                    if self.core.window().len() >= GATHER_FROM {
-                        self.fill(connection);
-                        self.report();
-                        connection.send_for(GATHER).await?;
-                    }
+                    gathers = self.core.window().len() >= GATHER_FROM;
                 }
                 read = self.reader.more(), if self.reader.is_empty() => read?,
                 _ = poll.tick() => {

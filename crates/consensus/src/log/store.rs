@@ -251,7 +251,8 @@ impl Store {
     /// Writes changes, and waits until they are on disk.
     pub(crate) async fn sync(&self, changes: Vec<Change>) -> io::Result<()> {
         let (done, waiter) = oneshot::channel();
-        self.write(changes, Done::Synced(done)).await?;
+        let done = Done::Synced(done);
+        self.queue(Write { changes, done }).await?;
         waiter.await.map_err(|_| stopped())?
     }
 
@@ -259,8 +260,7 @@ impl Store {
     pub(crate) async fn write(&self, changes: Vec<Change>, done: Done) -> io::Result<()> {
         let write = Write { changes, done };
         if write.done.needs_sync() {
-            let writes = self.writes.as_ref().ok_or_else(stopped)?;
-            return writes.send(write).await.map_err(|_| stopped());
+            return self.queue(write).await;
         }
         let is_full = {
             let mut postponed = self.postponed.lock();
@@ -268,9 +268,14 @@ impl Store {
             postponed.is_full()
         };
         match is_full {
-            true => Box::pin(self.sync(Vec::new())).await,
+            true => self.sync(Vec::new()).await,
             false => Ok(()),
         }
+    }
+
+    async fn queue(&self, write: Write) -> io::Result<()> {
+        let writes = self.writes.as_ref().ok_or_else(stopped)?;
+        writes.send(write).await.map_err(|_| stopped())
     }
 
     pub(crate) fn get(&self, space: Space, key: &[u8]) -> io::Result<Option<Bytes>> {

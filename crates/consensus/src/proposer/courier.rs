@@ -197,15 +197,13 @@ impl Courier {
             let under_way = queue.outstanding().0;
             under_way >= GATHER_FROM && queue.unsent() < under_way / GATHER_PARTS
         };
-        if is_early() {
-            let enough = async {
-                while is_early() {
-                    self.proposer.work.notified().await;
-                }
-            };
-            // Either way they are sent now.
-            drop(tokio::time::timeout(GATHER, enough).await);
-        }
+        let enough = async {
+            while is_early() {
+                self.proposer.work.notified().await;
+            }
+        };
+        // Either way they are sent now.
+        drop(tokio::time::timeout(GATHER, enough).await);
     }
 
     /// Waits a moment, or for another leader, before trying again.

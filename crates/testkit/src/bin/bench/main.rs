@@ -138,7 +138,7 @@ async fn three_nodes(figures: &mut Figures, loads: &[Load; 2], folder: &Path) ->
     let mut cluster = Cluster::start_ready(&ClusterConfig::new(3, folder)?, PATIENCE).await?;
     publish(&cluster.node(2).api()).await?;
     // A node is healthy before it has applied a publish that another one served.
-    for database in RATES.into_iter().chain([DATABASE]) {
+    for database in databases() {
         cluster.wait_level(database, PATIENCE).await?;
     }
     // The first address is the first client's.
@@ -192,9 +192,13 @@ async fn rates(addrs: &[String], loads: &[Load; 2]) -> Result<[f64; 2]> {
     Ok(rates)
 }
 
+fn databases() -> impl Iterator<Item = &'static str> {
+    RATES.into_iter().chain([DATABASE])
+}
+
 async fn publish(api: &Api) -> Result<()> {
     let api = api.with_token(api.new_token().await?);
-    for database in RATES.into_iter().chain([DATABASE]) {
+    for database in databases() {
         api.publish(database, demo_module::wasm()?).await?;
     }
     Ok(())
