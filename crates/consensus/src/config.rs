@@ -40,6 +40,9 @@ pub struct Timing {
     pub progress_ms: u64,
     /// For how long a peer may take to answer, in milliseconds.
     pub answer_ms: u64,
+    /// For how long the disk may be busy with one write before the node stops, in milliseconds. (CockroachDB's
+    /// `storage.max_sync_duration` is as long.)
+    pub disk_ms: u64,
 }
 
 impl Default for Timing {
@@ -52,6 +55,7 @@ impl Default for Timing {
             retry_ms: 50,
             progress_ms: 2_000,
             answer_ms: 1_000,
+            disk_ms: 20_000,
         }
     }
 }
@@ -67,6 +71,10 @@ impl Timing {
 
     pub(crate) fn answer(&self) -> Duration {
         Duration::from_millis(self.answer_ms)
+    }
+
+    pub(crate) fn disk(&self) -> Duration {
+        Duration::from_millis(self.disk_ms)
     }
 
     pub(crate) fn lease(&self) -> Duration {

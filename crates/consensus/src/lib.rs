@@ -33,7 +33,7 @@ mod warden;
 pub use command::Command;
 pub use config::{Config, Limits, Timing};
 pub use group::Group;
-pub use log::{Disk, Journal, Store, StoreError, WriteStats};
+pub use log::{DataFile, Disk, Files, Store, StoreError, WriteStats};
 pub use manager::{InitError, Manager, StartError};
 pub use outcome::{Applied, Outcome, Refusal, Reply, Unapplied};
 pub use position::{COMMANDS_PER_ENTRY_MAX, LogIndex, Position};

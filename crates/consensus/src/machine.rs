@@ -1,7 +1,7 @@
 //! The state machine that openraft drives: it resolves committed entries and says so. It never waits for the local
 //! SpacetimeDB: the replica reads what is resolved at its own pace.
 
-use crate::log::{Change, Done, Space};
+use crate::log::{Change, Done, GroupLog, Sequence, Space};
 use crate::record::{LogIdRecord, MembershipRecord, RecordError};
 use crate::resolved::{Applied, ResolvedLog};
 use crate::resolver::{Change as StateChange, StateKey};
@@ -50,12 +50,13 @@ impl Machine {
     pub(crate) fn open(shared: Arc<ResolvedLog>) -> Result<Self, io::Error> {
         let group = shared.log().id();
         let store = shared.log().store();
-        let applied = store.get(Space::State, &applied_key(group))?;
-        let applied = applied
-            .map(LogIdRecord::decode)
-            .transpose()
-            .map_err(RecordError::from)?;
-        let membership = store.get(Space::State, &membership_key(group))?;
+        let applied = store.get(Space::State, &applied_key(group));
+        let applied = applied.map(LogIdRecord::decode).transpose();
+        let applied = applied.map_err(RecordError::from)?.map(LogId::from);
+        if let Some(applied) = applied {
+            check_applied(shared.log(), applied)?;
+        }
+        let membership = store.get(Space::State, &membership_key(group));
         let membership = match membership {
             Some(value) => MembershipRecord::decode(value)
                 .map_err(RecordError::from)?
@@ -63,13 +64,11 @@ impl Machine {
             None => StoredMembership::default(),
         };
         let (from, to) = state_range(group);
-        for pair in store.range(Space::State, from, to) {
-            let (key, value) = pair?;
+        for (key, value) in store.range(Space::State, &from, &to) {
             let key = StateKey::decode(&key[STATE_PREFIX..])
                 .ok_or(RecordError::Missing("the meaning of a key of the state"))?;
             shared.resolver().restore(&key, value)?;
         }
-        let applied = applied.map(LogId::from);
         shared.start(applied.map_or(0, |id| id.index));
         Ok(Self {
             shared,
@@ -103,9 +102,12 @@ impl Machine {
                     .changes
                     .extend(changes.into_iter().map(|change| state_change(group, change)));
                 let record = decision.record.encode_to_vec();
-                chunk
-                    .changes
-                    .push((Space::State, decision_key(group, index), Some(record)));
+                chunk.changes.push(Change::Append {
+                    group,
+                    sequence: Sequence::Decisions,
+                    index,
+                    record,
+                });
                 chunk.bytes += size;
                 chunk.applied.push(decision.entry, size, decision.settled);
             }
@@ -133,12 +135,12 @@ impl Machine {
 
     fn applied_change(&self, applied: LogId) -> Change {
         let value = LogIdRecord::from(applied).encode_to_vec();
-        (Space::State, applied_key(self.shared.log().id()), Some(value))
+        Change::set(Space::State, applied_key(self.shared.log().id()), value)
     }
 
     fn membership_change(&self) -> Change {
         let value = MembershipRecord::from(&self.membership).encode_to_vec();
-        (Space::State, membership_key(self.shared.log().id()), Some(value))
+        Change::set(Space::State, membership_key(self.shared.log().id()), value)
     }
 
     fn build(&mut self) -> SnapshotOf {
@@ -209,10 +211,15 @@ impl RaftStateMachine<TypeConfig> for Machine {
         let dump = StateDump::decode(data.clone()).map_err(RecordError::from)?;
         let group = self.shared.log().id();
         let (from, to) = state_range(group);
-        let mut changes: Vec<Change> = Vec::new();
-        for pair in self.shared.log().store().range(Space::State, from, to) {
-            changes.push((Space::State, pair?.0.to_vec(), None));
-        }
+        let old = self.shared.log().store().range(Space::State, &from, &to);
+        let mut changes: Vec<Change> = old
+            .into_iter()
+            .map(|(key, _)| Change::Set {
+                space: Space::State,
+                key,
+                value: None,
+            })
+            .collect();
         let mut resolver = self.shared.resolver().emptied();
         for Pair { key, value } in dump.pairs {
             let key =
@@ -266,13 +273,6 @@ fn membership_key(group: GroupId) -> Vec<u8> {
     key(group, b'm')
 }
 
-/// Where the decisions about an entry are kept.
-pub(crate) fn decision_key(group: GroupId, index: u64) -> Vec<u8> {
-    let mut key = key(group, b'd');
-    key.extend_from_slice(&index.to_be_bytes());
-    key
-}
-
 fn state_range(group: GroupId) -> (Vec<u8>, Vec<u8>) {
     (key(group, b's'), key(group, b's' + 1))
 }
@@ -280,5 +280,25 @@ fn state_range(group: GroupId) -> (Vec<u8>, Vec<u8>) {
 fn state_change(group: GroupId, (state_key, value): StateChange) -> Change {
     let mut key = key(group, b's');
     state_key.encode(&mut key);
-    (Space::State, key, value)
+    let space = Space::State;
+    Change::Set { space, key, value }
+}
+
+/// Checks that the log holds the entry up to which it was resolved: raft would take what is missing for purged, and
+/// forget the rest.
+fn check_applied(log: &GroupLog, applied: LogId) -> io::Result<()> {
+    let last = log.last();
+    let stands = last >= Some(applied) && log.log_id_at(applied.index)?.is_none_or(|found| found == applied);
+    if stands {
+        return Ok(());
+    }
+    let last = last.map_or_else(|| "nothing".to_owned(), |last| last.to_string());
+    let reason = format!(
+        "{} was applied up to {applied}, and its log ends with {last}",
+        log.id()
+    );
+    Err(io::Error::new(
+        io::ErrorKind::InvalidData,
+        log.store().damaged(reason),
+    ))
 }

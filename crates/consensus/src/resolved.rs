@@ -1,15 +1,15 @@
 //! The resolved part of a log, for those who follow it.
 
-use crate::log::{GroupLog, Space};
-use crate::machine::decision_key;
+use crate::log::GroupLog;
 use crate::proposer::Proposer;
 use crate::record::RecordError;
 use crate::resolver::{Resolution, Resolver, reread};
 use crate::types::Payload;
 use crate::{LogIndex, Origin, Outcome, ReadError, ResolvedEntry};
+use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use prost::Message;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
@@ -156,18 +156,22 @@ impl ResolvedLog {
             let Some(last) = entries.last() else {
                 return Err(ReadError(format!("entry {from} is not in the log any more")));
             };
-            from = last.log_id.index + 1;
+            let behind = last.log_id.index + 1;
+            let decisions = self.log.decisions(from, behind).await;
+            let decisions: BTreeMap<LogIndex, Bytes> = decisions
+                .map_err(|e| ReadError(e.to_string()))?
+                .into_iter()
+                .collect();
+            from = behind;
             let mut resolved = Vec::new();
             for entry in entries {
                 let index = entry.log_id.index;
                 let Payload::Normal(proposal) = entry.payload else {
                     continue;
                 };
-                let read = self
-                    .decision(index)
-                    .and_then(|decision| Ok((decision, proposal.decode()?)));
-                let (decision, decoded) = read.map_err(|e| ReadError(format!("entry {index}: {e}")))?;
-                let entry = reread(index, decoded, &decision);
+                let decoded = decision(decisions.get(&index))
+                    .and_then(|decision| Ok(reread(index, proposal.decode()?, &decision)));
+                let entry = decoded.map_err(|e| ReadError(format!("entry {index}: {e}")))?;
                 if !entry.commands.is_empty() {
                     resolved.push(Arc::new(entry));
                 }
@@ -177,15 +181,11 @@ impl ResolvedLog {
             }
         }
     }
+}
 
-    fn decision(&self, index: LogIndex) -> std::io::Result<Resolution> {
-        let record = self
-            .log
-            .store()
-            .get(Space::State, &decision_key(self.log.id(), index))?;
-        let record = record.ok_or(RecordError::Missing("the decisions about it"))?;
-        Ok(Resolution::decode(record).map_err(RecordError::from)?)
-    }
+fn decision(record: Option<&Bytes>) -> Result<Resolution, RecordError> {
+    let record = record.ok_or(RecordError::Missing("the decisions about it"))?;
+    Ok(Resolution::decode(record.clone())?)
 }
 
 fn copy(recent: &Recent, from: LogIndex, bytes_max: usize) -> Vec<Arc<ResolvedEntry>> {

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
 /// What is logged unless RUST_LOG says otherwise. The libraries tell every step at info.
-const DEFAULT_LOG: &str = "info,openraft=error,fjall=warn,lsm_tree=warn";
+const DEFAULT_LOG: &str = "info,openraft=error";
 
 fn main() -> ExitCode {
     let config = match Config::parse().validate() {

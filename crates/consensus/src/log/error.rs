@@ -25,6 +25,20 @@ pub enum StoreError {
         /// The newest format this program reads.
         supported: u32,
     },
+    /// An older program wrote it, in a form that is not read any more.
+    #[error(
+        "{} was written by an older version (format {found}), which this one can't read (it reads format {supported}): \
+         start this node, and all others of its cluster, with an empty --data-dir, and publish anew",
+        path.display()
+    )]
+    Older {
+        /// The directory.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The format this program reads.
+        supported: u32,
+    },
     /// It is something else's directory.
     #[error("{} is not empty and is not a RaftTimeDB data directory: choose another --data-dir", path.display())]
     Foreign {
@@ -52,8 +66,13 @@ pub enum StoreError {
         /// The cluster it was to join.
         wanted: String,
     },
-    /// Its contents can't be understood.
-    #[error("{} is damaged: {reason}", path.display())]
+    /// It is not what was written.
+    #[error(
+        "{} is damaged: {reason}. This node may have forgotten what it acknowledged, and must not start with it. \
+         The other nodes have it all: keep the directory aside, take the node out of the cluster, and let it join again \
+         with an empty --data-dir (this version can't change the members yet)",
+        path.display()
+    )]
     Damaged {
         /// The directory.
         path: PathBuf,

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::Path;
 
 /// The format this program writes, and the newest it reads.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
 const FORMAT_FILE: &str = "FORMAT";
 const LOCK_FILE: &str = "LOCK";
@@ -32,43 +32,47 @@ pub(super) fn lock(dir: &Path) -> Result<File, StoreError> {
     }
 }
 
-/// Checks the directory's format, and marks a new one.
-pub(super) fn check(dir: &Path, log_dir: &Path) -> Result<(), StoreError> {
-    let io = |source| StoreError::Io {
-        path: dir.to_owned(),
-        source,
-    };
+/// Whether the directory has a format, and so a log.
+///
+/// # Errors
+/// [`StoreError`] if it is not one that this program reads.
+pub(super) fn check(dir: &Path) -> Result<bool, StoreError> {
     let path = dir.join(FORMAT_FILE);
-    match std::fs::read_to_string(&path) {
-        Ok(text) => {
-            let version = text
-                .trim()
-                .strip_prefix(FORMAT_PREFIX)
-                .and_then(|version| version.parse().ok());
-            match version {
-                Some(FORMAT) => Ok(()),
-                Some(found) if found > FORMAT => Err(StoreError::Newer {
-                    path: dir.to_owned(),
-                    found,
-                    supported: FORMAT,
-                }),
-                _ => Err(StoreError::Damaged {
-                    path: dir.to_owned(),
-                    reason: format!("{FORMAT_FILE} says `{}`", text.trim()),
-                }),
-            }
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(source) => {
+            let path = dir.to_owned();
+            return Err(StoreError::Io { path, source });
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            if log_dir.exists() {
-                return Err(StoreError::Foreign { path: dir.to_owned() });
-            }
-            let new = dir.join("FORMAT.new");
-            let mut file = File::create(&new).map_err(io)?;
-            writeln!(file, "{FORMAT_PREFIX}{FORMAT}").map_err(io)?;
-            file.sync_all().map_err(io)?;
-            std::fs::rename(&new, &path).map_err(io)?;
-            File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
-        }
-        Err(error) => Err(io(error)),
+    };
+    let version = text.trim().strip_prefix(FORMAT_PREFIX);
+    let (path, supported) = (dir.to_owned(), FORMAT);
+    match version.and_then(|version| version.parse().ok()) {
+        Some(FORMAT) => Ok(true),
+        Some(found) if found > FORMAT => Err(StoreError::Newer {
+            path,
+            found,
+            supported,
+        }),
+        Some(found) if found > 0 => Err(StoreError::Older {
+            path,
+            found,
+            supported,
+        }),
+        _ => Err(StoreError::Damaged {
+            path,
+            reason: format!("{FORMAT_FILE} says `{}`", text.trim()),
+        }),
     }
+}
+
+/// Marks a new directory, whose log is there already.
+pub(super) fn mark(dir: &Path) -> std::io::Result<()> {
+    let new = dir.join("FORMAT.new");
+    let mut file = File::create(&new)?;
+    writeln!(file, "{FORMAT_PREFIX}{FORMAT}")?;
+    file.sync_all()?;
+    std::fs::rename(&new, dir.join(FORMAT_FILE))?;
+    File::open(dir)?.sync_all()
 }

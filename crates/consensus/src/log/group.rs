@@ -1,9 +1,10 @@
 //! One group's log, as openraft uses it.
 
+use super::change::{Change, Sequence, Space};
 use super::error::StoreError;
-use super::store::{Change, Space, Store};
+use super::queue::Done;
+use super::store::Store;
 use super::tail::{Tail, size};
-use super::writer::Done;
 use crate::record::{LogIdRecord, LogRecord, VoteRecord};
 use crate::types::{GroupId, LogId, RaftEntry, TypeConfig, Vote};
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes of entries that go into one message to a follower, unless a single entry has more.
 const SENT_BYTES_MAX: usize = 4 << 20;
@@ -31,39 +32,74 @@ pub(crate) struct GroupLog {
     store: Arc<Store>,
     tail: Arc<Mutex<Tail>>,
     vote: Arc<Mutex<Option<Vote>>>,
+    /// Nothing up to it is ever cut off.
+    committed: Arc<Mutex<Option<LogId>>>,
 }
 
 impl GroupLog {
     pub(super) fn open(store: Arc<Store>, id: GroupId) -> Result<Self, StoreError> {
-        let damaged = |error: io::Error| store.damaged(error);
-        let decode_log_id = |bytes: Option<Bytes>| {
-            bytes
-                .map(LogIdRecord::decode)
-                .transpose()
-                .map(|id| id.map(LogId::from))
-                .map_err(|e| store.damaged(e))
-        };
-        let vote = store.get(Space::Meta, &meta_key(id, VOTE)).map_err(damaged)?;
-        let vote = vote
-            .map(VoteRecord::decode)
-            .transpose()
-            .map_err(|error| store.damaged(error))?;
-        let purged = decode_log_id(store.get(Space::Meta, &meta_key(id, PURGED)).map_err(damaged)?)?;
-        let log_id = |pair: Option<io::Result<(Bytes, Bytes)>>| {
-            pair.map(|pair| Ok(decode(pair?.1)?.log_id))
-                .transpose()
-                .map_err(damaged)
-        };
-        let range = || store.range(Space::Log, log_key(id, 0), log_key(id, u64::MAX));
-        let first = log_id(range().next())?.map_or(0, |id| id.index);
-        let last = log_id(range().next_back())?;
-        let tail = Arc::new(Mutex::new(Tail::new(first, last, purged)));
+        let damaged = |reason: String| store.damaged(format!("{id}: {reason}"));
+        let get = |kind| store.get(Space::Meta, &meta_key(id, kind));
+        let vote = get(VOTE).map(VoteRecord::decode).transpose();
+        let vote = vote.map_err(|error| damaged(error.to_string()))?;
+        let log_id = |kind| decode_log_id(get(kind)).map_err(|error| damaged(error.to_string()));
+        let (purged, committed) = (log_id(PURGED)?, log_id(COMMITTED)?);
+        let (mut first, mut last) = (0, None);
+        if let Some((begin, end)) = store.bounds(id) {
+            let record = store.read_now(id, end).and_then(|record| {
+                decode(record.ok_or_else(|| io::Error::other("the last entry is missing"))?)
+            });
+            (first, last) = (
+                begin,
+                Some(record.map_err(|error| damaged(error.to_string()))?.log_id),
+            );
+            if first > purged.map_or(1, |id| id.index + 1) {
+                return Err(damaged(format!("the entries before {first} are missing")));
+            }
+        }
+        // Nothing is written before what it speaks of.
+        let end = last.max(purged);
+        if committed > end {
+            return Err(damaged(format!(
+                "it was committed up to {}, and ends with {}",
+                shown(committed),
+                shown(end)
+            )));
+        }
+        store.groups().fetch_add(1, Ordering::Relaxed);
+        let tail = Tail::new(first, last, purged, store.groups().clone());
         Ok(Self {
             id,
             store,
-            tail,
+            tail: Arc::new(Mutex::new(tail)),
             vote: Arc::new(Mutex::new(vote.map(Vote::from))),
+            committed: Arc::new(Mutex::new(committed)),
         })
+    }
+
+    /// The id of the entry at `index`; of a purged one only if it is the last of them. `None` if there is none.
+    ///
+    /// # Errors
+    /// When the disk refuses. Waits for the disk: for the node's start only.
+    pub(crate) fn log_id_at(&self, index: u64) -> io::Result<Option<LogId>> {
+        let purged = self.tail.lock().purged();
+        if let Some(purged) = purged.filter(|purged| purged.index == index) {
+            return Ok(Some(purged));
+        }
+        let record = self.store.read_now(self.id, index)?;
+        record.map(|record| Ok(decode(record)?.log_id)).transpose()
+    }
+
+    /// The id of the last entry, purged or not.
+    pub(crate) fn last(&self) -> Option<LogId> {
+        self.tail.lock().last()
+    }
+
+    /// What was decided about the entries from `from` up to `end` (exclusive), with their indices.
+    pub(crate) async fn decisions(&self, from: u64, end: u64) -> io::Result<Vec<(u64, Bytes)>> {
+        self.store
+            .read(self.id, Sequence::Decisions, from, end, usize::MAX)
+            .await
     }
 
     pub(crate) fn id(&self) -> GroupId {
@@ -109,31 +145,27 @@ impl GroupLog {
     }
 
     async fn read_disk(&self, from: u64, end: u64, bytes_max: usize) -> io::Result<Vec<RaftEntry>> {
-        let (store, id) = (self.store.clone(), self.id);
-        let read = move || {
-            let (mut entries, mut bytes) = (Vec::new(), 0);
-            for pair in store.range(Space::Log, log_key(id, from), log_key(id, end)) {
-                let entry = decode(pair?.1)?;
-                let expected = from + entries.len() as u64;
-                if entry.log_id.index != expected {
-                    let reason = format!("entry {expected} of {id} is missing from the log");
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
-                }
-                bytes += size(&entry);
-                entries.push(entry);
-                if bytes >= bytes_max {
-                    break;
-                }
-            }
-            Ok(entries)
-        };
-        tokio::task::spawn_blocking(read)
-            .await
-            .map_err(io::Error::other)?
+        let records = self
+            .store
+            .read(self.id, Sequence::Entries, from, end, bytes_max)
+            .await?;
+        let entries: io::Result<Vec<RaftEntry>> =
+            records.into_iter().map(|(_, record)| decode(record)).collect();
+        let entries = entries?;
+        let id = self.id;
+        if entries.is_empty()
+            || (from..)
+                .zip(&entries)
+                .any(|(index, entry)| entry.log_id.index != index)
+        {
+            let reason = format!("entry {from} of {id}, or one soon behind it, is missing from the log");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+        }
+        Ok(entries)
     }
 
-    fn meta(&self, kind: u8, value: Vec<u8>) -> Change {
-        (Space::Meta, meta_key(self.id, kind), Some(value))
+    fn set(&self, kind: u8, value: Vec<u8>) -> Change {
+        Change::set(Space::Meta, meta_key(self.id, kind), value)
     }
 }
 
@@ -180,15 +212,24 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         self.store
-            .sync(vec![self.meta(VOTE, VoteRecord::from(*vote).encode_to_vec())])
+            .sync(vec![self.set(VOTE, VoteRecord::from(*vote).encode_to_vec())])
             .await?;
         *self.vote.lock() = Some(*vote);
         Ok(())
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
-        let value = committed.map(|id| LogIdRecord::from(id).encode_to_vec());
-        let change = (Space::Meta, meta_key(self.id, COMMITTED), value);
+        let Some(id) = committed else { return Ok(()) };
+        if committed > self.last() {
+            let reason = format!(
+                "{} is committed up to {id}, and ends with {}",
+                self.id,
+                shown(self.last())
+            );
+            return Err(io::Error::other(reason));
+        }
+        *self.committed.lock() = committed;
+        let change = self.set(COMMITTED, LogIdRecord::from(id).encode_to_vec());
         let done = Done::Later {
             written: Arc::new(AtomicU64::new(0)),
             index: 0,
@@ -197,11 +238,7 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
-        let Some(value) = self.store.get(Space::Meta, &meta_key(self.id, COMMITTED))? else {
-            return Ok(None);
-        };
-        let committed = LogId::from(LogIdRecord::decode(value).map_err(io::Error::other)?);
-        Ok(Some(committed))
+        Ok(*self.committed.lock())
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
@@ -210,45 +247,54 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
         I::IntoIter: OptionalSend,
     {
         let mut changes = Vec::new();
-        let last = {
+        let (last, era) = {
             let mut tail = self.tail.lock();
             for entry in entries {
-                let key = log_key(self.id, entry.log_id.index);
-                changes.push((Space::Log, key, Some(LogRecord::from(&entry).encode_to_vec())));
-                tail.push(entry);
+                changes.push(Change::Append {
+                    group: self.id,
+                    sequence: Sequence::Entries,
+                    index: entry.log_id.index,
+                    record: LogRecord::from(&entry).encode_to_vec(),
+                });
+                tail.push(entry)?;
             }
-            tail.last().map_or(0, |id| id.index)
+            (tail.last().map_or(0, |id| id.index), tail.era())
         };
         let done = Done::Appended {
             flushed: callback,
             tail: self.tail.clone(),
+            era,
             last,
         };
         self.store.write(changes, done).await
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
-        let changes = {
-            let mut tail = self.tail.lock();
-            let first = last_log_id.map_or(0, |id| id.index + 1);
-            let changes = (first..tail.end())
-                .map(|index| (Space::Log, log_key(self.id, index), None))
-                .collect();
-            tail.truncate(last_log_id);
-            changes
+        let committed = *self.committed.lock();
+        if last_log_id < committed {
+            let reason = format!(
+                "what is committed (up to {}) was to be cut off after {}",
+                shown(committed),
+                shown(last_log_id)
+            );
+            return Err(io::Error::other(reason));
+        }
+        self.tail.lock().truncate(last_log_id);
+        let change = Change::Truncate {
+            group: self.id,
+            from: last_log_id.map_or(0, |id| id.index + 1),
         };
-        // Waited for, so that an append from before can't be taken for one from after.
-        self.store.sync(changes).await
+        self.store.sync(vec![change]).await
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
-        let first = self.tail.lock().purged().map_or(0, |id| id.index + 1);
-        let mut changes: Vec<Change> = (first..=log_id.index)
-            .map(|index| (Space::Log, log_key(self.id, index), None))
-            .collect();
-        changes.push(self.meta(PURGED, LogIdRecord::from(log_id).encode_to_vec()));
+        let change = Change::Purge {
+            group: self.id,
+            before: log_id.index + 1,
+        };
+        let purged = self.set(PURGED, LogIdRecord::from(log_id).encode_to_vec());
         self.tail.lock().purge(log_id);
-        self.store.sync(changes).await
+        self.store.sync(vec![change, purged]).await
     }
 }
 
@@ -272,11 +318,13 @@ fn decode(record: Bytes) -> io::Result<<TypeConfig as RaftTypeConfig>::Entry> {
     Ok(RaftEntry::try_from(record)?)
 }
 
-pub(super) fn log_key(group: GroupId, index: u64) -> Vec<u8> {
-    let mut key = Vec::with_capacity(16);
-    key.extend_from_slice(&group.0.to_be_bytes());
-    key.extend_from_slice(&index.to_be_bytes());
-    key
+fn decode_log_id(record: Option<Bytes>) -> Result<Option<LogId>, prost::DecodeError> {
+    let record = record.map(LogIdRecord::decode).transpose()?;
+    Ok(record.map(LogId::from))
+}
+
+fn shown(id: Option<LogId>) -> String {
+    id.map_or_else(|| "nothing".to_owned(), |id| id.to_string())
 }
 
 fn meta_key(group: GroupId, kind: u8) -> Vec<u8> {

@@ -1,87 +1,51 @@
 //! The directory: opening it, what is bound to it, and writing to it.
 
+use super::change::{Change, Sequence, Space};
 use super::error::StoreError;
+use super::files::{Disk, Files};
 use super::format;
 use super::group::GroupLog;
-use super::journal::{Disk, Journal, into_io};
-use super::writer::{Counters, Done, Postponed, WAITING_MAX, Write, WriteStats, Writer};
+use super::journal::{self, Journal, Reader, SEGMENT_BYTES};
+use super::queue::{Done, Queue, Write, stopped};
+use super::segment::Broken;
+use super::writer::{Progress, WriteStats, Writer, stop};
 use crate::types::GroupId;
 use bytes::Bytes;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch};
 use parking_lot::Mutex;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
-use tokio::sync::{mpsc, oneshot, watch};
+use std::time::Duration;
+use tokio::sync::{oneshot, watch};
 
-const LOG_DIR: &str = "raft";
+const LOG_DIR: &str = "log";
+/// Where format 1 kept its log.
+const OLD_LOG_DIR: &str = "raft";
 const NODE_KEY: &[u8] = b"node";
 const CLUSTER_KEY: &[u8] = b"cluster";
 const EPOCH_KEY: &[u8] = b"epoch";
 
-/// One of the store's three parts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Space {
-    /// Entries: the group, then the index.
-    Log,
-    /// Votes and the like, and what is bound to the directory.
-    Meta,
-    /// The resolver's state and its decisions.
-    State,
-}
-
-/// A change: where, the key, and the value, or `None` to remove it.
-pub(crate) type Change = (Space, Vec<u8>, Option<Vec<u8>>);
-
-/// The database's parts.
-#[derive(Clone)]
-pub(super) struct Keyspaces {
-    database: Database,
-    log: Keyspace,
-    meta: Keyspace,
-    state: Keyspace,
-}
-
-impl Keyspaces {
-    fn open(path: &Path) -> fjall::Result<Self> {
-        let database = Database::builder(path).open()?;
-        let open = |name| database.keyspace(name, KeyspaceCreateOptions::default);
-        let (log, meta, state) = (open("log")?, open("meta")?, open("state")?);
-        Ok(Self {
-            database,
-            log,
-            meta,
-            state,
-        })
-    }
-
-    pub(super) fn get(&self, space: Space) -> &Keyspace {
-        match space {
-            Space::Log => &self.log,
-            Space::Meta => &self.meta,
-            Space::State => &self.state,
-        }
-    }
-
-    pub(super) fn batch(&self, capacity: usize) -> OwnedWriteBatch {
-        OwnedWriteBatch::with_capacity(self.database.clone(), capacity)
-    }
-}
+/// How long the end of the store waits at once for the thread that writes.
+const JOIN_PAUSE: Duration = Duration::from_millis(5);
 
 /// A node's log store. Dropping the last handle, the groups' included, closes the directory.
 pub struct Store {
     path: PathBuf,
-    spaces: Keyspaces,
-    writes: Option<mpsc::Sender<Write>>,
-    postponed: Arc<Mutex<Postponed>>,
+    reader: Arc<Reader>,
+    queue: Arc<Queue>,
     writer: Option<JoinHandle<()>>,
-    fatal: watch::Receiver<Option<Arc<str>>>,
-    counters: Arc<Counters>,
+    fatal: watch::Sender<Option<Arc<str>>>,
+    progress: Arc<Progress>,
+    /// Held while the directory is being bound.
+    binding: tokio::sync::Mutex<()>,
     cluster: Mutex<Option<String>>,
     epoch: tokio::sync::Mutex<u64>,
-    _lock: File,
+    /// Groups, which share the memory for entries.
+    groups: Arc<AtomicUsize>,
+    _lock: Option<File>,
     /// Dropped last: says that the directory is closed.
     open: watch::Sender<()>,
 }
@@ -95,87 +59,103 @@ impl Store {
         Self::open_with(path, node, Disk)
     }
 
-    /// Opens a node's data directory, writing through `journal`.
+    /// Opens a node's data directory; its log is on `files`.
     ///
     /// # Errors
     /// [`StoreError`] when the directory can't be used.
-    pub fn open_with(path: &Path, node: u64, journal: impl Journal) -> Result<Arc<Self>, StoreError> {
+    pub fn open_with(path: &Path, node: u64, files: impl Files) -> Result<Arc<Self>, StoreError> {
+        let io = |source| StoreError::Io {
+            path: path.to_owned(),
+            source,
+        };
         let lock = format::lock(path)?;
-        let log_dir = path.join(LOG_DIR);
-        format::check(path, &log_dir)?;
-        let error = |error: fjall::Error| match error {
-            fjall::Error::Locked => StoreError::Locked {
+        let is_marked = format::check(path)?;
+        if !is_marked && path.join(OLD_LOG_DIR).exists() {
+            return Err(StoreError::Foreign {
                 path: path.to_owned(),
-            },
-            fjall::Error::Io(source) => StoreError::Io {
-                path: path.to_owned(),
-                source,
-            },
-            other => StoreError::Damaged {
-                path: path.to_owned(),
-                reason: other.to_string(),
-            },
-        };
-        let spaces = Keyspaces::open(&log_dir).map_err(error)?;
-        let get = |key| spaces.meta.get(key).map_err(error);
-        let (found_node, cluster, epoch) = (get(NODE_KEY)?, get(CLUSTER_KEY)?, get(EPOCH_KEY)?);
-        let number = |value: &fjall::UserValue| {
-            <[u8; 8]>::try_from(value.as_ref())
-                .map(u64::from_be_bytes)
-                .map_err(|_| StoreError::Damaged {
-                    path: path.to_owned(),
-                    reason: "a number does not have eight bytes".to_owned(),
-                })
-        };
-        let epoch = epoch.as_ref().map(number).transpose()?.unwrap_or(0);
-        let cluster = cluster.map(|value| String::from_utf8_lossy(&value).into_owned());
-        match found_node.as_ref().map(number).transpose()? {
-            Some(found) if found == node => {}
-            Some(found) => {
-                return Err(StoreError::OtherNode {
-                    path: path.to_owned(),
-                    found,
-                    wanted: node,
-                });
-            }
-            None => {
-                let mut batch = spaces.batch(1);
-                batch.insert(&spaces.meta, NODE_KEY, node.to_be_bytes());
-                batch
-                    .durability(Some(fjall::PersistMode::SyncAll))
-                    .commit()
-                    .map_err(error)?;
-            }
+            });
         }
-        let (writes, waiting) = mpsc::channel(WAITING_MAX);
-        let (fatal, fatal_receiver) = watch::channel(None);
-        let counters = Arc::new(Counters::default());
-        let postponed = Arc::new(Mutex::new(Postponed::default()));
-        let thread = Writer {
-            spaces: spaces.clone(),
-            journal,
-            waiting,
-            postponed: postponed.clone(),
-            fatal,
-            counters: counters.clone(),
-        };
-        let writer = std::thread::Builder::new()
-            .name("rtdb-log".to_owned())
-            .spawn(move || thread.run())
-            .map_err(|source| StoreError::Io {
+        let store = Self::on(Arc::new(files), path, node, SEGMENT_BYTES, !is_marked, Some(lock))?;
+        if !is_marked {
+            format::mark(path).map_err(io)?;
+        }
+        Ok(store)
+    }
+
+    /// Opens a log, or begins one if the directory `is_new`: then at most the beginning of one is there.
+    pub(super) fn on(
+        files: Arc<dyn Files>,
+        path: &Path,
+        node: u64,
+        segment_bytes: u64,
+        is_new: bool,
+        lock: Option<File>,
+    ) -> Result<Arc<Self>, StoreError> {
+        let folder = path.join(LOG_DIR);
+        let broken = |broken| match broken {
+            Broken::Io(source) => StoreError::Io {
                 path: path.to_owned(),
                 source,
-            })?;
+            },
+            Broken::Damaged(reason) => StoreError::Damaged {
+                path: path.to_owned(),
+                reason,
+            },
+        };
+        let mut journal = match is_new {
+            true => begin(files, path, &folder, segment_bytes)?,
+            false => Journal::open(files, &folder, segment_bytes).map_err(broken)?,
+        };
+        let reader = journal.reader().clone();
+        let damaged = |reason: &str| StoreError::Damaged {
+            path: path.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let get = |key: &[u8]| reader.get(Space::Meta, key);
+        let number = |value: Bytes| {
+            <[u8; 8]>::try_from(&*value)
+                .map(u64::from_be_bytes)
+                .map_err(|_| damaged("a number does not have eight bytes"))
+        };
+        let found = get(NODE_KEY).map(number).transpose()?;
+        if let Some(found) = found.filter(|found| *found != node) {
+            return Err(StoreError::OtherNode {
+                path: path.to_owned(),
+                found,
+                wanted: node,
+            });
+        }
+        let epoch = get(EPOCH_KEY).map(number).transpose()?.unwrap_or(0);
+        let cluster = get(CLUSTER_KEY).map(|name| String::from_utf8_lossy(&name).into_owned());
+        if found.is_none() {
+            let bound = Change::set(Space::Meta, NODE_KEY.to_vec(), node.to_be_bytes().to_vec());
+            journal
+                .append(&[bound])
+                .map_err(|error| broken(Broken::Io(error)))?;
+        }
+        let (queue, progress) = (Arc::<Queue>::default(), Arc::<Progress>::default());
+        let fatal = watch::Sender::new(None);
+        let writer = Writer {
+            journal,
+            queue: queue.clone(),
+            fatal: fatal.clone(),
+            progress: progress.clone(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("rtdb-log".to_owned())
+            .spawn(move || writer.run())
+            .map_err(|error| broken(Broken::Io(error)))?;
         Ok(Arc::new(Self {
             path: path.to_owned(),
-            spaces,
-            writes: Some(writes),
-            postponed,
-            writer: Some(writer),
-            fatal: fatal_receiver,
-            counters,
+            reader,
+            queue,
+            writer: Some(thread),
+            fatal,
+            progress,
+            binding: tokio::sync::Mutex::default(),
             cluster: Mutex::new(cluster),
             epoch: tokio::sync::Mutex::new(epoch),
+            groups: Arc::default(),
             _lock: lock,
             open: watch::Sender::new(()),
         }))
@@ -183,7 +163,24 @@ impl Store {
 
     /// Becomes `Some` when the disk has refused a write: the node must stop.
     pub fn fatal(&self) -> watch::Receiver<Option<Arc<str>>> {
-        self.fatal.clone()
+        self.fatal.subscribe()
+    }
+
+    /// Waits for ever, unless the disk is busy with one write for longer than `patience`. Then nothing is written any
+    /// more, and nobody is told that anything was: the node must stop before it does nothing for ever.
+    pub(crate) async fn watch(&self, patience: Duration) {
+        loop {
+            tokio::time::sleep(patience / 8).await;
+            let busy = self.progress.busy_for();
+            if busy > patience {
+                let reason = format!(
+                    "the disk has not finished a write to the log for {} s",
+                    busy.as_secs()
+                );
+                stop(&self.fatal, reason);
+                return;
+            }
+        }
     }
 
     /// Waits until the directory is closed: until the last handle to the store is dropped.
@@ -194,7 +191,7 @@ impl Store {
 
     /// What has been written so far.
     pub fn stats(&self) -> WriteStats {
-        self.counters.stats()
+        self.progress.stats()
     }
 
     /// The cluster that the directory belongs to, once it does.
@@ -207,6 +204,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::OtherCluster`] if it belongs to another one; [`StoreError::Stopped`] if it can't be written.
     pub async fn bind_cluster(&self, cluster: &str) -> Result<(), StoreError> {
+        let _binding = self.binding.lock().await;
         match self.cluster() {
             Some(found) if found == cluster => return Ok(()),
             Some(found) => {
@@ -217,12 +215,8 @@ impl Store {
             }
             None => {}
         }
-        let change = (
-            Space::Meta,
-            CLUSTER_KEY.to_vec(),
-            Some(cluster.as_bytes().to_vec()),
-        );
-        self.sync(vec![change])
+        let bound = Change::set(Space::Meta, CLUSTER_KEY.to_vec(), cluster.as_bytes().to_vec());
+        self.sync(vec![bound])
             .await
             .map_err(|error| StoreError::Stopped(error.to_string()))?;
         *self.cluster.lock() = Some(cluster.to_owned());
@@ -233,12 +227,8 @@ impl Store {
     pub(crate) async fn next_epoch(&self, now_us: u64) -> io::Result<u64> {
         let mut last = self.epoch.lock().await;
         let epoch = now_us.max(*last + 1);
-        self.sync(vec![(
-            Space::Meta,
-            EPOCH_KEY.to_vec(),
-            Some(epoch.to_be_bytes().to_vec()),
-        )])
-        .await?;
+        let taken = Change::set(Space::Meta, EPOCH_KEY.to_vec(), epoch.to_be_bytes().to_vec());
+        self.sync(vec![taken]).await?;
         *last = epoch;
         Ok(epoch)
     }
@@ -248,55 +238,73 @@ impl Store {
         GroupLog::open(self.clone(), id)
     }
 
-    /// Writes changes, and waits until they are on disk.
+    pub(super) fn groups(&self) -> &Arc<AtomicUsize> {
+        &self.groups
+    }
+
+    /// Writes changes, and waits until they, and all that was written before, are on disk.
     pub(crate) async fn sync(&self, changes: Vec<Change>) -> io::Result<()> {
         let (done, waiter) = oneshot::channel();
-        let done = Done::Synced(done);
-        self.queue(Write { changes, done }).await?;
+        self.write(changes, Done::Synced(done)).await?;
         waiter.await.map_err(|_| stopped())?
     }
 
-    /// Queues changes, or postpones them if nobody waits for them.
+    /// Puts changes in the line of what is to be written.
     pub(crate) async fn write(&self, changes: Vec<Change>, done: Done) -> io::Result<()> {
-        let write = Write { changes, done };
-        if write.done.needs_sync() {
-            return self.queue(write).await;
-        }
-        let is_full = {
-            let mut postponed = self.postponed.lock();
-            postponed.push(write);
-            postponed.is_full()
-        };
-        match is_full {
-            true => self.sync(Vec::new()).await,
-            false => Ok(()),
-        }
+        self.queue.push(Write { changes, done }).await
     }
 
-    async fn queue(&self, write: Write) -> io::Result<()> {
-        let writes = self.writes.as_ref().ok_or_else(stopped)?;
-        writes.send(write).await.map_err(|_| stopped())
+    /// The value of a name.
+    pub(crate) fn get(&self, space: Space, key: &[u8]) -> Option<Bytes> {
+        self.reader.get(space, key)
     }
 
-    pub(crate) fn get(&self, space: Space, key: &[u8]) -> io::Result<Option<Bytes>> {
-        let value = self.spaces.get(space).get(key).map_err(into_io)?;
-        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+    /// The names from `from` up to `to` (exclusive), in order, with their values.
+    pub(crate) fn range(&self, space: Space, from: &[u8], to: &[u8]) -> Vec<(Vec<u8>, Bytes)> {
+        self.reader.range(space, from, to)
     }
 
-    /// The pairs from `from` up to `to` (exclusive), in order.
-    pub(crate) fn range(
+    /// The first and the last index of a group's entries on disk.
+    pub(super) fn bounds(&self, group: GroupId) -> Option<(u64, u64)> {
+        self.reader.bounds(group)
+    }
+
+    /// Reads what is on disk of a sequence, from `from` up to `end` (exclusive): about `bytes_max` bytes, but at least one
+    /// record if there is one.
+    ///
+    /// # Errors
+    /// When the disk refuses, or gives back something else than was written.
+    pub(super) async fn read(
         &self,
-        space: Space,
-        from: Vec<u8>,
-        to: Vec<u8>,
-    ) -> impl DoubleEndedIterator<Item = io::Result<(Bytes, Bytes)>> + use<> {
-        self.spaces.get(space).range(from..to).map(|pair| {
-            let (key, value) = pair.into_inner().map_err(into_io)?;
-            Ok((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)))
-        })
+        group: GroupId,
+        sequence: Sequence,
+        from: u64,
+        end: u64,
+        bytes_max: usize,
+    ) -> io::Result<Vec<(u64, Bytes)>> {
+        let reader = self.reader.clone();
+        let read = move || reader.read(group, sequence, from, end, bytes_max);
+        Ok(tokio::task::spawn_blocking(read)
+            .await
+            .map_err(io::Error::other)??)
     }
 
-    pub(super) fn damaged(&self, reason: impl ToString) -> StoreError {
+    /// [`read`](Self::read), for those who may wait for the disk.
+    pub(super) fn read_now(&self, group: GroupId, index: u64) -> io::Result<Option<Bytes>> {
+        let found = self.reader.read(group, Sequence::Entries, index, index + 1, 1)?;
+        Ok(found.into_iter().next().map(|(_, record)| record))
+    }
+
+    /// Reads everything, and so checks it.
+    ///
+    /// # Errors
+    /// When anything is not what was written.
+    #[cfg(test)]
+    pub(super) fn verify(&self) -> io::Result<()> {
+        Ok(self.reader.verify()?)
+    }
+
+    pub(crate) fn damaged(&self, reason: impl ToString) -> StoreError {
         StoreError::Damaged {
             path: self.path.clone(),
             reason: reason.to_string(),
@@ -304,17 +312,46 @@ impl Store {
     }
 }
 
+/// Begins a log. What an earlier try has left is not more than its first segment, and holds nothing yet.
+fn begin(
+    files: Arc<dyn Files>,
+    path: &Path,
+    folder: &Path,
+    segment_bytes: u64,
+) -> Result<Journal, StoreError> {
+    let io = |source| StoreError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let left = journal::numbers(&*files, folder).map_err(io)?;
+    let is_bound = match left.as_slice() {
+        [] => false,
+        // Unfinished, or its node's only.
+        [1] => Journal::open(files.clone(), folder, segment_bytes)
+            .is_ok_and(|journal| journal.reader().get(Space::Meta, EPOCH_KEY).is_some()),
+        _ => true,
+    };
+    if is_bound {
+        return Err(StoreError::Foreign {
+            path: path.to_owned(),
+        });
+    }
+    Journal::create(files, folder, segment_bytes, rand::random()).map_err(io)
+}
+
 impl Drop for Store {
     fn drop(&mut self) {
-        self.writes.take();
-        if let Some(writer) = self.writer.take()
-            && writer.join().is_err()
-        {
+        self.queue.close();
+        let Some(writer) = self.writer.take() else { return };
+        // A disk that hangs must not keep the node from ending.
+        while !writer.is_finished() {
+            if self.fatal.borrow().is_some() && !self.progress.busy_for().is_zero() {
+                return;
+            }
+            std::thread::sleep(JOIN_PAUSE);
+        }
+        if writer.join().is_err() {
             tracing::error!("the log's writer panicked");
         }
     }
-}
-
-fn stopped() -> io::Error {
-    io::Error::new(io::ErrorKind::BrokenPipe, "the log store has stopped")
 }

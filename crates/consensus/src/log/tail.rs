@@ -2,9 +2,12 @@
 
 use crate::types::{LogId, Payload, RaftEntry};
 use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Bytes of entries that are kept in memory for each group, once they are on disk.
-const CACHED_BYTES_MAX: usize = 32 << 20;
+/// Bytes of entries that a node keeps in memory once they are on disk: all groups share them.
+pub(super) const CACHED_BYTES_MAX: usize = 64 << 20;
 
 /// What an entry takes in memory beside its payload, in bytes, about.
 const ENTRY_OVERHEAD: usize = 128;
@@ -15,28 +18,43 @@ pub(crate) struct Tail {
     /// Without gaps, up to the last entry.
     cached: VecDeque<RaftEntry>,
     bytes: usize,
-    bytes_max: usize,
+    /// How many groups share the memory.
+    sharers: Arc<AtomicUsize>,
     /// The first entry's index; of no meaning if there is none.
     first: u64,
     last: Option<LogId>,
     purged: Option<LogId>,
     /// The index up to which the log is on disk.
     on_disk: u64,
+    /// How often the log was truncated.
+    era: u64,
 }
 
 impl Tail {
     /// The end of a log whose entries, from index `first` on, are all on disk.
-    pub(super) fn new(first: u64, last: Option<LogId>, purged: Option<LogId>) -> Self {
+    pub(super) fn new(
+        first: u64,
+        last: Option<LogId>,
+        purged: Option<LogId>,
+        sharers: Arc<AtomicUsize>,
+    ) -> Self {
         let on_disk = last.map_or(0, |id| id.index);
         Self {
             cached: VecDeque::new(),
             bytes: 0,
-            bytes_max: CACHED_BYTES_MAX,
+            sharers,
             first,
             last,
             purged,
             on_disk,
+            era: 0,
         }
+    }
+
+    /// What a write of entries is told apart by: entries that came before a truncation say nothing of those that stand in
+    /// their place now.
+    pub(super) fn era(&self) -> u64 {
+        self.era
     }
 
     pub(super) fn last(&self) -> Option<LogId> {
@@ -67,22 +85,32 @@ impl Tail {
         self.cached.front().map_or(self.end(), |entry| entry.log_id.index)
     }
 
-    pub(super) fn push(&mut self, entry: RaftEntry) {
+    /// Takes in an entry.
+    ///
+    /// # Errors
+    /// If it does not follow the last one: the node must stop.
+    pub(super) fn push(&mut self, entry: RaftEntry) -> io::Result<()> {
         let index = entry.log_id.index;
-        if self.last.is_none() {
+        if self.last().is_none() {
             self.first = index;
-        } else {
-            assert_eq!(index, self.end(), "an entry that does not follow the last one");
+        } else if index != self.end() {
+            let reason = format!("entry {index} does not follow the log's end, {}", self.end());
+            return Err(io::Error::other(reason));
         }
         self.last = Some(entry.log_id);
         self.bytes += size(&entry);
         self.cached.push_back(entry);
+        Ok(())
     }
 
-    /// The log is on disk up to `index`.
-    pub(super) fn written(&mut self, index: u64) {
+    /// Entries up to `index` that were appended in an era are on disk.
+    pub(super) fn written(&mut self, era: u64, index: u64) {
+        if era != self.era {
+            return;
+        }
         self.on_disk = self.on_disk.max(index);
-        while self.bytes > self.bytes_max
+        let bytes_max = CACHED_BYTES_MAX / self.sharers.load(Ordering::Relaxed).max(1);
+        while self.bytes > bytes_max
             && let Some(first) = self.cached.front()
             && first.log_id.index <= self.on_disk
         {
@@ -101,6 +129,7 @@ impl Tail {
             self.cached.pop_back();
         }
         self.last = self.last.min(last);
+        self.era += 1;
         self.on_disk = self.on_disk.min(end.saturating_sub(1));
     }
 

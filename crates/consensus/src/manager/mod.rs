@@ -9,7 +9,7 @@ use crate::Propose;
 use crate::command::{Body, InitCluster};
 use crate::config::Config;
 use crate::group::Group;
-use crate::log::{Disk, Journal, Store};
+use crate::log::{Disk, Files, Store};
 use crate::proposer::now_us;
 use crate::status::NodeStatus;
 use crate::transport::wire::Hello;
@@ -46,16 +46,16 @@ impl Manager {
         Self::start_with(config, Arc::new(Grpc::default()), Disk).await
     }
 
-    /// [`start`](Self::start), with another transport or journal.
+    /// [`start`](Self::start), with another transport or disk.
     ///
     /// # Errors
     /// [`StartError`], which says what to do.
     pub async fn start_with(
         config: Config,
         transport: Arc<dyn Transport>,
-        journal: impl Journal,
+        files: impl Files,
     ) -> Result<Arc<Self>, StartError> {
-        let store = Store::open_with(&config.data_dir, config.node, journal)?;
+        let store = Store::open_with(&config.data_dir, config.node, files)?;
         let starting = |group| move |source| StartError::Group { group, source };
         let epoch = store
             .next_epoch(now_us())
@@ -96,7 +96,11 @@ impl Manager {
         let mut tasks = vec![
             tokio::spawn(warden.run()),
             tokio::spawn(announce(groups[&GroupId::META].clone(), config.clone())),
-            tokio::spawn(watch_store(store.fatal(), fatal_sender.clone())),
+            tokio::spawn(watch_store(
+                store.clone(),
+                config.timing.disk(),
+                fatal_sender.clone(),
+            )),
         ];
         tasks.extend(
             groups

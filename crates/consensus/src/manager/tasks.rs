@@ -3,6 +3,7 @@
 use crate::command::{Body, SetNode};
 use crate::config::Config;
 use crate::group::Group;
+use crate::log::Store;
 use crate::{Follow, Propose};
 use openraft::async_runtime::watch::WatchReceiver;
 use std::collections::BTreeSet;
@@ -70,12 +71,23 @@ pub(super) async fn announce(meta: Arc<Group>, config: Config) {
     }
 }
 
+/// Waits until the disk refuses a write, or does not finish one.
 pub(super) async fn watch_store(
-    mut store: watch::Receiver<Option<Arc<str>>>,
+    store: Arc<Store>,
+    patience: Duration,
     fatal: watch::Sender<Option<Arc<str>>>,
 ) {
-    if let Ok(reason) = store.wait_for(Option::is_some).await {
-        fatal.send_replace(reason.clone());
+    let mut stopped = store.fatal();
+    tokio::select! {
+        biased;
+        reason = stopped.wait_for(Option::is_some) => {
+            if let Ok(reason) = reason {
+                fatal.send_replace(reason.clone());
+            }
+        }
+        () = store.watch(patience) => {
+            fatal.send_replace(store.fatal().borrow().clone());
+        }
     }
 }
 

@@ -3,39 +3,25 @@
 use super::cluster::{Cluster, call, config, publish, settings};
 use super::hub::{Hub, addr};
 use super::run;
+use crate::log::troubled::{Trouble, Troubled};
 use crate::proposer::{Incoming, Refused};
-use crate::{Disk, EncodedBatch, Journal, Manager, Propose, StartError, StoreError};
+use crate::{Disk, EncodedBatch, Manager, Propose, StartError, StoreError};
 use bytes::Bytes;
-use fjall::OwnedWriteBatch;
-use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-struct Fragile(Arc<AtomicBool>);
-
-impl Journal for Fragile {
-    fn commit(&mut self, batch: OwnedWriteBatch, sync: bool) -> io::Result<()> {
-        if self.0.load(Ordering::Relaxed) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        Disk.commit(batch, sync)
-    }
-}
 
 #[test]
 fn a_node_whose_disk_is_full_says_so_and_acknowledges_nothing() {
     run(async {
         let dir = tempfile::tempdir().unwrap();
         let hub: Arc<Hub> = Arc::default();
-        let is_full = Arc::new(AtomicBool::new(false));
-        let fragile = Fragile(is_full.clone());
-        let manager = Manager::start_with(config(1, &dir), Arc::new(hub), fragile)
+        let disk = Troubled::new();
+        let manager = Manager::start_with(config(1, &dir), Arc::new(hub), disk.clone())
             .await
             .unwrap();
         manager.init([(1, addr(1))].into(), settings()).await.unwrap();
         let replica = super::replica::Replica::start(manager.shard().clone());
         manager.shard().submit(publish()).unwrap().await.unwrap();
-        is_full.store(true, Ordering::Relaxed);
+        disk.set(Trouble::Full);
         let pending = manager.shard().submit(call("lost")).unwrap();
         let mut fatal = manager.fatal();
         let reason = fatal.wait_for(Option::is_some).await.unwrap().clone().unwrap();

@@ -4,6 +4,7 @@ mod cluster;
 mod faults;
 mod hub;
 mod loopback;
+mod overtake;
 mod peers;
 mod replica;
 mod samples;

@@ -1,5 +1,9 @@
-use super::group::log_key;
-use super::{Disk, Done, GroupLog, Journal, Space, Store, StoreError};
+//! The store on the real disk.
+
+use super::super::change::{Change, Sequence, Space};
+use super::super::tail::Tail;
+use super::super::troubled::{Trouble, Troubled};
+use super::super::{Done, GroupLog, Store, StoreError};
 use crate::config::Limits;
 use crate::machine::Machine;
 use crate::proposer::Proposer;
@@ -8,25 +12,21 @@ use crate::resolved::ResolvedLog;
 use crate::resolver::Resolver;
 use crate::types::{GroupId, LeaderId, LogId, Payload, Proposal, RaftEntry, TypeConfig, Vote};
 use bytes::Bytes;
-use fjall::OwnedWriteBatch;
 use openraft::StorageError;
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::type_config::TypeConfigExt;
-use parking_lot::Mutex;
-use proptest::prelude::*;
 use prost::Message;
-use std::io::{self, BufRead, BufReader, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
+use tokio::sync::oneshot;
 
 const CHILD_DIR: &str = "RTDB_TEST_KILL_DIR";
-
-/// Bytes that are compared at once.
-const BLOCK: usize = 64;
 
 fn entry(index: u64) -> RaftEntry {
     let bytes = Bytes::from(format!("entry {index}"));
@@ -131,7 +131,7 @@ fn what_nobody_waits_for_is_written_in_its_order() {
     block_on(async {
         for n in writes.clone() {
             // Each write changes what the one before it wrote.
-            let changes = [n - 1, n].map(|at| (Space::State, key(at), Some(value(n))));
+            let changes = [n - 1, n].map(|at| Change::set(Space::State, key(at), value(n)));
             let (written, index) = (Arc::default(), n);
             let done = Done::Later { written, index };
             store.write(changes.into(), done).await.unwrap();
@@ -139,7 +139,7 @@ fn what_nobody_waits_for_is_written_in_its_order() {
         store.sync(Vec::new()).await.unwrap();
     });
     for n in writes {
-        let found = store.get(Space::State, &key(n - 1)).unwrap().unwrap();
+        let found = store.get(Space::State, &key(n - 1)).unwrap();
         assert_eq!(found[..8], key(n), "at {}", n - 1);
     }
 }
@@ -174,10 +174,10 @@ fn a_directory_is_bound_and_guarded() {
             "the clock went back"
         );
         drop(store);
-        std::fs::write(dir.path().join("FORMAT"), "rafttimedb 2\n").unwrap();
+        std::fs::write(dir.path().join("FORMAT"), "rafttimedb 3\n").unwrap();
         assert!(matches!(
             Store::open(dir.path(), 1).err(),
-            Some(StoreError::Newer { found: 2, .. })
+            Some(StoreError::Newer { found: 3, .. })
         ));
         std::fs::write(dir.path().join("FORMAT"), "something\n").unwrap();
         assert!(matches!(
@@ -190,159 +190,6 @@ fn a_directory_is_bound_and_guarded() {
             Some(StoreError::Foreign { .. })
         ));
     });
-}
-
-/// What happens at a commit.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Crash {
-    Before,
-    /// With a part, in thousandths, of what the commit wrote on disk.
-    In(usize),
-    After,
-}
-
-/// A disk that fails at one commit, and keeps a picture of itself as a crash there would have left it.
-struct Failing {
-    dir: PathBuf,
-    picture: PathBuf,
-    crash: Crash,
-    commits_left: usize,
-}
-
-impl Journal for Failing {
-    fn commit(&mut self, batch: OwnedWriteBatch, sync: bool) -> io::Result<()> {
-        if self.commits_left > 0 {
-            self.commits_left -= 1;
-            return Disk.commit(batch, sync);
-        }
-        copy_dir(&self.dir, &self.picture);
-        if self.crash == Crash::Before {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        Disk.commit(batch, true)?;
-        let after = tempfile::tempdir()?;
-        copy_dir(&self.dir, after.path());
-        for path in journals(after.path()) {
-            let target = self.picture.join(path.strip_prefix(after.path()).unwrap());
-            let (new, mut old) = (std::fs::read(&path)?, std::fs::read(&target).unwrap_or_default());
-            old.resize(new.len(), 0);
-            let first = differs(new.chunks(BLOCK).zip(old.chunks(BLOCK)));
-            let last = differs(new.rchunks(BLOCK).zip(old.rchunks(BLOCK)));
-            let (first, last) = (
-                first.map(|block| block * BLOCK),
-                last.map(|block| new.len() - block * BLOCK - 1),
-            );
-            if let (Some(first), Some(last)) = (first, last) {
-                let end = match self.crash {
-                    Crash::In(part) => first + (last - first) * part / 1000,
-                    Crash::Before | Crash::After => last + 1,
-                };
-                old[first..end].copy_from_slice(&new[first..end]);
-                let mut file = std::fs::File::options().write(true).open(&target)?;
-                file.seek(io::SeekFrom::Start(first as u64))?;
-                file.write_all(&old[first..end])?;
-            }
-        }
-        Err(io::Error::other("crashed"))
-    }
-}
-
-fn journals(dir: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for item in std::fs::read_dir(dir).unwrap() {
-        let path = item.unwrap().path();
-        if path.is_dir() {
-            found.extend(journals(&path));
-        } else if path.extension().is_some_and(|extension| extension == "jnl") {
-            found.push(path);
-        }
-    }
-    found
-}
-
-fn copy_dir(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for item in std::fs::read_dir(from).unwrap() {
-        let item = item.unwrap();
-        let target = to.join(item.file_name());
-        if item.file_type().unwrap().is_dir() {
-            copy_dir(&item.path(), &target);
-        } else {
-            // The journal is allocated ahead: its end is not worth copying.
-            let bytes = std::fs::read(item.path()).unwrap();
-            let zeros = [0; BLOCK];
-            let blank = bytes
-                .rchunks(BLOCK)
-                .take_while(|block| **block == zeros[..block.len()]);
-            let used = bytes.len() - blank.map(<[u8]>::len).sum::<usize>();
-            std::fs::write(&target, &bytes[..used]).unwrap();
-            std::fs::File::options()
-                .write(true)
-                .open(&target)
-                .unwrap()
-                .set_len(bytes.len() as u64)
-                .unwrap();
-        }
-    }
-}
-
-/// The first pair of blocks that differ.
-fn differs<'a>(mut blocks: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Option<usize> {
-    blocks.position(|(new, old)| new != old)
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn whatever_was_acknowledged_survives_a_crash_before_in_and_after_each_write(
-        crash in prop_oneof![
-            Just(Crash::Before), (0usize..1000).prop_map(Crash::In), Just(Crash::After),
-        ],
-        commits_left in 0usize..8,
-        sizes in proptest::collection::vec(1u64..6, 8),
-    ) {
-        block_on(async {
-            let (dir, picture) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-            let failing = Failing {
-                dir: dir.path().to_owned(),
-                picture: picture.path().to_owned(),
-                crash,
-                commits_left,
-            };
-            let store = Store::open_with(dir.path(), 1, failing).unwrap();
-            let mut log = store.group(GroupId::SHARD).unwrap();
-            let (mut acknowledged, mut voted, mut next, mut failed) = (0, 0, 1, None);
-            for (turn, size) in sizes.iter().enumerate() {
-                let result = if turn % 3 == 2 {
-                    let term = turn as u64;
-                    log.save_vote(&Vote::new(term, 1)).await.map(|()| voted = term)
-                } else {
-                    let end = next + size;
-                    let result = append(&mut log, next..end).await.map(|()| acknowledged = end - 1);
-                    next = end;
-                    result
-                };
-                if result.is_err() {
-                    failed = Some(turn);
-                    break;
-                }
-            }
-            assert_eq!(failed, Some(commits_left), "one write at a time is one commit");
-            assert!(store.fatal().borrow().is_some(), "the node must stop");
-            assert!(append(&mut log, next..next + 1).await.is_err(), "nothing follows a failed write");
-
-            let mut log = Store::open(picture.path(), 1).unwrap().group(GroupId::SHARD).unwrap();
-            let found = indices(&mut log).await;
-            let last = found.last().copied().unwrap_or(0);
-            assert!(found.first().is_none_or(|first| *first == 1));
-            assert!(last == acknowledged || last == next - 1, "{last} is neither {acknowledged} nor {}", next - 1);
-            let vote = log.read_vote().await.unwrap().map_or(0, |vote| vote.leader_id.term);
-            assert!(vote >= voted, "the vote went back from {voted} to {vote}");
-            append(&mut log, last + 1..last + 4).await.unwrap();
-            assert_eq!(indices(&mut log).await, (1..last + 4).collect::<Vec<_>>());
-        });
-    }
 }
 
 /// Appends and votes, and says so when it is on disk, until somebody kills it.
@@ -390,7 +237,12 @@ fn whatever_was_acknowledged_survives_kill_9() {
     let mut acknowledged = [[0u64; 2]; 2];
     for kill in 0..KILLS {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["log::tests::kill_child", "--exact", "--ignored", "--nocapture"])
+            .args([
+                "log::tests::store::kill_child",
+                "--exact",
+                "--ignored",
+                "--nocapture",
+            ])
             .env(CHILD_DIR, dir.path())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -447,22 +299,12 @@ fn whatever_was_acknowledged_survives_kill_9() {
 
 #[test]
 fn a_full_disk_stops_the_node_and_acknowledges_nothing() {
-    struct Full(Arc<Mutex<bool>>);
-    impl Journal for Full {
-        fn commit(&mut self, batch: OwnedWriteBatch, sync: bool) -> io::Result<()> {
-            if *self.0.lock() {
-                return Err(io::ErrorKind::StorageFull.into());
-            }
-            Disk.commit(batch, sync)
-        }
-    }
     block_on(async {
-        let dir = tempfile::tempdir().unwrap();
-        let full = Arc::new(Mutex::new(false));
-        let store = Store::open_with(dir.path(), 1, Full(full.clone())).unwrap();
+        let (dir, disk) = (tempfile::tempdir().unwrap(), Troubled::new());
+        let store = Store::open_with(dir.path(), 1, disk.clone()).unwrap();
         let mut log = store.group(GroupId::SHARD).unwrap();
         append(&mut log, 1..4).await.unwrap();
-        *full.lock() = true;
+        disk.set(Trouble::Full);
         let error = append(&mut log, 4..6).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
         let reason = store.fatal().borrow().clone().unwrap();
@@ -470,7 +312,7 @@ fn a_full_disk_stops_the_node_and_acknowledges_nothing() {
             reason.contains("no storage space") || reason.contains("full"),
             "{reason}"
         );
-        *full.lock() = false;
+        disk.set(Trouble::None);
         assert!(
             log.save_vote(&Vote::new(9, 1)).await.is_err(),
             "nothing follows a failed write"
@@ -483,16 +325,262 @@ fn a_full_disk_stops_the_node_and_acknowledges_nothing() {
 }
 
 #[test]
+fn a_disk_that_hangs_stops_the_node_with_a_reason() {
+    block_on(async {
+        let (dir, disk) = (tempfile::tempdir().unwrap(), Troubled::new());
+        let store = Store::open_with(dir.path(), 1, disk.clone()).unwrap();
+        let mut log = store.group(GroupId::SHARD).unwrap();
+        disk.set(Trouble::Hangs);
+        let waiting = tokio::spawn(async move { append(&mut log, 1..4).await });
+        store.watch(Duration::from_millis(100)).await;
+        let reason = store.fatal().borrow().clone().unwrap();
+        assert!(reason.contains("has not finished a write"), "{reason}");
+        // The node ends, though the thread does not.
+        waiting.abort();
+        assert!(waiting.await.is_err(), "nothing was acknowledged");
+        drop(store);
+        disk.set(Trouble::None);
+    });
+}
+
+#[test]
+fn a_writer_that_panics_stops_the_node_with_a_reason() {
+    block_on(async {
+        let (dir, disk) = (tempfile::tempdir().unwrap(), Troubled::new());
+        let store = Store::open_with(dir.path(), 1, disk.clone()).unwrap();
+        let mut log = store.group(GroupId::SHARD).unwrap();
+        disk.set(Trouble::Panics);
+        assert!(append(&mut log, 1..4).await.is_err());
+        let reason = store
+            .fatal()
+            .wait_for(Option::is_some)
+            .await
+            .unwrap()
+            .clone()
+            .unwrap();
+        assert!(reason.contains("panicked"), "{reason}");
+        assert!(log.save_vote(&Vote::new(9, 1)).await.is_err());
+    });
+}
+
+#[test]
+fn what_is_said_of_entries_is_never_on_disk_before_them() {
+    block_on(async {
+        let (dir, disk) = (tempfile::tempdir().unwrap(), Troubled::new());
+        let store = Store::open_with(dir.path(), 1, disk.clone()).unwrap();
+        let record = |index| LogRecord::from(&entry(index)).encode_to_vec();
+        let append = |index: u64, size: usize| Change::Append {
+            group: GroupId::SHARD,
+            sequence: Sequence::Entries,
+            index,
+            record: [record(index), vec![0; size]].concat(),
+        };
+        disk.set(Trouble::Hangs);
+        let mut waiters = Vec::new();
+        // More than one batch holds, and then what the resolver made of the last of it.
+        for index in 1..=5 {
+            let (done, waiter) = oneshot::channel();
+            store
+                .write(vec![append(index, 6 << 20)], Done::Synced(done))
+                .await
+                .unwrap();
+            waiters.push(waiter);
+            let state = Change::set(Space::State, b"applied".to_vec(), index.to_be_bytes().to_vec());
+            let (written, index) = (Arc::default(), index);
+            store
+                .write(vec![state], Done::Later { written, index })
+                .await
+                .unwrap();
+        }
+        // The disk takes one more write, and is full.
+        disk.set(Trouble::None);
+        waiters.remove(0).await.unwrap().unwrap();
+        disk.set(Trouble::Full);
+        for waiter in waiters {
+            drop(waiter.await);
+        }
+        drop(store);
+        let store = Store::open(dir.path(), 1).unwrap();
+        let last = store.bounds(GroupId::SHARD).unwrap().1;
+        let applied = store
+            .get(Space::State, b"applied")
+            .map_or(0, |value| u64::from_be_bytes((*value).try_into().unwrap()));
+        assert!(
+            applied <= last,
+            "applied up to {applied}, and the log ends with {last}"
+        );
+    });
+}
+
+#[test]
+fn a_full_line_waits_and_keeps_its_order() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (dir, disk) = (tempfile::tempdir().unwrap(), Troubled::new());
+        let store = Store::open_with(dir.path(), 1, disk.clone()).unwrap();
+        disk.set(Trouble::Hangs);
+        let written = Arc::new(AtomicUsize::new(0));
+        let writes = tokio::spawn({
+            let (store, written) = (store.clone(), written.clone());
+            async move {
+                for n in 0..200u64 {
+                    let value = [n.to_be_bytes().to_vec(), vec![1; 1 << 20]].concat();
+                    let change = Change::set(Space::State, b"n".to_vec(), value);
+                    let (cell, index) = (Arc::default(), n);
+                    store
+                        .write(vec![change], Done::Later { written: cell, index })
+                        .await
+                        .unwrap();
+                    written.store(n as usize + 1, Ordering::SeqCst);
+                }
+            }
+        });
+        // It takes no more than its limit (64 MiB), and a batch that is under way.
+        let mut before = 0;
+        loop {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let now = written.load(Ordering::SeqCst);
+            if now == before && now > 0 {
+                break;
+            }
+            before = now;
+        }
+        assert!(before <= 64 + 17, "{before} MiB wait");
+        disk.set(Trouble::None);
+        writes.await.unwrap();
+        store.sync(Vec::new()).await.unwrap();
+        assert_eq!(store.get(Space::State, b"n").unwrap()[..8], 199u64.to_be_bytes());
+    });
+}
+
+#[test]
+fn a_log_that_ends_before_what_was_committed_or_applied_is_refused() {
+    block_on(async {
+        let applied = crate::record::LogIdRecord::from(log_id(9)).encode_to_vec();
+        let group = GroupId::SHARD.0.to_be_bytes();
+        let committed_key = [b"g".as_slice(), &group, b"c"].concat();
+        let applied_key = [group.as_slice(), b"a"].concat();
+        for (space, key, says) in [
+            (Space::Meta, committed_key, "committed up to"),
+            (Space::State, applied_key, "applied up to"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open(dir.path(), 1).unwrap();
+            append(&mut store.group(GroupId::SHARD).unwrap(), 1..4)
+                .await
+                .unwrap();
+            store
+                .sync(vec![Change::set(space, key, applied.clone())])
+                .await
+                .unwrap();
+            let opened = store
+                .group(GroupId::SHARD)
+                .map_err(|error| error.to_string())
+                .and_then(|log| {
+                    let proposer = Arc::new(Proposer::new(1, 1, Limits::default()));
+                    let opened = Machine::open(ResolvedLog::new(log, Resolver::shard(), proposer));
+                    opened.map(drop).map_err(|error| error.to_string())
+                });
+            let error = opened.unwrap_err();
+            assert!(
+                error.contains(says) && error.contains("must not start with it"),
+                "{error}"
+            );
+        }
+    });
+}
+
+#[test]
 fn a_hole_in_the_log_is_an_error() {
     block_on(async {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), 1).unwrap();
-        let record = |index| LogRecord::from(&entry(index)).encode_to_vec();
-        let changes =
-            [1, 2, 4].map(|index| (Space::Log, log_key(GroupId::SHARD, index), Some(record(index))));
-        store.sync(changes.to_vec()).await.unwrap();
-        let mut log = store.group(GroupId::SHARD).unwrap();
-        let error = log.try_get_log_entries(..).await.unwrap_err().to_string();
-        assert!(error.contains("entry"), "{error}");
+        let append = |index| Change::Append {
+            group: GroupId::SHARD,
+            sequence: Sequence::Entries,
+            index,
+            record: LogRecord::from(&entry(index)).encode_to_vec(),
+        };
+        let error = store
+            .sync([1, 2, 4].map(append).to_vec())
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("entry 4"), "{error}");
+        assert!(store.fatal().borrow().is_some(), "the node must stop");
     });
+}
+
+/// An append from before a truncation that is done after it says nothing of the entries that came in its place.
+#[test]
+fn what_was_truncated_is_not_on_disk() {
+    let mut tail = Tail::new(0, None, None, Arc::new(AtomicUsize::new(1)));
+    for index in 0..100 {
+        tail.push(entry(index)).unwrap();
+    }
+    let before = tail.era();
+    tail.written(before, 49);
+    // The truncation is queued while 50 to 99 are being written, ...
+    tail.truncate(Some(log_id(49)));
+    tail.written(before, 99);
+    // ... and then other entries come in their place.
+    for index in 50..180 {
+        let payload = Payload::Normal(Proposal(vec![0; 1 << 20].into()));
+        let log_id = log_id(index);
+        tail.push(RaftEntry { log_id, payload }).unwrap();
+    }
+    tail.written(tail.era(), 50);
+    assert!(
+        tail.cached_from() <= 51,
+        "entries up to {} are only in the writer's queue, and have left the memory",
+        tail.cached_from() - 1
+    );
+}
+
+#[test]
+fn what_is_committed_is_never_cut_off() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = Store::open(dir.path(), 1).unwrap().group(GroupId::SHARD).unwrap();
+        append(&mut log, 1..9).await.unwrap();
+        log.save_committed(Some(log_id(5))).await.unwrap();
+        let error = log.truncate_after(Some(log_id(4))).await.unwrap_err().to_string();
+        assert!(error.contains("committed"), "{error}");
+        log.truncate_after(Some(log_id(5))).await.unwrap();
+        assert_eq!(indices(&mut log).await, [1, 2, 3, 4, 5]);
+    });
+}
+
+#[test]
+fn a_directory_is_bound_once_however_many_try() {
+    block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), 1).unwrap();
+        let (first, second) = futures::join!(store.bind_cluster("a"), store.bind_cluster("b"));
+        assert!(first.is_ok() && second.is_err(), "{first:?} {second:?}");
+        drop(store);
+        let store = Store::open(dir.path(), 1).unwrap();
+        assert_eq!(store.cluster().as_deref(), Some("a"));
+    });
+}
+
+#[test]
+fn a_store_that_was_broken_off_in_the_making_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Store::open(dir.path(), 1).unwrap());
+    std::fs::remove_file(dir.path().join("FORMAT")).unwrap();
+    drop(Store::open(dir.path(), 1).unwrap());
+    // With a segment that was not finished, too.
+    std::fs::remove_file(dir.path().join("FORMAT")).unwrap();
+    let segment = std::fs::File::options()
+        .write(true)
+        .open(dir.path().join("log/0000000000000001.log"))
+        .unwrap();
+    segment.set_len(512).unwrap();
+    drop(Store::open(dir.path(), 1).unwrap());
+    Store::open(dir.path(), 1).unwrap().verify().unwrap();
 }

@@ -1,0 +1,443 @@
+//! A file of the log: a head, and batches one after the other, each of whole blocks.
+//!
+//! A batch is what is written and synced at once. It begins with its number, its length and a hash of everything before
+//! it, so that none can be missing, or stand twice, or be of another time. Only the last batch of the last segment may be
+//! unfinished: nobody was told that it is on disk. Everything else that does not check out is damage.
+
+use super::block::{self, BLOCK, BODY, Blocks, Kind, Place, Tag};
+use super::change::Span;
+use super::files::{DataFile, Files};
+use bytes::Bytes;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use thiserror::Error;
+
+/// The version of a segment's form.
+const VERSION: u32 = 1;
+
+const MAGIC: &[u8; 8] = b"rtdb-log";
+
+/// The bytes of a batch before its changes.
+pub(super) const BATCH_HEAD: usize = 32;
+
+/// Bytes of content that are read at once for records that stand close together.
+const WINDOW_BYTES: usize = 256 << 10;
+
+/// Blocks that are looked through at once behind the last batch.
+const SWEEP_BLOCKS: usize = 2048;
+
+/// A hash of a batch and all before it.
+pub(super) type Chain = [u8; 16];
+
+/// Why a segment can't be read.
+#[derive(Debug, Error)]
+pub(crate) enum Broken {
+    /// The disk refuses.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// It does not hold what was written.
+    #[error("{0}")]
+    Damaged(String),
+}
+
+impl From<Broken> for io::Error {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Io(error) => error,
+            Broken::Damaged(reason) => Self::new(
+                io::ErrorKind::InvalidData,
+                format!("the log is damaged: {reason}"),
+            ),
+        }
+    }
+}
+
+/// What a segment says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) number: u64,
+    /// Its blocks, the head's own included.
+    pub(super) blocks: u64,
+    /// Drawn when the log was begun: no segment is taken for another log's.
+    pub(super) log_id: [u8; 16],
+    /// The number of its first batch.
+    pub(super) first_batch: u64,
+    /// The hash of everything before it.
+    pub(super) chain: Chain,
+}
+
+impl Head {
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        for number in [self.number, self.blocks, self.first_batch] {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        bytes.extend_from_slice(&self.log_id);
+        bytes.extend_from_slice(&self.chain);
+        let place = Place {
+            segment: self.number,
+            block: 0,
+        };
+        let mut blocks = Blocks::new(place, 0, bytes.len());
+        blocks.write(&bytes);
+        blocks.finish().0
+    }
+
+    fn decode(number: u64, block: &[u8]) -> Result<Self, Broken> {
+        let damaged = |what: &str| Broken::Damaged(format!("segment {number}: {what}"));
+        let place = Place {
+            segment: number,
+            block: 0,
+        };
+        if block::kind(place, block) != Kind::Sound(Tag::of(0)) {
+            return Err(damaged("its first block is not what was written"));
+        }
+        let body = block::body(block);
+        if body[..8] != *MAGIC {
+            return Err(damaged("it is no part of a log"));
+        }
+        let version = u32::from_le_bytes(array(&body[8..12]));
+        if version > VERSION {
+            return Err(damaged(&format!(
+                "it is of version {version}, and this program reads up to {VERSION}: update it"
+            )));
+        }
+        let numbers = [12, 20, 28].map(|at| u64::from_le_bytes(array(&body[at..at + 8])));
+        let [found, blocks, first_batch] = numbers;
+        if found != number || blocks < 2 || first_batch == 0 {
+            return Err(damaged("its head makes no sense"));
+        }
+        Ok(Self {
+            number,
+            blocks,
+            first_batch,
+            log_id: array(&body[36..52]),
+            chain: array(&body[52..68]),
+        })
+    }
+}
+
+fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    let mut array = [0; N];
+    array.copy_from_slice(bytes);
+    array
+}
+
+/// What a batch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BatchKind {
+    /// Changes, after what came before.
+    Changes,
+    /// The first batch of a segment: everything that stands before it, where that is not entries.
+    Checkpoint,
+    /// The last batch of a segment: the log goes on in the next.
+    Seal,
+}
+
+impl BatchKind {
+    fn code(self) -> u8 {
+        match self {
+            Self::Changes => 1,
+            Self::Checkpoint => 2,
+            Self::Seal => 3,
+        }
+    }
+}
+
+/// A batch, as it was read.
+pub(super) struct Batch {
+    /// Where its changes begin in the segment's content.
+    pub(super) offset: u64,
+    pub(super) changes: Vec<u8>,
+}
+
+/// Where the next batch of the log goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Cursor {
+    pub(super) block: u64,
+    pub(super) batch: u64,
+    pub(super) chain: Chain,
+}
+
+/// How a segment's batches end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct End {
+    pub(super) next: Cursor,
+    /// The block with which the last batch begins.
+    pub(super) last: u64,
+    pub(super) is_sealed: bool,
+    /// The first block behind what an unfinished batch left.
+    pub(super) torn_to: Option<u64>,
+}
+
+/// An open segment.
+pub(super) struct Segment {
+    pub(super) head: Head,
+    path: PathBuf,
+    file: Box<dyn DataFile>,
+}
+
+/// A segment's file.
+pub(super) fn path(folder: &Path, number: u64) -> PathBuf {
+    folder.join(format!("{number:016}.log"))
+}
+
+/// The number of a segment's file.
+pub(super) fn number(name: &str) -> Option<u64> {
+    let number = name.strip_suffix(".log")?;
+    number.parse().ok().filter(|_| number.len() == 16)
+}
+
+/// The bytes of a batch, and the cursor behind it.
+pub(super) fn encode(
+    segment: u64,
+    at: Cursor,
+    kind: BatchKind,
+    len: usize,
+    write: impl FnOnce(&mut Blocks),
+) -> (Vec<u8>, Cursor) {
+    let place = Place {
+        segment,
+        block: at.block,
+    };
+    let mut blocks = Blocks::new(place, at.batch, BATCH_HEAD + len);
+    blocks.write(&at.batch.to_le_bytes());
+    blocks.write(&[kind.code(), 0, 0, 0]);
+    blocks.write(&(len as u32).to_le_bytes());
+    blocks.write(&at.chain);
+    write(&mut blocks);
+    let (bytes, sums) = blocks.finish();
+    let next = Cursor {
+        block: at.block + (bytes.len() / BLOCK) as u64,
+        batch: at.batch + 1,
+        chain: chain(&at.chain, &sums),
+    };
+    (bytes, next)
+}
+
+fn chain(before: &Chain, sums: &[u8]) -> Chain {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(before);
+    hasher.update(sums);
+    array(&hasher.finalize().as_bytes()[..16])
+}
+
+impl Segment {
+    pub(super) fn create(files: &dyn Files, folder: &Path, head: Head) -> io::Result<Arc<Self>> {
+        let path = path(folder, head.number);
+        let file = files.create(&path, head.blocks * BLOCK as u64, &head.encode())?;
+        Ok(Arc::new(Self { head, path, file }))
+    }
+
+    pub(super) fn open(files: &dyn Files, folder: &Path, number: u64) -> Result<Arc<Self>, Broken> {
+        let path = path(folder, number);
+        let file = files.open(&path)?;
+        let size = file.size()?;
+        let damaged = |reason: String| Broken::Damaged(format!("{}: {reason}", path.display()));
+        if size < BLOCK as u64 {
+            return Err(damaged(format!("it has {size} bytes")));
+        }
+        let mut block = [0; BLOCK];
+        file.read(&mut block, 0)?;
+        let head = Head::decode(number, &block)?;
+        if head.blocks.checked_mul(BLOCK as u64) != Some(size) {
+            return Err(damaged(format!(
+                "it has {size} bytes, and had {} blocks of {BLOCK}",
+                head.blocks
+            )));
+        }
+        Ok(Arc::new(Self { head, path, file }))
+    }
+
+    /// Where the first batch goes.
+    pub(super) fn start(&self) -> Cursor {
+        Cursor {
+            block: 1,
+            batch: self.head.first_batch,
+            chain: self.head.chain,
+        }
+    }
+
+    fn place(&self, block: u64) -> Place {
+        Place {
+            segment: self.head.number,
+            block,
+        }
+    }
+
+    fn damaged(&self, block: u64, what: &str) -> Broken {
+        let at = block * BLOCK as u64;
+        Broken::Damaged(format!("{}: at byte {at}: {what}", self.path.display()))
+    }
+
+    fn blocks(&self, first: u64, count: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; count * BLOCK];
+        self.file.read(&mut bytes, first * BLOCK as u64)?;
+        Ok(bytes)
+    }
+
+    pub(super) fn write(&self, bytes: &[u8], block: u64) -> io::Result<()> {
+        self.file.write(bytes, block * BLOCK as u64)
+    }
+
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+
+    /// Reads all batches, one after the other.
+    ///
+    /// # Errors
+    /// [`Broken::Damaged`] if anything was changed since it was written: all is checked but what lies behind a seal.
+    pub(super) fn scan(&self, mut each: impl FnMut(Batch) -> Result<(), Broken>) -> Result<End, Broken> {
+        let (mut at, mut last) = (self.start(), 1);
+        let end = |next, last, is_sealed, torn_to| End {
+            next,
+            last,
+            is_sealed,
+            torn_to,
+        };
+        while at.block < self.head.blocks {
+            let tag = Tag::of(at.batch);
+            let first = self.blocks(at.block, 1)?;
+            match block::kind(self.place(at.block), &first) {
+                Kind::Zero => return Ok(end(at, last, false, self.sweep(at.block, at.block, tag)?)),
+                Kind::Sound(found) if found == tag => {}
+                Kind::Sound(_) => return Err(self.damaged(at.block, "a batch of another time stands here")),
+                Kind::Damaged => return Err(self.damaged(at.block, "this is not what was written")),
+            }
+            let (kind, len) = self.batch_head(at, block::body(&first))?;
+            let count = block::count(BATCH_HEAD + len);
+            if count as u64 > self.head.blocks - at.block {
+                return Err(self.damaged(at.block, "a batch is longer than its segment"));
+            }
+            let bytes = match count {
+                1 => first,
+                _ => self.blocks(at.block, count)?,
+            };
+            let (mut content, mut sums) = (Vec::with_capacity(count * BODY), Vec::new());
+            for (number, block) in (at.block..).zip(bytes.chunks_exact(BLOCK)) {
+                match block::kind(self.place(number), block) {
+                    Kind::Sound(found) if found == tag => {
+                        content.extend_from_slice(block::body(block));
+                        sums.extend_from_slice(&block[..4]);
+                    }
+                    // Missing: then nothing may stand behind the batch.
+                    Kind::Zero => {
+                        let torn_to = self.sweep(at.block, at.block + count as u64, tag)?;
+                        return Ok(end(at, last, false, torn_to));
+                    }
+                    Kind::Sound(_) => return Err(self.damaged(number, "a batch is broken off by another")),
+                    Kind::Damaged => return Err(self.damaged(number, "this is not what was written")),
+                }
+            }
+            content.drain(..BATCH_HEAD);
+            content.truncate(len);
+            each(Batch {
+                offset: at.block * BODY as u64 + BATCH_HEAD as u64,
+                changes: content,
+            })?;
+            last = at.block;
+            at = Cursor {
+                block: at.block + count as u64,
+                batch: at.batch + 1,
+                chain: chain(&at.chain, &sums),
+            };
+            if kind == BatchKind::Seal {
+                return Ok(end(at, last, true, None));
+            }
+        }
+        Ok(end(at, last, false, None))
+    }
+
+    fn batch_head(&self, at: Cursor, body: &[u8]) -> Result<(BatchKind, usize), Broken> {
+        if u64::from_le_bytes(array(&body[..8])) != at.batch || body[16..32] != at.chain {
+            return Err(self.damaged(at.block, "this batch does not follow the one before it"));
+        }
+        let kinds = [BatchKind::Changes, BatchKind::Checkpoint, BatchKind::Seal];
+        let kind = kinds.into_iter().find(|kind| kind.code() == body[8]);
+        let kind =
+            kind.ok_or_else(|| self.damaged(at.block, "this batch was written by a newer version: update"))?;
+        if (kind == BatchKind::Checkpoint) != (at.batch == self.head.first_batch) {
+            return Err(self.damaged(at.block, "a checkpoint is missing, or out of place"));
+        }
+        Ok((kind, u32::from_le_bytes(array(&body[12..16])) as usize))
+    }
+
+    /// Looks through everything from block `first` on, where an unfinished batch may have left blocks, but none from
+    /// `behind` on if that is known. Gives back where its remains end.
+    fn sweep(&self, first: u64, behind: u64, tag: Tag) -> Result<Option<u64>, Broken> {
+        let (mut torn_to, mut at) = (None, first);
+        while at < self.head.blocks {
+            let count = SWEEP_BLOCKS.min((self.head.blocks - at) as usize);
+            let bytes = self.blocks(at, count)?;
+            for (number, block) in (at..).zip(bytes.chunks_exact(BLOCK)) {
+                match block::kind(self.place(number), block) {
+                    Kind::Zero => {}
+                    Kind::Sound(found) if found == tag && (behind == first || number < behind) => {
+                        torn_to = Some(number + 1);
+                    }
+                    _ => return Err(self.damaged(number, "something stands behind the log's end")),
+                }
+            }
+            at += count as u64;
+        }
+        Ok(torn_to)
+    }
+
+    /// Makes durable what a scan has found, which may so far be in the system's memory only, and removes what an
+    /// unfinished batch left.
+    pub(super) fn settle(&self, end: &End) -> io::Result<()> {
+        if let Some(torn_to) = end.torn_to {
+            let zeros = vec![0; (torn_to - end.next.block) as usize * BLOCK];
+            self.write(&zeros, end.next.block)?;
+        }
+        let count = (end.next.block - end.last) as usize;
+        if end.next.batch > self.head.first_batch {
+            self.write(&self.blocks(end.last, count)?, end.last)?;
+        }
+        self.sync()
+    }
+
+    /// Reads what stands at these spans, which ascend.
+    ///
+    /// # Errors
+    /// [`Broken::Damaged`] if a block is not what was written.
+    pub(super) fn read(&self, spans: &[Span]) -> Result<Vec<Bytes>, Broken> {
+        let mut records = Vec::with_capacity(spans.len());
+        let mut rest = spans;
+        while let Some(first) = rest.first() {
+            let begin = first.offset as usize;
+            let end_of = |span: &Span| (span.offset + span.len) as usize;
+            let near = |span: &&Span| span.offset >= first.offset && end_of(span) - begin <= WINDOW_BYTES;
+            let count = rest.iter().take_while(near).count().max(1);
+            let (now, later) = rest.split_at(count);
+            let (block, end) = (begin / BODY, now.iter().map(end_of).max().unwrap_or(begin));
+            let window = Bytes::from(self.content(block as u64, end.div_ceil(BODY) - block)?);
+            records.extend(now.iter().map(|span| {
+                let at = span.offset as usize - block * BODY;
+                match span.len {
+                    0 => Bytes::new(),
+                    len => window.slice(at..at + len as usize),
+                }
+            }));
+            rest = later;
+        }
+        Ok(records)
+    }
+
+    fn content(&self, first: u64, count: usize) -> Result<Vec<u8>, Broken> {
+        let bytes = self.blocks(first, count)?;
+        let mut content = Vec::with_capacity(count * BODY);
+        for (number, block) in (first..).zip(bytes.chunks_exact(BLOCK)) {
+            match block::kind(self.place(number), block) {
+                Kind::Sound(_) => content.extend_from_slice(block::body(block)),
+                Kind::Zero | Kind::Damaged => {
+                    return Err(self.damaged(number, "this is not what was written"));
+                }
+            }
+        }
+        Ok(content)
+    }
+}
