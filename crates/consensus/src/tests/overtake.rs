@@ -77,6 +77,7 @@ fn a_follower_whose_disk_fills_up_while_it_is_behind_keeps_its_log() {
         let read = again.shard().read(1, 1 << 20).await;
         assert!(!read.unwrap().is_empty(), "its log is gone");
         again.shutdown().await;
+        drop(shard);
         for node in nodes {
             node.stop().await;
         }
