@@ -82,6 +82,9 @@ pub enum Refusal {
     /// There is no such database.
     #[error("no such database")]
     NoSuchDatabase,
+    /// The cluster has no such shard.
+    #[error("the cluster has no shard {0}")]
+    NoSuchShard(u64),
     /// The name belongs to a database of another owner.
     #[error("the name `{0}` is taken")]
     NameTaken(String),

@@ -4,7 +4,7 @@ use super::state::StateKey;
 use super::{Change, Verdict};
 use crate::command::{Body, InitCluster, Owner, RegisterDatabase, SetNames, SetNode};
 use crate::record::RecordError;
-use crate::{Refusal, Reply};
+use crate::{GroupId, Refusal, Reply};
 use bytes::Bytes;
 use prost::Message;
 use std::collections::BTreeMap;
@@ -122,6 +122,10 @@ impl MetaState {
                 changes.push(database_change(database));
             }
             return found(database);
+        }
+        // As yet there is one shard. An id that no shard can have is refused for good.
+        if GroupId::shard(register.shard) != Some(GroupId::SHARD) {
+            return Verdict::Refused(Refusal::NoSuchShard(register.shard));
         }
         let database = Database {
             identity: register.database.clone(),

@@ -2,7 +2,7 @@ use super::*;
 use crate::command::{Call, Connect, Delete, Disconnect, ExpireNode, InitCluster, Owner, Publish};
 use crate::command::{RegisterDatabase, SetNames};
 use crate::record::Batch;
-use crate::{Command, ENTRY_VERSION};
+use crate::{Command, ENTRY_VERSION, GroupId, SHARD_ID_MAX};
 use proptest::prelude::*;
 
 const DATABASE: Bytes = Bytes::from_static(&[1; 32]);
@@ -280,7 +280,7 @@ fn names_belong_to_one_database() {
             database,
             owner: owner(who),
             name: name.to_owned(),
-            shard: 1,
+            shard: GroupId::SHARD.0,
         })
     };
     let reply = |decision: Decision| match decision.settled.into_iter().next() {
@@ -340,6 +340,31 @@ fn names_belong_to_one_database() {
     bench.one(12, Body::Delete(Delete { database: OTHER }));
     assert_eq!(bench.resolver.meta_state().named("a"), None);
     assert_eq!(bench.restored().meta_state(), bench.resolver.meta_state());
+}
+
+#[test]
+fn a_database_belongs_to_a_shard_that_is_there() {
+    let mut bench = Bench::new(Resolver::meta());
+    let register = |shard| {
+        Body::RegisterDatabase(RegisterDatabase {
+            database: DATABASE,
+            name: "a".to_owned(),
+            shard,
+            ..RegisterDatabase::default()
+        })
+    };
+    let missing = [1, SHARD_ID_MAX, SHARD_ID_MAX + 1, GroupId::META.0];
+    for (seq, shard) in (1..).zip(missing) {
+        assert_eq!(
+            refusal(&bench.one(seq, register(shard))),
+            Some(Refusal::NoSuchShard(shard))
+        );
+        assert_eq!(bench.resolver.meta_state().named("a"), None);
+    }
+    assert_eq!(refusal(&bench.one(5, register(0))), None);
+    // What is there keeps its shard, whatever else is asked for.
+    assert_eq!(refusal(&bench.one(6, register(1))), None);
+    assert_eq!(bench.resolver.meta_state().named("a").unwrap().shard, 0);
 }
 
 #[test]

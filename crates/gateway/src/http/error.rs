@@ -64,6 +64,7 @@ impl From<Unapplied> for HttpError {
         let status = match &unapplied {
             Unapplied::Reducer { .. } | Unapplied::Refused(Refusal::Module(_)) => StatusCode::BAD_REQUEST,
             Unapplied::Refused(Refusal::NoSuchDatabase) => return Self::no_such_database(),
+            Unapplied::Refused(Refusal::NoSuchShard(_)) => StatusCode::NOT_FOUND,
             Unapplied::Refused(Refusal::NotOwner) => StatusCode::FORBIDDEN,
             Unapplied::Refused(Refusal::NameTaken(_)) => StatusCode::UNAUTHORIZED,
             Unapplied::Refused(Refusal::SessionGone) => StatusCode::SERVICE_UNAVAILABLE,
