@@ -36,7 +36,7 @@ pub use group::Group;
 pub use log::{Disk, Journal, Store, StoreError, WriteStats};
 pub use manager::{InitError, Manager, StartError};
 pub use outcome::{Applied, Outcome, Refusal, Reply, Unapplied};
-pub use position::{COMMANDS_PER_ENTRY_MAX, LogIndex, Position};
+pub use position::{COMMANDS_PER_ENTRY_MAX, Generation, LOG_INDEX_MAX, LogIndex, Position};
 pub use propose::{
     Follow, NotProposed, Origin, Pending, Propose, ReadError, ResolvedCommand, ResolvedEntry, Session,
 };

@@ -1,7 +1,7 @@
 //! What stands in the log, on disk and on the wire. Fields are never renumbered or retyped.
 
-use crate::Command;
 use crate::types::{LeaderId, LogId, Membership, Payload, Proposal, RaftEntry, StoredMembership, Vote};
+use crate::{COMMANDS_PER_ENTRY_MAX, Command, LOG_INDEX_MAX, LogIndex};
 use bytes::Bytes;
 use openraft::BasicNode;
 use prost::Message;
@@ -98,6 +98,17 @@ pub enum RecordError {
     Newer {
         /// The record's version.
         found: u32,
+    },
+    /// An entry too far along the log, or with too many commands.
+    #[error(
+        "entry {index} holds {count} commands, and a log ends at entry {LOG_INDEX_MAX}, each of at most \
+         {COMMANDS_PER_ENTRY_MAX} commands: no sound leader writes such an entry"
+    )]
+    BeyondPositions {
+        /// The entry's index.
+        index: LogIndex,
+        /// Its commands.
+        count: usize,
     },
     /// A command of a newer version.
     #[error("the log holds a command that this program does not know: update it")]

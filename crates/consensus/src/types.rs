@@ -103,7 +103,12 @@ mod tests {
 
     #[test]
     fn groups_are_listed_with_the_meta_group_first() {
-        let mut groups = [GroupId(SHARD_ID_MAX + 1), GroupId(12), GroupId::SHARD, GroupId::META];
+        let mut groups = [
+            GroupId(SHARD_ID_MAX + 1),
+            GroupId(12),
+            GroupId::SHARD,
+            GroupId::META,
+        ];
         groups.sort();
         assert_eq!(
             groups.map(|group| group.to_string()),

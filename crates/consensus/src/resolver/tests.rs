@@ -391,6 +391,25 @@ fn what_a_newer_version_wrote_stops_the_node() {
     assert!(matches!(error, RecordError::Newer { .. }));
 }
 
+#[test]
+fn an_entry_that_positions_can_t_name_stops_the_node() {
+    let mut resolver = Resolver::shard();
+    let mut resolve = |index, count| {
+        let batches = vec![batch(1, 1, 1, vec![call(0, "a"); count])];
+        resolver.resolve(index, TERM, entry(0, batches), &mut Vec::new())
+    };
+    let last = resolve(LOG_INDEX_MAX, COMMANDS_PER_ENTRY_MAX).unwrap();
+    assert_eq!(last.settled.len(), COMMANDS_PER_ENTRY_MAX);
+    for (index, count) in [
+        (LOG_INDEX_MAX + 1, 1),
+        (u64::MAX, 0),
+        (1, COMMANDS_PER_ENTRY_MAX + 1),
+    ] {
+        let error = resolve(index, count).unwrap_err();
+        assert!(matches!(error, RecordError::BeyondPositions { .. }), "{error}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
