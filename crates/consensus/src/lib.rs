@@ -43,5 +43,5 @@ pub use propose::{
 pub use record::{Batch, ENTRY_VERSION, EncodedBatch, Entry, RecordError};
 pub use resolver::{Database, MetaState, ShardState};
 pub use status::{GroupStatus, NodeStatus, Role};
-pub use transport::{Grpc, PROTOCOL, PeerError, PeerInfo, Replies, Service, Transport, wire};
+pub use transport::{Grpc, PROTOCOL, PROTOCOL_MIN, PeerError, PeerInfo, Replies, Service, Transport, wire};
 pub use types::{GroupId, SHARD_ID_MAX};
