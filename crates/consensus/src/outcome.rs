@@ -94,6 +94,14 @@ pub enum Refusal {
     /// The local server refused the module; its own words.
     #[error("{0}")]
     Module(String),
+    /// A text is longer than it may be.
+    #[error("{what} has more than {max} bytes")]
+    TooLong {
+        /// Which one.
+        what: &'static str,
+        /// The limit, in bytes.
+        max: usize,
+    },
     /// The cluster already has its settings.
     #[error("the cluster has been initialised already")]
     AlreadyInitialised,

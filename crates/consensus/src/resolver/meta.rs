@@ -41,7 +41,7 @@ impl MetaState {
         self.cluster.as_ref()
     }
 
-    /// A node's addresses, as it announced them.
+    /// A node, as it announced itself.
     pub fn node(&self, id: u64) -> Option<&SetNode> {
         self.nodes.get(&id)
     }
@@ -69,11 +69,14 @@ impl MetaState {
     pub(super) fn judge(&mut self, body: &Body, changes: &mut Vec<Change>) -> Verdict {
         match body {
             Body::InitCluster(init) => self.init(init, changes),
-            Body::SetNode(node) => {
-                changes.push(node_change(node));
-                self.nodes.insert(node.node, node.clone());
-                Verdict::Done(Reply::Done)
-            }
+            Body::SetNode(node) => match node.too_long() {
+                Some((what, max)) => Verdict::Refused(Refusal::TooLong { what, max }),
+                None => {
+                    changes.push(node_change(node));
+                    self.nodes.insert(node.node, node.clone());
+                    Verdict::Done(Reply::Done)
+                }
+            },
             Body::RegisterDatabase(register) => self.register(register, changes),
             Body::SetNames(names) => self.rename(names, changes),
             Body::Delete(delete) => match self.databases.remove(&delete.database) {

@@ -16,7 +16,7 @@ pub(crate) enum StateKey {
     Database(Bytes),
     /// The cluster's settings.
     Cluster,
-    /// A node's addresses.
+    /// A node: where and what it is.
     Node(u64),
 }
 
