@@ -19,9 +19,13 @@ pub struct Command {
     /// What to do. `None` is a command of a newer version: the node stops rather than skip it.
     #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 16, 17, 18, 19")]
     pub body: Option<Body>,
+    /// The version that whoever applies it must know: raised by whoever sets a field that must not be passed over. 0 for
+    /// the first.
+    #[prost(uint32, tag = "15")]
+    pub version: u32,
 }
 
-/// The kinds of [`Command`]. 1 to 15 belong to a shard, 16 up to the meta group, expiry to both.
+/// The kinds of [`Command`]. 1 to 14 belong to a shard, 16 up to the meta group, expiry to both.
 #[derive(Clone, PartialEq, prost::Oneof)]
 pub enum Body {
     /// A client calls a reducer.
@@ -251,6 +255,9 @@ pub struct SetNames {
 
 impl From<Body> for Command {
     fn from(body: Body) -> Self {
-        Self { body: Some(body) }
+        Self {
+            body: Some(body),
+            version: 0,
+        }
     }
 }

@@ -4,6 +4,7 @@ use super::state::StateKey;
 use super::{Change, Verdict};
 use crate::command::{Body, InitCluster, Owner, RegisterDatabase, SetNames, SetNode};
 use crate::record::RecordError;
+use crate::version::decode;
 use crate::{GroupId, Refusal, Reply};
 use bytes::Bytes;
 use prost::Message;
@@ -175,11 +176,11 @@ impl MetaState {
 
     pub(super) fn restore(&mut self, key: &StateKey, value: Bytes) -> Result<(), RecordError> {
         match key {
-            StateKey::Cluster => self.cluster = Some(InitCluster::decode(value)?),
+            StateKey::Cluster => self.cluster = Some(decode(value)?),
             StateKey::Node(id) => {
-                self.nodes.insert(*id, SetNode::decode(value)?);
+                self.nodes.insert(*id, decode(value)?);
             }
-            StateKey::Database(_) => self.insert(Database::decode(value)?),
+            StateKey::Database(_) => self.insert(decode(value)?),
             _ => return Err(RecordError::Missing("the meaning of a key of the meta group")),
         }
         Ok(())

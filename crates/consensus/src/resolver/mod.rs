@@ -17,6 +17,7 @@ pub(crate) use state::StateKey;
 
 use crate::command::Body;
 use crate::record::{Entry, RecordError};
+use crate::version::decode;
 use crate::{
     Applied, COMMANDS_PER_ENTRY_MAX, LOG_INDEX_MAX, LogIndex, Origin, Outcome, Position, Refusal, Reply,
     ResolvedCommand, ResolvedEntry, Session, Unapplied,
@@ -96,9 +97,11 @@ impl Resolver {
     /// Takes a part of the state back in, as it was written.
     pub(crate) fn restore(&mut self, key: &StateKey, value: Bytes) -> Result<(), RecordError> {
         match (key, &mut self.rules) {
-            (StateKey::Timestamp, _) => self.last_timestamp_us = TimestampRecord::decode(value)?.last_us,
+            (StateKey::Timestamp, _) => {
+                self.last_timestamp_us = decode::<TimestampRecord>(value)?.last_us;
+            }
             (StateKey::Origin(node), _) => {
-                self.origins.insert(*node, OriginRecord::decode(value)?);
+                self.origins.insert(*node, decode(value)?);
             }
             (_, Rules::Meta(meta)) => Arc::make_mut(meta).restore(key, value)?,
             (_, Rules::Shard(shard)) => shard.restore(key, value)?,

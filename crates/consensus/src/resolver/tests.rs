@@ -1,7 +1,8 @@
 use super::*;
 use crate::command::{Call, Connect, Delete, Disconnect, ExpireNode, InitCluster, Owner, Publish};
-use crate::command::{RegisterDatabase, SetNames};
+use crate::command::{RegisterDatabase, SetNames, SetNode};
 use crate::record::Batch;
+use crate::version::RECORD_VERSION;
 use crate::{Command, ENTRY_VERSION, GroupId, SHARD_ID_MAX};
 use proptest::prelude::*;
 
@@ -82,7 +83,7 @@ impl Bench {
             .resolve(self.index, TERM, entry.clone(), &mut self.changes)
             .unwrap();
         let encoded = decision.record.encode_to_vec();
-        let record = Resolution::decode(encoded.as_slice()).unwrap();
+        let record: Resolution = decode(encoded.into()).unwrap();
         assert_eq!(reread(self.index, entry, &record), decision.entry);
         decision
     }
@@ -375,7 +376,7 @@ fn what_a_newer_version_wrote_stops_the_node() {
             node: 1,
             epoch: 1,
             first_seq: 1,
-            commands: vec![Command { body: None }],
+            commands: vec![Command::default()],
         }],
         ..entry(0, vec![])
     };
@@ -389,6 +390,37 @@ fn what_a_newer_version_wrote_stops_the_node() {
         .decode()
         .unwrap_err();
     assert!(matches!(error, RecordError::Newer { .. }));
+}
+
+#[test]
+fn no_part_of_a_newer_version_s_state_is_taken_in() {
+    let mut shard = Bench::new(Resolver::shard());
+    shard.one(1, publish());
+    shard.one(2, connect(DATABASE));
+    let mut meta = Bench::new(Resolver::meta());
+    meta.one(1, Body::InitCluster(InitCluster::default()));
+    meta.one(2, Body::SetNode(SetNode::default()));
+    let register = RegisterDatabase {
+        database: DATABASE,
+        ..RegisterDatabase::default()
+    };
+    meta.one(3, Body::RegisterDatabase(register));
+    let mut kinds = std::collections::BTreeSet::new();
+    for bench in [shard, meta] {
+        for (key, value) in bench.resolver.dump() {
+            let value = value.unwrap();
+            let mut known = bench.resolver.emptied();
+            known.restore(&key, value.clone().into()).unwrap();
+            // Tag 15, and a version that is not known.
+            let newer = [value, vec![15 << 3, RECORD_VERSION as u8 + 1]].concat();
+            let error = known.restore(&key, newer.into()).unwrap_err();
+            assert!(matches!(error, RecordError::Newer { .. }), "{key:?}: {error}");
+            let mut encoded = Vec::new();
+            key.encode(&mut encoded);
+            kinds.insert(encoded[0]);
+        }
+    }
+    assert_eq!(kinds, b"cdnost".iter().copied().collect(), "kinds of state");
 }
 
 #[test]

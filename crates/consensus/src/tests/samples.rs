@@ -3,15 +3,17 @@
 use super::cluster::{Node, call_in, config, connect, publish, settings};
 use super::hub::{Hub, addr};
 use super::run;
-use crate::record::{Batch, Entry};
+use crate::record::{Batch, Entry, RecordError};
 use crate::types::Proposal;
 use crate::{Disk, ENTRY_VERSION, Manager, Propose, StartError};
 use prost::Message;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-fn samples() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/v1")
+fn samples(version: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("testdata")
+        .join(version)
 }
 
 fn entry() -> Entry {
@@ -74,15 +76,18 @@ fn write_samples() {
             .await
             .unwrap_err();
         node.stop().await;
-        copy(dir.path(), &samples().join("data"));
-        std::fs::write(samples().join("entry"), entry().encode_to_vec()).unwrap();
+        copy(dir.path(), &samples("v1").join("data"));
+        std::fs::write(samples("v1").join("entry"), entry().encode_to_vec()).unwrap();
     });
 }
 
 #[test]
-fn an_entry_of_version_1_is_readable() {
-    let bytes = std::fs::read(samples().join("entry")).unwrap();
-    assert_eq!(Proposal(bytes.into()).decode().unwrap(), entry());
+fn an_entry_of_version_1_is_refused() {
+    let bytes = std::fs::read(samples("v1").join("entry")).unwrap();
+    let error = Proposal(bytes.into()).decode().unwrap_err();
+    assert!(matches!(error, RecordError::Older { found: 1 }));
+    let text = error.to_string();
+    assert!(text.contains("start with an empty --data-dir"), "{text}");
 }
 
 /// Its groups have other ids: read as it stands, the meta group's log would be taken for the shard's.
@@ -91,7 +96,7 @@ fn an_entry_of_version_1_is_readable() {
 fn a_data_directory_of_version_1_is_refused() {
     run(async {
         let dir = tempfile::tempdir().unwrap();
-        copy(&samples().join("data"), dir.path());
+        copy(&samples("v1").join("data"), dir.path());
         // A version control system may have dropped what is empty.
         for keyspace in std::fs::read_dir(dir.path().join("raft/keyspaces")).unwrap() {
             std::fs::create_dir_all(keyspace.unwrap().path().join("tables")).unwrap();
