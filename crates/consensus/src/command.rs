@@ -3,15 +3,29 @@
 
 use bytes::Bytes;
 
+/// What this version's nodes can apply. Raised with each command, or field of one, that a node must know; none is
+/// proposed before every node of the cluster has announced the level that it came with.
+pub const FEATURE_LEVEL: u32 = 1;
+
+/// Bytes of an address that a node announces: the longest name of DNS (253), a colon and a port (5).
+pub const NODE_ADDR_BYTES_MAX: usize = 259;
+
+/// Bytes of each other text that a node announces.
+pub const NODE_TEXT_BYTES_MAX: usize = 128;
+
 /// A command, as a client, a gateway or the leader proposed it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Command {
     /// What to do. `None` is a command of a newer version: the node stops rather than skip it.
     #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 16, 17, 18, 19")]
     pub body: Option<Body>,
+    /// The version that whoever applies it must know: raised by whoever sets a field that must not be passed over. 0 for
+    /// the first.
+    #[prost(uint32, tag = "15")]
+    pub version: u32,
 }
 
-/// The kinds of [`Command`]. 1 to 15 belong to a shard, 16 up to the meta group, expiry to both.
+/// The kinds of [`Command`]. 1 to 14 belong to a shard, 16 up to the meta group, expiry to both.
 #[derive(Clone, PartialEq, prost::Oneof)]
 pub enum Body {
     /// A client calls a reducer.
@@ -35,7 +49,7 @@ pub enum Body {
     /// The cluster's settings, written once by `rtdb init`.
     #[prost(message, tag = "16")]
     InitCluster(InitCluster),
-    /// A node and its addresses.
+    /// A node: where and what it is.
     #[prost(message, tag = "17")]
     SetNode(SetNode),
     /// A database's identity, owner and shard.
@@ -166,7 +180,7 @@ pub struct InitCluster {
     pub jwt_private_key: String,
 }
 
-/// A node's addresses, as the node itself announces them.
+/// A node: where and what it is, as it announces itself. Refused if a text is longer than its limit.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct SetNode {
     /// The node's id.
@@ -178,6 +192,37 @@ pub struct SetNode {
     /// Where clients reach it, `host:port`.
     #[prost(string, tag = "3")]
     pub client_addr: String,
+    /// Its RaftTimeDB's version.
+    #[prost(string, tag = "4")]
+    pub version: String,
+    /// The version of the SpacetimeDB that was last behind it; empty as long as none was.
+    #[prost(string, tag = "5")]
+    pub spacetimedb_version: String,
+    /// The kind of its CPU: the architecture, and what is known of vendor, family and model.
+    #[prost(string, tag = "6")]
+    pub cpu: String,
+    /// Its [`FEATURE_LEVEL`].
+    #[prost(uint32, tag = "7")]
+    pub feature_level: u32,
+}
+
+impl SetNode {
+    /// The first text that is longer than its limit, and the limit in bytes.
+    pub(crate) fn too_long(&self) -> Option<(&'static str, usize)> {
+        let texts = [
+            ("the raft address", &self.raft_addr, NODE_ADDR_BYTES_MAX),
+            ("the client address", &self.client_addr, NODE_ADDR_BYTES_MAX),
+            ("the version", &self.version, NODE_TEXT_BYTES_MAX),
+            (
+                "SpacetimeDB's version",
+                &self.spacetimedb_version,
+                NODE_TEXT_BYTES_MAX,
+            ),
+            ("the kind of CPU", &self.cpu, NODE_TEXT_BYTES_MAX),
+        ];
+        let found = texts.into_iter().find(|(_, text, max)| text.len() > *max);
+        found.map(|(what, _, max)| (what, max))
+    }
 }
 
 /// A database's place in the cluster. Refused if one of the names is another database's.
@@ -210,6 +255,9 @@ pub struct SetNames {
 
 impl From<Body> for Command {
     fn from(body: Body) -> Self {
-        Self { body: Some(body) }
+        Self {
+            body: Some(body),
+            version: 0,
+        }
     }
 }

@@ -14,6 +14,10 @@ pub struct Config {
     pub raft_addr: String,
     /// Where clients reach this node, `host:port`.
     pub client_addr: String,
+    /// The version of the program.
+    pub version: String,
+    /// The kind of the machine's CPU: its architecture, and what is known of vendor, family and model.
+    pub cpu: String,
     /// How long things may take.
     pub timing: Timing,
     /// How much may wait.

@@ -28,6 +28,7 @@ mod status;
 mod tests;
 mod transport;
 mod types;
+mod version;
 mod warden;
 
 pub use command::Command;
@@ -36,12 +37,13 @@ pub use group::Group;
 pub use log::{DataFile, Disk, Files, Store, StoreError, WriteStats};
 pub use manager::{InitError, Manager, StartError};
 pub use outcome::{Applied, Outcome, Refusal, Reply, Unapplied};
-pub use position::{COMMANDS_PER_ENTRY_MAX, LogIndex, Position};
+pub use position::{COMMANDS_PER_ENTRY_MAX, Generation, LOG_INDEX_MAX, LogIndex, Position};
 pub use propose::{
     Follow, NotProposed, Origin, Pending, Propose, ReadError, ResolvedCommand, ResolvedEntry, Session,
 };
-pub use record::{Batch, ENTRY_VERSION, EncodedBatch, Entry, RecordError};
+pub use record::{Batch, EncodedBatch, Entry, RecordError};
 pub use resolver::{Database, MetaState, ShardState};
 pub use status::{GroupStatus, NodeStatus, Role};
-pub use transport::{Grpc, PROTOCOL, PeerError, PeerInfo, Replies, Service, Transport, wire};
-pub use types::GroupId;
+pub use transport::{Grpc, PROTOCOL, PROTOCOL_MIN, PeerError, PeerInfo, Replies, Service, Transport, wire};
+pub use types::{GroupId, SHARD_ID_MAX};
+pub use version::ENTRY_VERSION;

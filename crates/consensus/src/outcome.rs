@@ -82,6 +82,9 @@ pub enum Refusal {
     /// There is no such database.
     #[error("no such database")]
     NoSuchDatabase,
+    /// The cluster has no such shard.
+    #[error("the cluster has no shard {0}")]
+    NoSuchShard(u64),
     /// The name belongs to a database of another owner.
     #[error("the name `{0}` is taken")]
     NameTaken(String),
@@ -91,6 +94,14 @@ pub enum Refusal {
     /// The local server refused the module; its own words.
     #[error("{0}")]
     Module(String),
+    /// A text is longer than it may be.
+    #[error("{what} has more than {max} bytes")]
+    TooLong {
+        /// Which one.
+        what: &'static str,
+        /// The limit, in bytes.
+        max: usize,
+    },
     /// The cluster already has its settings.
     #[error("the cluster has been initialised already")]
     AlreadyInitialised,

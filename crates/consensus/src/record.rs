@@ -1,20 +1,19 @@
-//! What stands in the log, on disk and on the wire. Fields are never renumbered or retyped.
+//! What stands in the log, on disk and on the wire. Fields are never renumbered or retyped, and a new one that must not be
+//! passed over has its `version` raised.
 
-use crate::Command;
 use crate::types::{LeaderId, LogId, Membership, Payload, Proposal, RaftEntry, StoredMembership, Vote};
+use crate::version::{self, ENTRY_VERSION_MIN};
+use crate::{COMMANDS_PER_ENTRY_MAX, Command, LOG_INDEX_MAX, LogIndex};
 use bytes::Bytes;
 use openraft::BasicNode;
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 
-/// The version of [`Entry`] that this node writes, and the newest it reads.
-pub const ENTRY_VERSION: u32 = 1;
-
 /// The application's part of a log entry: batches of commands, and the leader's clock.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Entry {
-    /// The format's version.
+    /// The version, [`ENTRY_VERSION`](crate::ENTRY_VERSION) as this node writes it.
     #[prost(uint32, tag = "1")]
     pub version: u32,
     /// The leader's clock when it formed the entry, in microseconds since the Unix epoch.
@@ -91,13 +90,33 @@ pub enum RecordError {
     /// A field that must be there is missing.
     #[error("a record is damaged: {0} is missing")]
     Missing(&'static str),
-    /// Written by a newer version.
-    #[error(
-        "the log holds a record of version {found}, and this program reads up to {ENTRY_VERSION}: update it"
-    )]
+    /// Written by a newer program.
+    #[error("the log holds a record of version {found}, and this program reads up to {known}: update it")]
     Newer {
         /// The record's version.
         found: u32,
+        /// The newest version that this program knows.
+        known: u32,
+    },
+    /// Written by a program from before the first release, whose data is not kept.
+    #[error(
+        "the log holds an entry of version {found}, and this program reads none before {ENTRY_VERSION_MIN}, which is older \
+         than anybody's data: start with an empty --data-dir"
+    )]
+    Older {
+        /// The entry's version.
+        found: u32,
+    },
+    /// An entry too far along the log, or with too many commands.
+    #[error(
+        "entry {index} holds {count} commands, and a log ends at entry {LOG_INDEX_MAX}, each of at most \
+         {COMMANDS_PER_ENTRY_MAX} commands: no sound leader writes such an entry"
+    )]
+    BeyondPositions {
+        /// The entry's index.
+        index: LogIndex,
+        /// Its commands.
+        count: usize,
     },
     /// A command of a newer version.
     #[error("the log holds a command that this program does not know: update it")]
@@ -181,11 +200,23 @@ impl From<VoteRecord> for Vote {
 pub(crate) struct MembershipRecord {
     #[prost(message, repeated, tag = "1")]
     pub(crate) configs: Vec<VoterSet>,
-    #[prost(btree_map = "uint64, string", tag = "2")]
-    pub(crate) nodes: BTreeMap<u64, String>,
     /// The entry the membership stands in; only in the state.
     #[prost(message, optional, tag = "3")]
     pub(crate) log_id: Option<LogIdRecord>,
+    /// All members, by id. (In tag 2 there were once their bare addresses.)
+    #[prost(btree_map = "uint64, message", tag = "4")]
+    pub(crate) members: BTreeMap<u64, MemberRecord>,
+    /// The version that a reader must know.
+    #[prost(uint32, tag = "15")]
+    pub(crate) version: u32,
+}
+
+/// A member of a group.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct MemberRecord {
+    /// Where the others reach it, `host:port`.
+    #[prost(string, tag = "1")]
+    pub(crate) addr: String,
 }
 
 /// Voters of one configuration.
@@ -205,11 +236,15 @@ impl From<&Membership> for MembershipRecord {
                     voters: set.iter().copied().collect(),
                 })
                 .collect(),
-            nodes: membership
-                .nodes()
-                .map(|(id, node)| (*id, node.addr.clone()))
-                .collect(),
             log_id: None,
+            members: membership
+                .nodes()
+                .map(|(id, node)| {
+                    let addr = node.addr.clone();
+                    (*id, MemberRecord { addr })
+                })
+                .collect(),
+            version: 0,
         }
     }
 }
@@ -225,15 +260,16 @@ impl From<&StoredMembership> for MembershipRecord {
 
 impl MembershipRecord {
     pub(crate) fn membership(self) -> Result<Membership, RecordError> {
+        version::check(self.version)?;
         let configs: Vec<BTreeSet<u64>> = self
             .configs
             .into_iter()
             .map(|set| set.voters.into_iter().collect())
             .collect();
         let nodes: BTreeMap<u64, BasicNode> = self
-            .nodes
+            .members
             .into_iter()
-            .map(|(id, addr)| (id, BasicNode { addr }))
+            .map(|(id, member)| (id, BasicNode { addr: member.addr }))
             .collect();
         if configs.is_empty() && nodes.is_empty() {
             return Ok(Membership::default());
@@ -292,13 +328,13 @@ impl Proposal {
     /// Decodes the entry.
     ///
     /// # Errors
-    /// [`RecordError`] if it is damaged or of a newer version: the node must stop then, since passing over an entry
-    /// would make it differ from the others.
+    /// [`RecordError`] if it, or a command in it, is damaged or of a version that this program does not read: the node must
+    /// stop then, since passing over a command would make it differ from the others.
     pub fn decode(&self) -> Result<Entry, RecordError> {
         let entry = Entry::decode(self.0.clone())?;
-        if entry.version > ENTRY_VERSION {
-            return Err(RecordError::Newer { found: entry.version });
-        }
+        version::check_entry(entry.version)?;
+        let mut commands = entry.batches.iter().flat_map(|batch| &batch.commands);
+        commands.try_for_each(|command| version::check(command.version))?;
         Ok(entry)
     }
 }

@@ -8,7 +8,6 @@ use crate::types::Payload;
 use crate::{LogIndex, Origin, Outcome, ReadError, ResolvedEntry};
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
-use prost::Message;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -185,7 +184,7 @@ impl ResolvedLog {
 
 fn decision(record: Option<&Bytes>) -> Result<Resolution, RecordError> {
     let record = record.ok_or(RecordError::Missing("the decisions about it"))?;
-    Ok(Resolution::decode(record.clone())?)
+    crate::version::decode(record.clone())
 }
 
 fn copy(recent: &Recent, from: LogIndex, bytes_max: usize) -> Vec<Arc<ResolvedEntry>> {

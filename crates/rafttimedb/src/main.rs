@@ -3,6 +3,7 @@
 mod admin;
 mod catalog;
 mod config;
+mod cpu;
 mod keys;
 mod local;
 mod metrics;

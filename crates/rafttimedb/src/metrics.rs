@@ -5,7 +5,7 @@ use prometheus::{IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder}
 use rtdb_consensus::WriteStats;
 use rtdb_gateway::GatewayMetrics;
 
-/// The largest number that a double, and so every reader, holds exactly: digests are shown modulo 2^53.
+/// The largest number that a double, and so every reader, holds exactly: digests and positions are shown modulo 2^53.
 const EXACT_MASK: u64 = (1 << 53) - 1;
 
 /// Gauges set from the node's status at each scrape, beside what the other crates have registered.
@@ -80,7 +80,7 @@ impl Metrics {
             )?,
             database_index: gauge(
                 "database_index",
-                "The last command that changed the database",
+                "The last command that changed the database: its position modulo 2^53",
                 database,
             )?,
             database_digest: gauge(
@@ -145,7 +145,7 @@ impl Metrics {
         }
         for database in &status.databases {
             let label = &[database.identity.as_str()];
-            set(&self.database_index, label, database.index);
+            set(&self.database_index, label, database.index & EXACT_MASK);
             let digest = database
                 .digest
                 .as_ref()

@@ -160,11 +160,6 @@ impl Node {
     }
 
     fn group(&self, group: rtdb_consensus::GroupStatus) -> GroupStatus {
-        let name = if group.group == GroupId::META {
-            "meta".to_owned()
-        } else {
-            format!("shard-{}", group.group.0)
-        };
         // The meta group's commands take effect in the log itself.
         let applied = if group.group == GroupId::META {
             group.resolved
@@ -179,7 +174,7 @@ impl Node {
             Role::Learner => "learner",
         };
         GroupStatus {
-            group: name,
+            group: group.group.to_string(),
             term: group.term,
             state: state.to_owned(),
             leader: group.leader.map(|(id, addr)| self.addrs(id, addr)),

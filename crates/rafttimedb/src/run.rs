@@ -3,6 +3,7 @@
 use crate::admin;
 use crate::catalog::MetaCatalog;
 use crate::config::{Config, Peer};
+use crate::cpu;
 use crate::keys;
 use crate::local::{LocalNode, Running};
 use crate::metrics::Metrics;
@@ -31,6 +32,8 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         data_dir: config.data_dir.clone(),
         raft_addr: config.own_raft_addr(),
         client_addr: config.client_addr(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        cpu: cpu::kind(),
         timing: config.timing(),
         limits: Limits::default(),
     })
@@ -150,6 +153,9 @@ async fn start_replica<'a>(node: &'a Node, settings: &InitCluster) -> anyhow::Re
     let server = LocalServer::start(server, &keys).await?;
     server.up().await;
     server.check(&keys).await?;
+    if let Some(version) = server.version().filter(|version| version.numbers().is_some()) {
+        node.manager.set_spacetimedb_version(version.to_string());
+    }
     let replica = ReplicaConfig {
         server: server.clone(),
         tokens: tokens.clone(),

@@ -69,7 +69,7 @@ pub(crate) struct DatabaseStatus {
     pub(crate) identity: String,
     /// Its names.
     pub(crate) names: Vec<String>,
-    /// The last command that changed it, `entry.command`.
+    /// The last command that changed it: `entry.command`, or `generation:entry.command` once the database has moved.
     pub(crate) applied: String,
     /// The same as a number: the `rtdb_index`.
     pub(crate) index: u64,

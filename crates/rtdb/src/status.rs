@@ -234,7 +234,7 @@ mod tests {
         "groups": [
             {"group": "meta", "term": 3, "state": "follower", "leader": {"id": 1, "raft_addr": "n1:4001", "client_addr": "n1:3001"},
              "last_log_index": 9, "committed_index": 9, "applied_index": 9, "voters": [1, 2], "learners": [3]},
-            {"group": "shard-1", "term": 4, "state": "candidate", "leader": null,
+            {"group": "shard-0", "term": 4, "state": "candidate", "leader": null,
              "last_log_index": 120, "committed_index": 118, "applied_index": 118, "voters": [1, 2], "learners": []}
         ],
         "databases": [{"identity": "c200", "names": ["demo"], "applied": "118.3", "index": 7733251, "digest": "00ff00ff00ff00ff", "in_flight": 4},
@@ -256,7 +256,7 @@ NODE  RAFT     CLIENTS  LEADS
 
 GROUP    THIS NODE  LEADER  TERM  LOG  COMMITTED  APPLIED  MEMBERS
 meta     follower   1       3     9    9          9        1 2 (learning: 3)
-shard-1  candidate  none    4     120  118        118      1 2
+shard-0  candidate  none    4     120  118        118      1 2
 
 DATABASE  APPLIED  IN FLIGHT  DIGEST
 demo      118.3    4          00ff00ff00ff00ff

@@ -31,7 +31,7 @@ pub struct SpacetimeDb {
 /// A Raft group.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Group {
-    /// `meta`, or `shard-1` for the default shard.
+    /// `meta`, or `shard-0` for the default shard.
     pub group: String,
     /// The node's term.
     pub term: u64,
@@ -66,7 +66,7 @@ pub struct Database {
 impl Status {
     /// The leader of the default shard.
     pub fn shard_leader(&self) -> Option<u64> {
-        let shard = self.groups.iter().find(|group| group.group == "shard-1")?;
+        let shard = self.groups.iter().find(|group| group.group == "shard-0")?;
         shard.leader.as_ref().map(|leader| leader.id)
     }
 

@@ -32,6 +32,7 @@ pub struct Manager {
     service: Arc<Service>,
     peers: Arc<Peers>,
     groups: BTreeMap<GroupId, Arc<Group>>,
+    spacetimedb_version: watch::Sender<Option<String>>,
     fatal: watch::Receiver<Option<Arc<str>>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -87,6 +88,7 @@ impl Manager {
         }
         service.serve(groups.clone());
         let (fatal_sender, fatal) = watch::channel(None);
+        let (spacetimedb_version, met) = watch::channel(None);
         let shard = groups[&GroupId::SHARD].clone();
         let warden = Warden {
             node: config.node,
@@ -95,7 +97,7 @@ impl Manager {
         };
         let mut tasks = vec![
             tokio::spawn(warden.run()),
-            tokio::spawn(announce(groups[&GroupId::META].clone(), config.clone())),
+            tokio::spawn(announce(groups[&GroupId::META].clone(), config.clone(), met)),
             tokio::spawn(watch_store(
                 store.clone(),
                 config.timing.disk(),
@@ -114,6 +116,7 @@ impl Manager {
             service,
             peers,
             groups,
+            spacetimedb_version,
             fatal,
             tasks,
         }))
@@ -147,6 +150,11 @@ impl Manager {
     /// The cluster this node belongs to; `None` before `rtdb init`.
     pub fn cluster(&self) -> Option<String> {
         self.store.cluster()
+    }
+
+    /// Tells the cluster which version the SpacetimeDB behind this node has.
+    pub fn set_spacetimedb_version(&self, version: String) {
+        self.spacetimedb_version.send_replace(Some(version));
     }
 
     /// Becomes `Some`, with the reason, when the node can't go on: its disk refuses, or the log holds what it does

@@ -1,10 +1,10 @@
 //! What runs beside the groups.
 
-use crate::command::{Body, SetNode};
+use crate::command::{Body, FEATURE_LEVEL, NODE_TEXT_BYTES_MAX, SetNode};
 use crate::config::Config;
 use crate::group::Group;
 use crate::log::Store;
-use crate::{Follow, Propose};
+use crate::{Follow, Propose, Unapplied};
 use openraft::async_runtime::watch::WatchReceiver;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -47,13 +47,12 @@ pub(super) async fn transfer(group: &Group, me: u64, patience: Duration) -> bool
     tokio::time::timeout(patience, taken).await.is_ok()
 }
 
-/// Announces this node's addresses in the meta group, once there is a cluster.
-pub(super) async fn announce(meta: Arc<Group>, config: Config) {
-    let me = SetNode {
-        node: config.node,
-        raft_addr: config.raft_addr.clone(),
-        client_addr: config.client_addr.clone(),
-    };
+/// Announces this node in the meta group, once there is a cluster, and again whenever its SpacetimeDB's version changes.
+pub(super) async fn announce(
+    meta: Arc<Group>,
+    config: Config,
+    mut spacetimedb_version: watch::Receiver<Option<String>>,
+) {
     if Follow::resolved(&*meta)
         .wait_for(|index| *index > 0)
         .await
@@ -61,13 +60,49 @@ pub(super) async fn announce(meta: Arc<Group>, config: Config) {
     {
         return;
     }
-    while meta.meta().node(config.node) != Some(&me) {
-        let Ok(pending) = meta.submit(Body::SetNode(me.clone()).into()) else {
-            return;
-        };
-        if pending.await.is_err() {
-            tokio::time::sleep(config.timing.progress()).await;
+    loop {
+        let met = spacetimedb_version.borrow_and_update().clone();
+        loop {
+            let me = {
+                let state = meta.meta();
+                let known = state.node(config.node);
+                let me = announcement(&config, met.as_deref(), known);
+                if known == Some(&me) {
+                    break;
+                }
+                me
+            };
+            let Ok(pending) = meta.submit(Body::SetNode(me).into()) else {
+                return;
+            };
+            match pending.await {
+                Ok(_) => {}
+                Err(Unapplied::Refused(refusal)) => {
+                    tracing::error!(%refusal, "the cluster does not take what this node says of itself");
+                    return;
+                }
+                Err(_) => tokio::time::sleep(config.timing.progress()).await,
+            }
         }
+        if spacetimedb_version.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What this node says of itself. As long as it has not met its SpacetimeDB, that is still the one that is `known`: a
+/// restart need not be announced twice.
+fn announcement(config: &Config, spacetimedb_version: Option<&str>, known: Option<&SetNode>) -> SetNode {
+    let short = |text: &str| text[..text.floor_char_boundary(NODE_TEXT_BYTES_MAX)].to_owned();
+    let last = known.map(|known| known.spacetimedb_version.as_str());
+    SetNode {
+        node: config.node,
+        raft_addr: config.raft_addr.clone(),
+        client_addr: config.client_addr.clone(),
+        version: short(&config.version),
+        spacetimedb_version: short(spacetimedb_version.or(last).unwrap_or_default()),
+        cpu: short(&config.cpu),
+        feature_level: FEATURE_LEVEL,
     }
 }
 
@@ -102,5 +137,50 @@ pub(super) async fn watch_group(group: Arc<Group>, fatal: watch::Sender<Option<A
             fatal.get_or_insert(reason.into());
             is_first
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Limits, Timing};
+
+    fn config(cpu: String) -> Config {
+        Config {
+            node: 1,
+            data_dir: "unused".into(),
+            raft_addr: "n1".to_owned(),
+            client_addr: "c1".to_owned(),
+            version: "0.1.0".to_owned(),
+            cpu,
+            timing: Timing::default(),
+            limits: Limits::default(),
+        }
+    }
+
+    #[test]
+    fn a_restart_does_not_take_back_what_is_known_of_the_server() {
+        let config = config("cpu".to_owned());
+        let first = announcement(&config, None, None);
+        assert_eq!(first.spacetimedb_version, "");
+        let met = announcement(&config, Some("1.2.0"), Some(&first));
+        assert_eq!(met.spacetimedb_version, "1.2.0");
+        assert_eq!(announcement(&config, None, Some(&met)), met);
+        let other = announcement(&config, Some("2.8.3"), Some(&met));
+        assert_eq!(other.spacetimedb_version, "2.8.3");
+    }
+
+    #[test]
+    fn a_text_is_cut_to_what_the_rules_let_in() {
+        for long in [
+            "c".repeat(1000),
+            "ö".repeat(1000),
+            format!("x{}", "ö".repeat(1000)),
+        ] {
+            let me = announcement(&config(long.clone()), Some(&long), None);
+            assert_eq!(me.too_long(), None);
+            assert!(me.cpu.len() >= NODE_TEXT_BYTES_MAX - 1 && long.starts_with(&me.cpu));
+            assert_eq!(me.cpu, me.spacetimedb_version);
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! The leader's side: forms entries from whatever waits.
 
 use super::courier::now_us;
-use crate::record::{ENTRY_VERSION, EncodedBatch, EncodedEntry};
+use crate::ENTRY_VERSION;
+use crate::record::{EncodedBatch, EncodedEntry};
 use crate::types::{Proposal, Raft};
 use bytes::Bytes;
 use futures::StreamExt;

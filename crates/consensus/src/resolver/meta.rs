@@ -4,7 +4,8 @@ use super::state::StateKey;
 use super::{Change, Verdict};
 use crate::command::{Body, InitCluster, Owner, RegisterDatabase, SetNames, SetNode};
 use crate::record::RecordError;
-use crate::{Refusal, Reply};
+use crate::version::decode;
+use crate::{GroupId, Refusal, Reply};
 use bytes::Bytes;
 use prost::Message;
 use std::collections::BTreeMap;
@@ -41,7 +42,7 @@ impl MetaState {
         self.cluster.as_ref()
     }
 
-    /// A node's addresses, as it announced them.
+    /// A node, as it announced itself.
     pub fn node(&self, id: u64) -> Option<&SetNode> {
         self.nodes.get(&id)
     }
@@ -69,11 +70,14 @@ impl MetaState {
     pub(super) fn judge(&mut self, body: &Body, changes: &mut Vec<Change>) -> Verdict {
         match body {
             Body::InitCluster(init) => self.init(init, changes),
-            Body::SetNode(node) => {
-                changes.push(node_change(node));
-                self.nodes.insert(node.node, node.clone());
-                Verdict::Done(Reply::Done)
-            }
+            Body::SetNode(node) => match node.too_long() {
+                Some((what, max)) => Verdict::Refused(Refusal::TooLong { what, max }),
+                None => {
+                    changes.push(node_change(node));
+                    self.nodes.insert(node.node, node.clone());
+                    Verdict::Done(Reply::Done)
+                }
+            },
             Body::RegisterDatabase(register) => self.register(register, changes),
             Body::SetNames(names) => self.rename(names, changes),
             Body::Delete(delete) => match self.databases.remove(&delete.database) {
@@ -123,6 +127,10 @@ impl MetaState {
             }
             return found(database);
         }
+        // As yet there is one shard. An id that no shard can have is refused for good.
+        if GroupId::shard(register.shard) != Some(GroupId::SHARD) {
+            return Verdict::Refused(Refusal::NoSuchShard(register.shard));
+        }
         let database = Database {
             identity: register.database.clone(),
             owner: register.owner.clone(),
@@ -168,11 +176,11 @@ impl MetaState {
 
     pub(super) fn restore(&mut self, key: &StateKey, value: Bytes) -> Result<(), RecordError> {
         match key {
-            StateKey::Cluster => self.cluster = Some(InitCluster::decode(value)?),
+            StateKey::Cluster => self.cluster = Some(decode(value)?),
             StateKey::Node(id) => {
-                self.nodes.insert(*id, SetNode::decode(value)?);
+                self.nodes.insert(*id, decode(value)?);
             }
-            StateKey::Database(_) => self.insert(Database::decode(value)?),
+            StateKey::Database(_) => self.insert(decode(value)?),
             _ => return Err(RecordError::Missing("the meaning of a key of the meta group")),
         }
         Ok(())

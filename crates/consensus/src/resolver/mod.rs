@@ -17,9 +17,10 @@ pub(crate) use state::StateKey;
 
 use crate::command::Body;
 use crate::record::{Entry, RecordError};
+use crate::version::decode;
 use crate::{
-    Applied, COMMANDS_PER_ENTRY_MAX, LogIndex, Origin, Outcome, Position, Refusal, Reply, ResolvedCommand,
-    ResolvedEntry, Session, Unapplied,
+    Applied, COMMANDS_PER_ENTRY_MAX, LOG_INDEX_MAX, LogIndex, Origin, Outcome, Position, Refusal, Reply,
+    ResolvedCommand, ResolvedEntry, Session, Unapplied,
 };
 use bytes::Bytes;
 use prost::Message;
@@ -96,9 +97,11 @@ impl Resolver {
     /// Takes a part of the state back in, as it was written.
     pub(crate) fn restore(&mut self, key: &StateKey, value: Bytes) -> Result<(), RecordError> {
         match (key, &mut self.rules) {
-            (StateKey::Timestamp, _) => self.last_timestamp_us = TimestampRecord::decode(value)?.last_us,
+            (StateKey::Timestamp, _) => {
+                self.last_timestamp_us = decode::<TimestampRecord>(value)?.last_us;
+            }
             (StateKey::Origin(node), _) => {
-                self.origins.insert(*node, OriginRecord::decode(value)?);
+                self.origins.insert(*node, decode(value)?);
             }
             (_, Rules::Meta(meta)) => Arc::make_mut(meta).restore(key, value)?,
             (_, Rules::Shard(shard)) => shard.restore(key, value)?,
@@ -172,7 +175,7 @@ impl Resolver {
     /// Applies the rules to an entry that a leader of `term` wrote, and notes what of the state has changed.
     ///
     /// # Errors
-    /// [`RecordError`] if the entry is of a newer version: the node must stop.
+    /// [`RecordError`] if the entry is of a newer version, or is none that positions can name: the node must stop.
     pub(crate) fn resolve(
         &mut self,
         index: LogIndex,
@@ -181,10 +184,9 @@ impl Resolver {
         changes: &mut Vec<Change>,
     ) -> Result<Decision, RecordError> {
         let count: usize = entry.batches.iter().map(|batch| batch.commands.len()).sum();
-        assert!(
-            count <= COMMANDS_PER_ENTRY_MAX,
-            "entry {index} holds {count} commands"
-        );
+        if index > LOG_INDEX_MAX || count > COMMANDS_PER_ENTRY_MAX {
+            return Err(RecordError::BeyondPositions { index, count });
+        }
         let first_timestamp_us = entry.timestamp_us.max(self.last_timestamp_us + 1);
         let mut record = Resolution::new(first_timestamp_us);
         let mut commands = Vec::with_capacity(count);

@@ -4,7 +4,7 @@ use super::state::SessionRecord;
 use crate::Session;
 
 /// The decisions about one entry, kept beside the log so that any part of it can be read again with the very same
-/// ones.
+/// ones. It is to be read with [`decode`](crate::version::decode).
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Resolution {
     /// The first command's timestamp, in microseconds; each next one is a microsecond later.

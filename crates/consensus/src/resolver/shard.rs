@@ -4,6 +4,7 @@ use super::state::{SessionRecord, StateKey};
 use super::{Change, Verdict};
 use crate::command::Body;
 use crate::record::RecordError;
+use crate::version::decode;
 use crate::{Origin, Position, Refusal, Session};
 use bytes::Bytes;
 use prost::Message;
@@ -107,9 +108,11 @@ impl ShardState {
         match key {
             StateKey::Session(id) => {
                 self.sessions
-                    .insert(*id, SessionRecord::decode(value)?.session(*id));
+                    .insert(*id, decode::<SessionRecord>(value)?.session(*id));
             }
             StateKey::Database(identity) => {
+                // It holds nothing as yet. If it does, that may have to be known.
+                decode::<()>(value)?;
                 self.databases.insert(identity.clone());
             }
             _ => return Err(RecordError::Missing("the meaning of a shard's key")),

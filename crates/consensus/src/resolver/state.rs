@@ -1,4 +1,5 @@
-//! The keys and values in which the resolver's state is written.
+//! The keys and values in which the resolver's state is written. In every value, tag 15 is for the
+//! [version](crate::version) that a reader must know.
 
 use crate::{Origin, Session};
 use bytes::Bytes;
@@ -16,7 +17,7 @@ pub(crate) enum StateKey {
     Database(Bytes),
     /// The cluster's settings.
     Cluster,
-    /// A node's addresses.
+    /// A node: where and what it is.
     Node(u64),
 }
 

@@ -1,8 +1,9 @@
 use super::*;
 use crate::command::{Call, Connect, Delete, Disconnect, ExpireNode, InitCluster, Owner, Publish};
-use crate::command::{RegisterDatabase, SetNames};
+use crate::command::{RegisterDatabase, SetNames, SetNode};
 use crate::record::Batch;
-use crate::{Command, ENTRY_VERSION};
+use crate::version::RECORD_VERSION;
+use crate::{Command, ENTRY_VERSION, GroupId, SHARD_ID_MAX};
 use proptest::prelude::*;
 
 const DATABASE: Bytes = Bytes::from_static(&[1; 32]);
@@ -82,7 +83,7 @@ impl Bench {
             .resolve(self.index, TERM, entry.clone(), &mut self.changes)
             .unwrap();
         let encoded = decision.record.encode_to_vec();
-        let record = Resolution::decode(encoded.as_slice()).unwrap();
+        let record: Resolution = decode(encoded.into()).unwrap();
         assert_eq!(reread(self.index, entry, &record), decision.entry);
         decision
     }
@@ -280,7 +281,7 @@ fn names_belong_to_one_database() {
             database,
             owner: owner(who),
             name: name.to_owned(),
-            shard: 1,
+            shard: GroupId::SHARD.0,
         })
     };
     let reply = |decision: Decision| match decision.settled.into_iter().next() {
@@ -343,6 +344,31 @@ fn names_belong_to_one_database() {
 }
 
 #[test]
+fn a_database_belongs_to_a_shard_that_is_there() {
+    let mut bench = Bench::new(Resolver::meta());
+    let register = |shard| {
+        Body::RegisterDatabase(RegisterDatabase {
+            database: DATABASE,
+            name: "a".to_owned(),
+            shard,
+            ..RegisterDatabase::default()
+        })
+    };
+    let missing = [1, SHARD_ID_MAX, SHARD_ID_MAX + 1, GroupId::META.0];
+    for (seq, shard) in (1..).zip(missing) {
+        assert_eq!(
+            refusal(&bench.one(seq, register(shard))),
+            Some(Refusal::NoSuchShard(shard))
+        );
+        assert_eq!(bench.resolver.meta_state().named("a"), None);
+    }
+    assert_eq!(refusal(&bench.one(5, register(0))), None);
+    // What is there keeps its shard, whatever else is asked for.
+    assert_eq!(refusal(&bench.one(6, register(1))), None);
+    assert_eq!(bench.resolver.meta_state().named("a").unwrap().shard, 0);
+}
+
+#[test]
 fn what_a_newer_version_wrote_stops_the_node() {
     let mut resolver = Resolver::shard();
     let unknown = Entry {
@@ -350,7 +376,7 @@ fn what_a_newer_version_wrote_stops_the_node() {
             node: 1,
             epoch: 1,
             first_seq: 1,
-            commands: vec![Command { body: None }],
+            commands: vec![Command::default()],
         }],
         ..entry(0, vec![])
     };
@@ -364,6 +390,56 @@ fn what_a_newer_version_wrote_stops_the_node() {
         .decode()
         .unwrap_err();
     assert!(matches!(error, RecordError::Newer { .. }));
+}
+
+#[test]
+fn no_part_of_a_newer_version_s_state_is_taken_in() {
+    let mut shard = Bench::new(Resolver::shard());
+    shard.one(1, publish());
+    shard.one(2, connect(DATABASE));
+    let mut meta = Bench::new(Resolver::meta());
+    meta.one(1, Body::InitCluster(InitCluster::default()));
+    meta.one(2, Body::SetNode(SetNode::default()));
+    let register = RegisterDatabase {
+        database: DATABASE,
+        ..RegisterDatabase::default()
+    };
+    meta.one(3, Body::RegisterDatabase(register));
+    let mut kinds = std::collections::BTreeSet::new();
+    for bench in [shard, meta] {
+        for (key, value) in bench.resolver.dump() {
+            let value = value.unwrap();
+            let mut known = bench.resolver.emptied();
+            known.restore(&key, value.clone().into()).unwrap();
+            // Tag 15, and a version that is not known.
+            let newer = [value, vec![15 << 3, RECORD_VERSION as u8 + 1]].concat();
+            let error = known.restore(&key, newer.into()).unwrap_err();
+            assert!(matches!(error, RecordError::Newer { .. }), "{key:?}: {error}");
+            let mut encoded = Vec::new();
+            key.encode(&mut encoded);
+            kinds.insert(encoded[0]);
+        }
+    }
+    assert_eq!(kinds, b"cdnost".iter().copied().collect(), "kinds of state");
+}
+
+#[test]
+fn an_entry_that_positions_can_t_name_stops_the_node() {
+    let mut resolver = Resolver::shard();
+    let mut resolve = |index, count| {
+        let batches = vec![batch(1, 1, 1, vec![call(0, "a"); count])];
+        resolver.resolve(index, TERM, entry(0, batches), &mut Vec::new())
+    };
+    let last = resolve(LOG_INDEX_MAX, COMMANDS_PER_ENTRY_MAX).unwrap();
+    assert_eq!(last.settled.len(), COMMANDS_PER_ENTRY_MAX);
+    for (index, count) in [
+        (LOG_INDEX_MAX + 1, 1),
+        (u64::MAX, 0),
+        (1, COMMANDS_PER_ENTRY_MAX + 1),
+    ] {
+        let error = resolve(index, count).unwrap_err();
+        assert!(matches!(error, RecordError::BeyondPositions { .. }), "{error}");
+    }
 }
 
 proptest! {

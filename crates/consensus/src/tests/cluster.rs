@@ -26,6 +26,8 @@ pub(super) fn config(node: u64, dir: &TempDir) -> Config {
         data_dir: dir.path().to_owned(),
         raft_addr: addr(node),
         client_addr: format!("c{node}"),
+        version: "test".to_owned(),
+        cpu: "cpu".to_owned(),
         timing: timing(),
         limits: Limits::default(),
     }

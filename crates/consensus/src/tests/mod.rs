@@ -1,5 +1,6 @@
 //! Tests of whole nodes, in one process.
 
+mod announce;
 mod cluster;
 mod faults;
 mod hub;

@@ -4,7 +4,7 @@ use super::cluster::{Cluster, settings};
 use super::run;
 use crate::record::VoteRecord;
 use crate::transport::wire::{Answer, Ask, Header, Request, VoteAsk};
-use crate::{GroupId, PROTOCOL, PeerError};
+use crate::{GroupId, PROTOCOL, PROTOCOL_MIN, PeerError};
 use std::time::Duration;
 
 /// Asks whether a node would vote in a later term.
@@ -32,6 +32,7 @@ fn header() -> Header {
     let cluster = settings().cluster_id;
     Header {
         protocol: PROTOCOL,
+        protocol_min: PROTOCOL_MIN,
         cluster,
         from: 3,
         instance: 3,
@@ -52,12 +53,23 @@ fn whoever_does_not_belong_is_refused_with_the_reason() {
         })
         .await;
         assert!(matches!(error, PeerError::OtherCluster { .. }), "{error}");
-        let error = refused(Header {
+        // Version 1, which knew no range, and one that has left ours behind.
+        for (oldest, newest) in [(0, 1), (PROTOCOL + 1, PROTOCOL + 2)] {
+            let error = refused(Header {
+                protocol: newest,
+                protocol_min: oldest,
+                ..header()
+            })
+            .await;
+            let ours = newest;
+            let theirs = PROTOCOL;
+            assert_eq!(error, PeerError::OtherProtocol { ours, theirs });
+        }
+        let newer = Header {
             protocol: PROTOCOL + 1,
             ..header()
-        })
-        .await;
-        assert!(matches!(error, PeerError::OtherProtocol { .. }), "{error}");
+        };
+        assert!(service.call(newer, pre_vote()).await.is_ok());
         assert_eq!(
             refused(Header { from: 2, ..header() }).await,
             PeerError::SameId { node: 2 }

@@ -1,24 +1,35 @@
-//! Records of version 1, as they were written once: they stay readable, whatever comes later.
+//! What was written once: of version 2, which stays readable whatever comes later, and of version 1, which is refused.
 
 use super::cluster::{DATABASE, Node, call_in, config, connect, publish, settings};
 use super::hub::{Hub, addr};
 use super::replica::name;
 use super::run;
-use crate::record::{Batch, Entry};
+use crate::command::{Body, Owner, RegisterDatabase, SetNode};
+use crate::record::{
+    Batch, EncodedBatch, Entry, LogIdRecord, LogRecord, MemberRecord, MembershipRecord, RecordError,
+    VoteRecord, VoterSet,
+};
+use crate::resolver::Resolution;
+use crate::transport::wire::{Answer, Append, Appended, Ask, Header, Hello, Reply, Request, VoteAsk};
 use crate::types::Proposal;
-use crate::{ENTRY_VERSION, Propose};
+use crate::version::decode;
+use crate::{Command, Disk, ENTRY_VERSION, Manager, Origin, Propose, Session, StartError};
+use bytes::Bytes;
 use prost::Message;
+use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-fn samples() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/v1")
+fn samples(version: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("testdata")
+        .join(version)
 }
 
 fn entry() -> Entry {
     let commands = vec![publish(), connect(), call_in(65_536, "add")];
     Entry {
-        version: 1,
+        version: 2,
         timestamp_us: 1_700_000_000_000_000,
         batches: vec![Batch {
             node: 1,
@@ -38,25 +49,179 @@ fn copy(from: &Path, to: &Path) {
         if item.file_type().unwrap().is_dir() {
             copy(&item.path(), &target);
         } else {
+            // A segment's space is taken ahead: a sample ends where its contents end.
             let mut bytes = std::fs::read(item.path()).unwrap();
-            if target.extension().is_some_and(|extension| extension == "jnl") {
-                bytes.truncate(
-                    bytes
-                        .iter()
-                        .rposition(|byte| *byte != 0)
-                        .map_or(0, |last| last + 1),
-                );
+            let used = bytes
+                .iter()
+                .rposition(|byte| *byte != 0)
+                .map_or(0, |last| last + 1);
+            if item
+                .path()
+                .extension()
+                .is_some_and(|extension| extension == "log")
+            {
+                bytes.truncate(used);
             }
             std::fs::write(target, bytes).unwrap();
         }
     }
 }
 
+/// A message as it is meant, as it is written, and how it is read.
+struct Sample {
+    name: &'static str,
+    shown: String,
+    bytes: Vec<u8>,
+    read: fn(Bytes) -> String,
+}
+
+impl Sample {
+    fn of<M: Message + Default + Debug>(name: &'static str, message: M) -> Self {
+        Self {
+            name,
+            shown: format!("{message:?}"),
+            bytes: message.encode_to_vec(),
+            read: |bytes| format!("{:?}", decode::<M>(bytes).unwrap()),
+        }
+    }
+
+    /// What was written before is read as it was meant.
+    fn check(&self) {
+        let written = std::fs::read(samples("v2").join(self.name)).unwrap();
+        assert_eq!((self.read)(written.into()), self.shown, "{}", self.name);
+    }
+}
+
+/// One of each kind of message: what goes before all, what nodes say, and what is kept beside the log.
+fn messages() -> Vec<Sample> {
+    let id = |index| LogIdRecord {
+        term: 5,
+        node: 1,
+        index,
+    };
+    let vote = Some(VoteRecord {
+        term: 5,
+        node: 1,
+        committed: true,
+    });
+    let header = Header {
+        protocol: 2,
+        protocol_min: 2,
+        cluster: settings().cluster_id,
+        from: 1,
+        instance: 0xdead_beef,
+        to: 2,
+        group: u64::MAX,
+    };
+    let record = |index| LogRecord {
+        log_id: Some(id(index)),
+        ..LogRecord::default()
+    };
+    let member = |addr: &str| MemberRecord {
+        addr: addr.to_owned(),
+    };
+    let membership = MembershipRecord {
+        configs: vec![VoterSet { voters: vec![1, 2] }, VoterSet { voters: vec![1, 3] }],
+        members: [
+            (1, member("n1:4001")),
+            (2, member("n2:4001")),
+            (3, member("n3:4001")),
+        ]
+        .into(),
+        ..MembershipRecord::default()
+    };
+    let append = Append {
+        vote,
+        prev: Some(id(6)),
+        entries: vec![
+            record(7),
+            LogRecord {
+                membership: Some(membership),
+                ..record(8)
+            },
+            LogRecord {
+                entry: Some(entry().encode_to_vec().into()),
+                ..record(9)
+            },
+        ],
+        commit: Some(id(7)),
+    };
+    let appended = Appended {
+        conflict: Some(id(4)),
+        ..Appended::default()
+    };
+    let ask = Ask::Vote(VoteAsk {
+        vote,
+        last: Some(id(9)),
+        transfer: true,
+    });
+    let answer = Answer::Hello(Hello {
+        node: 2,
+        instance: 0xdead_beef,
+        cluster: settings().cluster_id,
+        raft_addr: "n2:4001".to_owned(),
+        client_addr: "n2:3001".to_owned(),
+    });
+    let batch = EncodedBatch {
+        node: 1,
+        epoch: 2,
+        first_seq: 3,
+        commands: vec![call_in(65_536, "add").encode_to_vec().into()],
+    };
+    let set_node = Command::from(Body::SetNode(SetNode {
+        node: 1,
+        raft_addr: "n1:4001".to_owned(),
+        client_addr: "n1:3001".to_owned(),
+        version: "0.1.0".to_owned(),
+        spacetimedb_version: "2.8.3".to_owned(),
+        cpu: "x86_64 AuthenticAMD/25/1".to_owned(),
+        feature_level: 1,
+    }));
+    let register = Command::from(Body::RegisterDatabase(RegisterDatabase {
+        database: DATABASE,
+        owner: Some(Owner::default()),
+        name: "demo".to_owned(),
+        shard: 0,
+    }));
+    let mut resolution = Resolution::new(1_700_000_000_000_000);
+    resolution.skip(1);
+    let session = Session {
+        id: 65_536,
+        origin: Origin { node: 1, epoch: 2 },
+        database: DATABASE,
+        sender: Bytes::from_static(&[3; 32]),
+        connection: Bytes::from_static(&[4; 16]),
+    };
+    resolution.end(2, &session);
+    vec![
+        Sample::of("header", header),
+        Sample::of("append", append),
+        Sample::of("appended", appended),
+        Sample::of("request", Request { ask: Some(ask) }),
+        Sample::of("reply", Reply { answer: Some(answer) }),
+        Sample::of("batch", batch),
+        Sample::of("set_node", set_node),
+        Sample::of("register_database", register),
+        Sample::of("resolution", resolution),
+    ]
+}
+
 /// Writes the samples. They were written once, and are not to be written again.
 #[test]
 #[ignore = "writes the samples that the tests below read"]
-fn write_samples() {
-    assert_eq!(ENTRY_VERSION, 1, "samples of another version belong elsewhere");
+fn write_messages() {
+    assert_eq!(ENTRY_VERSION, 2, "samples of another version belong elsewhere");
+    std::fs::create_dir_all(samples("v2")).unwrap();
+    std::fs::write(samples("v2").join("entry"), entry().encode_to_vec()).unwrap();
+    for message in messages() {
+        std::fs::write(samples("v2").join(message.name), message.bytes).unwrap();
+    }
+}
+
+/// The same for a data directory.
+#[test]
+#[ignore = "writes a sample"]
+fn write_data_directory() {
     run(async {
         let dir = tempfile::tempdir().unwrap();
         let hub: Arc<Hub> = Arc::default();
@@ -75,58 +240,75 @@ fn write_samples() {
             .await
             .unwrap_err();
         node.stop().await;
-        copy(dir.path(), &samples().join("data"));
-        std::fs::write(samples().join("entry"), entry().encode_to_vec()).unwrap();
+        copy(dir.path(), &samples("v2").join("data"));
     });
 }
 
 #[test]
-fn an_entry_of_version_1_is_readable() {
-    let bytes = std::fs::read(samples().join("entry")).unwrap();
+fn what_version_2_has_written_is_readable() {
+    let bytes = std::fs::read(samples("v2").join("entry")).unwrap();
     assert_eq!(Proposal(bytes.into()).decode().unwrap(), entry());
+    for message in messages() {
+        message.check();
+    }
 }
 
 #[test]
-fn a_data_directory_of_version_1_is_readable() {
+fn an_entry_of_version_1_is_refused() {
+    let bytes = std::fs::read(samples("v1").join("entry")).unwrap();
+    let error = Proposal(bytes.into()).decode().unwrap_err();
+    assert!(matches!(error, RecordError::Older { found: 1 }));
+    let text = error.to_string();
+    assert!(text.contains("start with an empty --data-dir"), "{text}");
+}
+
+/// Its groups have other ids: read as it stands, the meta group's log would be taken for the shard's.
+#[test]
+fn a_data_directory_of_version_2_is_readable() {
     run(async {
         let dir = tempfile::tempdir().unwrap();
-        copy(&samples().join("data"), dir.path());
+        copy(&samples("v2").join("data"), dir.path());
+        for segment in std::fs::read_dir(dir.path().join("log")).unwrap() {
+            let file = std::fs::File::options().write(true).open(segment.unwrap().path());
+            file.unwrap().set_len(64 << 20).unwrap();
+        }
+        let node = Node::start(config(1, &dir), Arc::new(Arc::<Hub>::default())).await;
+        assert_eq!(node.manager.cluster().as_deref(), Some("c0ffee"));
+        let meta = node.manager.meta().meta();
+        assert_eq!(meta.cluster(), Some(&settings()));
+        assert_eq!(meta.node(1).map(|node| node.client_addr.as_str()), Some("c1"));
+        let shard = node.manager.shard();
+        let databases = shard.with_shard(|shard| shard.databases().eq([&DATABASE]));
+        assert_eq!(databases, Some(true));
+        // It goes on from there; the session of the former life is disconnected.
+        shard.submit(call_in(0, "more")).unwrap().await.unwrap();
+        let names: Vec<String> = node
+            .replica
+            .history()
+            .iter()
+            .map(|command| name(command).to_owned())
+            .collect();
+        assert!(names.join(" ").starts_with("publish connect add"), "{names:?}");
+        let mut resolved = crate::Follow::resolved(&**shard);
+        resolved.wait_for(|_| shard.status().sessions == 0).await.unwrap();
+        node.stop().await;
+    });
+}
+
+#[test]
+fn a_data_directory_of_version_1_is_refused() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        copy(&samples("v1").join("data"), dir.path());
         // A version control system may have dropped what is empty.
         for keyspace in std::fs::read_dir(dir.path().join("raft/keyspaces")).unwrap() {
             std::fs::create_dir_all(keyspace.unwrap().path().join("tables")).unwrap();
         }
-        let hub: Arc<Hub> = Arc::default();
-        let node = Node::start(config(1, &dir), Arc::new(hub)).await;
-        assert_eq!(node.manager.cluster().as_deref(), Some("c0ffee"));
-        assert_eq!(node.manager.meta().meta().cluster(), Some(&settings()));
-        assert_eq!(
-            node.manager
-                .meta()
-                .meta()
-                .node(1)
-                .map(|node| node.client_addr.as_str()),
-            Some("c1")
-        );
-        let shard = node.manager.shard();
-        assert!(
-            shard
-                .with_shard(|shard| shard.databases().eq([&DATABASE]))
-                .unwrap()
-        );
-        // It goes on from there; the session of the former life is disconnected.
-        shard.submit(call_in(0, "more")).unwrap().await.unwrap();
-        let history = || {
-            node.replica
-                .history()
-                .iter()
-                .map(name)
-                .collect::<Vec<_>>()
-                .join(" ")
+        let start = Manager::start_with(config(1, &dir), Arc::new(Arc::<Hub>::default()), Disk);
+        let Some(StartError::Store(error)) = start.await.err() else {
+            panic!("it was taken");
         };
-        assert!(history().starts_with("publish connect add"), "{}", history());
-        while shard.status().sessions > 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-        node.stop().await;
+        let text = error.to_string();
+        assert!(text.contains("format 1") && text.contains("--data-dir"), "{text}");
     });
 }

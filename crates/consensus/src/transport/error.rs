@@ -1,5 +1,6 @@
 //! Why a peer did not take a message.
 
+use crate::GroupId;
 use prost::Message;
 use thiserror::Error;
 
@@ -40,7 +41,7 @@ pub enum PeerError {
     #[error("the peer is in no cluster yet: run `rtdb init`")]
     NoCluster,
     /// It does not have the group.
-    #[error("the peer has no group {group}")]
+    #[error("the peer does not have {}", GroupId(*group))]
     UnknownGroup {
         /// The group.
         group: u64,

@@ -8,6 +8,7 @@ mod error;
 mod grpc;
 mod network;
 mod peers;
+mod protocol;
 mod service;
 pub mod wire;
 
@@ -17,10 +18,8 @@ pub(crate) use grpc::router;
 pub(crate) use network::Network;
 pub(crate) use peers::Peers;
 pub use peers::{PeerInfo, Replies, Transport};
+pub use protocol::{PROTOCOL, PROTOCOL_MIN};
 pub use service::Service;
-
-/// The protocol's version. Nodes of different versions refuse each other.
-pub const PROTOCOL: u32 = 1;
 
 /// Bytes of a message: an entry of the largest command, with room to spare.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 64 << 20;

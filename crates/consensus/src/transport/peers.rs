@@ -1,7 +1,7 @@
 //! The client's side: who is called, as whom, and for how long.
 
 use super::wire::{Answer, Append, Appended, Ask, Header, Hello, Join, ProposeReply, Reply, Request};
-use super::{PROTOCOL, PeerError};
+use super::{PROTOCOL, PROTOCOL_MIN, PeerError};
 use crate::log::Store;
 use crate::record::EncodedBatch;
 use crate::types::GroupId;
@@ -68,6 +68,7 @@ impl Peers {
     fn header(&self, to: u64, group: GroupId) -> Header {
         Header {
             protocol: PROTOCOL,
+            protocol_min: PROTOCOL_MIN,
             cluster: self.store.cluster().unwrap_or_default(),
             from: self.node,
             instance: self.instance,

@@ -1,11 +1,12 @@
 //! The server's side: who is let in, and what is answered.
 
+use super::PeerError;
 use super::peers::Replies;
+use super::protocol::Versions;
 use super::wire::{
     Answer, Append, Appended, Ask, Header, Hello, Join, ProposeReply, Reply, Request, TransferAnswer,
     VoteAnswer,
 };
-use super::{PROTOCOL, PeerError};
 use crate::group::Group;
 use crate::log::{Store, StoreError};
 use crate::proposer::{BATCH_COUNT_MAX, Incoming, Refused};
@@ -63,12 +64,7 @@ impl Service {
     }
 
     fn check(&self, header: &Header) -> Result<(), PeerError> {
-        if header.protocol != PROTOCOL {
-            return Err(PeerError::OtherProtocol {
-                ours: header.protocol,
-                theirs: PROTOCOL,
-            });
-        }
+        Versions::OURS.check(header)?;
         if header.from == self.me.node && header.instance != self.me.instance {
             return Err(PeerError::SameId { node: header.from });
         }

@@ -5,7 +5,7 @@ use crate::record::{LogIdRecord, LogRecord, VoteRecord};
 /// Who speaks, and to whom. Goes before every call and every stream.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Header {
-    /// The sender's version of the protocol.
+    /// The newest version of the protocol that the sender speaks.
     #[prost(uint32, tag = "1")]
     pub protocol: u32,
     /// The sender's cluster; empty if it is in none yet.
@@ -23,6 +23,9 @@ pub struct Header {
     /// The group; of no meaning for what concerns the whole node.
     #[prost(uint64, tag = "6")]
     pub group: u64,
+    /// The oldest version of the protocol that the sender understands; 0 for the newest, as in version 1.
+    #[prost(uint32, tag = "7")]
+    pub protocol_min: u32,
 }
 
 /// A call.

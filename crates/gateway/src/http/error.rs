@@ -62,8 +62,11 @@ impl HttpError {
 impl From<Unapplied> for HttpError {
     fn from(unapplied: Unapplied) -> Self {
         let status = match &unapplied {
-            Unapplied::Reducer { .. } | Unapplied::Refused(Refusal::Module(_)) => StatusCode::BAD_REQUEST,
+            Unapplied::Reducer { .. } | Unapplied::Refused(Refusal::Module(_) | Refusal::TooLong { .. }) => {
+                StatusCode::BAD_REQUEST
+            }
             Unapplied::Refused(Refusal::NoSuchDatabase) => return Self::no_such_database(),
+            Unapplied::Refused(Refusal::NoSuchShard(_)) => StatusCode::NOT_FOUND,
             Unapplied::Refused(Refusal::NotOwner) => StatusCode::FORBIDDEN,
             Unapplied::Refused(Refusal::NameTaken(_)) => StatusCode::UNAUTHORIZED,
             Unapplied::Refused(Refusal::SessionGone) => StatusCode::SERVICE_UNAVAILABLE,

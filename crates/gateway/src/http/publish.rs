@@ -10,15 +10,12 @@ use axum::extract::{Extension, Path, Query, State};
 use axum::response::Response;
 use http::{Method, StatusCode};
 use rtdb_consensus::command::{self, Owner, RegisterDatabase};
-use rtdb_consensus::{Applied, Refusal, Reply, Unapplied};
+use rtdb_consensus::{Applied, GroupId, Refusal, Reply, Unapplied};
 use rtdb_determinism::{Module, Prepared};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use spacetimedb_lib::Identity;
 use std::sync::Arc;
-
-/// The shard that new databases belong to.
-const DEFAULT_SHARD: u64 = 1;
 
 /// The query parameters of a publish, as far as they are known.
 #[derive(Debug, Default, Deserialize)]
@@ -199,7 +196,7 @@ async fn register(
         database: identity.to_byte_array().to_vec().into(),
         owner: Some(owner.clone()),
         name: name.unwrap_or_default().to_owned(),
-        shard: DEFAULT_SHARD,
+        shard: GroupId::SHARD.0,
     };
     match node
         .propose(&node.meta, command::Body::RegisterDatabase(register))
@@ -219,7 +216,7 @@ async fn register(
                 identity,
                 owner: owner.clone(),
                 names,
-                shard: DEFAULT_SHARD,
+                shard: GroupId::SHARD.0,
             })
         }
         Ok(_) => Err(HttpError::new(

@@ -140,7 +140,7 @@ impl FakeCatalog {
             identity: identity_of("database"),
             owner,
             names: vec![NAME.into()],
-            shard: 1,
+            shard: 0,
         }
     }
 }

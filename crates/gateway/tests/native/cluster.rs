@@ -139,7 +139,7 @@ impl Propose for MemoryMeta {
                 identity,
                 owner,
                 names: vec![register.name],
-                shard: 1,
+                shard: 0,
             });
             reply = Reply::Database {
                 identity: register.database,

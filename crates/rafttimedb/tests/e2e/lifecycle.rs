@@ -265,7 +265,7 @@ fn operators_see_how_the_cluster_is() {
             "(up)",
             "LEADS",
             "meta",
-            "shard-1",
+            "shard-0",
             DATABASE,
             "DIGEST",
         ] {

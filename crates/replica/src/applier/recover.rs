@@ -77,12 +77,14 @@ impl Applier {
     /// land on other rows than elsewhere.
     async fn verified(&mut self, state: &DatabaseState) -> Result<Arc<ActiveDatabase>, Interrupt> {
         let index = Position(state.index);
-        self.log_known_to(index).await?;
         let database = self.hex();
         let diverged = |reason| Fatal::Diverged {
             database: database.clone(),
             reason,
         };
+        // Before the wait: no log of this generation ever comes to a position of another one.
+        of_generation(self.born, index).map_err(diverged)?;
+        self.log_known_to(index).await?;
         // The mark before a publication has the position just before it.
         let next = Position(state.index.saturating_add(1));
         if self.reader.at(index).await?.is_none() && self.reader.at(next).await?.is_none() {
@@ -126,9 +128,46 @@ impl Applier {
     }
 }
 
+/// Checks that what was applied is of the generation in which the log has the database: an index of another one counts
+/// something else.
+fn of_generation(born: Position, applied: Position) -> Result<(), String> {
+    if applied.generation() == born.generation() {
+        return Ok(());
+    }
+    Err(format!(
+        "it has applied {applied}, of generation {}, and its log is of generation {}",
+        applied.generation(),
+        born.generation()
+    ))
+}
+
 fn publication(head: &Head) -> Option<(&Publish, &Owner)> {
     match &head.command().command.body {
         Some(Body::Publish(publish)) => Some((publish, publish.owner.as_ref()?)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rtdb_consensus::LOG_INDEX_MAX;
+
+    #[test]
+    fn a_position_of_another_generation_is_none_of_the_log() {
+        let born = Position::new(3, 0);
+        for applied in [Position(0), before(born), Position::new(LOG_INDEX_MAX, 65_535)] {
+            assert_eq!(of_generation(born, applied), Ok(()));
+        }
+        for applied in [Position::in_generation(1, 3, 0), Position(u64::MAX)] {
+            assert!(of_generation(born, applied).is_err(), "{applied}");
+        }
+        let moved = Position::in_generation(1, 1, 0);
+        assert_eq!(of_generation(moved, before(moved)), Ok(()));
+        let reason = of_generation(moved, Position::new(9, 2)).unwrap_err();
+        assert_eq!(
+            reason,
+            "it has applied 9.2, of generation 0, and its log is of generation 1"
+        );
     }
 }

@@ -4,6 +4,7 @@ use crate::support::{
     DATABASE, Log, Node, TIMEOUT, add, bsatn, call, connect, delete, disconnect, program, start_server,
 };
 use rtdb_consensus::{Refusal, Reply, Unapplied};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The names of the counters that calls have made, sorted.
@@ -241,7 +242,31 @@ async fn a_server_of_another_log_stops_the_node() {
 
     let other = Log::new();
     other.append(vec![node.publish(false), add("x", 1, 0)]);
-    let replica = node.replica(&other);
+    assert_diverged(&node, &other).await;
+    node.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_of_another_generation_stops_the_node_and_is_not_waited_for() {
+    let Some(program) = program() else { return };
+    let node = Node::start(program).await;
+    let log = Log::in_generation(1);
+    let replica = node.replica(&log);
+    log.append(vec![node.publish(false)]);
+    log.append(vec![add("a", 1, 0)]);
+    log.all_applied().await;
+    assert_eq!(names(&node, &replica).await, ["a"]);
+    replica.stop().await;
+
+    // The server is ahead of this log, and would be waited for if it were of the same generation.
+    let other = Log::new();
+    other.append(vec![node.publish(false)]);
+    assert_diverged(&node, &other).await;
+    node.server.stop().await;
+}
+
+async fn assert_diverged(node: &Node, log: &Arc<Log>) {
+    let replica = node.replica(log);
     let mut fatal = replica.fatal();
     let fatal = tokio::time::timeout(TIMEOUT, fatal.wait_for(Option::is_some))
         .await
@@ -250,7 +275,6 @@ async fn a_server_of_another_log_stops_the_node() {
         .clone();
     assert!(matches!(*fatal.unwrap(), rtdb_replica::Fatal::Diverged { .. }));
     replica.stop().await;
-    node.server.stop().await;
 }
 
 /// Not a test: how fast a log is applied. `cargo test -p rtdb-replica --release --test real -- --ignored --nocapture`

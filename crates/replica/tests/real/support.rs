@@ -5,7 +5,8 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use rtdb_consensus::command::{Body, Call, Connect, Delete, Disconnect, Owner, Publish};
 use rtdb_consensus::{
-    Follow, LogIndex, Origin, Outcome, Position, ReadError, ResolvedCommand, ResolvedEntry, Session,
+    Follow, Generation, LogIndex, Origin, Outcome, Position, ReadError, ResolvedCommand, ResolvedEntry,
+    Session,
 };
 use rtdb_determinism::Prepared;
 use rtdb_determinism::header::CallHeader;
@@ -23,6 +24,7 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A log that grows when a test says so.
 pub(crate) struct Log {
+    generation: Generation,
     entries: Mutex<Vec<Arc<ResolvedEntry>>>,
     resolved: watch::Sender<LogIndex>,
     outcomes: Mutex<HashMap<u64, Vec<Outcome>>>,
@@ -32,7 +34,12 @@ pub(crate) struct Log {
 
 impl Log {
     pub(crate) fn new() -> Arc<Self> {
+        Self::in_generation(0)
+    }
+
+    pub(crate) fn in_generation(generation: Generation) -> Arc<Self> {
         Arc::new(Self {
+            generation,
             entries: Mutex::default(),
             resolved: watch::Sender::new(0),
             outcomes: Mutex::default(),
@@ -48,7 +55,7 @@ impl Log {
         let mut seq = self.seq.lock();
         let commands = bodies.into_iter().enumerate().map(|(place, body)| {
             *seq += 1;
-            let position = Position::new(index, place);
+            let position = Position::in_generation(self.generation, index, place);
             let session = match &body {
                 Body::Disconnect(disconnect) => Some(Session {
                     id: disconnect.session,
@@ -59,7 +66,7 @@ impl Log {
                 }),
                 _ => None,
             };
-            let timestamp_us = 1_700_000_000_000_000 + position.0 as i64;
+            let timestamp_us = 1_700_000_000_000_000 + Position::new(index, place).0 as i64;
             ResolvedCommand {
                 position,
                 timestamp_us,

@@ -278,7 +278,7 @@ fn whatever_was_acknowledged_survives_kill_9() {
         block_on(async {
             let store = Store::open(dir.path(), 1).unwrap();
             for (group, [entries, vote]) in acknowledged.iter().enumerate() {
-                let mut log = store.group(GroupId(group as u64)).unwrap();
+                let mut log = store.group([GroupId::META, GroupId::SHARD][group]).unwrap();
                 let found = indices(&mut log).await;
                 let last = found.last().copied().unwrap_or(0);
                 assert!(
