@@ -1,0 +1,282 @@
+//! What time it is, as a quorum sees it.
+//!
+//! The leader's clock is every module's `ctx.timestamp`, and the log's time never goes back: a single entry with a stamp
+//! of the year 2106 would hold it there for good. So nodes compare their clocks all the time ([`Clock::note`]), and a node
+//! stamps only while its own agrees with the median of a quorum's; a follower refuses a new entry whose stamp is far
+//! ahead of its own, good clock.
+//!
+//! Of two clocks that differ nobody can say which one is wrong. Then both count as good: whoever leads stamps, and a
+//! follower that is behind refuses what is far ahead of it, so that the slower clock is the one by which the two can go
+//! on. With three or more nodes the median decides.
+//!
+//! A stamp is the wall clock at the last comparison that found it good, and the time that has passed since by the
+//! monotonic clock: a wall clock that jumps is not followed before it was compared again.
+
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// How far a node's clock may be from the median of a quorum's, beside the error of the comparison. (As much as
+/// CockroachDB's `--max-offset`.)
+pub const CLOCK_OFFSET_MAX: Duration = Duration::from_millis(500);
+
+/// How far ahead of this node's clock the stamp of a new entry may be: two clocks that are good, one at each end.
+pub(crate) const STAMP_AHEAD_MAX: Duration = Duration::from_millis(2_000);
+
+/// How long a comparison counts.
+const COMPARISON_AGE_MAX: Duration = Duration::from_secs(5);
+
+/// Comparisons whose answer took longer say too little.
+const ROUND_TRIP_MAX: Duration = Duration::from_millis(400);
+
+/// A source of the time of day. Tests have their own.
+pub trait WallClock: Send + Sync + 'static {
+    /// Microseconds since the Unix epoch.
+    fn now_us(&self) -> u64;
+}
+
+/// The system's clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl WallClock for SystemClock {
+    fn now_us(&self) -> u64 {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |elapsed| elapsed.as_micros() as u64)
+    }
+}
+
+/// How far another clock is ahead of this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Offset {
+    us: i64,
+    /// By how much that may be wrong, in microseconds.
+    error_us: i64,
+}
+
+/// What a quorum says of this node's clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClockVerdict {
+    /// Fewer than a majority of the voters were heard lately.
+    #[default]
+    Unverified,
+    /// It agrees with the median.
+    Good,
+    /// It does not.
+    Off {
+        /// How far the median is ahead of it, in microseconds.
+        offset_us: i64,
+    },
+}
+
+/// The verdict on the clock of node `me`, a clock with offset 0 among the voters' that are known.
+fn judge(me: u64, voters: &BTreeSet<u64>, offsets: &BTreeMap<u64, Offset>) -> ClockVerdict {
+    let mut known: Vec<Offset> = voters
+        .iter()
+        .filter(|voter| **voter != me)
+        .filter_map(|voter| offsets.get(voter).copied())
+        .collect();
+    if voters.contains(&me) {
+        known.push(Offset { us: 0, error_us: 0 });
+    }
+    if known.len() * 2 <= voters.len() {
+        return ClockVerdict::Unverified;
+    }
+    known.sort_by_key(|offset| offset.us);
+    // The two in the middle are one and the same if the number is odd.
+    let (low, high) = (known[(known.len() - 1) / 2], known[known.len() / 2]);
+    let max = CLOCK_OFFSET_MAX.as_micros() as i64;
+    if low.us > max + low.error_us {
+        ClockVerdict::Off { offset_us: low.us }
+    } else if high.us < -(max + high.error_us) {
+        ClockVerdict::Off { offset_us: high.us }
+    } else {
+        ClockVerdict::Good
+    }
+}
+
+#[derive(Default)]
+struct State {
+    offsets: BTreeMap<u64, (Offset, Instant)>,
+    /// When each node answered last.
+    heard: BTreeMap<u64, Instant>,
+    /// The wall clock when it was found good, and when that was.
+    anchor: Option<(u64, Instant)>,
+}
+
+/// This node's clock, and what the others say of it.
+pub(crate) struct Clock {
+    me: u64,
+    wall: Arc<dyn WallClock>,
+    state: Mutex<State>,
+    verdict: watch::Sender<ClockVerdict>,
+}
+
+impl Clock {
+    pub(crate) fn new(me: u64, wall: Arc<dyn WallClock>) -> Self {
+        Self {
+            me,
+            wall,
+            state: Mutex::default(),
+            verdict: watch::Sender::default(),
+        }
+    }
+
+    /// The wall clock, whatever the others say of it.
+    pub(crate) fn now_us(&self) -> u64 {
+        self.wall.now_us()
+    }
+
+    /// What the quorum says; changes.
+    pub(crate) fn verdict(&self) -> watch::Receiver<ClockVerdict> {
+        self.verdict.subscribe()
+    }
+
+    /// The time for an entry, in microseconds; `None` while this node must not stamp.
+    pub(crate) fn stamp_us(&self) -> Option<i64> {
+        let (wall_us, since) = self.state.lock().anchor?;
+        let elapsed = since.elapsed();
+        (elapsed <= COMPARISON_AGE_MAX).then(|| (wall_us + elapsed.as_micros() as u64) as i64)
+    }
+
+    /// Whether a stamp is further ahead than any good clock could make it. A node whose own clock is not known to be good
+    /// refuses nothing.
+    pub(crate) fn is_far_ahead(&self, stamp_us: i64) -> bool {
+        self.stamp_us()
+            .is_some_and(|now| stamp_us.saturating_sub(now) > STAMP_AHEAD_MAX.as_micros() as i64)
+    }
+
+    /// When a node answered last.
+    pub(crate) fn heard(&self, node: u64) -> Option<Instant> {
+        self.state.lock().heard.get(&node).copied()
+    }
+
+    /// Takes in what a node answered: its clock, to a question that was sent at `sent_us` by this node's and took
+    /// `round_trip`.
+    pub(crate) fn note(&self, node: u64, sent_us: u64, round_trip: Duration, theirs_us: u64) {
+        let (now, half) = (Instant::now(), round_trip.as_micros() as u64 / 2);
+        let mut state = self.state.lock();
+        state.heard.insert(node, now);
+        if round_trip > ROUND_TRIP_MAX {
+            return;
+        }
+        let ours_us = sent_us.saturating_add(half);
+        let offset = Offset {
+            us: i128::from(theirs_us)
+                .saturating_sub(i128::from(ours_us))
+                .clamp(-i128::from(i64::MAX / 2), i128::from(i64::MAX / 2)) as i64,
+            error_us: half as i64,
+        };
+        state.offsets.insert(node, (offset, now));
+    }
+
+    /// Judges anew, by what was heard lately of the voters.
+    pub(crate) fn judge(&self, voters: &BTreeSet<u64>) -> ClockVerdict {
+        let verdict = {
+            let mut state = self.state.lock();
+            let lately = |heard: &Instant| heard.elapsed() <= COMPARISON_AGE_MAX;
+            state.offsets.retain(|_, (_, heard)| lately(heard));
+            let offsets = state.offsets.iter().map(|(node, (offset, _))| (*node, *offset));
+            let verdict = judge(self.me, voters, &offsets.collect());
+            match verdict {
+                ClockVerdict::Good => state.anchor = Some((self.wall.now_us(), Instant::now())),
+                ClockVerdict::Off { .. } => state.anchor = None,
+                // What was found good lately is still good; it ages.
+                ClockVerdict::Unverified => {}
+            }
+            verdict
+        };
+        self.verdict.send_if_modified(|known| {
+            let kind = std::mem::discriminant::<ClockVerdict>;
+            let changed = kind(known) != kind(&verdict);
+            *known = verdict;
+            changed
+        });
+        verdict
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HOUR: i64 = 3_600_000_000;
+
+    fn verdict(voters: u64, offsets: &[(u64, i64)]) -> ClockVerdict {
+        let offsets = offsets.iter().map(|(node, us)| (*node, Offset { us: *us, error_us: 1_000 }));
+        judge(1, &(1..=voters).collect(), &offsets.collect())
+    }
+
+    #[test]
+    fn the_median_decides() {
+        use ClockVerdict::{Good, Off, Unverified};
+        assert_eq!(verdict(1, &[]), Good);
+        assert_eq!(verdict(3, &[]), Unverified);
+        assert_eq!(verdict(3, &[(2, 300_000), (3, -200_000)]), Good);
+        assert_eq!(verdict(3, &[(2, HOUR), (3, 0)]), Good, "the other one is wrong");
+        assert_eq!(verdict(3, &[(2, HOUR), (3, HOUR + 7)]), Off { offset_us: HOUR });
+        assert_eq!(verdict(3, &[(2, -HOUR), (3, -HOUR)]), Off { offset_us: -HOUR });
+        assert_eq!(verdict(3, &[(2, HOUR)]), Good, "nobody can say which of the two is wrong");
+        assert_eq!(verdict(3, &[(2, 501_000), (3, 502_000)]), Good, "within the error");
+        assert_eq!(verdict(5, &[(2, HOUR), (3, HOUR)]), Off { offset_us: HOUR });
+        assert_eq!(verdict(5, &[(2, HOUR), (3, HOUR), (4, 0), (5, 9)]), Good);
+        assert_eq!(verdict(5, &[(9, HOUR), (2, 0)]), Unverified, "a stranger does not count");
+    }
+
+    proptest! {
+        /// Where a majority of the clocks agree, each of them is good, and none that is far from them.
+        #[test]
+        fn a_majority_that_agrees_is_right(
+            near in proptest::collection::vec(-200_000i64..200_000, 3..5),
+            far in proptest::collection::vec(prop_oneof![HOUR..9 * HOUR, -9 * HOUR..-HOUR], 0..3),
+        ) {
+            let clocks: Vec<i64> = near.iter().chain(&far).copied().collect();
+            let voters: BTreeSet<u64> = (0..clocks.len() as u64).collect();
+            for (me, mine) in clocks.iter().enumerate() {
+                let offsets = clocks.iter().enumerate().filter(|(node, _)| *node != me);
+                let offsets = offsets.map(|(node, clock)| (node as u64, Offset { us: clock - mine, error_us: 0 }));
+                let verdict = judge(me as u64, &voters, &offsets.collect());
+                prop_assert_eq!(verdict == ClockVerdict::Good, me < near.len(), "{:?} of {:?}", me, clocks);
+            }
+        }
+    }
+
+    struct Set(Mutex<u64>);
+
+    impl WallClock for Set {
+        fn now_us(&self) -> u64 {
+            *self.0.lock()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_jumps_is_not_followed() {
+        let wall = Arc::new(Set(Mutex::new(1_000_000_000)));
+        let clock = Clock::new(1, wall.clone());
+        let voters = (1..=3).collect();
+        assert_eq!((clock.judge(&voters), clock.stamp_us()), (ClockVerdict::Unverified, None));
+        let compare = |theirs: u64| {
+            for node in [2, 3] {
+                clock.note(node, wall.now_us(), Duration::ZERO, theirs);
+            }
+            clock.judge(&voters)
+        };
+        assert_eq!(compare(1_000_000_000), ClockVerdict::Good);
+        *wall.0.lock() += 4_000_000_000;
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(clock.stamp_us(), Some(1_001_000_000));
+        assert!(clock.is_far_ahead(1_004_000_000) && !clock.is_far_ahead(1_002_500_000));
+        assert!(matches!(compare(1_001_000_000), ClockVerdict::Off { .. }));
+        assert_eq!(clock.stamp_us(), None);
+        assert!(!clock.is_far_ahead(i64::MAX), "who is off refuses nothing");
+        *wall.0.lock() = 1_001_500_000;
+        assert_eq!(compare(1_001_500_000), ClockVerdict::Good);
+        tokio::time::advance(COMPARISON_AGE_MAX * 2).await;
+        assert_eq!(clock.stamp_us(), None, "it was not compared for long");
+    }
+}
