@@ -3,6 +3,7 @@
 use crate::command::{Body, SetNode};
 use crate::config::Config;
 use crate::group::Group;
+use crate::supervisor::Supervisor;
 use crate::{Follow, Propose};
 use openraft::async_runtime::watch::WatchReceiver;
 use std::collections::BTreeSet;
@@ -70,25 +71,11 @@ pub(super) async fn announce(meta: Arc<Group>, config: Config) {
     }
 }
 
-pub(super) async fn watch_store(
-    mut store: watch::Receiver<Option<Arc<str>>>,
-    fatal: watch::Sender<Option<Arc<str>>>,
-) {
-    if let Ok(reason) = store.wait_for(Option::is_some).await {
-        fatal.send_replace(reason.clone());
-    }
-}
-
-/// Waits until raft has stopped, which it does by itself only after an error.
-pub(super) async fn watch_group(group: Arc<Group>, fatal: watch::Sender<Option<Arc<str>>>) {
-    let mut changes = group.raft().server_metrics();
-    while changes.changed().await.is_ok() {}
-    if let Err(error) = &group.raft().metrics().borrow_watched().running_state {
-        let reason = format!("{} has stopped: {error}", group.id());
-        fatal.send_if_modified(|fatal| {
-            let is_first = fatal.is_none();
-            fatal.get_or_insert(reason.into());
-            is_first
-        });
-    }
+/// Waits until the store can't be written.
+pub(super) async fn watch_store(mut store: watch::Receiver<Option<Arc<str>>>, supervisor: Supervisor) {
+    let reason = match store.wait_for(Option::is_some).await {
+        Ok(reason) => reason.clone(),
+        Err(_) => None,
+    };
+    supervisor.fail(reason.unwrap_or_else(|| "the log store has ended, which it must not".into()));
 }

@@ -1,6 +1,7 @@
 //! Tests of whole nodes, in one process.
 
 mod cluster;
+mod ends;
 mod faults;
 mod hub;
 mod loopback;
