@@ -7,6 +7,7 @@ use crate::proposer::{Batcher, Courier, Incoming, Proposer, WAITING_BATCHES_MAX}
 use crate::resolved::ResolvedLog;
 use crate::resolver::{MetaState, Resolver, ShardState};
 use crate::status::{GroupStatus, Role};
+use crate::supervisor::Supervisor;
 use crate::transport::{Network, Peers};
 use crate::types::{GroupId, Raft, TypeConfig};
 use crate::{
@@ -15,11 +16,9 @@ use crate::{
 use futures::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{ServerState, SnapshotPolicy};
-use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 
 /// Entries in one message to a follower, unless their bytes are too many.
 const SENT_ENTRIES_MAX: u64 = 1024;
@@ -32,7 +31,7 @@ pub struct Group {
     proposer: Arc<Proposer>,
     batcher: mpsc::Sender<Incoming>,
     applied: AtomicU64,
-    tasks: Mutex<Vec<JoinHandle<()>>>,
+    supervisor: Supervisor,
 }
 
 impl Group {
@@ -42,6 +41,7 @@ impl Group {
         peers: &Arc<Peers>,
         epoch: u64,
         config: &Config,
+        supervisor: &Supervisor,
     ) -> Result<Arc<Self>, std::io::Error> {
         let id = log.id();
         let resolver = if id == GroupId::META {
@@ -57,7 +57,9 @@ impl Group {
             peers: peers.clone(),
         };
         let settings = Arc::new(raft_config(id, &config.timing).map_err(std::io::Error::other)?);
-        let raft = Raft::new(config.node, settings, network, log, machine)
+        let starting = Raft::new(config.node, settings, network, log, machine);
+        let raft = supervisor
+            .watch(format!("raft ({id})"), starting)
             .await
             .map_err(std::io::Error::other)?;
         let (batcher, incoming) = mpsc::channel(WAITING_BATCHES_MAX);
@@ -70,26 +72,35 @@ impl Group {
             peers: peers.clone(),
             timing: config.timing.clone(),
         };
-        let tasks = vec![
-            tokio::spawn(
-                Batcher {
-                    raft: raft.clone(),
-                    incoming,
-                }
-                .run(),
-            ),
-            tokio::spawn(courier.run()),
-        ];
-        let applied = AtomicU64::new(0);
-        Ok(Arc::new(Self {
+        let group = Arc::new(Self {
             id,
-            raft,
+            raft: raft.clone(),
             resolved,
             proposer,
             batcher,
-            applied,
-            tasks: Mutex::new(tasks),
-        }))
+            applied: AtomicU64::new(0),
+            supervisor: supervisor.clone(),
+        });
+        group.run("batcher", Batcher { raft, incoming }.run());
+        group.run("courier", courier.run());
+        group.run("raft", until_over(group.raft.clone()));
+        Ok(group)
+    }
+
+    /// Runs one of the group's tasks, which ends only when it is told to.
+    pub(crate) fn run(&self, name: &str, task: impl Future<Output = ()> + Send + 'static) {
+        let (id, raft, supervisor) = (self.id, self.raft.clone(), self.supervisor.clone());
+        self.supervisor.run(format!("the {name} of {id}"), async move {
+            task.await;
+            // It ends when raft has: then raft has said why, unless it panicked. A panic is reported once it is over, so
+            // that is waited for.
+            let state = raft.metrics().borrow_watched().running_state.clone();
+            match state {
+                Err(fatal) => supervisor.fail(format!("{id} has stopped: {fatal}")),
+                Ok(()) if supervisor.fatal().borrow().is_none() => drop(raft.with_raft_state(|_| ()).await),
+                Ok(()) => {}
+            }
+        });
     }
 
     /// Which group it is.
@@ -140,12 +151,18 @@ impl Group {
             outstanding_bytes,
             voters: membership.voter_ids().collect(),
             learners: membership.learner_ids().collect(),
-            running: metrics.running_state.is_ok(),
+            // A core that panicked has no time to say so.
+            running: metrics.running_state.is_ok() && self.supervisor.fatal().borrow().is_none(),
         }
     }
 
     pub(crate) fn raft(&self) -> &Raft {
         &self.raft
+    }
+
+    #[cfg(test)]
+    pub(crate) fn supervisor(&self) -> &Supervisor {
+        &self.supervisor
     }
 
     pub(crate) fn batcher(&self) -> mpsc::Sender<Incoming> {
@@ -168,13 +185,13 @@ impl Group {
         if self.raft.shutdown().await.is_err() {
             tracing::warn!(group = %self.id, "raft did not stop in order");
         }
-        let tasks = std::mem::take(&mut *self.tasks.lock());
-        for task in tasks {
-            task.abort();
-            // Cancelled, as asked.
-            drop(task.await);
-        }
     }
+}
+
+/// Waits until raft's core has ended.
+async fn until_over(raft: Raft) {
+    let mut changes = raft.server_metrics();
+    while changes.changed().await.is_ok() {}
 }
 
 fn raft_config(id: GroupId, timing: &Timing) -> Result<openraft::Config, openraft::ConfigError> {

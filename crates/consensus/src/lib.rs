@@ -23,7 +23,9 @@ mod proposer;
 mod record;
 mod resolved;
 mod resolver;
+mod runtime;
 mod status;
+mod supervisor;
 #[cfg(test)]
 mod tests;
 mod transport;

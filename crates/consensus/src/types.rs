@@ -1,5 +1,6 @@
 //! How openraft is configured: the types of a log, and the runtime.
 
+use crate::runtime::Runtime;
 use bytes::Bytes;
 use openraft::{BasicNode, EntryPayload};
 use std::cmp::Ordering;
@@ -48,9 +49,6 @@ impl fmt::Display for GroupId {
         }
     }
 }
-
-/// The runtime that raft runs in. Everything below names it by this alias.
-pub(crate) type Runtime = openraft_rt_tokio::TokioRuntime;
 
 openraft::declare_raft_types!(
     /// The types of every group's log.

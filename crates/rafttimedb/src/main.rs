@@ -13,6 +13,7 @@ mod status;
 
 use clap::{CommandFactory, Parser};
 use config::{Config, LogFormat};
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
             .exit(),
     };
     log_to_stderr(config.log_format);
+    log_panics();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(worker_threads())
         .enable_all()
@@ -40,7 +42,7 @@ fn main() -> ExitCode {
         }
     };
     match runtime.block_on(run::run(config)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
@@ -67,4 +69,20 @@ fn log_to_stderr(format: LogFormat) {
             .init(),
         LogFormat::Json => lines.json().init(),
     }
+}
+
+/// A panic is one line of the log, like everything else, in whichever thread it happens. Whose task it was decides
+/// whether the node goes on. With RUST_BACKTRACE set, the line is followed by where it came from.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let message = panic.payload_as_str().unwrap_or("it said nothing");
+        let at = panic.location().map(ToString::to_string).unwrap_or_default();
+        let thread = std::thread::current();
+        let thread = thread.name().unwrap_or("without a name");
+        tracing::error!(at, thread, "a task has panicked: {message}");
+        let trace = Backtrace::capture();
+        if trace.status() == BacktraceStatus::Captured {
+            tracing::error!("{trace}");
+        }
+    }));
 }

@@ -15,6 +15,7 @@ use rtdb_consensus::command::InitCluster;
 use rtdb_consensus::{Follow, Limits, Manager, PeerError};
 use rtdb_gateway::{CloseReason, Gateway, GatewayMetrics};
 use rtdb_replica::{LocalServer, Replica, ReplicaConfig, ServerConfig, Tokens};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -23,8 +24,12 @@ use tokio::signal::unix::{SignalKind, signal};
 /// How long to wait before a peer that could not be reached is asked again.
 const HELLO_RETRY: Duration = Duration::from_secs(1);
 
-/// Runs the node until it is told to stop, or can't go on.
-pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+/// Why a node can't go on whose server is left to itself.
+const UNWATCHED: &str = "the task that keeps SpacetimeDB running has failed";
+
+/// Runs the node until it is told to stop, or can't go on. An error means that it did not start; why it can't go on it
+/// has said itself, before it tried to stop in order.
+pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let raft_listener = bind(&config.raft_addr, "--raft-addr").await?;
     let client_listener = bind(&config.listen_addr, "--listen-addr").await?;
     let manager = Manager::start(rtdb_consensus::Config {
@@ -77,9 +82,15 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         ended = serve(&node, &gateway, client_listener) => ended,
         () = told_to_stop() => Ok(()),
     };
-    tracing::info!("stopping");
+    match &ended {
+        Ok(()) => tracing::info!("stopping"),
+        Err(reason) => tracing::error!("the node stops, since it can't go on: {reason:#}"),
+    }
     stop(&node, &gateway).await;
-    ended
+    Ok(match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    })
 }
 
 async fn bind(addr: &std::net::SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
@@ -111,11 +122,12 @@ async fn serve(node: &Arc<Node>, gateway: &Gateway, listener: TcpListener) -> an
                     tracing::warn!("the cluster had given this node up: its clients are closed and must reconnect");
                     gateway.close_sessions(CloseReason::restart());
                 }
+                () = running.server.unwatched() => bail!(UNWATCHED),
             }
         }
     };
     tokio::select! {
-        () = clients => Ok(()),
+        () = clients => Err(anyhow!("the clients' address is not served any more")),
         ended = work => ended,
     }
 }
@@ -151,7 +163,10 @@ async fn start_replica<'a>(node: &'a Node, settings: &InitCluster) -> anyhow::Re
         },
     };
     let server = LocalServer::start(server, &keys).await?;
-    server.up().await;
+    tokio::select! {
+        () = server.up() => {}
+        () = server.unwatched() => bail!(UNWATCHED),
+    }
     server.check(&keys).await?;
     if let Some(version) = server.version().filter(|version| version.numbers().is_some()) {
         node.manager.set_spacetimedb_version(version.to_string());

@@ -45,6 +45,12 @@ pub enum Fatal {
         /// What it did.
         reason: String,
     },
+    /// The task that looks through the log for databases ended by itself.
+    #[error("looking through the log for databases failed: {reason}")]
+    Scout {
+        /// Its last words.
+        reason: String,
+    },
     /// A task of ours ended by itself.
     #[error("an applier failed: {reason}")]
     Applier {

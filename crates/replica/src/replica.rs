@@ -162,3 +162,6 @@ impl Drop for Replica {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,18 +12,17 @@ use crate::group::Group;
 use crate::log::{Disk, Files, Store};
 use crate::proposer::now_us;
 use crate::status::NodeStatus;
+use crate::supervisor::Supervisor;
 use crate::transport::wire::Hello;
 use crate::transport::{Grpc, PeerError, PeerInfo, Peers, Service, Transport, router};
 use crate::types::GroupId;
 use crate::warden::Warden;
 use openraft::BasicNode;
-use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tasks::{announce, transfer, watch_group, watch_store};
+use tasks::{announce, transfer, watch_store};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 /// All of a node's groups.
 pub struct Manager {
@@ -33,8 +32,7 @@ pub struct Manager {
     peers: Arc<Peers>,
     groups: BTreeMap<GroupId, Arc<Group>>,
     spacetimedb_version: watch::Sender<Option<String>>,
-    fatal: watch::Receiver<Option<Arc<str>>>,
-    tasks: Mutex<Vec<JoinHandle<()>>>,
+    supervisor: Supervisor,
 }
 
 impl Manager {
@@ -78,38 +76,30 @@ impl Manager {
             client_addr: config.client_addr.clone(),
         };
         let service = Arc::new(Service::new(me, store.clone()));
+        let supervisor = Supervisor::new();
         let mut groups = BTreeMap::new();
         for id in [GroupId::META, GroupId::SHARD] {
             let log = store.group(id)?;
-            let group = Group::start(log, &store, &peers, epoch, &config)
+            let group = Group::start(log, &store, &peers, epoch, &config, &supervisor)
                 .await
                 .map_err(starting(id))?;
             groups.insert(id, group);
         }
         service.serve(groups.clone());
-        let (fatal_sender, fatal) = watch::channel(None);
         let (spacetimedb_version, met) = watch::channel(None);
-        let shard = groups[&GroupId::SHARD].clone();
+        let shard = &groups[&GroupId::SHARD];
         let warden = Warden {
             node: config.node,
-            group: shard,
+            group: shard.clone(),
             lease: config.timing.lease(),
         };
-        let mut tasks = vec![
-            tokio::spawn(warden.run()),
-            tokio::spawn(announce(groups[&GroupId::META].clone(), config.clone(), met)),
-            tokio::spawn(watch_store(
-                store.clone(),
-                config.timing.disk(),
-                fatal_sender.clone(),
-            )),
-        ];
-        tasks.extend(
-            groups
-                .values()
-                .map(|group| tokio::spawn(watch_group(group.clone(), fatal_sender.clone()))),
+        shard.run("warden", warden.run());
+        let announced = announce(groups[&GroupId::META].clone(), config.clone(), met);
+        supervisor.run_once("the announcement of this node", announced);
+        supervisor.run(
+            "the watch of the store",
+            watch_store(store.clone(), config.timing.disk(), supervisor.clone()),
         );
-        let tasks = Mutex::new(tasks);
         Ok(Arc::new(Self {
             config,
             store,
@@ -117,8 +107,7 @@ impl Manager {
             peers,
             groups,
             spacetimedb_version,
-            fatal,
-            tasks,
+            supervisor,
         }))
     }
 
@@ -157,10 +146,11 @@ impl Manager {
         self.spacetimedb_version.send_replace(Some(version));
     }
 
-    /// Becomes `Some`, with the reason, when the node can't go on: its disk refuses, or the log holds what it does
-    /// not understand. Nothing more is acknowledged from then on, and the process should stop.
+    /// Becomes `Some`, with the reason, when the node can't go on: its disk refuses, the log holds what it does not
+    /// understand, or one of its tasks has ended. Nothing more is acknowledged from then on, and the process should
+    /// stop.
     pub fn fatal(&self) -> watch::Receiver<Option<Arc<str>>> {
-        self.fatal.clone()
+        self.supervisor.fatal()
     }
 
     /// How the node does.
@@ -290,16 +280,10 @@ impl Manager {
     /// Stops the groups: what is under way has an unknown outcome.
     pub async fn shutdown(&self) {
         self.service.stop();
-        let tasks = std::mem::take(&mut *self.tasks.lock());
-        for task in &tasks {
-            task.abort();
-        }
+        self.supervisor.stopping();
         for group in self.groups.values() {
             group.stop().await;
         }
-        for task in tasks {
-            // Cancelled, as asked.
-            drop(task.await);
-        }
+        self.supervisor.stop().await;
     }
 }

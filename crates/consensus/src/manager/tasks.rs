@@ -4,6 +4,7 @@ use crate::command::{Body, FEATURE_LEVEL, NODE_TEXT_BYTES_MAX, SetNode};
 use crate::config::Config;
 use crate::group::Group;
 use crate::log::Store;
+use crate::supervisor::Supervisor;
 use crate::{Follow, Propose, Unapplied};
 use openraft::async_runtime::watch::WatchReceiver;
 use std::collections::BTreeSet;
@@ -107,37 +108,15 @@ fn announcement(config: &Config, spacetimedb_version: Option<&str>, known: Optio
 }
 
 /// Waits until the disk refuses a write, or does not finish one.
-pub(super) async fn watch_store(
-    store: Arc<Store>,
-    patience: Duration,
-    fatal: watch::Sender<Option<Arc<str>>>,
-) {
+pub(super) async fn watch_store(store: Arc<Store>, patience: Duration, supervisor: Supervisor) {
     let mut stopped = store.fatal();
     tokio::select! {
         biased;
-        reason = stopped.wait_for(Option::is_some) => {
-            if let Ok(reason) = reason {
-                fatal.send_replace(reason.clone());
-            }
-        }
-        () = store.watch(patience) => {
-            fatal.send_replace(store.fatal().borrow().clone());
-        }
+        _ = stopped.wait_for(Option::is_some) => {}
+        () = store.watch(patience) => {}
     }
-}
-
-/// Waits until raft has stopped, which it does by itself only after an error.
-pub(super) async fn watch_group(group: Arc<Group>, fatal: watch::Sender<Option<Arc<str>>>) {
-    let mut changes = group.raft().server_metrics();
-    while changes.changed().await.is_ok() {}
-    if let Err(error) = &group.raft().metrics().borrow_watched().running_state {
-        let reason = format!("{} has stopped: {error}", group.id());
-        fatal.send_if_modified(|fatal| {
-            let is_first = fatal.is_none();
-            fatal.get_or_insert(reason.into());
-            is_first
-        });
-    }
+    let reason = store.fatal().borrow().clone();
+    supervisor.fail(reason.unwrap_or_else(|| "the log store has ended, which it must not".into()));
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod announce;
 mod cluster;
+mod ends;
 mod faults;
 mod hub;
 mod loopback;

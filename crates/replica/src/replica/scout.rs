@@ -6,8 +6,10 @@ use crate::{DatabaseId, Fatal};
 use futures::FutureExt;
 use rtdb_consensus::command::{Body, Owner};
 use rtdb_consensus::{LogIndex, Outcome, Position, ReadError, Refusal, ResolvedCommand, Unapplied};
+use std::any::Any;
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
@@ -40,8 +42,14 @@ impl Scout {
 
     /// Looks for as long as it is polled; the appliers end with it.
     pub(super) async fn run(mut self) {
-        let Err(error) = self.look().await;
-        self.shared.fail(error);
+        let shared = self.shared.clone();
+        let looked = AssertUnwindSafe(self.look()).catch_unwind().await;
+        shared.fail(match looked {
+            Ok(Err(fatal)) => fatal,
+            Err(panic) => Fatal::Scout {
+                reason: last_words(panic.as_ref()),
+            },
+        });
     }
 
     async fn look(&mut self) -> Result<Infallible, Fatal> {
@@ -180,6 +188,12 @@ impl Scout {
             }),
         }
     }
+}
+
+fn last_words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("it panicked").to_owned()
 }
 
 fn identity(database: &[u8]) -> Option<DatabaseId> {

@@ -75,9 +75,8 @@ impl Shared {
         self.active.write().remove(identity);
     }
 
-    /// The node must stop. The first reason is the one that counts.
+    /// The node must stop. The first reason is the one that counts; whoever stops the node says it.
     pub(crate) fn fail(&self, fatal: Fatal) {
-        tracing::error!(error = %fatal, "this node must not go on");
         self.fatal.send_if_modified(|reason| {
             let first = reason.is_none();
             if first {

@@ -199,6 +199,13 @@ impl LocalServer {
         }
     }
 
+    /// Waits until nobody watches over the server any more: after [`LocalServer::stop`], or since the task that does has
+    /// failed, which the node must not live on from.
+    pub async fn unwatched(&self) {
+        let mut state = self.shared.state.clone();
+        while state.changed().await.is_ok() {}
+    }
+
     /// The server's version: known at once for a managed server, after [`LocalServer::check`] for an external one.
     pub fn version(&self) -> Option<Version> {
         self.shared.version.lock().clone()

@@ -54,3 +54,15 @@ async fn a_program_that_is_no_spacetimedb_is_refused() {
         assert!(matches!(refused, ServerError::Program { .. }), "{refused}");
     }
 }
+
+#[tokio::test]
+async fn a_server_is_watched_until_it_is_stopped() {
+    let keys = Keys::generate().unwrap();
+    let url = "http://127.0.0.1:1".to_owned();
+    let server = LocalServer::start(ServerConfig::External { url }, &keys)
+        .await
+        .unwrap();
+    assert!(futures::FutureExt::now_or_never(server.unwatched()).is_none());
+    server.stop().await;
+    server.unwatched().await;
+}
