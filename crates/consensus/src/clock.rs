@@ -12,8 +12,10 @@
 //! A stamp is the wall clock at the last comparison that found it good, and the time that has passed since by the
 //! monotonic clock: a wall clock that jumps is not followed before it was compared again.
 
+use crate::transport::wire::Pong;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
@@ -33,7 +35,7 @@ const COMPARISON_AGE_MAX: Duration = Duration::from_secs(5);
 const ROUND_TRIP_MAX: Duration = Duration::from_millis(400);
 
 /// A source of the time of day. Tests have their own.
-pub trait WallClock: Send + Sync + 'static {
+pub trait WallClock: Debug + Send + Sync + 'static {
     /// Microseconds since the Unix epoch.
     fn now_us(&self) -> u64;
 }
@@ -102,8 +104,8 @@ fn judge(me: u64, voters: &BTreeSet<u64>, offsets: &BTreeMap<u64, Offset>) -> Cl
 #[derive(Default)]
 struct State {
     offsets: BTreeMap<u64, (Offset, Instant)>,
-    /// When each node answered last.
-    heard: BTreeMap<u64, Instant>,
+    /// When each node answered last, and whether it was fit to lead.
+    heard: BTreeMap<u64, (Instant, bool)>,
     /// The wall clock when it was found good, and when that was.
     anchor: Option<(u64, Instant)>,
 }
@@ -152,21 +154,28 @@ impl Clock {
 
     /// When a node answered last.
     pub(crate) fn heard(&self, node: u64) -> Option<Instant> {
-        self.state.lock().heard.get(&node).copied()
+        self.state.lock().heard.get(&node).map(|(heard, _)| *heard)
+    }
+
+    /// Whether a node has said lately that it is fit to lead.
+    pub(crate) fn is_fit(&self, node: u64) -> bool {
+        let state = self.state.lock();
+        let said = state.heard.get(&node);
+        said.is_some_and(|(heard, is_fit)| *is_fit && heard.elapsed() <= COMPARISON_AGE_MAX)
     }
 
     /// Takes in what a node answered: its clock, to a question that was sent at `sent_us` by this node's and took
     /// `round_trip`.
-    pub(crate) fn note(&self, node: u64, sent_us: u64, round_trip: Duration, theirs_us: u64) {
+    pub(crate) fn note(&self, node: u64, sent_us: u64, round_trip: Duration, pong: &Pong) {
         let (now, half) = (Instant::now(), round_trip.as_micros() as u64 / 2);
         let mut state = self.state.lock();
-        state.heard.insert(node, now);
+        state.heard.insert(node, (now, pong.is_fit));
         if round_trip > ROUND_TRIP_MAX {
             return;
         }
         let ours_us = sent_us.saturating_add(half);
         let offset = Offset {
-            us: i128::from(theirs_us)
+            us: i128::from(pong.clock_us)
                 .saturating_sub(i128::from(ours_us))
                 .clamp(-i128::from(i64::MAX / 2), i128::from(i64::MAX / 2)) as i64,
             error_us: half as i64,
@@ -208,7 +217,15 @@ mod tests {
     const HOUR: i64 = 3_600_000_000;
 
     fn verdict(voters: u64, offsets: &[(u64, i64)]) -> ClockVerdict {
-        let offsets = offsets.iter().map(|(node, us)| (*node, Offset { us: *us, error_us: 1_000 }));
+        let offsets = offsets.iter().map(|(node, us)| {
+            (
+                *node,
+                Offset {
+                    us: *us,
+                    error_us: 1_000,
+                },
+            )
+        });
         judge(1, &(1..=voters).collect(), &offsets.collect())
     }
 
@@ -221,11 +238,23 @@ mod tests {
         assert_eq!(verdict(3, &[(2, HOUR), (3, 0)]), Good, "the other one is wrong");
         assert_eq!(verdict(3, &[(2, HOUR), (3, HOUR + 7)]), Off { offset_us: HOUR });
         assert_eq!(verdict(3, &[(2, -HOUR), (3, -HOUR)]), Off { offset_us: -HOUR });
-        assert_eq!(verdict(3, &[(2, HOUR)]), Good, "nobody can say which of the two is wrong");
-        assert_eq!(verdict(3, &[(2, 501_000), (3, 502_000)]), Good, "within the error");
+        assert_eq!(
+            verdict(3, &[(2, HOUR)]),
+            Good,
+            "nobody can say which of the two is wrong"
+        );
+        assert_eq!(
+            verdict(3, &[(2, 501_000), (3, 502_000)]),
+            Good,
+            "within the error"
+        );
         assert_eq!(verdict(5, &[(2, HOUR), (3, HOUR)]), Off { offset_us: HOUR });
         assert_eq!(verdict(5, &[(2, HOUR), (3, HOUR), (4, 0), (5, 9)]), Good);
-        assert_eq!(verdict(5, &[(9, HOUR), (2, 0)]), Unverified, "a stranger does not count");
+        assert_eq!(
+            verdict(5, &[(9, HOUR), (2, 0)]),
+            Unverified,
+            "a stranger does not count"
+        );
     }
 
     proptest! {
@@ -246,6 +275,7 @@ mod tests {
         }
     }
 
+    #[derive(Debug)]
     struct Set(Mutex<u64>);
 
     impl WallClock for Set {
@@ -259,10 +289,17 @@ mod tests {
         let wall = Arc::new(Set(Mutex::new(1_000_000_000)));
         let clock = Clock::new(1, wall.clone());
         let voters = (1..=3).collect();
-        assert_eq!((clock.judge(&voters), clock.stamp_us()), (ClockVerdict::Unverified, None));
+        assert_eq!(
+            (clock.judge(&voters), clock.stamp_us()),
+            (ClockVerdict::Unverified, None)
+        );
         let compare = |theirs: u64| {
             for node in [2, 3] {
-                clock.note(node, wall.now_us(), Duration::ZERO, theirs);
+                let pong = Pong {
+                    clock_us: theirs,
+                    is_fit: true,
+                };
+                clock.note(node, wall.now_us(), Duration::ZERO, &pong);
             }
             clock.judge(&voters)
         };

@@ -253,6 +253,16 @@ pub struct SetNames {
     pub names: Vec<String>,
 }
 
+impl Command {
+    /// Whether it makes the databases or the cluster grow: what frees, ends or repairs something does not count.
+    pub(crate) fn grows(&self) -> bool {
+        matches!(
+            self.body,
+            Some(Body::Call(_) | Body::Connect(_) | Body::Publish(_) | Body::RegisterDatabase(_))
+        )
+    }
+}
+
 impl From<Body> for Command {
     fn from(body: Body) -> Self {
         Self {

@@ -1,6 +1,9 @@
 //! A node's settings.
 
+use crate::clock::WallClock;
+use crate::space::FreeSpace;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A node's settings.
@@ -22,6 +25,12 @@ pub struct Config {
     pub timing: Timing,
     /// How much may wait.
     pub limits: Limits,
+    /// The bytes of the disk that must stay free: below, nothing is taken that makes the log grow.
+    pub disk_reserve_bytes: u64,
+    /// What time it is.
+    pub wall_clock: Arc<dyn WallClock>,
+    /// How much room the disk has.
+    pub free_space: Arc<dyn FreeSpace>,
 }
 
 /// How long things may take.

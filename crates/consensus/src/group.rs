@@ -10,6 +10,7 @@ use crate::status::{GroupStatus, Role};
 use crate::supervisor::Supervisor;
 use crate::transport::{Network, Peers};
 use crate::types::{GroupId, Raft, TypeConfig};
+use crate::vitals::Vitals;
 use crate::{
     Command, Follow, LogIndex, NotProposed, Origin, Outcome, Pending, Propose, ReadError, ResolvedEntry,
 };
@@ -31,6 +32,7 @@ pub struct Group {
     proposer: Arc<Proposer>,
     batcher: mpsc::Sender<Incoming>,
     applied: AtomicU64,
+    vitals: Arc<Vitals>,
     supervisor: Supervisor,
 }
 
@@ -42,6 +44,7 @@ impl Group {
         epoch: u64,
         config: &Config,
         supervisor: &Supervisor,
+        vitals: &Arc<Vitals>,
     ) -> Result<Arc<Self>, std::io::Error> {
         let id = log.id();
         let resolver = if id == GroupId::META {
@@ -71,6 +74,7 @@ impl Group {
             batcher: batcher.clone(),
             peers: peers.clone(),
             timing: config.timing.clone(),
+            vitals: vitals.clone(),
         };
         let group = Arc::new(Self {
             id,
@@ -79,9 +83,15 @@ impl Group {
             proposer,
             batcher,
             applied: AtomicU64::new(0),
+            vitals: vitals.clone(),
             supervisor: supervisor.clone(),
         });
-        group.run("batcher", Batcher { raft, incoming }.run());
+        let batcher = Batcher {
+            raft,
+            incoming,
+            vitals: vitals.clone(),
+        };
+        group.run("batcher", batcher.run());
         group.run("courier", courier.run());
         group.run("raft", until_over(group.raft.clone()));
         Ok(group)
@@ -217,6 +227,13 @@ fn raft_config(id: GroupId, timing: &Timing) -> Result<openraft::Config, openraf
 
 impl Propose for Group {
     fn submit(&self, command: Command) -> Result<Pending, NotProposed> {
+        let space = self.vitals.space.now();
+        if space.is_low && command.grows() {
+            return Err(NotProposed::DiskLow {
+                free_bytes: space.free_bytes.unwrap_or(0),
+                reserve_bytes: space.reserve_bytes,
+            });
+        }
         self.proposer.submit(&command)
     }
 

@@ -10,6 +10,7 @@
 //!
 //! The log is kept whole: there are no snapshots yet, and nothing is ever purged.
 
+mod clock;
 pub mod command;
 mod config;
 mod group;
@@ -24,6 +25,7 @@ mod record;
 mod resolved;
 mod resolver;
 mod runtime;
+mod space;
 mod status;
 mod supervisor;
 #[cfg(test)]
@@ -31,8 +33,10 @@ mod tests;
 mod transport;
 mod types;
 mod version;
+mod vitals;
 mod warden;
 
+pub use clock::{CLOCK_OFFSET_MAX, ClockVerdict, SystemClock, WallClock};
 pub use command::Command;
 pub use config::{Config, Limits, Timing};
 pub use group::Group;
@@ -45,6 +49,7 @@ pub use propose::{
 };
 pub use record::{Batch, EncodedBatch, Entry, RecordError};
 pub use resolver::{Database, MetaState, ShardState};
+pub use space::{DISK_RESERVE_BYTES, DiskSpace, FreeSpace, SystemSpace};
 pub use status::{GroupStatus, NodeStatus, Role};
 pub use transport::{Grpc, PROTOCOL, PROTOCOL_MIN, PeerError, PeerInfo, Replies, Service, Transport, wire};
 pub use types::{GroupId, SHARD_ID_MAX};

@@ -50,6 +50,18 @@ pub enum NotProposed {
         /// The limit, in bytes.
         max: usize,
     },
+    /// The disk is nearly full.
+    #[error(
+        "this node's disk is nearly full ({} MiB left, {} MiB must stay free): make room, or turn to another node",
+        free_bytes >> 20,
+        reserve_bytes >> 20
+    )]
+    DiskLow {
+        /// Free bytes.
+        free_bytes: u64,
+        /// The bytes that must stay free.
+        reserve_bytes: u64,
+    },
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,

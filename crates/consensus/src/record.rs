@@ -41,6 +41,21 @@ pub struct Batch {
     pub commands: Vec<Command>,
 }
 
+/// An [`Entry`], as far as its stamp.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct Stamped {
+    #[prost(sfixed64, tag = "2")]
+    timestamp_us: i64,
+}
+
+impl LogRecord {
+    /// The leader's clock when it formed the entry; `None` if it holds no commands, or no sound ones.
+    pub(crate) fn stamp_us(&self) -> Option<i64> {
+        let stamped = Stamped::decode(self.entry.clone()?).ok()?;
+        Some(stamped.timestamp_us)
+    }
+}
+
 /// An [`Entry`] whose commands are still encoded: the same bytes on the wire.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct EncodedEntry {

@@ -1,6 +1,8 @@
 //! How a node does, for operators.
 
+use crate::clock::ClockVerdict;
 use crate::log::WriteStats;
+use crate::space::DiskSpace;
 use crate::types::GroupId;
 
 /// How a node does.
@@ -14,6 +16,12 @@ pub struct NodeStatus {
     pub groups: Vec<GroupStatus>,
     /// What its log store has written.
     pub writes: WriteStats,
+    /// What a quorum says of its clock.
+    pub clock: ClockVerdict,
+    /// Its disk's room.
+    pub space: DiskSpace,
+    /// Why it should not lead, for people.
+    pub troubles: Vec<String>,
 }
 
 /// How a group does on a node.

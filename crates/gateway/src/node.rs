@@ -127,7 +127,9 @@ impl Node {
             Err(error @ NotProposed::TooLarge { .. }) => {
                 return Err(HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string()));
             }
-            Err(error @ NotProposed::Stopping) => return Err(HttpError::unavailable(error.to_string())),
+            Err(error @ (NotProposed::Stopping | NotProposed::DiskLow { .. })) => {
+                return Err(HttpError::unavailable(error.to_string()));
+            }
         };
         Ok(pending.await)
     }

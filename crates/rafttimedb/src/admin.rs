@@ -35,7 +35,10 @@ async fn status(State(node): State<Arc<Node>>) -> Response {
 /// 200 while a leader is known, so that writes can be served.
 async fn health(State(node): State<Arc<Node>>) -> Response {
     match node.leader() {
-        Some(leader) => Json(json!({ "healthy": true, "leader": leader })).into_response(),
+        Some(leader) => {
+            Json(json!({ "healthy": true, "leader": leader, "troubles": node.manager.status().troubles }))
+                .into_response()
+        }
         None => error(StatusCode::SERVICE_UNAVAILABLE, node.why_no_leader()),
     }
 }

@@ -55,6 +55,10 @@ pub(crate) struct Config {
     #[arg(long, env = "RTDB_LEASE_MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1_000..=3_600_000))]
     pub(crate) lease_ms: u64,
 
+    /// How many MiB of the disk must stay free: below, this node takes no calls and gives leadership away
+    #[arg(long, env = "RTDB_DISK_RESERVE_MB", default_value_t = rtdb_consensus::DISK_RESERVE_BYTES >> 20, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
+    pub(crate) disk_reserve_mb: u64,
+
     /// How log lines are written. What is logged is set by RUST_LOG, `info` by default
     #[arg(long, env = "RTDB_LOG_FORMAT", value_enum, default_value = "text")]
     pub(crate) log_format: LogFormat,

@@ -26,6 +26,9 @@ pub(crate) struct Metrics {
     database_index: IntGaugeVec,
     database_digest: IntGaugeVec,
     apply_window: IntGaugeVec,
+    fit: IntGaugeVec,
+    clock_off: IntGaugeVec,
+    disk_free: IntGaugeVec,
 }
 
 impl Metrics {
@@ -88,6 +91,21 @@ impl Metrics {
                 "The digest of the database's writes modulo 2^53: at the same index the same on every node",
                 database,
             )?,
+            fit: gauge(
+                "fit_to_lead",
+                "1 unless this node's clock is wrong or its disk nearly full",
+                &[],
+            )?,
+            clock_off: gauge(
+                "clock_off_milliseconds",
+                "How far a quorum's clocks are ahead of this node's, if that is too much; else 0",
+                &[],
+            )?,
+            disk_free: gauge(
+                "disk_free_bytes",
+                "Free bytes of the disk that holds the log",
+                &[],
+            )?,
             apply_window: gauge(
                 "apply_window_calls",
                 "Calls sent to SpacetimeDB and not answered yet",
@@ -122,6 +140,11 @@ impl Metrics {
             &[],
             (status.spacetimedb.state == "up").into(),
         );
+        set(&self.fit, &[], status.troubles.is_empty().into());
+        self.clock_off
+            .with_label_values::<&str>(&[])
+            .set(status.clock_off_ms);
+        set(&self.disk_free, &[], status.disk_free_bytes.unwrap_or(0));
         for group in &status.groups {
             let label = &[group.group.as_str()];
             set(&self.term, label, group.term);

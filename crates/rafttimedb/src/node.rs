@@ -7,7 +7,7 @@ use crate::metrics::Metrics;
 use crate::status::{DatabaseStatus, GroupStatus, NodeAddrs, NodeStatus, ServerStatus};
 use axum::http::StatusCode;
 use rtdb_consensus::command::InitCluster;
-use rtdb_consensus::{GroupId, InitError, Manager, Role};
+use rtdb_consensus::{ClockVerdict, GroupId, InitError, Manager, Role};
 use rtdb_replica::{ReplicaStatus, ServerState};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -148,6 +148,12 @@ impl Node {
             version: env!("CARGO_PKG_VERSION"),
             ready: waiting_for.is_none(),
             waiting_for,
+            troubles: raft.troubles,
+            clock_off_ms: match raft.clock {
+                ClockVerdict::Off { offset_us } => offset_us / 1000,
+                ClockVerdict::Good | ClockVerdict::Unverified => 0,
+            },
+            disk_free_bytes: raft.space.free_bytes,
             spacetimedb: self.server(replica.as_ref()),
             groups: raft.groups.into_iter().map(|group| self.group(group)).collect(),
             databases: databases.collect(),

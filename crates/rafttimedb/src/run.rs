@@ -13,6 +13,7 @@ use axum::serve::ListenerExt;
 use futures::future::BoxFuture;
 use rtdb_consensus::command::InitCluster;
 use rtdb_consensus::{Follow, Limits, Manager, PeerError};
+use rtdb_consensus::{SystemClock, SystemSpace};
 use rtdb_gateway::{CloseReason, Gateway, GatewayMetrics};
 use rtdb_replica::{LocalServer, Replica, ReplicaConfig, ServerConfig, Tokens};
 use std::process::ExitCode;
@@ -41,6 +42,9 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
         cpu: cpu::kind(),
         timing: config.timing(),
         limits: Limits::default(),
+        disk_reserve_bytes: config.disk_reserve_mb << 20,
+        wall_clock: Arc::new(SystemClock),
+        free_space: Arc::new(SystemSpace),
     })
     .await?;
     let gateway_metrics = GatewayMetrics::new()?;

@@ -16,6 +16,14 @@ pub(crate) struct NodeStatus {
     /// What the node waits for before it serves clients.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) waiting_for: Option<String>,
+    /// Why this node should not lead: a wrong clock, a disk that is nearly full.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) troubles: Vec<String>,
+    /// By how many milliseconds a quorum's clocks are ahead of this node's, if that is too much; 0 if not.
+    pub(crate) clock_off_ms: i64,
+    /// Free bytes of the disk that holds the log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) disk_free_bytes: Option<u64>,
     /// The server behind this node.
     pub(crate) spacetimedb: ServerStatus,
     /// The node's raft groups.

@@ -17,6 +17,8 @@ struct Status {
     ready: bool,
     #[serde(default)]
     waiting_for: Option<String>,
+    #[serde(default)]
+    troubles: Vec<String>,
     spacetimedb: SpacetimeDb,
     groups: Vec<Group>,
     databases: Vec<Database>,
@@ -106,6 +108,9 @@ fn render(status: &Status) -> String {
         "node {} ({ready}), {cluster}\nrafttimedb {}, SpacetimeDB {version} at {url} ({}), {} client sessions\n",
         status.node_id, status.version, server.state, status.sessions
     );
+    for trouble in &status.troubles {
+        let _ = writeln!(text, "NOT FIT TO LEAD: {trouble}");
+    }
     if let Some(waiting_for) = &status.waiting_for {
         let _ = writeln!(text, "waiting for {waiting_for}");
     }

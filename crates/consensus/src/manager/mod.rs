@@ -1,26 +1,30 @@
 //! All of a node's groups: starting, initialising, handing over, stopping.
 
 mod error;
+mod steward;
 mod tasks;
 
 pub use error::{InitError, StartError};
 
 use crate::Propose;
+use crate::clock::Clock;
 use crate::command::{Body, InitCluster};
 use crate::config::Config;
 use crate::group::Group;
 use crate::log::{Disk, Files, Store};
-use crate::proposer::now_us;
+use crate::space::Space;
 use crate::status::NodeStatus;
 use crate::supervisor::Supervisor;
 use crate::transport::wire::Hello;
 use crate::transport::{Grpc, PeerError, PeerInfo, Peers, Service, Transport, router};
 use crate::types::GroupId;
+use crate::vitals::Vitals;
 use crate::warden::Warden;
 use openraft::BasicNode;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
+use steward::{compare_clocks, keep_fit, watch_space};
 use tasks::{announce, transfer, watch_store};
 use tokio::sync::watch;
 
@@ -33,6 +37,7 @@ pub struct Manager {
     groups: BTreeMap<GroupId, Arc<Group>>,
     spacetimedb_version: watch::Sender<Option<String>>,
     supervisor: Supervisor,
+    vitals: Arc<Vitals>,
 }
 
 impl Manager {
@@ -55,9 +60,13 @@ impl Manager {
         files: impl Files,
     ) -> Result<Arc<Self>, StartError> {
         let store = Store::open_with(&config.data_dir, config.node, files)?;
+        let vitals = Arc::new(Vitals {
+            clock: Clock::new(config.node, config.wall_clock.clone()),
+            space: Space::new(config.disk_reserve_bytes),
+        });
         let starting = |group| move |source| StartError::Group { group, source };
         let epoch = store
-            .next_epoch(now_us())
+            .next_epoch(vitals.clock.now_us())
             .await
             .map_err(starting(GroupId::META))?;
         let instance = rand::random();
@@ -75,12 +84,12 @@ impl Manager {
             raft_addr: config.raft_addr.clone(),
             client_addr: config.client_addr.clone(),
         };
-        let service = Arc::new(Service::new(me, store.clone()));
+        let service = Arc::new(Service::new(me, store.clone(), vitals.clone()));
         let supervisor = Supervisor::new();
         let mut groups = BTreeMap::new();
         for id in [GroupId::META, GroupId::SHARD] {
             let log = store.group(id)?;
-            let group = Group::start(log, &store, &peers, epoch, &config, &supervisor)
+            let group = Group::start(log, &store, &peers, epoch, &config, &supervisor, &vitals)
                 .await
                 .map_err(starting(id))?;
             groups.insert(id, group);
@@ -92,10 +101,22 @@ impl Manager {
             node: config.node,
             group: shard.clone(),
             lease: config.timing.lease(),
+            vitals: vitals.clone(),
         };
         shard.run("warden", warden.run());
         let announced = announce(groups[&GroupId::META].clone(), config.clone(), met);
         supervisor.run_once("the announcement of this node", announced);
+        let meta = groups[&GroupId::META].clone();
+        let compared = compare_clocks(meta, peers.clone(), vitals.clone());
+        supervisor.run("the comparison of clocks", compared);
+        let watched = watch_space(config.free_space.clone(), config.data_dir.clone(), vitals.clone());
+        supervisor.run("the watch of the disk's room", watched);
+        let all = groups.values().cloned().collect();
+        let patience = Duration::from_millis(config.timing.election_ms_max * 2);
+        supervisor.run(
+            "the steward",
+            keep_fit(all, config.node, vitals.clone(), patience),
+        );
         supervisor.run(
             "the watch of the store",
             watch_store(store.clone(), config.timing.disk(), supervisor.clone()),
@@ -108,6 +129,7 @@ impl Manager {
             groups,
             spacetimedb_version,
             supervisor,
+            vitals,
         }))
     }
 
@@ -160,6 +182,9 @@ impl Manager {
             cluster: self.cluster(),
             groups: self.groups.values().map(|group| group.status()).collect(),
             writes: self.store.stats(),
+            clock: *self.vitals.clock.verdict().borrow(),
+            space: self.vitals.space.now(),
+            troubles: self.vitals.troubles(),
         }
     }
 
@@ -264,7 +289,7 @@ impl Manager {
         let transfers = self
             .groups
             .values()
-            .map(|group| transfer(group, self.config.node, patience));
+            .map(|group| transfer(group, self.config.node, patience, |_| true));
         futures::future::join_all(transfers)
             .await
             .into_iter()

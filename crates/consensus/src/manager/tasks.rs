@@ -12,8 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Hands a group's leadership over, if this node has it; `false` if nobody took it.
-pub(super) async fn transfer(group: &Group, me: u64, patience: Duration) -> bool {
+/// Hands a group's leadership over to a node that `may_lead`, if this node has it; `false` if nobody took it.
+pub(super) async fn transfer(
+    group: &Group,
+    me: u64,
+    patience: Duration,
+    may_lead: impl Fn(u64) -> bool,
+) -> bool {
     let mut metrics = group.raft().metrics();
     let target = {
         let metrics = metrics.borrow_watched();
@@ -25,7 +30,7 @@ pub(super) async fn transfer(group: &Group, me: u64, patience: Duration) -> bool
             .replication
             .iter()
             .flatten()
-            .filter(|(id, _)| **id != me && voters.contains(id));
+            .filter(|(id, _)| **id != me && voters.contains(id) && may_lead(**id));
         followers
             .max_by_key(|(_, matching)| **matching)
             .map(|(id, _)| *id)
@@ -134,6 +139,9 @@ mod tests {
             cpu,
             timing: Timing::default(),
             limits: Limits::default(),
+            disk_reserve_bytes: crate::DISK_RESERVE_BYTES,
+            wall_clock: Arc::new(crate::SystemClock),
+            free_space: Arc::new(crate::SystemSpace),
         }
     }
 

@@ -1,9 +1,9 @@
 //! The leader's side: forms entries from whatever waits.
 
-use super::courier::now_us;
 use crate::ENTRY_VERSION;
 use crate::record::{EncodedBatch, EncodedEntry};
 use crate::types::{Proposal, Raft};
+use crate::vitals::Vitals;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
@@ -11,6 +11,7 @@ use openraft::impls::ProgressResponder;
 use prost::Message;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 
 /// Batches, of all origins, that wait for an entry.
@@ -21,6 +22,9 @@ const ENTRY_BYTES_MAX: usize = 1 << 20;
 
 /// Commands in an entry; far below what a position can count.
 const ENTRY_COUNT_MAX: usize = 16_384;
+
+/// The wait for a good clock, before it is looked at again.
+const STAMP_RETRY: Duration = Duration::from_millis(10);
 
 /// Entries on their way at once: while some are being written, the next ones fill.
 const IN_FLIGHT_MAX: usize = 4;
@@ -56,6 +60,7 @@ impl Refused {
 pub(crate) struct Batcher {
     pub(crate) raft: Raft,
     pub(crate) incoming: mpsc::Receiver<Incoming>,
+    pub(crate) vitals: Arc<Vitals>,
 }
 
 impl Batcher {
@@ -71,7 +76,11 @@ impl Batcher {
                 first = next(&mut carry, &mut self.incoming), if has_room => first,
             };
             let Some(first) = first else { return };
-            let (entry, origins) = self.form(first, &mut carry);
+            let Some(stamp_us) = self.stamp().await else {
+                first.refused.refuse();
+                continue;
+            };
+            let (entry, origins) = self.form(first, stamp_us, &mut carry);
             let (responder, written) = ProgressResponder::complete_only();
             if self
                 .raft
@@ -91,8 +100,26 @@ impl Batcher {
         }
     }
 
+    /// The time for an entry; waits until the quorum has found this node's clock good. `None` once it does not lead.
+    async fn stamp(&self) -> Option<i64> {
+        loop {
+            if let Some(stamp_us) = self.vitals.clock.stamp_us() {
+                return Some(stamp_us);
+            }
+            if !self.raft.is_leader() {
+                return None;
+            }
+            tokio::time::sleep(STAMP_RETRY).await;
+        }
+    }
+
     /// An entry of the first batch and whatever else waits.
-    fn form(&mut self, first: Incoming, carry: &mut Option<Incoming>) -> (Bytes, Vec<Arc<Refused>>) {
+    fn form(
+        &mut self,
+        first: Incoming,
+        stamp_us: i64,
+        carry: &mut Option<Incoming>,
+    ) -> (Bytes, Vec<Arc<Refused>>) {
         let (mut bytes, mut count) = (first.batch.size(), first.batch.commands.len());
         let (mut batches, mut origins) = (vec![first.batch], vec![first.refused]);
         while let Ok(next) = self.incoming.try_recv() {
@@ -112,7 +139,7 @@ impl Batcher {
         }
         let entry = EncodedEntry {
             version: ENTRY_VERSION,
-            timestamp_us: now_us() as i64,
+            timestamp_us: stamp_us,
             batches,
         };
         (entry.encode_to_vec().into(), origins)

@@ -7,10 +7,11 @@ use crate::log::Store;
 use crate::record::EncodedBatch;
 use crate::transport::Peers;
 use crate::types::{GroupId, Raft, TypeConfig};
+use crate::vitals::Vitals;
 use futures::StreamExt;
 use openraft::async_runtime::watch::WatchReceiver;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -50,6 +51,7 @@ pub(crate) struct Courier {
     pub(crate) batcher: mpsc::Sender<Incoming>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) timing: Timing,
+    pub(crate) vitals: Arc<Vitals>,
 }
 
 /// The way to a leader.
@@ -221,16 +223,13 @@ impl Courier {
             queue.epoch() == 0 && !queue.is_stopping()
         };
         if expired {
-            let epoch = self.store.next_epoch(now_us()).await.map_err(drop)?;
+            let epoch = self
+                .store
+                .next_epoch(self.vitals.clock.now_us())
+                .await
+                .map_err(drop)?;
             self.proposer.renew(epoch);
         }
         Ok(())
     }
-}
-
-/// The wall clock, in microseconds since the Unix epoch.
-pub(crate) fn now_us() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |elapsed| elapsed.as_micros() as u64)
 }

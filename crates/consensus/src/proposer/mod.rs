@@ -7,7 +7,7 @@ mod queue;
 mod tests;
 
 pub(crate) use batcher::{Batcher, Incoming, Refused, WAITING_BATCHES_MAX};
-pub(crate) use courier::{Courier, now_us};
+pub(crate) use courier::Courier;
 pub(crate) use queue::BATCH_COUNT_MAX;
 
 use crate::config::Limits;

@@ -30,6 +30,9 @@ pub(super) fn config(node: u64, dir: &TempDir) -> Config {
         cpu: "cpu".to_owned(),
         timing: timing(),
         limits: Limits::default(),
+        disk_reserve_bytes: crate::DISK_RESERVE_BYTES,
+        wall_clock: Arc::new(crate::SystemClock),
+        free_space: Arc::new(crate::SystemSpace),
     }
 }
 

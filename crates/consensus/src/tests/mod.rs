@@ -4,6 +4,7 @@ mod announce;
 mod cluster;
 mod ends;
 mod faults;
+mod fitness;
 mod hub;
 mod loopback;
 mod overtake;

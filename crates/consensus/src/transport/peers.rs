@@ -1,6 +1,8 @@
 //! The client's side: who is called, as whom, and for how long.
 
-use super::wire::{Answer, Append, Appended, Ask, Header, Hello, Join, ProposeReply, Reply, Request};
+use super::wire::{
+    Answer, Append, Appended, Ask, Header, Hello, Join, Ping, Pong, ProposeReply, Reply, Request,
+};
 use super::{PROTOCOL, PROTOCOL_MIN, PeerError};
 use crate::log::Store;
 use crate::record::EncodedBatch;
@@ -158,6 +160,18 @@ impl Peers {
             client_addr: hello.client_addr,
             instance: hello.instance,
         })
+    }
+
+    /// Asks a peer what time it is.
+    pub(crate) async fn ping(&self, to: u64, addr: &str) -> Result<Pong, PeerError> {
+        let ask = Ask::Ping(Ping {});
+        match self
+            .call(to, addr, GroupId::META, ask, self.answer_timeout)
+            .await?
+        {
+            Answer::Pong(pong) => Ok(pong),
+            _ => Err(PeerError::Garbled),
+        }
     }
 
     /// Makes a peer belong to this node's cluster.

@@ -4,14 +4,15 @@ use super::PeerError;
 use super::peers::Replies;
 use super::protocol::Versions;
 use super::wire::{
-    Answer, Append, Appended, Ask, Header, Hello, Join, ProposeReply, Reply, Request, TransferAnswer,
+    Answer, Append, Appended, Ask, Header, Hello, Join, Pong, ProposeReply, Reply, Request, TransferAnswer,
     VoteAnswer,
 };
 use crate::group::Group;
 use crate::log::{Store, StoreError};
 use crate::proposer::{BATCH_COUNT_MAX, Incoming, Refused};
-use crate::record::EncodedBatch;
+use crate::record::{EncodedBatch, LogRecord};
 use crate::types::GroupId;
+use crate::vitals::Vitals;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryFutureExt};
 use openraft::raft::AppendEntriesRequest;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 /// What a node answers its peers.
 pub struct Service {
     me: Hello,
+    vitals: Arc<Vitals>,
     /// `None` once the node has stopped: connections may live longer.
     node: RwLock<Option<Running>>,
 }
@@ -34,9 +36,10 @@ struct Running {
 }
 
 impl Service {
-    pub(crate) fn new(me: Hello, store: Arc<Store>) -> Self {
+    pub(crate) fn new(me: Hello, store: Arc<Store>, vitals: Arc<Vitals>) -> Self {
         Self {
             me,
+            vitals,
             node: RwLock::new(Some(Running {
                 store,
                 groups: BTreeMap::new(),
@@ -77,18 +80,20 @@ impl Service {
         Ok(())
     }
 
-    fn check_member(&self, header: &Header) -> Result<Arc<Group>, PeerError> {
+    fn check_cluster(&self, header: &Header) -> Result<(), PeerError> {
         self.check(header)?;
         match self.store()?.cluster() {
-            None => return Err(PeerError::NoCluster),
-            Some(theirs) if theirs != header.cluster => {
-                return Err(PeerError::OtherCluster {
-                    ours: header.cluster.clone(),
-                    theirs,
-                });
-            }
-            Some(_) => {}
+            None => Err(PeerError::NoCluster),
+            Some(theirs) if theirs != header.cluster => Err(PeerError::OtherCluster {
+                ours: header.cluster.clone(),
+                theirs,
+            }),
+            Some(_) => Ok(()),
         }
+    }
+
+    fn check_member(&self, header: &Header) -> Result<Arc<Group>, PeerError> {
+        self.check_cluster(header)?;
         let node = self.node.read();
         let groups = node
             .as_ref()
@@ -140,6 +145,14 @@ impl Service {
                     ..self.me.clone()
                 })
             }
+            // Answered at once: whether a node's disk or raft is slow is not the question.
+            Ask::Ping(_) => {
+                self.check_cluster(&header)?;
+                Answer::Pong(Pong {
+                    clock_us: self.vitals.clock.now_us(),
+                    is_fit: self.vitals.troubles().is_empty(),
+                })
+            }
             Ask::Join(_) => {
                 self.check(&header)?;
                 self.join(&header).await?;
@@ -175,8 +188,10 @@ impl Service {
         entries: BoxStream<'static, Append>,
     ) -> Result<Replies<Appended>, PeerError> {
         let group = self.check_member(header)?;
-        // A message that is not understood ends the stream.
+        let vitals = self.vitals.clone();
+        // A message that is not understood ends the stream, and so does one of another time.
         let requests = entries
+            .take_while(move |append| std::future::ready(!is_of_the_future(append, &vitals)))
             .map(AppendEntriesRequest::try_from)
             .take_while(|request| std::future::ready(request.is_ok()))
             .filter_map(|request| std::future::ready(request.ok()));
@@ -220,4 +235,23 @@ impl Service {
         });
         Ok(replies.boxed())
     }
+}
+
+/// Whether an entry that is not known to be committed is stamped further ahead than any good clock could. What is
+/// committed is taken, whatever its stamp.
+fn is_of_the_future(append: &Append, vitals: &Vitals) -> bool {
+    let committed = append.commit.map_or(0, |id| id.index);
+    let new = append
+        .entries
+        .iter()
+        .filter(|entry| entry.log_id.is_some_and(|id| id.index > committed));
+    let mut stamps = new.filter_map(LogRecord::stamp_us);
+    let Some(stamp_us) = stamps.find(|stamp| vitals.clock.is_far_ahead(*stamp)) else {
+        return false;
+    };
+    tracing::error!(
+        stamp_us,
+        "an entry is refused whose time is far ahead of this node's: see to the leader's clock"
+    );
+    true
 }

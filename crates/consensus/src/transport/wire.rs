@@ -32,7 +32,7 @@ pub struct Header {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Request {
     /// What is asked.
-    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6")]
     pub ask: Option<Ask>,
 }
 
@@ -54,13 +54,16 @@ pub enum Ask {
     /// To belong to the cluster that the header names.
     #[prost(message, tag = "5")]
     Join(Join),
+    /// What time it is.
+    #[prost(message, tag = "6")]
+    Ping(Ping),
 }
 
 /// The answer to a call.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Reply {
     /// The answer.
-    #[prost(oneof = "Answer", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "Answer", tags = "1, 2, 3, 4, 5")]
     pub answer: Option<Answer>,
 }
 
@@ -79,6 +82,9 @@ pub enum Answer {
     /// To a join.
     #[prost(message, tag = "4")]
     Join(Join),
+    /// To a ping.
+    #[prost(message, tag = "5")]
+    Pong(Pong),
 }
 
 /// Asks for a vote.
@@ -150,6 +156,21 @@ pub struct Hello {
 /// Belonging to a cluster.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Join {}
+
+/// Asks what time it is.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct Ping {}
+
+/// Says what time it is.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct Pong {
+    /// The node's wall clock, in microseconds since the Unix epoch.
+    #[prost(fixed64, tag = "1")]
+    pub clock_us: u64,
+    /// Whether the node is fit to lead.
+    #[prost(bool, tag = "2")]
+    pub is_fit: bool,
+}
 
 /// Entries for a follower.
 #[derive(Clone, PartialEq, prost::Message)]

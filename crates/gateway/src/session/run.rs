@@ -284,7 +284,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     io.room = Some(async move { group.ready().await }.boxed());
                     return;
                 }
-                Err(error @ NotProposed::TooLarge { .. }) => {
+                Err(error @ (NotProposed::TooLarge { .. } | NotProposed::DiskLow { .. })) => {
                     let module = self.module.clone();
                     let context = Context {
                         module: &module,

@@ -1,0 +1,113 @@
+//! Looks after the node's clock and disk, and gives leadership away when they are not fit for it.
+
+use super::tasks::transfer;
+use crate::group::Group;
+use crate::space::FreeSpace;
+use crate::transport::Peers;
+use crate::vitals::Vitals;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use openraft::async_runtime::watch::WatchReceiver;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Between two comparisons of clocks.
+const COMPARE: Duration = Duration::from_secs(1);
+
+/// The same, while it is not known whether the clock is good.
+const COMPARE_SOON: Duration = Duration::from_millis(200);
+
+/// Between two looks at the disk, and at how the node is.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// How long a node must have been fit before it may be elected again: it must not come and go.
+const FIT_FOR: Duration = Duration::from_secs(5);
+
+/// Asks all members, again and again, what time it is.
+pub(super) async fn compare_clocks(meta: Arc<Group>, peers: Arc<Peers>, vitals: Arc<Vitals>) {
+    let metrics = meta.raft().metrics();
+    loop {
+        let (voters, others) = {
+            let metrics = metrics.borrow_watched();
+            let membership = metrics.membership_config.membership();
+            let others: Vec<(u64, String)> = membership
+                .nodes()
+                .filter(|(node, _)| **node != peers.node)
+                .map(|(node, member)| (*node, member.addr.clone()))
+                .collect();
+            (membership.voter_ids().collect(), others)
+        };
+        let mut answers: FuturesUnordered<_> = others
+            .iter()
+            .map(|(node, addr)| async {
+                let (sent_us, begin) = (vitals.clock.now_us(), Instant::now());
+                if let Ok(pong) = peers.ping(*node, addr).await {
+                    vitals.clock.note(*node, sent_us, begin.elapsed(), &pong);
+                }
+            })
+            .collect();
+        while answers.next().await.is_some() {
+            vitals.clock.judge(&voters);
+        }
+        vitals.clock.judge(&voters);
+        let pause = match vitals.clock.stamp_us() {
+            Some(_) => COMPARE,
+            None => COMPARE_SOON,
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Looks at the disk's room, again and again.
+pub(super) async fn watch_space(source: Arc<dyn FreeSpace>, path: PathBuf, vitals: Arc<Vitals>) {
+    loop {
+        let (asked, at) = (source.clone(), path.clone());
+        // A disk that hangs does not answer here either; that it hangs is what its writes find out.
+        match tokio::task::spawn_blocking(move || asked.free_bytes(&at)).await {
+            Ok(Ok(free_bytes)) => vitals.space.see(free_bytes),
+            Ok(Err(error)) => tracing::warn!(%error, "how much room the disk has can't be found out"),
+            Err(_) => return,
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Gives leadership away while this node is not fit for it.
+///
+/// A node with a wrong clock is not elected either. One whose disk is low is, if nobody else stands: somebody must lead,
+/// if only so that what frees the disk gets through.
+pub(super) async fn keep_fit(groups: Vec<Arc<Group>>, me: u64, vitals: Arc<Vitals>, patience: Duration) {
+    let (mut told, mut unfit_at) = (Vec::new(), None);
+    loop {
+        let troubles = vitals.troubles();
+        if troubles.len() != told.len() {
+            match troubles.is_empty() {
+                true => tracing::info!("this node may lead again"),
+                false => tracing::error!("this node is not fit to lead: {}", troubles.join("; ")),
+            }
+        }
+        if vitals.is_clock_off() {
+            unfit_at = Some(Instant::now());
+            elect(&groups, false);
+        } else if unfit_at.is_some_and(|at: Instant| at.elapsed() > FIT_FOR) {
+            unfit_at = None;
+            elect(&groups, true);
+        }
+        if !troubles.is_empty() {
+            for group in &groups {
+                // If nobody takes it, the next round tries again.
+                transfer(group, me, patience, |node| vitals.clock.is_fit(node)).await;
+            }
+        }
+        told = troubles;
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn elect(groups: &[Arc<Group>], enabled: bool) {
+    for group in groups {
+        group.raft().runtime_config().elect(enabled);
+    }
+}
