@@ -47,9 +47,11 @@ pub struct Timing {
     pub election_ms_max: u64,
     /// For how long a node may be silent before its sessions are ended, in milliseconds.
     pub lease_ms: u64,
-    /// The wait before a refused proposal is sent again, in milliseconds.
+    /// The first wait before a refused proposal is sent again, in milliseconds. It doubles, up to a second, until
+    /// the log has more of this node's proposals or another node leads.
     pub retry_ms: u64,
-    /// For how long proposals may make no progress before they are sent again, in milliseconds.
+    /// For how long proposals may make no progress before they are sent again, in milliseconds; longer for large
+    /// ones, and after each time.
     pub progress_ms: u64,
     /// For how long a peer may take to answer, in milliseconds.
     pub answer_ms: u64,

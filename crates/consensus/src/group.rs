@@ -70,7 +70,7 @@ impl Group {
             group: id,
             proposer: proposer.clone(),
             store: store.clone(),
-            raft: raft.clone(),
+            leaders: raft.server_metrics(),
             batcher: batcher.clone(),
             peers: peers.clone(),
             timing: config.timing.clone(),

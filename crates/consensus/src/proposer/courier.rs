@@ -2,11 +2,12 @@
 
 use super::Proposer;
 use super::batcher::{Incoming, Refused};
+use super::pace::Pace;
 use crate::config::Timing;
 use crate::log::Store;
 use crate::record::EncodedBatch;
 use crate::transport::Peers;
-use crate::types::{GroupId, Raft, TypeConfig};
+use crate::types::{GroupId, TypeConfig};
 use crate::vitals::Vitals;
 use futures::StreamExt;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -29,7 +30,8 @@ const GATHER_PARTS: usize = 8;
 /// How long they are waited for.
 const GATHER: Duration = Duration::from_millis(5);
 
-type Leaders = openraft::type_config::alias::WatchReceiverOf<
+/// Raft's news of who leads.
+pub(crate) type Leaders = openraft::type_config::alias::WatchReceiverOf<
     TypeConfig,
     openraft::metrics::RaftServerMetrics<TypeConfig>,
 >;
@@ -47,11 +49,21 @@ pub(crate) struct Courier {
     pub(crate) group: GroupId,
     pub(crate) proposer: Arc<Proposer>,
     pub(crate) store: Arc<Store>,
-    pub(crate) raft: Raft,
+    pub(crate) leaders: Leaders,
     pub(crate) batcher: mpsc::Sender<Incoming>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) timing: Timing,
     pub(crate) vitals: Arc<Vitals>,
+}
+
+/// Why no more is carried to a leader.
+enum End {
+    /// It takes nothing more.
+    Refused,
+    /// It leads no more.
+    Superseded,
+    /// Nothing of what it took has come into the log.
+    Stalled,
 }
 
 /// The way to a leader.
@@ -78,7 +90,9 @@ impl Route {
 impl Courier {
     /// Carries until the group stops.
     pub(crate) async fn run(self) {
-        let mut leaders = self.raft.server_metrics();
+        let mut leaders = self.leaders.clone();
+        let mut pace = Pace::new(&self.timing);
+        let mut last = None;
         loop {
             let Some(leader) = self.leader(&leaders) else {
                 if self.renew().await.is_err() || leaders.changed().await.is_err() {
@@ -87,16 +101,25 @@ impl Courier {
                 continue;
             };
             self.proposer.queue.lock().rewind();
+            pace.begin(last.as_ref() != Some(&leader));
             let refused = Arc::new(Refused::default());
             let (route, replies) = self.open(&leader, &refused);
-            let carried = self.carry(&route, &refused, &leader, &mut leaders).await;
+            let carried = self
+                .carry(&route, &refused, &leader, &mut leaders, &mut pace)
+                .await;
             drop(route);
             if let Some(replies) = replies {
                 replies.abort();
             }
+            let carried = match carried {
+                Ok(End::Refused) => self.wait(&leader, &mut leaders, &mut pace).await,
+                Ok(End::Superseded | End::Stalled) => Ok(()),
+                Err(stopped) => Err(stopped),
+            };
             if carried.is_err() {
                 return;
             }
+            last = Some(leader);
         }
     }
 
@@ -140,56 +163,55 @@ impl Courier {
         refused: &Arc<Refused>,
         leader: &Leader,
         leaders: &mut Leaders,
-    ) -> Result<(), ()> {
-        let mut progress = (self.proposer.queue.lock().last_resolved(), Instant::now());
+        pace: &mut Pace,
+    ) -> Result<End, ()> {
         loop {
             self.renew().await?;
             while let Some(batch) = self.proposer.next_batch() {
+                let begin = Instant::now();
                 tokio::select! {
                     biased;
                     sent = route.send(batch, refused) => {
                         if !sent {
-                            return self.pause(leaders).await;
+                            return Ok(End::Refused);
                         }
                     }
-                    () = refused.wait() => return self.pause(leaders).await,
-                    changed = leaders.changed() => {
-                        changed.map_err(drop)?;
-                        // The batch may be lost with the branch: everything is sent again.
-                        return Ok(());
-                    }
+                    () = refused.wait() => return Ok(End::Refused),
+                    superseded = self.superseded(leader, leaders) => return superseded.map(|()| End::Superseded),
                 }
+                pace.pause(begin.elapsed());
             }
-            let (resolved, waiting) = {
-                let queue = self.proposer.queue.lock();
-                (queue.last_resolved(), queue.is_waiting())
-            };
-            if resolved != progress.0 || !waiting {
-                progress = (resolved, Instant::now());
-            }
+            let patience = pace.look(&self.proposer.seen(), Instant::now());
             let stalled = async {
-                match waiting {
-                    true => tokio::time::sleep_until(progress.1 + self.timing.progress()).await,
-                    false => std::future::pending().await,
+                match patience {
+                    Some(end) => tokio::time::sleep_until(end).await,
+                    None => std::future::pending().await,
                 }
             };
             tokio::select! {
-                () = self.proposer.work.notified() => self.gather().await,
-                () = refused.wait() => return self.pause(leaders).await,
-                changed = leaders.changed() => {
-                    changed.map_err(drop)?;
-                    if self.leader(leaders).as_ref() != Some(leader) {
-                        return Ok(());
-                    }
-                }
+                biased;
+                () = refused.wait() => return Ok(End::Refused),
+                superseded = self.superseded(leader, leaders) => return superseded.map(|()| End::Superseded),
                 () = stalled => {
-                    if self.proposer.queue.lock().last_resolved() == progress.0 {
+                    // The log may have more by now than when the patience began.
+                    let now = Instant::now();
+                    if pace.look(&self.proposer.seen(), now).is_some_and(|end| end <= now) {
                         tracing::warn!(group = %self.group, leader = leader.id, "proposals make no progress");
-                        return Ok(());
+                        pace.stalled();
+                        return Ok(End::Stalled);
                     }
                 }
+                () = self.proposer.work.notified() => self.gather().await,
             }
         }
+    }
+
+    /// Waits until somebody else leads, or nobody.
+    async fn superseded(&self, leader: &Leader, leaders: &mut Leaders) -> Result<(), ()> {
+        while self.leader(leaders).as_ref() == Some(leader) {
+            leaders.changed().await.map_err(drop)?;
+        }
+        Ok(())
     }
 
     /// Waits until a batch is worth its cost.
@@ -208,11 +230,13 @@ impl Courier {
         drop(tokio::time::timeout(GATHER, enough).await);
     }
 
-    /// Waits a moment, or for another leader, before trying again.
-    async fn pause(&self, leaders: &mut Leaders) -> Result<(), ()> {
+    /// Waits before the same leader is tried again, but not for the use of another.
+    async fn wait(&self, leader: &Leader, leaders: &mut Leaders, pace: &mut Pace) -> Result<(), ()> {
+        pace.look(&self.proposer.seen(), Instant::now());
         tokio::select! {
-            () = tokio::time::sleep(self.timing.retry()) => Ok(()),
-            changed = leaders.changed() => changed.map_err(drop),
+            biased;
+            superseded = self.superseded(leader, leaders) => superseded,
+            () = tokio::time::sleep(pace.refused()) => Ok(()),
         }
     }
 

@@ -2,6 +2,9 @@
 
 mod batcher;
 mod courier;
+#[cfg(test)]
+mod courier_tests;
+mod pace;
 mod queue;
 #[cfg(test)]
 mod tests;
@@ -14,6 +17,7 @@ use crate::config::Limits;
 use crate::record::EncodedBatch;
 use crate::{Command, NotProposed, Origin, Outcome, Pending, Unapplied};
 use bytes::Bytes;
+use pace::Seen;
 use parking_lot::Mutex;
 use prost::Message;
 use queue::Queue;
@@ -155,6 +159,15 @@ impl Proposer {
 
     fn next_batch(&self) -> Option<EncodedBatch> {
         self.queue.lock().next_batch(self.node)
+    }
+
+    fn seen(&self) -> Seen {
+        let queue = self.queue.lock();
+        Seen {
+            resolved: queue.last_resolved(),
+            is_waiting: queue.is_waiting(),
+            bytes_under_way: queue.bytes_under_way(),
+        }
     }
 
     fn with_room<T>(&self, change: impl FnOnce(&mut Queue) -> T) -> T {

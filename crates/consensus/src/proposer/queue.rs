@@ -28,6 +28,8 @@ pub(super) struct Queue {
     resolved: u64,
     /// The last number that was sent to the present leader.
     sent: u64,
+    /// The bytes of the commands after `resolved`, up to `sent`.
+    sent_bytes: usize,
     /// The commands after `resolved`.
     commands: VecDeque<Bytes>,
     bytes: usize,
@@ -45,6 +47,7 @@ impl Queue {
             announcing: false,
             resolved: 0,
             sent: 0,
+            sent_bytes: 0,
             commands: VecDeque::new(),
             bytes: 0,
             waiters: VecDeque::new(),
@@ -73,6 +76,11 @@ impl Queue {
     /// Commands that were not sent to the present leader yet.
     pub(super) fn unsent(&self) -> usize {
         self.commands.len() - (self.sent - self.resolved) as usize
+    }
+
+    /// Bytes that were sent to the present leader, and that the log does not have.
+    pub(super) fn bytes_under_way(&self) -> usize {
+        self.sent_bytes
     }
 
     /// Whether anything was sent, or is to be sent, that the log does not have.
@@ -111,6 +119,7 @@ impl Queue {
         self.announcing = true;
         let first_seq = self.sent + 1;
         self.sent += commands.len() as u64;
+        self.sent_bytes += commands.iter().map(Bytes::len).sum::<usize>();
         Some(EncodedBatch {
             node,
             epoch: self.epoch,
@@ -122,6 +131,7 @@ impl Queue {
     /// Sends everything again that the log does not have.
     pub(super) fn rewind(&mut self) {
         self.sent = self.resolved;
+        self.sent_bytes = 0;
         self.announcing = false;
     }
 
@@ -133,6 +143,9 @@ impl Queue {
         {
             self.resolved += 1;
             self.bytes -= command.len();
+            if self.resolved <= self.sent {
+                self.sent_bytes -= command.len();
+            }
         }
         assert_eq!(
             self.resolved, seq,
@@ -171,7 +184,7 @@ impl Queue {
     pub(super) fn stop(&mut self) -> Vec<Waiter> {
         self.stopping = true;
         self.commands.clear();
-        self.bytes = 0;
+        (self.bytes, self.sent_bytes) = (0, 0);
         self.epoch = 0;
         self.first_waiter += self.waiters.len() as u64;
         self.waiters.drain(..).flatten().collect()

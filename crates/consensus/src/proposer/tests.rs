@@ -44,13 +44,18 @@ fn everything_unresolved_is_sent_again_from_the_first() {
     let batch = queue.next_batch(1).unwrap();
     assert_eq!((batch.epoch, batch.first_seq, batch.commands.len()), (5, 1, 6));
     assert_eq!(queue.next_batch(1), None);
+    assert_eq!(queue.bytes_under_way(), 6);
     queue.resolved(2);
+    assert_eq!(queue.bytes_under_way(), 4);
     queue.rewind();
+    assert_eq!(queue.bytes_under_way(), 0);
+    queue.resolved(2);
     let batch = queue.next_batch(1).unwrap();
     assert_eq!(
         (batch.first_seq, batch.commands.len(), batch.commands[0][0]),
         (3, 4, 2)
     );
+    assert_eq!(queue.bytes_under_way(), 4);
     assert!(queue.complete(4, 1).is_none(), "another epoch");
     assert!(queue.complete(5, 2).is_some());
     assert!(queue.complete(5, 2).is_none(), "completed twice");

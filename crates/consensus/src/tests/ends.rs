@@ -33,7 +33,7 @@ fn a_raft_core_that_panics_is_fatal() {
         assert!(answer.is_err());
         assert_eq!(
             reason(node).await,
-            "raft (shard 1) has panicked: the core is rotten"
+            "raft (shard-0) has panicked: the core is rotten"
         );
         assert!(!node.shard().status().running);
         cluster.stop().await;
@@ -53,7 +53,7 @@ fn a_state_machine_that_panics_is_fatal() {
         assert!(rotten.await.is_err());
         assert_eq!(
             reason(&manager).await,
-            "raft (shard 1) has panicked: the machine is rotten"
+            "raft (shard-0) has panicked: the machine is rotten"
         );
         manager.shutdown().await;
     });
@@ -77,7 +77,7 @@ fn a_courier_a_batcher_or_a_warden_that_ends_is_fatal() {
             let dir = tempfile::tempdir().unwrap();
             let manager = start(&dir).await;
             assert_eq!(*manager.fatal().borrow(), None);
-            let name = format!("the {task} of shard 1");
+            let name = format!("the {task} of shard-0");
             manager.shard().supervisor().kill(&name);
             assert_eq!(
                 reason(&manager).await,

@@ -17,6 +17,9 @@ use openraft::{BasicNode, OptionalSend};
 use std::future::Future;
 use std::sync::Arc;
 
+#[cfg(test)]
+mod tests;
+
 /// As many tasks hand a committed entry on to the local SpacetimeDB, one after the other.
 const TURNS: usize = 6;
 
@@ -82,24 +85,32 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     }
 
     /// One gRPC stream, without a deadline: that the peer is there is what the connection's keep-alive finds out.
+    ///
+    /// It is opened only when there is something to send, since raft waits between its attempts where it makes the
+    /// first request: a peer that can't be reached would be called without a pause otherwise.
     fn stream_append<'s, S>(
         &'s mut self,
-        input: S,
+        mut input: S,
         _option: RPCOption,
     ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>>>>>
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
-        let entries = input
-            .then(|request| async {
-                if request.entries.is_empty() {
-                    give_way().await;
-                }
-                Append::from(request)
-            })
-            .boxed();
-        let open = self.peers.append(self.id, &self.addr, self.group, entries);
         Box::pin(async move {
+            let Some(first) = input.next().await else {
+                let nothing: BoxStream<'s, _> = Box::pin(futures::stream::empty());
+                return Ok(nothing);
+            };
+            let entries = futures::stream::iter([first])
+                .chain(input)
+                .then(|request| async {
+                    if request.entries.is_empty() {
+                        give_way().await;
+                    }
+                    Append::from(request)
+                })
+                .boxed();
+            let open = self.peers.append(self.id, &self.addr, self.group, entries);
             let replies = open.await.map_err(into_rpc)?;
             let replies: BoxStream<'s, _> =
                 Box::pin(replies.map(|reply| reply.map(Into::into).map_err(into_rpc)));

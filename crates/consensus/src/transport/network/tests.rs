@@ -1,0 +1,140 @@
+//! What openraft hands over, and a peer that only takes it.
+
+use super::*;
+use crate::log::Store;
+use crate::record::EncodedBatch;
+use crate::transport::wire::{Appended, Header, ProposeReply, Reply, Request};
+use crate::transport::{Replies, Transport};
+use crate::types::{LeaderId, LogId, Payload, Proposal, RaftEntry};
+use futures::{FutureExt, poll};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+
+/// A stream of entries, as the follower sees it.
+struct Opened {
+    entries: BoxStream<'static, Append>,
+    replies: mpsc::Sender<Appended>,
+}
+
+/// A network on which only streams of entries are opened.
+struct Wire(mpsc::Sender<Opened>);
+
+impl Transport for Wire {
+    fn call(
+        &self,
+        _: &str,
+        _: Header,
+        _: Request,
+    ) -> BoxFuture<'static, std::result::Result<Reply, PeerError>> {
+        std::future::pending().boxed()
+    }
+
+    fn append(
+        &self,
+        _: &str,
+        _: Header,
+        entries: BoxStream<'static, Append>,
+    ) -> BoxFuture<'static, std::result::Result<Replies<Appended>, PeerError>> {
+        let (replies, replied) = mpsc::channel(64);
+        self.0.try_send(Opened { entries, replies }).ok().unwrap();
+        let replied = tokio_stream::wrappers::ReceiverStream::new(replied);
+        std::future::ready(Ok(replied.map(Ok).boxed())).boxed()
+    }
+
+    fn propose(
+        &self,
+        _: &str,
+        _: Header,
+        _: BoxStream<'static, EncodedBatch>,
+    ) -> BoxFuture<'static, std::result::Result<Replies<ProposeReply>, PeerError>> {
+        std::future::pending().boxed()
+    }
+}
+
+/// A node, and what it opens.
+struct Fixture {
+    network: Network,
+    opened: mpsc::Receiver<Opened>,
+    _dir: TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (sender, opened) = mpsc::channel(64);
+        let peers = Arc::new(Peers {
+            node: 1,
+            instance: 1,
+            store: Store::open(dir.path(), 1).unwrap(),
+            transport: Arc::new(Wire(sender)),
+            answer_timeout: Duration::from_secs(1),
+        });
+        let group = GroupId::SHARD;
+        Self {
+            network: Network { group, peers },
+            opened,
+            _dir: dir,
+        }
+    }
+
+    async fn peer(&mut self) -> Peer {
+        let addr = "n2".to_owned();
+        self.network.new_client(2, &BasicNode { addr }).await
+    }
+}
+
+fn option() -> RPCOption {
+    RPCOption::new(Duration::from_millis(150))
+}
+
+/// A request with one entry of so many bytes, or with none.
+fn request(index: u64, bytes: usize) -> AppendEntriesRequest<TypeConfig> {
+    let leader_id = LeaderId { term: 1, node_id: 1 };
+    let log_id = |index| LogId { leader_id, index };
+    let entry = RaftEntry {
+        log_id: log_id(index),
+        payload: Payload::Normal(Proposal(Bytes::from(vec![0; bytes]))),
+    };
+    AppendEntriesRequest {
+        vote: Vote {
+            leader_id,
+            committed: true,
+        },
+        prev_log_id: Some(log_id(index - 1)),
+        leader_commit: None,
+        entries: if bytes == 0 { Vec::new() } else { vec![entry] },
+    }
+}
+
+#[tokio::test]
+async fn a_peer_is_called_when_there_is_something_to_send() {
+    let mut fixture = Fixture::new();
+    let mut peer = fixture.peer().await;
+    let (requests, input) = mpsc::channel(1);
+    let input = tokio_stream::wrappers::ReceiverStream::new(input);
+    let mut open = RaftNetworkV2::stream_append(&mut peer, input, option());
+    assert!(poll!(&mut open).is_pending());
+    assert!(
+        fixture.opened.try_recv().is_err(),
+        "raft may be waiting before it tries again"
+    );
+    requests.send(request(1, 8)).await.unwrap();
+    let mut replies = open.await.unwrap();
+    let mut opened = fixture.opened.try_recv().unwrap();
+    assert_eq!(opened.entries.next().await.unwrap().entries.len(), 1);
+    opened.replies.send(Appended::default()).await.unwrap();
+    assert!(replies.next().await.unwrap().is_ok());
+    requests.send(request(2, 0)).await.unwrap();
+    assert_eq!(opened.entries.next().await.unwrap().entries.len(), 0);
+    drop(requests);
+    assert!(opened.entries.next().await.is_none());
+    drop(replies);
+
+    let nothing = futures::stream::empty();
+    let mut replies = RaftNetworkV2::stream_append(&mut peer, nothing, option())
+        .await
+        .unwrap();
+    assert!(replies.next().await.is_none());
+    assert!(fixture.opened.try_recv().is_err());
+}
