@@ -179,6 +179,14 @@ impl Group {
         self.batcher.clone()
     }
 
+    /// Whether a node belongs to the group. Before the log's first entry every node of the cluster may.
+    pub(crate) fn is_member(&self, node: u64) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        membership.nodes().next().is_none() || membership.get_node(&node).is_some()
+    }
+
     pub(crate) fn orphans(&self, count_max: usize) -> Vec<u64> {
         self.resolved.resolver().orphans(count_max)
     }

@@ -44,11 +44,18 @@ pub struct Batch {
 /// An [`Entry`], as far as its stamp.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 struct Stamped {
+    #[prost(uint32, tag = "1")]
+    version: u32,
     #[prost(sfixed64, tag = "2")]
     timestamp_us: i64,
 }
 
 impl LogRecord {
+    /// Checks the version of the entry that it holds.
+    pub(crate) fn check_version(&self, entry: &Bytes) -> Result<(), RecordError> {
+        version::check_entry(Stamped::decode(entry.clone())?.version)
+    }
+
     /// The leader's clock when it formed the entry; `None` if it holds no commands, or no sound ones.
     pub(crate) fn stamp_us(&self) -> Option<i64> {
         let stamped = Stamped::decode(self.entry.clone()?).ok()?;

@@ -66,7 +66,7 @@ impl Manager {
         });
         let starting = |group| move |source| StartError::Group { group, source };
         let epoch = store
-            .next_epoch(vitals.clock.now_us())
+            .next_epoch(vitals.clock.now_us(), 0)
             .await
             .map_err(starting(GroupId::META))?;
         let instance = rand::random();
@@ -76,6 +76,7 @@ impl Manager {
             store: store.clone(),
             transport,
             answer_timeout: config.timing.answer(),
+            vitals: vitals.clone(),
         });
         let me = Hello {
             node: config.node,

@@ -249,7 +249,7 @@ impl Courier {
         if expired {
             let epoch = self
                 .store
-                .next_epoch(self.vitals.clock.now_us())
+                .next_epoch(self.vitals.clock.now_us(), self.proposer.log_epoch())
                 .await
                 .map_err(drop)?;
             self.proposer.renew(epoch);

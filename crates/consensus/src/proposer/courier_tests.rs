@@ -128,20 +128,22 @@ impl Fixture {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), ME).unwrap();
         let (opened, streams) = mpsc::channel(STREAMS_MAX);
+        let vitals = Arc::new(crate::vitals::Vitals {
+            clock: crate::clock::Clock::new(1, Arc::new(crate::SystemClock)),
+            space: crate::space::Space::new(0),
+        });
         let peers = Arc::new(Peers {
             node: ME,
             instance: 1,
             store: store.clone(),
             transport: Arc::new(Wire(opened)),
             answer_timeout: Duration::from_secs(1),
+            vitals: vitals.clone(),
         });
         let proposer = Arc::new(Proposer::new(ME, EPOCH, Limits::default()));
         let (leaders, watched) = TypeConfig::watch_channel(leads(2, 1));
         let courier = courier::Courier {
-            vitals: Arc::new(crate::vitals::Vitals {
-                clock: crate::clock::Clock::new(1, Arc::new(crate::SystemClock)),
-                space: crate::space::Space::new(0),
-            }),
+            vitals,
             group: GroupId::SHARD,
             proposer: proposer.clone(),
             store,

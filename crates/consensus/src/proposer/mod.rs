@@ -21,6 +21,7 @@ use pace::Seen;
 use parking_lot::Mutex;
 use prost::Message;
 use queue::Queue;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Notify, watch};
 
 const EXPIRED: &str = "the cluster has given this node up for lost";
@@ -35,6 +36,8 @@ pub(crate) struct Proposer {
     work: Notify,
     /// There is room again.
     room: Notify,
+    /// The node's newest epoch that the log knows.
+    log_epoch: AtomicU64,
     /// The epoch; 0 while a new one is being taken.
     epoch: watch::Sender<u64>,
 }
@@ -47,6 +50,7 @@ impl Proposer {
             queue: Mutex::new(Queue::new(epoch)),
             work: Notify::new(),
             room: Notify::new(),
+            log_epoch: AtomicU64::new(0),
             epoch: watch::Sender::new(epoch),
         }
     }
@@ -120,6 +124,9 @@ impl Proposer {
     /// Learns how far the log has this node's stream, and whether the cluster has given the node up.
     pub(crate) fn progress(&self, stream: Option<(Origin, u64)>, is_over: impl Fn(Origin) -> bool) {
         let node = self.node;
+        if let Some((origin, _)) = stream {
+            self.log_epoch.fetch_max(origin.epoch, Ordering::Relaxed);
+        }
         let orphans = self.with_room(|queue| {
             let epoch = queue.epoch();
             if epoch != 0 && is_over(Origin { node, epoch }) {
@@ -139,6 +146,10 @@ impl Proposer {
         for waiter in orphans {
             drop(waiter.send(Err(Unapplied::Unknown(EXPIRED))));
         }
+    }
+
+    fn log_epoch(&self) -> u64 {
+        self.log_epoch.load(Ordering::Relaxed)
     }
 
     /// Begins a new stream, after the last one was expired.

@@ -15,6 +15,7 @@ pub(crate) use resolution::Resolution;
 pub use shard::ShardState;
 pub(crate) use state::StateKey;
 
+use crate::Command;
 use crate::command::Body;
 use crate::record::{Entry, RecordError};
 use crate::version::decode;
@@ -27,6 +28,9 @@ use prost::Message;
 use state::{OriginRecord, TimestampRecord};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// The latest time that an entry may claim, in microseconds since the Unix epoch: the year 9999.
+const TIMESTAMP_US_MAX: i64 = 253_402_300_799_999_999;
 
 /// A change of the resolver's state: the key, and the new value, or `None` if the key is gone.
 pub(crate) type Change = (StateKey, Option<Vec<u8>>);
@@ -187,7 +191,10 @@ impl Resolver {
         if index > LOG_INDEX_MAX || count > COMMANDS_PER_ENTRY_MAX {
             return Err(RecordError::BeyondPositions { index, count });
         }
-        let first_timestamp_us = entry.timestamp_us.max(self.last_timestamp_us + 1);
+        let first_timestamp_us = entry
+            .timestamp_us
+            .min(TIMESTAMP_US_MAX)
+            .max(self.last_timestamp_us.saturating_add(1));
         let mut record = Resolution::new(first_timestamp_us);
         let mut commands = Vec::with_capacity(count);
         let mut settled = Vec::new();
@@ -201,7 +208,7 @@ impl Resolver {
             let before = *known;
             known.announce(batch.epoch);
             let live = known.is_live(batch.epoch);
-            for (seq, command) in (batch.first_seq..).zip(batch.commands) {
+            for (seq, command) in numbered(batch.first_seq, batch.commands) {
                 let position = Position::new(index, place);
                 let timestamp_us = first_timestamp_us + place as i64;
                 place += 1;
@@ -289,6 +296,12 @@ impl Resolver {
     }
 }
 
+/// A batch's commands with their numbers in the stream.
+fn numbered(first_seq: u64, commands: Vec<Command>) -> impl Iterator<Item = (u64, Command)> {
+    let place = move |(place, command)| (first_seq.saturating_add(place as u64), command);
+    commands.into_iter().enumerate().map(place)
+}
+
 fn origin_change(node: u64, origin: &OriginRecord) -> Change {
     (StateKey::Origin(node), Some(origin.encode_to_vec()))
 }
@@ -302,7 +315,7 @@ pub(crate) fn reread(index: LogIndex, entry: Entry, record: &Resolution) -> Reso
             node: batch.node,
             epoch: batch.epoch,
         };
-        for (seq, command) in (batch.first_seq..).zip(batch.commands) {
+        for (seq, command) in numbered(batch.first_seq, batch.commands) {
             let position = Position::new(index, place);
             if !record.is_skipped(place) {
                 commands.push(ResolvedCommand {

@@ -88,7 +88,7 @@ impl OriginRecord {
 
     /// Takes the next command of the epoch; `false` if it is not the next one.
     pub(crate) fn take(&mut self, epoch: u64, seq: u64) -> bool {
-        let next = self.is_live(epoch) && seq == self.last_seq + 1;
+        let next = self.is_live(epoch) && Some(seq) == self.last_seq.checked_add(1);
         if next {
             self.last_seq = seq;
         }

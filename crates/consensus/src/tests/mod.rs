@@ -5,6 +5,7 @@ mod cluster;
 mod ends;
 mod faults;
 mod fitness;
+mod hostile;
 mod hub;
 mod loopback;
 mod overtake;

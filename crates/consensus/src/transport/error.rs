@@ -58,6 +58,18 @@ pub enum PeerError {
         /// What went wrong.
         reason: String,
     },
+    /// What was said can't be true.
+    #[error("the peer does not believe it: {reason}")]
+    Unsound {
+        /// What it says.
+        reason: String,
+    },
+    /// The sender is no member of the group.
+    #[error("node {node} is no member of the group: the peer does not listen to it")]
+    NotMember {
+        /// The sender.
+        node: u64,
+    },
     /// It says something that this node does not understand.
     #[error("the peer's answer is not understood")]
     Garbled,
@@ -118,6 +130,14 @@ impl PeerError {
                 ..record(8)
             },
             Self::Garbled => record(9),
+            Self::Unsound { reason } => ErrorRecord {
+                theirs: reason,
+                ..record(10)
+            },
+            Self::NotMember { node } => ErrorRecord {
+                first: node,
+                ..record(11)
+            },
         }
         .encode_to_vec()
     }
@@ -148,6 +168,10 @@ impl PeerError {
                 reason: record.theirs,
             },
             9 => Self::Garbled,
+            10 => Self::Unsound {
+                reason: record.theirs,
+            },
+            11 => Self::NotMember { node: record.first },
             _ => return None,
         })
     }
@@ -161,6 +185,14 @@ impl PeerError {
     pub(crate) fn stopped(reason: impl ToString) -> Self {
         Self::Stopped {
             reason: reason.to_string(),
+        }
+    }
+}
+
+impl From<super::sanity::Unsound> for PeerError {
+    fn from(unsound: super::sanity::Unsound) -> Self {
+        Self::Unsound {
+            reason: unsound.to_string(),
         }
     }
 }

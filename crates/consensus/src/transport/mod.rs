@@ -9,6 +9,7 @@ mod grpc;
 mod network;
 mod peers;
 mod protocol;
+mod sanity;
 mod service;
 pub mod wire;
 

@@ -1,5 +1,6 @@
 //! The client's side: who is called, as whom, and for how long.
 
+use super::sanity;
 use super::wire::{
     Answer, Append, Appended, Ask, Header, Hello, Join, Ping, Pong, ProposeReply, Reply, Request,
 };
@@ -7,6 +8,8 @@ use super::{PROTOCOL, PROTOCOL_MIN, PeerError};
 use crate::log::Store;
 use crate::record::EncodedBatch;
 use crate::types::GroupId;
+use crate::vitals::Vitals;
+use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use std::sync::Arc;
@@ -64,6 +67,7 @@ pub(crate) struct Peers {
     pub(crate) store: Arc<Store>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) answer_timeout: Duration,
+    pub(crate) vitals: Arc<Vitals>,
 }
 
 impl Peers {
@@ -91,10 +95,17 @@ impl Peers {
             .transport
             .call(addr, self.header(to, group), Request { ask: Some(ask) });
         let reply = tokio::time::timeout(timeout, call).await;
-        reply
+        let answer = reply
             .map_err(|_| PeerError::unreachable("it does not answer in time"))??
             .answer
-            .ok_or(PeerError::Garbled)
+            .ok_or(PeerError::Garbled)?;
+        let vote = match &answer {
+            Answer::Vote(answer) => answer.vote.as_ref(),
+            Answer::Transfer(answer) => answer.vote.as_ref(),
+            _ => None,
+        };
+        sanity::vote(vote, sanity::term_max(self.vitals.clock.now_us()))?;
+        Ok(answer)
     }
 
     pub(super) fn append(
@@ -104,7 +115,16 @@ impl Peers {
         group: GroupId,
         entries: BoxStream<'static, Append>,
     ) -> impl Future<Output = Result<Replies<Appended>, PeerError>> + Send + use<> {
-        self.opened(self.transport.append(addr, self.header(to, group), entries))
+        let opened = self.opened(self.transport.append(addr, self.header(to, group), entries));
+        let vitals = self.vitals.clone();
+        async move {
+            let believed = move |reply: Result<Appended, PeerError>| {
+                let reply = reply?;
+                sanity::vote(reply.higher.as_ref(), sanity::term_max(vitals.clock.now_us()))?;
+                Ok(reply)
+            };
+            Ok(opened.await?.map(believed).boxed())
+        }
     }
 
     pub(crate) fn propose(

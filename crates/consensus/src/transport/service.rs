@@ -3,6 +3,7 @@
 use super::PeerError;
 use super::peers::Replies;
 use super::protocol::Versions;
+use super::sanity;
 use super::wire::{
     Answer, Append, Appended, Ask, Header, Hello, Join, Pong, ProposeReply, Reply, Request, TransferAnswer,
     VoteAnswer,
@@ -100,10 +101,14 @@ impl Service {
             .map(|node| &node.groups)
             .filter(|groups| !groups.is_empty());
         let groups = groups.ok_or_else(|| PeerError::unreachable("it is starting or stopping"))?;
-        groups
+        let group = groups
             .get(&GroupId(header.group))
             .cloned()
-            .ok_or(PeerError::UnknownGroup { group: header.group })
+            .ok_or(PeerError::UnknownGroup { group: header.group })?;
+        match group.is_member(header.from) {
+            true => Ok(group),
+            false => Err(PeerError::NotMember { node: header.from }),
+        }
     }
 
     /// Answers a call.
@@ -111,9 +116,11 @@ impl Service {
     /// # Errors
     /// [`PeerError`] if the sender is not let in, or the group has stopped.
     pub async fn call(&self, header: Header, request: Request) -> Result<Reply, PeerError> {
+        let term_max = sanity::term_max(self.vitals.clock.now_us());
         let answer = match request.ask.ok_or(PeerError::Garbled)? {
             Ask::Vote(ask) => {
                 let group = self.check_member(&header)?;
+                sanity::vote_ask(&ask, header.from, term_max)?;
                 Answer::Vote(
                     group
                         .raft()
@@ -126,11 +133,13 @@ impl Service {
             // The group itself decides: it refuses while it hears from a leader, or if its log is newer.
             Ask::PreVote(ask) => {
                 let group = self.check_member(&header)?;
+                sanity::vote_ask(&ask, header.from, term_max)?;
                 let answer = group.raft().pre_vote(ask.try_into()?).map_ok(VoteAnswer::from);
                 Answer::Vote(answer.map_err(PeerError::stopped).await?)
             }
             Ask::Transfer(ask) => {
                 let group = self.check_member(&header)?;
+                sanity::vote(ask.from.as_ref(), term_max)?;
                 let answer = group
                     .raft()
                     .handle_transfer_leader(ask.try_into()?)
@@ -189,8 +198,20 @@ impl Service {
     ) -> Result<Replies<Appended>, PeerError> {
         let group = self.check_member(header)?;
         let vitals = self.vitals.clone();
-        // A message that is not understood ends the stream, and so does one of another time.
+        // A message that is not understood ends the stream, and so does one that is not believed, or of another time.
+        let from = header.from;
         let requests = entries
+            .take_while({
+                let vitals = vitals.clone();
+                move |append| {
+                    let term_max = sanity::term_max(vitals.clock.now_us());
+                    let sound = sanity::append(append, from, term_max);
+                    if let Err(reason) = &sound {
+                        tracing::warn!(from, "entries are refused: {reason}");
+                    }
+                    std::future::ready(sound.is_ok())
+                }
+            })
             .take_while(move |append| std::future::ready(!is_of_the_future(append, &vitals)))
             .map(AppendEntriesRequest::try_from)
             .take_while(|request| std::future::ready(request.is_ok()))
@@ -211,13 +232,18 @@ impl Service {
         mut batches: BoxStream<'static, EncodedBatch>,
     ) -> Result<Replies<ProposeReply>, PeerError> {
         let group = self.check_member(header)?;
-        let (batcher, node) = (group.batcher(), header.from);
+        let (batcher, node, vitals) = (group.batcher(), header.from, self.vitals.clone());
         let replies = futures::stream::once(async move {
             let refused = Arc::new(Refused::default());
             let take = async {
                 while let Some(batch) = batches.next().await {
                     // A node proposes in its own name, and no more at once than an entry has places for.
-                    let is_sound = batch.node == node && batch.commands.len() <= BATCH_COUNT_MAX;
+                    let believed = sanity::proposals(&batch, vitals.clock.now_us());
+                    if let Err(reason) = &believed {
+                        tracing::warn!(from = node, "proposals are refused: {reason}");
+                    }
+                    let is_sound =
+                        batch.node == node && batch.commands.len() <= BATCH_COUNT_MAX && believed.is_ok();
                     let incoming = Incoming {
                         batch,
                         refused: refused.clone(),

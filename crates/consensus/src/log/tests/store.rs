@@ -159,7 +159,7 @@ fn a_directory_is_bound_and_guarded() {
             store.bind_cluster("b").await,
             Err(StoreError::OtherCluster { .. })
         ));
-        let epoch = store.next_epoch(5).await.unwrap();
+        let epoch = store.next_epoch(5, 0).await.unwrap();
         assert_eq!(epoch, 5);
         drop(store);
         assert!(matches!(
@@ -169,7 +169,7 @@ fn a_directory_is_bound_and_guarded() {
         let store = Store::open(dir.path(), 1).unwrap();
         assert_eq!(store.cluster().as_deref(), Some("a"));
         assert_eq!(
-            store.next_epoch(0).await.unwrap(),
+            store.next_epoch(0, 0).await.unwrap(),
             epoch + 1,
             "the clock went back"
         );
