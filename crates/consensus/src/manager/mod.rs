@@ -110,7 +110,12 @@ impl Manager {
         let meta = groups[&GroupId::META].clone();
         let compared = compare_clocks(meta, peers.clone(), vitals.clone());
         supervisor.run("the comparison of clocks", compared);
-        let watched = watch_space(config.free_space.clone(), config.data_dir.clone(), vitals.clone());
+        let watched = watch_space(
+            config.free_space.clone(),
+            config.data_dir.clone(),
+            vitals.clone(),
+            supervisor.clone(),
+        );
         supervisor.run("the watch of the disk's room", watched);
         let all = groups.values().cloned().collect();
         let patience = Duration::from_millis(config.timing.election_ms_max * 2);

@@ -3,6 +3,7 @@
 use super::tasks::transfer;
 use crate::group::Group;
 use crate::space::FreeSpace;
+use crate::supervisor::Supervisor;
 use crate::transport::Peers;
 use crate::vitals::Vitals;
 use futures::StreamExt;
@@ -21,6 +22,9 @@ const COMPARE_SOON: Duration = Duration::from_millis(200);
 
 /// Between two looks at the disk, and at how the node is.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// With less than this a disk is full.
+const FULL_BYTES: u64 = 64 << 10;
 
 /// How long a node must have been fit before it may be elected again: it must not come and go.
 const FIT_FOR: Duration = Duration::from_secs(5);
@@ -61,11 +65,25 @@ pub(super) async fn compare_clocks(meta: Arc<Group>, peers: Arc<Peers>, vitals: 
 }
 
 /// Looks at the disk's room, again and again.
-pub(super) async fn watch_space(source: Arc<dyn FreeSpace>, path: PathBuf, vitals: Arc<Vitals>) {
+///
+/// The log takes its space ahead and goes on for a while on a disk that is full. SpacetimeDB does not, so that the node
+/// would look alive and serve nobody: then it stops.
+pub(super) async fn watch_space(
+    source: Arc<dyn FreeSpace>,
+    path: PathBuf,
+    vitals: Arc<Vitals>,
+    supervisor: Supervisor,
+) {
     loop {
         let (asked, at) = (source.clone(), path.clone());
         // A disk that hangs does not answer here either; that it hangs is what its writes find out.
         match tokio::task::spawn_blocking(move || asked.free_bytes(&at)).await {
+            Ok(Ok(free_bytes)) if free_bytes < FULL_BYTES => {
+                supervisor.fail(format!(
+                    "No space left on the disk that holds {}: make room",
+                    path.display()
+                ));
+            }
             Ok(Ok(free_bytes)) => vitals.space.see(free_bytes),
             Ok(Err(error)) => tracing::warn!(%error, "how much room the disk has can't be found out"),
             Err(_) => return,

@@ -476,7 +476,12 @@ impl Drop for Disk {
 fn a_node_whose_disk_is_full_stops_and_loses_nothing() {
     run(async {
         let mut disk = None;
-        let mut scene = Scene::with(3, |config| disk = Disk::mount(&config.folder.join("node-3"))).await?;
+        let mut scene = Scene::with(3, |config| {
+            disk = Disk::mount(&config.folder.join("node-3"));
+            // The disk is small: less than what is kept free by default.
+            config.arguments = vec!["--disk-reserve-mb".to_owned(), "0".to_owned()];
+        })
+        .await?;
         let Some(disk) = disk else {
             eprintln!("skipped: no tmpfs can be mounted here");
             return scene.end().await;
