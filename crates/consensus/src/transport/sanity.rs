@@ -80,7 +80,7 @@ fn log_id(id: Option<&LogIdRecord>, term_max: u64) -> Result<(), Unsound> {
         .ok_or(Unsound::Index(id.index))
 }
 
-fn own<'a>(vote: Option<&'a VoteRecord>, from: u64, term_max: u64) -> Result<&'a VoteRecord, Unsound> {
+fn own(vote: Option<&VoteRecord>, from: u64, term_max: u64) -> Result<&VoteRecord, Unsound> {
     let vote = vote.ok_or(Unsound::Missing("a vote"))?;
     let node = vote.node;
     if node != from {
