@@ -13,6 +13,7 @@
 mod clock;
 pub mod command;
 mod config;
+mod fatal;
 mod group;
 mod log;
 mod machine;

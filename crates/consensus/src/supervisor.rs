@@ -1,5 +1,6 @@
 //! Long-lived tasks: one that ends without having been told to is the end of the node.
 
+use crate::fatal::Fatal;
 use futures::FutureExt;
 use parking_lot::Mutex;
 use std::any::Any;
@@ -23,7 +24,7 @@ tokio::task_local! {
 pub(crate) struct Supervisor(Arc<Shared>);
 
 struct Shared {
-    fatal: watch::Sender<Option<Arc<str>>>,
+    fatal: Fatal,
     /// Whether the tasks are told to end.
     stopping: AtomicBool,
     tasks: Mutex<Vec<(String, JoinHandle<()>)>>,
@@ -32,7 +33,7 @@ struct Shared {
 impl Supervisor {
     pub(crate) fn new() -> Self {
         Self(Arc::new(Shared {
-            fatal: watch::Sender::new(None),
+            fatal: Fatal::new(),
             stopping: AtomicBool::new(false),
             tasks: Mutex::default(),
         }))
@@ -48,11 +49,7 @@ impl Supervisor {
         if self.0.stopping.load(Ordering::Acquire) {
             return;
         }
-        self.0.fatal.send_if_modified(|fatal| {
-            let is_first = fatal.is_none();
-            fatal.get_or_insert_with(|| reason.into());
-            is_first
-        });
+        self.0.fatal.set(reason);
     }
 
     /// Runs a task that ends only when it is told to.

@@ -1,7 +1,8 @@
 //! How this node is, and whether it should lead.
 
-use crate::clock::{Clock, ClockVerdict};
+use crate::clock::{Clock, ClockVerdict, WallClock};
 use crate::space::Space;
+use std::sync::Arc;
 
 /// A node's clock and disk.
 pub(crate) struct Vitals {
@@ -10,6 +11,18 @@ pub(crate) struct Vitals {
 }
 
 impl Vitals {
+    pub(crate) fn new(node: u64, wall_clock: Arc<dyn WallClock>, disk_reserve_bytes: u64) -> Arc<Self> {
+        Arc::new(Self {
+            clock: Clock::new(node, wall_clock),
+            space: Space::new(disk_reserve_bytes),
+        })
+    }
+
+    /// Whether this node should lead: whether it has no [`troubles`](Self::troubles).
+    pub(crate) fn is_fit(&self) -> bool {
+        !self.is_clock_off() && !self.space.now().is_low
+    }
+
     /// Why this node should not lead, for people: nothing, if it should.
     pub(crate) fn troubles(&self) -> Vec<String> {
         let mut troubles = Vec::new();

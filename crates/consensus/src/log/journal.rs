@@ -155,7 +155,8 @@ impl Journal {
             reader: Reader::new(contents),
         };
         if begins {
-            journal.begin()?;
+            let checkpoint = journal.reader.contents.read().index.dump();
+            journal.begin(&checkpoint)?;
         }
         journal.remove(numbers.into_iter().take_while(|number| *number < oldest));
         Ok(journal)
@@ -196,16 +197,9 @@ impl Journal {
 
     /// Goes on in a new segment. At each moment the last segment has a checkpoint, or the one before it is complete.
     fn go_on(&mut self, blocks: u64) -> io::Result<()> {
-        let checkpoint: usize = self
-            .reader
-            .contents
-            .read()
-            .index
-            .dump()
-            .iter()
-            .map(Change::size)
-            .sum();
-        let needed = block::count(BATCH_HEAD + checkpoint) as u64 + blocks;
+        let checkpoint = self.reader.contents.read().index.dump();
+        let len: usize = checkpoint.iter().map(Change::size).sum();
+        let needed = block::count(BATCH_HEAD + len) as u64 + blocks;
         let (_, behind_seal) =
             segment::encode(self.active.head.number, self.next, BatchKind::Seal, 0, |_| ());
         let head = Head {
@@ -230,13 +224,12 @@ impl Journal {
             .insert(head.number, new.clone());
         self.next = new.start();
         self.active = new;
-        self.begin()
+        self.begin(&checkpoint)
     }
 
     /// Writes a new segment's checkpoint.
-    fn begin(&mut self) -> io::Result<()> {
-        let checkpoint = self.reader.contents.read().index.dump();
-        self.write(BatchKind::Checkpoint, &checkpoint)?;
+    fn begin(&mut self, checkpoint: &[Change]) -> io::Result<()> {
+        self.write(BatchKind::Checkpoint, checkpoint)?;
         let mut contents = self.reader.contents.write();
         contents.active = self.active.head.number;
         contents.places = Places::default();

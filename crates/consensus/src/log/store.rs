@@ -8,7 +8,8 @@ use super::group::GroupLog;
 use super::journal::{self, Journal, Reader, SEGMENT_BYTES};
 use super::queue::{Done, Queue, Write, stopped};
 use super::segment::Broken;
-use super::writer::{Progress, WriteStats, Writer, stop};
+use super::writer::{Progress, WriteStats, Writer};
+use crate::fatal::Fatal;
 use crate::types::GroupId;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -37,7 +38,7 @@ pub struct Store {
     reader: Arc<Reader>,
     queue: Arc<Queue>,
     writer: Option<JoinHandle<()>>,
-    fatal: watch::Sender<Option<Arc<str>>>,
+    fatal: Fatal,
     progress: Arc<Progress>,
     /// Held while the directory is being bound.
     binding: tokio::sync::Mutex<()>,
@@ -107,15 +108,11 @@ impl Store {
             false => Journal::open(files, &folder, segment_bytes).map_err(broken)?,
         };
         let reader = journal.reader().clone();
-        let damaged = |reason: &str| StoreError::Damaged {
-            path: path.to_owned(),
-            reason: reason.to_owned(),
-        };
         let get = |key: &[u8]| reader.get(Space::Meta, key);
         let number = |value: Bytes| {
             <[u8; 8]>::try_from(&*value)
                 .map(u64::from_be_bytes)
-                .map_err(|_| damaged("a number does not have eight bytes"))
+                .map_err(|_| broken(Broken::Damaged("a number does not have eight bytes".to_owned())))
         };
         let found = get(NODE_KEY).map(number).transpose()?;
         if let Some(found) = found.filter(|found| *found != node) {
@@ -134,7 +131,7 @@ impl Store {
                 .map_err(|error| broken(Broken::Io(error)))?;
         }
         let (queue, progress) = (Arc::<Queue>::default(), Arc::<Progress>::default());
-        let fatal = watch::Sender::new(None);
+        let fatal = Fatal::new();
         let writer = Writer {
             journal,
             queue: queue.clone(),
@@ -177,7 +174,7 @@ impl Store {
                     "the disk has not finished a write to the log for {} s",
                     busy.as_secs()
                 );
-                stop(&self.fatal, reason);
+                self.fatal.set(reason);
                 return;
             }
         }
@@ -345,7 +342,7 @@ impl Drop for Store {
         let Some(writer) = self.writer.take() else { return };
         // A disk that hangs must not keep the node from ending.
         while !writer.is_finished() {
-            if self.fatal.borrow().is_some() && !self.progress.busy_for().is_zero() {
+            if self.fatal.reason().is_some() && !self.progress.busy_for().is_zero() {
                 return;
             }
             std::thread::sleep(JOIN_PAUSE);

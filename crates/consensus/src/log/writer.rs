@@ -3,12 +3,12 @@
 use super::change::Change;
 use super::journal::Journal;
 use super::queue::Queue;
+use crate::fatal::Fatal;
 use parking_lot::Mutex;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
 
 /// A write that takes longer is worth a warning.
 const SLOW: Duration = Duration::from_secs(1);
@@ -51,18 +51,6 @@ impl Progress {
     }
 }
 
-/// The reason for which nothing is written any more.
-pub(super) type Fatal = watch::Sender<Option<Arc<str>>>;
-
-/// Notes why the log has stopped; the first reason stays.
-pub(super) fn stop(fatal: &Fatal, reason: impl Into<Arc<str>>) {
-    fatal.send_if_modified(|fatal| {
-        let is_first = fatal.is_none();
-        fatal.get_or_insert_with(|| reason.into());
-        is_first
-    });
-}
-
 /// The thread's own part.
 pub(super) struct Writer {
     pub(super) journal: Journal,
@@ -77,7 +65,7 @@ struct Panics<'a>(&'a Fatal, &'a Queue);
 impl Drop for Panics<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            stop(self.0, "the log's writer has panicked");
+            self.0.set("the log's writer has panicked");
             self.1.abandon();
         }
     }
@@ -95,7 +83,7 @@ impl Writer {
                 .collect();
             let result = self.write(&changes, writes.len() as u64);
             if let Err(error) = &result {
-                stop(&self.fatal, format!("the log can't be written: {error}"));
+                self.fatal.set(format!("the log can't be written: {error}"));
             }
             for write in writes {
                 write.done.complete(&result);
@@ -105,8 +93,8 @@ impl Writer {
 
     fn write(&mut self, changes: &[Change], writes: u64) -> io::Result<()> {
         // What a failed write has left behind is not known: nothing may follow it.
-        if let Some(reason) = self.fatal.borrow().as_deref() {
-            return Err(io::Error::other(reason.to_owned()));
+        if let Some(reason) = self.fatal.reason() {
+            return Err(io::Error::other(reason.to_string()));
         }
         if changes.is_empty() {
             return Ok(());

@@ -7,12 +7,10 @@ mod tasks;
 pub use error::{InitError, StartError};
 
 use crate::Propose;
-use crate::clock::Clock;
 use crate::command::{Body, InitCluster};
 use crate::config::Config;
 use crate::group::Group;
 use crate::log::{Disk, Files, Store};
-use crate::space::Space;
 use crate::status::NodeStatus;
 use crate::supervisor::Supervisor;
 use crate::transport::wire::Hello;
@@ -60,10 +58,7 @@ impl Manager {
         files: impl Files,
     ) -> Result<Arc<Self>, StartError> {
         let store = Store::open_with(&config.data_dir, config.node, files)?;
-        let vitals = Arc::new(Vitals {
-            clock: Clock::new(config.node, config.wall_clock.clone()),
-            space: Space::new(config.disk_reserve_bytes),
-        });
+        let vitals = Vitals::new(config.node, config.wall_clock.clone(), config.disk_reserve_bytes);
         let starting = |group| move |source| StartError::Group { group, source };
         let epoch = store
             .next_epoch(vitals.clock.now_us(), 0)

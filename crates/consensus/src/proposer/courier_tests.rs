@@ -128,10 +128,7 @@ impl Fixture {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), ME).unwrap();
         let (opened, streams) = mpsc::channel(STREAMS_MAX);
-        let vitals = Arc::new(crate::vitals::Vitals {
-            clock: crate::clock::Clock::new(1, Arc::new(crate::SystemClock)),
-            space: crate::space::Space::new(0),
-        });
+        let vitals = crate::vitals::Vitals::new(1, Arc::new(crate::SystemClock), 0);
         let peers = Arc::new(Peers {
             node: ME,
             instance: 1,

@@ -159,7 +159,7 @@ impl Service {
                 self.check_cluster(&header)?;
                 Answer::Pong(Pong {
                     clock_us: self.vitals.clock.now_us(),
-                    is_fit: self.vitals.troubles().is_empty(),
+                    is_fit: self.vitals.is_fit(),
                 })
             }
             Ask::Join(_) => {

@@ -64,10 +64,7 @@ impl Fixture {
         let dir = tempfile::tempdir().unwrap();
         let (sender, opened) = mpsc::channel(64);
         let peers = Arc::new(Peers {
-            vitals: Arc::new(crate::vitals::Vitals {
-                clock: crate::clock::Clock::new(1, Arc::new(crate::SystemClock)),
-                space: crate::space::Space::new(0),
-            }),
+            vitals: crate::vitals::Vitals::new(1, Arc::new(crate::SystemClock), 0),
             node: 1,
             instance: 1,
             store: Store::open(dir.path(), 1).unwrap(),
