@@ -1,9 +1,10 @@
 //! A raft group on this node.
 
+use crate::budget::Share;
 use crate::config::{Config, Timing};
 use crate::log::{GroupLog, Store};
 use crate::machine::Machine;
-use crate::proposer::{Batcher, Courier, Incoming, Proposer, WAITING_BATCHES_MAX};
+use crate::proposer::{Batcher, Courier, Inbox, Proposer};
 use crate::resolved::ResolvedLog;
 use crate::resolver::{MetaState, Resolver, ShardState};
 use crate::status::{GroupStatus, Role};
@@ -18,7 +19,7 @@ use openraft::{ServerState, SnapshotPolicy};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// Entries in one message to a follower, unless their bytes are too many.
@@ -30,7 +31,7 @@ pub struct Group {
     raft: Raft,
     resolved: Arc<ResolvedLog>,
     proposer: Arc<Proposer>,
-    batcher: mpsc::Sender<Incoming>,
+    batcher: Inbox,
     applied: AtomicU64,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -40,6 +41,7 @@ impl Group {
         log: GroupLog,
         store: &Arc<Store>,
         peers: &Arc<Peers>,
+        waiting: Share,
         epoch: u64,
         config: &Config,
     ) -> Result<Arc<Self>, std::io::Error> {
@@ -60,7 +62,7 @@ impl Group {
         let raft = Raft::new(config.node, settings, network, log, machine)
             .await
             .map_err(std::io::Error::other)?;
-        let (batcher, incoming) = mpsc::channel(WAITING_BATCHES_MAX);
+        let (batcher, incoming) = Inbox::new(waiting);
         let courier = Courier {
             group: id,
             proposer: proposer.clone(),
@@ -148,7 +150,7 @@ impl Group {
         &self.raft
     }
 
-    pub(crate) fn batcher(&self) -> mpsc::Sender<Incoming> {
+    pub(crate) fn batcher(&self) -> Inbox {
         self.batcher.clone()
     }
 

@@ -12,6 +12,8 @@ pub struct NodeStatus {
     pub cluster: Option<String>,
     /// Its groups.
     pub groups: Vec<GroupStatus>,
+    /// Bytes of batches that wait for their entries in the groups that it leads.
+    pub waiting_bytes: usize,
     /// What its log store has written.
     pub writes: WriteStats,
 }

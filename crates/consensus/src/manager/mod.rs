@@ -6,8 +6,9 @@ mod tasks;
 pub use error::{InitError, StartError};
 
 use crate::Propose;
+use crate::budget::ByteBudget;
 use crate::command::{Body, InitCluster};
-use crate::config::Config;
+use crate::config::{Config, META_WAITING_BYTES_MAX};
 use crate::group::Group;
 use crate::log::{Disk, Journal, Store};
 use crate::proposer::now_us;
@@ -32,6 +33,8 @@ pub struct Manager {
     service: Arc<Service>,
     peers: Arc<Peers>,
     groups: BTreeMap<GroupId, Arc<Group>>,
+    /// Of batches that wait for their entries: the meta group's, and the shards'.
+    waiting: [Arc<ByteBudget>; 2],
     fatal: watch::Receiver<Option<Arc<str>>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -77,10 +80,12 @@ impl Manager {
             client_addr: config.client_addr.clone(),
         };
         let service = Arc::new(Service::new(me, store.clone()));
+        let waiting = [META_WAITING_BYTES_MAX, config.limits.waiting_bytes_max].map(ByteBudget::new);
         let mut groups = BTreeMap::new();
         for id in [GroupId::META, GroupId::SHARD] {
             let log = store.group(id)?;
-            let group = Group::start(log, &store, &peers, epoch, &config)
+            let waiting = waiting[usize::from(id != GroupId::META)].share();
+            let group = Group::start(log, &store, &peers, waiting, epoch, &config)
                 .await
                 .map_err(starting(id))?;
             groups.insert(id, group);
@@ -110,6 +115,7 @@ impl Manager {
             service,
             peers,
             groups,
+            waiting,
             fatal,
             tasks,
         }))
@@ -157,6 +163,7 @@ impl Manager {
             node: self.config.node,
             cluster: self.cluster(),
             groups: self.groups.values().map(|group| group.status()).collect(),
+            waiting_bytes: self.waiting.iter().map(|budget| budget.held()).sum(),
             writes: self.store.stats(),
         }
     }

@@ -1,6 +1,7 @@
 //! The leader's side: forms entries from whatever waits.
 
 use super::courier::now_us;
+use crate::budget::Permit;
 use crate::record::{ENTRY_VERSION, EncodedBatch, EncodedEntry};
 use crate::types::{Proposal, Raft};
 use bytes::Bytes;
@@ -12,9 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{Notify, mpsc};
 
-/// Batches, of all origins, that wait for an entry.
-pub(crate) const WAITING_BATCHES_MAX: usize = 256;
-
 /// Bytes of an entry, unless a single batch has more.
 const ENTRY_BYTES_MAX: usize = 1 << 20;
 
@@ -24,10 +22,11 @@ const ENTRY_COUNT_MAX: usize = 16_384;
 /// Entries on their way at once: while some are being written, the next ones fill.
 const IN_FLIGHT_MAX: usize = 4;
 
-/// A batch for the log, and whom to tell if it is not taken.
+/// A batch for the log, whom to tell if it is not taken, and its part of the node's budget.
 pub(crate) struct Incoming {
     pub(crate) batch: EncodedBatch,
     pub(crate) refused: Arc<Refused>,
+    pub(crate) room: Permit,
 }
 
 /// Says that a leader takes nothing more: everything that the log does not have must be sent again.
@@ -70,7 +69,7 @@ impl Batcher {
                 first = next(&mut carry, &mut self.incoming), if has_room => first,
             };
             let Some(first) = first else { return };
-            let (entry, origins) = self.form(first, &mut carry);
+            let (entry, origins, room) = self.form(first, &mut carry);
             let (responder, written) = ProgressResponder::complete_only();
             if self
                 .raft
@@ -83,6 +82,7 @@ impl Batcher {
                 return;
             }
             in_flight.push_back(async move {
+                let _room = room;
                 if !matches!(written.await, Ok(Ok(_))) {
                     refuse(&origins);
                 }
@@ -91,9 +91,14 @@ impl Batcher {
     }
 
     /// An entry of the first batch and whatever else waits.
-    fn form(&mut self, first: Incoming, carry: &mut Option<Incoming>) -> (Bytes, Vec<Arc<Refused>>) {
+    fn form(
+        &mut self,
+        first: Incoming,
+        carry: &mut Option<Incoming>,
+    ) -> (Bytes, Vec<Arc<Refused>>, Vec<Permit>) {
         let (mut bytes, mut count) = (first.batch.size(), first.batch.commands.len());
         let (mut batches, mut origins) = (vec![first.batch], vec![first.refused]);
+        let mut room = vec![first.room];
         while let Ok(next) = self.incoming.try_recv() {
             bytes += next.batch.size();
             count += next.batch.commands.len();
@@ -101,6 +106,7 @@ impl Batcher {
                 *carry = Some(next);
                 break;
             }
+            room.push(next.room);
             match batches.last_mut() {
                 Some(last) if follows(last, &next.batch) => last.commands.extend(next.batch.commands),
                 _ => batches.push(next.batch),
@@ -114,7 +120,7 @@ impl Batcher {
             timestamp_us: now_us() as i64,
             batches,
         };
-        (entry.encode_to_vec().into(), origins)
+        (entry.encode_to_vec().into(), origins, room)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::courier::Leaders;
 use super::*;
+use crate::budget::ByteBudget;
 use crate::command::{Body, Publish};
 use crate::config::Timing;
 use crate::log::Store;
@@ -142,7 +143,7 @@ impl Fixture {
             proposer: proposer.clone(),
             store,
             leaders: watched as Leaders,
-            batcher: mpsc::channel(1).0,
+            batcher: Inbox::new(ByteBudget::new(1).share()).0,
             peers,
             timing: Timing::default(),
         };

@@ -8,7 +8,7 @@ use super::wire::{
 use super::{PROTOCOL, PeerError};
 use crate::group::Group;
 use crate::log::{Store, StoreError};
-use crate::proposer::{BATCH_COUNT_MAX, Incoming, Refused};
+use crate::proposer::{BATCH_COUNT_MAX, Refused};
 use crate::record::EncodedBatch;
 use crate::types::GroupId;
 use futures::stream::BoxStream;
@@ -207,11 +207,8 @@ impl Service {
                 while let Some(batch) = batches.next().await {
                     // A node proposes in its own name, and no more at once than an entry has places for.
                     let is_sound = batch.node == node && batch.commands.len() <= BATCH_COUNT_MAX;
-                    let incoming = Incoming {
-                        batch,
-                        refused: refused.clone(),
-                    };
-                    if !is_sound || batcher.send(incoming).await.is_err() {
+                    // While there is no room the next one is not read, and the sender waits.
+                    if !is_sound || !batcher.put(batch, &refused).await {
                         return;
                     }
                 }
