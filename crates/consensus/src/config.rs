@@ -83,6 +83,9 @@ const WAITING_BYTES_MAX: usize = 64 << 20;
 /// what a shard does must not hold them up.
 pub(crate) const META_WAITING_BYTES_MAX: usize = 4 << 20;
 
+/// Bytes of entries that may be on their way to one follower, of all groups together.
+const PEER_BYTES_MAX: usize = 16 << 20;
+
 /// How much may wait.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -95,6 +98,9 @@ pub struct Limits {
     /// Bytes of batches that wait for their entries where this node leads, from all nodes and of all shards together.
     /// A larger command is let through alone.
     pub waiting_bytes_max: usize,
+    /// Bytes of entries that were sent to one follower and that it has not answered for, of all groups together. A
+    /// larger entry is let through alone. Another message of each group may wait to be sent.
+    pub peer_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -104,6 +110,7 @@ impl Default for Limits {
             outstanding_bytes_max: 64 << 20,
             command_bytes_max: 48 << 20,
             waiting_bytes_max: WAITING_BYTES_MAX,
+            peer_bytes_max: PEER_BYTES_MAX,
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::log::{Disk, Journal, Store};
 use crate::proposer::now_us;
 use crate::status::NodeStatus;
 use crate::transport::wire::Hello;
-use crate::transport::{Grpc, PeerError, PeerInfo, Peers, Service, Transport, router};
+use crate::transport::{Grpc, PeerBudgets, PeerError, PeerInfo, Peers, Service, Transport, router};
 use crate::types::GroupId;
 use crate::warden::Warden;
 use openraft::BasicNode;
@@ -71,6 +71,7 @@ impl Manager {
             store: store.clone(),
             transport,
             answer_timeout: config.timing.answer(),
+            appends: PeerBudgets::new(config.limits.peer_bytes_max),
         });
         let me = Hello {
             node: config.node,
@@ -163,9 +164,21 @@ impl Manager {
             node: self.config.node,
             cluster: self.cluster(),
             groups: self.groups.values().map(|group| group.status()).collect(),
+            append_bytes: self.peers.appends.held(),
             waiting_bytes: self.waiting.iter().map(|budget| budget.held()).sum(),
             writes: self.store.stats(),
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    /// Of batches that wait for their entries in the shards.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> &Arc<ByteBudget> {
+        &self.waiting[1]
     }
 
     /// Asks who answers at an address: to find out the ids of `--peers`, and whether two nodes have one id.

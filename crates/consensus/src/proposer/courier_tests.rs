@@ -7,7 +7,7 @@ use crate::command::{Body, Publish};
 use crate::config::Timing;
 use crate::log::Store;
 use crate::transport::wire::{Append, Appended, Header, ProposeReply, Reply, Request};
-use crate::transport::{PeerError, Peers, Replies, Transport};
+use crate::transport::{PeerBudgets, PeerError, Peers, Replies, Transport};
 use crate::types::{GroupId, LeaderId, Membership, StoredMembership, TypeConfig, Vote};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -135,6 +135,7 @@ impl Fixture {
             store: store.clone(),
             transport: Arc::new(Wire(opened)),
             answer_timeout: Duration::from_secs(1),
+            appends: PeerBudgets::new(Limits::default().peer_bytes_max),
         });
         let proposer = Arc::new(Proposer::new(ME, EPOCH, Limits::default()));
         let (leaders, watched) = TypeConfig::watch_channel(leads(2, 1));

@@ -1,5 +1,6 @@
 //! Tests of whole nodes, in one process.
 
+mod budgets;
 mod cluster;
 mod faults;
 mod hub;

@@ -9,6 +9,7 @@ mod grpc;
 mod network;
 mod peers;
 mod service;
+mod window;
 pub mod wire;
 
 pub use error::PeerError;
@@ -18,6 +19,7 @@ pub(crate) use network::Network;
 pub(crate) use peers::Peers;
 pub use peers::{PeerInfo, Replies, Transport};
 pub use service::Service;
+pub(crate) use window::PeerBudgets;
 
 /// The protocol's version. Nodes of different versions refuse each other.
 pub const PROTOCOL: u32 = 1;

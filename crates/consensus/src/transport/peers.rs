@@ -1,7 +1,7 @@
 //! The client's side: who is called, as whom, and for how long.
 
 use super::wire::{Answer, Append, Appended, Ask, Header, Hello, Join, ProposeReply, Reply, Request};
-use super::{PROTOCOL, PeerError};
+use super::{PROTOCOL, PeerBudgets, PeerError};
 use crate::log::Store;
 use crate::record::EncodedBatch;
 use crate::types::GroupId;
@@ -62,6 +62,8 @@ pub(crate) struct Peers {
     pub(crate) store: Arc<Store>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) answer_timeout: Duration,
+    /// Of entries that are on their way.
+    pub(crate) appends: PeerBudgets,
 }
 
 impl Peers {
