@@ -97,15 +97,31 @@ impl Timing {
     }
 }
 
-/// How much may wait, for each group.
+/// Bytes of batches that may wait at a leader for their entries, of all shards together.
+const WAITING_BYTES_MAX: usize = 64 << 20;
+
+/// Bytes of batches that may wait at the leader of the meta group for their entries. They have a budget of their own:
+/// what a shard does must not hold them up.
+pub(crate) const META_WAITING_BYTES_MAX: usize = 4 << 20;
+
+/// Bytes of entries that may be on their way to one follower, of all groups together.
+const PEER_BYTES_MAX: usize = 16 << 20;
+
+/// How much may wait.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Commands under way from this node.
+    /// Commands under way from this node, in each group.
     pub outstanding_count_max: usize,
-    /// Their bytes, until they are in the log.
+    /// Their bytes, until they are in the log, in each group.
     pub outstanding_bytes_max: usize,
     /// Bytes of a single command.
     pub command_bytes_max: usize,
+    /// Bytes of batches that wait for their entries where this node leads, from all nodes and of all shards together.
+    /// A larger command is let through alone.
+    pub waiting_bytes_max: usize,
+    /// Bytes of entries that were sent to one follower and that it has not answered for, of all groups together. A
+    /// larger entry is let through alone. Another message of each group may wait to be sent.
+    pub peer_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -114,6 +130,8 @@ impl Default for Limits {
             outstanding_count_max: 65_536,
             outstanding_bytes_max: 64 << 20,
             command_bytes_max: 48 << 20,
+            waiting_bytes_max: WAITING_BYTES_MAX,
+            peer_bytes_max: PEER_BYTES_MAX,
         }
     }
 }

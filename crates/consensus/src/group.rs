@@ -1,9 +1,10 @@
 //! A raft group on this node.
 
+use crate::budget::Share;
 use crate::config::{Config, Timing};
 use crate::log::{GroupLog, Store};
 use crate::machine::Machine;
-use crate::proposer::{Batcher, Courier, Incoming, Proposer, WAITING_BATCHES_MAX};
+use crate::proposer::{Batcher, Courier, Inbox, Proposer};
 use crate::resolved::ResolvedLog;
 use crate::resolver::{MetaState, Resolver, ShardState};
 use crate::status::{GroupStatus, Role};
@@ -19,7 +20,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{ServerState, SnapshotPolicy};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 /// Entries in one message to a follower, unless their bytes are too many.
 const SENT_ENTRIES_MAX: u64 = 1024;
@@ -30,7 +31,7 @@ pub struct Group {
     raft: Raft,
     resolved: Arc<ResolvedLog>,
     proposer: Arc<Proposer>,
-    batcher: mpsc::Sender<Incoming>,
+    batcher: Inbox,
     applied: AtomicU64,
     vitals: Arc<Vitals>,
     supervisor: Supervisor,
@@ -41,6 +42,7 @@ impl Group {
         log: GroupLog,
         store: &Arc<Store>,
         peers: &Arc<Peers>,
+        waiting: Share,
         epoch: u64,
         config: &Config,
         supervisor: &Supervisor,
@@ -65,7 +67,7 @@ impl Group {
             .watch(format!("raft ({id})"), starting)
             .await
             .map_err(std::io::Error::other)?;
-        let (batcher, incoming) = mpsc::channel(WAITING_BATCHES_MAX);
+        let (batcher, incoming) = Inbox::new(waiting);
         let courier = Courier {
             group: id,
             proposer: proposer.clone(),
@@ -175,7 +177,7 @@ impl Group {
         &self.supervisor
     }
 
-    pub(crate) fn batcher(&self) -> mpsc::Sender<Incoming> {
+    pub(crate) fn batcher(&self) -> Inbox {
         self.batcher.clone()
     }
 

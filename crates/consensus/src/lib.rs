@@ -10,6 +10,7 @@
 //!
 //! The log is kept whole: there are no snapshots yet, and nothing is ever purged.
 
+mod budget;
 mod clock;
 pub mod command;
 mod config;

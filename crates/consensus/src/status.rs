@@ -14,6 +14,10 @@ pub struct NodeStatus {
     pub cluster: Option<String>,
     /// Its groups.
     pub groups: Vec<GroupStatus>,
+    /// Bytes of batches that wait for their entries in the groups that it leads.
+    pub waiting_bytes: usize,
+    /// Bytes of entries that are on their way to its followers.
+    pub append_bytes: usize,
     /// What its log store has written.
     pub writes: WriteStats,
     /// What a quorum says of its clock.

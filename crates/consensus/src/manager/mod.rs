@@ -7,14 +7,15 @@ mod tasks;
 pub use error::{InitError, StartError};
 
 use crate::Propose;
+use crate::budget::ByteBudget;
 use crate::command::{Body, InitCluster};
-use crate::config::Config;
+use crate::config::{Config, META_WAITING_BYTES_MAX};
 use crate::group::Group;
 use crate::log::{Disk, Files, Store};
 use crate::status::NodeStatus;
 use crate::supervisor::Supervisor;
 use crate::transport::wire::Hello;
-use crate::transport::{Grpc, PeerError, PeerInfo, Peers, Service, Transport, router};
+use crate::transport::{Grpc, PeerBudgets, PeerError, PeerInfo, Peers, Service, Transport, router};
 use crate::types::GroupId;
 use crate::vitals::Vitals;
 use crate::warden::Warden;
@@ -36,6 +37,8 @@ pub struct Manager {
     spacetimedb_version: watch::Sender<Option<String>>,
     supervisor: Supervisor,
     vitals: Arc<Vitals>,
+    /// Of batches that wait for their entries: the meta group's, and the shards'.
+    waiting: [Arc<ByteBudget>; 2],
 }
 
 impl Manager {
@@ -72,6 +75,7 @@ impl Manager {
             transport,
             answer_timeout: config.timing.answer(),
             vitals: vitals.clone(),
+            appends: PeerBudgets::new(config.limits.peer_bytes_max),
         });
         let me = Hello {
             node: config.node,
@@ -82,10 +86,12 @@ impl Manager {
         };
         let service = Arc::new(Service::new(me, store.clone(), vitals.clone()));
         let supervisor = Supervisor::new();
+        let waiting = [META_WAITING_BYTES_MAX, config.limits.waiting_bytes_max].map(ByteBudget::new);
         let mut groups = BTreeMap::new();
         for id in [GroupId::META, GroupId::SHARD] {
             let log = store.group(id)?;
-            let group = Group::start(log, &store, &peers, epoch, &config, &supervisor, &vitals)
+            let waiting = waiting[usize::from(id != GroupId::META)].share();
+            let group = Group::start(log, &store, &peers, waiting, epoch, &config, &supervisor, &vitals)
                 .await
                 .map_err(starting(id))?;
             groups.insert(id, group);
@@ -131,6 +137,7 @@ impl Manager {
             spacetimedb_version,
             supervisor,
             vitals,
+            waiting,
         }))
     }
 
@@ -182,11 +189,24 @@ impl Manager {
             node: self.config.node,
             cluster: self.cluster(),
             groups: self.groups.values().map(|group| group.status()).collect(),
+            append_bytes: self.peers.appends.held(),
+            waiting_bytes: self.waiting.iter().map(|budget| budget.held()).sum(),
             writes: self.store.stats(),
             clock: *self.vitals.clock.verdict().borrow(),
             space: self.vitals.space.now(),
             troubles: self.vitals.troubles(),
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    /// Of batches that wait for their entries in the shards.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> &Arc<ByteBudget> {
+        &self.waiting[1]
     }
 
     /// Asks who answers at an address: to find out the ids of `--peers`, and whether two nodes have one id.

@@ -1,6 +1,7 @@
 //! The leader's side: forms entries from whatever waits.
 
 use crate::ENTRY_VERSION;
+use crate::budget::Permit;
 use crate::record::{EncodedBatch, EncodedEntry};
 use crate::types::{Proposal, Raft};
 use crate::vitals::Vitals;
@@ -14,9 +15,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 
-/// Batches, of all origins, that wait for an entry.
-pub(crate) const WAITING_BATCHES_MAX: usize = 256;
-
 /// Bytes of an entry, unless a single batch has more.
 const ENTRY_BYTES_MAX: usize = 1 << 20;
 
@@ -29,10 +27,11 @@ const STAMP_RETRY: Duration = Duration::from_millis(10);
 /// Entries on their way at once: while some are being written, the next ones fill.
 const IN_FLIGHT_MAX: usize = 4;
 
-/// A batch for the log, and whom to tell if it is not taken.
+/// A batch for the log, whom to tell if it is not taken, and its part of the node's budget.
 pub(crate) struct Incoming {
     pub(crate) batch: EncodedBatch,
     pub(crate) refused: Arc<Refused>,
+    pub(crate) room: Permit,
 }
 
 /// Says that a leader takes nothing more: everything that the log does not have must be sent again.
@@ -80,7 +79,7 @@ impl Batcher {
                 first.refused.refuse();
                 continue;
             };
-            let (entry, origins) = self.form(first, stamp_us, &mut carry);
+            let (entry, origins, room) = self.form(first, stamp_us, &mut carry);
             let (responder, written) = ProgressResponder::complete_only();
             if self
                 .raft
@@ -93,6 +92,7 @@ impl Batcher {
                 return;
             }
             in_flight.push_back(async move {
+                let _room = room;
                 if !matches!(written.await, Ok(Ok(_))) {
                     refuse(&origins);
                 }
@@ -119,9 +119,10 @@ impl Batcher {
         first: Incoming,
         stamp_us: i64,
         carry: &mut Option<Incoming>,
-    ) -> (Bytes, Vec<Arc<Refused>>) {
+    ) -> (Bytes, Vec<Arc<Refused>>, Vec<Permit>) {
         let (mut bytes, mut count) = (first.batch.size(), first.batch.commands.len());
         let (mut batches, mut origins) = (vec![first.batch], vec![first.refused]);
+        let mut room = vec![first.room];
         while let Ok(next) = self.incoming.try_recv() {
             bytes += next.batch.size();
             count += next.batch.commands.len();
@@ -129,6 +130,7 @@ impl Batcher {
                 *carry = Some(next);
                 break;
             }
+            room.push(next.room);
             match batches.last_mut() {
                 Some(last) if follows(last, &next.batch) => last.commands.extend(next.batch.commands),
                 _ => batches.push(next.batch),
@@ -142,7 +144,7 @@ impl Batcher {
             timestamp_us: stamp_us,
             batches,
         };
-        (entry.encode_to_vec().into(), origins)
+        (entry.encode_to_vec().into(), origins, room)
     }
 }
 

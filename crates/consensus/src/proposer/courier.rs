@@ -1,7 +1,8 @@
 //! Carries this node's proposals to whoever leads.
 
 use super::Proposer;
-use super::batcher::{Incoming, Refused};
+use super::batcher::Refused;
+use super::inbox::Inbox;
 use super::pace::Pace;
 use crate::config::Timing;
 use crate::log::Store;
@@ -50,7 +51,7 @@ pub(crate) struct Courier {
     pub(crate) proposer: Arc<Proposer>,
     pub(crate) store: Arc<Store>,
     pub(crate) leaders: Leaders,
-    pub(crate) batcher: mpsc::Sender<Incoming>,
+    pub(crate) batcher: Inbox,
     pub(crate) peers: Arc<Peers>,
     pub(crate) timing: Timing,
     pub(crate) vitals: Arc<Vitals>,
@@ -68,20 +69,14 @@ enum End {
 
 /// The way to a leader.
 enum Route {
-    Here(mpsc::Sender<Incoming>),
+    Here(Inbox),
     There(mpsc::Sender<EncodedBatch>),
 }
 
 impl Route {
     async fn send(&self, batch: EncodedBatch, refused: &Arc<Refused>) -> bool {
         match self {
-            Self::Here(batcher) => batcher
-                .send(Incoming {
-                    batch,
-                    refused: refused.clone(),
-                })
-                .await
-                .is_ok(),
+            Self::Here(batcher) => batcher.put(batch, refused).await,
             Self::There(stream) => stream.send(batch).await.is_ok(),
         }
     }

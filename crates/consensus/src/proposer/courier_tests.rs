@@ -2,11 +2,12 @@
 
 use super::courier::Leaders;
 use super::*;
+use crate::budget::ByteBudget;
 use crate::command::{Body, Publish};
 use crate::config::Timing;
 use crate::log::Store;
 use crate::transport::wire::{Append, Appended, Header, ProposeReply, Reply, Request};
-use crate::transport::{PeerError, Peers, Replies, Transport};
+use crate::transport::{PeerBudgets, PeerError, Peers, Replies, Transport};
 use crate::types::{GroupId, LeaderId, Membership, StoredMembership, TypeConfig, Vote};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -136,6 +137,7 @@ impl Fixture {
             transport: Arc::new(Wire(opened)),
             answer_timeout: Duration::from_secs(1),
             vitals: vitals.clone(),
+            appends: PeerBudgets::new(Limits::default().peer_bytes_max),
         });
         let proposer = Arc::new(Proposer::new(ME, EPOCH, Limits::default()));
         let (leaders, watched) = TypeConfig::watch_channel(leads(2, 1));
@@ -145,7 +147,7 @@ impl Fixture {
             proposer: proposer.clone(),
             store,
             leaders: watched as Leaders,
-            batcher: mpsc::channel(1).0,
+            batcher: Inbox::new(ByteBudget::new(1).share()).0,
             peers,
             timing: Timing::default(),
         };

@@ -4,13 +4,15 @@ mod batcher;
 mod courier;
 #[cfg(test)]
 mod courier_tests;
+mod inbox;
 mod pace;
 mod queue;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use batcher::{Batcher, Incoming, Refused, WAITING_BATCHES_MAX};
+pub(crate) use batcher::{Batcher, Refused};
 pub(crate) use courier::Courier;
+pub(crate) use inbox::Inbox;
 pub(crate) use queue::BATCH_COUNT_MAX;
 
 use crate::config::Limits;

@@ -103,16 +103,22 @@ pub(super) struct Cluster {
     pub(super) hub: Arc<Hub>,
     pub(super) nodes: BTreeMap<u64, Node>,
     dirs: BTreeMap<u64, TempDir>,
+    limits: Limits,
 }
 
 impl Cluster {
     /// Starts and initialises a cluster with a database.
     pub(super) async fn start(count: u64) -> Self {
+        Self::start_with(count, Limits::default()).await
+    }
+
+    pub(super) async fn start_with(count: u64, limits: Limits) -> Self {
         let dirs = (1..=count).map(|id| (id, tempfile::tempdir().unwrap())).collect();
         let mut cluster = Self {
             hub: Arc::default(),
             nodes: BTreeMap::new(),
             dirs,
+            limits,
         };
         for id in 1..=count {
             cluster.start_node(id).await;
@@ -131,7 +137,12 @@ impl Cluster {
     }
 
     pub(super) async fn start_node(&mut self, id: u64) {
-        let node = Node::start(config(id, &self.dirs[&id]), Arc::new(self.hub.clone())).await;
+        let limits = self.limits.clone();
+        let config = Config {
+            limits,
+            ..config(id, &self.dirs[&id])
+        };
+        let node = Node::start(config, Arc::new(self.hub.clone())).await;
         self.hub.connect(id, node.manager.service());
         self.nodes.insert(id, node);
     }

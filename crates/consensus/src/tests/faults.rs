@@ -4,7 +4,7 @@ use super::cluster::{Cluster, call, config, publish, settings};
 use super::hub::{Hub, addr};
 use super::run;
 use crate::log::troubled::{Trouble, Troubled};
-use crate::proposer::{Incoming, Refused};
+use crate::proposer::Refused;
 use crate::{Disk, EncodedBatch, Manager, Propose, StartError, StoreError};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -113,13 +113,7 @@ fn a_node_stops_at_a_command_of_a_newer_version() {
             first_seq: 1,
             commands,
         };
-        manager
-            .shard()
-            .batcher()
-            .send(Incoming { batch, refused })
-            .await
-            .ok()
-            .unwrap();
+        assert!(manager.shard().batcher().put(batch, &refused).await);
         let reason = manager
             .fatal()
             .wait_for(Option::is_some)

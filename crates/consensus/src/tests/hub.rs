@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt};
 use parking_lot::Mutex;
+use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use tokio::sync::watch;
@@ -16,10 +17,16 @@ use tokio::sync::watch;
 pub(super) struct Hub {
     services: Mutex<BTreeMap<u64, Weak<Service>>>,
     cut: watch::Sender<BTreeSet<(u64, u64)>>,
+    /// Nodes that entries do not reach, and the bytes of those that were sent to them.
+    swallowed: Mutex<BTreeMap<u64, usize>>,
 }
 
 pub(super) fn addr(node: u64) -> String {
     format!("n{node}")
+}
+
+fn parse(addr: &str) -> Option<u64> {
+    addr.strip_prefix('n')?.parse().ok()
 }
 
 impl Hub {
@@ -45,12 +52,41 @@ impl Hub {
         self.cut.send_modify(BTreeSet::clear);
     }
 
+    /// From now on a node takes in what carries entries, and never answers; heartbeats reach it.
+    pub(super) fn swallow(&self, node: u64) {
+        self.swallowed.lock().insert(node, 0);
+    }
+
+    /// Bytes that were sent to a node since then.
+    pub(super) fn swallowed(&self, node: u64) -> usize {
+        self.swallowed.lock().get(&node).copied().unwrap_or(0)
+    }
+
+    /// Entries reach all nodes again, on new streams: those that have lost some must be cut.
+    pub(super) fn disgorge(&self) {
+        self.swallowed.lock().clear();
+    }
+
+    /// What of a stream of entries reaches a node.
+    fn sift(self: &Arc<Self>, addr: &str, entries: BoxStream<'static, Append>) -> BoxStream<'static, Append> {
+        let (hub, node) = (self.clone(), parse(addr).unwrap_or(0));
+        let mut has_lost = false;
+        entries
+            .filter(move |append| {
+                if let Some(bytes) = hub.swallowed.lock().get_mut(&node)
+                    && (has_lost || !append.entries.is_empty())
+                {
+                    has_lost = true;
+                    *bytes += append.encoded_len();
+                }
+                std::future::ready(!has_lost)
+            })
+            .boxed()
+    }
+
     fn find(&self, from: u64, addr: &str) -> Result<(u64, Arc<Service>), PeerError> {
         let unreachable = || PeerError::unreachable("cut off");
-        let node = addr
-            .strip_prefix('n')
-            .and_then(|id| id.parse().ok())
-            .ok_or_else(unreachable)?;
+        let node = parse(addr).ok_or_else(unreachable)?;
         let service = self
             .services
             .lock()
@@ -134,6 +170,7 @@ impl Transport for Arc<Hub> {
         header: Header,
         entries: BoxStream<'static, Append>,
     ) -> BoxFuture<'static, Result<Replies<Appended>, PeerError>> {
+        let entries = self.sift(addr, entries);
         self.open(header.from, addr, entries, |service, entries| {
             service.append(&header, entries)
         })

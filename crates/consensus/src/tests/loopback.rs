@@ -1,9 +1,11 @@
 //! Three nodes with the real disk and the real transport.
 
-use super::cluster::{Node, call, config, publish, settings};
+use super::cluster::{DATABASE, Node, call, config, publish, settings};
 use super::replica::{check_order, name};
 use super::run;
-use crate::{Config, Grpc, PeerError, Propose, Role};
+use crate::command::{Body, Call, ExpireNode};
+use crate::{Config, Group, Grpc, Manager, PeerError, Propose, Role};
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -44,6 +46,21 @@ impl Served {
         drop(self.server.await);
         self.node.stop().await;
     }
+}
+
+/// Three nodes of a cluster with a database, and where their data are.
+async fn serve_three() -> (BTreeMap<u64, Served>, BTreeMap<u64, TempDir>) {
+    let (mut nodes, mut dirs, mut members) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    for id in 1..=3 {
+        let (addr, dir) = (free_addr().await, tempfile::tempdir().unwrap());
+        nodes.insert(id, serve(id, addr, &dir).await);
+        members.insert(id, addr.to_string());
+        dirs.insert(id, dir);
+    }
+    let first = &nodes[&1].node.manager;
+    first.init(members, settings()).await.unwrap();
+    first.shard().submit(publish()).unwrap().await.unwrap();
+    (nodes, dirs)
 }
 
 #[test]
@@ -136,6 +153,77 @@ fn ten_thousand_proposals_through_restarts_are_applied_once_and_in_order() {
             "only {} were acknowledged",
             acknowledged.len()
         );
+        for served in nodes.into_values() {
+            served.stop().await;
+        }
+    });
+}
+
+/// A node that does not lead, after the first one leads both groups.
+async fn follower_of_one_leader(nodes: &BTreeMap<u64, Served>) -> (u64, u64) {
+    let leads = |id: u64, group: &Arc<Group>| {
+        let status = group.status();
+        status.role == Role::Leader && status.leader.is_some_and(|(leader, _)| leader == id)
+    };
+    loop {
+        let leader = |group: fn(&Manager) -> &Arc<Group>| {
+            let found = nodes
+                .iter()
+                .find(|(id, served)| leads(**id, group(&served.node.manager)));
+            found.map(|(id, _)| *id)
+        };
+        match (leader(Manager::shard), leader(Manager::meta)) {
+            (Some(shard), Some(meta)) if shard == meta => {
+                let follower = nodes.keys().find(|id| **id != shard).unwrap();
+                return (shard, *follower);
+            }
+            (Some(shard), Some(meta)) => {
+                let raft = nodes[&meta].node.manager.meta().raft();
+                raft.trigger().transfer_leader(shard).await.unwrap();
+            }
+            _ => {}
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[test]
+fn a_shard_whose_leader_has_no_room_does_not_hold_up_the_meta_group() {
+    const COUNT: usize = 16;
+    const BYTES: usize = 512 << 10;
+    run(async {
+        let (nodes, _dirs) = serve_three().await;
+        let (leader, follower) = follower_of_one_leader(&nodes).await;
+        // Others have taken the leader's whole budget.
+        let budget = nodes[&leader].node.manager.waiting();
+        let pool = budget.share().acquire(usize::MAX / 2).await;
+        let reserve = budget.share().acquire(usize::MAX / 2).await;
+        let manager = &nodes[&follower].node.manager;
+        let large = || {
+            let args = Bytes::from(vec![0; BYTES]);
+            let call = Call {
+                database: DATABASE,
+                args,
+                ..Call::default()
+            };
+            manager.shard().submit(Body::Call(call).into()).unwrap()
+        };
+        let pending: Vec<_> = (0..COUNT).map(|_| large()).collect();
+        for epoch in 0..20 {
+            // Without effect: there is no such node.
+            let expire = ExpireNode {
+                node: 99,
+                epoch,
+                term: 0,
+            };
+            let submitted = manager.meta().submit(Body::ExpireNode(expire).into());
+            submitted.unwrap().await.unwrap();
+        }
+        assert_eq!(manager.shard().status().outstanding_count, COUNT);
+        drop((pool, reserve));
+        for pending in pending {
+            pending.await.unwrap();
+        }
         for served in nodes.into_values() {
             served.stop().await;
         }

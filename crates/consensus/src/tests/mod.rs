@@ -1,6 +1,7 @@
 //! Tests of whole nodes, in one process.
 
 mod announce;
+mod budgets;
 mod cluster;
 mod ends;
 mod faults;

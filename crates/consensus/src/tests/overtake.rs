@@ -29,7 +29,10 @@ fn a_follower_whose_disk_fills_up_while_it_is_behind_keeps_its_log() {
         let disk = Troubled::new();
         let mut nodes = Vec::new();
         for id in 1..=2u64 {
-            let node = Node::start(config(id, &dirs[id as usize - 1]), Arc::new(hub.clone())).await;
+            let mut config = config(id, &dirs[id as usize - 1]);
+            // Otherwise the third node would not be sent what it can't write.
+            config.limits.peer_bytes_max = 128 << 20;
+            let node = Node::start(config, Arc::new(hub.clone())).await;
             hub.connect(id, node.manager.service());
             nodes.push(node);
         }

@@ -4,7 +4,7 @@ use super::cluster::{Cluster, Node, call, call_in, connect};
 use super::replica::name;
 use super::run;
 use crate::command::{Body, ExpireNode};
-use crate::proposer::{Incoming, Refused};
+use crate::proposer::Refused;
 use crate::{Command, EncodedBatch, Outcome, Pending, Propose, Role, Unapplied};
 use prost::Message;
 use std::collections::BTreeSet;
@@ -90,14 +90,7 @@ impl Script {
             commands,
         };
         let batcher = self.cluster().nodes[&leader].manager.shard().batcher();
-        batcher
-            .send(Incoming {
-                batch,
-                refused: Arc::new(Refused::default()),
-            })
-            .await
-            .ok()
-            .unwrap();
+        assert!(batcher.put(batch, &Arc::new(Refused::default())).await);
         // What is proposed after it is resolved after it: a command that has no effect.
         let marker = Body::ExpireNode(ExpireNode {
             node: 99,

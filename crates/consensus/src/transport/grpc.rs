@@ -43,14 +43,23 @@ const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 /// The transport between real nodes.
 #[derive(Default)]
 pub struct Grpc {
-    /// One connection for each address; it reconnects by itself.
-    channels: Mutex<HashMap<String, Channel>>,
+    /// They reconnect by themselves.
+    channels: Mutex<HashMap<(String, Line), Channel>>,
+}
+
+/// Which of the connections to an address. What a leader has no room for is not read, and stands in the connection's
+/// window, in the way of everything else: proposals of a group so have a connection of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Line {
+    Raft,
+    Proposals { group: u64 },
 }
 
 impl Grpc {
-    fn client(&self, addr: &str) -> Result<tonic::client::Grpc<Channel>, PeerError> {
+    fn client(&self, addr: &str, line: Line) -> Result<tonic::client::Grpc<Channel>, PeerError> {
         let mut channels = self.channels.lock();
-        let channel = match channels.get(addr) {
+        let key = (addr.to_owned(), line);
+        let channel = match channels.get(&key) {
             Some(channel) => channel.clone(),
             None => {
                 let channel = Endpoint::from_shared(format!("http://{addr}"))
@@ -63,7 +72,7 @@ impl Grpc {
                     .initial_stream_window_size(STREAM_WINDOW_BYTES)
                     .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
                     .connect_lazy();
-                channels.insert(addr.to_owned(), channel.clone());
+                channels.insert(key, channel.clone());
                 channel
             }
         };
@@ -76,6 +85,7 @@ impl Grpc {
         &self,
         path: &'static str,
         addr: &str,
+        line: Line,
         header: Header,
         messages: BoxStream<'static, M>,
     ) -> BoxFuture<'static, Result<Replies<R>, PeerError>>
@@ -83,7 +93,7 @@ impl Grpc {
         M: Message + 'static,
         R: Message + Default + 'static,
     {
-        let client = self.client(addr);
+        let client = self.client(addr, line);
         Box::pin(async move {
             let mut client = client?;
             client.ready().await.map_err(unreachable)?;
@@ -104,7 +114,7 @@ impl Grpc {
 
 impl Transport for Grpc {
     fn call(&self, addr: &str, header: Header, ask: Request) -> BoxFuture<'static, Result<Reply, PeerError>> {
-        let client = self.client(addr);
+        let client = self.client(addr, Line::Raft);
         Box::pin(async move {
             let mut client = client?;
             client.ready().await.map_err(unreachable)?;
@@ -124,7 +134,7 @@ impl Transport for Grpc {
         header: Header,
         entries: BoxStream<'static, Append>,
     ) -> BoxFuture<'static, Result<Replies<Appended>, PeerError>> {
-        self.stream(APPEND, addr, header, entries)
+        self.stream(APPEND, addr, Line::Raft, header, entries)
     }
 
     fn propose(
@@ -133,7 +143,8 @@ impl Transport for Grpc {
         header: Header,
         batches: BoxStream<'static, EncodedBatch>,
     ) -> BoxFuture<'static, Result<Replies<ProposeReply>, PeerError>> {
-        self.stream(PROPOSE, addr, header, batches)
+        let line = Line::Proposals { group: header.group };
+        self.stream(PROPOSE, addr, line, header, batches)
     }
 }
 

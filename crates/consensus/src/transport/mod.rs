@@ -1,6 +1,6 @@
 //! How nodes talk: messages, who may send them, and gRPC to carry them.
 //!
-//! There is one HTTP/2 connection to each peer, for all groups. [`Transport`] is the client's side and [`Service`]
+//! There is one HTTP/2 connection to each peer, for all groups, and one for the proposals of each. [`Transport`] is the client's side and [`Service`]
 //! the server's; tests put something else than gRPC between the two.
 
 mod convert;
@@ -11,6 +11,7 @@ mod peers;
 mod protocol;
 mod sanity;
 mod service;
+mod window;
 pub mod wire;
 
 pub use error::PeerError;
@@ -21,6 +22,7 @@ pub(crate) use peers::Peers;
 pub use peers::{PeerInfo, Replies, Transport};
 pub use protocol::{PROTOCOL, PROTOCOL_MIN};
 pub use service::Service;
+pub(crate) use window::PeerBudgets;
 
 /// Bytes of a message: an entry of the largest command, with room to spare.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 64 << 20;

@@ -2,7 +2,9 @@
 
 use super::PeerError;
 use super::peers::Peers;
+use super::window::{Window, WindowReplies};
 use super::wire::{Answer, Append, Ask};
+use crate::budget::Share;
 use crate::types::{GroupId, TypeConfig, Vote};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -16,6 +18,7 @@ use openraft::raft::{
 use openraft::{BasicNode, OptionalSend};
 use std::future::Future;
 use std::sync::Arc;
+use tokio::sync::oneshot;
 
 #[cfg(test)]
 mod tests;
@@ -40,6 +43,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             addr: node.addr.clone(),
             group: self.group,
             peers: self.peers.clone(),
+            share: self.peers.appends.of(target).share(),
         }
     }
 }
@@ -50,6 +54,8 @@ pub(crate) struct Peer {
     addr: String,
     group: GroupId,
     peers: Arc<Peers>,
+    /// Of the bytes that may be on their way to the member.
+    share: Share,
 }
 
 impl Peer {
@@ -101,19 +107,17 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 let nothing: BoxStream<'s, _> = Box::pin(futures::stream::empty());
                 return Ok(nothing);
             };
-            let entries = futures::stream::iter([first])
-                .chain(input)
-                .then(|request| async {
-                    if request.entries.is_empty() {
-                        give_way().await;
-                    }
-                    Append::from(request)
-                })
+            let window = Window::new(self.share.clone());
+            let (wanted, unwanted) = oneshot::channel();
+            let requests = futures::stream::iter([first]).chain(input);
+            let entries = futures::stream::unfold((requests, window.clone()), next_append)
+                .take_until(unwanted)
                 .boxed();
             let open = self.peers.append(self.id, &self.addr, self.group, entries);
             let replies = open.await.map_err(into_rpc)?;
-            let replies: BoxStream<'s, _> =
-                Box::pin(replies.map(|reply| reply.map(Into::into).map_err(into_rpc)));
+            let replies = WindowReplies::new(window, replies, wanted)
+                .map(|reply| reply.map(Into::into).map_err(into_rpc));
+            let replies: BoxStream<'s, _> = Box::pin(replies);
             Ok(replies)
         })
     }
@@ -155,6 +159,21 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             _ => Err(into_rpc(PeerError::Garbled)),
         }
     }
+}
+
+/// The next message to a follower, as soon as the window has room for it. Until then no further entries are read: raft
+/// reads them as the stream is polled, for one request at a time.
+async fn next_append<S>((mut requests, window): (S, Arc<Window>)) -> Option<(Append, (S, Arc<Window>))>
+where
+    S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin,
+{
+    let place = window.place().await;
+    let append = Append::from(requests.next().await?);
+    if append.entries.is_empty() {
+        give_way().await;
+    }
+    window.enter(place, &append).await;
+    Some((append, (requests, window)))
 }
 
 /// Lets everything else run first that is ready to: the news that entries are committed must not keep this node from

@@ -4,7 +4,7 @@ use super::sanity;
 use super::wire::{
     Answer, Append, Appended, Ask, Header, Hello, Join, Ping, Pong, ProposeReply, Reply, Request,
 };
-use super::{PROTOCOL, PROTOCOL_MIN, PeerError};
+use super::{PROTOCOL, PROTOCOL_MIN, PeerBudgets, PeerError};
 use crate::log::Store;
 use crate::record::EncodedBatch;
 use crate::types::GroupId;
@@ -68,6 +68,8 @@ pub(crate) struct Peers {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) answer_timeout: Duration,
     pub(crate) vitals: Arc<Vitals>,
+    /// Of entries that are on their way.
+    pub(crate) appends: PeerBudgets,
 }
 
 impl Peers {

@@ -10,7 +10,7 @@ use super::wire::{
 };
 use crate::group::Group;
 use crate::log::{Store, StoreError};
-use crate::proposer::{BATCH_COUNT_MAX, Incoming, Refused};
+use crate::proposer::{BATCH_COUNT_MAX, Refused};
 use crate::record::{EncodedBatch, LogRecord};
 use crate::types::GroupId;
 use crate::vitals::Vitals;
@@ -244,11 +244,8 @@ impl Service {
                     }
                     let is_sound =
                         batch.node == node && batch.commands.len() <= BATCH_COUNT_MAX && believed.is_ok();
-                    let incoming = Incoming {
-                        batch,
-                        refused: refused.clone(),
-                    };
-                    if !is_sound || batcher.send(incoming).await.is_err() {
+                    // While there is no room the next one is not read, and the sender waits.
+                    if !is_sound || !batcher.put(batch, &refused).await {
                         return;
                     }
                 }
