@@ -145,11 +145,11 @@ impl Clock {
         (elapsed <= COMPARISON_AGE_MAX).then(|| (wall_us + elapsed.as_micros() as u64) as i64)
     }
 
-    /// Whether a stamp is further ahead than any good clock could make it. A node whose own clock is not known to be good
-    /// refuses nothing.
-    pub(crate) fn is_far_ahead(&self, stamp_us: i64) -> bool {
-        self.stamp_us()
-            .is_some_and(|now| stamp_us.saturating_sub(now) > STAMP_AHEAD_MAX.as_micros() as i64)
+    /// The latest stamp that a good clock could make, in microseconds. `None` if this node's own is not known to be good:
+    /// it refuses nothing.
+    pub(crate) fn stamp_us_max(&self) -> Option<i64> {
+        let now = self.stamp_us()?;
+        Some(now.saturating_add(STAMP_AHEAD_MAX.as_micros() as i64))
     }
 
     /// When a node answered last.
@@ -307,10 +307,11 @@ mod tests {
         *wall.0.lock() += 4_000_000_000;
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(clock.stamp_us(), Some(1_001_000_000));
-        assert!(clock.is_far_ahead(1_004_000_000) && !clock.is_far_ahead(1_002_500_000));
+        let max = clock.stamp_us_max().unwrap();
+        assert!(max < 1_004_000_000 && max >= 1_002_500_000);
         assert!(matches!(compare(1_001_000_000), ClockVerdict::Off { .. }));
         assert_eq!(clock.stamp_us(), None);
-        assert!(!clock.is_far_ahead(i64::MAX), "who is off refuses nothing");
+        assert_eq!(clock.stamp_us_max(), None, "who is off refuses nothing");
         *wall.0.lock() = 1_001_500_000;
         assert_eq!(compare(1_001_500_000), ClockVerdict::Good);
         tokio::time::advance(COMPARISON_AGE_MAX * 2).await;

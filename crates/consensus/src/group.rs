@@ -25,9 +25,21 @@ use tokio::sync::watch;
 /// Entries in one message to a follower, unless their bytes are too many.
 const SENT_ENTRIES_MAX: u64 = 1024;
 
+/// What a node's groups share.
+#[derive(Clone, Copy)]
+pub(crate) struct Host<'a> {
+    pub(crate) store: &'a Arc<Store>,
+    pub(crate) peers: &'a Arc<Peers>,
+    pub(crate) epoch: u64,
+    pub(crate) config: &'a Config,
+    pub(crate) supervisor: &'a Supervisor,
+    pub(crate) vitals: &'a Arc<Vitals>,
+}
+
 /// A raft group on this node.
 pub struct Group {
     id: GroupId,
+    store: Arc<Store>,
     raft: Raft,
     resolved: Arc<ResolvedLog>,
     proposer: Arc<Proposer>,
@@ -38,16 +50,20 @@ pub struct Group {
 }
 
 impl Group {
+    /// Starts a group with its `log` and its share of the bytes that may be `waiting` for entries.
     pub(crate) async fn start(
         log: GroupLog,
-        store: &Arc<Store>,
-        peers: &Arc<Peers>,
         waiting: Share,
-        epoch: u64,
-        config: &Config,
-        supervisor: &Supervisor,
-        vitals: &Arc<Vitals>,
+        host: Host<'_>,
     ) -> Result<Arc<Self>, std::io::Error> {
+        let Host {
+            store,
+            peers,
+            epoch,
+            config,
+            supervisor,
+            vitals,
+        } = host;
         let id = log.id();
         let resolver = if id == GroupId::META {
             Resolver::meta()
@@ -80,6 +96,7 @@ impl Group {
         };
         let group = Arc::new(Self {
             id,
+            store: store.clone(),
             raft: raft.clone(),
             resolved,
             proposer,
@@ -181,12 +198,15 @@ impl Group {
         self.batcher.clone()
     }
 
-    /// Whether a node belongs to the group. Before the log's first entry every node of the cluster may.
+    /// Whether a node belongs to the group. Before the log's first entry those do that found the cluster.
     pub(crate) fn is_member(&self, node: u64) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
-        membership.nodes().next().is_none() || membership.get_node(&node).is_some()
+        match membership.nodes().next() {
+            None => self.store.is_founder(node),
+            Some(_) => membership.get_node(&node).is_some(),
+        }
     }
 
     pub(crate) fn orphans(&self, count_max: usize) -> Vec<u64> {

@@ -51,15 +51,12 @@ struct Stamped {
 }
 
 impl LogRecord {
-    /// Checks the version of the entry that it holds.
-    pub(crate) fn check_version(&self, entry: &Bytes) -> Result<(), RecordError> {
-        version::check_entry(Stamped::decode(entry.clone())?.version)
-    }
-
-    /// The leader's clock when it formed the entry; `None` if it holds no commands, or no sound ones.
-    pub(crate) fn stamp_us(&self) -> Option<i64> {
-        let stamped = Stamped::decode(self.entry.clone()?).ok()?;
-        Some(stamped.timestamp_us)
+    /// The leader's clock when it formed the entry, if it holds one that this node can read; `None` if it holds none.
+    pub(crate) fn stamp_us(&self) -> Result<Option<i64>, RecordError> {
+        let Some(entry) = &self.entry else { return Ok(None) };
+        let head = Stamped::decode(entry.clone())?;
+        version::check_entry(head.version)?;
+        Ok(Some(head.timestamp_us))
     }
 }
 
@@ -239,6 +236,13 @@ pub(crate) struct MemberRecord {
     /// Where the others reach it, `host:port`.
     #[prost(string, tag = "1")]
     pub(crate) addr: String,
+}
+
+/// Who founds a cluster, before a log says who its members are.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct FoundersRecord {
+    #[prost(uint64, repeated, tag = "1")]
+    pub(crate) nodes: Vec<u64>,
 }
 
 /// Voters of one configuration.

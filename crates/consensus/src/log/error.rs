@@ -45,6 +45,16 @@ pub enum StoreError {
         /// The directory.
         path: PathBuf,
     },
+    /// Its cluster is founded by other nodes.
+    #[error(
+        "the cluster is founded by nodes {found}, not by {wanted}: run `rtdb init` with the same ones again"
+    )]
+    OtherFounders {
+        /// The nodes that found it.
+        found: String,
+        /// Those that were to.
+        wanted: String,
+    },
     /// It is another node's.
     #[error(
         "{} belongs to node {found}, not to node {wanted}: a node's data can't be handed to another id",

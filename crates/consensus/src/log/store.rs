@@ -10,9 +10,12 @@ use super::queue::{Done, Queue, Write, stopped};
 use super::segment::Broken;
 use super::writer::{Progress, WriteStats, Writer};
 use crate::fatal::Fatal;
+use crate::record::FoundersRecord;
 use crate::types::GroupId;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use prost::Message;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,6 +30,7 @@ const LOG_DIR: &str = "log";
 const OLD_LOG_DIR: &str = "raft";
 const NODE_KEY: &[u8] = b"node";
 const CLUSTER_KEY: &[u8] = b"cluster";
+const FOUNDERS_KEY: &[u8] = b"founders";
 const EPOCH_KEY: &[u8] = b"epoch";
 
 /// How long the end of the store waits at once for the thread that writes.
@@ -43,6 +47,8 @@ pub struct Store {
     /// Held while the directory is being bound.
     binding: tokio::sync::Mutex<()>,
     cluster: Mutex<Option<String>>,
+    /// The nodes that found the cluster; empty if this one was not told.
+    founders: Mutex<BTreeSet<u64>>,
     epoch: tokio::sync::Mutex<u64>,
     /// Groups, which share the memory for entries.
     groups: Arc<AtomicUsize>,
@@ -124,6 +130,8 @@ impl Store {
         }
         let epoch = get(EPOCH_KEY).map(number).transpose()?.unwrap_or(0);
         let cluster = get(CLUSTER_KEY).map(|name| String::from_utf8_lossy(&name).into_owned());
+        let founders = get(FOUNDERS_KEY).map(FoundersRecord::decode).transpose();
+        let founders = founders.map_err(|error| broken(Broken::Damaged(error.to_string())))?;
         if found.is_none() {
             let bound = Change::set(Space::Meta, NODE_KEY.to_vec(), node.to_be_bytes().to_vec());
             journal
@@ -151,6 +159,7 @@ impl Store {
             progress,
             binding: tokio::sync::Mutex::default(),
             cluster: Mutex::new(cluster),
+            founders: Mutex::new(founders.unwrap_or_default().nodes.into_iter().collect()),
             epoch: tokio::sync::Mutex::new(epoch),
             groups: Arc::default(),
             _lock: lock,
@@ -196,14 +205,28 @@ impl Store {
         self.cluster.lock().clone()
     }
 
-    /// Binds the directory to a cluster, for good.
+    /// Whether a node is among those that found the cluster.
+    pub(crate) fn is_founder(&self, node: u64) -> bool {
+        self.founders.lock().contains(&node)
+    }
+
+    /// Binds the directory to a cluster that these nodes found, for good.
     ///
     /// # Errors
-    /// [`StoreError::OtherCluster`] if it belongs to another one; [`StoreError::Stopped`] if it can't be written.
-    pub async fn bind_cluster(&self, cluster: &str) -> Result<(), StoreError> {
+    /// [`StoreError::OtherCluster`] if it belongs to another one, or [`StoreError::OtherFounders`] if others found it;
+    /// [`StoreError::Stopped`] if it can't be written.
+    pub async fn bind_cluster(&self, cluster: &str, founders: &BTreeSet<u64>) -> Result<(), StoreError> {
         let _binding = self.binding.lock().await;
+        let known = self.founders.lock().clone();
         match self.cluster() {
-            Some(found) if found == cluster => return Ok(()),
+            Some(found) if found == cluster && known == *founders => return Ok(()),
+            Some(found) if found == cluster && known.is_empty() => {}
+            Some(found) if found == cluster => {
+                return Err(StoreError::OtherFounders {
+                    found: listed(&known),
+                    wanted: listed(founders),
+                });
+            }
             Some(found) => {
                 return Err(StoreError::OtherCluster {
                     found,
@@ -212,10 +235,16 @@ impl Store {
             }
             None => {}
         }
-        let bound = Change::set(Space::Meta, CLUSTER_KEY.to_vec(), cluster.as_bytes().to_vec());
-        self.sync(vec![bound])
+        let nodes = founders.iter().copied().collect();
+        let record = FoundersRecord { nodes }.encode_to_vec();
+        let bound = vec![
+            Change::set(Space::Meta, CLUSTER_KEY.to_vec(), cluster.as_bytes().to_vec()),
+            Change::set(Space::Meta, FOUNDERS_KEY.to_vec(), record),
+        ];
+        self.sync(bound)
             .await
             .map_err(|error| StoreError::Stopped(error.to_string()))?;
+        self.founders.lock().clone_from(founders);
         *self.cluster.lock() = Some(cluster.to_owned());
         Ok(())
     }
@@ -351,4 +380,9 @@ impl Drop for Store {
             tracing::error!("the log's writer panicked");
         }
     }
+}
+
+fn listed(nodes: &BTreeSet<u64>) -> String {
+    let nodes: Vec<String> = nodes.iter().map(u64::to_string).collect();
+    nodes.join(", ")
 }

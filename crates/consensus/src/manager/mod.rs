@@ -10,7 +10,7 @@ use crate::Propose;
 use crate::budget::ByteBudget;
 use crate::command::{Body, InitCluster};
 use crate::config::{Config, META_WAITING_BYTES_MAX};
-use crate::group::Group;
+use crate::group::{Group, Host};
 use crate::log::{Disk, Files, Store};
 use crate::status::NodeStatus;
 use crate::supervisor::Supervisor;
@@ -80,7 +80,7 @@ impl Manager {
         let me = Hello {
             node: config.node,
             instance,
-            cluster: String::new(),
+            in_cluster: false,
             raft_addr: config.raft_addr.clone(),
             client_addr: config.client_addr.clone(),
         };
@@ -91,9 +91,15 @@ impl Manager {
         for id in [GroupId::META, GroupId::SHARD] {
             let log = store.group(id)?;
             let waiting = waiting[usize::from(id != GroupId::META)].share();
-            let group = Group::start(log, &store, &peers, waiting, epoch, &config, &supervisor, &vitals)
-                .await
-                .map_err(starting(id))?;
+            let host = Host {
+                store: &store,
+                peers: &peers,
+                epoch,
+                config: &config,
+                supervisor: &supervisor,
+                vitals: &vitals,
+            };
+            let group = Group::start(log, waiting, host).await.map_err(starting(id))?;
             groups.insert(id, group);
         }
         service.serve(groups.clone());
@@ -242,20 +248,22 @@ impl Manager {
         for (id, addr) in &others {
             let peer = self.hello(addr).await.map_err(peer_error(**id, addr))?;
             let found = peer.node;
-            let refused = match peer.cluster {
-                _ if found != **id => Some(PeerError::OtherNode { wanted: **id, found }),
-                Some(theirs) if theirs != cluster => Some(PeerError::OtherCluster {
-                    ours: cluster.clone(),
-                    theirs,
-                }),
-                _ => None,
-            };
-            refused.map_or(Ok(()), |source| Err(peer_error(**id, addr)(source)))?;
+            if found != **id {
+                let source = PeerError::OtherNode { wanted: **id, found };
+                return Err(peer_error(**id, addr)(source));
+            }
+            // This node is the first to belong to the cluster.
+            if peer.in_cluster && self.cluster().is_none() {
+                let ours = cluster.clone();
+                return Err(peer_error(**id, addr)(PeerError::OtherCluster { ours }));
+            }
         }
-        self.store.bind_cluster(&cluster).await?;
+        self.store
+            .bind_cluster(&cluster, &nodes.keys().copied().collect())
+            .await?;
         for (id, addr) in &others {
             self.peers
-                .join(**id, addr)
+                .join(**id, addr, nodes.keys().copied().collect())
                 .await
                 .map_err(peer_error(**id, addr))?;
         }

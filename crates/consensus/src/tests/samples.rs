@@ -158,7 +158,7 @@ fn messages() -> Vec<Sample> {
     let answer = Answer::Hello(Hello {
         node: 2,
         instance: 0xdead_beef,
-        cluster: settings().cluster_id,
+        in_cluster: true,
         raft_addr: "n2:4001".to_owned(),
         client_addr: "n2:3001".to_owned(),
     });

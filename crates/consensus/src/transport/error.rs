@@ -8,12 +8,19 @@ use thiserror::Error;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PeerError {
     /// It belongs to another cluster.
-    #[error("the peer belongs to cluster {theirs}, and this node to {ours}: check --peers")]
+    #[error("the peer belongs to another cluster than this node, which is of {ours}: check --peers")]
     OtherCluster {
-        /// The sender's cluster.
+        /// The sender's cluster. The receiver tells nobody which one it is of.
         ours: String,
-        /// The receiver's cluster.
-        theirs: String,
+    },
+    /// It founds the cluster with other nodes.
+    #[error(
+        "the peer was told that nodes {known} found the cluster: run `rtdb init` with the same ones, or start all of them \
+         with empty data directories"
+    )]
+    OtherFounders {
+        /// The ids that it was told.
+        known: String,
     },
     /// It speaks another version of the protocol.
     #[error("the peer speaks version {theirs} of the protocol, and this node {ours}: update the older one")]
@@ -97,10 +104,10 @@ impl PeerError {
             ..ErrorRecord::default()
         };
         match self.clone() {
-            Self::OtherCluster { ours, theirs } => ErrorRecord {
-                ours,
-                theirs,
-                ..record(1)
+            Self::OtherCluster { ours } => ErrorRecord { ours, ..record(1) },
+            Self::OtherFounders { known } => ErrorRecord {
+                theirs: known,
+                ..record(12)
             },
             Self::OtherProtocol { ours, theirs } => ErrorRecord {
                 first: ours.into(),
@@ -146,10 +153,8 @@ impl PeerError {
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let record = ErrorRecord::decode(bytes).ok()?;
         Some(match record.kind {
-            1 => Self::OtherCluster {
-                ours: record.ours,
-                theirs: record.theirs,
-            },
+            1 => Self::OtherCluster { ours: record.ours },
+            12 => Self::OtherFounders { known: record.theirs },
             2 => Self::OtherProtocol {
                 ours: record.first as u32,
                 theirs: record.second as u32,

@@ -1,9 +1,10 @@
 //! How nodes talk: messages, who may send them, and gRPC to carry them.
 //!
-//! There is one HTTP/2 connection to each peer, for all groups, and one for the proposals of each. [`Transport`] is the client's side and [`Service`]
-//! the server's; tests put something else than gRPC between the two.
+//! There is one HTTP/2 connection to each peer for all groups, and one for the proposals of each. [`Transport`] is the
+//! client's side and [`Service`] the server's; tests put something else than gRPC between the two.
 
 mod convert;
+mod door;
 mod error;
 mod grpc;
 mod network;

@@ -115,7 +115,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 .boxed();
             let open = self.peers.append(self.id, &self.addr, self.group, entries);
             let replies = open.await.map_err(into_rpc)?;
-            let replies = WindowReplies::new(window, replies, wanted)
+            let replies = WindowReplies::new(window, replies, self.peers.clone(), wanted)
                 .map(|reply| reply.map(Into::into).map_err(into_rpc));
             let replies: BoxStream<'s, _> = Box::pin(replies);
             Ok(replies)

@@ -9,7 +9,6 @@ use crate::log::Store;
 use crate::record::EncodedBatch;
 use crate::types::GroupId;
 use crate::vitals::Vitals;
-use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use std::sync::Arc;
@@ -50,8 +49,8 @@ pub trait Transport: Send + Sync + 'static {
 pub struct PeerInfo {
     /// Its id.
     pub node: u64,
-    /// Its cluster; `None` if it is in none yet.
-    pub cluster: Option<String>,
+    /// Whether it is in a cluster.
+    pub in_cluster: bool,
     /// Where peers reach it, as it says itself.
     pub raft_addr: String,
     /// Where clients reach it, as it says itself.
@@ -106,7 +105,7 @@ impl Peers {
             Answer::Transfer(answer) => answer.vote.as_ref(),
             _ => None,
         };
-        sanity::vote(vote, sanity::term_max(self.vitals.clock.now_us()))?;
+        sanity::vote(vote, self.term_max())?;
         Ok(answer)
     }
 
@@ -117,16 +116,12 @@ impl Peers {
         group: GroupId,
         entries: BoxStream<'static, Append>,
     ) -> impl Future<Output = Result<Replies<Appended>, PeerError>> + Send + use<> {
-        let opened = self.opened(self.transport.append(addr, self.header(to, group), entries));
-        let vitals = self.vitals.clone();
-        async move {
-            let believed = move |reply: Result<Appended, PeerError>| {
-                let reply = reply?;
-                sanity::vote(reply.higher.as_ref(), sanity::term_max(vitals.clock.now_us()))?;
-                Ok(reply)
-            };
-            Ok(opened.await?.map(believed).boxed())
-        }
+        self.opened(self.transport.append(addr, self.header(to, group), entries))
+    }
+
+    /// The highest term that is believed.
+    pub(super) fn term_max(&self) -> u64 {
+        sanity::term_max(self.vitals.clock.now_us())
     }
 
     pub(crate) fn propose(
@@ -153,14 +148,9 @@ impl Peers {
 
     /// Asks who answers at an address.
     pub(crate) async fn hello(&self, addr: &str) -> Result<PeerInfo, PeerError> {
+        let ask = Ask::Hello(Hello::default());
         let answer = self
-            .call(
-                0,
-                addr,
-                GroupId::META,
-                Ask::Hello(Hello::default()),
-                self.answer_timeout,
-            )
+            .call(0, addr, GroupId::META, ask, self.answer_timeout)
             .await?;
         let Answer::Hello(hello) = answer else {
             return Err(PeerError::Garbled);
@@ -168,16 +158,9 @@ impl Peers {
         if hello.node == self.node && hello.instance != self.instance {
             return Err(PeerError::SameId { node: hello.node });
         }
-        let theirs = Some(hello.cluster).filter(|cluster| !cluster.is_empty());
-        if let (Some(ours), Some(theirs)) = (self.store.cluster(), &theirs)
-            && ours != *theirs
-        {
-            let theirs = theirs.clone();
-            return Err(PeerError::OtherCluster { ours, theirs });
-        }
         Ok(PeerInfo {
             node: hello.node,
-            cluster: theirs,
+            in_cluster: hello.in_cluster,
             raft_addr: hello.raft_addr,
             client_addr: hello.client_addr,
             instance: hello.instance,
@@ -196,10 +179,11 @@ impl Peers {
         }
     }
 
-    /// Makes a peer belong to this node's cluster.
-    pub(crate) async fn join(&self, to: u64, addr: &str) -> Result<(), PeerError> {
+    /// Makes a peer belong to this node's cluster, which these nodes found.
+    pub(crate) async fn join(&self, to: u64, addr: &str, founders: Vec<u64>) -> Result<(), PeerError> {
+        let ask = Ask::Join(Join { founders });
         match self
-            .call(to, addr, GroupId::META, Ask::Join(Join {}), self.answer_timeout)
+            .call(to, addr, GroupId::META, ask, self.answer_timeout)
             .await?
         {
             Answer::Join(_) => Ok(()),

@@ -5,10 +5,12 @@
 //! node can read. What he still can do is what a member can: hold elections, and lead.
 
 use crate::position::LOG_INDEX_MAX;
-use crate::record::{EncodedBatch, LogIdRecord, LogRecord, RecordError, VoteRecord};
-use crate::transport::wire::{Append, VoteAsk};
+use crate::record::{EncodedBatch, LogIdRecord, LogRecord, MembershipRecord, VoteRecord};
+use crate::transport::wire::{Append, Appended, VoteAsk};
+use crate::types::LogId;
 use crate::{Command, version};
 use prost::Message;
+use std::collections::BTreeSet;
 use thiserror::Error;
 
 /// The highest number of a command in a stream.
@@ -29,6 +31,12 @@ const TERMS_PER_SECOND: u64 = 10;
 /// Terms above the highest that is believed of a peer, for the node's own next election and clocks that differ.
 const TERMS_SLACK: u64 = 1_000_000;
 
+/// Members of a group. Raft keeps them all in one entry.
+const MEMBERS_MAX: usize = 1_000;
+
+/// Bytes of a member's address: a host name of the greatest length, and a port.
+const ADDR_BYTES_MAX: usize = 260;
+
 /// Why a message is not believed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum Unsound {
@@ -44,6 +52,23 @@ pub(crate) enum Unsound {
     /// Entries that do not follow each other.
     #[error("entry {0} does not follow the one before it")]
     Order(u64),
+    /// An entry that is not the one that was committed here.
+    #[error("entry {0} is committed, and is another one here")]
+    Committed(u64),
+    /// An entry whose time is far ahead.
+    #[error(
+        "the time of entry {index} is {ahead_ms} ms ahead of what this node's clock allows: see to the leader's clock"
+    )]
+    FarAhead { index: u64, ahead_ms: i64 },
+    /// Members that no group can have.
+    #[error("entry {0} holds members that no group can have")]
+    Members(u64),
+    /// Founders that no cluster can have, or that the sender or this node is not one of.
+    #[error("the sender and this node are to be among the nodes that found the cluster, each of them once")]
+    Founders,
+    /// An answer to something else than what was asked.
+    #[error("it is not an answer to what was sent")]
+    Answer,
     /// A part that must be there is not.
     #[error("{0} is missing")]
     Missing(&'static str),
@@ -103,8 +128,14 @@ pub(crate) fn vote_ask(ask: &VoteAsk, from: u64, term_max: u64) -> Result<(), Un
     }
 }
 
-/// A leader sends entries in order, of its own term and those before.
-pub(crate) fn append(append: &Append, from: u64, term_max: u64) -> Result<(), Unsound> {
+/// A leader sends entries in order, of its own term and those before. What is not known to be committed is not stamped
+/// later than `stamp_us_max`, if there is such a limit.
+pub(crate) fn append(
+    append: &Append,
+    from: u64,
+    term_max: u64,
+    stamp_us_max: Option<i64>,
+) -> Result<(), Unsound> {
     let vote = own(append.vote.as_ref(), from, term_max)?;
     let node = vote.node;
     if !vote.committed {
@@ -123,17 +154,104 @@ pub(crate) fn append(append: &Append, from: u64, term_max: u64) -> Result<(), Un
         }
         before = Some(id);
     }
-    append.entries.iter().try_for_each(readable)
+    let ids = append
+        .prev
+        .iter()
+        .chain(append.entries.iter().filter_map(|record| record.log_id.as_ref()));
+    for id in ids {
+        if append
+            .commit
+            .is_some_and(|commit| commit.index == id.index && commit != *id)
+        {
+            return Err(Unsound::Committed(id.index));
+        }
+    }
+    let committed = append.commit.map_or(0, |id| id.index);
+    for record in &append.entries {
+        let index = record.log_id.map_or(0, |id| id.index);
+        entry(record, index, stamp_us_max.filter(|_| index > committed))?;
+    }
+    Ok(())
 }
 
 /// An entry whose version this node, and so the cluster, does not know would stop it. What is in it was looked at by
 /// the node that took it into the log.
-fn readable(record: &LogRecord) -> Result<(), Unsound> {
-    let unreadable = |error: RecordError| Unsound::Command(error.to_string());
-    match &record.entry {
-        Some(entry) => record.check_version(entry).map_err(unreadable),
-        None => Ok(()),
+fn entry(record: &LogRecord, index: u64, stamp_us_max: Option<i64>) -> Result<(), Unsound> {
+    let stamp_us = record.stamp_us();
+    let stamp_us = stamp_us.map_err(|error| Unsound::Command(error.to_string()))?;
+    if let (Some(stamp_us), Some(max)) = (stamp_us, stamp_us_max)
+        && stamp_us > max
+    {
+        let ahead_ms = stamp_us.saturating_sub(max) / 1_000;
+        return Err(Unsound::FarAhead { index, ahead_ms });
     }
+    match &record.membership {
+        None => Ok(()),
+        Some(_) if record.entry.is_some() => Err(Unsound::Members(index)),
+        Some(membership) => members(membership).then_some(()).ok_or(Unsound::Members(index)),
+    }
+}
+
+/// Whether a group can have these members: voters, each of which has an id and an address.
+fn members(record: &MembershipRecord) -> bool {
+    let voters: BTreeSet<u64> = record
+        .configs
+        .iter()
+        .flat_map(|set| set.voters.iter().copied())
+        .collect();
+    let addresses = &mut record.members.values().map(|member| &member.addr);
+    (1..=2).contains(&record.configs.len())
+        && record.configs.iter().all(|set| !set.voters.is_empty())
+        && record.members.len() <= MEMBERS_MAX
+        && voters.iter().all(|voter| record.members.contains_key(voter))
+        && !record.members.contains_key(&0)
+        && addresses.all(|addr| (1..=ADDR_BYTES_MAX).contains(&addr.len()))
+}
+
+/// What is `said` of a log, of which everything up to `committed` is as `known` has it: another entry in the place of one
+/// that is committed was never in a leader's log, and neither was one of an earlier term behind it.
+pub(crate) fn history(
+    committed: Option<LogId>,
+    known: impl Fn(u64) -> Option<LogId>,
+    said: impl IntoIterator<Item = LogId>,
+) -> Result<(), Unsound> {
+    let Some(committed) = committed else { return Ok(()) };
+    for id in said {
+        let fits = match id.index <= committed.index {
+            // What was purged is not known any more.
+            true => known(id.index).is_none_or(|known| known == id),
+            false => id.leader_id.term >= committed.leader_id.term,
+        };
+        if !fits {
+            return Err(Unsound::Committed(id.index));
+        }
+    }
+    Ok(())
+}
+
+/// A follower speaks of what it was sent: entries behind `prev`, the last of them `last`.
+pub(crate) fn appended(
+    reply: &Appended,
+    prev: Option<LogIdRecord>,
+    last: Option<LogIdRecord>,
+    term_max: u64,
+) -> Result<(), Unsound> {
+    vote(reply.higher.as_ref(), term_max)?;
+    let index = |id: Option<LogIdRecord>| id.map(|id| id.index);
+    let matches = reply.matching == last || index(reply.matching) < index(last);
+    let conflicts = reply.conflict.is_none() || reply.conflict == prev;
+    (matches && conflicts).then_some(()).ok_or(Unsound::Answer)
+}
+
+/// The nodes that found a cluster are given once each, and this node is among them.
+pub(crate) fn founders(founders: &[u64], me: u64, from: u64) -> Option<BTreeSet<u64>> {
+    let nodes: BTreeSet<u64> = founders.iter().copied().collect();
+    let is_sound = nodes.len() == founders.len()
+        && nodes.len() <= MEMBERS_MAX
+        && !nodes.contains(&0)
+        && nodes.contains(&me)
+        && nodes.contains(&from);
+    is_sound.then_some(nodes)
 }
 
 /// A node's proposals are numbered, and every node can read them.
@@ -192,22 +310,156 @@ mod tests {
         assert_eq!(term_max(NOW_US + 1_000_000), term_max(NOW_US) + TERMS_PER_SECOND);
         assert!(term_max(u64::MAX) < u64::MAX - TERMS_SLACK);
         let max = term_max(NOW_US);
-        assert_eq!(append(&sent(max, None, &[]), 3, max), Ok(()));
-        assert!(append(&sent(max + 1, None, &[]), 3, max).is_err());
-        assert!(append(&sent(u64::MAX, None, &[]), 3, max).is_err());
-        assert!(append(&sent(5, None, &[]), 4, max).is_err(), "another's vote");
+        assert_eq!(append(&sent(max, None, &[]), 3, max, None), Ok(()));
+        assert!(append(&sent(max + 1, None, &[]), 3, max, None).is_err());
+        assert!(append(&sent(u64::MAX, None, &[]), 3, max, None).is_err());
+        assert!(
+            append(&sent(5, None, &[]), 4, max, None).is_err(),
+            "another's vote"
+        );
     }
 
     #[test]
     fn entries_follow_each_other() {
         let max = term_max(NOW_US);
-        let check = |prev, ids: &[LogIdRecord]| append(&sent(9, prev, ids), 3, max).is_ok();
+        let check = |prev, ids: &[LogIdRecord]| append(&sent(9, prev, ids), 3, max, None).is_ok();
         assert!(check(None, &[id(0, 0), id(1, 1)]) && check(Some(id(7, 4)), &[id(7, 5), id(9, 6)]));
         assert!(!check(None, &[id(1, 1)]), "the first is missing");
         assert!(!check(Some(id(7, 4)), &[id(7, 5), id(7, 7)]), "a gap");
         assert!(!check(Some(id(7, 4)), &[id(6, 5)]), "a term that goes back");
         assert!(!check(Some(id(7, 4)), &[id(10, 5)]), "a term above the vote's");
         assert!(!check(Some(id(7, u64::MAX)), &[id(7, 0)]));
+    }
+
+    #[test]
+    fn what_is_committed_is_one_and_the_same() {
+        let of = |term, index| LogId::from(id(term, index));
+        let committed = Some(of(5, 10));
+        let known = |index| (index > 2).then(|| of(if index < 8 { 4 } else { 5 }, index));
+        let check = |said: &[LogId]| history(committed, known, said.iter().copied());
+        assert_eq!(
+            check(&[of(4, 7), of(5, 8), of(5, 10), of(5, 11), of(6, 12)]),
+            Ok(())
+        );
+        assert_eq!(check(&[of(1, 2)]), Ok(()), "it was purged");
+        for other in [of(5, 7), of(9, 10), of(4, 10), of(4, 11)] {
+            assert_eq!(check(&[other]), Err(Unsound::Committed(other.index)));
+        }
+        assert_eq!(history(None, |_| None, [of(1, 1)]), Ok(()));
+        // Nor does a message contradict itself.
+        let mut message = sent(9, Some(id(7, 4)), &[id(7, 5), id(9, 6)]);
+        for (commit, is_sound) in [
+            (id(7, 5), true),
+            (id(8, 5), false),
+            (id(6, 4), false),
+            (id(8, 9), true),
+        ] {
+            message.commit = Some(commit);
+            assert_eq!(
+                append(&message, 3, term_max(NOW_US), None).is_ok(),
+                is_sound,
+                "{commit:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_new_entry_is_not_far_ahead() {
+        let entry = |timestamp_us| {
+            let entry = crate::record::EncodedEntry {
+                version: crate::ENTRY_VERSION,
+                timestamp_us,
+                batches: vec![],
+            };
+            Some(entry.encode_to_vec().into())
+        };
+        let mut message = sent(9, Some(id(7, 4)), &[id(7, 5)]);
+        message.entries[0].entry = entry(1_000);
+        let check = |message: &Append, max| append(message, 3, term_max(NOW_US), max).is_ok();
+        assert!(check(&message, Some(1_000)) && check(&message, None) && !check(&message, Some(999)));
+        message.entries[0].entry = entry(i64::MAX);
+        assert!(!check(&message, Some(i64::MIN)));
+        message.commit = Some(id(7, 5));
+        assert!(check(&message, Some(999)), "what is committed is taken");
+    }
+
+    #[test]
+    fn members_have_ids_and_addresses() {
+        use crate::record::{MemberRecord, VoterSet};
+        let record = |voters: &[&[u64]], members: &[(u64, &str)]| MembershipRecord {
+            configs: voters
+                .iter()
+                .map(|set| VoterSet { voters: set.to_vec() })
+                .collect(),
+            members: members
+                .iter()
+                .map(|(id, addr)| {
+                    (
+                        *id,
+                        MemberRecord {
+                            addr: (*addr).to_owned(),
+                        },
+                    )
+                })
+                .collect(),
+            ..MembershipRecord::default()
+        };
+        assert!(members(&record(
+            &[&[1], &[1, 2]],
+            &[(1, "a:1"), (2, "b:1"), (3, "c:1")]
+        )));
+        let long = format!("{}:1", "a".repeat(ADDR_BYTES_MAX));
+        for (voters, known) in [
+            (&[][..], &[(1, "a:1")][..]),
+            (&[&[][..]], &[(1, "a:1")]),
+            (&[&[1, 2]], &[(1, "a:1")]),
+            (&[&[1], &[1], &[1]], &[(1, "a:1")]),
+            (&[&[0]], &[(0, "a:1")]),
+            (&[&[1]], &[(1, "")]),
+            (&[&[1]], &[(1, &long)]),
+        ] {
+            assert!(!members(&record(voters, known)), "{voters:?} {known:?}");
+        }
+        assert_eq!(founders(&[1, 2, 3], 2, 1), Some(BTreeSet::from([1, 2, 3])));
+        for (nodes, me, from) in [
+            (&[1, 3][..], 2, 1),
+            (&[1, 2], 2, 3),
+            (&[1, 2, 2], 2, 1),
+            (&[0, 1, 2], 2, 1),
+            (&[], 2, 1),
+        ] {
+            assert_eq!(founders(nodes, me, from), None);
+        }
+    }
+
+    #[test]
+    fn a_follower_answers_what_it_was_sent() {
+        let (prev, last) = (Some(id(7, 4)), Some(id(9, 6)));
+        let check = |matching, conflict, higher| {
+            appended(
+                &Appended {
+                    matching,
+                    conflict,
+                    higher,
+                },
+                prev,
+                last,
+                100,
+            )
+            .is_ok()
+        };
+        assert!(check(last, None, None) && check(prev, None, None) && check(None, prev, None));
+        assert!(!check(Some(id(9, 7)), None, None), "more than it was sent");
+        assert!(!check(Some(id(8, 6)), None, None), "another entry");
+        assert!(!check(None, Some(id(7, 3)), None) && !check(None, last, None));
+        let higher = |term| {
+            Some(VoteRecord {
+                term,
+                node: 2,
+                committed: false,
+            })
+        };
+        assert!(check(None, None, higher(100)) && !check(None, None, higher(u64::MAX)));
     }
 
     proptest! {
@@ -217,10 +469,10 @@ mod tests {
             numbers in proptest::array::uniform6(prop_oneof![Just(0), Just(u64::MAX), 0u64..9, any::<u64>()]),
         ) {
             if let Ok(message) = Append::decode(&*bytes) {
-                drop(append(&message, numbers[0], numbers[1]>>1));
+                drop(append(&message, numbers[0], numbers[1]>>1, Some(numbers[2] as i64)));
             }
             let [term, prev, first, second, from, now] = numbers;
-            drop(append(&sent(term, Some(id(term, prev)), &[id(term, first), id(prev, second)]), from, term_max(now)));
+            drop(append(&sent(term, Some(id(term, prev)), &[id(term, first), id(prev, second)]), from, term_max(now), None));
             let batch = EncodedBatch { node: 1, epoch: term, first_seq: first, commands: vec![bytes.into()] };
             drop(proposals(&batch, now));
         }

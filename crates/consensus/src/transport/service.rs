@@ -1,6 +1,7 @@
 //! The server's side: who is let in, and what is answered.
 
 use super::PeerError;
+use super::door::Door;
 use super::peers::Replies;
 use super::protocol::Versions;
 use super::sanity;
@@ -11,13 +12,12 @@ use super::wire::{
 use crate::group::Group;
 use crate::log::{Store, StoreError};
 use crate::proposer::{BATCH_COUNT_MAX, Refused};
-use crate::record::{EncodedBatch, LogRecord};
+use crate::record::EncodedBatch;
 use crate::types::GroupId;
 use crate::vitals::Vitals;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryFutureExt};
-use openraft::raft::AppendEntriesRequest;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -85,12 +85,22 @@ impl Service {
         self.check(header)?;
         match self.store()?.cluster() {
             None => Err(PeerError::NoCluster),
-            Some(theirs) if theirs != header.cluster => Err(PeerError::OtherCluster {
-                ours: header.cluster.clone(),
-                theirs,
-            }),
-            Some(_) => Ok(()),
+            Some(ours) => self.check_name(&ours, header),
         }
+    }
+
+    fn check_name(&self, ours: &str, header: &Header) -> Result<(), PeerError> {
+        if header.cluster == ours {
+            return Ok(());
+        }
+        tracing::debug!(
+            from = header.from,
+            cluster = header.cluster,
+            "a node of another cluster speaks"
+        );
+        Err(PeerError::OtherCluster {
+            ours: header.cluster.clone(),
+        })
     }
 
     fn check_member(&self, header: &Header) -> Result<Arc<Group>, PeerError> {
@@ -148,9 +158,14 @@ impl Service {
             }
             Ask::Hello(_) => {
                 self.check(&header)?;
-                let cluster = self.store()?.cluster().unwrap_or_default();
+                let cluster = self.store()?.cluster();
+                if let Some(ours) = &cluster
+                    && !header.cluster.is_empty()
+                {
+                    self.check_name(ours, &header)?;
+                }
                 Answer::Hello(Hello {
-                    cluster,
+                    in_cluster: cluster.is_some(),
                     ..self.me.clone()
                 })
             }
@@ -162,27 +177,27 @@ impl Service {
                     is_fit: self.vitals.is_fit(),
                 })
             }
-            Ask::Join(_) => {
+            Ask::Join(join) => {
                 self.check(&header)?;
-                self.join(&header).await?;
-                Answer::Join(Join {})
+                self.join(&header, &join.founders).await?;
+                Answer::Join(Join::default())
             }
         };
         Ok(Reply { answer: Some(answer) })
     }
 
-    async fn join(&self, header: &Header) -> Result<(), PeerError> {
+    async fn join(&self, header: &Header, founders: &[u64]) -> Result<(), PeerError> {
         if header.cluster.is_empty() {
             return Err(PeerError::NoCluster);
         }
+        let founders = sanity::founders(founders, self.me.node, header.from);
+        let founders = founders.ok_or(sanity::Unsound::Founders)?;
         self.store()?
-            .bind_cluster(&header.cluster)
+            .bind_cluster(&header.cluster, &founders)
             .await
             .map_err(|error| match error {
-                StoreError::OtherCluster { found, wanted } => PeerError::OtherCluster {
-                    ours: wanted,
-                    theirs: found,
-                },
+                StoreError::OtherCluster { found: _, wanted } => PeerError::OtherCluster { ours: wanted },
+                StoreError::OtherFounders { found, .. } => PeerError::OtherFounders { known: found },
                 other => PeerError::stopped(other),
             })
     }
@@ -197,29 +212,26 @@ impl Service {
         entries: BoxStream<'static, Append>,
     ) -> Result<Replies<Appended>, PeerError> {
         let group = self.check_member(header)?;
-        let vitals = self.vitals.clone();
-        // A message that is not understood ends the stream, and so does one that is not believed, or of another time.
-        let from = header.from;
-        let requests = entries
-            .take_while({
-                let vitals = vitals.clone();
-                move |append| {
-                    let term_max = sanity::term_max(vitals.clock.now_us());
-                    let sound = sanity::append(append, from, term_max);
-                    if let Err(reason) = &sound {
-                        tracing::warn!(from, "entries are refused: {reason}");
-                    }
-                    std::future::ready(sound.is_ok())
+        let door = Door::new(group.id(), group.raft().clone(), self.vitals.clone(), header.from);
+        // What is not let in ends the stream, and the sender is told why.
+        let refused = Arc::<Mutex<Option<PeerError>>>::default();
+        let requests = futures::stream::unfold((door, entries, refused.clone()), async |mut taken| {
+            let (door, entries, refused) = &mut taken;
+            match door.admit(entries.next().await?).await {
+                Ok(request) => Some((request, taken)),
+                Err(error) => {
+                    *refused.lock() = Some(error);
+                    None
                 }
-            })
-            .take_while(move |append| std::future::ready(!is_of_the_future(append, &vitals)))
-            .map(AppendEntriesRequest::try_from)
-            .take_while(|request| std::future::ready(request.is_ok()))
-            .filter_map(|request| std::future::ready(request.ok()));
-        let replies = group.raft().stream_append(requests);
-        Ok(replies
-            .map(|reply| reply.map(Appended::from).map_err(PeerError::stopped))
-            .boxed())
+            }
+        });
+        let replies = group
+            .raft()
+            .stream_append(requests)
+            .map(|reply| reply.map(Appended::from).map_err(PeerError::stopped));
+        let reason = futures::stream::once(async move { refused.lock().take() });
+        let reason = reason.filter_map(|error| std::future::ready(error.map(Err)));
+        Ok(replies.chain(reason).boxed())
     }
 
     /// Takes a stream of proposals from another node.
@@ -258,23 +270,4 @@ impl Service {
         });
         Ok(replies.boxed())
     }
-}
-
-/// Whether an entry that is not known to be committed is stamped further ahead than any good clock could. What is
-/// committed is taken, whatever its stamp.
-fn is_of_the_future(append: &Append, vitals: &Vitals) -> bool {
-    let committed = append.commit.map_or(0, |id| id.index);
-    let new = append
-        .entries
-        .iter()
-        .filter(|entry| entry.log_id.is_some_and(|id| id.index > committed));
-    let mut stamps = new.filter_map(LogRecord::stamp_us);
-    let Some(stamp_us) = stamps.find(|stamp| vitals.clock.is_far_ahead(*stamp)) else {
-        return false;
-    };
-    tracing::error!(
-        stamp_us,
-        "an entry is refused whose time is far ahead of this node's: see to the leader's clock"
-    );
-    true
 }

@@ -1,7 +1,10 @@
 //! What is on its way to a follower.
 
-use super::wire::Append;
+use super::peers::{Peers, Replies};
+use super::wire::{Append, Appended};
+use super::{PeerError, sanity};
 use crate::budget::{ByteBudget, Permit, Share};
+use crate::record::LogIdRecord;
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
 use prost::Message;
@@ -51,8 +54,10 @@ pub(super) struct Window {
     requests: Mutex<VecDeque<Request>>,
 }
 
-/// What a request holds until it is answered.
+/// What a request holds until it is answered, and what may be answered.
 struct Request {
+    prev: Option<LogIdRecord>,
+    last: Option<LogIdRecord>,
     _place: Option<OwnedSemaphorePermit>,
     _bytes: Option<Permit>,
 }
@@ -78,7 +83,10 @@ impl Window {
             true => None,
             false => Some(self.share.acquire(append.encoded_len()).await),
         };
+        let last = append.entries.last().and_then(|entry| entry.log_id);
         self.requests.lock().push_back(Request {
+            prev: append.prev,
+            last: last.or(append.prev),
             _place: place,
             _bytes: bytes,
         });
@@ -86,36 +94,46 @@ impl Window {
 }
 
 /// Replies, each of which makes room in the window. Once they are not wanted any more, nothing is sent either.
-pub(super) struct WindowReplies<S> {
+pub(super) struct WindowReplies {
     window: Arc<Window>,
-    replies: S,
+    replies: Replies<Appended>,
+    peers: Arc<Peers>,
     /// Ends the stream of requests when it is dropped.
     _wanted: oneshot::Sender<()>,
 }
 
-impl<S> WindowReplies<S> {
-    pub(super) fn new(window: Arc<Window>, replies: S, wanted: oneshot::Sender<()>) -> Self {
+impl WindowReplies {
+    pub(super) fn new(
+        window: Arc<Window>,
+        replies: Replies<Appended>,
+        peers: Arc<Peers>,
+        wanted: oneshot::Sender<()>,
+    ) -> Self {
         Self {
             window,
             replies,
+            peers,
             _wanted: wanted,
         }
     }
 }
 
-impl<S: Stream + Unpin> Stream for WindowReplies<S> {
-    type Item = S::Item;
+impl Stream for WindowReplies {
+    type Item = Result<Appended, PeerError>;
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
-        let reply = self.replies.poll_next_unpin(cx);
-        if reply.is_ready() {
-            self.window.requests.lock().pop_front();
-        }
-        reply
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let reply = std::task::ready!(self.replies.poll_next_unpin(cx));
+        let request = self.window.requests.lock().pop_front();
+        let believed = reply.map(|reply| {
+            let (reply, request) = (reply?, request.ok_or(sanity::Unsound::Answer)?);
+            sanity::appended(&reply, request.prev, request.last, self.peers.term_max())?;
+            Ok(reply)
+        });
+        Poll::Ready(believed)
     }
 }
 
-impl<S> Drop for WindowReplies<S> {
+impl Drop for WindowReplies {
     fn drop(&mut self) {
         self.window.requests.lock().clear();
     }

@@ -142,9 +142,10 @@ pub struct Hello {
     /// Its process: a random number.
     #[prost(fixed64, tag = "2")]
     pub instance: u64,
-    /// Its cluster; empty for none.
-    #[prost(string, tag = "3")]
-    pub cluster: String,
+    /// Whether it is in a cluster: the one that the header names, or it refuses. Which one it is it tells nobody. (In tag
+    /// 3 was once the name.)
+    #[prost(bool, tag = "6")]
+    pub in_cluster: bool,
     /// Where peers reach it.
     #[prost(string, tag = "4")]
     pub raft_addr: String,
@@ -155,7 +156,11 @@ pub struct Hello {
 
 /// Belonging to a cluster.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Join {}
+pub struct Join {
+    /// The nodes that found it, in no order. Before its log says who the members are, a node listens to these only.
+    #[prost(uint64, repeated, tag = "1")]
+    pub founders: Vec<u64>,
+}
 
 /// Asks what time it is.
 #[derive(Clone, Copy, PartialEq, prost::Message)]

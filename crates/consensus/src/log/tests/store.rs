@@ -153,10 +153,10 @@ fn a_directory_is_bound_and_guarded() {
             Store::open(dir.path(), 1).err(),
             Some(StoreError::Locked { .. })
         ));
-        store.bind_cluster("a").await.unwrap();
-        store.bind_cluster("a").await.unwrap();
+        store.bind_cluster("a", &[1, 2].into()).await.unwrap();
+        store.bind_cluster("a", &[1, 2].into()).await.unwrap();
         assert!(matches!(
-            store.bind_cluster("b").await,
+            store.bind_cluster("b", &[1, 2].into()).await,
             Err(StoreError::OtherCluster { .. })
         ));
         let epoch = store.next_epoch(5, 0).await.unwrap();
@@ -560,7 +560,11 @@ fn a_directory_is_bound_once_however_many_try() {
     block_on(async {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path(), 1).unwrap();
-        let (first, second) = futures::join!(store.bind_cluster("a"), store.bind_cluster("b"));
+        let founders = [1, 2].into();
+        let (first, second) = futures::join!(
+            store.bind_cluster("a", &founders),
+            store.bind_cluster("b", &founders)
+        );
         assert!(first.is_ok() && second.is_err(), "{first:?} {second:?}");
         drop(store);
         let store = Store::open(dir.path(), 1).unwrap();
