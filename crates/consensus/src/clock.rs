@@ -5,14 +5,18 @@
 //! stamps only while its own agrees with the median of a quorum's; a follower refuses a new entry whose stamp is far
 //! ahead of its own, good clock.
 //!
-//! Of two clocks that differ nobody can say which one is wrong. Then both count as good: whoever leads stamps, and a
-//! follower that is behind refuses what is far ahead of it, so that the slower clock is the one by which the two can go
-//! on. With three or more nodes the median decides.
+//! With an odd number of clocks the median decides. Of two halves that differ nobody can say which one is wrong: the
+//! slower one counts as good, since a log's time can always go on later, and never back.
 //!
 //! A stamp is the wall clock at the last comparison that found it good, and the time that has passed since by the
-//! monotonic clock: a wall clock that jumps is not followed before it was compared again.
+//! monotonic clock: a wall clock that jumps is not followed before it was compared again. What others' clocks show is
+//! kept by the monotonic clock too, so that no comparison from before a jump vouches for the clock after it.
+//!
+//! A refusal ends: what is still sent after [`VETO`] by one and the same leader is of a time at which all clocks were
+//! ahead, or is committed already, since a leader whose clock is wrong has given way by then.
 
 use crate::transport::wire::Pong;
+use crate::types::{GroupId, Vote};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -28,11 +32,11 @@ pub const CLOCK_OFFSET_MAX: Duration = Duration::from_millis(500);
 /// How far ahead of this node's clock the stamp of a new entry may be: two clocks that are good, one at each end.
 pub(crate) const STAMP_AHEAD_MAX: Duration = Duration::from_millis(2_000);
 
+/// How long entries of one leader are refused for their time.
+pub(crate) const VETO: Duration = Duration::from_secs(10);
+
 /// How long a comparison counts.
 const COMPARISON_AGE_MAX: Duration = Duration::from_secs(5);
-
-/// Comparisons whose answer took longer say too little.
-const ROUND_TRIP_MAX: Duration = Duration::from_millis(400);
 
 /// A source of the time of day. Tests have their own.
 pub trait WallClock: Debug + Send + Sync + 'static {
@@ -89,25 +93,51 @@ fn judge(me: u64, voters: &BTreeSet<u64>, offsets: &BTreeMap<u64, Offset>) -> Cl
         return ClockVerdict::Unverified;
     }
     known.sort_by_key(|offset| offset.us);
-    // The two in the middle are one and the same if the number is odd.
-    let (low, high) = (known[(known.len() - 1) / 2], known[known.len() / 2]);
+    // If there are two in the middle, the faster half is the one that gives way.
+    let low = known[(known.len() - 1) / 2];
     let max = CLOCK_OFFSET_MAX.as_micros() as i64;
-    if low.us > max + low.error_us {
-        ClockVerdict::Off { offset_us: low.us }
-    } else if high.us < -(max + high.error_us) {
-        ClockVerdict::Off { offset_us: high.us }
-    } else {
-        ClockVerdict::Good
+    match low.us.abs() > max + low.error_us {
+        true => ClockVerdict::Off { offset_us: low.us },
+        false => ClockVerdict::Good,
+    }
+}
+
+/// What another clock showed, in microseconds since the Unix epoch.
+struct Shown {
+    us: u64,
+    /// By how much that may be wrong.
+    error_us: i64,
+    at: Instant,
+}
+
+impl Shown {
+    /// How far it is ahead of a clock that shows `wall_us` now.
+    fn offset(&self, wall_us: u64, now: Instant) -> Offset {
+        let theirs_us = i128::from(self.us) + now.duration_since(self.at).as_micros() as i128;
+        let max = i128::from(i64::MAX / 2);
+        Offset {
+            us: (theirs_us - i128::from(wall_us)).clamp(-max, max) as i64,
+            error_us: self.error_us,
+        }
     }
 }
 
 #[derive(Default)]
 struct State {
-    offsets: BTreeMap<u64, (Offset, Instant)>,
+    /// What each node's clock showed last.
+    clocks: BTreeMap<u64, Shown>,
     /// When each node answered last, and whether it was fit to lead.
     heard: BTreeMap<u64, (Instant, bool)>,
     /// The wall clock when it was found good, and when that was.
     anchor: Option<(u64, Instant)>,
+    vetoes: BTreeMap<GroupId, Veto>,
+}
+
+/// The refusal of a leader's entries for their time.
+struct Veto {
+    leader: Vote,
+    since: Instant,
+    last: Instant,
 }
 
 /// This node's clock, and what the others say of it.
@@ -142,7 +172,10 @@ impl Clock {
     pub(crate) fn stamp_us(&self) -> Option<i64> {
         let (wall_us, since) = self.state.lock().anchor?;
         let elapsed = since.elapsed();
-        (elapsed <= COMPARISON_AGE_MAX).then(|| (wall_us + elapsed.as_micros() as u64) as i64)
+        let now_us = wall_us.saturating_add(elapsed.as_micros() as u64);
+        i64::try_from(now_us)
+            .ok()
+            .filter(|_| elapsed <= COMPARISON_AGE_MAX)
     }
 
     /// The latest stamp that a good clock could make, in microseconds. `None` if this node's own is not known to be good:
@@ -150,6 +183,19 @@ impl Clock {
     pub(crate) fn stamp_us_max(&self) -> Option<i64> {
         let now = self.stamp_us()?;
         Some(now.saturating_add(STAMP_AHEAD_MAX.as_micros() as i64))
+    }
+
+    /// Whether to refuse a leader's entry that is stamped later than [`stamp_us_max`](Self::stamp_us_max).
+    pub(crate) fn refuses(&self, group: GroupId, leader: Vote) -> bool {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        let (since, last) = (now, now);
+        let veto = state.vetoes.entry(group).or_insert(Veto { leader, since, last });
+        if veto.leader != leader || now.duration_since(veto.last) > VETO {
+            *veto = Veto { leader, since, last };
+        }
+        veto.last = now;
+        now.duration_since(veto.since) <= VETO
     }
 
     /// When a node answered last.
@@ -164,35 +210,31 @@ impl Clock {
         said.is_some_and(|(heard, is_fit)| *is_fit && heard.elapsed() <= COMPARISON_AGE_MAX)
     }
 
-    /// Takes in what a node answered: its clock, to a question that was sent at `sent_us` by this node's and took
-    /// `round_trip`.
-    pub(crate) fn note(&self, node: u64, sent_us: u64, round_trip: Duration, pong: &Pong) {
+    /// Takes in what a node answered, to a question that took `round_trip`.
+    pub(crate) fn note(&self, node: u64, round_trip: Duration, pong: &Pong) {
         let (now, half) = (Instant::now(), round_trip.as_micros() as u64 / 2);
         let mut state = self.state.lock();
         state.heard.insert(node, (now, pong.is_fit));
-        if round_trip > ROUND_TRIP_MAX {
-            return;
-        }
-        let ours_us = sent_us.saturating_add(half);
-        let offset = Offset {
-            us: i128::from(pong.clock_us)
-                .saturating_sub(i128::from(ours_us))
-                .clamp(-i128::from(i64::MAX / 2), i128::from(i64::MAX / 2)) as i64,
+        let shown = Shown {
+            us: pong.clock_us.saturating_add(half),
             error_us: half as i64,
+            at: now,
         };
-        state.offsets.insert(node, (offset, now));
+        state.clocks.insert(node, shown);
     }
 
     /// Judges anew, by what was heard lately of the voters.
     pub(crate) fn judge(&self, voters: &BTreeSet<u64>) -> ClockVerdict {
         let verdict = {
             let mut state = self.state.lock();
-            let lately = |heard: &Instant| heard.elapsed() <= COMPARISON_AGE_MAX;
-            state.offsets.retain(|_, (_, heard)| lately(heard));
-            let offsets = state.offsets.iter().map(|(node, (offset, _))| (*node, *offset));
+            let (now, wall_us) = (Instant::now(), self.wall.now_us());
+            let lately = |shown: &Shown| now.duration_since(shown.at) <= COMPARISON_AGE_MAX;
+            state.clocks.retain(|_, shown| lately(shown));
+            let clocks = state.clocks.iter();
+            let offsets = clocks.map(|(node, shown)| (*node, shown.offset(wall_us, now)));
             let verdict = judge(self.me, voters, &offsets.collect());
             match verdict {
-                ClockVerdict::Good => state.anchor = Some((self.wall.now_us(), Instant::now())),
+                ClockVerdict::Good => state.anchor = Some((wall_us, now)),
                 ClockVerdict::Off { .. } => state.anchor = None,
                 // What was found good lately is still good; it ages.
                 ClockVerdict::Unverified => {}
@@ -299,7 +341,7 @@ mod tests {
                     clock_us: theirs,
                     is_fit: true,
                 };
-                clock.note(node, wall.now_us(), Duration::ZERO, &pong);
+                clock.note(node, Duration::ZERO, &pong);
             }
             clock.judge(&voters)
         };
@@ -308,7 +350,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(clock.stamp_us(), Some(1_001_000_000));
         let max = clock.stamp_us_max().unwrap();
-        assert!(max < 1_004_000_000 && max >= 1_002_500_000);
+        assert!((1_002_500_000..1_004_000_000).contains(&max));
         assert!(matches!(compare(1_001_000_000), ClockVerdict::Off { .. }));
         assert_eq!(clock.stamp_us(), None);
         assert_eq!(clock.stamp_us_max(), None, "who is off refuses nothing");

@@ -213,6 +213,12 @@ impl Group {
         self.resolved.resolver().orphans(count_max)
     }
 
+    /// A node's last epoch; 0 if it had none.
+    pub(crate) fn epoch_of(&self, node: u64) -> u64 {
+        let stream = self.resolved.resolver().stream(node);
+        stream.map_or(0, |(origin, _)| origin.epoch)
+    }
+
     /// A node's present epoch, unless it is over.
     pub(crate) fn live_epoch(&self, node: u64) -> Option<u64> {
         let resolver = self.resolved.resolver();

@@ -11,6 +11,7 @@ use super::segment::Broken;
 use super::writer::{Progress, WriteStats, Writer};
 use crate::fatal::Fatal;
 use crate::record::FoundersRecord;
+use crate::transport::EPOCH_MAX;
 use crate::types::GroupId;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -252,7 +253,7 @@ impl Store {
     /// A new epoch for this node: larger than all before, the one that the log knows too, and on disk when this returns.
     pub(crate) async fn next_epoch(&self, now_us: u64, known: u64) -> io::Result<u64> {
         let mut last = self.epoch.lock().await;
-        let epoch = now_us.max((*last).max(known).saturating_add(1));
+        let epoch = now_us.min(EPOCH_MAX).max((*last).max(known).saturating_add(1));
         let taken = Change::set(Space::Meta, EPOCH_KEY.to_vec(), epoch.to_be_bytes().to_vec());
         self.sync(vec![taken]).await?;
         *last = epoch;

@@ -311,14 +311,15 @@ impl Manager {
         Ok(())
     }
 
-    /// Hands the leadership of every group that this node leads to its most advanced follower, and waits a moment
-    /// for it to be taken. Gives back whether this node leads nothing any more.
+    /// Hands the leadership of every group that this node leads to its most advanced follower, to one that is fit to
+    /// lead if there is one, and waits a moment for it to be taken. Gives back whether this node leads nothing any more.
     pub async fn transfer_leadership(&self) -> bool {
         let patience = Duration::from_millis(self.config.timing.election_ms_max * 2);
-        let transfers = self
-            .groups
-            .values()
-            .map(|group| transfer(group, self.config.node, patience, |_| true));
+        let (me, clock) = (self.config.node, &self.vitals.clock);
+        let transfers = self.groups.values().map(async |group| {
+            transfer(group, me, patience, |node| clock.is_fit(node)).await
+                || transfer(group, me, patience, |_| true).await
+        });
         futures::future::join_all(transfers)
             .await
             .into_iter()

@@ -46,9 +46,9 @@ pub(super) async fn compare_clocks(meta: Arc<Group>, peers: Arc<Peers>, vitals: 
         let mut answers: FuturesUnordered<_> = others
             .iter()
             .map(|(node, addr)| async {
-                let (sent_us, begin) = (vitals.clock.now_us(), Instant::now());
+                let begin = Instant::now();
                 if let Ok(pong) = peers.ping(*node, addr).await {
-                    vitals.clock.note(*node, sent_us, begin.elapsed(), &pong);
+                    vitals.clock.note(*node, begin.elapsed(), &pong);
                 }
             })
             .collect();
@@ -115,8 +115,14 @@ pub(super) async fn keep_fit(groups: Vec<Arc<Group>>, me: u64, vitals: Arc<Vital
         }
         if !troubles.is_empty() {
             for group in &groups {
-                // If nobody takes it, the next round tries again.
-                transfer(group, me, patience, |node| vitals.clock.is_fit(node)).await;
+                // If nobody takes it, the next round tries again. A node whose disk is low can stamp; one whose clock is
+                // wrong can't, and gives way to any that is there.
+                let is_given = transfer(group, me, patience, |node| vitals.clock.is_fit(node)).await;
+                if !is_given && vitals.is_clock_off() {
+                    let lately = |heard: Instant| heard.elapsed() <= FIT_FOR;
+                    let is_there = |node| vitals.clock.heard(node).is_some_and(lately);
+                    transfer(group, me, patience, is_there).await;
+                }
             }
         }
         told = troubles;

@@ -26,11 +26,11 @@ pub(super) async fn transfer(
             return true;
         }
         let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
-        let followers = metrics
-            .replication
-            .iter()
-            .flatten()
-            .filter(|(id, _)| **id != me && voters.contains(id) && may_lead(**id));
+        let committed = metrics.local_committed.map(|id| id.index);
+        // Who lacks what is committed is not elected, and raft takes nothing any more once it was told to hand over.
+        let followers = metrics.replication.iter().flatten().filter(|(id, matching)| {
+            **id != me && voters.contains(id) && matching.map(|id| id.index) >= committed && may_lead(**id)
+        });
         followers
             .max_by_key(|(_, matching)| **matching)
             .map(|(id, _)| *id)

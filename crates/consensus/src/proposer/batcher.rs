@@ -75,7 +75,16 @@ impl Batcher {
                 first = next(&mut carry, &mut self.incoming), if has_room => first,
             };
             let Some(first) = first else { return };
-            let Some(stamp_us) = self.stamp().await else {
+            let stamp_us = {
+                let mut stamp = std::pin::pin!(self.stamp());
+                loop {
+                    tokio::select! {
+                        Some(()) = in_flight.next() => {}
+                        stamp_us = &mut stamp => break stamp_us,
+                    }
+                }
+            };
+            let Some(stamp_us) = stamp_us else {
                 first.refused.refuse();
                 continue;
             };

@@ -2,6 +2,7 @@
 
 mod announce;
 mod budgets;
+mod clocks;
 mod cluster;
 mod ends;
 mod faults;

@@ -3,7 +3,7 @@
 use super::PeerError;
 use super::sanity::{self, Unsound};
 use super::wire::Append;
-use crate::types::{GroupId, LogId, Raft, TypeConfig};
+use crate::types::{GroupId, LogId, Raft, TypeConfig, Vote};
 use crate::vitals::Vitals;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::AppendEntriesRequest;
@@ -45,7 +45,12 @@ impl Door {
     async fn check(&mut self, append: Append) -> Result<AppendEntriesRequest<TypeConfig>, PeerError> {
         let clock = &self.vitals.clock;
         let term_max = sanity::term_max(clock.now_us());
-        sanity::append(&append, self.from, term_max, clock.stamp_us_max())?;
+        match sanity::append(&append, self.from, term_max, clock.stamp_us_max()) {
+            Err(Unsound::FarAhead { .. }) if !self.is_vetoed(&append) => {
+                sanity::append(&append, self.from, term_max, None)?;
+            }
+            checked => checked?,
+        }
         let request = AppendEntriesRequest::try_from(append);
         let request = request.map_err(|error| Unsound::Command(error.to_string()))?;
         let last = request
@@ -58,6 +63,11 @@ impl Door {
         }
         self.passed = Some((last, request.leader_commit));
         Ok(request)
+    }
+
+    fn is_vetoed(&self, append: &Append) -> bool {
+        let leader = append.vote.map(Vote::from);
+        leader.is_none_or(|leader| self.vitals.clock.refuses(self.group, leader))
     }
 
     /// Whether a message goes on where the one before it ended, beyond all that is committed here.

@@ -22,6 +22,7 @@ pub(crate) use network::Network;
 pub(crate) use peers::Peers;
 pub use peers::{PeerInfo, Replies, Transport};
 pub use protocol::{PROTOCOL, PROTOCOL_MIN};
+pub(crate) use sanity::EPOCH_MAX;
 pub use service::Service;
 pub(crate) use window::PeerBudgets;
 

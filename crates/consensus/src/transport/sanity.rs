@@ -16,8 +16,12 @@ use thiserror::Error;
 /// The highest number of a command in a stream.
 const SEQ_MAX: u64 = 1 << 56;
 
-/// How far a node's epoch, which it takes from its clock, may be ahead of this node's clock, in microseconds: a day.
-const EPOCH_AHEAD_US_MAX: u64 = 86_400 * 1_000_000;
+/// The highest epoch that a node takes from its clock, in microseconds: beyond the year 100,000. A clock that was wrong
+/// once must not bar a node for good.
+pub(crate) const EPOCH_MAX: u64 = 1 << 62;
+
+/// How far a node's epoch may be ahead of its last one, if that was such a high one.
+const EPOCH_STEP_MAX: u64 = 1 << 32;
 
 /// The start of the year 2020: from then on every second has room for [`TERMS_PER_SECOND`] terms.
 const TERMS_SINCE_S: u64 = 1_577_836_800;
@@ -254,11 +258,11 @@ pub(crate) fn founders(founders: &[u64], me: u64, from: u64) -> Option<BTreeSet<
     is_sound.then_some(nodes)
 }
 
-/// A node's proposals are numbered, and every node can read them.
-pub(crate) fn proposals(batch: &EncodedBatch, now_us: u64) -> Result<(), Unsound> {
+/// A node's proposals are numbered, and every node can read them. `known` is the node's last epoch.
+pub(crate) fn proposals(batch: &EncodedBatch, known: u64) -> Result<(), Unsound> {
     let last = batch.first_seq.checked_add(batch.commands.len() as u64);
     let is_number = batch.first_seq > 0 && last.is_some_and(|last| last <= SEQ_MAX);
-    if !is_number || batch.epoch > now_us.saturating_add(EPOCH_AHEAD_US_MAX) {
+    if !is_number || batch.epoch > EPOCH_MAX.max(known.saturating_add(EPOCH_STEP_MAX)) {
         return Err(Unsound::Number);
     }
     for command in &batch.commands {

@@ -244,13 +244,14 @@ impl Service {
         mut batches: BoxStream<'static, EncodedBatch>,
     ) -> Result<Replies<ProposeReply>, PeerError> {
         let group = self.check_member(header)?;
-        let (batcher, node, vitals) = (group.batcher(), header.from, self.vitals.clone());
+        let (batcher, node) = (group.batcher(), header.from);
+        let known = group.epoch_of(node);
         let replies = futures::stream::once(async move {
             let refused = Arc::new(Refused::default());
             let take = async {
                 while let Some(batch) = batches.next().await {
                     // A node proposes in its own name, and no more at once than an entry has places for.
-                    let believed = sanity::proposals(&batch, vitals.clock.now_us());
+                    let believed = sanity::proposals(&batch, known);
                     if let Err(reason) = &believed {
                         tracing::warn!(from = node, "proposals are refused: {reason}");
                     }
