@@ -20,10 +20,14 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{ServerState, SnapshotPolicy};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// Entries in one message to a follower, unless their bytes are too many.
 const SENT_ENTRIES_MAX: u64 = 1024;
+
+/// How long raft may take to stop.
+const STOP_MAX: Duration = Duration::from_secs(3);
 
 /// What a node's groups share.
 #[derive(Clone, Copy)]
@@ -228,7 +232,9 @@ impl Group {
 
     pub(crate) async fn stop(&self) {
         self.proposer.stop();
-        if self.raft.shutdown().await.is_err() {
+        // It waits for what it is writing, on a disk that may hang.
+        let stopped = tokio::time::timeout(STOP_MAX, self.raft.shutdown()).await;
+        if !matches!(stopped, Ok(Ok(()))) {
             tracing::warn!(group = %self.id, "raft did not stop in order");
         }
     }

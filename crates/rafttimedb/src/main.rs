@@ -16,10 +16,14 @@ use config::{Config, LogFormat};
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 /// What is logged unless RUST_LOG says otherwise. The libraries tell every step at info.
 const DEFAULT_LOG: &str = "info,openraft=error";
+
+/// How long what is left of a node may take to end, once it has stopped.
+const LEFT_MAX: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let config = match Config::parse().validate() {
@@ -41,13 +45,16 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run::run(config)) {
+    let code = match runtime.block_on(run::run(config)) {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
         }
-    }
+    };
+    // A read from a disk that hangs is not waited for.
+    runtime.shutdown_timeout(LEFT_MAX);
+    code
 }
 
 /// Half of the machine's cores: the other half is its SpacetimeDB's. On few cores, tasks that hand work to each other

@@ -25,6 +25,9 @@ use tokio::signal::unix::{SignalKind, signal};
 /// How long to wait before a peer that could not be reached is asked again.
 const HELLO_RETRY: Duration = Duration::from_secs(1);
 
+/// How long a node may take to stop in order: to hand over leadership, close its clients and end its SpacetimeDB.
+const STOP_MAX: Duration = Duration::from_secs(60);
+
 /// Why a node can't go on whose server is left to itself.
 const UNWATCHED: &str = "the task that keeps SpacetimeDB running has failed";
 
@@ -90,7 +93,12 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
         Ok(()) => tracing::info!("stopping"),
         Err(reason) => tracing::error!("the node stops, since it can't go on: {reason:#}"),
     }
-    stop(&node, &gateway).await;
+    if tokio::time::timeout(STOP_MAX, stop(&node, &gateway))
+        .await
+        .is_err()
+    {
+        tracing::warn!("the node did not stop in order within {} s", STOP_MAX.as_secs());
+    }
     Ok(match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,

@@ -1,5 +1,6 @@
 //! Why a data directory can't be used.
 
+use super::segment::WAY_BACK;
 use std::path::PathBuf;
 use thiserror::Error;
 
@@ -78,15 +79,21 @@ pub enum StoreError {
     },
     /// It is not what was written.
     #[error(
-        "{} is damaged: {reason}. This node may have forgotten what it acknowledged, and must not start with it. \
-         The other nodes have it all: keep the directory aside, take the node out of the cluster, and let it join again \
-         with an empty --data-dir (this version can't change the members yet)",
+        "{} is damaged: {reason}. This node may have forgotten what it acknowledged, and must not start with it. {WAY_BACK}",
         path.display()
     )]
     Damaged {
         /// The directory.
         path: PathBuf,
         /// What is wrong.
+        reason: String,
+    },
+    /// A newer program wrote to its log.
+    #[error("{}: {reason}: a newer version wrote it; update this node", path.display())]
+    NewerLog {
+        /// The directory.
+        path: PathBuf,
+        /// What is not known.
         reason: String,
     },
     /// The disk refused.

@@ -1,6 +1,7 @@
 //! The disk, as the log uses it: files whose whole space is taken when they are made, written at places and synced.
 
-use nix::fcntl::posix_fallocate;
+use nix::errno::Errno;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise, posix_fallocate};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
@@ -15,7 +16,7 @@ pub trait Files: Send + Sync + 'static {
     fn list(&self, folder: &Path) -> io::Result<Vec<String>>;
 
     /// Makes a file of `size` bytes that begins with `head` and is zeros from there on. It is on disk, name and all,
-    /// when this returns; after a crash it is there whole or not at all.
+    /// when this returns; after a crash it is there whole or not at all. If it can't be made, nothing of it is left.
     ///
     /// # Errors
     /// When the disk refuses.
@@ -32,6 +33,14 @@ pub trait Files: Send + Sync + 'static {
     /// # Errors
     /// When the disk refuses.
     fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Removes what was left in a folder by a [`create`](Self::create) that a crash broke off.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    fn tidy(&self, _folder: &Path) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// An open file.
@@ -60,6 +69,15 @@ pub trait DataFile: Send + Sync {
     /// # Errors
     /// When the disk refuses; what it has written then is not known.
     fn sync(&self) -> io::Result<()>;
+
+    /// Lets reads come from the disk, not from the system's memory: after a [`sync`](Self::sync) that failed, that has
+    /// what the disk has not.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    fn uncache(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The disk as it is.
@@ -85,16 +103,7 @@ impl Files for Disk {
         let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
         fs::create_dir_all(folder)?;
         let unfinished = path.with_extension(UNFINISHED);
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .read(true)
-            .write(true)
-            .open(&unfinished)?;
-        let len = i64::try_from(size).map_err(io::Error::other)?;
-        posix_fallocate(&file, 0, len)?;
-        file.write_all(head)?;
-        file.sync_all()?;
+        let file = make(&unfinished, size, head).inspect_err(|_| drop(fs::remove_file(&unfinished)))?;
         fs::rename(&unfinished, path)?;
         File::open(folder)?.sync_all()?;
         Ok(Box::new(file))
@@ -108,6 +117,35 @@ impl Files for Disk {
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
     }
+
+    fn tidy(&self, folder: &Path) -> io::Result<()> {
+        for name in self.list(folder)? {
+            let path = folder.join(name);
+            if path.extension().is_some_and(|extension| extension == UNFINISHED) {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A file whose whole space is taken. A disk on which there is none may have kept what it had taken before it found out.
+fn make(path: &Path, size: u64, head: &[u8]) -> io::Result<File> {
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .read(true)
+        .write(true)
+        .open(path)?;
+    let len = i64::try_from(size).map_err(io::Error::other)?;
+    while let Err(error) = posix_fallocate(&file, 0, len) {
+        if error != Errno::EINTR {
+            return Err(error.into());
+        }
+    }
+    file.write_all(head)?;
+    file.sync_all()?;
+    Ok(file)
 }
 
 impl DataFile for File {
@@ -125,5 +163,14 @@ impl DataFile for File {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+
+    fn uncache(&self) -> io::Result<()> {
+        Ok(posix_fadvise(
+            self,
+            0,
+            0,
+            PosixFadviseAdvice::POSIX_FADV_DONTNEED,
+        )?)
     }
 }

@@ -67,6 +67,19 @@ pub(super) fn check(dir: &Path) -> Result<bool, StoreError> {
     }
 }
 
+/// Makes the directory durable: its name, and the names in it.
+pub(super) fn settle(dir: &Path, log: &str) -> std::io::Result<()> {
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    match File::open(parent.unwrap_or(Path::new("."))) {
+        Ok(parent) => parent.sync_all()?,
+        // Whoever may not look into it has not made the directory.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
+        Err(error) => return Err(error),
+    }
+    File::open(dir)?.sync_all()?;
+    File::open(dir.join(log))?.sync_all()
+}
+
 /// Marks a new directory, whose log is there already.
 pub(super) fn mark(dir: &Path) -> std::io::Result<()> {
     let new = dir.join("FORMAT.new");

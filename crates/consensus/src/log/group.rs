@@ -113,6 +113,17 @@ impl GroupLog {
     /// Reads entries from `from` up to `end` (exclusive): no more than about `bytes_max` bytes, but at least one if
     /// there is one.
     pub(crate) async fn read(&self, from: u64, end: u64, bytes_max: usize) -> io::Result<Vec<RaftEntry>> {
+        loop {
+            let era = self.tail.lock().era();
+            let entries = self.read_once(from, end, bytes_max).await;
+            // What was cut off meanwhile must not be followed by what came in its place.
+            if self.tail.lock().era() == era {
+                return entries;
+            }
+        }
+    }
+
+    async fn read_once(&self, from: u64, end: u64, bytes_max: usize) -> io::Result<Vec<RaftEntry>> {
         let (from, disk_end, cached) = {
             let tail = self.tail.lock();
             let from = from.max(tail.begin());

@@ -20,7 +20,11 @@ pub(crate) const SEGMENT_BYTES: u64 = 64 << 20;
 const SEGMENT_BYTES_MAX: u64 = u32::MAX as u64;
 
 /// Segments that are not written any more, of which it is kept in memory where their records stand.
-const COLD_SEGMENTS_MAX: usize = 4;
+/// Their files are open.
+const COLD_SEGMENTS_MAX: usize = 8;
+
+/// The blocks of a log that was only just begun: its head, an empty checkpoint, and its node's id.
+pub(super) const BEGUN_BLOCKS: u64 = 3;
 
 /// The block that every segment keeps free, for its seal.
 const SEAL_BLOCKS: u64 = 1;
@@ -37,7 +41,8 @@ pub(super) struct Contents {
 /// The reading side.
 pub(super) struct Reader {
     contents: RwLock<Contents>,
-    cold: Mutex<VecDeque<(u64, Arc<Places>)>>,
+    /// The one that was read last comes first.
+    cold: Mutex<VecDeque<(Arc<Segment>, Arc<Places>)>>,
 }
 
 /// The writing side.
@@ -80,7 +85,7 @@ impl Journal {
             first_batch: 1,
             chain: Chain::default(),
         };
-        let active = Segment::create(&*files, folder, head)?;
+        let active = Segment::create(&files, folder, head)?;
         let contents = Contents {
             index: Index::default(),
             active: 1,
@@ -105,9 +110,10 @@ impl Journal {
     /// # Errors
     /// [`Broken::Damaged`] if the segments are not what was written.
     pub(super) fn open(files: Arc<dyn Files>, folder: &Path, segment_bytes: u64) -> Result<Self, Broken> {
+        files.tidy(folder)?;
         let numbers = numbers(&*files, folder)?;
         let open = |number| match numbers.binary_search(&number) {
-            Ok(_) => Segment::open(&*files, folder, number),
+            Ok(_) => Segment::open(&files, folder, number),
             Err(_) => Err(missing(number)),
         };
         let last = *numbers.last().ok_or_else(|| missing(1))?;
@@ -139,6 +145,7 @@ impl Journal {
             if segment.head.log_id != active.head.log_id {
                 return Err(foreign(older));
             }
+            segment.rest();
             contents.segments.insert(older, segment);
         }
         let oldest = contents
@@ -199,7 +206,8 @@ impl Journal {
     fn go_on(&mut self, blocks: u64) -> io::Result<()> {
         let checkpoint = self.reader.contents.read().index.dump();
         let len: usize = checkpoint.iter().map(Change::size).sum();
-        let needed = block::count(BATCH_HEAD + len) as u64 + blocks;
+        // Were it full after its first batch, the whole checkpoint would soon be written again.
+        let needed = block::count(BATCH_HEAD + len) as u64 * 2 + blocks;
         let (_, behind_seal) =
             segment::encode(self.active.head.number, self.next, BatchKind::Seal, 0, |_| ());
         let head = Head {
@@ -215,7 +223,7 @@ impl Journal {
                 "a segment of the log would be too large",
             ));
         }
-        let new = Segment::create(&*self.files, &self.folder, head)?;
+        let new = Segment::create(&self.files, &self.folder, head)?;
         self.write(BatchKind::Seal, &[])?;
         self.reader
             .contents
@@ -223,7 +231,7 @@ impl Journal {
             .segments
             .insert(head.number, new.clone());
         self.next = new.start();
-        self.active = new;
+        std::mem::replace(&mut self.active, new).rest();
         self.begin(&checkpoint)
     }
 
@@ -296,8 +304,8 @@ fn load(segment: &Arc<Segment>) -> Result<(Contents, End), Broken> {
     let end = segment.scan(|batch| {
         let changes = change::decode(batch.offset, &batch.changes);
         let newer = || {
-            Broken::Damaged(format!(
-                "segment {number} was written by a newer version: update this node"
+            Broken::Newer(format!(
+                "segment {number} holds a change that this program does not know"
             ))
         };
         for (change, span) in changes.ok_or_else(newer)? {
@@ -406,15 +414,21 @@ impl Reader {
     fn cold(&self, segment: &Arc<Segment>) -> Result<Arc<Places>, Broken> {
         let number = segment.head.number;
         let mut cold = self.cold.lock();
-        if let Some(place) = cold.iter().position(|(known, _)| *known == number) {
-            return Ok(cold[place].1.clone());
+        let known = cold.iter().position(|(known, _)| known.head.number == number);
+        if let Some(known) = known.and_then(|place| cold.remove(place)) {
+            let places = known.1.clone();
+            cold.push_front(known);
+            return Ok(places);
         }
-        let (contents, end) = load(segment)?;
+        segment.hold()?;
+        let (contents, end) = load(segment).inspect_err(|_| segment.rest())?;
         let next = self.contents.read().segments.get(&(number + 1)).cloned();
         check_follows(&next.ok_or_else(|| missing(number + 1))?.head, &end)?;
         let places = Arc::new(contents.places);
-        cold.truncate(COLD_SEGMENTS_MAX - 1);
-        cold.push_front((number, places.clone()));
+        while cold.len() >= COLD_SEGMENTS_MAX {
+            cold.pop_back().inspect(|(oldest, _)| oldest.rest());
+        }
+        cold.push_front((segment.clone(), places.clone()));
         Ok(places)
     }
 

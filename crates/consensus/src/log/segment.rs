@@ -8,6 +8,7 @@ use super::block::{self, BLOCK, BODY, Blocks, Kind, Place, Tag};
 use super::change::Span;
 use super::files::{DataFile, Files};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,7 +40,14 @@ pub(crate) enum Broken {
     /// It does not hold what was written.
     #[error("{0}")]
     Damaged(String),
+    /// A newer program wrote it.
+    #[error("{0}")]
+    Newer(String),
 }
+
+/// What to do with a log that is damaged.
+pub(crate) const WAY_BACK: &str = "The other nodes have it all: keep the directory aside, take the node out of the \
+    cluster, and let it join again with an empty --data-dir (this version can't change the members yet)";
 
 impl From<Broken> for io::Error {
     fn from(broken: Broken) -> Self {
@@ -47,8 +55,9 @@ impl From<Broken> for io::Error {
             Broken::Io(error) => error,
             Broken::Damaged(reason) => Self::new(
                 io::ErrorKind::InvalidData,
-                format!("the log is damaged: {reason}"),
+                format!("the log is damaged: {reason}. {WAY_BACK}"),
             ),
+            Broken::Newer(reason) => Self::new(io::ErrorKind::InvalidData, reason),
         }
     }
 }
@@ -100,8 +109,8 @@ impl Head {
         }
         let version = u32::from_le_bytes(array(&body[8..12]));
         if version > VERSION {
-            return Err(damaged(&format!(
-                "it is of version {version}, and this program reads up to {VERSION}: update it"
+            return Err(Broken::Newer(format!(
+                "segment {number} is of version {version}, and this program reads up to {VERSION}"
             )));
         }
         let numbers = [12, 20, 28].map(|at| u64::from_le_bytes(array(&body[at..at + 8])));
@@ -116,6 +125,16 @@ impl Head {
             log_id: array(&body[36..52]),
             chain: array(&body[52..68]),
         })
+    }
+}
+
+/// Says where the disk refused.
+fn at(path: &Path, offset: u64) -> impl Fn(io::Error) -> io::Error {
+    move |error| {
+        io::Error::new(
+            error.kind(),
+            format!("{}: at byte {offset}: {error}", path.display()),
+        )
     }
 }
 
@@ -176,7 +195,9 @@ pub(super) struct End {
 pub(super) struct Segment {
     pub(super) head: Head,
     path: PathBuf,
-    file: Box<dyn DataFile>,
+    files: Arc<dyn Files>,
+    /// While it is [held](Self::hold). A log has more segments than a process may have files.
+    file: Mutex<Option<Arc<dyn DataFile>>>,
 }
 
 /// A segment's file.
@@ -225,22 +246,30 @@ fn chain(before: &Chain, sums: &[u8]) -> Chain {
 }
 
 impl Segment {
-    pub(super) fn create(files: &dyn Files, folder: &Path, head: Head) -> io::Result<Arc<Self>> {
+    /// Makes a segment, and holds it.
+    pub(super) fn create(files: &Arc<dyn Files>, folder: &Path, head: Head) -> io::Result<Arc<Self>> {
         let path = path(folder, head.number);
         let file = files.create(&path, head.blocks * BLOCK as u64, &head.encode())?;
-        Ok(Arc::new(Self { head, path, file }))
+        Ok(Arc::new(Self {
+            head,
+            path,
+            files: files.clone(),
+            file: Mutex::new(Some(file.into())),
+        }))
     }
 
-    pub(super) fn open(files: &dyn Files, folder: &Path, number: u64) -> Result<Arc<Self>, Broken> {
+    /// Opens a segment, and holds it.
+    pub(super) fn open(files: &Arc<dyn Files>, folder: &Path, number: u64) -> Result<Arc<Self>, Broken> {
         let path = path(folder, number);
-        let file = files.open(&path)?;
-        let size = file.size()?;
+        let file: Arc<dyn DataFile> = files.open(&path).map_err(at(&path, 0))?.into();
+        file.uncache().map_err(at(&path, 0))?;
+        let size = file.size().map_err(at(&path, 0))?;
         let damaged = |reason: String| Broken::Damaged(format!("{}: {reason}", path.display()));
         if size < BLOCK as u64 {
             return Err(damaged(format!("it has {size} bytes")));
         }
         let mut block = [0; BLOCK];
-        file.read(&mut block, 0)?;
+        file.read(&mut block, 0).map_err(at(&path, 0))?;
         let head = Head::decode(number, &block)?;
         if head.blocks.checked_mul(BLOCK as u64) != Some(size) {
             return Err(damaged(format!(
@@ -248,7 +277,31 @@ impl Segment {
                 head.blocks
             )));
         }
-        Ok(Arc::new(Self { head, path, file }))
+        Ok(Arc::new(Self {
+            head,
+            path,
+            files: files.clone(),
+            file: Mutex::new(Some(file)),
+        }))
+    }
+
+    /// Keeps the file open until it may [rest](Self::rest).
+    pub(super) fn hold(&self) -> io::Result<()> {
+        let file = self.file()?;
+        *self.file.lock() = Some(file);
+        Ok(())
+    }
+
+    /// Keeps the file open no longer than it is read.
+    pub(super) fn rest(&self) {
+        self.file.lock().take();
+    }
+
+    fn file(&self) -> io::Result<Arc<dyn DataFile>> {
+        if let Some(file) = &*self.file.lock() {
+            return Ok(file.clone());
+        }
+        Ok(self.files.open(&self.path).map_err(at(&self.path, 0))?.into())
     }
 
     /// Where the first batch goes.
@@ -273,17 +326,33 @@ impl Segment {
     }
 
     fn blocks(&self, first: u64, count: usize) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; count * BLOCK];
-        self.file.read(&mut bytes, first * BLOCK as u64)?;
+        let (mut bytes, offset) = (vec![0; count * BLOCK], first * BLOCK as u64);
+        self.file()?
+            .read(&mut bytes, offset)
+            .map_err(at(&self.path, offset))?;
         Ok(bytes)
     }
 
     pub(super) fn write(&self, bytes: &[u8], block: u64) -> io::Result<()> {
-        self.file.write(bytes, block * BLOCK as u64)
+        let offset = block * BLOCK as u64;
+        self.file()?.write(bytes, offset).map_err(at(&self.path, offset))
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync()
+        self.file()?.sync().map_err(at(&self.path, 0))
+    }
+
+    /// Whether nothing was ever written from `block` on.
+    pub(super) fn is_blank(&self, block: u64) -> io::Result<bool> {
+        let mut at = block;
+        while at < self.head.blocks {
+            let count = SWEEP_BLOCKS.min((self.head.blocks - at) as usize);
+            if self.blocks(at, count)?.iter().any(|byte| *byte != 0) {
+                return Ok(false);
+            }
+            at += count as u64;
+        }
+        Ok(true)
     }
 
     /// Reads all batches, one after the other.
@@ -357,8 +426,13 @@ impl Segment {
         }
         let kinds = [BatchKind::Changes, BatchKind::Checkpoint, BatchKind::Seal];
         let kind = kinds.into_iter().find(|kind| kind.code() == body[8]);
-        let kind =
-            kind.ok_or_else(|| self.damaged(at.block, "this batch was written by a newer version: update"))?;
+        let newer = || {
+            format!(
+                "{}: a batch is of a kind that this program does not know",
+                self.path.display()
+            )
+        };
+        let kind = kind.ok_or_else(|| Broken::Newer(newer()))?;
         if (kind == BatchKind::Checkpoint) != (at.batch == self.head.first_batch) {
             return Err(self.damaged(at.block, "a checkpoint is missing, or out of place"));
         }

@@ -7,7 +7,7 @@ use super::format;
 use super::group::GroupLog;
 use super::journal::{self, Journal, Reader, SEGMENT_BYTES};
 use super::queue::{Done, Queue, Write, stopped};
-use super::segment::Broken;
+use super::segment::{Broken, Segment};
 use super::writer::{Progress, WriteStats, Writer};
 use crate::fatal::Fatal;
 use crate::record::FoundersRecord;
@@ -32,6 +32,9 @@ const OLD_LOG_DIR: &str = "raft";
 const NODE_KEY: &[u8] = b"node";
 const CLUSTER_KEY: &[u8] = b"cluster";
 const FOUNDERS_KEY: &[u8] = b"founders";
+
+/// For how long a store that is closed waits for a write that is under way.
+const DROP_PATIENCE: Duration = Duration::from_secs(5);
 const EPOCH_KEY: &[u8] = b"epoch";
 
 /// How long the end of the store waits at once for the thread that writes.
@@ -53,7 +56,7 @@ pub struct Store {
     epoch: tokio::sync::Mutex<u64>,
     /// Groups, which share the memory for entries.
     groups: Arc<AtomicUsize>,
-    _lock: Option<File>,
+    lock: Option<File>,
     /// Dropped last: says that the directory is closed.
     open: watch::Sender<()>,
 }
@@ -87,6 +90,8 @@ impl Store {
         if !is_marked {
             format::mark(path).map_err(io)?;
         }
+        // An earlier start may have been stopped before it had done so.
+        format::settle(path, LOG_DIR).map_err(io)?;
         Ok(store)
     }
 
@@ -109,9 +114,13 @@ impl Store {
                 path: path.to_owned(),
                 reason,
             },
+            Broken::Newer(reason) => StoreError::NewerLog {
+                path: path.to_owned(),
+                reason,
+            },
         };
         let mut journal = match is_new {
-            true => begin(files, path, &folder, segment_bytes)?,
+            true => begin(files, &folder, segment_bytes).map_err(broken)?,
             false => Journal::open(files, &folder, segment_bytes).map_err(broken)?,
         };
         let reader = journal.reader().clone();
@@ -163,7 +172,7 @@ impl Store {
             founders: Mutex::new(founders.unwrap_or_default().nodes.into_iter().collect()),
             epoch: tokio::sync::Mutex::new(epoch),
             groups: Arc::default(),
-            _lock: lock,
+            lock,
             open: watch::Sender::new(()),
         }))
     }
@@ -173,7 +182,7 @@ impl Store {
         self.fatal.subscribe()
     }
 
-    /// Waits for ever, unless the disk is busy with one write for longer than `patience`. Then nothing is written any
+    /// Waits for ever, unless the disk is busy with one write or read for longer than `patience`. Then nothing is written any
     /// more, and nobody is told that anything was: the node must stop before it does nothing for ever.
     pub(crate) async fn watch(&self, patience: Duration) {
         loop {
@@ -181,7 +190,7 @@ impl Store {
             let busy = self.progress.busy_for();
             if busy > patience {
                 let reason = format!(
-                    "the disk has not finished a write to the log for {} s",
+                    "the disk has not finished a write to the log, or a read from it, for {} s",
                     busy.as_secs()
                 );
                 self.fatal.set(reason);
@@ -309,8 +318,11 @@ impl Store {
         end: u64,
         bytes_max: usize,
     ) -> io::Result<Vec<(u64, Bytes)>> {
-        let reader = self.reader.clone();
-        let read = move || reader.read(group, sequence, from, end, bytes_max);
+        let (reader, progress) = (self.reader.clone(), self.progress.clone());
+        let read = move || {
+            let _reading = progress.reading();
+            reader.read(group, sequence, from, end, bytes_max)
+        };
         Ok(tokio::task::spawn_blocking(read)
             .await
             .map_err(io::Error::other)??)
@@ -339,40 +351,32 @@ impl Store {
     }
 }
 
-/// Begins a log. What an earlier try has left is not more than its first segment, and holds nothing yet.
-fn begin(
-    files: Arc<dyn Files>,
-    path: &Path,
-    folder: &Path,
-    segment_bytes: u64,
-) -> Result<Journal, StoreError> {
-    let io = |source| StoreError::Io {
-        path: path.to_owned(),
-        source,
+/// Begins a log. What an earlier try has left is not more than its first segment, whose checkpoint and node id nobody was
+/// told of.
+fn begin(files: Arc<dyn Files>, folder: &Path, segment_bytes: u64) -> Result<Journal, Broken> {
+    files.tidy(folder)?;
+    let is_blank = match journal::numbers(&*files, folder)?.as_slice() {
+        [] => true,
+        [1] => Segment::open(&files, folder, 1)?.is_blank(journal::BEGUN_BLOCKS)?,
+        _ => false,
     };
-    let left = journal::numbers(&*files, folder).map_err(io)?;
-    let is_bound = match left.as_slice() {
-        [] => false,
-        // Unfinished, or its node's only.
-        [1] => Journal::open(files.clone(), folder, segment_bytes)
-            .is_ok_and(|journal| journal.reader().get(Space::Meta, EPOCH_KEY).is_some()),
-        _ => true,
-    };
-    if is_bound {
-        return Err(StoreError::Foreign {
-            path: path.to_owned(),
-        });
+    if !is_blank {
+        let reason = "the file FORMAT is missing, and the log holds something";
+        return Err(Broken::Damaged(reason.to_owned()));
     }
-    Journal::create(files, folder, segment_bytes, rand::random()).map_err(io)
+    Ok(Journal::create(files, folder, segment_bytes, rand::random())?)
 }
 
 impl Drop for Store {
     fn drop(&mut self) {
         self.queue.close();
         let Some(writer) = self.writer.take() else { return };
-        // A disk that hangs must not keep the node from ending.
         while !writer.is_finished() {
-            if self.fatal.reason().is_some() && !self.progress.busy_for().is_zero() {
+            let busy = self.progress.writing_for();
+            // A disk that hangs must not keep the node from ending. But what it is still writing must not come after what
+            // another process writes: the lock stays until this one is gone.
+            if busy > DROP_PATIENCE || self.fatal.reason().is_some() && !busy.is_zero() {
+                std::mem::forget(self.lock.take());
                 return;
             }
             std::thread::sleep(JOIN_PAUSE);

@@ -32,6 +32,20 @@ pub(super) struct Progress {
     writes: AtomicU64,
     /// When the write that is under way began.
     busy_since: Mutex<Option<Instant>>,
+    /// When the reads that are under way began.
+    reads: Mutex<Vec<Instant>>,
+}
+
+/// A read that is under way, until it is dropped.
+pub(super) struct Reading<'a>(&'a Progress, Instant);
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        let mut reads = self.0.reads.lock();
+        if let Some(place) = reads.iter().position(|since| *since == self.1) {
+            reads.swap_remove(place);
+        }
+    }
 }
 
 impl Progress {
@@ -44,10 +58,24 @@ impl Progress {
     }
 
     /// For how long the disk has been busy with one write.
-    pub(super) fn busy_for(&self) -> Duration {
+    pub(super) fn writing_for(&self) -> Duration {
         self.busy_since
             .lock()
             .map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// For how long the disk has been busy with one write or read.
+    pub(super) fn busy_for(&self) -> Duration {
+        let oldest = self.reads.lock().iter().min().copied();
+        let reading = oldest.map_or(Duration::ZERO, |since| since.elapsed());
+        reading.max(self.writing_for())
+    }
+
+    /// A read begins.
+    pub(super) fn reading(&self) -> Reading<'_> {
+        let now = Instant::now();
+        self.reads.lock().push(now);
+        Reading(self, now)
     }
 }
 

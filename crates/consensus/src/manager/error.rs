@@ -13,6 +13,12 @@ pub enum StartError {
     /// The data directory can't be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The disk hangs.
+    #[error("{reason}")]
+    Disk {
+        /// What it does not do.
+        reason: String,
+    },
     /// A group can't start.
     #[error("{group} can't start: {source}")]
     Group {

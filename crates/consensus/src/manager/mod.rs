@@ -61,6 +61,20 @@ impl Manager {
         files: impl Files,
     ) -> Result<Arc<Self>, StartError> {
         let store = Store::open_with(&config.data_dir, config.node, files)?;
+        let (watched, patience) = (store.clone(), config.timing.disk());
+        tokio::select! {
+            started = Self::start_on(store, config, transport) => started,
+            () = watched.watch(patience) => Err(StartError::Disk {
+                reason: watched.fatal().borrow().clone().unwrap_or_default().to_string(),
+            }),
+        }
+    }
+
+    async fn start_on(
+        store: Arc<Store>,
+        config: Config,
+        transport: Arc<dyn Transport>,
+    ) -> Result<Arc<Self>, StartError> {
         let vitals = Vitals::new(config.node, config.wall_clock.clone(), config.disk_reserve_bytes);
         let starting = |group| move |source| StartError::Group { group, source };
         let epoch = store

@@ -486,7 +486,7 @@ fn a_wrong_clock_at_the_start_does_not_move_the_log() {
         let before = SystemClock.now_us() as i64;
         let members = (1..=2).map(|id| (id, addr(id))).collect();
         let init = it.nodes[0].manager.init(members, settings());
-        let done = tokio::time::timeout(Duration::from_secs(10), init).await;
+        drop(tokio::time::timeout(Duration::from_secs(10), init).await);
         let published = it.nodes[1].manager.shard().submit(publish()).unwrap();
         let at = tokio::time::timeout(Duration::from_secs(10), published).await;
         let at = at.ok().map(|at| at.unwrap().timestamp_us);

@@ -7,6 +7,7 @@ mod cluster;
 mod ends;
 mod faults;
 mod fitness;
+mod hangs;
 mod hostile;
 mod hub;
 mod loopback;

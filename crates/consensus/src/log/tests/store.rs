@@ -18,6 +18,7 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::type_config::TypeConfigExt;
 use prost::Message;
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -187,7 +188,7 @@ fn a_directory_is_bound_and_guarded() {
         std::fs::remove_file(dir.path().join("FORMAT")).unwrap();
         assert!(matches!(
             Store::open(dir.path(), 1).err(),
-            Some(StoreError::Foreign { .. })
+            Some(StoreError::Damaged { .. })
         ));
     });
 }
@@ -578,13 +579,15 @@ fn a_store_that_was_broken_off_in_the_making_is_made_again() {
     drop(Store::open(dir.path(), 1).unwrap());
     std::fs::remove_file(dir.path().join("FORMAT")).unwrap();
     drop(Store::open(dir.path(), 1).unwrap());
-    // With a segment that was not finished, too.
+    // With a checkpoint that was not finished, and a segment that was not, too.
     std::fs::remove_file(dir.path().join("FORMAT")).unwrap();
+    let log = dir.path().join("log");
     let segment = std::fs::File::options()
         .write(true)
-        .open(dir.path().join("log/0000000000000001.log"))
+        .open(log.join("0000000000000001.log"))
         .unwrap();
-    segment.set_len(512).unwrap();
+    segment.write_all_at(&[0; 700], 600).unwrap();
+    std::fs::write(log.join("0000000000000001.new"), [7; 99]).unwrap();
     drop(Store::open(dir.path(), 1).unwrap());
     Store::open(dir.path(), 1).unwrap().verify().unwrap();
 }
