@@ -41,25 +41,6 @@ pub struct Batch {
     pub commands: Vec<Command>,
 }
 
-/// An [`Entry`], as far as its stamp.
-#[derive(Clone, Copy, PartialEq, prost::Message)]
-struct Stamped {
-    #[prost(uint32, tag = "1")]
-    version: u32,
-    #[prost(sfixed64, tag = "2")]
-    timestamp_us: i64,
-}
-
-impl LogRecord {
-    /// The leader's clock when it formed the entry, if it holds one that this node can read; `None` if it holds none.
-    pub(crate) fn stamp_us(&self) -> Result<Option<i64>, RecordError> {
-        let Some(entry) = &self.entry else { return Ok(None) };
-        let head = Stamped::decode(entry.clone())?;
-        version::check_entry(head.version)?;
-        Ok(Some(head.timestamp_us))
-    }
-}
-
 /// An [`Entry`] whose commands are still encoded: the same bytes on the wire.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct EncodedEntry {

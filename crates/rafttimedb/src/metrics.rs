@@ -29,6 +29,8 @@ pub(crate) struct Metrics {
     fit: IntGaugeVec,
     clock_off: IntGaugeVec,
     disk_free: IntGaugeVec,
+    waiting_bytes: IntGaugeVec,
+    append_bytes: IntGaugeVec,
 }
 
 impl Metrics {
@@ -106,6 +108,16 @@ impl Metrics {
                 "Free bytes of the disk that holds the log",
                 &[],
             )?,
+            waiting_bytes: gauge(
+                "raft_waiting_bytes",
+                "Bytes of commands that wait at this node, as a leader, for their entries",
+                &[],
+            )?,
+            append_bytes: gauge(
+                "raft_append_bytes",
+                "Bytes of entries on their way to other nodes",
+                &[],
+            )?,
             apply_window: gauge(
                 "apply_window_calls",
                 "Calls sent to SpacetimeDB and not answered yet",
@@ -145,6 +157,8 @@ impl Metrics {
             .with_label_values::<&str>(&[])
             .set(status.clock_off_ms);
         set(&self.disk_free, &[], status.disk_free_bytes.unwrap_or(0));
+        set(&self.waiting_bytes, &[], status.waiting_bytes as u64);
+        set(&self.append_bytes, &[], status.append_bytes as u64);
         for group in &status.groups {
             let label = &[group.group.as_str()];
             set(&self.term, label, group.term);

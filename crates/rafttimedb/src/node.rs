@@ -154,6 +154,8 @@ impl Node {
                 ClockVerdict::Good | ClockVerdict::Unverified => 0,
             },
             disk_free_bytes: raft.space.free_bytes,
+            waiting_bytes: raft.waiting_bytes,
+            append_bytes: raft.append_bytes,
             spacetimedb: self.server(replica.as_ref()),
             groups: raft.groups.into_iter().map(|group| self.group(group)).collect(),
             databases: databases.collect(),

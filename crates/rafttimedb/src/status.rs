@@ -24,6 +24,10 @@ pub(crate) struct NodeStatus {
     /// Free bytes of the disk that holds the log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) disk_free_bytes: Option<u64>,
+    /// Bytes of commands that wait at this node, as a leader, for their entries.
+    pub(crate) waiting_bytes: usize,
+    /// Bytes of entries on their way to other nodes.
+    pub(crate) append_bytes: usize,
     /// The server behind this node.
     pub(crate) spacetimedb: ServerStatus,
     /// The node's raft groups.

@@ -48,7 +48,8 @@ pub enum StoreError {
     },
     /// Its cluster is founded by other nodes.
     #[error(
-        "the cluster is founded by nodes {found}, not by {wanted}: run `rtdb init` with the same ones again"
+        "the cluster is founded by nodes {found}, not by {wanted}: run `rtdb init` with the same ones again, or \
+         start all of them with empty data directories"
     )]
     OtherFounders {
         /// The nodes that found it.

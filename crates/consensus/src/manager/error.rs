@@ -43,6 +43,11 @@ pub enum InitError {
         /// Its members.
         members: BTreeSet<u64>,
     },
+    /// Another node has begun.
+    #[error(
+        "node {0} belongs to a cluster already: if it was begun there, run `rtdb init` with that node as the first"
+    )]
+    Begun(u64),
     /// One of the nodes does not take part.
     #[error("node {node} at {addr}: {source}")]
     Peer {

@@ -268,8 +268,7 @@ impl Manager {
             }
             // This node is the first to belong to the cluster.
             if peer.in_cluster && self.cluster().is_none() {
-                let ours = cluster.clone();
-                return Err(peer_error(**id, addr)(PeerError::OtherCluster { ours }));
+                return Err(InitError::Begun(**id));
             }
         }
         self.store

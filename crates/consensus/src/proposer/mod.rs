@@ -136,6 +136,13 @@ impl Proposer {
             }
             if let Some((origin, last_seq)) = stream.filter(|(origin, _)| origin.epoch == epoch) {
                 debug_assert_eq!(origin.node, node);
+                if !queue.has_sent(last_seq) {
+                    tracing::error!(
+                        node,
+                        "the log has commands in this node's name that it did not send"
+                    );
+                    return queue.expire();
+                }
                 queue.resolved(last_seq);
             }
             Vec::new()

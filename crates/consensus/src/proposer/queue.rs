@@ -28,6 +28,8 @@ pub(super) struct Queue {
     resolved: u64,
     /// The last number that was sent to the present leader.
     sent: u64,
+    /// The last number that was sent to any leader.
+    sent_ever: u64,
     /// The bytes of the commands after `resolved`, up to `sent`.
     sent_bytes: usize,
     /// The commands after `resolved`.
@@ -47,6 +49,7 @@ impl Queue {
             announcing: false,
             resolved: 0,
             sent: 0,
+            sent_ever: 0,
             sent_bytes: 0,
             commands: VecDeque::new(),
             bytes: 0,
@@ -119,6 +122,7 @@ impl Queue {
         self.announcing = true;
         let first_seq = self.sent + 1;
         self.sent += commands.len() as u64;
+        self.sent_ever = self.sent_ever.max(self.sent);
         self.sent_bytes += commands.iter().map(Bytes::len).sum::<usize>();
         Some(EncodedBatch {
             node,
@@ -135,7 +139,12 @@ impl Queue {
         self.announcing = false;
     }
 
-    /// The log has the epoch's stream up to `seq`.
+    /// Whether a number that the log has is of a command that was sent.
+    pub(super) fn has_sent(&self, seq: u64) -> bool {
+        seq <= self.sent_ever.max(self.resolved)
+    }
+
+    /// The log has the epoch's stream up to `seq`, which [was sent](Self::has_sent).
     pub(super) fn resolved(&mut self, seq: u64) {
         self.known = true;
         while self.resolved < seq

@@ -279,7 +279,11 @@ fn a_new_node_listens_to_those_that_it_founds_the_cluster_with() {
                     node: from,
                     committed: false,
                 }),
-                last: None,
+                last: Some(LogIdRecord {
+                    term: 0,
+                    node: 0,
+                    index: 0,
+                }),
                 transfer: false,
             };
             service

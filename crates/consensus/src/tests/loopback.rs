@@ -14,8 +14,8 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-struct Served {
-    node: Node,
+pub(super) struct Served {
+    pub(super) node: Node,
     server: JoinHandle<()>,
 }
 
@@ -41,7 +41,7 @@ async fn serve(id: u64, addr: SocketAddr, dir: &TempDir) -> Served {
 }
 
 impl Served {
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.server.abort();
         drop(self.server.await);
         self.node.stop().await;
@@ -49,7 +49,7 @@ impl Served {
 }
 
 /// Three nodes of a cluster with a database, and where their data are.
-async fn serve_three() -> (BTreeMap<u64, Served>, BTreeMap<u64, TempDir>) {
+pub(super) async fn serve_three() -> (BTreeMap<u64, Served>, BTreeMap<u64, TempDir>) {
     let (mut nodes, mut dirs, mut members) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for id in 1..=3 {
         let (addr, dir) = (free_addr().await, tempfile::tempdir().unwrap());

@@ -10,6 +10,7 @@ mod fitness;
 mod hangs;
 mod hostile;
 mod hub;
+mod impostor;
 mod loopback;
 mod overtake;
 mod peers;

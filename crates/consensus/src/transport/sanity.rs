@@ -5,10 +5,11 @@
 //! node can read. What he still can do is what a member can: hold elections, and lead.
 
 use crate::position::LOG_INDEX_MAX;
-use crate::record::{EncodedBatch, LogIdRecord, LogRecord, MembershipRecord, VoteRecord};
+use crate::record::{EncodedBatch, EncodedEntry, LogIdRecord, LogRecord, MembershipRecord, VoteRecord};
+use crate::transport::MESSAGE_BYTES_MAX;
 use crate::transport::wire::{Append, Appended, VoteAsk};
 use crate::types::LogId;
-use crate::{Command, version};
+use crate::{COMMANDS_PER_ENTRY_MAX, Command, version};
 use prost::Message;
 use std::collections::BTreeSet;
 use thiserror::Error;
@@ -32,8 +33,15 @@ const CLOCK_MIN_S: u64 = 1_767_225_600;
 /// More than any cluster uses up: each election takes a second.
 const TERMS_PER_SECOND: u64 = 10;
 
-/// Terms above the highest that is believed of a peer, for the node's own next election and clocks that differ.
-const TERMS_SLACK: u64 = 1_000_000;
+/// Terms above the highest that is believed of a peer, for the node's own next election and clocks that differ: ten seconds'.
+/// That long nobody is elected if somebody makes the most of it.
+const TERMS_SLACK: u64 = 100;
+
+/// Bytes of a batch of proposals: the entry that is made of it fits in a message.
+const BATCH_BYTES_MAX: usize = MESSAGE_BYTES_MAX - (1 << 20);
+
+/// Bytes of an entry.
+const ENTRY_BYTES_MAX: usize = MESSAGE_BYTES_MAX - (512 << 10);
 
 /// Members of a group. Raft keeps them all in one entry.
 const MEMBERS_MAX: usize = 1_000;
@@ -79,6 +87,9 @@ pub(crate) enum Unsound {
     /// A number in a stream of proposals that can't be.
     #[error("a proposal's number or epoch can't be")]
     Number,
+    /// What is too large to be sent on.
+    #[error("{bytes} bytes can't be sent on (the most is {max})")]
+    TooLarge { bytes: usize, max: usize },
     /// A command that nodes would stop at.
     #[error("a command can't be read: {0}")]
     Command(String),
@@ -128,12 +139,25 @@ pub(crate) fn vote_ask(ask: &VoteAsk, from: u64, term_max: u64) -> Result<(), Un
     let node = vote.node;
     match vote.committed {
         true => Err(Unsound::Vote { from, node }),
-        false => log_id(ask.last.as_ref(), term_max),
+        false => candidate(ask.last.as_ref(), term_max),
     }
 }
 
-/// A leader sends entries in order, of its own term and those before. What is not known to be committed is not stamped
-/// later than `stamp_us_max`, if there is such a limit.
+/// A candidate has the log's first entry at least, which says who the members are.
+pub(crate) fn candidate(last: Option<&LogIdRecord>, term_max: u64) -> Result<(), Unsound> {
+    log_id(
+        Some(last.ok_or(Unsound::Missing("the end of the log"))?),
+        term_max,
+    )
+}
+
+/// Who led when an entry was made, as openraft orders it.
+fn leader(id: &LogIdRecord) -> (u64, u64) {
+    (id.term, id.node)
+}
+
+/// A leader sends entries in order, of its own term and those before, none stamped later than `stamp_us_max`, if there is
+/// such a limit.
 pub(crate) fn append(
     append: &Append,
     from: u64,
@@ -145,15 +169,20 @@ pub(crate) fn append(
     if !vote.committed {
         return Err(Unsound::Vote { from, node });
     }
-    log_id(append.prev.as_ref(), vote.term)?;
-    log_id(append.commit.as_ref(), vote.term)?;
+    let latest = (vote.term, vote.node);
+    for id in append.prev.iter().chain(&append.commit) {
+        log_id(Some(id), term_max)?;
+        if leader(id) > latest {
+            return Err(Unsound::Order(id.index));
+        }
+    }
     let mut before = append.prev;
     for record in &append.entries {
         let id = record.log_id.ok_or(Unsound::Missing("an entry's id"))?;
-        log_id(Some(&id), vote.term)?;
+        log_id(Some(&id), term_max)?;
         let next = before.map_or(0, |before| before.index + 1);
-        let since = before.map_or(0, |before| before.term);
-        if id.index != next || id.term < since || id.term > vote.term {
+        let since = before.as_ref().map_or((0, 0), leader);
+        if id.index != next || leader(&id) < since || leader(&id) > latest {
             return Err(Unsound::Order(id.index));
         }
         before = Some(id);
@@ -170,30 +199,40 @@ pub(crate) fn append(
             return Err(Unsound::Committed(id.index));
         }
     }
-    let committed = append.commit.map_or(0, |id| id.index);
     for record in &append.entries {
-        let index = record.log_id.map_or(0, |id| id.index);
-        entry(record, index, stamp_us_max.filter(|_| index > committed))?;
+        entry(record, record.log_id.map_or(0, |id| id.index), stamp_us_max)?;
     }
     Ok(())
 }
 
-/// An entry whose version this node, and so the cluster, does not know would stop it. What is in it was looked at by
-/// the node that took it into the log.
+/// An entry that nodes can't read would stop them, and one that is too large to be sent on the log.
 fn entry(record: &LogRecord, index: u64, stamp_us_max: Option<i64>) -> Result<(), Unsound> {
-    let stamp_us = record.stamp_us();
-    let stamp_us = stamp_us.map_err(|error| Unsound::Command(error.to_string()))?;
-    if let (Some(stamp_us), Some(max)) = (stamp_us, stamp_us_max)
-        && stamp_us > max
-    {
-        let ahead_ms = stamp_us.saturating_sub(max) / 1_000;
-        return Err(Unsound::FarAhead { index, ahead_ms });
+    if let Some(entry) = &record.entry {
+        size(entry.len(), ENTRY_BYTES_MAX)?;
+        let unreadable = |error: &dyn std::error::Error| Unsound::Command(error.to_string());
+        let entry = EncodedEntry::decode(entry.clone()).map_err(|error| unreadable(&error))?;
+        version::check_entry(entry.version).map_err(|error| unreadable(&error))?;
+        if let Some(max) = stamp_us_max.filter(|max| entry.timestamp_us > *max) {
+            let ahead_ms = entry.timestamp_us.saturating_sub(max) / 1_000;
+            return Err(Unsound::FarAhead { index, ahead_ms });
+        }
+        let count: usize = entry.batches.iter().map(|batch| batch.commands.len()).sum();
+        if count > COMMANDS_PER_ENTRY_MAX {
+            return Err(Unsound::Command(format!("{count} commands have no places")));
+        }
+        entry.batches.iter().try_for_each(commands)?;
     }
     match &record.membership {
         None => Ok(()),
         Some(_) if record.entry.is_some() => Err(Unsound::Members(index)),
         Some(membership) => members(membership).then_some(()).ok_or(Unsound::Members(index)),
     }
+}
+
+fn size(bytes: usize, max: usize) -> Result<(), Unsound> {
+    (bytes <= max)
+        .then_some(())
+        .ok_or(Unsound::TooLarge { bytes, max })
 }
 
 /// Whether a group can have these members: voters, each of which has an id and an address.
@@ -224,7 +263,7 @@ pub(crate) fn history(
         let fits = match id.index <= committed.index {
             // What was purged is not known any more.
             true => known(id.index).is_none_or(|known| known == id),
-            false => id.leader_id.term >= committed.leader_id.term,
+            false => leader(&id.into()) >= leader(&committed.into()),
         };
         if !fits {
             return Err(Unsound::Committed(id.index));
@@ -265,6 +304,12 @@ pub(crate) fn proposals(batch: &EncodedBatch, known: u64) -> Result<(), Unsound>
     if !is_number || batch.epoch > EPOCH_MAX.max(known.saturating_add(EPOCH_STEP_MAX)) {
         return Err(Unsound::Number);
     }
+    size(batch.size(), BATCH_BYTES_MAX)?;
+    commands(batch)
+}
+
+/// Every node can read the commands.
+fn commands(batch: &EncodedBatch) -> Result<(), Unsound> {
     for command in &batch.commands {
         let command =
             Command::decode(command.clone()).map_err(|error| Unsound::Command(error.to_string()))?;
@@ -383,8 +428,6 @@ mod tests {
         assert!(check(&message, Some(1_000)) && check(&message, None) && !check(&message, Some(999)));
         message.entries[0].entry = entry(i64::MAX);
         assert!(!check(&message, Some(i64::MIN)));
-        message.commit = Some(id(7, 5));
-        assert!(check(&message, Some(999)), "what is committed is taken");
     }
 
     #[test]

@@ -150,6 +150,7 @@ impl Service {
             Ask::Transfer(ask) => {
                 let group = self.check_member(&header)?;
                 sanity::vote(ask.from.as_ref(), term_max)?;
+                sanity::candidate(ask.last.as_ref(), term_max)?;
                 let answer = group
                     .raft()
                     .handle_transfer_leader(ask.try_into()?)
