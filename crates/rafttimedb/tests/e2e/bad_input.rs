@@ -397,7 +397,7 @@ fn a_data_directory_that_is_not_this_nodes_is_left_alone() {
         let data_dir = theirs.cluster.node(2).data_dir().to_owned();
         let told = lone(2, &data_dir)?.refused().await?;
         ensure!(
-            told.contains("belongs to cluster") && told.contains("--peers"),
+            told.contains("belongs to another cluster") && told.contains("--peers"),
             "{told}"
         );
 
