@@ -118,6 +118,8 @@ impl Journal {
         };
         let last = *numbers.last().ok_or_else(|| missing(1))?;
         let mut active = open(last)?;
+        // Only the end of the log can have been in memory alone.
+        active.uncache()?;
         let (mut contents, mut end) = load(&active)?;
         if end.is_sealed {
             return Err(missing(last + 1));
@@ -126,6 +128,7 @@ impl Journal {
         let mut begins = false;
         if end.next == active.start() {
             let previous = open(last - 1)?;
+            previous.uncache()?;
             let (before, end_before) = load(&previous)?;
             contents = before;
             begins = end_before.is_sealed;

@@ -250,19 +250,13 @@ impl Segment {
     pub(super) fn create(files: &Arc<dyn Files>, folder: &Path, head: Head) -> io::Result<Arc<Self>> {
         let path = path(folder, head.number);
         let file = files.create(&path, head.blocks * BLOCK as u64, &head.encode())?;
-        Ok(Arc::new(Self {
-            head,
-            path,
-            files: files.clone(),
-            file: Mutex::new(Some(file.into())),
-        }))
+        Ok(Self::held(head, path, files, file.into()))
     }
 
     /// Opens a segment, and holds it.
     pub(super) fn open(files: &Arc<dyn Files>, folder: &Path, number: u64) -> Result<Arc<Self>, Broken> {
         let path = path(folder, number);
         let file: Arc<dyn DataFile> = files.open(&path).map_err(at(&path, 0))?.into();
-        file.uncache().map_err(at(&path, 0))?;
         let size = file.size().map_err(at(&path, 0))?;
         let damaged = |reason: String| Broken::Damaged(format!("{}: {reason}", path.display()));
         if size < BLOCK as u64 {
@@ -277,12 +271,21 @@ impl Segment {
                 head.blocks
             )));
         }
-        Ok(Arc::new(Self {
+        Ok(Self::held(head, path, files, file))
+    }
+
+    fn held(head: Head, path: PathBuf, files: &Arc<dyn Files>, file: Arc<dyn DataFile>) -> Arc<Self> {
+        Arc::new(Self {
             head,
             path,
             files: files.clone(),
             file: Mutex::new(Some(file)),
-        }))
+        })
+    }
+
+    /// Reads from the disk from now on, whatever the system has of it in its memory.
+    pub(super) fn uncache(&self) -> io::Result<()> {
+        self.file()?.uncache().map_err(at(&self.path, 0))
     }
 
     /// Keeps the file open until it may [rest](Self::rest).
@@ -343,16 +346,31 @@ impl Segment {
     }
 
     /// Whether nothing was ever written from `block` on.
-    pub(super) fn is_blank(&self, block: u64) -> io::Result<bool> {
-        let mut at = block;
+    pub(super) fn is_blank(&self, block: u64) -> Result<bool, Broken> {
+        let mut is_blank = true;
+        self.look_through(block, |number, block| {
+            is_blank &= block::kind(self.place(number), block) == Kind::Zero;
+            Ok(())
+        })?;
+        Ok(is_blank)
+    }
+
+    /// Looks at every block from `first` on.
+    fn look_through(
+        &self,
+        first: u64,
+        mut look: impl FnMut(u64, &[u8]) -> Result<(), Broken>,
+    ) -> Result<(), Broken> {
+        let mut at = first;
         while at < self.head.blocks {
             let count = SWEEP_BLOCKS.min((self.head.blocks - at) as usize);
-            if self.blocks(at, count)?.iter().any(|byte| *byte != 0) {
-                return Ok(false);
+            let bytes = self.blocks(at, count)?;
+            for (number, block) in (at..).zip(bytes.chunks_exact(BLOCK)) {
+                look(number, block)?;
             }
             at += count as u64;
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Reads all batches, one after the other.
@@ -442,21 +460,17 @@ impl Segment {
     /// Looks through everything from block `first` on, where an unfinished batch may have left blocks, but none from
     /// `behind` on if that is known. Gives back where its remains end.
     fn sweep(&self, first: u64, behind: u64, tag: Tag) -> Result<Option<u64>, Broken> {
-        let (mut torn_to, mut at) = (None, first);
-        while at < self.head.blocks {
-            let count = SWEEP_BLOCKS.min((self.head.blocks - at) as usize);
-            let bytes = self.blocks(at, count)?;
-            for (number, block) in (at..).zip(bytes.chunks_exact(BLOCK)) {
-                match block::kind(self.place(number), block) {
-                    Kind::Zero => {}
-                    Kind::Sound(found) if found == tag && (behind == first || number < behind) => {
-                        torn_to = Some(number + 1);
-                    }
-                    _ => return Err(self.damaged(number, "something stands behind the log's end")),
+        let mut torn_to = None;
+        self.look_through(first, |number, block| {
+            match block::kind(self.place(number), block) {
+                Kind::Zero => {}
+                Kind::Sound(found) if found == tag && (behind == first || number < behind) => {
+                    torn_to = Some(number + 1);
                 }
+                _ => return Err(self.damaged(number, "something stands behind the log's end")),
             }
-            at += count as u64;
-        }
+            Ok(())
+        })?;
         Ok(torn_to)
     }
 

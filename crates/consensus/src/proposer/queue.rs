@@ -141,7 +141,7 @@ impl Queue {
 
     /// Whether a number that the log has is of a command that was sent.
     pub(super) fn has_sent(&self, seq: u64) -> bool {
-        seq <= self.sent_ever.max(self.resolved)
+        seq <= self.sent_ever
     }
 
     /// The log has the epoch's stream up to `seq`, which [was sent](Self::has_sent).
