@@ -1,200 +1,15 @@
 //! Clocks that are wrong, or were; and disks that are low besides.
 
-use super::cluster::{Node, call, config, connect, publish, settings};
-use super::hub::{Hub, addr};
+use super::cluster::{call, connect, publish, settings};
+use super::hub::addr;
+use super::nodes::Nodes;
 use super::run;
 use crate::clock::Clock;
-use crate::record::EncodedBatch;
-use crate::transport::wire::{Append, Appended, Header, Pong, ProposeReply, Reply, Request};
-use crate::transport::{PeerError, Replies, Transport};
-use crate::{ClockVerdict, FreeSpace, Propose, Role, SystemClock, Timing, WallClock};
-use futures::StreamExt;
-use futures::future::BoxFuture;
-use futures::stream::BoxStream;
-use std::path::Path;
+use crate::transport::wire::Pong;
+use crate::{ClockVerdict, Propose, Role, SystemClock, Timing, WallClock};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
-use tempfile::TempDir;
-
-/// A clock that is wrong by so many seconds.
-#[derive(Debug, Default)]
-struct Wrong(AtomicI64);
-
-impl WallClock for Wrong {
-    fn now_us(&self) -> u64 {
-        let wrong_us = self.0.load(SeqCst).saturating_mul(1_000_000);
-        SystemClock.now_us().saturating_add_signed(wrong_us)
-    }
-}
-
-#[derive(Debug)]
-struct Left(AtomicU64);
-
-impl FreeSpace for Left {
-    fn free_bytes(&self, _path: &Path) -> std::io::Result<u64> {
-        Ok(self.0.load(SeqCst))
-    }
-}
-
-/// A network on which everything takes so long in each direction.
-struct Slow(Arc<Hub>, Duration);
-
-impl Slow {
-    fn stream<T: Send + 'static>(&self, stream: BoxStream<'static, T>) -> BoxStream<'static, T> {
-        let delay = self.1;
-        let late = move |item| async move {
-            tokio::time::sleep(delay).await;
-            item
-        };
-        stream.map(late).buffered(1024).boxed()
-    }
-}
-
-impl Transport for Slow {
-    fn call(
-        &self,
-        addr: &str,
-        header: Header,
-        request: Request,
-    ) -> BoxFuture<'static, Result<Reply, PeerError>> {
-        let (hub, delay, addr) = (self.0.clone(), self.1, addr.to_owned());
-        Box::pin(async move {
-            tokio::time::sleep(delay).await;
-            let reply = hub.call(&addr, header, request).await;
-            tokio::time::sleep(delay).await;
-            reply
-        })
-    }
-
-    fn append(
-        &self,
-        addr: &str,
-        header: Header,
-        entries: BoxStream<'static, Append>,
-    ) -> BoxFuture<'static, Result<Replies<Appended>, PeerError>> {
-        let open = self.0.append(addr, header, self.stream(entries));
-        let delay = self.1;
-        Box::pin(async move {
-            let replies = open.await?;
-            Ok(Slow(Arc::default(), delay).stream(replies))
-        })
-    }
-
-    fn propose(
-        &self,
-        addr: &str,
-        header: Header,
-        batches: BoxStream<'static, EncodedBatch>,
-    ) -> BoxFuture<'static, Result<Replies<ProposeReply>, PeerError>> {
-        let open = self.0.propose(addr, header, self.stream(batches));
-        let delay = self.1;
-        Box::pin(async move {
-            let replies = open.await?;
-            Ok(Slow(Arc::default(), delay).stream(replies))
-        })
-    }
-}
-
-struct Trio {
-    hub: Arc<Hub>,
-    nodes: Vec<Node>,
-    clocks: Vec<Arc<Wrong>>,
-    disks: Vec<Arc<Left>>,
-    dirs: Vec<TempDir>,
-    timing: Timing,
-}
-
-impl Trio {
-    async fn new(count: usize, timing: Timing, delay: Duration) -> Self {
-        let hub: Arc<Hub> = Arc::default();
-        let mut it = Self {
-            hub: hub.clone(),
-            nodes: Vec::new(),
-            clocks: (0..count).map(|_| Arc::default()).collect(),
-            disks: (0..count)
-                .map(|_| Arc::new(Left(AtomicU64::new(1 << 40))))
-                .collect(),
-            dirs: (0..count).map(|_| tempfile::tempdir().unwrap()).collect(),
-            timing,
-        };
-        for place in 0..count {
-            let node = it.node(place, delay).await;
-            it.nodes.push(node);
-            // So that they do not all compare clocks at the same moments.
-            tokio::time::sleep(Duration::from_millis(270)).await;
-        }
-        it
-    }
-
-    async fn node(&self, place: usize, delay: Duration) -> Node {
-        let mut config = config(place as u64 + 1, &self.dirs[place]);
-        config.timing = self.timing.clone();
-        config.wall_clock = self.clocks[place].clone();
-        config.free_space = self.disks[place].clone();
-        let transport: Arc<dyn Transport> = match delay.is_zero() {
-            true => Arc::new(self.hub.clone()),
-            false => Arc::new(Slow(self.hub.clone(), delay)),
-        };
-        let node = Node::start(config, transport).await;
-        self.hub.connect(place as u64 + 1, node.manager.service());
-        node
-    }
-
-    async fn start(count: usize) -> Self {
-        let it = Self::new(count, super::cluster::timing(), Duration::ZERO).await;
-        let members = (1..=count as u64).map(|id| (id, addr(id))).collect();
-        it.nodes[0].manager.init(members, settings()).await.unwrap();
-        it.nodes[0]
-            .manager
-            .shard()
-            .submit(publish())
-            .unwrap()
-            .await
-            .unwrap();
-        it
-    }
-
-    fn leader_now(&self) -> Option<usize> {
-        self.nodes
-            .iter()
-            .position(|node| node.manager.shard().status().role == Role::Leader)
-    }
-
-    async fn leader(&self) -> usize {
-        loop {
-            if let Some(leader) = self.leader_now() {
-                return leader;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    /// Whether a call gets through from the place within so many seconds; the timestamp.
-    async fn call(&self, place: usize, name: &str, secs: u64) -> Option<i64> {
-        let pending = self.nodes[place].manager.shard().submit(call(name)).unwrap();
-        let done = tokio::time::timeout(Duration::from_secs(secs), pending).await;
-        done.ok().map(|outcome| outcome.unwrap().timestamp_us)
-    }
-
-    async fn until(&self, secs: u64, is_so: impl Fn(&Self) -> bool) -> bool {
-        let until = async {
-            while !is_so(self) {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(secs), until)
-            .await
-            .is_ok()
-    }
-
-    fn all_good(&self) -> bool {
-        self.nodes.iter().all(|node| {
-            let status = node.manager.status();
-            status.clock == ClockVerdict::Good && status.troubles.is_empty()
-        })
-    }
-}
 
 const YEAR_S: i64 = 365 * 86_400;
 
@@ -202,7 +17,7 @@ const YEAR_S: i64 = 365 * 86_400;
 #[test]
 fn a_cluster_that_is_healthy_again_goes_on() {
     run(async {
-        let three = Trio::start(3).await;
+        let three = Nodes::start(3).await;
         let leader = three.leader().await;
         let away = (leader + 1) % 3;
         three.hub.isolate(away as u64 + 1, 1..=3);
@@ -213,7 +28,7 @@ fn a_cluster_that_is_healthy_again_goes_on() {
         three.clocks[leader].0.store(0, SeqCst);
         tokio::time::sleep(Duration::from_secs(2)).await;
         three.hub.heal();
-        assert!(three.until(15, Trio::all_good).await);
+        assert!(three.until(15, Nodes::all_good).await);
         let went = three.call((leader + 2) % 3, "all is well", 20).await;
         assert!(went.is_some(), "three healthy nodes, and no call gets through");
     });
@@ -223,7 +38,7 @@ fn a_cluster_that_is_healthy_again_goes_on() {
 #[test]
 fn two_nodes_go_on_by_the_slower_clock() {
     run(async {
-        let two = Trio::start(2).await;
+        let two = Nodes::start(2).await;
         let leader = two.leader().await;
         two.clocks[leader].0.store(3600, SeqCst);
         tokio::time::sleep(Duration::from_secs(3)).await;
@@ -277,7 +92,7 @@ async fn an_old_comparison_does_not_vouch_for_a_clock_that_has_jumped() {
 #[test]
 fn a_clock_that_jumps_while_a_follower_goes_away_does_not_stop_the_rest() {
     run(async {
-        let three = Trio::start(3).await;
+        let three = Nodes::start(3).await;
         let leader = three.leader().await;
         let away = (leader + 1) % 3;
         three.hub.isolate(away as u64 + 1, 1..=3);
@@ -289,7 +104,7 @@ fn a_clock_that_jumps_while_a_follower_goes_away_does_not_stop_the_rest() {
         three.clocks[leader].0.store(0, SeqCst);
         tokio::time::sleep(Duration::from_secs(1)).await;
         three.hub.heal();
-        assert!(three.until(15, Trio::all_good).await);
+        assert!(three.until(15, Nodes::all_good).await);
         let went = three.call((leader + 2) % 3, "all is well", 20).await;
         assert!(went.is_some(), "three healthy nodes, and no call gets through");
     });
@@ -305,7 +120,7 @@ fn slow_link(delay_ms: u64) {
             election_ms_max: 3_000,
             ..Timing::default()
         };
-        let it = Trio::new(3, timing, Duration::from_millis(delay_ms)).await;
+        let it = Nodes::new(3, timing, Duration::from_millis(delay_ms)).await;
         let members = (1..=3).map(|id| (id, addr(id))).collect();
         let init = it.nodes[0].manager.init(members, settings());
         let done = tokio::time::timeout(Duration::from_secs(40), init).await;
@@ -328,7 +143,7 @@ fn control_a_link_that_is_a_little_faster() {
 #[test]
 fn a_leader_with_a_wrong_clock_gives_way_to_one_with_a_low_disk() {
     run(async {
-        let three = Trio::start(3).await;
+        let three = Nodes::start(3).await;
         let leader = three.leader().await;
         let session = three.nodes[leader]
             .manager
@@ -340,7 +155,7 @@ fn a_leader_with_a_wrong_clock_gives_way_to_one_with_a_low_disk() {
         for place in (0..3).filter(|place| *place != leader) {
             three.disks[place].0.store(1 << 20, SeqCst);
         }
-        let low = |three: &Trio| {
+        let low = |three: &Nodes| {
             three
                 .nodes
                 .iter()
@@ -380,7 +195,7 @@ async fn the_largest_clock_does_not_overflow() {
 #[test]
 fn a_node_with_the_largest_clock_lives() {
     run(async {
-        let one = Trio::new(1, super::cluster::timing(), Duration::ZERO).await;
+        let one = Nodes::new(1, super::cluster::timing(), Duration::ZERO).await;
         one.clocks[0].0.store(i64::MAX, SeqCst);
         let members: std::collections::BTreeMap<_, _> = [(1, addr(1))].into();
         let init = one.nodes[0].manager.init(members.clone(), settings());
@@ -395,7 +210,7 @@ fn a_node_with_the_largest_clock_lives() {
 /// A node that was started once with a clock ahead.
 fn once_ahead(wrong_s: i64) {
     run(async move {
-        let mut three = Trio::start(3).await;
+        let mut three = Nodes::start(3).await;
         let leader = three.leader().await;
         let place = (leader + 1) % 3;
         three.nodes[place]
@@ -414,7 +229,7 @@ fn once_ahead(wrong_s: i64) {
             three.nodes.insert(place, node);
             tokio::time::sleep(Duration::from_secs(3)).await;
         }
-        assert!(three.until(15, Trio::all_good).await);
+        assert!(three.until(15, Nodes::all_good).await);
         assert_ne!(three.leader().await, place);
         let went = three.call(place, "again", 20).await;
         let sessions = three.nodes[leader].manager.shard().status().sessions;
@@ -437,7 +252,7 @@ fn control_a_node_whose_clock_was_wrong_by_an_hour() {
 #[test]
 fn leadership_is_not_given_to_one_who_can_not_take_it() {
     run(async {
-        let three = Trio::start(3).await;
+        let three = Nodes::start(3).await;
         let leader = three.leader().await;
         let (behind, other) = ((leader + 1) % 3, (leader + 2) % 3);
         three.hub.swallow(behind as u64 + 1);
@@ -481,7 +296,7 @@ fn leadership_is_not_given_to_one_who_can_not_take_it() {
 #[test]
 fn a_wrong_clock_at_the_start_does_not_move_the_log() {
     run(async {
-        let it = Trio::new(2, super::cluster::timing(), Duration::ZERO).await;
+        let it = Nodes::new(2, super::cluster::timing(), Duration::ZERO).await;
         it.clocks[0].0.store(YEAR_S, SeqCst);
         let before = SystemClock.now_us() as i64;
         let members = (1..=2).map(|id| (id, addr(id))).collect();
@@ -498,7 +313,7 @@ fn a_wrong_clock_at_the_start_does_not_move_the_log() {
 #[test]
 fn clocks_that_are_all_set_back_together_do_not_stop_the_log() {
     run(async {
-        let three = Trio::new(3, super::cluster::timing(), Duration::ZERO).await;
+        let three = Nodes::new(3, super::cluster::timing(), Duration::ZERO).await;
         let members = (1..=3).map(|id| (id, addr(id))).collect();
         three.nodes[0].manager.init(members, settings()).await.unwrap();
         three.nodes[0]
@@ -524,7 +339,7 @@ fn clocks_that_are_all_set_back_together_do_not_stop_the_log() {
                 three.nodes[leader].manager.shard().submit(call("x")).unwrap();
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            assert!(three.until(15, Trio::all_good).await);
+            assert!(three.until(15, Nodes::all_good).await);
             let went = three.call((leader + 1) % 3, "all is well", 15).await;
             assert!(went.is_some(), "three healthy nodes, and no call gets through");
         }
@@ -535,7 +350,7 @@ fn clocks_that_are_all_set_back_together_do_not_stop_the_log() {
 /// node that was away must get them from one that has just started.
 fn taken_from_one_that_has_just_started(wrong_s: i64) {
     run(async move {
-        let mut three = Trio::new(3, super::cluster::timing(), Duration::ZERO).await;
+        let mut three = Nodes::new(3, super::cluster::timing(), Duration::ZERO).await;
         for clock in &three.clocks {
             clock.0.store(wrong_s, SeqCst);
         }
@@ -602,13 +417,13 @@ fn control_entries_of_today_are_taken_from_it_too() {
 #[test]
 fn a_node_that_stops_does_not_hand_over_to_one_with_a_wrong_clock() {
     run(async {
-        let three = Trio::start(3).await;
+        let three = Nodes::start(3).await;
         while three.leader().await == 2 {
             three.nodes[2].manager.transfer_leadership().await;
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         three.clocks[2].0.store(3600, SeqCst);
-        let off = |three: &Trio| !three.nodes[2].manager.status().troubles.is_empty();
+        let off = |three: &Nodes| !three.nodes[2].manager.status().troubles.is_empty();
         assert!(three.until(10, off).await);
         tokio::time::sleep(Duration::from_secs(1)).await;
         let leader = three.leader().await;
@@ -640,7 +455,7 @@ fn a_short_lease_does_not_expire_healthy_nodes() {
             lease_ms: 1_000,
             ..Timing::default()
         };
-        let three = Trio::new(3, timing, Duration::ZERO).await;
+        let three = Nodes::new(3, timing, Duration::ZERO).await;
         let members = (1..=3).map(|id| (id, addr(id))).collect();
         three.nodes[0].manager.init(members, settings()).await.unwrap();
         three.nodes[0]

@@ -7,23 +7,30 @@ use crate::log::troubled::{Trouble, Troubled};
 use crate::{Manager, Propose};
 use std::sync::Arc;
 use std::time::Duration;
+use tempfile::TempDir;
+
+/// A node whose disk hangs while it writes, and for how long it bears that.
+async fn hanging(disk_ms: u64) -> (Arc<Manager>, Troubled, TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Troubled::new();
+    let mut config = config(1, &dir);
+    config.timing.disk_ms = disk_ms;
+    let manager = Manager::start_with(config, Arc::new(Arc::<Hub>::default()), disk.clone())
+        .await
+        .unwrap();
+    manager.init([(1, addr(1))].into(), settings()).await.unwrap();
+    manager.shard().submit(publish()).unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    disk.set(Trouble::Hangs);
+    drop(manager.shard().submit(call("lost")).unwrap());
+    (manager, disk, dir)
+}
 
 /// A node whose disk hangs says so; and then it must end, too.
 #[test]
 fn a_node_whose_disk_hangs_ends() {
     run(async {
-        let dir = tempfile::tempdir().unwrap();
-        let disk = Troubled::new();
-        let mut config = config(1, &dir);
-        config.timing.disk_ms = 500;
-        let manager = Manager::start_with(config, Arc::new(Arc::<Hub>::default()), disk.clone())
-            .await
-            .unwrap();
-        manager.init([(1, addr(1))].into(), settings()).await.unwrap();
-        manager.shard().submit(publish()).unwrap();
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        disk.set(Trouble::Hangs);
-        drop(manager.shard().submit(call("lost")).unwrap());
+        let (manager, disk, _dir) = hanging(500).await;
         // Meanwhile the others have elected node 2, which says so: the vote is to be written.
         let raft = manager.shard().raft().clone();
         tokio::spawn(async move {
@@ -55,18 +62,7 @@ fn a_node_whose_disk_hangs_ends() {
 #[test]
 fn a_node_whose_disk_hangs_can_be_stopped() {
     run(async {
-        let dir = tempfile::tempdir().unwrap();
-        let disk = Troubled::new();
-        let mut config = config(1, &dir);
-        config.timing.disk_ms = 1_000;
-        let manager = Manager::start_with(config, Arc::new(Arc::<Hub>::default()), disk.clone())
-            .await
-            .unwrap();
-        manager.init([(1, addr(1))].into(), settings()).await.unwrap();
-        manager.shard().submit(publish()).unwrap();
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        disk.set(Trouble::Hangs);
-        drop(manager.shard().submit(call("lost")).unwrap());
+        let (manager, disk, _dir) = hanging(1_000).await;
         tokio::time::sleep(Duration::from_millis(200)).await;
         let closed = manager.closed();
         let ended = tokio::time::timeout(Duration::from_secs(10), manager.shutdown()).await;

@@ -13,7 +13,8 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use std::sync::Arc;
 
-fn header(from: u64, to: u64) -> Header {
+/// Who somebody says he is.
+pub(super) fn header(from: u64, to: u64) -> Header {
     Header {
         protocol: PROTOCOL,
         protocol_min: PROTOCOL,
@@ -119,7 +120,7 @@ fn a_cluster_goes_on_whatever_a_stranger_says() {
 }
 
 /// What a group answers to messages on one stream in the name of a member.
-async fn say(
+pub(super) async fn say(
     cluster: &Cluster,
     (from, to): (u64, u64),
     messages: Vec<Append>,

@@ -117,7 +117,13 @@ impl Hub {
         serve: impl FnOnce(&Service, BoxStream<'static, M>) -> Result<Replies<R>, PeerError>,
     ) -> BoxFuture<'static, Result<Replies<R>, PeerError>> {
         let opened = self.find(from, addr).and_then(|(to, service)| {
-            let messages = messages.take_until(self.until_cut(from, to).boxed()).boxed();
+            // A task that has done much at once is told that nothing is ready (tokio's cooperative budget), the cut too: so
+            // it is looked at again for each message.
+            let cut = self.cut.subscribe();
+            let messages = messages
+                .take_until(self.until_cut(from, to).boxed())
+                .take_while(move |_| std::future::ready(!cut.borrow().contains(&(from, to))))
+                .boxed();
             let replies = serve(&service, messages)?;
             Ok(broken_off(replies, self.until_cut(from, to).boxed()).boxed())
         });

@@ -1,13 +1,14 @@
 //! What somebody can do in a member's name who knows the cluster's id.
 
 use super::cluster::{Cluster, Node, call, config, settings};
+use super::hostile::{header, say};
 use super::hub::{Hub, addr};
 use super::run;
 use crate::command::{Body, Call};
 use crate::record::{EncodedEntry, LogIdRecord, LogRecord, VoteRecord};
 use crate::transport::wire::{Append, Appended, Ask, Header, Join, ProposeReply, Reply, Request, VoteAsk};
 use crate::transport::{Replies, Transport};
-use crate::{Command, ENTRY_VERSION, EncodedBatch, Group, GroupId, PROTOCOL, PeerError, Propose};
+use crate::{Command, ENTRY_VERSION, EncodedBatch, Group, GroupId, PeerError, Propose};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -16,28 +17,7 @@ use prost::Message;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-
-fn header(from: u64, to: u64) -> Header {
-    Header {
-        protocol: PROTOCOL,
-        protocol_min: PROTOCOL,
-        cluster: settings().cluster_id,
-        from,
-        instance: 99,
-        to,
-        group: GroupId::SHARD.0,
-    }
-}
-
-async fn say(cluster: &Cluster, from: u64, to: u64, message: Append) -> Vec<Result<Appended, PeerError>> {
-    let service = cluster.nodes[&to].manager.service().clone();
-    let messages = futures::stream::iter([message]).boxed();
-    service
-        .append(&header(from, to), messages)
-        .unwrap()
-        .collect()
-        .await
-}
+use tempfile::TempDir;
 
 async fn last(group: &Group) -> (LogIdRecord, LogIdRecord) {
     let ids = group.raft().with_raft_state(|state| {
@@ -61,6 +41,20 @@ async fn three() -> (Cluster, u64, u64, u64) {
     let mut followers = cluster.nodes.keys().copied().filter(|id| *id != leader);
     let (from, to) = (followers.next().unwrap(), followers.next().unwrap());
     (cluster, leader, from, to)
+}
+
+/// Three nodes that are in no cluster yet.
+async fn unfounded(transport: impl Fn(Arc<Hub>) -> Arc<dyn Transport>) -> (Vec<Node>, Vec<TempDir>) {
+    let hub = Arc::<Hub>::default();
+    let (mut nodes, mut dirs) = (Vec::new(), Vec::new());
+    for id in 1..=3 {
+        let dir = tempfile::tempdir().unwrap();
+        let node = Node::start(config(id, &dir), transport(hub.clone())).await;
+        hub.connect(id, node.manager.service());
+        nodes.push(node);
+        dirs.push(dir);
+    }
+    (nodes, dirs)
 }
 
 async fn check_alive(cluster: &Cluster) {
@@ -142,7 +136,7 @@ fn a_command_of_no_known_kind_does_not_get_into_the_log() {
             }],
             commit: Some(id),
         };
-        drop(say(&cluster, from, to, message).await);
+        drop(say(&cluster, (from, to), vec![message]).await);
         check_alive(&cluster).await;
     });
 }
@@ -171,7 +165,7 @@ fn leaders_of_one_term_do_not_go_back() {
             }],
             commit: None,
         };
-        drop(say(&cluster, from, to, message).await);
+        drop(say(&cluster, (from, to), vec![message]).await);
         check_alive(&cluster).await;
     });
 }
@@ -203,7 +197,7 @@ fn nothing_is_applied_that_is_not_in_the_log() {
                 ..end
             }),
         };
-        drop(say(&cluster, from, to, message).await);
+        drop(say(&cluster, (from, to), vec![message]).await);
         check_alive(&cluster).await;
     });
 }
@@ -236,7 +230,7 @@ fn what_no_quorum_has_is_not_committed() {
                 index: end.index + 1_000,
             }),
         };
-        drop(say(&cluster, leader, victim, message).await);
+        drop(say(&cluster, (leader, victim), vec![message]).await);
         for id in cluster
             .nodes
             .keys()
@@ -328,19 +322,12 @@ impl Transport for Liar {
 #[test]
 fn a_term_that_an_answer_brings_can_be_gone_on_from() {
     run(async {
-        let hub = Arc::<Hub>::default();
         let lies = Arc::<AtomicBool>::default();
-        let dirs: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
-        let mut nodes = Vec::new();
-        for id in 1..=3 {
-            let transport = Liar {
-                hub: Arc::new(hub.clone()).as_ref().clone(),
-                lies: lies.clone(),
-            };
-            let node = Node::start(config(id, &dirs[id as usize - 1]), Arc::new(transport)).await;
-            hub.connect(id, node.manager.service());
-            nodes.push(node);
-        }
+        let (nodes, _dirs) = unfounded(|hub| {
+            let lies = lies.clone();
+            Arc::new(Liar { hub, lies })
+        })
+        .await;
         let members = (1..=3).map(|id| (id, addr(id))).collect();
         nodes[0].manager.init(members, settings()).await.unwrap();
         let shard = nodes[0].manager.shard().clone();
@@ -375,14 +362,7 @@ fn a_term_that_an_answer_brings_can_be_gone_on_from() {
 #[test]
 fn init_succeeds_after_a_vote_in_a_founders_name() {
     run(async {
-        let hub = Arc::<Hub>::default();
-        let dirs: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
-        let mut nodes = Vec::new();
-        for id in 1..=3 {
-            let node = Node::start(config(id, &dirs[id as usize - 1]), Arc::new(hub.clone())).await;
-            hub.connect(id, node.manager.service());
-            nodes.push(node);
-        }
+        let (nodes, _dirs) = unfounded(|hub| Arc::new(hub)).await;
         // An init that stopped in the middle: node 1 belongs to the cluster.
         let service = nodes[0].manager.service().clone();
         let join = Ask::Join(Join {
@@ -430,14 +410,7 @@ fn init_succeeds_after_a_vote_in_a_founders_name() {
 #[test]
 fn init_on_another_node_says_what_to_do() {
     run(async {
-        let hub = Arc::<Hub>::default();
-        let dirs: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
-        let mut nodes = Vec::new();
-        for id in 1..=3 {
-            let node = Node::start(config(id, &dirs[id as usize - 1]), Arc::new(hub.clone())).await;
-            hub.connect(id, node.manager.service());
-            nodes.push(node);
-        }
+        let (nodes, _dirs) = unfounded(|hub| Arc::new(hub)).await;
         // An init on node 1 that stopped behind its first step.
         let service = nodes[0].manager.service().clone();
         let join = Ask::Join(Join {
@@ -635,7 +608,7 @@ fn the_logs_time_does_not_leave_the_clocks() {
                 }],
                 commit: Some(id),
             };
-            drop(say(&cluster, 3, to, message).await);
+            drop(say(&cluster, (3, to), vec![message]).await);
         }
         let applied = cluster.nodes[&1]
             .manager
@@ -686,7 +659,7 @@ fn a_deposed_leader_is_told_of_the_higher_vote() {
             }],
             commit: Some(end),
         };
-        let answers = say(&cluster, leader, to, message).await;
+        let answers = say(&cluster, (leader, to), vec![message]).await;
         assert!(
             matches!(&answers[..], [Ok(Appended { higher: Some(_), .. })]),
             "{answers:?}"

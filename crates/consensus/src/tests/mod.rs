@@ -12,6 +12,7 @@ mod hostile;
 mod hub;
 mod impostor;
 mod loopback;
+mod nodes;
 mod overtake;
 mod peers;
 mod replica;
