@@ -26,6 +26,11 @@ const COLD_SEGMENTS_MAX: usize = 8;
 /// The blocks of a log that was only just begun: its head, an empty checkpoint, and its node's id.
 pub(super) const BEGUN_BLOCKS: u64 = 3;
 
+/// Blocks that are filled with zeros ahead of what is written. A file system has to note each block that is written for
+/// the first time, which makes a sync up to twice as long as one of blocks that were written before; so one sync in
+/// very many does it for the others.
+const AHEAD_BLOCKS: u64 = (1 << 20) / BLOCK as u64;
+
 /// The block that every segment keeps free, for its seal.
 const SEAL_BLOCKS: u64 = 1;
 
@@ -53,6 +58,8 @@ pub(super) struct Journal {
     log_id: [u8; 16],
     active: Arc<Segment>,
     next: Cursor,
+    /// The active segment's first block that may never have been written.
+    fresh: u64,
     reader: Arc<Reader>,
 }
 
@@ -98,6 +105,7 @@ impl Journal {
             segment_bytes,
             log_id,
             next: active.start(),
+            fresh: 0,
             active,
             reader: Reader::new(contents),
         };
@@ -161,6 +169,7 @@ impl Journal {
             segment_bytes,
             log_id: active.head.log_id,
             next: end.next,
+            fresh: 0,
             active,
             reader: Reader::new(contents),
         };
@@ -234,6 +243,7 @@ impl Journal {
             .segments
             .insert(head.number, new.clone());
         self.next = new.start();
+        self.fresh = 0;
         std::mem::replace(&mut self.active, new).rest();
         self.begin(&checkpoint)
     }
@@ -252,13 +262,17 @@ impl Journal {
         let len = changes.iter().map(Change::size).sum();
         let mut spans = Vec::with_capacity(changes.len());
         let mut end = self.next.block * block::BODY as u64 + BATCH_HEAD as u64;
-        let (bytes, next) = segment::encode(self.active.head.number, self.next, kind, len, |blocks| {
+        let (mut bytes, next) = segment::encode(self.active.head.number, self.next, kind, len, |blocks| {
             for change in changes {
                 change.encode(|piece| blocks.write(piece));
                 end += change.size() as u64;
                 spans.push(change.span_before(end));
             }
         });
+        if next.block > self.fresh {
+            self.fresh = (next.block + AHEAD_BLOCKS).min(self.active.head.blocks);
+            bytes.resize((self.fresh - self.next.block) as usize * BLOCK, 0);
+        }
         self.active.write(&bytes, self.next.block)?;
         self.active.sync()?;
         self.next = next;
