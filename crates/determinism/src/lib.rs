@@ -12,11 +12,13 @@
 mod abi;
 mod def;
 mod describe;
+mod emit;
 mod error;
 pub mod header;
 mod hidden;
 mod module;
 mod plan;
+mod reset;
 mod schema;
 mod shape;
 mod shim;
