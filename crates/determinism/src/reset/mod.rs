@@ -24,6 +24,8 @@ mod marks;
 mod memory;
 mod refused;
 mod stack;
+#[cfg(test)]
+mod tests;
 
 use walrus::{FunctionBuilder, FunctionId, MemoryId, Module};
 
