@@ -7,6 +7,7 @@ use walrus::{ExportItem, FunctionBuilder, Module};
 use wasmi::{Config, Engine, Global, Instance, Linker, Memory, Store, Val};
 
 use super::Reset;
+use crate::PrepareError;
 
 /// The plain programs' memory: so many pages, up to so many.
 const PAGES: usize = 3;
@@ -37,7 +38,7 @@ fn offset() -> BoxedStrategy<u32> {
 fn address() -> BoxedStrategy<String> {
     let near = (
         local(),
-        prop_oneof![select(vec![8, 16, 100, -8, -300, 1_000]), 0_i32..2_000,],
+        prop_oneof![select(vec![8, 16, 100, 200, 250, -8, -300, 1_000]), 0_i32..2_000,],
     );
     prop_oneof![
         5 => local(),
@@ -119,6 +120,46 @@ fn bulk() -> BoxedStrategy<String> {
     .boxed()
 }
 
+/// A local that is assigned to on one of two ways only, near another one that may have been marked.
+fn maybe_assigned() -> BoxedStrategy<String> {
+    let near = (local(), select(vec![4, 8, 100, 200]))
+        .prop_map(|(local, n)| format!("(i32.add {local} (i32.const {n}))"));
+    let set = (select(&LOCALS[..]), near).prop_map(|(name, near)| format!("(local.set ${name} {near})"));
+    let condition = || local().prop_map(|local| format!("(i32.and {local} (i32.const 1))"));
+    prop_oneof![
+        (condition(), 0..PAGES * 65_536 - 8).prop_map(|(condition, at)| format!(
+            "(block (br_if 0 {condition}) (i32.store align=1 (i32.const {at}) (i32.const 3)))
+            (i32.store8 align=1 (i32.const {at}) (i32.const 4))"
+        )),
+        (condition(), set.clone())
+            .prop_map(|(condition, set)| format!("(block (br_if 0 {condition}) {set})")),
+        (condition(), set.clone()).prop_map(|(condition, set)| format!("(if {condition} (then {set}))")),
+        (condition(), set.clone(), store(), set, store()).prop_map(
+            |(condition, set, store, other, last)| format!(
+                "(if {condition} (then {set} {store}) (else {last} {other}))"
+            )
+        ),
+    ]
+    .boxed()
+}
+
+/// A pointer that runs ahead of the mark that was made where it began.
+fn pointer_loop() -> BoxedStrategy<String> {
+    (select(&LOCALS[..]), 1..4, select(vec![8, 300, 1_024, 5_000]))
+        .prop_map(|(name, times, step)| {
+            format!(
+                "(i32.store align=1 (local.get ${name}) (i32.const -8))
+            (local.set $times (i32.const {times}))
+            (loop
+                (i32.store offset=4 align=1 (local.get ${name}) (i32.const -9))
+                (local.set ${name} (i32.add (local.get ${name}) (i32.const {step})))
+                (local.set $times (i32.sub (local.get $times) (i32.const 1)))
+                (br_if 0 (local.get $times)))"
+            )
+        })
+        .boxed()
+}
+
 fn simple() -> BoxedStrategy<String> {
     prop_oneof![
         8 => store(),
@@ -127,6 +168,8 @@ fn simple() -> BoxedStrategy<String> {
         1 => (0..3).prop_map(|pages| format!("(local.set $e (memory.grow (i32.const {pages})))")),
         1 => Just("(global.set $count (i64.add (global.get $count) (i64.const 1)))".to_owned()),
         1 => value().prop_map(|value| format!("(global.set $stack {value})")),
+        3 => maybe_assigned(),
+        2 => pointer_loop(),
         1 => (local(), value()).prop_map(|(local, value)| format!("(local.set $b (call $other {local} {value}))")),
     ].boxed()
 }
@@ -178,11 +221,11 @@ fn program() -> impl Strategy<Value = String> {
             (global $count (export "count") (mut i64) (i64.const 5))
             (data $data "0123456789012345678901234567890123456789")
             (func $other (param $a i32) (param $b i32) (result i32)
-                (local $c i32) (local $d i32) (local $e i32) (local $n1 i32) (local $n2 i32)
+                (local $c i32) (local $d i32) (local $e i32) (local $n1 i32) (local $n2 i32) (local $times i32)
                 {other}
                 (local.get $c))
             (func (export "run") (param $a i32) (param $b i32) (param $c i32) (result i32)
-                (local $d i32) (local $e i32) (local $n1 i32) (local $n2 i32) (local $n3 i32)
+                (local $d i32) (local $e i32) (local $n1 i32) (local $n2 i32) (local $n3 i32) (local $times i32)
                 {first}
                 {second}
                 (i32.add (local.get $e) (memory.size))))"#
@@ -195,6 +238,7 @@ fn argument() -> BoxedStrategy<i32> {
         3 => 0..REACH as i32,
         1 => (0..1_024).prop_map(|n| n * 16),
         1 => -256..300,
+        1 => -256..-8,
         1 => Just(1_020),
     ]
     .boxed()
@@ -284,7 +328,7 @@ fn noise(bytes: usize) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
     fn whatever_a_program_does_is_undone(
@@ -314,4 +358,106 @@ proptest! {
             prop_assert_eq!(machine.count(), Some(5));
         }
     }
+}
+
+/// The module of a text.
+fn parsed(text: &str) -> (Module, walrus::MemoryId) {
+    let module = Module::from_buffer(&wat::parse_str(text).unwrap()).unwrap();
+    let memory = module.memories.iter().next().unwrap().id();
+    (module, memory)
+}
+
+#[test]
+fn whatever_the_host_calls_is_undone() {
+    let (mut module, memory) = parsed(
+        r#"(module
+            (memory (export "memory") 1)
+            (global (export "count") (mut i64) (i64.const 0))
+            (func (export "run") (param i32 i32 i32) (result i32)
+                (i32.store (i32.const 8) (i32.add (i32.load (i32.const 8)) (local.get 0)))
+                (i32.load (i32.const 8))))"#,
+    );
+    let reset = Reset::install(&mut module, memory).unwrap();
+    let original = module.exports.get_func("run").unwrap();
+    let wrapper = reset.add_wrapper(&mut module, original);
+    module.exports.remove("run").unwrap();
+    module.exports.add("run", wrapper);
+    let mut builder = FunctionBuilder::new(&mut module.types, &[], &[]);
+    reset.started(&mut builder.func_body());
+    let started = builder.finish(Vec::new(), &mut module.funcs);
+    module.exports.add("started", started);
+
+    let mut machine = Machine::new(&module.emit_wasm(), &[]);
+    assert_eq!(
+        machine.run([5, 0, 0], u64::MAX),
+        None,
+        "there is nothing to go back to"
+    );
+    let mut machine = Machine::new(&module.emit_wasm(), &[]);
+    machine.call("started");
+    for _ in 0..2 {
+        assert_eq!(machine.run([5, 0, 0], u64::MAX), Some(5));
+    }
+}
+
+#[test]
+fn what_can_not_be_undone_is_refused() {
+    let cases = [
+        (
+            "(func (param v128) (result v128) (f32x4.relaxed_min (local.get 0) (local.get 0)))",
+            "relaxed SIMD",
+        ),
+        (
+            "(func (param v128) (result v128) (i32x4.relaxed_trunc_f32x4_s (local.get 0)))",
+            "relaxed SIMD",
+        ),
+        (
+            "(func (param v128) (result v128) (f32x4.relaxed_madd (local.get 0) (local.get 0) (local.get 0)))",
+            "relaxed SIMD",
+        ),
+        (
+            "(func (result i32) (i32.atomic.rmw.add (i32.const 0) (i32.const 1)))",
+            "atomic instructions",
+        ),
+        (
+            "(func (i32.atomic.store (i32.const 0) (i32.const 1)))",
+            "atomic instructions",
+        ),
+        (
+            "(table 1 funcref) (func (table.set (i32.const 0) (ref.null func)))",
+            "tables that change",
+        ),
+        ("(tag $tag) (func (throw $tag))", "exceptions"),
+        (
+            "(global (mut funcref) (ref.null func))",
+            "mutable globals of reference type",
+        ),
+    ];
+    for (text, feature) in cases {
+        let (mut module, memory) = parsed(&format!("(module (memory 1) {text})"));
+        let refused = Reset::install(&mut module, memory).map(drop);
+        assert_eq!(refused, Err(PrepareError::Feature(feature)), "{text}");
+    }
+    for pages in [0, 65_536] {
+        let (mut module, memory) = parsed(&format!("(module (memory {pages}))"));
+        let refused = Reset::install(&mut module, memory).map(drop);
+        assert!(matches!(refused, Err(PrepareError::WrongAbi(_))), "{pages} pages");
+    }
+}
+
+/// Deeper than any stack, and assigning to locals at each level.
+#[test]
+fn hostile_code_takes_no_more_than_its_length() {
+    const DEPTH: usize = 20_000;
+    let open = "(loop (local.set $a (i32.add (local.get $a) (i32.const 8))) (i32.store (local.get $a) (i32.const 1))";
+    let text = format!(
+        "(module (memory 1) (func (local $a i32) {} {}))",
+        open.repeat(DEPTH)
+            .replace("(loop", "loop")
+            .replace(")loop", ") loop"),
+        "end ".repeat(DEPTH)
+    );
+    let (mut module, memory) = parsed(&text);
+    Reset::install(&mut module, memory).unwrap();
+    assert!(!module.emit_wasm().is_empty());
 }
