@@ -95,6 +95,11 @@ fn store() -> BoxedStrategy<String> {
             let lane = lane % lanes;
             format!("(v128.store{bits}_lane offset={offset} align=1 {lane} {address} (v128.const i32x4 5 6 7 8))")
         }),
+        // The mark is below the first address.
+        1 => local().prop_map(|local| format!(
+            "(local.set $low (i32.sub (i32.const 0) (i32.and {local} (i32.const 240))))
+            (i32.store align=1 (i32.add (local.get $low) (i32.const 240)) (i32.const -10))"
+        )),
         // The address is on the stack while its local changes.
         1 => (offset(), local(), select(&LOCALS[..]), value()).prop_map(|(offset, address, other, value)| {
             format!("(i32.store offset={offset} align=1 {address} (local.tee ${other} {value}))")
@@ -221,11 +226,11 @@ fn program() -> impl Strategy<Value = String> {
             (global $count (export "count") (mut i64) (i64.const 5))
             (data $data "0123456789012345678901234567890123456789")
             (func $other (param $a i32) (param $b i32) (result i32)
-                (local $c i32) (local $d i32) (local $e i32) (local $n1 i32) (local $n2 i32) (local $times i32)
+                (local $c i32) (local $d i32) (local $e i32) (local $n1 i32) (local $n2 i32) (local $low i32) (local $times i32)
                 {other}
                 (local.get $c))
             (func (export "run") (param $a i32) (param $b i32) (param $c i32) (result i32)
-                (local $d i32) (local $e i32) (local $n1 i32) (local $n2 i32) (local $n3 i32) (local $times i32)
+                (local $d i32) (local $e i32) (local $n1 i32) (local $n2 i32) (local $n3 i32) (local $low i32) (local $times i32)
                 {first}
                 {second}
                 (i32.add (local.get $e) (memory.size))))"#
