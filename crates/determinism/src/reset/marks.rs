@@ -18,6 +18,7 @@ use walrus::{FunctionId, FunctionKind, LocalFunction, LocalId, Module, ModuleLoc
 use super::dirty::{BLOCK_BYTES, BLOCK_SHIFT, DirtyMap, OVERHANG_BYTES};
 use super::known::{Known, Place, Value, Version};
 use super::memory::VirtualMemory;
+use super::nan::Float;
 use super::refused;
 use super::stack::{self, Signatures};
 use crate::PrepareError;
@@ -28,35 +29,39 @@ const FRAME_BYTES_MAX: i64 = 65_535;
 /// A frame of up to so many blocks is marked block by block.
 const FRAME_BLOCKS_MAX: i64 = 8;
 
-/// Rewrites functions.
-pub(super) fn rewrite(
-    module: &mut Module,
-    functions: &[FunctionId],
-    dirty: DirtyMap,
-    memory: VirtualMemory,
-) -> Result<(), PrepareError> {
-    let signatures = Signatures::of(module);
-    for id in functions {
-        let Module {
-            funcs, locals, types, ..
-        } = &mut *module;
-        let FunctionKind::Local(function) = &mut funcs.get_mut(*id).kind else {
-            continue;
-        };
-        let known = Known::new(function.size() as usize);
-        let mut rewriter = Rewriter {
-            dirty,
-            memory,
-            signatures: &signatures,
-            function,
-            locals,
-            types,
-            spare: HashMap::new(),
-            known,
-        };
-        rewriter.run()?;
+/// How the code is rewritten.
+#[derive(Clone, Copy)]
+pub(super) struct Rewrite {
+    pub(super) dirty: DirtyMap,
+    pub(super) memory: VirtualMemory,
+    /// Whether all NaNs are made one.
+    pub(super) canonical_nan: bool,
+}
+
+impl Rewrite {
+    pub(super) fn functions(self, module: &mut Module, functions: &[FunctionId]) -> Result<(), PrepareError> {
+        let signatures = Signatures::of(module);
+        for id in functions {
+            let Module {
+                funcs, locals, types, ..
+            } = &mut *module;
+            let FunctionKind::Local(function) = &mut funcs.get_mut(*id).kind else {
+                continue;
+            };
+            let known = Known::new(function.size() as usize);
+            let mut rewriter = Rewriter {
+                how: self,
+                signatures: &signatures,
+                function,
+                locals,
+                types,
+                spare: HashMap::new(),
+                known,
+            };
+            rewriter.run()?;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// An instruction, and where it was.
@@ -90,8 +95,7 @@ struct Address {
 }
 
 struct Rewriter<'a> {
-    dirty: DirtyMap,
-    memory: VirtualMemory,
+    how: Rewrite,
     signatures: &'a Signatures,
     function: &'a mut LocalFunction,
     locals: &'a mut ModuleLocals,
@@ -196,6 +200,7 @@ impl Rewriter<'_> {
     /// Rewrites an instruction that begins no sequence.
     fn plain(&mut self, sequence: &mut Sequence, instr: Instr, at: InstrLocId) {
         let effect = self.signatures.effect(&instr, self.types);
+        let float = Float::of(&instr).filter(|_| self.how.canonical_nan);
         match &instr {
             Instr::LocalGet(it) => {
                 let value = Value::Local(self.known.version(it.local), 0);
@@ -259,13 +264,13 @@ impl Rewriter<'_> {
             }
             Instr::MemorySize(_) => {
                 sequence.add(GlobalGet {
-                    global: self.memory.pages,
+                    global: self.how.memory.pages,
                 });
                 sequence.push_unknown(1);
             }
-            Instr::MemoryGrow(_) => self.call_instead(sequence, self.memory.grow, effect),
-            Instr::MemoryCopy(_) => self.call_instead(sequence, self.memory.copy, effect),
-            Instr::MemoryFill(_) => self.call_instead(sequence, self.memory.fill, effect),
+            Instr::MemoryGrow(_) => self.call_instead(sequence, self.how.memory.grow, effect),
+            Instr::MemoryCopy(_) => self.call_instead(sequence, self.how.memory.copy, effect),
+            Instr::MemoryFill(_) => self.call_instead(sequence, self.how.memory.fill, effect),
             Instr::MemoryInit(_) => {
                 sequence.pop(effect.pops);
                 self.memory_init(sequence, instr, at);
@@ -277,6 +282,10 @@ impl Rewriter<'_> {
                 sequence.keep(instr, at);
                 sequence.push_unknown(effect.pushes);
             }
+        }
+        if let Some(float) = float {
+            let spare = self.spare(Spare::Value, float.ty());
+            float.canonical(spare).into_iter().for_each(|it| sequence.add(it));
         }
     }
 
@@ -326,7 +335,7 @@ impl Rewriter<'_> {
             sequence.add(LocalGet { local });
             sequence.add(i32_const(bytes));
             sequence.add(Call {
-                func: self.dirty.mark_range,
+                func: self.how.dirty.mark_range,
             });
             return;
         }
@@ -348,7 +357,7 @@ impl Rewriter<'_> {
             sequence.add(i32_const(offset));
             sequence.add(Binop { op: BinaryOp::I32Add });
         }
-        self.dirty.mark().into_iter().for_each(|it| sequence.add(it));
+        self.how.dirty.mark().into_iter().for_each(|it| sequence.add(it));
     }
 
     /// Rewrites a store of so many bytes.
@@ -366,7 +375,8 @@ impl Rewriter<'_> {
                 sequence.keep(instr, at);
                 let block = base.cast_unsigned().wrapping_add(address.offset) >> BLOCK_SHIFT;
                 if self.known.set_block(block) {
-                    self.dirty
+                    self.how
+                        .dirty
                         .mark_block(block)
                         .into_iter()
                         .for_each(|it| sequence.add(it));
@@ -436,7 +446,7 @@ impl Rewriter<'_> {
         sequence.add(LocalGet { local: to });
         sequence.add(LocalGet { local: bytes });
         sequence.add(Call {
-            func: self.dirty.mark_range,
+            func: self.how.dirty.mark_range,
         });
     }
 

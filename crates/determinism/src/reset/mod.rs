@@ -22,6 +22,7 @@ mod image;
 mod known;
 mod marks;
 mod memory;
+mod nan;
 mod refused;
 mod stack;
 #[cfg(test)]
@@ -56,9 +57,13 @@ pub(crate) struct Reset {
 }
 
 impl Reset {
-    /// Rewrites all of the module's code. `own` is the module's memory. What is added to the module later is not
+    /// Rewrites all of the module's code; if `canonical_nan`, so that it has one NaN. `own` is the module's memory. What is added to the module later is not
     /// rewritten, and has to tell itself what it writes.
-    pub(crate) fn install(module: &mut Module, own: MemoryId) -> Result<Self, PrepareError> {
+    pub(crate) fn install(
+        module: &mut Module,
+        own: MemoryId,
+        canonical_nan: bool,
+    ) -> Result<Self, PrepareError> {
         refused::check(module, own)?;
         let functions: Vec<_> = module.funcs.iter_local().map(|(id, _)| id).collect();
         let globals = image::mutable_globals(module);
@@ -67,7 +72,12 @@ impl Reset {
         let dirty = DirtyMap::add(module, memory);
         let virtual_memory = VirtualMemory::add(module, own, dirty);
         let image = Image::add(module, own, memory, virtual_memory.pages, globals);
-        marks::rewrite(module, &functions, dirty, virtual_memory)?;
+        let rewrite = marks::Rewrite {
+            dirty,
+            memory: virtual_memory,
+            canonical_nan,
+        };
+        rewrite.functions(module, &functions)?;
         Ok(Self {
             memory,
             dirty,

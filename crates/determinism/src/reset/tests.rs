@@ -250,13 +250,13 @@ fn argument() -> BoxedStrategy<i32> {
 }
 
 /// The rewritten program, with `started` and `reset` for the test to call. What grows in vain is no program's fault.
-fn rewritten(plain: &[u8]) -> Vec<u8> {
+fn rewritten(plain: &[u8], nan: bool) -> Vec<u8> {
     let mut module = Module::from_buffer(plain).unwrap();
     let memory = module.exports.iter().find_map(|export| match export.item {
         ExportItem::Memory(memory) => Some(memory),
         _ => None,
     });
-    let reset = Reset::install(&mut module, memory.unwrap()).unwrap();
+    let reset = Reset::install(&mut module, memory.unwrap(), nan).unwrap();
     type Part = fn(Reset, &mut crate::emit::Code<'_>);
     let parts: [(&str, Part); 2] = [("started", Reset::started), ("reset", Reset::reset)];
     for (name, part) in parts {
@@ -341,7 +341,7 @@ proptest! {
         calls in prop::collection::vec(prop::array::uniform3(argument()), 1..6),
     ) {
         let plain = wat::parse_str(&text).unwrap();
-        let rewritten = rewritten(&plain);
+        let rewritten = rewritten(&plain, false);
         let contents = noise(PAGES * 65_536);
         let mut machine = Machine::new(&rewritten, &contents);
         machine.call("started");
@@ -382,7 +382,7 @@ fn whatever_the_host_calls_is_undone() {
                 (i32.store (i32.const 8) (i32.add (i32.load (i32.const 8)) (local.get 0)))
                 (i32.load (i32.const 8))))"#,
     );
-    let reset = Reset::install(&mut module, memory).unwrap();
+    let reset = Reset::install(&mut module, memory, false).unwrap();
     let original = module.exports.get_func("run").unwrap();
     let wrapper = reset.add_wrapper(&mut module, original);
     module.exports.remove("run").unwrap();
@@ -440,12 +440,12 @@ fn what_can_not_be_undone_is_refused() {
     ];
     for (text, feature) in cases {
         let (mut module, memory) = parsed(&format!("(module (memory 1) {text})"));
-        let refused = Reset::install(&mut module, memory).map(drop);
+        let refused = Reset::install(&mut module, memory, false).map(drop);
         assert_eq!(refused, Err(PrepareError::Feature(feature)), "{text}");
     }
     for pages in [0, 65_536] {
         let (mut module, memory) = parsed(&format!("(module (memory {pages}))"));
-        let refused = Reset::install(&mut module, memory).map(drop);
+        let refused = Reset::install(&mut module, memory, false).map(drop);
         assert!(matches!(refused, Err(PrepareError::WrongAbi(_))), "{pages} pages");
     }
 }
@@ -463,6 +463,89 @@ fn hostile_code_takes_no_more_than_its_length() {
         "end ".repeat(DEPTH)
     );
     let (mut module, memory) = parsed(&text);
-    Reset::install(&mut module, memory).unwrap();
+    Reset::install(&mut module, memory, false).unwrap();
     assert!(!module.emit_wasm().is_empty());
+}
+
+/// Results of all operations on NaNs with payloads have the one pattern; those on other numbers stay.
+#[test]
+fn all_nans_become_one() {
+    let scalar = |ty: &str, size: usize| {
+        let nan = if size == 4 {
+            "nan:0x200001"
+        } else {
+            "nan:0x4000000000001"
+        };
+        let operand = format!("({ty}.const -{nan})");
+        let binary = ["add", "sub", "mul", "div", "min", "max"]
+            .map(|op| format!("({ty}.{op} {operand} ({ty}.const 1))"));
+        let unary = ["ceil", "floor", "trunc", "nearest", "sqrt"].map(|op| format!("({ty}.{op} {operand})"));
+        let bits = if size == 4 { "i32" } else { "i64" };
+        binary
+            .into_iter()
+            .chain(unary)
+            .map(move |value| format!("({bits}.store (i32.const 0) ({bits}.reinterpret_{ty} {value}))"))
+            .collect::<Vec<_>>()
+    };
+    let simd = |shape: &str, operand: &str| {
+        let binary = ["add", "sub", "mul", "div", "min", "max"]
+            .map(|op| format!("({shape}.{op} {operand} {operand})"));
+        let unary =
+            ["ceil", "floor", "trunc", "nearest", "sqrt"].map(|op| format!("({shape}.{op} {operand})"));
+        binary
+            .into_iter()
+            .chain(unary)
+            .map(|value| format!("(v128.store (i32.const 0) {value})"))
+            .collect::<Vec<_>>()
+    };
+    let wide_f32 = "(v128.const f32x4 -nan:0x200001 4 nan:0x200001 1)";
+    let wide_f64 = "(v128.const f64x2 -nan:0x4000000000001 4)";
+    let f32_nan = 0x7fc0_0000_u32.to_le_bytes();
+    let f64_nan = 0x7ff8_0000_0000_0000_u64.to_le_bytes();
+    let cases = [
+        (scalar("f32", 4), f32_nan.to_vec()),
+        (scalar("f64", 8), f64_nan.to_vec()),
+        (simd("f32x4", wide_f32), f32_nan.to_vec()),
+        (simd("f64x2", wide_f64), f64_nan.to_vec()),
+        (
+            vec!["(f32.store (i32.const 0) (f32.demote_f64 (f64.const -nan:0x4000000000001)))".into()],
+            f32_nan.to_vec(),
+        ),
+        (
+            vec!["(f64.store (i32.const 0) (f64.promote_f32 (f32.const -nan:0x200001)))".into()],
+            f64_nan.to_vec(),
+        ),
+        (
+            vec![format!(
+                "(v128.store (i32.const 0) (f32x4.demote_f64x2_zero {wide_f64}))"
+            )],
+            f32_nan.to_vec(),
+        ),
+        (
+            vec![format!(
+                "(v128.store (i32.const 0) (f64x2.promote_low_f32x4 {wide_f32}))"
+            )],
+            f64_nan.to_vec(),
+        ),
+    ];
+    for (code, nan) in cases
+        .into_iter()
+        .flat_map(|(all, nan)| all.into_iter().map(move |it| (it, nan.clone())))
+    {
+        let text = format!(
+            r#"(module (memory (export "memory") 1) (global (export "count") (mut i64) (i64.const 0))
+            (func (export "run") (param i32 i32 i32) (result i32) {code} (i32.const 0)))"#
+        );
+        let mut plain = Machine::new(&wat::parse_str(&text).unwrap(), &[]);
+        let mut machine = Machine::new(&rewritten(&wat::parse_str(&text).unwrap(), true), &[]);
+        assert_eq!(
+            [&mut plain, &mut machine].map(|it| it.run([0; 3], u64::MAX)),
+            [Some(0); 2]
+        );
+        assert_eq!(machine.contents()[..nan.len()], nan, "{code}");
+        // The last lane is no NaN.
+        if code.starts_with("(v128") {
+            assert_eq!(machine.contents()[12..16], plain.contents()[12..16], "{code}");
+        }
+    }
 }

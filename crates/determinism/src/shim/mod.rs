@@ -41,11 +41,11 @@ use self::state::{Rows, State};
 use self::walk::Generated;
 use self::window::Window;
 use self::write::Writes;
-use crate::PrepareError;
 use crate::abi;
 use crate::emit;
 use crate::plan::Plan;
 use crate::reset::{self, Reset};
+use crate::{Options, PrepareError};
 
 /// A parsed module, known to have what the shim builds on.
 pub(crate) struct Target {
@@ -57,7 +57,7 @@ pub(crate) struct Target {
 
 impl Target {
     /// Parses a module, checks its imports and exports, and has its instances put back after each call.
-    pub(crate) fn parse(wasm: &[u8]) -> Result<Self, PrepareError> {
+    pub(crate) fn parse(wasm: &[u8], options: &Options) -> Result<Self, PrepareError> {
         // walrus panics on some valid modules, of proposals that it does not know.
         let parsed = catch_unwind(|| {
             let mut config = ModuleConfig::new();
@@ -78,7 +78,7 @@ impl Target {
         }
         let imports = host::imports(&module)?;
         let mut module = module;
-        let reset = Reset::install(&mut module, memory)?;
+        let reset = Reset::install(&mut module, memory, options.canonical_nan)?;
         let imports = reset::wrap_host(&mut module, reset, imports)?;
         let target = Self {
             module,
