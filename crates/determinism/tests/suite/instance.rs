@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use rtdb_determinism::header::CallHeader;
-use rtdb_determinism::prepare;
+use rtdb_determinism::{LOAD, prepare};
 use spacetimedb_lib::RawModuleDef;
 use spacetimedb_lib::bsatn;
 use spacetimedb_lib::db::raw_def::v9::RawModuleDefV9;
@@ -63,6 +63,33 @@ fn statics_and_memory_are_as_after_start_up() {
         seen.sort();
         assert!(seen.chunks(4).all(|same| same.iter().all(|row| *row == same[0])));
         assert_eq!(seen.len(), 4 * (8 + 1 + 1 + 2));
+    }
+}
+
+/// A row that is larger than the module's memory passes through it, and leaves no trace there.
+#[test]
+fn a_load_of_large_rows_leaves_the_instance_as_it_was() {
+    const BYTES: usize = 3_000_000;
+    for name in STATEFUL {
+        let wasm = prepared(name).wasm;
+        let mut hosts = [FakeHost::new(&wasm, 4096), FakeHost::new(&wasm, 4096)];
+        let rows: Vec<Vec<u8>> = [BYTES, 10, BYTES]
+            .into_iter()
+            .zip(1_u64..)
+            .map(|(bytes, id)| bsatn::to_vec(&("x".repeat(bytes), id)).expect("the row encodes"))
+            .collect();
+        let load = bsatn::to_vec(&("wide", rows.clone())).expect("the arguments encode");
+        hosts[1]
+            .call(LOAD, CallHeader::default(), &load)
+            .expect("the rows are loaded");
+        assert_eq!(hosts[1].db.rows("wide").len(), rows.len());
+        for host in &mut hosts {
+            for (index, kind) in (1..).zip([0, 1, 3, 4]) {
+                assert!(stir(host, index, kind, 9));
+            }
+        }
+        let [one, two] = &hosts;
+        assert_eq!(one.db.rows("seen"), two.db.rows("seen"));
     }
 }
 
