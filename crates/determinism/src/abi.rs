@@ -4,6 +4,13 @@
 pub(crate) const TABLES_MAX: usize = 64;
 
 pub(crate) const CALL_REDUCER: &str = "__call_reducer__";
+/// What else the host calls in an instance that is at work.
+pub(crate) const OTHER_CALLS: [&str; 4] = [
+    "__call_view__",
+    "__call_view_anon__",
+    "__call_procedure__",
+    "__call_http_handler__",
+];
 pub(crate) const DESCRIBE_MODULE: &str = "__describe_module__";
 pub(crate) const MEMORY: &str = "memory";
 

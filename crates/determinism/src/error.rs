@@ -84,6 +84,11 @@ pub enum PrepareError {
     /// The module uses a host function that would make replicas differ.
     #[error("the module uses `{0}`, whose result or effect would not be the same on every replica")]
     Import(String),
+    /// The module uses a feature of WebAssembly that would make replicas differ.
+    #[error(
+        "the module uses {0}, with which replicas would not stay the same: build it without that WebAssembly feature"
+    )]
+    Feature(&'static str),
     /// The prepared module could not be put together.
     #[error("the module can't be prepared: {0}")]
     Rewrite(String),

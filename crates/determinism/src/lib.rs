@@ -12,11 +12,13 @@
 mod abi;
 mod def;
 mod describe;
+mod emit;
 mod error;
 pub mod header;
 mod hidden;
 mod module;
 mod plan;
+mod reset;
 mod schema;
 mod shape;
 mod shim;
@@ -51,8 +53,21 @@ pub struct Prepared {
     pub original_def: Vec<u8>,
 }
 
+/// How a module is prepared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Gives all NaNs the same bits, whatever the processor: for replicas on processors of different kinds. It makes
+    /// arithmetic on floats slower.
+    pub canonical_nan: bool,
+}
+
 /// Prepares a module, or says why it can't be. Takes up to a few seconds of CPU: the module runs in an interpreter.
 pub fn prepare(wasm: &[u8]) -> Result<Prepared, PrepareError> {
+    prepare_with(wasm, &Options::default())
+}
+
+/// [`prepare`] with options.
+pub fn prepare_with(wasm: &[u8], options: &Options) -> Result<Prepared, PrepareError> {
     if wasm.len() > MODULE_BYTES_MAX {
         return Err(PrepareError::TooLarge {
             bytes: wasm.len(),
@@ -67,7 +82,7 @@ pub fn prepare(wasm: &[u8]) -> Result<Prepared, PrepareError> {
             PrepareError::NotWasm("it has no WASM header".into())
         });
     }
-    let target = shim::Target::parse(wasm)?;
+    let target = shim::Target::parse(wasm, options)?;
     let original_def = describe::describe(wasm)?;
     let plan = def::rewrite(&original_def)?;
     Ok(Prepared {

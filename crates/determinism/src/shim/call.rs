@@ -1,22 +1,25 @@
 //! The wrapped `__call_reducer__`.
 
 use walrus::ir::BinaryOp;
-use walrus::{FunctionId, GlobalId, Module};
+use walrus::{FunctionId, GlobalId, Module, ValType};
 
-use super::emit::{Code, Emit, I32, I64, function};
+use super::emit::{Code, Emit, I32, I64, function, global};
 use super::host::Host;
 use super::layout::*;
 use super::scratch::Scratch;
 use super::sequence::Sequences;
 use super::state::State;
+use super::window::Window;
 use super::{load, source, successes};
 use crate::header;
 use crate::plan::Plan;
+use crate::reset::Reset;
 
 /// What a call is made of.
 pub(super) struct Call {
     pub(super) host: Host,
-    pub(super) scratch: Scratch,
+    pub(super) window: Window,
+    pub(super) reset: Reset,
     pub(super) digest: GlobalId,
     pub(super) in_call: GlobalId,
     pub(super) state: State,
@@ -27,31 +30,50 @@ pub(super) struct Call {
     pub(super) original: FunctionId,
 }
 
+/// The parameters of `__call_reducer__`.
+pub(super) const PARAMS: [ValType; 10] = [I32, I64, I64, I64, I64, I64, I64, I64, I32, I32];
+
 impl Call {
     pub(super) fn add(self, module: &mut Module, plan: &Plan) -> FunctionId {
+        let (setup, reset) = (self.setup, self.reset);
+        let ready = global(module, I32);
+        let body = self.add_body(module, plan);
+        function(module, PARAMS, &[I32], |code, params, _| {
+            code.global_get(ready).is_zero().when(|code| {
+                code.call(setup).i32_const(1).global_set(ready);
+            });
+            for param in params {
+                code.local_get(param);
+            }
+            code.call(body);
+            reset.reset(code);
+        })
+    }
+
+    /// `call(..) -> errno`: all but what is done before and after each call of an instance.
+    fn add_body(self, module: &mut Module, plan: &Plan) -> FunctionId {
         let Self {
-            scratch,
+            window,
             digest,
             in_call,
             state,
             sequences,
             ..
         } = self;
-        let read = source::add(module, self.host, scratch);
-        let load = load::add(module, self.host, scratch, read);
+        let (seen, scratch) = (window.seen, window.own);
+        let read = source::add(module, self.host, window);
+        let load = load::add(module, self.host, window, self.reset, read);
         let count = successes::add_count(module, scratch);
         let [mark, disconnect, load_id] = [0, 1, 2].map(|hidden| (plan.reducers + hidden) as i32);
-        let params = [I32, I64, I64, I64, I64, I64, I64, I64, I32, I32];
-        function(module, params, &[I32], |code, params, locals| {
+        function(module, PARAMS, &[I32], |code, params, locals| {
             let [id, .., args, error] = params;
             let (present, errno) = (locals.add(I32), locals.add(I32));
-            code.global_get(scratch.base).is_zero().when(|code| {
-                code.call(self.setup);
-            });
             code.local_get(args);
-            scratch.at(code, HEADER);
+            seen.at(code, HEADER);
             code.i32_const(header::LEN as i32).call(read).local_set(args);
             code.call(state.read).local_set(present);
+            window.take(code);
+            window.restore(code, HOT_END);
             code.local_get(id).is(load_id).when(|code| {
                 code.local_get(present).trap_if();
                 code.local_get(args).call(load).i32_const(0).return_();
@@ -88,12 +110,13 @@ impl Call {
                 });
             });
 
+            window.mark(code, HOT_END);
             code.local_get(id).is(mark).when(|code| {
                 code.local_get(args);
-                scratch.at(code, ARGUMENT);
+                seen.at(code, ARGUMENT);
                 code.i32_const(1).call(read).drop();
-                scratch.at(code, ARGUMENT);
-                code.read8(scratch.memory).when(|code| published(code, scratch));
+                seen.at(code, ARGUMENT);
+                code.read8(seen.memory).when(|code| published(code, scratch));
             });
             if let Some(init) = plan.init {
                 code.local_get(id)
@@ -109,6 +132,7 @@ impl Call {
             });
             code.call(count);
             sequences.store(code);
+            window.show(code);
             code.call(state.write);
 
             code.local_get(id).is(disconnect);

@@ -1,10 +1,9 @@
 //! The digest: 64 bits over every row that a module writes, the same on replicas that agree.
 
 use walrus::ir::{BinaryOp, UnaryOp};
-use walrus::{FunctionId, GlobalId, Module};
+use walrus::{FunctionId, GlobalId, MemoryId, Module};
 
 use super::emit::{Code, Emit, I32, I64, function};
-use super::scratch::Scratch;
 
 /// Odd, so that two words that differ always give digests that differ.
 const MULTIPLIER: i64 = 0x9e37_79b9_7f4a_7c15_u64 as i64;
@@ -30,8 +29,7 @@ pub(super) struct Digest {
 }
 
 impl Digest {
-    pub(super) fn add(module: &mut Module, scratch: Scratch, value: GlobalId) -> Self {
-        let memory = scratch.memory;
+    pub(super) fn add(module: &mut Module, memory: MemoryId, value: GlobalId) -> Self {
         let fold_bytes = function(module, [I32, I32], &[], |code, [at, len], locals| {
             let tail = locals.add(I64);
             code.local_get(len).unop(UnaryOp::I64ExtendUI32);

@@ -45,10 +45,10 @@ pub(super) fn add(module: &mut Module, from: &str, name: &str, params: usize) ->
 }
 
 /// A host function as the module imports it.
-pub(super) struct Imported {
-    pub(super) from: String,
-    pub(super) name: String,
-    pub(super) function: FunctionId,
+pub(crate) struct Imported {
+    pub(crate) from: String,
+    pub(crate) name: String,
+    pub(crate) function: FunctionId,
 }
 
 /// What the module imports. Anything that we don't know could make replicas differ, and is refused.

@@ -1,5 +1,7 @@
-//! The shim's own memory: one region behind the module's, grown when an instance takes its first call.
+//! The shim's data. What host functions see of it stands in the [window](super::window) at the same offsets.
 
+use super::names;
+use crate::PrepareError;
 use crate::hidden::{SEQUENCE, SESSION, STATE, STATE_PAIRS};
 use crate::plan::{Plan, SEQUENCES_MAX};
 use crate::successes::SUMS;
@@ -16,25 +18,21 @@ pub(super) const RECEIPT: u32 = 88;
 pub(super) const BOUND: u32 = 111;
 pub(super) const BOUND_BYTES: u32 = 9;
 pub(super) const BOUND_KEY: u32 = 112;
-/// The ids of the hidden tables and of their indexes: see [`Row`].
-const IDS: u32 = 120;
 /// A hidden reducer's own arguments.
-pub(super) const ARGUMENT: u32 = 144;
-/// The longest name that `rtdb_load` takes, in bytes.
-pub(super) const NAME_BYTES_MAX: u32 = 256;
-/// A table's name, for `rtdb_load`.
-pub(super) const NAME: u32 = 152;
+pub(super) const ARGUMENT: u32 = 120;
 /// The columns of the row of `rtdb_state`, aligned, behind its id.
-pub(super) const STATE_INDEX: u32 = 416;
-pub(super) const STATE_DIGEST: u32 = 424;
-pub(super) const STATE_MODULE: u32 = 432;
+pub(super) const STATE_INDEX: u32 = 136;
+pub(super) const STATE_DIGEST: u32 = 144;
+pub(super) const STATE_MODULE: u32 = 152;
 /// Sums of 32 bits.
-pub(super) const STATE_SUCCESSES: u32 = 440;
+pub(super) const STATE_SUCCESSES: u32 = 160;
 /// Pairs `key: u64, next: i64`. A key of 0 is a free pair.
 pub(super) const PAIRS: u32 = STATE_SUCCESSES + SUMS as u32 * 4;
 pub(super) const PAIRS_END: u32 = PAIRS + STATE_PAIRS as u32 * PAIR_BYTES;
 pub(super) const PAIR_BYTES: u32 = 16;
 pub(super) const PAIR_NEXT: u32 = 8;
+/// Up to here goes what every call needs.
+pub(super) const HOT_END: u32 = PAIRS_END;
 /// The length in bytes of the last column of the row of `rtdb_sequence`, and the column: more pairs, none free.
 pub(super) const MORE_LEN: u32 = PAIRS_END + 4;
 pub(super) const MORE: u32 = MORE_LEN + 4;
@@ -74,8 +72,18 @@ pub(super) const SEQUENCE_ROW: Row = Row {
     end: MORE_END,
 };
 
-/// Up to here all is 0 at first; the image follows.
-pub(super) const IMAGE: u32 = MORE_END.next_multiple_of(8);
+/// In the window: a table's name, or a part of the definition.
+pub(super) const NAME: u32 = MORE_END;
+/// The longest name of a table or an index, in bytes.
+pub(super) const NAME_BYTES_MAX: u32 = 8_192;
+/// The end of the window.
+pub(super) const WINDOW_END: u32 = NAME + NAME_BYTES_MAX;
+/// In the shim's memory: what was in the window.
+pub(super) const SAVED: u32 = WINDOW_END.next_multiple_of(8);
+/// In the shim's memory: the ids of the hidden tables and of their indexes, see [`Row`].
+const IDS: u32 = SAVED + WINDOW_END.next_multiple_of(8);
+/// Up to here all is 0 at first; what depends on the module follows.
+pub(super) const VARIABLE: u32 = IDS + 24;
 
 /// A slot of the map from table ids to ordinals: `id: u32, ordinal: u32`. The id 0 is an empty slot.
 pub(super) const SLOT_BYTES: u32 = 8;
@@ -90,7 +98,7 @@ pub(super) struct Name {
     pub(super) bytes: u32,
 }
 
-/// Where everything stands whose size depends on the module, and the region's initial contents.
+/// Where everything stands whose size depends on the module.
 pub(super) struct Layout {
     /// The map from table ids to ordinals.
     pub(super) slots: u32,
@@ -103,56 +111,70 @@ pub(super) struct Layout {
     /// What to look up at first use: tables, then indexes, each with the place for its id.
     pub(super) hidden_tables: [(Name, u32); 3],
     pub(super) hidden_indexes: [(Name, u32); 3],
-    /// The region's initial contents from [`IMAGE`] on.
-    pub(super) image: Vec<u8>,
+    /// What the data begins with from [`VARIABLE`] on.
+    pub(super) initial: Vec<u8>,
+    /// The ids that the module has looked up: of tables, and of indexes.
+    pub(super) known_ids: [u32; 2],
+    /// The end of the data.
+    pub(super) end: u32,
 }
 
 impl Layout {
-    pub(super) fn new(plan: &Plan) -> Self {
-        let mut image = Vec::new();
+    /// Refuses names that the window has no room for.
+    pub(super) fn new(plan: &Plan) -> Result<Self, PrepareError> {
+        let longest = plan.tables.iter().map(|table| table.name.len()).max();
+        if longest.is_some_and(|bytes| bytes > NAME_BYTES_MAX as usize) {
+            return Err(PrepareError::Definition(format!(
+                "a table's name is longer than {NAME_BYTES_MAX} bytes"
+            )));
+        }
+        let mut initial = Vec::new();
         let slot_count = (plan.tables.len() as u32 * 2).next_power_of_two();
-        let slots = reserve(&mut image, slot_count * SLOT_BYTES);
+        let slots = reserve(&mut initial, slot_count * SLOT_BYTES);
         let widest = plan
             .tables
             .iter()
             .map(|table| table.steps.len())
             .max()
             .unwrap_or(0);
-        let generated = reserve(&mut image, widest as u32 * GENERATED_BYTES);
+        let generated = reserve(&mut initial, widest as u32 * GENERATED_BYTES);
 
         let tables = plan
             .tables
             .iter()
-            .map(|table| name(&mut image, &table.name))
+            .map(|table| name(&mut initial, &table.name))
             .collect();
         let hidden = [
             (&STATE, STATE_ROW),
             (&SESSION, SESSION_ROW),
             (&SEQUENCE, SEQUENCE_ROW),
         ];
-        let hidden_tables = hidden.map(|(table, row)| (name(&mut image, table.name), row.table_id));
-        let hidden_indexes = hidden.map(|(table, row)| (name(&mut image, table.index), row.index_id));
-        Self {
+        let hidden_tables = hidden.map(|(table, row)| (name(&mut initial, table.name), row.table_id));
+        let hidden_indexes = hidden.map(|(table, row)| (name(&mut initial, table.index), row.index_id));
+        let end = (VARIABLE + initial.len() as u32).next_multiple_of(8);
+        Ok(Self {
             slots,
             slots_mask: slot_count - 1,
             generated,
             tables,
             hidden_tables,
             hidden_indexes,
-            image,
-        }
+            initial,
+            known_ids: [end, end + names::CACHE_BYTES],
+            end: end + 2 * names::CACHE_BYTES,
+        })
     }
 }
 
-fn reserve(image: &mut Vec<u8>, bytes: u32) -> u32 {
-    let at = image.len().next_multiple_of(8);
-    image.resize(at + bytes as usize, 0);
-    IMAGE + at as u32
+fn reserve(initial: &mut Vec<u8>, bytes: u32) -> u32 {
+    let at = initial.len().next_multiple_of(8);
+    initial.resize(at + bytes as usize, 0);
+    VARIABLE + at as u32
 }
 
-fn name(image: &mut Vec<u8>, name: &str) -> Name {
-    let at = IMAGE + image.len() as u32;
-    image.extend_from_slice(name.as_bytes());
+fn name(initial: &mut Vec<u8>, name: &str) -> Name {
+    let at = VARIABLE + initial.len() as u32;
+    initial.extend_from_slice(name.as_bytes());
     Name {
         at,
         bytes: name.len() as u32,

@@ -3,17 +3,25 @@
 use walrus::ir::BinaryOp;
 use walrus::{FunctionId, Module};
 
-use super::emit::{Emit, I32, function, global};
+use super::emit::{Emit, I32, function};
 use super::host::Host;
 use super::layout::*;
-use super::scratch::Scratch;
-use super::setup::PAGE_BYTES;
+use super::window::Window;
+use crate::reset::Reset;
 
-/// `load(source)`: `table: String, rows: Vec<Vec<u8>>`.
-pub(super) fn add(module: &mut Module, host: Host, scratch: Scratch, read: FunctionId) -> FunctionId {
-    let room = add_room(module, scratch);
+/// `load(source)`: `table: String, rows: Vec<Vec<u8>>`. The module does not run in this call: all of its memory is free.
+pub(super) fn add(
+    module: &mut Module,
+    host: Host,
+    window: Window,
+    reset: Reset,
+    read: FunctionId,
+) -> FunctionId {
+    let scratch = window.seen;
+    let room = reset.add_room(module);
     function(module, [I32], &[], |code, [source], locals| {
-        let [rows, row, len] = [locals.add(I32), locals.add(I32), locals.add(I32)];
+        let (rows, len) = (locals.add(I32), locals.add(I32));
+        window.mark(code, WINDOW_END);
         let read_argument = |code: &mut super::emit::Code<'_>| {
             code.local_get(source);
             scratch.at(code, ARGUMENT);
@@ -44,14 +52,15 @@ pub(super) fn add(module: &mut Module, host: Host, scratch: Scratch, read: Funct
             },
             |code| {
                 read_argument(code);
-                code.local_tee(len).call(room).local_set(row);
-                code.local_get(source)
-                    .local_get(row)
-                    .local_get(len)
-                    .call(read)
-                    .local_set(source);
+                code.local_set(len);
+                scratch.at(code, WINDOW_END);
+                code.local_get(len).call(room);
+                code.local_get(source);
+                scratch.at(code, WINDOW_END);
+                code.local_get(len).call(read).local_set(source);
                 scratch.set32(code, LEN, len);
-                code.local_get(table).local_get(row);
+                code.local_get(table);
+                scratch.at(code, WINDOW_END);
                 scratch.at(code, LEN);
                 code.call(host.insert).must();
                 code.local_get(rows)
@@ -60,30 +69,5 @@ pub(super) fn add(module: &mut Module, host: Host, scratch: Scratch, read: Funct
                     .local_set(rows);
             },
         );
-    })
-}
-
-/// `room(bytes) -> address`: of the one buffer, which is replaced by a bigger one as needed.
-fn add_room(module: &mut Module, scratch: Scratch) -> FunctionId {
-    let (buffer, capacity) = (global(module, I32), global(module, I32));
-    function(module, [I32], &[I32], |code, [bytes], locals| {
-        let page = locals.add(I32);
-        code.local_get(bytes)
-            .global_get(capacity)
-            .binop(BinaryOp::I32GtU)
-            .when(|code| {
-                code.local_get(bytes)
-                    .i32_const(16)
-                    .binop(BinaryOp::I32ShrU)
-                    .plus(1)
-                    .local_tee(page);
-                code.i32_const(PAGE_BYTES as i32)
-                    .binop(BinaryOp::I32Mul)
-                    .global_set(capacity);
-                code.local_get(page);
-                scratch.grow(code, page);
-                code.global_set(buffer);
-            });
-        code.global_get(buffer);
     })
 }

@@ -9,10 +9,10 @@
 mod call;
 mod describe;
 mod digest;
-mod emit;
 mod host;
 mod layout;
 mod load;
+mod names;
 mod scratch;
 mod sequence;
 mod setup;
@@ -20,6 +20,7 @@ mod source;
 mod state;
 mod successes;
 mod walk;
+mod window;
 mod write;
 
 use std::panic::catch_unwind;
@@ -28,28 +29,35 @@ use walrus::ir::BinaryOp;
 use walrus::{ExportItem, FunctionId, MemoryId, Module, ModuleConfig};
 
 use self::call::Call;
+use self::describe::Describe;
 use self::digest::Digest;
 use self::emit::{Emit, I32, I64, function, global};
 use self::host::Host;
+pub(crate) use self::host::Imported;
 use self::layout::Layout;
 use self::scratch::Scratch;
 use self::sequence::Sequences;
 use self::state::{Rows, State};
 use self::walk::Generated;
+use self::window::Window;
 use self::write::Writes;
-use crate::PrepareError;
 use crate::abi;
+use crate::emit;
 use crate::plan::Plan;
+use crate::reset::{self, Reset};
+use crate::{Options, PrepareError};
 
 /// A parsed module, known to have what the shim builds on.
 pub(crate) struct Target {
     module: Module,
     memory: MemoryId,
+    imports: Vec<Imported>,
+    reset: Reset,
 }
 
 impl Target {
-    /// Parses a module and checks its imports and exports.
-    pub(crate) fn parse(wasm: &[u8]) -> Result<Self, PrepareError> {
+    /// Parses a module, checks its imports and exports, and has its instances put back after each call.
+    pub(crate) fn parse(wasm: &[u8], options: &Options) -> Result<Self, PrepareError> {
         // walrus panics on some valid modules, of proposals that it does not know.
         let parsed = catch_unwind(|| {
             let mut config = ModuleConfig::new();
@@ -68,14 +76,18 @@ impl Target {
                 "its memory is not one plain 32-bit memory".into(),
             ));
         }
-        let target = Self { module, memory };
-        target.exported(
-            abi::CALL_REDUCER,
-            &[I32, I64, I64, I64, I64, I64, I64, I64, I32, I32],
-            &[I32],
-        )?;
+        let imports = host::imports(&module)?;
+        let mut module = module;
+        let reset = Reset::install(&mut module, memory, options.canonical_nan)?;
+        let imports = reset::wrap_host(&mut module, reset, imports)?;
+        let target = Self {
+            module,
+            memory,
+            imports,
+            reset,
+        };
+        target.exported(abi::CALL_REDUCER, &call::PARAMS, &[I32])?;
         target.exported(abi::DESCRIBE_MODULE, &[I32], &[])?;
-        host::imports(&target.module)?;
         Ok(target)
     }
 
@@ -99,47 +111,59 @@ impl Target {
 
     /// Puts the shim around the module, and encodes it.
     pub(crate) fn shim(mut self, plan: &Plan) -> Result<Vec<u8>, PrepareError> {
-        let original_call = self.exported(
-            abi::CALL_REDUCER,
-            &[I32, I64, I64, I64, I64, I64, I64, I64, I32, I32],
-            &[I32],
-        )?;
+        let original_call = self.exported(abi::CALL_REDUCER, &call::PARAMS, &[I32])?;
         let original_describe = self.exported(abi::DESCRIBE_MODULE, &[I32], &[])?;
-        let module = &mut self.module;
-        let imports = host::imports(module)?;
+        self.wrap_other_calls()?;
+        let (module, reset) = (&mut self.module, self.reset);
         let host = Host::import(module);
         let scratch = Scratch {
-            memory: self.memory,
-            base: global(module, I32),
+            memory: reset.memory,
+            base: reset::FREE,
         };
-        let layout = Layout::new(plan);
+        let window = Window::new(self.memory, scratch, reset);
+        let layout = Layout::new(plan)?;
+        reset.reserve(module, layout.end);
 
         let digest = global(module, I64);
         let in_call = global(module, I32);
-        let setup = setup::add(module, host, scratch, &layout);
-        let rows = Rows::add(module, host, scratch);
-        let sequences = Sequences::add(module, scratch, rows);
+        let setup = setup::add(module, host, window, reset, &layout);
+        let rows = Rows::add(module, host, window);
+        let sequences = Sequences::add(module, window, rows);
         let count = global(module, I32);
-        let generated = Generated::new(scratch, &layout, count);
+        let generated = Generated::new(self.memory, scratch, &layout, count);
         let writes = Writes {
-            scratch,
-            digest: Digest::add(module, scratch, digest),
+            memory: self.memory,
+            digest: Digest::add(module, self.memory, digest),
             generated,
             in_call,
             ordinal: setup::add_ordinal(module, scratch, &layout),
             fill: add_fill(module, plan, generated, sequences),
             write_back: generated.add_write_back(module),
         };
-        let muted = describe::mute(module, host, &imports)?;
-        for import in &imports {
-            writes.wrap(module, import)?;
+        let muted = describe::mute(module, host, &self.imports)?;
+        let [known_tables, known_indexes] = layout.known_ids;
+        for import in &self.imports {
+            match import.name.as_str() {
+                "table_id_from_name" => names::wrap(module, import, self.memory, scratch, known_tables)?,
+                "index_id_from_name" => names::wrap(module, import, self.memory, scratch, known_indexes)?,
+                _ => writes.wrap(module, import)?,
+            }
         }
 
-        let describe = describe::add(module, host, scratch, original_describe, muted, &plan.def);
-        let state = State::add(module, host, scratch, rows);
+        let describe = Describe {
+            host,
+            window,
+            reset,
+            original: original_describe,
+            muted,
+            def: &plan.def,
+        };
+        let describe = describe.add(module);
+        let state = State::add(module, host, window, rows);
         let call = Call {
             host,
-            scratch,
+            window,
+            reset,
             digest,
             in_call,
             state,
@@ -151,6 +175,25 @@ impl Target {
         export(module, abi::DESCRIBE_MODULE, describe)?;
         export(module, abi::CALL_REDUCER, call)?;
         Ok(self.module.emit_wasm())
+    }
+
+    /// Has the instance put back after what else the host may call: views, procedures, handlers.
+    fn wrap_other_calls(&mut self) -> Result<(), PrepareError> {
+        let exported: Vec<_> = self
+            .module
+            .exports
+            .iter()
+            .filter_map(|export| match export.item {
+                ExportItem::Function(function) => Some((export.name.clone(), function)),
+                _ => None,
+            })
+            .filter(|(name, _)| abi::OTHER_CALLS.contains(&name.as_str()))
+            .collect();
+        for (name, original) in exported {
+            let wrapper = self.reset.add_wrapper(&mut self.module, original);
+            export(&mut self.module, &name, wrapper)?;
+        }
+        Ok(())
     }
 }
 

@@ -1,5 +1,5 @@
 //! Generated numbers, from the row of `rtdb_state` instead of the host's sequences. `state` reads the row before the
-//! module runs, and writes it back after: here it only changes in memory. The columns that come too late for a pair in
+//! module runs, and writes it back after: here it only changes in the shim's memory. The columns that come too late for a pair in
 //! this row have theirs in the row of `rtdb_sequence`, which is read when a call first needs it.
 
 use walrus::ir::{BinaryOp, UnaryOp};
@@ -9,12 +9,13 @@ use super::emit::{Code, Emit, I32, I64, function, global};
 use super::layout::*;
 use super::scratch::Scratch;
 use super::state::Rows;
+use super::window::Window;
 use crate::plan::Sequence;
 
 /// What hands out numbers.
 #[derive(Clone, Copy)]
 pub(super) struct Sequences {
-    scratch: Scratch,
+    window: Window,
     rows: Rows,
     /// Whether the current call has read the row of `rtdb_sequence`. It only does that to take a number from it.
     more: GlobalId,
@@ -23,13 +24,13 @@ pub(super) struct Sequences {
 }
 
 impl Sequences {
-    pub(super) fn add(module: &mut Module, scratch: Scratch, rows: Rows) -> Self {
+    pub(super) fn add(module: &mut Module, window: Window, rows: Rows) -> Self {
         let more = global(module, I32);
         Self {
-            scratch,
+            window,
             rows,
             more,
-            find: add_find(module, scratch, rows, more),
+            find: add_find(module, window, rows, more),
         }
     }
 
@@ -41,7 +42,9 @@ impl Sequences {
     /// Writes the row of `rtdb_sequence` back, if the current call has taken numbers from it.
     pub(super) fn store(self, code: &mut Code<'_>) {
         code.global_get(self.more).when(|code| {
-            self.scratch.get32(code, MORE_LEN);
+            self.window.mark(code, MORE_END);
+            self.window.show_part(code, SEQUENCE_ROW.at, MORE_END);
+            self.window.own.get32(code, MORE_LEN);
             code.plus(MORE - SEQUENCE_ROW.at);
             self.rows.put(code, SEQUENCE_ROW);
         });
@@ -49,7 +52,7 @@ impl Sequences {
 
     /// `take() -> i64`: the next number of `sequence`.
     pub(super) fn add_take(self, module: &mut Module, sequence: &Sequence) -> FunctionId {
-        let memory = self.scratch.memory;
+        let memory = self.window.own.memory;
         let beyond = if sequence.increment > 0 {
             BinaryOp::I64GtS
         } else {
@@ -83,7 +86,8 @@ impl Sequences {
 
 /// `find(key, start) -> address`: of a column's pair; of a new one that says `start` if the column has none. Traps if
 /// there is no room for it.
-fn add_find(module: &mut Module, scratch: Scratch, rows: Rows, more: GlobalId) -> FunctionId {
+fn add_find(module: &mut Module, window: Window, rows: Rows, more: GlobalId) -> FunctionId {
+    let scratch = window.own;
     let memory = scratch.memory;
     let search = add_search(module, scratch);
     function(module, [I64, I64], &[I32], |code, [key, start], locals| {
@@ -94,8 +98,12 @@ fn add_find(module: &mut Module, scratch: Scratch, rows: Rows, more: GlobalId) -
         scratch.at(code, PAIRS_END);
         code.binop(BinaryOp::I32GeU).when(|code| {
             code.global_get(more).is_zero().when(|code| {
-                rows.fetch(code, SEQUENCE_ROW);
-                code.drop().i32_const(1).global_set(more);
+                window.borrow(code, MORE_END, |code| {
+                    rows.fetch(code, SEQUENCE_ROW);
+                    code.drop();
+                    window.take_part(code, SEQUENCE_ROW.at, MORE_END);
+                });
+                code.i32_const(1).global_set(more);
             });
             scratch.at(code, MORE);
             more_end(code, scratch);

@@ -1,53 +1,61 @@
-//! The first call in an instance: the shim's memory, and the ids that the server has given to tables and indexes.
+//! The first call in an instance: the ids that the server has given to tables and indexes.
 
-use walrus::ir::BinaryOp;
-use walrus::{DataKind, FunctionId, LocalId, Module};
+use walrus::ir::{BinaryOp, Value};
+use walrus::{ConstExpr, DataKind, FunctionId, LocalId, Module};
 
 use super::emit::{Code, Emit, I32, function};
 use super::host::Host;
-use super::layout::{IMAGE, Layout, OUT, SLOT_BYTES};
+use super::layout::{Layout, NAME, Name, OUT, SLOT_BYTES, VARIABLE, WINDOW_END};
 use super::scratch::Scratch;
-
-/// The size of a WASM page in bytes.
-pub(super) const PAGE_BYTES: usize = 65_536;
+use super::window::Window;
+use crate::reset::Reset;
 
 /// `setup()`.
-pub(super) fn add(module: &mut Module, host: Host, scratch: Scratch, layout: &Layout) -> FunctionId {
-    let memory = scratch.memory;
-    let image = module.data.add(DataKind::Passive, layout.image.clone());
-    let image_bytes = layout.image.len();
-    let pages = (IMAGE as usize + image_bytes).div_ceil(PAGE_BYTES);
+pub(super) fn add(
+    module: &mut Module,
+    host: Host,
+    window: Window,
+    reset: Reset,
+    layout: &Layout,
+) -> FunctionId {
+    let scratch = window.own;
+    let offset = ConstExpr::Value(Value::I32((scratch.base + VARIABLE) as i32));
+    let place = DataKind::Active {
+        memory: scratch.memory,
+        offset,
+    };
+    module.data.add(place, layout.initial.clone());
     let register = add_register(module, scratch, layout);
     function(module, [], &[], |code, [], locals| {
-        let page = locals.add(I32);
-        code.i32_const(pages as i32);
-        scratch.grow(code, page);
-        code.global_set(scratch.base);
-        scratch.at(code, IMAGE);
-        code.i32_const(0)
-            .i32_const(image_bytes as i32)
-            .memory_init(memory, image);
+        let id = locals.add(I32);
+        reset.require_image(code);
         let lookups = [
             (host.table_id, layout.hidden_tables),
             (host.index_id, layout.hidden_indexes),
         ];
         for (lookup, names) in lookups {
             for (name, id_at) in names {
-                scratch.at(code, name.at);
-                code.i32_const(name.bytes as i32);
-                scratch.at(code, id_at);
-                code.call(lookup).must();
+                look_up(code, window, lookup, name);
+                code.local_set(id);
+                scratch.set32(code, id_at, id);
             }
         }
         for (name, ordinal) in layout.tables.iter().zip(0..) {
-            scratch.at(code, name.at);
-            code.i32_const(name.bytes as i32);
-            scratch.at(code, OUT);
-            code.call(host.table_id).must();
-            scratch.get32(code, OUT);
+            look_up(code, window, host.table_id, *name);
             code.i32_const(ordinal).call(register);
         }
+        window.restore(code, WINDOW_END);
     })
+}
+
+/// Pushes the id that goes by a name.
+fn look_up(code: &mut Code<'_>, window: Window, lookup: FunctionId, name: Name) {
+    window.show_name(code, name);
+    window.seen.at(code, NAME);
+    code.i32_const(name.bytes as i32);
+    window.seen.at(code, OUT);
+    code.call(lookup).must();
+    window.seen.get32(code, OUT);
 }
 
 /// `register(id, ordinal)`: into the first free slot from the id's own on.

@@ -6,12 +6,13 @@ use walrus::{FunctionId, Module};
 use super::emit::{Emit, I32, function};
 use super::host::Host;
 use super::layout::LEN;
-use super::scratch::Scratch;
+use super::window::Window;
 use crate::abi;
 
-/// `read(source, to, len) -> source`: exactly `len` bytes, however many pieces they come in. Traps if there are fewer.
+/// `read(source, to, len) -> source`: into the module's memory, exactly `len` bytes, however many pieces they come in. Traps if there are fewer.
 /// What it returns is 0 once the source is exhausted, because the host has closed it: 0 is the empty source.
-pub(super) fn add(module: &mut Module, host: Host, scratch: Scratch) -> FunctionId {
+pub(super) fn add(module: &mut Module, host: Host, window: Window) -> FunctionId {
+    let scratch = window.seen;
     function(
         module,
         [I32, I32, I32],

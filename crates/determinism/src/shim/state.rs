@@ -6,14 +6,14 @@ use walrus::{FunctionId, Module};
 use super::emit::{Code, Emit, I32, function};
 use super::host::Host;
 use super::layout::*;
-use super::scratch::Scratch;
+use super::window::Window;
 use crate::abi;
 use crate::header;
 
 /// The functions that fetch and put hidden rows.
 #[derive(Clone, Copy)]
 pub(super) struct Rows {
-    scratch: Scratch,
+    window: Window,
     /// `fetch(table_id, row, room) -> bytes`.
     fetch: FunctionId,
     /// `put(bytes, table_id, index_id, row)`.
@@ -21,26 +21,27 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    pub(super) fn add(module: &mut Module, host: Host, scratch: Scratch) -> Self {
+    pub(super) fn add(module: &mut Module, host: Host, window: Window) -> Self {
         Self {
-            scratch,
-            fetch: add_fetch(module, host, scratch),
-            put: add_put(module, host, scratch),
+            window,
+            fetch: add_fetch(module, host, window),
+            put: add_put(module, host, window),
         }
     }
 
-    /// Fetches a table's only row, and pushes its length. If there is none, that is 0, and so are all columns.
+    /// Fetches a table's only row into the window, and pushes its length. If there is none, that is 0, and so are all
+    /// columns.
     pub(super) fn fetch(self, code: &mut Code<'_>, row: Row) {
-        self.scratch.get32(code, row.table_id);
-        self.scratch.at(code, row.at);
+        self.window.own.get32(code, row.table_id);
+        self.window.seen.at(code, row.at);
         code.i32_const((row.end - row.at) as i32).call(self.fetch);
     }
 
-    /// Pops a row's length; puts it in the place of the one with its key, or as a new one.
+    /// Pops the length of a row in the window; puts it in the place of the one with its key, or as a new one.
     pub(super) fn put(self, code: &mut Code<'_>, row: Row) {
-        self.scratch.get32(code, row.table_id);
-        self.scratch.get32(code, row.index_id);
-        self.scratch.at(code, row.at);
+        self.window.own.get32(code, row.table_id);
+        self.window.own.get32(code, row.index_id);
+        self.window.seen.at(code, row.at);
         code.call(self.put);
     }
 
@@ -51,7 +52,8 @@ impl Rows {
     }
 }
 
-fn add_fetch(module: &mut Module, host: Host, scratch: Scratch) -> FunctionId {
+fn add_fetch(module: &mut Module, host: Host, window: Window) -> FunctionId {
+    let scratch = window.seen;
     function(module, [I32; 3], &[I32], |code, [table, row, room], _| {
         code.local_get(table);
         scratch.at(code, OUT);
@@ -75,7 +77,8 @@ fn add_fetch(module: &mut Module, host: Host, scratch: Scratch) -> FunctionId {
     })
 }
 
-fn add_put(module: &mut Module, host: Host, scratch: Scratch) -> FunctionId {
+fn add_put(module: &mut Module, host: Host, window: Window) -> FunctionId {
+    let scratch = window.seen;
     function(
         module,
         [I32; 4],
@@ -102,9 +105,9 @@ fn add_put(module: &mut Module, host: Host, scratch: Scratch) -> FunctionId {
 /// The functions that keep `rtdb_state` and `rtdb_session`.
 #[derive(Clone, Copy)]
 pub(super) struct State {
-    /// `read() -> present`: fetches the row of `rtdb_state`; all zeros if there is none.
+    /// `read() -> present`: fetches the row of `rtdb_state` into the window; all zeros if there is none.
     pub(super) read: FunctionId,
-    /// `write()`: writes it back.
+    /// `write()`: writes it back from there.
     pub(super) write: FunctionId,
     /// `receipt()`: tells the call's session that the call is applied.
     pub(super) receipt: FunctionId,
@@ -113,17 +116,18 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn add(module: &mut Module, host: Host, scratch: Scratch, rows: Rows) -> Self {
+    pub(super) fn add(module: &mut Module, host: Host, window: Window, rows: Rows) -> Self {
         Self {
             read: function(module, [], &[I32], |code, [], _| rows.fetch(code, STATE_ROW)),
             write: function(module, [], &[], |code, [], _| rows.put_whole(code, STATE_ROW)),
-            receipt: add_receipt(module, scratch, rows),
-            forget: add_forget(module, host, scratch),
+            receipt: add_receipt(module, window, rows),
+            forget: add_forget(module, host, window),
         }
     }
 }
 
-fn add_receipt(module: &mut Module, scratch: Scratch, rows: Rows) -> FunctionId {
+fn add_receipt(module: &mut Module, window: Window, rows: Rows) -> FunctionId {
+    let scratch = window.seen;
     function(module, [], &[], |code, [], _| {
         scratch.set64(code, RECEIPT, |code| {
             scratch.get64(code, HEADER + header::SESSION_AT)
@@ -135,13 +139,16 @@ fn add_receipt(module: &mut Module, scratch: Scratch, rows: Rows) -> FunctionId 
     })
 }
 
-fn add_forget(module: &mut Module, host: Host, scratch: Scratch) -> FunctionId {
+fn add_forget(module: &mut Module, host: Host, window: Window) -> FunctionId {
+    let scratch = window.seen;
     function(module, [], &[], |code, [], _| {
+        scratch.at(code, BOUND);
+        code.i32_const(0).write8(scratch.memory);
         scratch.set64(code, BOUND_KEY, |code| {
             scratch.get64(code, HEADER + header::SESSION_AT)
         });
         // No prefix, the same bound twice.
-        scratch.get32(code, SESSION_ROW.index_id);
+        window.own.get32(code, SESSION_ROW.index_id);
         scratch.at(code, BOUND);
         code.i32_const(0).i32_const(0);
         for _ in 0..2 {

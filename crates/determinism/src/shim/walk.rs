@@ -12,6 +12,8 @@ use crate::shape::Shape;
 /// The columns that the current write has filled in, for the module to learn of.
 #[derive(Clone, Copy)]
 pub(super) struct Generated {
+    /// The module's memory.
+    rows: MemoryId,
     scratch: Scratch,
     /// The list's place.
     at: u32,
@@ -20,8 +22,9 @@ pub(super) struct Generated {
 }
 
 impl Generated {
-    pub(super) fn new(scratch: Scratch, layout: &Layout, count: GlobalId) -> Self {
+    pub(super) fn new(rows: MemoryId, scratch: Scratch, layout: &Layout, count: GlobalId) -> Self {
         Self {
+            rows,
             scratch,
             at: layout.generated,
             count,
@@ -48,7 +51,7 @@ impl Generated {
     /// `write_back(row, len_at)`: leaves at `row` the generated columns alone, one behind the other, and their length
     /// at `len_at`, as the host does.
     pub(super) fn add_write_back(self, module: &mut Module) -> FunctionId {
-        let memory = self.scratch.memory;
+        let (rows, memory) = (self.rows, self.scratch.memory);
         function(module, [I32, I32], &[], |code, [row, len_at], locals| {
             let (entry, to) = (locals.add(I32), locals.add(I32));
             code.local_get(row).local_set(to);
@@ -64,7 +67,7 @@ impl Generated {
                         .read32(memory, 0)
                         .local_get(entry)
                         .read32(memory, 4);
-                    code.memory_copy(memory, memory);
+                    code.memory_copy(rows, rows);
                     code.local_get(to)
                         .local_get(entry)
                         .read32(memory, 4)
@@ -81,7 +84,7 @@ impl Generated {
                 .local_get(to)
                 .local_get(row)
                 .binop(BinaryOp::I32Sub)
-                .write32(memory, 0);
+                .write32(rows, 0);
         })
     }
 }
@@ -94,7 +97,7 @@ pub(super) fn add_fill(
     table: &TablePlan,
     mut takes: impl Iterator<Item = FunctionId>,
 ) -> FunctionId {
-    let memory = generated.scratch.memory;
+    let memory = generated.rows;
     function(module, [I32], &[], |code, [at], locals| {
         for step in &table.steps {
             match step {

@@ -1,11 +1,10 @@
 //! The host functions that write rows, wrapped: numbers filled in before, the digest kept after.
 
-use walrus::{FunctionId, GlobalId, LocalId, Module, ModuleLocals, ValType};
+use walrus::{FunctionId, GlobalId, LocalId, MemoryId, Module, ModuleLocals, ValType};
 
 use super::digest::{Digest, Operation};
 use super::emit::{Code, Emit, I32, function};
 use super::host::{self, Imported};
-use super::scratch::Scratch;
 use super::walk::Generated;
 use crate::PrepareError;
 use crate::abi;
@@ -13,7 +12,8 @@ use crate::abi;
 /// What the wrapped writes share.
 #[derive(Clone, Copy)]
 pub(super) struct Writes {
-    pub(super) scratch: Scratch,
+    /// The module's memory.
+    pub(super) memory: MemoryId,
     pub(super) digest: Digest,
     pub(super) generated: Generated,
     /// Whether a replicated call is running: nothing else may write.
@@ -100,7 +100,7 @@ impl Writes {
             code.call(real);
             unless_failed(code, locals.add(I32));
             let [_, prefix, prefix_len, _, start, start_len, end, end_len, out] = args;
-            code.local_get(out).read32(self.scratch.memory, 0);
+            code.local_get(out).read32(self.memory, 0);
             self.digest.operation(code, Operation::DeleteRange);
             for (at, len) in [(prefix, prefix_len), (start, start_len), (end, end_len)] {
                 code.local_get(at).local_get(len);
@@ -117,7 +117,7 @@ impl Writes {
                 .local_get(out)
                 .call(real);
             unless_failed(code, locals.add(I32));
-            code.local_get(out).read32(self.scratch.memory, 0);
+            code.local_get(out).read32(self.memory, 0);
             self.digest.operation(code, Operation::DeletePoint);
             code.local_get(point).local_get(len);
             self.digest.bytes(code);
@@ -138,7 +138,7 @@ impl Writes {
     /// `get_jwt(connection, out)`: there is none. The host would look for the token of a connection that only one
     /// replica has.
     fn add_no_jwt(self, module: &mut Module, _real: FunctionId) -> FunctionId {
-        let memory = self.scratch.memory;
+        let memory = self.memory;
         function(module, [I32, I32], &[I32], |code, [_, out], _| {
             code.local_get(out).i32_const(0).write32(memory, 0).i32_const(0);
         })
@@ -167,9 +167,7 @@ impl Writes {
         len: LocalId,
     ) {
         code.local_get(table).call(self.ordinal).local_set(ordinal);
-        code.local_get(len_at)
-            .read32(self.scratch.memory, 0)
-            .local_set(len);
+        code.local_get(len_at).read32(self.memory, 0).local_set(len);
         code.i32_const(0).global_set(self.generated.count);
         code.local_get(ordinal).local_get(row).call(self.fill);
     }

@@ -8,6 +8,9 @@ use sha2::{Digest, Sha256};
 /// The names of the fixtures: modules of SpacetimeDB 1.x and 2.x.
 pub(crate) const NAMES: [&str; 2] = ["counter-1x", "counter-2x"];
 
+/// Those whose calls tell what an instance remembers.
+pub(crate) const STATEFUL: [&str; 2] = ["stateful-1x", "stateful-2x"];
+
 fn folder(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("../../modules")
@@ -25,7 +28,7 @@ pub(crate) fn prepared(name: &str) -> Prepared {
 /// `cargo xtask modules` records what each fixture was built from: `<sha256>  <path>` for every file.
 #[test]
 fn the_fixtures_are_built_from_their_sources() {
-    for name in NAMES {
+    for name in NAMES.into_iter().chain(STATEFUL) {
         let recorded =
             std::fs::read_to_string(folder(name).join(".source-hash")).expect("the record is there");
         let mut paths = Vec::new();

@@ -6,6 +6,7 @@ mod database;
 mod fixtures;
 mod generated;
 mod host;
+mod instance;
 mod numbers;
 mod prepared;
 mod raw_module;

@@ -79,8 +79,18 @@ pub(crate) fn encode(def: RawModuleDef) -> Vec<u8> {
 /// host leaves in the row's place into the table `left`. Then the second one fails, and the third one traps. `extra`
 /// goes before everything else. Lengths stand at the address 12: a real server takes 0 for no address.
 pub(crate) fn module(def: &[u8], extra: &str) -> Vec<u8> {
+    wat::parse_str(text(def, extra)).expect("the module is well formed")
+}
+
+/// The same with a memory that can't grow.
+pub(crate) fn module_of_fixed_size(def: &[u8]) -> Vec<u8> {
+    let text = text(def, "").replace(r#"(export "memory") 8)"#, r#"(export "memory") 8 8)"#);
+    wat::parse_str(text).expect("the module is well formed")
+}
+
+fn text(def: &[u8], extra: &str) -> String {
     let (len, data) = (def.len(), escape(def));
-    let text = format!(
+    format!(
         r#"(module
         {extra}
         (import "spacetime_10.0" "table_id_from_name" (func $table_id (param i32 i32 i32) (result i32)))
@@ -114,8 +124,7 @@ pub(crate) fn module(def: &[u8], extra: &str) -> Vec<u8> {
             (call $must (call $insert (i32.load (i32.const 8)) (i32.const 1024) (i32.const 12)))
             (if (i32.eq (local.get $id) (i32.const 2)) (then (unreachable)))
             (local.get $id)))"#
-    );
-    wat::parse_str(text).expect("the module is well formed")
+    )
 }
 
 fn escape(bytes: &[u8]) -> String {

@@ -136,6 +136,19 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Stops the server in order: nothing is lost.
+    fn stop(&mut self) {
+        let pid = self.child.id().to_string();
+        let told = Command::new("kill")
+            .args(["-INT", &pid])
+            .status()
+            .expect("kill runs");
+        assert!(told.success());
+        self.child.wait().expect("the server ends");
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -164,13 +177,16 @@ fn program() -> Option<String> {
     bin
 }
 
+fn is_2x(bin: &str) -> bool {
+    let version = Command::new(bin).arg("--version").output().expect("a version");
+    String::from_utf8_lossy(&version.stdout).contains("version 2.")
+}
+
 #[test]
 fn a_prepared_module_runs_on_a_real_server_and_outlives_its_kill() {
     let Some(bin) = program() else { return };
     let data = tempfile::tempdir().expect("a temporary directory");
-    let version = Command::new(&bin).arg("--version").output().expect("a version");
-    let is_2x = String::from_utf8_lossy(&version.stdout).contains("version 2.");
-    let fixture = if is_2x { "counter-2x" } else { "counter-1x" };
+    let fixture = if is_2x(&bin) { "counter-2x" } else { "counter-1x" };
     let prepared = prepared(fixture);
     let server = Server::start(&bin, data.path()).with_token(None);
     server.publish("prepared", &prepared.wasm);
@@ -226,6 +242,48 @@ fn a_prepared_module_runs_on_a_real_server_and_outlives_its_kill() {
     assert_eq!(server.rows("rtdb_state"), state);
     assert_eq!(server.call("add", 10, json!(["after", 0])).0, 200);
     assert_eq!(ids(&server.rows("counter")), [1, 2, 3, 4, 5, 6]);
+}
+
+/// Two servers with the same calls, of which one is started anew now and then.
+#[test]
+fn two_real_servers_agree_whatever_their_instances_remember() {
+    const CALLS: u64 = 400;
+    let Some(bin) = program() else { return };
+    let fixture = if is_2x(&bin) { "stateful-2x" } else { "stateful-1x" };
+    let wasm = prepared(fixture).wasm;
+    let data = [(); 2].map(|()| tempfile::tempdir().expect("a temporary directory"));
+    let mut servers = [0, 1].map(|nth| {
+        let server = Server::start(&bin, data[nth].path()).with_token(None);
+        server.publish("prepared", &wasm);
+        server
+    });
+    let mut random = 1_u64;
+    for index in 1..=CALLS {
+        random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        let call = json!([random >> 61, random >> 40]);
+        let answers = servers
+            .each_ref()
+            .map(|server| server.call("stir", index, call.clone()));
+        assert_eq!(answers[0].0, answers[1].0, "{call}");
+        if index % (CALLS / 4) == 0 {
+            let (path, token) = (data[1].path(), servers[1].token.clone());
+            servers[1].stop();
+            servers[1] = Server::start(&bin, path).with_token(Some(token));
+        }
+    }
+    for table in ["seen", "wide", "rtdb_state"] {
+        let [one, two] = servers.each_ref().map(|server| {
+            let mut rows: Vec<_> = server.rows(table).as_array().expect("rows").clone();
+            rows.sort_by_key(Value::to_string);
+            rows
+        });
+        assert!(
+            !one.is_empty() && one == two,
+            "{table}: {} and {} rows",
+            one.len(),
+            two.len()
+        );
+    }
 }
 
 #[test]

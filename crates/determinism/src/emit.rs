@@ -6,13 +6,13 @@ use walrus::{
     ModuleLocals, ValType,
 };
 
-pub(super) use ValType::{I32, I64};
+pub(crate) use ValType::{I32, I64};
 
 /// A function's body under construction.
-pub(super) type Code<'a> = InstrSeqBuilder<'a>;
+pub(crate) type Code<'a> = InstrSeqBuilder<'a>;
 
 /// Adds a function to the module.
-pub(super) fn function<const N: usize>(
+pub(crate) fn function<const N: usize>(
     module: &mut Module,
     params: [ValType; N],
     results: &[ValType],
@@ -25,7 +25,7 @@ pub(super) fn function<const N: usize>(
 }
 
 /// Adds a global that begins at 0 in every instance.
-pub(super) fn global(module: &mut Module, ty: ValType) -> GlobalId {
+pub(crate) fn global(module: &mut Module, ty: ValType) -> GlobalId {
     let zero = if ty == I64 {
         walrus::ir::Value::I64(0)
     } else {
@@ -35,7 +35,7 @@ pub(super) fn global(module: &mut Module, ty: ValType) -> GlobalId {
 }
 
 /// What all of the shim's code does.
-pub(super) trait Emit {
+pub(crate) trait Emit {
     /// Pops a host function's result: traps unless it is 0, so that the host rolls the call back.
     fn must(&mut self) -> &mut Self;
     /// Pops a condition and traps if it holds.
@@ -64,6 +64,8 @@ pub(super) trait Emit {
     fn read64(&mut self, memory: MemoryId, offset: u32) -> &mut Self;
     /// Pops an address, pushes the byte at it.
     fn read8(&mut self, memory: MemoryId) -> &mut Self;
+    /// Pops an i32 and an address, writes the lowest byte of the one at the other.
+    fn write8(&mut self, memory: MemoryId) -> &mut Self;
     /// Pops an i32 and an address, writes the one at the other plus `offset`.
     fn write32(&mut self, memory: MemoryId, offset: u32) -> &mut Self;
     /// Pops an i64 and an address, writes the one at the other plus `offset`.
@@ -149,6 +151,10 @@ impl Emit for Code<'_> {
             },
             unaligned(0),
         )
+    }
+
+    fn write8(&mut self, memory: MemoryId) -> &mut Self {
+        self.store(memory, StoreKind::I32_8 { atomic: false }, unaligned(0))
     }
 
     fn write32(&mut self, memory: MemoryId, offset: u32) -> &mut Self {
