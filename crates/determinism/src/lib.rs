@@ -16,6 +16,7 @@ mod error;
 pub mod header;
 mod hidden;
 mod module;
+mod order;
 mod plan;
 mod schema;
 mod shape;

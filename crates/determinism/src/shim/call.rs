@@ -6,6 +6,7 @@ use walrus::{FunctionId, GlobalId, Module};
 use super::emit::{Code, Emit, I32, I64, function};
 use super::host::Host;
 use super::layout::*;
+use super::scan::Scans;
 use super::scratch::Scratch;
 use super::sequence::Sequences;
 use super::state::State;
@@ -21,6 +22,7 @@ pub(super) struct Call {
     pub(super) in_call: GlobalId,
     pub(super) state: State,
     pub(super) sequences: Sequences,
+    pub(super) scans: Scans,
     /// `setup()`.
     pub(super) setup: FunctionId,
     /// The module's own `__call_reducer__`.
@@ -35,6 +37,7 @@ impl Call {
             in_call,
             state,
             sequences,
+            scans,
             ..
         } = self;
         let read = source::add(module, self.host, scratch);
@@ -68,6 +71,7 @@ impl Call {
             scratch.get64(code, STATE_DIGEST);
             code.global_set(digest);
             sequences.begin(code);
+            scans.begin(code);
 
             code.local_get(id)
                 .i32_const(plan.reducers as i32)

@@ -1,9 +1,9 @@
 //! The shim: code that is put around a module, so that whatever it reads and writes is the same on every replica.
 //!
 //! The pieces, in the order of a call: `call` wraps `__call_reducer__`, which `setup` prepares at its first use in an
-//! instance and `source` feeds; `state` tells whether the call is new; the module runs, and its writes pass through
-//! `write`, where `walk` and `sequence` fill in generated columns and `digest` keeps account; `successes` counts the
-//! call, and `sequence` and `state` write back. A hidden row that can't be read or written traps, which makes the host
+//! instance and `source` feeds; `state` tells whether the call is new; the module runs, its reads pass through `scan`,
+//! and its writes through `write`, where `walk` and `sequence` fill in generated columns and `digest` keeps account;
+//! `successes` counts the call, and `sequence` and `state` write back. A hidden row that can't be read or written traps, which makes the host
 //! roll everything back.
 
 mod call;
@@ -13,6 +13,7 @@ mod emit;
 mod host;
 mod layout;
 mod load;
+mod scan;
 mod scratch;
 mod sequence;
 mod setup;
@@ -32,6 +33,7 @@ use self::digest::Digest;
 use self::emit::{Emit, I32, I64, function, global};
 use self::host::Host;
 use self::layout::Layout;
+use self::scan::{Scans, Shared};
 use self::scratch::Scratch;
 use self::sequence::Sequences;
 use self::state::{Rows, State};
@@ -121,18 +123,30 @@ impl Target {
         let sequences = Sequences::add(module, scratch, rows);
         let count = global(module, I32);
         let generated = Generated::new(scratch, &layout, count);
+        let ordinal = setup::add_find(module, scratch, layout.ordinals);
+        let shared = Shared {
+            host,
+            scratch,
+            memory: self.memory,
+            layout: &layout,
+            setup,
+            ordinal,
+        };
+        let scans = Scans::add(module, plan, &shared);
         let writes = Writes {
             scratch,
             digest: Digest::add(module, scratch, digest),
             generated,
             in_call,
-            ordinal: setup::add_ordinal(module, scratch, &layout),
+            ordinal,
             fill: add_fill(module, plan, generated, sequences),
             write_back: generated.add_write_back(module),
         };
         let muted = describe::mute(module, host, &imports)?;
         for import in &imports {
-            writes.wrap(module, import)?;
+            if !scans.wrap(module, import)? {
+                writes.wrap(module, import)?;
+            }
         }
 
         let describe = describe::add(module, host, scratch, original_describe, muted, &plan.def);
@@ -144,6 +158,7 @@ impl Target {
             in_call,
             state,
             sequences,
+            scans,
             setup,
             original: original_call,
         };

@@ -7,6 +7,7 @@ mod fixtures;
 mod generated;
 mod host;
 mod numbers;
+mod order;
 mod prepared;
 mod raw_module;
 mod real_server;

@@ -118,6 +118,6 @@ pub(crate) fn module(def: &[u8], extra: &str) -> Vec<u8> {
     wat::parse_str(text).expect("the module is well formed")
 }
 
-fn escape(bytes: &[u8]) -> String {
+pub(crate) fn escape(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("\\{byte:02x}")).collect()
 }
