@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use rtdb_determinism::{Module, Prepared, ReducerKind, prepare};
 use sha2::{Digest, Sha256};
 
-/// The names of the fixtures: modules of SpacetimeDB 1.x and 2.x.
+/// The names of the demo module: of SpacetimeDB 1.x and 2.x.
 pub(crate) const NAMES: [&str; 2] = ["counter-1x", "counter-2x"];
 
 fn folder(name: &str) -> PathBuf {
@@ -25,7 +25,7 @@ pub(crate) fn prepared(name: &str) -> Prepared {
 /// `cargo xtask modules` records what each fixture was built from: `<sha256>  <path>` for every file.
 #[test]
 fn the_fixtures_are_built_from_their_sources() {
-    for name in NAMES {
+    for name in NAMES.into_iter().chain(["walks-1x", "walks-2x"]) {
         let recorded =
             std::fs::read_to_string(folder(name).join(".source-hash")).expect("the record is there");
         let mut paths = Vec::new();
