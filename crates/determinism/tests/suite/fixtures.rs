@@ -82,3 +82,14 @@ fn a_definition_of_either_version_tells_the_same() {
         );
     }
 }
+
+#[test]
+fn tables_without_a_unique_index_are_known() {
+    for name in ["walks-1x", "walks-2x"] {
+        let module = Module::from_def(&prepared(name).original_def).expect("the definition is readable");
+        let tables = module.tables().iter().filter(|table| !table.ordered);
+        let mut names: Vec<_> = tables.map(|table| table.name.as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["loose", "pair"]);
+    }
+}
