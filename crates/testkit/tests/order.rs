@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use rtdb_determinism::header::CallHeader;
 use rtdb_testkit::client::{Args, Client, Connect, Wire};
-use rtdb_testkit::demo_module::wasm_named;
-use rtdb_testkit::server::{PlainServer, binary, major};
+use rtdb_testkit::demo_module::walks;
+use rtdb_testkit::server::{PlainServer, binary};
 use rtdb_testkit::sql;
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -136,14 +136,7 @@ async fn connect(server: &PlainServer, token: &str) -> Client {
 }
 
 async fn two_servers_stay_the_same(seed: u64) {
-    let name = if major().unwrap() < 2 {
-        "walks-1x"
-    } else {
-        "walks-2x"
-    };
-    let wasm = rtdb_determinism::prepare(&wasm_named(name).unwrap())
-        .unwrap()
-        .wasm;
+    let wasm = rtdb_determinism::prepare(&walks().unwrap()).unwrap().wasm;
     let mut replicas = [Replica::start(&wasm).await, Replica::start(&wasm).await];
     let (mut dice, mut calls) = (Dice(seed), Vec::new());
     while calls.len() < CALLS {
