@@ -54,6 +54,10 @@ pub(crate) trait Emit {
     fn advance(&mut self, local: LocalId, n: u32) -> &mut Self;
     /// Pops two i32, pushes their sum.
     fn add(&mut self) -> &mut Self;
+    /// Pops two i32, pushes their difference.
+    fn sub(&mut self) -> &mut Self;
+    /// Pops two i32, pushes whether the first is less than the second, both unsigned.
+    fn less(&mut self) -> &mut Self;
     /// Pops an i32, pushes whether it is 0.
     fn is_zero(&mut self) -> &mut Self;
     /// Pops an i32, pushes whether it is `n`.
@@ -125,6 +129,14 @@ impl Emit for Code<'_> {
 
     fn add(&mut self) -> &mut Self {
         self.binop(BinaryOp::I32Add)
+    }
+
+    fn sub(&mut self) -> &mut Self {
+        self.binop(BinaryOp::I32Sub)
+    }
+
+    fn less(&mut self) -> &mut Self {
+        self.binop(BinaryOp::I32LtU)
     }
 
     fn is_zero(&mut self) -> &mut Self {

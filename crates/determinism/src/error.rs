@@ -52,6 +52,11 @@ pub enum PrepareError {
         /// The column.
         column: String,
     },
+    /// A table whose rows can't be told apart.
+    #[error(
+        "the rows of table `{0}` are too intricate to be put in order: simplify its columns, or give it a primary key with a btree index and no index without one"
+    )]
+    Unsortable(String),
     /// A generated column whose sequence is out of the ordinary.
     #[error(
         "the sequence of column `{column}` of table `{table}` can't be replicated: its bounds must fit in 64 bits, and hold more than one step"

@@ -17,6 +17,7 @@ mod error;
 pub mod header;
 mod hidden;
 mod module;
+mod order;
 mod plan;
 mod reset;
 mod schema;

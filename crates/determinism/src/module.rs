@@ -10,6 +10,7 @@ use spacetimedb_sats::{AlgebraicTypeRef, ProductType, Typespace};
 
 use crate::PrepareError;
 use crate::def::decode;
+use crate::order::Indexes;
 use crate::plan::RawSequence;
 
 /// A module's reducers and tables, as its author wrote them and as clients name them.
@@ -63,6 +64,8 @@ pub struct Table {
     pub public: bool,
     /// The columns that the database numbers, ascending.
     pub auto_inc: Vec<u16>,
+    /// Whether a unique index gives its rows their order. If not, they are sorted whenever they are all read.
+    pub ordered: bool,
     /// The name in the module's source.
     pub(crate) source_name: String,
     pub(crate) sequences: Vec<RawSequence>,
@@ -83,7 +86,7 @@ impl Module {
     /// Reads a `RawModuleDef` in BSATN, as [`Prepared::original_def`](crate::Prepared::original_def) holds it.
     pub fn from_def(def: &[u8]) -> Result<Self, PrepareError> {
         match decode(def)? {
-            RawModuleDef::V9(def) => Ok(Self::from_v9(&def)),
+            RawModuleDef::V9(def) => Self::from_v9(&def),
             RawModuleDef::V10(def) => Self::from_v10(&def),
             _ => Err(PrepareError::WrongAbi(
                 "a module definition older than version 9".into(),
@@ -135,7 +138,7 @@ impl Module {
         self.reducers.iter().find(|reducer| reducer.kind == kind)
     }
 
-    fn from_v9(def: &RawModuleDefV9) -> Self {
+    fn from_v9(def: &RawModuleDefV9) -> Result<Self, PrepareError> {
         let schedules = def.tables.iter().filter_map(|table| {
             let schedule = table.schedule.as_ref()?;
             Some(Schedule {
@@ -151,21 +154,24 @@ impl Module {
             kind: kind_of(reducer.lifecycle),
             private: false,
         });
-        let tables = def.tables.iter().map(|table| Table {
-            name: table.name.to_string(),
-            row: table.product_type_ref,
-            public: matches!(table.table_access, TableAccess::Public),
-            auto_inc: ascending(table.sequences.iter().map(|sequence| sequence.column.0)),
-            source_name: table.name.to_string(),
-            sequences: table.sequences.iter().map(RawSequence::of_v9).collect(),
+        let tables = def.tables.iter().map(|table| {
+            Ok(Table {
+                name: table.name.to_string(),
+                row: table.product_type_ref,
+                public: matches!(table.table_access, TableAccess::Public),
+                auto_inc: ascending(table.sequences.iter().map(|sequence| sequence.column.0)),
+                ordered: Indexes::of_v9(table, &def.typespace)?.first().is_some(),
+                source_name: table.name.to_string(),
+                sequences: table.sequences.iter().map(RawSequence::of_v9).collect(),
+            })
         });
-        Self {
+        let module = Self {
             typespace: def.typespace.clone(),
             reducers: reducers.collect(),
-            tables: tables.collect(),
+            tables: tables.collect::<Result<_, PrepareError>>()?,
             schedules: schedules.collect(),
-        }
-        .with_privacy()
+        };
+        Ok(module.with_privacy())
     }
 
     fn from_v10(def: &RawModuleDefV10) -> Result<Self, PrepareError> {
@@ -188,13 +194,16 @@ impl Module {
                 kind: kind_of(lifecycle_of(&reducer.source_name)),
                 private: matches!(reducer.visibility, FunctionVisibility::Private),
             });
-        let tables = def.tables().into_iter().flatten().map(|table| Table {
-            name: names.table(&table.source_name),
-            row: table.product_type_ref,
-            public: matches!(table.table_access, TableAccess::Public),
-            auto_inc: ascending(table.sequences.iter().map(|sequence| sequence.column.0)),
-            source_name: table.source_name.to_string(),
-            sequences: table.sequences.iter().map(RawSequence::of_v10).collect(),
+        let tables = def.tables().into_iter().flatten().map(|table| {
+            Ok(Table {
+                name: names.table(&table.source_name),
+                row: table.product_type_ref,
+                public: matches!(table.table_access, TableAccess::Public),
+                auto_inc: ascending(table.sequences.iter().map(|sequence| sequence.column.0)),
+                ordered: Indexes::of_v10(table)?.first().is_some(),
+                source_name: table.source_name.to_string(),
+                sequences: table.sequences.iter().map(RawSequence::of_v10).collect(),
+            })
         });
         let schedules = def.schedules().into_iter().flatten().map(|schedule| Schedule {
             table: names.table(&schedule.table_name),
@@ -204,7 +213,7 @@ impl Module {
         let module = Self {
             typespace: def.typespace().cloned().unwrap_or_default(),
             reducers: reducers.collect(),
-            tables: tables.collect(),
+            tables: tables.collect::<Result<_, PrepareError>>()?,
             schedules: schedules.collect(),
         };
         Ok(module.with_privacy())

@@ -5,6 +5,7 @@ use spacetimedb_lib::db::raw_def::v10::RawSequenceDefV10;
 use spacetimedb_sats::{AlgebraicType, ProductType, Typespace};
 
 use crate::PrepareError;
+use crate::order::{Indexes, Order, Sorting};
 use crate::shape::{Shape, scalar_bytes};
 
 /// The most generated columns of a module. The database has room for the numbers of twice as many, because columns of
@@ -33,6 +34,8 @@ pub(crate) struct TablePlan {
     pub(crate) name: String,
     /// How to walk over a row up to its last generated column; empty if there is none.
     pub(crate) steps: Vec<Step>,
+    /// In which order the module sees its rows.
+    pub(crate) order: Order,
 }
 
 /// A part of a row.
@@ -121,6 +124,18 @@ impl Plan {
             })
     }
 
+    /// All ways of sorting, in the order of their tables: of the whole table, then of its indexes.
+    pub(crate) fn sortings(&self) -> impl Iterator<Item = &Sorting> {
+        self.tables.iter().flat_map(|table| {
+            let indexes = table
+                .order
+                .indexes
+                .iter()
+                .filter_map(|index| index.sorting.as_ref());
+            table.order.scan.iter().chain(indexes)
+        })
+    }
+
     /// Refuses too many generated columns, and two with one key: astronomically unlikely by accident.
     pub(crate) fn check_sequences(&self) -> Result<(), PrepareError> {
         let mut keys: Vec<_> = self.sequences().map(|sequence| sequence.key).collect();
@@ -146,6 +161,7 @@ impl TablePlan {
         row: &ProductType,
         types: &Typespace,
         sequences: &[RawSequence],
+        indexes: &Indexes,
     ) -> Result<Self, PrepareError> {
         let generated = |column: usize| {
             sequences
@@ -191,6 +207,7 @@ impl TablePlan {
         Ok(Self {
             name: name.to_owned(),
             steps,
+            order: indexes.order(name, row, types)?,
         })
     }
 }

@@ -23,6 +23,14 @@ pub fn name() -> Result<&'static str> {
     })
 }
 
+/// The module that reads rows in every way, `walks-1x` or `walks-2x`.
+pub fn walks() -> Result<Vec<u8>> {
+    wasm_named(match server::major()? {
+        ..2 => "walks-1x",
+        _ => "walks-2x",
+    })
+}
+
 /// The prebuilt module, as a developer would publish it.
 pub fn wasm() -> Result<Vec<u8>> {
     wasm_named(name()?)

@@ -75,6 +75,11 @@ impl PlainServer {
         &self.addr
     }
 
+    /// Ends it with SIGKILL, so that another one can take its folder.
+    pub async fn kill(mut self) -> Result<()> {
+        Ok(self.child.kill().await?)
+    }
+
     /// Its HTTP API.
     pub fn api(&self) -> Api {
         Api::new(&self.addr)

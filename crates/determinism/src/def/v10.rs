@@ -13,6 +13,7 @@ use super::{access, bsatn, key_columns, row_type, unique_key, with_lifecycle};
 use crate::PrepareError;
 use crate::hidden::{self, HiddenTable};
 use crate::module::Names;
+use crate::order::Indexes;
 use crate::plan::{Plan, RawSequence, TablePlan};
 
 /// The contents of a section, which is added if the definition lacks it.
@@ -136,7 +137,8 @@ fn called_by_log(def: &RawModuleDefV10, reducer: &RawReducerDefV10) -> bool {
 fn plan_table(types: &Typespace, table: &RawTableDefV10) -> Result<TablePlan, PrepareError> {
     let row = row_type(types, table.product_type_ref, &table.source_name)?;
     let sequences: Vec<_> = table.sequences.iter().map(RawSequence::of_v10).collect();
-    TablePlan::new(&table.source_name, &row, types, &sequences)
+    let indexes = Indexes::of_v10(table)?;
+    TablePlan::new(&table.source_name, &row, types, &sequences, &indexes)
 }
 
 fn hidden_table(table: &HiddenTable, row: AlgebraicTypeRef) -> RawTableDefV10 {

@@ -10,6 +10,7 @@ use spacetimedb_sats::{AlgebraicType, AlgebraicTypeRef};
 use super::{access, bsatn, key_columns, row_type, unique_key, with_lifecycle};
 use crate::PrepareError;
 use crate::hidden::{self, HiddenTable};
+use crate::order::Indexes;
 use crate::plan::{Plan, RawSequence, TablePlan};
 
 pub(super) fn rewrite(mut def: RawModuleDefV9) -> Result<Plan, PrepareError> {
@@ -79,7 +80,8 @@ fn check(def: &RawModuleDefV9) -> Result<(), PrepareError> {
 fn plan_table(def: &RawModuleDefV9, table: &RawTableDefV9) -> Result<TablePlan, PrepareError> {
     let row = row_type(&def.typespace, table.product_type_ref, &table.name)?;
     let sequences: Vec<_> = table.sequences.iter().map(RawSequence::of_v9).collect();
-    TablePlan::new(&table.name, &row, &def.typespace, &sequences)
+    let indexes = Indexes::of_v9(table, &def.typespace)?;
+    TablePlan::new(&table.name, &row, &def.typespace, &sequences, &indexes)
 }
 
 fn hidden_table(table: &HiddenTable, row: AlgebraicTypeRef) -> RawTableDefV9 {

@@ -3,7 +3,7 @@
 use walrus::ir::BinaryOp;
 use walrus::{FunctionId, GlobalId, Module, ValType};
 
-use super::emit::{Code, Emit, I32, I64, function, global};
+use super::emit::{Code, Emit, I32, I64, function};
 use super::host::Host;
 use super::layout::*;
 use super::scratch::Scratch;
@@ -24,8 +24,8 @@ pub(super) struct Call {
     pub(super) in_call: GlobalId,
     pub(super) state: State,
     pub(super) sequences: Sequences,
-    /// `setup()`.
-    pub(super) setup: FunctionId,
+    /// `begin()`.
+    pub(super) begin: FunctionId,
     /// The module's own `__call_reducer__`.
     pub(super) original: FunctionId,
 }
@@ -35,13 +35,10 @@ pub(super) const PARAMS: [ValType; 10] = [I32, I64, I64, I64, I64, I64, I64, I64
 
 impl Call {
     pub(super) fn add(self, module: &mut Module, plan: &Plan) -> FunctionId {
-        let (setup, reset) = (self.setup, self.reset);
-        let ready = global(module, I32);
+        let (begin, reset) = (self.begin, self.reset);
         let body = self.add_body(module, plan);
         function(module, PARAMS, &[I32], |code, params, _| {
-            code.global_get(ready).is_zero().when(|code| {
-                code.call(setup).i32_const(1).global_set(ready);
-            });
+            code.call(begin);
             for param in params {
                 code.local_get(param);
             }

@@ -85,8 +85,12 @@ const IDS: u32 = SAVED + WINDOW_END.next_multiple_of(8);
 /// Up to here all is 0 at first; what depends on the module follows.
 pub(super) const VARIABLE: u32 = IDS + 24;
 
-/// A slot of the map from table ids to ordinals: `id: u32, ordinal: u32`. The id 0 is an empty slot.
+/// A slot of a map of ids: `id: u32, value: u32`. The id 0 is an empty slot.
 pub(super) const SLOT_BYTES: u32 = 8;
+
+/// The order of a table: `index_id: u32, sorting: u32`, one of which is 0.
+pub(super) const ORDER_BYTES: u32 = 8;
+pub(super) const ORDER_SORTING: u32 = 4;
 
 /// A column that the current write has generated: `address: u32, bytes: u32`.
 pub(super) const GENERATED_BYTES: u32 = 8;
@@ -98,16 +102,37 @@ pub(super) struct Name {
     pub(super) bytes: u32,
 }
 
-/// Where everything stands whose size depends on the module.
-pub(super) struct Layout {
-    /// The map from table ids to ordinals.
+/// A map of ids that the server has given.
+#[derive(Clone, Copy)]
+pub(super) struct Map {
     pub(super) slots: u32,
     /// One less than the number of its slots, which is a power of two.
-    pub(super) slots_mask: u32,
+    pub(super) mask: u32,
+}
+
+/// An index to look up at first use.
+pub(super) struct Index {
+    pub(super) name: Name,
+    /// How what it gives is sorted; 0 for as it is.
+    pub(super) sorting: u32,
+    /// The place for its id, if its order is that of a table.
+    pub(super) order: Option<u32>,
+}
+
+/// Where everything stands whose size depends on the module, and the region's initial contents.
+pub(super) struct Layout {
+    /// From a table's id to its ordinal.
+    pub(super) ordinals: Map,
+    /// From an index's id to how what it gives is sorted.
+    pub(super) sortings: Map,
+    /// The orders of the module's tables, by ordinal.
+    pub(super) orders: u32,
     /// The columns that the current write has generated.
     pub(super) generated: u32,
     /// The module's tables, by ordinal.
     pub(super) tables: Vec<Name>,
+    /// The module's indexes.
+    pub(super) indexes: Vec<Index>,
     /// What to look up at first use: tables, then indexes, each with the place for its id.
     pub(super) hidden_tables: [(Name, u32); 3],
     pub(super) hidden_indexes: [(Name, u32); 3],
@@ -122,15 +147,19 @@ pub(super) struct Layout {
 impl Layout {
     /// Refuses names that the window has no room for.
     pub(super) fn new(plan: &Plan) -> Result<Self, PrepareError> {
-        let longest = plan.tables.iter().map(|table| table.name.len()).max();
-        if longest.is_some_and(|bytes| bytes > NAME_BYTES_MAX as usize) {
+        let of_tables = plan.tables.iter().map(|table| &table.name);
+        let of_indexes = plan.tables.iter().flat_map(|table| &table.order.indexes);
+        let mut names = of_tables.chain(of_indexes.map(|index| &index.name));
+        if names.any(|name| name.len() > NAME_BYTES_MAX as usize) {
             return Err(PrepareError::Definition(format!(
-                "a table's name is longer than {NAME_BYTES_MAX} bytes"
+                "the name of a table or an index is longer than {NAME_BYTES_MAX} bytes"
             )));
         }
         let mut initial = Vec::new();
-        let slot_count = (plan.tables.len() as u32 * 2).next_power_of_two();
-        let slots = reserve(&mut initial, slot_count * SLOT_BYTES);
+        let ordinals = map(&mut initial, plan.tables.len());
+        let index_count = plan.tables.iter().map(|table| table.order.indexes.len()).sum();
+        let sortings = map(&mut initial, index_count);
+        let orders = reserve(&mut initial, plan.tables.len() as u32 * ORDER_BYTES);
         let widest = plan
             .tables
             .iter()
@@ -144,6 +173,7 @@ impl Layout {
             .iter()
             .map(|table| name(&mut initial, &table.name))
             .collect();
+        let indexes = indexes(&mut initial, plan, orders);
         let hidden = [
             (&STATE, STATE_ROW),
             (&SESSION, SESSION_ROW),
@@ -153,10 +183,12 @@ impl Layout {
         let hidden_indexes = hidden.map(|(table, row)| (name(&mut initial, table.index), row.index_id));
         let end = (VARIABLE + initial.len() as u32).next_multiple_of(8);
         Ok(Self {
-            slots,
-            slots_mask: slot_count - 1,
+            ordinals,
+            sortings,
+            orders,
             generated,
             tables,
+            indexes,
             hidden_tables,
             hidden_indexes,
             initial,
@@ -164,6 +196,38 @@ impl Layout {
             end: end + 2 * names::CACHE_BYTES,
         })
     }
+}
+
+/// A map that is half full at most.
+fn map(initial: &mut Vec<u8>, entries: usize) -> Map {
+    let count = (entries as u32 * 2).max(1).next_power_of_two();
+    Map {
+        slots: reserve(initial, count * SLOT_BYTES),
+        mask: count - 1,
+    }
+}
+
+/// The module's indexes; their sortings are counted from 1, in the order of [`Plan::sortings`].
+fn indexes(initial: &mut Vec<u8>, plan: &Plan, orders: u32) -> Vec<Index> {
+    let mut indexes = Vec::new();
+    let mut sortings = 0;
+    let mut next = |sorted: bool| {
+        sortings += u32::from(sorted);
+        if sorted { sortings } else { 0 }
+    };
+    for (table, ordinal) in plan.tables.iter().zip(0..) {
+        let at = orders + ordinal * ORDER_BYTES;
+        let scan = (at + ORDER_SORTING - VARIABLE) as usize;
+        initial[scan..scan + 4].copy_from_slice(&next(table.order.scan.is_some()).to_le_bytes());
+        for (nth, index) in table.order.indexes.iter().enumerate() {
+            indexes.push(Index {
+                name: name(initial, &index.name),
+                sorting: next(index.sorting.is_some()),
+                order: (table.order.index == Some(nth)).then_some(at),
+            });
+        }
+    }
+    indexes
 }
 
 fn reserve(initial: &mut Vec<u8>, bytes: u32) -> u32 {

@@ -1,9 +1,9 @@
 //! The shim: code that is put around a module, so that whatever it reads and writes is the same on every replica.
 //!
 //! The pieces, in the order of a call: `call` wraps `__call_reducer__`, which `setup` prepares at its first use in an
-//! instance and `source` feeds; `state` tells whether the call is new; the module runs, and its writes pass through
-//! `write`, where `walk` and `sequence` fill in generated columns and `digest` keeps account; `successes` counts the
-//! call, and `sequence` and `state` write back. A hidden row that can't be read or written traps, which makes the host
+//! instance and `source` feeds; `state` tells whether the call is new; the module runs, its reads pass through `scan`,
+//! and its writes through `write`, where `walk` and `sequence` fill in generated columns and `digest` keeps account;
+//! `successes` counts the call, and `sequence` and `state` write back. A hidden row that can't be read or written traps, which makes the host
 //! roll everything back.
 
 mod call;
@@ -13,6 +13,7 @@ mod host;
 mod layout;
 mod load;
 mod names;
+mod scan;
 mod scratch;
 mod sequence;
 mod setup;
@@ -35,6 +36,7 @@ use self::emit::{Emit, I32, I64, function, global};
 use self::host::Host;
 pub(crate) use self::host::Imported;
 use self::layout::Layout;
+use self::scan::{Scans, Shared};
 use self::scratch::Scratch;
 use self::sequence::Sequences;
 use self::state::{Rows, State};
@@ -113,7 +115,6 @@ impl Target {
     pub(crate) fn shim(mut self, plan: &Plan) -> Result<Vec<u8>, PrepareError> {
         let original_call = self.exported(abi::CALL_REDUCER, &call::PARAMS, &[I32])?;
         let original_describe = self.exported(abi::DESCRIBE_MODULE, &[I32], &[])?;
-        self.wrap_other_calls()?;
         let (module, reset) = (&mut self.module, self.reset);
         let host = Host::import(module);
         let scratch = Scratch {
@@ -131,12 +132,23 @@ impl Target {
         let sequences = Sequences::add(module, window, rows);
         let count = global(module, I32);
         let generated = Generated::new(self.memory, scratch, &layout, count);
+        let ordinal = setup::add_find(module, scratch, layout.ordinals);
+        let shared = Shared {
+            host,
+            scratch,
+            memory: self.memory,
+            reset,
+            layout: &layout,
+            ordinal,
+        };
+        let scans = Scans::add(module, plan, &shared);
+        let begin = add_begin(module, setup, scans);
         let writes = Writes {
             memory: self.memory,
             digest: Digest::add(module, self.memory, digest),
             generated,
             in_call,
-            ordinal: setup::add_ordinal(module, scratch, &layout),
+            ordinal,
             fill: add_fill(module, plan, generated, sequences),
             write_back: generated.add_write_back(module),
         };
@@ -146,6 +158,7 @@ impl Target {
             match import.name.as_str() {
                 "table_id_from_name" => names::wrap(module, import, self.memory, scratch, known_tables)?,
                 "index_id_from_name" => names::wrap(module, import, self.memory, scratch, known_indexes)?,
+                _ if scans.wrap(module, import)? => {}
                 _ => writes.wrap(module, import)?,
             }
         }
@@ -168,17 +181,18 @@ impl Target {
             in_call,
             state,
             sequences,
-            setup,
+            begin,
             original: original_call,
         };
         let call = call.add(module, plan);
         export(module, abi::DESCRIBE_MODULE, describe)?;
         export(module, abi::CALL_REDUCER, call)?;
+        self.wrap_other_calls(begin)?;
         Ok(self.module.emit_wasm())
     }
 
     /// Has the instance put back after what else the host may call: views, procedures, handlers.
-    fn wrap_other_calls(&mut self) -> Result<(), PrepareError> {
+    fn wrap_other_calls(&mut self, begin: FunctionId) -> Result<(), PrepareError> {
         let exported: Vec<_> = self
             .module
             .exports
@@ -190,11 +204,24 @@ impl Target {
             .filter(|(name, _)| abi::OTHER_CALLS.contains(&name.as_str()))
             .collect();
         for (name, original) in exported {
-            let wrapper = self.reset.add_wrapper(&mut self.module, original);
+            // Only a view runs in a transaction from its beginning.
+            let before = abi::CALL_VIEWS.contains(&name.as_str()).then_some(begin);
+            let wrapper = self.reset.add_wrapper(&mut self.module, before, original);
             export(&mut self.module, &name, wrapper)?;
         }
         Ok(())
     }
+}
+
+/// `begin()`: what comes before each call that reads rows. The first one sets the instance up.
+fn add_begin(module: &mut Module, setup: FunctionId, scans: Scans) -> FunctionId {
+    let is_ready = global(module, I32);
+    function(module, [], &[], |code, [], _| {
+        code.global_get(is_ready).is_zero().when(|code| {
+            code.call(setup).i32_const(1).global_set(is_ready);
+        });
+        scans.begin(code);
+    })
 }
 
 /// `fill(ordinal, row)`: by the way of the table in question, if it has generated columns at all.

@@ -5,7 +5,7 @@ use walrus::{ConstExpr, DataKind, FunctionId, LocalId, Module};
 
 use super::emit::{Code, Emit, I32, function};
 use super::host::Host;
-use super::layout::{Layout, NAME, Name, OUT, SLOT_BYTES, VARIABLE, WINDOW_END};
+use super::layout::{Layout, Map, NAME, Name, OUT, SLOT_BYTES, VARIABLE, WINDOW_END};
 use super::scratch::Scratch;
 use super::window::Window;
 use crate::reset::Reset;
@@ -25,7 +25,8 @@ pub(super) fn add(
         offset,
     };
     module.data.add(place, layout.initial.clone());
-    let register = add_register(module, scratch, layout);
+    let ordinals = add_register(module, scratch, layout.ordinals);
+    let sortings = add_register(module, scratch, layout.sortings);
     function(module, [], &[], |code, [], locals| {
         let id = locals.add(I32);
         reset.require_image(code);
@@ -42,7 +43,15 @@ pub(super) fn add(
         }
         for (name, ordinal) in layout.tables.iter().zip(0..) {
             look_up(code, window, host.table_id, *name);
-            code.i32_const(ordinal).call(register);
+            code.i32_const(ordinal).call(ordinals);
+        }
+        for index in &layout.indexes {
+            look_up(code, window, host.index_id, index.name);
+            code.local_set(id);
+            if let Some(order) = index.order {
+                scratch.set32(code, order, id);
+            }
+            code.local_get(id).i32_const(index.sorting as i32).call(sortings);
         }
         window.restore(code, WINDOW_END);
     })
@@ -58,37 +67,39 @@ fn look_up(code: &mut Code<'_>, window: Window, lookup: FunctionId, name: Name) 
     window.seen.get32(code, OUT);
 }
 
-/// `register(id, ordinal)`: into the first free slot from the id's own on.
-fn add_register(module: &mut Module, scratch: Scratch, layout: &Layout) -> FunctionId {
-    let (slots, mask) = (layout.slots, layout.slots_mask);
-    function(module, [I32, I32], &[], |code, [id, ordinal], locals| {
-        let at = locals.add(I32);
+/// `register(id, value)`: into the first free slot from the id's own on. Traps if the id is there already.
+fn add_register(module: &mut Module, scratch: Scratch, map: Map) -> FunctionId {
+    function(module, [I32, I32], &[], |code, [id, value], locals| {
+        let (at, found) = (locals.add(I32), locals.add(I32));
         code.local_get(id).local_set(at);
         code.repeat(
             |code| {
-                slot(code, scratch, at, slots, mask);
-                code.read32(scratch.memory, 0);
+                slot(code, scratch, at, map);
+                code.read32(scratch.memory, 0).local_tee(found);
             },
             |code| {
+                code.local_get(found)
+                    .local_get(id)
+                    .binop(BinaryOp::I32Eq)
+                    .trap_if();
                 code.advance(at, 1);
             },
         );
-        slot(code, scratch, at, slots, mask);
+        slot(code, scratch, at, map);
         code.local_get(id).write32(scratch.memory, 0);
-        slot(code, scratch, at, slots, mask);
-        code.local_get(ordinal).write32(scratch.memory, 4);
+        slot(code, scratch, at, map);
+        code.local_get(value).write32(scratch.memory, 4);
     })
 }
 
-/// `ordinal(table_id) -> ordinal`: traps for a table that the module does not define.
-pub(super) fn add_ordinal(module: &mut Module, scratch: Scratch, layout: &Layout) -> FunctionId {
-    let (slots, mask) = (layout.slots, layout.slots_mask);
+/// `find(id) -> value`: traps for what the module does not define.
+pub(super) fn add_find(module: &mut Module, scratch: Scratch, map: Map) -> FunctionId {
     function(module, [I32], &[I32], |code, [id], locals| {
         let (at, found) = (locals.add(I32), locals.add(I32));
         code.local_get(id).local_set(at);
         code.repeat(
             |code| {
-                slot(code, scratch, at, slots, mask);
+                slot(code, scratch, at, map);
                 code.read32(scratch.memory, 0)
                     .local_tee(found)
                     .is_zero()
@@ -99,14 +110,16 @@ pub(super) fn add_ordinal(module: &mut Module, scratch: Scratch, layout: &Layout
                 code.advance(at, 1);
             },
         );
-        slot(code, scratch, at, slots, mask);
+        slot(code, scratch, at, map);
         code.read32(scratch.memory, 4);
     })
 }
 
 /// Pushes the address of the slot at `at`, round and round.
-fn slot(code: &mut Code<'_>, scratch: Scratch, at: LocalId, slots: u32, mask: u32) {
-    scratch.at(code, slots);
-    code.local_get(at).i32_const(mask as i32).binop(BinaryOp::I32And);
+fn slot(code: &mut Code<'_>, scratch: Scratch, at: LocalId, map: Map) {
+    scratch.at(code, map.slots);
+    code.local_get(at)
+        .i32_const(map.mask as i32)
+        .binop(BinaryOp::I32And);
     code.i32_const(SLOT_BYTES as i32).binop(BinaryOp::I32Mul).add();
 }

@@ -119,7 +119,13 @@ pub(super) fn add_fill(
 }
 
 /// Moves `at` behind a value.
-fn skip(code: &mut Code<'_>, memory: MemoryId, at: LocalId, shape: &Shape, locals: &mut ModuleLocals) {
+pub(super) fn skip(
+    code: &mut Code<'_>,
+    memory: MemoryId,
+    at: LocalId,
+    shape: &Shape,
+    locals: &mut ModuleLocals,
+) {
     match shape {
         Shape::Fixed(bytes) => {
             code.advance(at, *bytes);

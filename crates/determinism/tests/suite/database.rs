@@ -1,10 +1,13 @@
 //! A tiny datastore: tables with unique indexes, as far as modules and the shim need them.
 
+use std::ops::{Bound, RangeBounds};
+
 use spacetimedb_lib::RawModuleDef;
 use spacetimedb_lib::bsatn::{self, Deserializer};
 use spacetimedb_lib::db::raw_def::v9::{RawConstraintDataV9, RawIndexAlgorithm};
 use spacetimedb_lib::de::DeserializeSeed;
-use spacetimedb_sats::{AlgebraicValue, ProductType, ProductValue, Typespace, WithTypespace};
+use spacetimedb_primitives::ColList;
+use spacetimedb_sats::{AlgebraicType, AlgebraicValue, ProductType, ProductValue, Typespace, WithTypespace};
 
 pub(crate) const NO_SUCH_TABLE: u32 = 4;
 pub(crate) const NO_SUCH_INDEX: u32 = 5;
@@ -24,6 +27,7 @@ pub(crate) struct Index {
     pub(crate) name: String,
     pub(crate) table: usize,
     pub(crate) columns: Vec<usize>,
+    pub(crate) hash: bool,
 }
 
 #[derive(Clone)]
@@ -108,10 +112,10 @@ impl Database {
     ) {
         let row = self.types[row].as_product().expect("a row is a product").clone();
         for (given, algorithm) in indexes {
+            let indexes = |columns: &ColList| columns.iter().map(|it| it.idx()).collect();
             let (columns, kind): (Vec<usize>, _) = match algorithm {
-                RawIndexAlgorithm::BTree { columns } => {
-                    (columns.iter().map(|it| it.idx()).collect(), "btree")
-                }
+                RawIndexAlgorithm::BTree { columns } => (indexes(columns), "btree"),
+                RawIndexAlgorithm::Hash { columns } => (indexes(columns), "hash"),
                 RawIndexAlgorithm::Direct { column } => (vec![column.idx()], "direct"),
                 other => panic!("{other:?}"),
             };
@@ -125,6 +129,7 @@ impl Database {
                 name,
                 table: self.tables.len(),
                 columns,
+                hash: kind == "hash",
             });
         }
         self.tables.push(Table {
@@ -155,13 +160,19 @@ impl Database {
     }
 
     pub(crate) fn decode(&self, table: usize, row: &[u8]) -> ProductValue {
-        let mut rest = row;
+        let (row, rest) = self.decode_first(table, row);
+        assert!(rest.is_empty(), "the row ends where it should");
+        row
+    }
+
+    /// The first of several rows, and the others.
+    pub(crate) fn decode_first<'a>(&self, table: usize, rows: &'a [u8]) -> (ProductValue, &'a [u8]) {
+        let mut rest = rows;
         let ty = WithTypespace::new(&self.types, &self.tables[table].row);
         let row = ty
             .deserialize(Deserializer::new(&mut rest))
             .expect("the row decodes");
-        assert!(rest.is_empty(), "the row ends where it should");
-        row
+        (row, rest)
     }
 
     pub(crate) fn insert(&mut self, table: usize, row: ProductValue) -> u32 {
@@ -202,7 +213,7 @@ impl Database {
         errno
     }
 
-    /// Whether a row is within the bounds of an index scan: `prefix`, then from `start` to `end`.
+    /// The rows within the bounds of an index scan: `prefix`, then from `start` to `end`.
     pub(crate) fn select(
         &self,
         index: usize,
@@ -210,20 +221,38 @@ impl Database {
         prefix_columns: usize,
         bounds: [&[u8]; 2],
     ) -> Vec<ProductValue> {
-        let Index { table, columns, .. } = &self.indexes[index];
+        let Index {
+            table, columns, hash, ..
+        } = &self.indexes[index];
+        assert!(!hash, "the host traps here");
         let table = &self.tables[*table];
-        let mut wanted = prefix.to_vec();
         let [start, end] = bounds;
-        assert!(end.is_empty() || start == end, "only point scans are used here");
-        assert_eq!(start[0], 0, "only inclusive bounds are used here");
-        wanted.extend_from_slice(&start[1..]);
-        let columns = &columns[..=prefix_columns];
-        table
-            .rows
-            .iter()
-            .filter(|row| encoded_key(row, columns) == wanted)
+        let column = columns[prefix_columns];
+        let ty = &table.row.elements[column].algebraic_type;
+        let bound = |bytes: &[u8]| match bytes.split_first() {
+            Some((0, value)) => Bound::Included(self.value(ty, value)),
+            Some((1, value)) => Bound::Excluded(self.value(ty, value)),
+            Some((2, [])) => Bound::Unbounded,
+            _ => panic!("not a bound: {bytes:?}"),
+        };
+        let range = (bound(start), bound(if end.is_empty() { start } else { end }));
+        let rows = table.rows.iter();
+        rows.filter(|row| encoded_key(row, &columns[..prefix_columns]) == prefix)
+            .filter(|row| range.contains(&row.elements[column]))
             .cloned()
             .collect()
+    }
+
+    fn value(&self, ty: &AlgebraicType, bytes: &[u8]) -> AlgebraicValue {
+        let mut rest = bytes;
+        let ty = WithTypespace::new(&self.types, ty);
+        ty.deserialize(Deserializer::new(&mut rest))
+            .expect("the value decodes")
+    }
+
+    /// A row's key in an index.
+    pub(crate) fn key<'a>(&self, index: usize, row: &'a ProductValue) -> Vec<&'a AlgebraicValue> {
+        key(row, &self.indexes[index].columns)
     }
 
     pub(crate) fn select_point(&self, index: usize, point: &[u8]) -> Vec<ProductValue> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use rtdb_determinism::{Module, Prepared, ReducerKind, prepare};
 use sha2::{Digest, Sha256};
 
-/// The names of the fixtures: modules of SpacetimeDB 1.x and 2.x.
+/// The names of the demo module: of SpacetimeDB 1.x and 2.x.
 pub(crate) const NAMES: [&str; 2] = ["counter-1x", "counter-2x"];
 
 /// Those whose calls tell what an instance remembers.
@@ -28,7 +28,7 @@ pub(crate) fn prepared(name: &str) -> Prepared {
 /// `cargo xtask modules` records what each fixture was built from: `<sha256>  <path>` for every file.
 #[test]
 fn the_fixtures_are_built_from_their_sources() {
-    for name in NAMES.into_iter().chain(STATEFUL) {
+    for name in NAMES.into_iter().chain(STATEFUL).chain(["walks-1x", "walks-2x"]) {
         let recorded =
             std::fs::read_to_string(folder(name).join(".source-hash")).expect("the record is there");
         let mut paths = Vec::new();
@@ -83,5 +83,16 @@ fn a_definition_of_either_version_tells_the_same() {
                 .iter()
                 .any(|table| table.name == "secret" && !table.public)
         );
+    }
+}
+
+#[test]
+fn tables_without_a_unique_index_are_known() {
+    for name in ["walks-1x", "walks-2x"] {
+        let module = Module::from_def(&prepared(name).original_def).expect("the definition is readable");
+        let tables = module.tables().iter().filter(|table| !table.ordered);
+        let mut names: Vec<_> = tables.map(|table| table.name.as_str()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["loose", "pair"]);
     }
 }

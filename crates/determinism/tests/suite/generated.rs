@@ -33,7 +33,7 @@ fn integer() -> impl Strategy<Value = AlgebraicType> {
     proptest::sample::select(all)
 }
 
-fn any_type() -> impl Strategy<Value = AlgebraicType> {
+pub(crate) fn any_type() -> impl Strategy<Value = AlgebraicType> {
     let leaf = prop_oneof![
         integer(),
         Just(AlgebraicType::Bool),
@@ -54,7 +54,7 @@ fn any_type() -> impl Strategy<Value = AlgebraicType> {
     })
 }
 
-fn product(types: Vec<AlgebraicType>) -> ProductType {
+pub(crate) fn product(types: Vec<AlgebraicType>) -> ProductType {
     let named = types
         .into_iter()
         .enumerate()
@@ -62,7 +62,7 @@ fn product(types: Vec<AlgebraicType>) -> ProductType {
     named.collect()
 }
 
-fn any_value(ty: &AlgebraicType) -> BoxedStrategy<AlgebraicValue> {
+pub(crate) fn any_value(ty: &AlgebraicType) -> BoxedStrategy<AlgebraicValue> {
     use AlgebraicType as T;
     match ty {
         T::Bool => any::<bool>().prop_map_into().boxed(),

@@ -1,7 +1,8 @@
 //! A fake SpacetimeDB: runs a prepared module in an interpreter over the tiny datastore, with the host's semantics of
-//! sources, sinks, iterators, rollback and traps.
+//! sources, sinks, iterators, rollback and traps. Rows come in an order that no two hosts agree on, wherever two servers
+//! may differ.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use rtdb_determinism::header::CallHeader;
 use spacetimedb_lib::bsatn;
@@ -16,6 +17,10 @@ const SINK: u32 = 1;
 /// read in bulk, do not bear it.
 const PIECE_BYTES: usize = 50;
 const SMALL_BYTES: usize = 1_000;
+/// A scan's rows come in chunks that are at least so long.
+const CHUNK_BYTES: usize = 100;
+const BUFFER_TOO_SMALL: i32 = 11;
+const NO_SUCH_ITERATOR: i32 = 6;
 
 /// What the host answers to a call.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,7 +34,11 @@ struct World {
     /// What table and index ids begin with: no two servers need to agree.
     first_id: u32,
     sources: HashMap<u32, Vec<u8>>,
-    iterators: HashMap<u32, Vec<Vec<u8>>>,
+    iterators: HashMap<u32, VecDeque<Vec<u8>>>,
+    /// The rows as they were when the transaction began.
+    committed: Vec<BTreeSet<ProductValue>>,
+    /// What the order of rows comes from.
+    disorder: u64,
     sink: Vec<u8>,
     handles: u32,
     touched: Vec<String>,
@@ -38,6 +47,30 @@ struct World {
 impl World {
     fn db(&mut self) -> Result<&mut Database, Error> {
         self.db.as_mut().ok_or_else(|| Error::new("not in a transaction"))
+    }
+
+    /// The rows of a scan, as they happen to stand.
+    fn shuffled(&mut self, mut rows: Vec<ProductValue>) -> Vec<ProductValue> {
+        for at in (1..rows.len()).rev() {
+            self.disorder = self.disorder.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            rows.swap(at, (self.disorder >> 33) as usize % (at + 1));
+        }
+        rows
+    }
+
+    /// The rows of an index scan: the transaction's own, then the others, each by their keys; those of one key as they
+    /// happen to stand.
+    fn ordered(&mut self, index: usize, rows: Vec<ProductValue>) -> Result<Vec<ProductValue>, Error> {
+        let mut rows = self.shuffled(rows);
+        let committed = std::mem::take(&mut self.committed);
+        let db = self.db()?;
+        let table = &committed[db.indexes[index].table];
+        rows.sort_by(|a, b| {
+            let order = |row| (table.contains(row), db.key(index, row));
+            order(a).cmp(&order(b))
+        });
+        self.committed = committed;
+        Ok(rows)
     }
 
     /// The place of the table with this id, which is now touched.
@@ -114,6 +147,8 @@ impl FakeHost {
         });
         let world = store.data_mut();
         world.db = Some(self.db.clone());
+        let tables = self.db.tables.iter();
+        world.committed = tables.map(|table| table.rows.iter().cloned().collect()).collect();
         world.sink.clear();
         world.touched.clear();
         let source = world.handle();
@@ -171,6 +206,8 @@ fn instantiate(engine: &Engine, module: &Module, first_id: u32) -> (Store<World>
         first_id,
         sources: HashMap::new(),
         iterators: HashMap::new(),
+        committed: Vec::new(),
+        disorder: u64::from(first_id),
         sink: Vec::new(),
         handles: first_id,
         touched: Vec::new(),
@@ -219,8 +256,17 @@ fn put(bytes: &mut [u8], at: u32, value: &[u8]) {
     bytes[at as usize..][..value.len()].copy_from_slice(value);
 }
 
-fn encode(rows: Vec<ProductValue>) -> Vec<Vec<u8>> {
-    rows.iter().map(|row| bsatn::to_vec(row).unwrap()).collect()
+/// As the host hands them out: several rows at once, and never a part of these.
+fn chunks(rows: &[ProductValue]) -> VecDeque<Vec<u8>> {
+    let mut chunks: VecDeque<Vec<u8>> = VecDeque::new();
+    for row in rows {
+        let row = bsatn::to_vec(row).unwrap();
+        match chunks.back_mut() {
+            Some(chunk) if chunk.len() < CHUNK_BYTES => chunk.extend(row),
+            _ => chunks.push_back(row),
+        }
+    }
+    chunks
 }
 
 type Host<'a> = Caller<'a, World>;
@@ -234,10 +280,13 @@ fn linker(engine: &Engine) -> Linker<World> {
     linker.func_wrap(base, "index_id_from_name", index_id).unwrap();
     linker.func_wrap(base, "datastore_table_scan_bsatn", scan).unwrap();
     linker.func_wrap(base, "datastore_index_scan_range_bsatn", scan_range).unwrap();
+    linker.func_wrap(base, "datastore_btree_scan_bsatn", scan_range).unwrap();
     linker.func_wrap(base, "row_iter_bsatn_advance", advance).unwrap();
     linker.func_wrap(base, "row_iter_bsatn_close", |mut host: Host, iterator: u32| -> u32 {
-        host.data_mut().iterators.remove(&iterator);
-        0
+        match host.data_mut().iterators.remove(&iterator) {
+            Some(_) => 0,
+            None => NO_SUCH_ITERATOR as u32,
+        }
     }).unwrap();
     linker.func_wrap(base, "datastore_insert_bsatn", insert).unwrap();
     linker.func_wrap(base, "datastore_update_bsatn", update).unwrap();
@@ -285,7 +334,7 @@ fn index_id(mut host: Host, name: u32, len: u32, out: u32) -> Result<u32, Error>
 
 fn open(world: &mut World, bytes: &mut [u8], rows: Vec<ProductValue>, out: u32) {
     let handle = world.handle();
-    world.iterators.insert(handle, encode(rows));
+    world.iterators.insert(handle, chunks(&rows));
     put(bytes, out, &handle.to_le_bytes());
 }
 
@@ -293,6 +342,7 @@ fn scan(mut host: Host, table: u32, out: u32) -> Result<u32, Error> {
     let (bytes, world) = memory(&mut host);
     let at = world.touch(table)?;
     let rows = world.db()?.tables[at].rows.clone();
+    let rows = world.shuffled(rows);
     open(world, bytes, rows, out);
     Ok(0)
 }
@@ -316,6 +366,7 @@ fn scan_range(
     let rows = world
         .db()?
         .select(at, slice(bytes, prefix, prefix_len), columns as usize, bounds);
+    let rows = world.ordered(at, rows)?;
     open(world, bytes, rows, out);
     Ok(0)
 }
@@ -324,30 +375,37 @@ fn scan_point(mut host: Host, index: u32, point: u32, len: u32, out: u32) -> Res
     let (bytes, world) = memory(&mut host);
     let at = (index - world.first_id) as usize;
     let rows = world.db()?.select_point(at, slice(bytes, point, len));
+    let rows = world.ordered(at, rows)?;
     open(world, bytes, rows, out);
     Ok(0)
 }
 
 fn advance(mut host: Host, iterator: u32, buffer: u32, len_at: u32) -> Result<i32, Error> {
     let (bytes, world) = memory(&mut host);
-    let rows = world
-        .iterators
-        .get_mut(&iterator)
-        .ok_or_else(|| Error::new("no such iterator"))?;
+    let Some(chunks) = world.iterators.get_mut(&iterator) else {
+        return Ok(NO_SUCH_ITERATOR);
+    };
     let room = read32(bytes, len_at) as usize;
+    // The real host traps, too.
+    if buffer == 0 || bytes.len() < buffer as usize + room {
+        return Err(Error::new("the buffer is out of bounds"));
+    }
     let mut written = 0;
-    while rows.first().is_some_and(|row| written + row.len() <= room) {
-        let row = rows.remove(0);
-        put(bytes, buffer + written as u32, &row);
-        written += row.len();
+    while let Some(chunk) = chunks.pop_front_if(|chunk| written + chunk.len() <= room) {
+        put(bytes, buffer + written as u32, &chunk);
+        written += chunk.len();
     }
-    assert!(written > 0 || rows.is_empty(), "the buffer is too small");
+    if let Some(chunk) = chunks.front() {
+        let (len, result) = match written {
+            0 => (chunk.len(), BUFFER_TOO_SMALL),
+            _ => (written, 0),
+        };
+        put(bytes, len_at, &(len as u32).to_le_bytes());
+        return Ok(result);
+    }
     put(bytes, len_at, &(written as u32).to_le_bytes());
-    if rows.is_empty() {
-        world.iterators.remove(&iterator);
-        return Ok(-1);
-    }
-    Ok(0)
+    world.iterators.remove(&iterator);
+    Ok(-1)
 }
 
 fn insert(mut host: Host, table: u32, row: u32, len_at: u32) -> Result<u32, Error> {

@@ -8,6 +8,7 @@ mod generated;
 mod host;
 mod instance;
 mod numbers;
+mod order;
 mod prepared;
 mod raw_module;
 mod real_server;

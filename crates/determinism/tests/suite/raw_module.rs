@@ -127,6 +127,6 @@ fn text(def: &[u8], extra: &str) -> String {
     )
 }
 
-fn escape(bytes: &[u8]) -> String {
+pub(crate) fn escape(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("\\{byte:02x}")).collect()
 }

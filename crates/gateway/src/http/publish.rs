@@ -134,7 +134,7 @@ async fn publish(
         authorize(record, caller, "update database")?;
     }
     let prepared = prepare(node, module).await?;
-    warn_of_timers(&prepared, target);
+    warn(&prepared, target);
     let owner = Owner {
         identity: caller.claims.identity.to_byte_array().to_vec().into(),
         issuer: caller.claims.issuer.clone(),
@@ -246,14 +246,25 @@ async fn prepare(node: &Node, module: Bytes) -> Result<Prepared, HttpError> {
     }
 }
 
-/// Scheduled reducers are ordinary ones to us: nothing fires them yet.
-fn warn_of_timers(prepared: &Prepared, target: Option<&str>) {
-    let module = Module::from_def(&prepared.original_def);
-    for schedule in module.iter().flat_map(Module::schedules) {
+/// What the module's author may not expect.
+fn warn(prepared: &Prepared, target: Option<&str>) {
+    let Ok(module) = Module::from_def(&prepared.original_def) else {
+        return;
+    };
+    let database = target.unwrap_or("(without a name)");
+    for schedule in module.schedules() {
         tracing::warn!(
-            database = target.unwrap_or("(without a name)"),
+            database,
             table = &*schedule.table,
             "the module has a scheduled reducer, and its timer does not fire: RaftTimeDB does not run timers yet"
+        );
+    }
+    for table in module.tables().iter().filter(|table| !table.ordered) {
+        tracing::warn!(
+            database,
+            table = &*table.name,
+            "the table has no primary key or unique column with a btree index: a module that iterates over it gets its \
+             rows in no order that means anything, and waits until they are sorted"
         );
     }
 }

@@ -23,6 +23,8 @@ pub(crate) struct Figures {
     /// Many clients, spread over three nodes.
     pub(crate) clients_three_node_calls_per_s: f64,
     pub(crate) prepared_module_ratio: f64,
+    /// Rows read by a prepared module, as a part of those that the plain one reads in the same time.
+    pub(crate) reading_ratios: Vec<(&'static str, f64)>,
     pub(crate) fdatasync_p50_ms: f64,
     /// One call at a time, on the plain server.
     pub(crate) plain_p50_ms: f64,
@@ -70,6 +72,9 @@ impl fmt::Display for Figures {
             "  prepared module          {:>8.2} of plain  (goal 0.80)",
             self.prepared_module_ratio
         )?;
+        for (reading, ratio) in &self.reading_ratios {
+            writeln!(f, "    {reading:<23}{ratio:>8.2} of plain")?;
+        }
         writeln!(f, "  fdatasync, median        {:>8.2} ms", self.fdatasync_p50_ms)?;
         writeln!(f, "  one call, plain, median  {:>8.2} ms", self.plain_p50_ms)?;
         writeln!(f, "    added by one node      {one:>8.2} ms")?;

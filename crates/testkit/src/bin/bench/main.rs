@@ -18,13 +18,32 @@ use rtdb_testkit::{Api, demo_module, interrupted};
 use tokio::time::sleep;
 
 use crate::figures::Figures;
-use crate::measure::{Load, fdatasync_p50, idle_connections, latency_p50, prepared_ratio, rate};
+use crate::measure::{
+    Load, Reading, fdatasync_p50, idle_connections, latency_p50, prepared_ratio, rate, reading_ratios,
+};
 
 /// For calls one at a time, and for the failover.
 const DATABASE: &str = "bench";
 
 /// For each rate its own: a call takes longer the more rows there are.
 const RATES: [&str; 2] = ["bench-one", "bench-many"];
+
+/// The ways of reading rows that are compared, those of as many rows together.
+const READINGS: [(&str, Reading); 9] = [
+    ("scan 1,000, keyed", reading("scan_keyed", 1_000, 200)),
+    ("scan 1,000, no key", reading("scan_loose", 1_000, 200)),
+    ("scan 10,000, keyed", reading("scan_keyed", 10_000, 20)),
+    ("scan 10,000, no key", reading("scan_loose", 10_000, 20)),
+    ("filter 10", reading("filter_loose", 10_000, 10_000)),
+    ("filter 1,000", reading("filter_keyed", 10_000, 200)),
+    ("find", reading("find_keyed", 10_000, 20_000)),
+    ("scan 100,000, keyed", reading("scan_keyed", 100_000, 2)),
+    ("scan 100,000, no key", reading("scan_loose", 100_000, 2)),
+];
+
+const fn reading(reducer: &'static str, rows: u32, times: u32) -> Reading {
+    Reading { reducer, rows, times }
+}
 
 /// How long starting or electing may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -44,6 +63,9 @@ pub(crate) struct Options {
     /// Idle connections, as far as the limit of open files allows.
     #[arg(long, default_value_t = 10_000)]
     idle: u32,
+    /// Only compare ways of reading rows.
+    #[arg(long)]
+    reading: bool,
 }
 
 #[tokio::main]
@@ -88,6 +110,12 @@ async fn bench(options: &Options) -> Result<()> {
         clients: options.clients,
         ..Figures::default()
     };
+    read_rows(&mut figures, folder.path())
+        .await
+        .context("reading rows")?;
+    if options.reading {
+        return Ok(());
+    }
     plain(&mut figures, &loads, &folder.path().join("plain"))
         .await
         .context("plain server")?;
@@ -119,6 +147,19 @@ async fn plain(figures: &mut Figures, loads: &[Load; 2], folder: &Path) -> Resul
         "  a prepared module makes {:.2} of a plain one's calls",
         figures.prepared_module_ratio
     );
+    drop(server);
+    Ok(())
+}
+
+async fn read_rows(figures: &mut Figures, folder: &Path) -> Result<()> {
+    eprintln!("a prepared module that reads rows, of the plain one");
+    let server = PlainServer::start(&binary()?, &folder.join("reading")).await?;
+    let readings = READINGS.map(|(_, reading)| reading);
+    let ratios = reading_ratios(&server, &readings).await?;
+    for ((name, _), ratio) in READINGS.into_iter().zip(ratios) {
+        eprintln!("  {name}: {ratio:.2}");
+        figures.reading_ratios.push((name, ratio));
+    }
     Ok(())
 }
 

@@ -27,6 +27,9 @@ const SAMPLES: usize = 2000;
 /// Calls in a round of the comparison of a plain and a prepared module.
 const ROUND: usize = 5_000;
 
+/// Calls whose median is taken for each way of reading rows.
+const READING_ROUNDS: usize = 15;
+
 /// Idle connections being opened at the same time.
 const OPENING_MAX: usize = 64;
 
@@ -121,43 +124,113 @@ fn median_ms(mut times: Vec<Duration>) -> f64 {
 /// see the same machine and have as many rows.
 /// No receipts are asked for: a client that has subscribed to nothing needs none.
 pub(crate) async fn prepared_ratio(server: &PlainServer, load: &Load) -> Result<f64> {
-    let (plain, prepared) = ("ratio-plain", "ratio-prepared");
-    let wasm = demo_module::wasm()?;
-    let owner = server.api().new_token().await?;
-    let api = server.api().with_token(&owner);
-    api.publish(prepared, rtdb_determinism::prepare(&wasm)?.wasm)
-        .await?;
-    api.publish(plain, wasm).await?;
-    let connect = async |database: &str| {
-        Client::connect(&connect_to(server.addr(), database)?.with_token(&owner)).await
-    };
-    let (mut plain, mut prepared) = (connect(plain).await?, connect(prepared).await?);
-
-    let mut index = 1;
-    let (sender, connection) = (prepared.hello().identity, prepared.hello().connection);
-    let mut header = || {
-        index += 1;
-        let timestamp_us = i64::try_from(index).unwrap_or(i64::MAX);
-        Args::new().raw(
-            &CallHeader {
-                sender,
-                connection,
-                timestamp_us,
-                index,
-                session: 0,
-            }
-            .encode(),
-        )
-    };
-    let initialised = prepared.call_and_wait("init", &header()).await?;
+    let mut pair = Pair::publish(server, "ratio", &demo_module::wasm()?).await?;
+    let initialised = pair.prepared.call_and_wait("init", &pair.headers.next()).await?;
     ensure!(initialised.result.is_ok(), "init: {initialised:?}");
     let (mut plain_times, mut prepared_times) = (Vec::new(), Vec::new());
     let started = Instant::now();
     while plain_times.is_empty() || started.elapsed() < load.seconds {
-        plain_times.push(pipelined(&mut plain, load.window, || add("ratio", 1)).await?);
-        prepared_times.push(pipelined(&mut prepared, load.window, || header().str("ratio").i64(1)).await?);
+        plain_times.push(pipelined(&mut pair.plain, load.window, || add("ratio", 1)).await?);
+        let headers = &mut pair.headers;
+        let args = || headers.next().str("ratio").i64(1);
+        prepared_times.push(pipelined(&mut pair.prepared, load.window, args).await?);
     }
     Ok(median_ms(plain_times) / median_ms(prepared_times))
+}
+
+/// A way of reading rows: the reducer of `walks-1x` that does it, how many rows there are, and how often it reads in one
+/// call, so that it is the reading that takes the time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reading {
+    pub(crate) reducer: &'static str,
+    pub(crate) rows: u32,
+    pub(crate) times: u32,
+}
+
+/// How fast the prepared module reads, as a part of how fast the plain one does, on the same plain server.
+pub(crate) async fn reading_ratios(server: &PlainServer, readings: &[Reading]) -> Result<Vec<f64>> {
+    let mut pair = Pair::publish(server, "reading", &demo_module::walks()?).await?;
+    let (mut ratios, mut filled) = (Vec::new(), 0);
+    for reading in readings {
+        if reading.rows != filled {
+            pair.call("fill", reading.rows).await?;
+            filled = reading.rows;
+        }
+        let (mut plain, mut prepared) = (Vec::new(), Vec::new());
+        for _ in 0..READING_ROUNDS {
+            let times = pair.call(reading.reducer, reading.times).await?;
+            plain.push(times[0]);
+            prepared.push(times[1]);
+        }
+        ratios.push(median_ms(plain) / median_ms(prepared));
+    }
+    Ok(ratios)
+}
+
+/// A client of a plain module and one of the same module, prepared, on one plain server.
+struct Pair {
+    plain: Client,
+    prepared: Client,
+    headers: Headers,
+}
+
+impl Pair {
+    async fn publish(server: &PlainServer, name: &str, wasm: &[u8]) -> Result<Self> {
+        let (plain, prepared) = (format!("{name}-plain"), format!("{name}-prepared"));
+        let owner = server.api().new_token().await?;
+        let api = server.api().with_token(&owner);
+        api.publish(&prepared, rtdb_determinism::prepare(wasm)?.wasm)
+            .await?;
+        api.publish(&plain, wasm.to_vec()).await?;
+        let connect = async |database: &str| {
+            Client::connect(&connect_to(server.addr(), database)?.with_token(&owner)).await
+        };
+        let (plain, prepared) = (connect(&plain).await?, connect(&prepared).await?);
+        let headers = Headers::of(&prepared);
+        Ok(Self {
+            plain,
+            prepared,
+            headers,
+        })
+    }
+
+    /// How long a call with a number takes, of the plain module and of the prepared one.
+    async fn call(&mut self, reducer: &str, number: u32) -> Result<[Duration; 2]> {
+        let number = number.to_le_bytes();
+        let prepared = self.headers.next().raw(&number);
+        Ok([
+            timed(&mut self.plain, reducer, &Args::new().raw(&number)).await?,
+            timed(&mut self.prepared, reducer, &prepared).await?,
+        ])
+    }
+}
+
+async fn timed(client: &mut Client, reducer: &str, args: &Args) -> Result<Duration> {
+    let started = Instant::now();
+    let reply = client.call_and_wait(reducer, args).await?;
+    ensure!(reply.result.is_ok(), "{reducer}: {reply:?}");
+    Ok(started.elapsed())
+}
+
+/// The headers of a prepared module's calls, one after the other.
+struct Headers(CallHeader);
+
+impl Headers {
+    fn of(client: &Client) -> Self {
+        Self(CallHeader {
+            sender: client.hello().identity,
+            connection: client.hello().connection,
+            timestamp_us: 1,
+            index: 1,
+            session: 0,
+        })
+    }
+
+    fn next(&mut self) -> Args {
+        self.0.index += 1;
+        self.0.timestamp_us += 1;
+        Args::new().raw(&self.0.encode())
+    }
 }
 
 /// How long [`ROUND`] calls take.

@@ -1,0 +1,271 @@
+//! In which order a module sees a table's rows. The host's own order is where its rows happen to stand, unless an index
+//! leaves no choice.
+
+use spacetimedb_lib::db::raw_def::v9::{
+    RawConstraintDataV9, RawIndexAlgorithm, RawTableDefV9, RawUniqueConstraintDataV9,
+};
+use spacetimedb_lib::db::raw_def::v10::RawTableDefV10;
+use spacetimedb_primitives::{ColId, ColList};
+use spacetimedb_sats::{AlgebraicType, ProductType, Typespace};
+
+use crate::PrepareError;
+use crate::shape::{Shape, scalar_bytes};
+
+/// What gives a table's rows their order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Order {
+    /// The place in `indexes` of the one whose order is that of the whole table. Without one, `scan` says how to sort.
+    pub(crate) index: Option<usize>,
+    /// How to sort the whole table.
+    pub(crate) scan: Option<Sorting>,
+    /// The table's indexes.
+    pub(crate) indexes: Vec<IndexOrder>,
+}
+
+/// In which order an index gives rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct IndexOrder {
+    /// The name by which the module finds it.
+    pub(crate) name: String,
+    /// How to sort what it gives; `None` if its keys are unique, so that its order is good as it is.
+    pub(crate) sorting: Option<Sorting>,
+}
+
+/// How rows are sorted: the parts of a row, one behind the other. Rows whose keys differ stay in their order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sorting(pub(crate) Vec<Part>);
+
+/// A part of a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Not of the key.
+    Other(Shape),
+    /// Keys are equal if their bytes are.
+    Key(Shape),
+    /// A float of so many bytes: 0 and -0 are equal keys, and so are all that are not numbers.
+    Float(u32),
+}
+
+/// A table's indexes and unique constraints, as the definitions of both versions hold them.
+#[derive(Debug)]
+pub(crate) struct Indexes {
+    indexes: Vec<Index>,
+    /// The columns of unique constraints, the primary key first.
+    unique: Vec<ColList>,
+}
+
+#[derive(Debug)]
+struct Index {
+    name: String,
+    columns: ColList,
+    /// Whether it can be walked from its first key to its last.
+    ordered: bool,
+}
+
+impl Indexes {
+    pub(crate) fn of_v9(table: &RawTableDefV9, types: &Typespace) -> Result<Self, PrepareError> {
+        let row = types.get(table.product_type_ref).and_then(|ty| ty.as_product());
+        let indexes = table.indexes.iter().map(|index| {
+            let generated = || generated_name(&table.name, row, &index.algorithm);
+            Index::new(
+                index.name.as_ref().map_or_else(generated, ToString::to_string),
+                &index.algorithm,
+            )
+        });
+        Ok(Self {
+            indexes: indexes.collect::<Result<_, _>>()?,
+            unique: unique(
+                &table.primary_key,
+                table.constraints.iter().map(|constraint| &constraint.data),
+            ),
+        })
+    }
+
+    pub(crate) fn of_v10(table: &RawTableDefV10) -> Result<Self, PrepareError> {
+        let indexes = table.indexes.iter().map(|index| {
+            let name = index.source_name.as_ref().ok_or_else(|| {
+                PrepareError::Definition(format!(
+                    "table `{}` has an index without a name",
+                    table.source_name
+                ))
+            })?;
+            Index::new(name.to_string(), &index.algorithm)
+        });
+        Ok(Self {
+            indexes: indexes.collect::<Result<_, _>>()?,
+            unique: unique(
+                &table.primary_key,
+                table.constraints.iter().map(|constraint| &constraint.data),
+            ),
+        })
+    }
+
+    /// The place of the index whose order is that of the whole table: of the primary key, else of another unique
+    /// constraint, else one whose columns are unique together with others.
+    pub(crate) fn first(&self) -> Option<usize> {
+        let with = |wanted: &dyn Fn(&Index) -> bool| {
+            self.indexes
+                .iter()
+                .position(|index| index.ordered && wanted(index))
+        };
+        let exact = self
+            .unique
+            .iter()
+            .find_map(|key| with(&|index| contains(&index.columns, key) && contains(key, &index.columns)));
+        exact.or_else(|| with(&|index| self.is_unique(index)))
+    }
+
+    fn is_unique(&self, index: &Index) -> bool {
+        self.unique.iter().any(|key| contains(&index.columns, key))
+    }
+
+    /// How to order a table's rows, or why that can't be done.
+    pub(crate) fn order(
+        &self,
+        table: &str,
+        row: &ProductType,
+        types: &Typespace,
+    ) -> Result<Order, PrepareError> {
+        let sorting = |key: &ColList| {
+            Sorting::new(row, types, key).ok_or_else(|| PrepareError::Unsortable(table.to_owned()))
+        };
+        let index = self.first();
+        let indexes = self.indexes.iter().map(|index| {
+            let key = if index.ordered {
+                index.columns.clone()
+            } else {
+                ColList::empty()
+            };
+            Ok(IndexOrder {
+                name: index.name.clone(),
+                sorting: match self.is_unique(index) {
+                    true => None,
+                    false => Some(sorting(&key)?),
+                },
+            })
+        });
+        Ok(Order {
+            index,
+            indexes: indexes.collect::<Result<_, PrepareError>>()?,
+            scan: match index {
+                Some(_) => None,
+                None => Some(sorting(&ColList::empty())?),
+            },
+        })
+    }
+}
+
+impl Index {
+    fn new(name: String, algorithm: &RawIndexAlgorithm) -> Result<Self, PrepareError> {
+        let (_, columns) = parts(algorithm)
+            .ok_or_else(|| PrepareError::Definition(format!("index `{name}` is of an unknown kind")))?;
+        let ordered = !matches!(algorithm, RawIndexAlgorithm::Hash { .. });
+        Ok(Self {
+            name,
+            columns,
+            ordered,
+        })
+    }
+}
+
+impl Sorting {
+    /// `None` if a row is too intricate to find its end.
+    fn new(row: &ProductType, types: &Typespace, key: &ColList) -> Option<Self> {
+        let mut parts = Vec::new();
+        let mut others = Vec::new();
+        for (column, at) in row.elements.iter().zip(0_u16..) {
+            let part = match contains(key, &ColList::new(ColId(at))) {
+                true => key_part(&column.algebraic_type, types)?,
+                false => None,
+            };
+            match part {
+                None => others.push(column.clone()),
+                Some(part) => {
+                    parts.push(Part::Other(shape(std::mem::take(&mut others), types)?));
+                    parts.push(part);
+                }
+            }
+        }
+        parts.push(Part::Other(shape(others, types)?));
+        parts.retain(|part| *part != Part::Other(Shape::Fixed(0)));
+        Some(Self(parts))
+    }
+}
+
+/// A column as part of a key. A float within another value would have to be found to be compared: no language has such
+/// keys, and what is not compared makes rows equal, which sorts them too.
+fn key_part(ty: &AlgebraicType, types: &Typespace) -> Option<Option<Part>> {
+    let shape = Shape::of(ty, types)?;
+    let mut ty = ty;
+    while let AlgebraicType::Ref(reference) = ty {
+        ty = types.get(*reference)?;
+    }
+    Some(match ty {
+        AlgebraicType::F32 | AlgebraicType::F64 => scalar_bytes(ty).map(Part::Float),
+        ty if has_float(ty, types) => None,
+        _ => Some(Part::Key(shape)),
+    })
+}
+
+/// Whether a value holds floats, of a type that has a shape.
+fn has_float(ty: &AlgebraicType, types: &Typespace) -> bool {
+    match ty {
+        AlgebraicType::F32 | AlgebraicType::F64 => true,
+        AlgebraicType::Ref(reference) => types.get(*reference).is_some_and(|ty| has_float(ty, types)),
+        AlgebraicType::Product(product) => product
+            .elements
+            .iter()
+            .any(|element| has_float(&element.algebraic_type, types)),
+        AlgebraicType::Sum(sum) => sum
+            .variants
+            .iter()
+            .any(|variant| has_float(&variant.algebraic_type, types)),
+        AlgebraicType::Array(array) => has_float(&array.elem_ty, types),
+        _ => false,
+    }
+}
+
+fn shape(columns: Vec<spacetimedb_sats::ProductTypeElement>, types: &Typespace) -> Option<Shape> {
+    Shape::of(&AlgebraicType::Product(columns.into_iter().collect()), types)
+}
+
+fn unique<'a>(primary: &ColList, constraints: impl Iterator<Item = &'a RawConstraintDataV9>) -> Vec<ColList> {
+    let mut unique: Vec<_> = constraints
+        .filter_map(|data| match data {
+            RawConstraintDataV9::Unique(RawUniqueConstraintDataV9 { columns }) => Some(columns.clone()),
+            _ => None,
+        })
+        .filter(|columns| !columns.is_empty())
+        .collect();
+    unique.sort_by_key(|columns| columns != primary);
+    unique
+}
+
+/// Whether all of `some` are among `columns`.
+fn contains(columns: &ColList, some: &ColList) -> bool {
+    some.iter().all(|one| columns.iter().any(|column| column == one))
+}
+
+/// The name that the server gives to an index that has none.
+fn generated_name(table: &str, row: Option<&ProductType>, algorithm: &RawIndexAlgorithm) -> String {
+    let Some((kind, columns)) = parts(algorithm) else {
+        return String::new();
+    };
+    let name = |column: ColId| {
+        let named = row.and_then(|row| row.elements.get(column.idx()));
+        named
+            .and_then(|column| column.name())
+            .map_or_else(|| format!("col_{}", column.0), |name| name.to_string())
+    };
+    let columns: Vec<_> = columns.iter().map(name).collect();
+    format!("{table}_{}_idx_{kind}", columns.join("_"))
+}
+
+fn parts(algorithm: &RawIndexAlgorithm) -> Option<(&'static str, ColList)> {
+    Some(match algorithm {
+        RawIndexAlgorithm::BTree { columns } => ("btree", columns.clone()),
+        RawIndexAlgorithm::Hash { columns } => ("hash", columns.clone()),
+        RawIndexAlgorithm::Direct { column } => ("direct", ColList::new(*column)),
+        _ => return None,
+    })
+}
