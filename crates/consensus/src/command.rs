@@ -5,7 +5,13 @@ use bytes::Bytes;
 
 /// What this version's nodes can apply. Raised with each command, or field of one, that a node must know; none is
 /// proposed before every node of the cluster has announced the level that it came with.
-pub const FEATURE_LEVEL: u32 = 1;
+pub const FEATURE_LEVEL: u32 = 2;
+
+/// The level from which on replicas report what they hold, and an operator may say which is right.
+pub const LEVEL_REPORTS: u32 = 2;
+
+/// Databases in one [`Reports`].
+pub const REPORTS_MAX: usize = 1024;
 
 /// Bytes of an address that a node announces: the longest name of DNS (253), a colon and a port (5).
 pub const NODE_ADDR_BYTES_MAX: usize = 259;
@@ -17,7 +23,7 @@ pub const NODE_TEXT_BYTES_MAX: usize = 128;
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Command {
     /// What to do. `None` is a command of a newer version: the node stops rather than skip it.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 16, 17, 18, 19")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 9, 16, 17, 18, 19")]
     pub body: Option<Body>,
     /// The version that whoever applies it must know: raised by whoever sets a field that must not be passed over. 0 for
     /// the first.
@@ -46,6 +52,12 @@ pub enum Body {
     /// A node's epoch has ended: nothing more of it is accepted.
     #[prost(message, tag = "6")]
     ExpireNode(ExpireNode),
+    /// What a node's replicas hold.
+    #[prost(message, tag = "7")]
+    Reports(Reports),
+    /// Which replica of a split database is right.
+    #[prost(message, tag = "9")]
+    Resolve(Resolve),
     /// The cluster's settings, written once by `rtdb init`.
     #[prost(message, tag = "16")]
     InitCluster(InitCluster),
@@ -164,6 +176,40 @@ pub struct ExpireNode {
     /// cut off takes everybody else for gone, and proposes so again when it is back.
     #[prost(uint64, tag = "3")]
     pub term: u64,
+}
+
+/// What the proposing node's replicas hold. Of the first [`LEVEL_REPORTS`]; at most [`REPORTS_MAX`] of them count.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Reports {
+    /// Each at a position where all replicas report.
+    #[prost(message, repeated, tag = "1")]
+    pub reports: Vec<Report>,
+}
+
+/// What a replica of a database holds.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Report {
+    /// The database's identity, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub database: Bytes,
+    /// The position of the last command that changed it.
+    #[prost(fixed64, tag = "2")]
+    pub position: u64,
+    /// The digest of all writes up to there.
+    #[prost(fixed64, tag = "3")]
+    pub digest: u64,
+}
+
+/// Which replica of a split database is right: an operator's word. Refused if the database is not split, or that replica
+/// has not reported where the others differ.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Resolve {
+    /// The database's identity, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub database: Bytes,
+    /// The node whose replica is right.
+    #[prost(uint64, tag = "2")]
+    pub node: u64,
 }
 
 /// The cluster's settings.

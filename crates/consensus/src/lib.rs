@@ -50,7 +50,7 @@ pub use propose::{
     Follow, NotProposed, Origin, Pending, Propose, ReadError, ResolvedCommand, ResolvedEntry, Session,
 };
 pub use record::{Batch, EncodedBatch, Entry, RecordError};
-pub use resolver::{Database, MetaState, ShardState};
+pub use resolver::{Audit, Contest, Database, Divergence, Holding, MetaState, ShardState};
 pub use space::{DISK_RESERVE_BYTES, DiskSpace, FreeSpace, SystemSpace};
 pub use status::{GroupStatus, NodeStatus, Role};
 pub use transport::{Grpc, PROTOCOL, PROTOCOL_MIN, PeerError, PeerInfo, Replies, Service, Transport, wire};

@@ -25,6 +25,6 @@ mod session;
 pub use catalog::{Catalog, DatabaseRecord};
 pub use close::CloseReason;
 pub use gateway::Gateway;
-pub use local::{Claims, Local, LocalDatabase, TokenError, Tokens};
+pub use local::{Claims, Local, LocalDatabase, SetAside, TokenError, Tokens};
 pub use metrics::GatewayMetrics;
 pub use over_replica::OverReplica;

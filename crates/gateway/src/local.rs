@@ -15,6 +15,15 @@ pub struct LocalDatabase {
     pub module: Arc<Module>,
 }
 
+/// A database that this node does not serve, since its replica here can't be trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetAside {
+    /// Why.
+    pub reason: String,
+    /// A node to turn to, as close frames name it: `leader=<id>:<addr>`; `None` if there is none.
+    pub hint: Option<String>,
+}
+
 /// The node's own SpacetimeDB.
 pub trait Local: Send + Sync {
     /// Where it listens, `host:port`; `None` while it does not answer.
@@ -29,6 +38,12 @@ pub trait Local: Send + Sync {
     /// Changes with every publication to a database that exists, refused or not: connections to the local server from
     /// before it may hang on a module that nobody else sees. `None` if there is no such database.
     fn publications(&self, identity: &Identity) -> Option<watch::Receiver<u64>>;
+
+    /// Where clients of a database should turn instead, if its replica on this node is set aside.
+    fn set_aside(&self, identity: &Identity) -> Option<SetAside>;
+
+    /// Resolves when the replica of a database is set aside on this node.
+    fn until_set_aside(&self, identity: &Identity) -> BoxFuture<'static, ()>;
 
     /// Resolves when the local server has again all that it may have shown anybody of a database until now: it may have
     /// died since, and have lost its last transactions.

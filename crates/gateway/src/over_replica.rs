@@ -1,6 +1,6 @@
 //! [`Local`] over the node's replica and server: the one place where the gateway meets them.
 
-use crate::local::{Claims, Local, LocalDatabase, TokenError, Tokens};
+use crate::local::{Claims, Local, LocalDatabase, SetAside, TokenError, Tokens};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use rtdb_protocol::Subprotocol;
@@ -54,6 +54,27 @@ impl Local for OverReplica {
 
     fn publications(&self, identity: &Identity) -> Option<watch::Receiver<u64>> {
         self.replica.publications(&identity.to_byte_array())
+    }
+
+    fn set_aside(&self, identity: &Identity) -> Option<SetAside> {
+        let why = self.replica.quarantine(&identity.to_byte_array())?.borrow().clone()?;
+        Some(SetAside {
+            reason: why.to_string(),
+            hint: None,
+        })
+    }
+
+    fn until_set_aside(&self, identity: &Identity) -> BoxFuture<'static, ()> {
+        let quarantine = self.replica.quarantine(&identity.to_byte_array());
+        async move {
+            let Some(mut quarantine) = quarantine else {
+                return std::future::pending().await;
+            };
+            if quarantine.wait_for(Option::is_some).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+        .boxed()
     }
 
     fn caught_up(&self, identity: &Identity) -> BoxFuture<'static, ()> {

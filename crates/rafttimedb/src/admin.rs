@@ -23,6 +23,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/cluster/health", get(health))
         .route("/cluster/leader", get(leader))
         .route("/cluster/init", post(init))
+        .route("/cluster/resolve", post(resolve))
         .route("/metrics", get(metrics))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(node)
@@ -67,6 +68,29 @@ async fn init(State(node): State<Arc<Node>>, body: Bytes) -> Response {
     };
     match node.init(init.nodes).await {
         Ok(initialised) => Json(initialised).into_response(),
+        Err(refused) => error(refused.status, refused.reason),
+    }
+}
+
+/// The body of `POST /cluster/resolve`.
+#[derive(Deserialize)]
+struct Resolve {
+    /// The database's name or identity.
+    database: String,
+    /// The node whose replica is right.
+    node: u64,
+}
+
+async fn resolve(State(node): State<Arc<Node>>, body: Bytes) -> Response {
+    let resolve: Resolve = match serde_json::from_slice(&body) {
+        Ok(resolve) => resolve,
+        Err(wrong) => {
+            let expected = r#"{"database": "name", "node": 1}"#;
+            return error(StatusCode::BAD_REQUEST, format!("expected {expected}: {wrong}"));
+        }
+    };
+    match node.resolve(&resolve.database, resolve.node).await {
+        Ok(()) => Json(json!({ "resolved": true })).into_response(),
         Err(refused) => error(refused.status, refused.reason),
     }
 }

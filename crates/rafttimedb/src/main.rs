@@ -1,6 +1,7 @@
 //! The node: reads its settings, and wires the crates together.
 
 mod admin;
+mod auditor;
 mod catalog;
 mod config;
 mod cpu;

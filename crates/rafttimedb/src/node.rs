@@ -4,11 +4,13 @@ use crate::config::Config;
 use crate::keys;
 use crate::local::LocalNode;
 use crate::metrics::Metrics;
-use crate::status::{DatabaseStatus, GroupStatus, NodeAddrs, NodeStatus, ServerStatus};
+use crate::status::{
+    DatabaseStatus, DivergedReplica, GroupStatus, NodeAddrs, NodeStatus, ServerStatus, SplitReplicas,
+};
 use axum::http::StatusCode;
-use rtdb_consensus::command::InitCluster;
-use rtdb_consensus::{ClockVerdict, GroupId, InitError, Manager, Role};
-use rtdb_replica::{ReplicaStatus, ServerState};
+use rtdb_consensus::command::{Body, InitCluster, Resolve};
+use rtdb_consensus::{ClockVerdict, GroupId, InitError, Manager, Position, Propose, Role, Unapplied};
+use rtdb_replica::{Phase, ReplicaStatus, ServerState};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,8 +36,8 @@ pub(crate) struct Initialised {
     pub(crate) already: bool,
 }
 
-/// Why the cluster was not initialised.
-pub(crate) struct InitRefused {
+/// Why what was asked for was not done.
+pub(crate) struct Refused {
     /// The status to answer with.
     pub(crate) status: StatusCode,
     /// What to do about it.
@@ -73,9 +75,9 @@ impl Node {
     }
 
     /// Makes a cluster of the nodes, with keys of its own if the nodes run their servers themselves. May be repeated.
-    pub(crate) async fn init(&self, nodes: BTreeMap<u64, String>) -> Result<Initialised, InitRefused> {
+    pub(crate) async fn init(&self, nodes: BTreeMap<u64, String>) -> Result<Initialised, Refused> {
         let already = self.manager.meta().meta().cluster().is_some();
-        let keys = keys::for_new_cluster(&self.config.server).map_err(|error| InitRefused {
+        let keys = keys::for_new_cluster(&self.config.server).map_err(|error| Refused {
             status: StatusCode::INTERNAL_SERVER_ERROR,
             reason: error.to_string(),
         })?;
@@ -84,12 +86,12 @@ impl Node {
             ..keys
         };
         let init = tokio::time::timeout(INIT_MAX, self.manager.init(nodes, settings)).await;
-        let initialised = init.map_err(|_| InitRefused {
+        let initialised = init.map_err(|_| Refused {
             status: StatusCode::GATEWAY_TIMEOUT,
             reason: "a majority of the nodes does not agree yet: see that they run, and run this again"
                 .to_owned(),
         })?;
-        let cluster_id = initialised.map_err(|error| InitRefused {
+        let cluster_id = initialised.map_err(|error| Refused {
             status: match error {
                 InitError::NotAmongNodes(_) => StatusCode::BAD_REQUEST,
                 InitError::Peer { .. } => StatusCode::BAD_GATEWAY,
@@ -102,6 +104,35 @@ impl Node {
             reason: error.to_string(),
         })?;
         Ok(Initialised { cluster_id, already })
+    }
+
+    /// Says which node's replica of a split database is right.
+    pub(crate) async fn resolve(&self, database: &str, node: u64) -> Result<(), Refused> {
+        let refuse = |status, reason: String| Err(Refused { status, reason });
+        let meta = self.manager.meta().meta();
+        let named = meta.named(database);
+        let by_identity = || meta.databases().find(|it| hex_of(&it.identity) == database);
+        let Some(record) = named.or_else(by_identity) else {
+            return refuse(StatusCode::NOT_FOUND, format!("there is no database `{database}`"));
+        };
+        let body = Body::Resolve(Resolve {
+            database: record.identity.clone(),
+            node,
+        });
+        let pending = match self.manager.shard().submit(body.into()) {
+            Ok(pending) => pending,
+            Err(error) => return refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+        };
+        match tokio::time::timeout(INIT_MAX, pending).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(Unapplied::Refused(refusal))) => refuse(StatusCode::CONFLICT, refusal.to_string()),
+            Ok(Err(error)) => refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+            Err(_) => refuse(
+                StatusCode::GATEWAY_TIMEOUT,
+                "a majority of the nodes does not answer: whether it was resolved is unknown, and `rtdb status` will show it"
+                    .to_owned(),
+            ),
+        }
     }
 
     /// The metrics, in Prometheus's text format.
@@ -135,7 +166,29 @@ impl Node {
                     .map(|it| it.names.clone())
                     .unwrap_or_default();
                 let position = database.digest.map_or(database.applied, |digest| digest.position);
+                let audit = self
+                    .manager
+                    .shard()
+                    .with_shard(|shard| shard.audit(&database.identity).cloned())
+                    .flatten()
+                    .unwrap_or_default();
+                let diverged = audit.diverged().iter().map(|(node, it)| DivergedReplica {
+                    node: *node,
+                    after: Position(it.after).to_string(),
+                    by: Position(it.by).to_string(),
+                });
                 DatabaseStatus {
+                    set_aside: match &database.phase {
+                        Phase::Quarantined(why) => Some(why.to_string()),
+                        _ => None,
+                    },
+                    agreed_index: audit.agreed().map(|agreed| agreed.position),
+                    diverged: diverged.collect(),
+                    split: audit.contest().map(|contest| SplitReplicas {
+                        after: Position(contest.after).to_string(),
+                        by: Position(contest.by).to_string(),
+                        nodes: audit.contestants().collect(),
+                    }),
                     identity: big_endian_hex(database.identity),
                     names,
                     applied: database.applied.to_string(),
@@ -216,7 +269,12 @@ impl Node {
 }
 
 /// An identity as SpacetimeDB writes it: in hex, the most significant byte first.
-fn big_endian_hex(mut identity: [u8; 32]) -> String {
+pub(crate) fn big_endian_hex(mut identity: [u8; 32]) -> String {
     identity.reverse();
     hex::encode(identity)
+}
+
+/// The same, of bytes that may be none.
+fn hex_of(identity: &[u8]) -> String {
+    identity.try_into().map(big_endian_hex).unwrap_or_default()
 }

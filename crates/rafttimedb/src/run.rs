@@ -1,6 +1,7 @@
 //! A node's life: start, serve, hand over, stop.
 
 use crate::admin;
+use crate::auditor::Auditor;
 use crate::catalog::MetaCatalog;
 use crate::config::{Config, Peer};
 use crate::cpu;
@@ -52,7 +53,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     .await?;
     let gateway_metrics = GatewayMetrics::new()?;
     let metrics = Metrics::new(&gateway_metrics)?;
-    let local = Arc::new(LocalNode::default());
+    let local = Arc::new(LocalNode::new(manager.clone()));
     let gateway = Gateway::new(
         manager.shard().clone(),
         manager.meta().clone(),
@@ -122,8 +123,11 @@ async fn serve(node: &Arc<Node>, gateway: &Gateway, listener: TcpListener) -> an
         let mut epoch = node.manager.shard().epoch();
         epoch.mark_unchanged();
         tracing::info!(spacetimedb = running.server.url(), "ready");
+        let auditor = Auditor::new(node.manager.clone(), running.replica.clone());
+        let mut auditor = std::pin::pin!(auditor.run());
         loop {
             tokio::select! {
+                () = &mut auditor => bail!("the replicas are not compared any more"),
                 changed = fatal.changed() => match (changed, fatal.borrow_and_update().clone()) {
                     (_, Some(reason)) => return Err(anyhow!(reason)),
                     (Err(_), None) => bail!("the replica has stopped"),

@@ -89,8 +89,42 @@ pub(crate) struct DatabaseStatus {
     /// server does not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) digest: Option<String>,
+    /// Why the database is set aside on this node: neither applied nor served here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) set_aside: Option<String>,
+    /// The last position at which a majority of the replicas held the same, as a number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) agreed_index: Option<u64>,
+    /// The replicas that have diverged, of all nodes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) diverged: Vec<DivergedReplica>,
+    /// Replicas that contradict each other without a majority: the database takes no calls until one is said to be right.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) split: Option<SplitReplicas>,
     /// Calls sent to the server whose results are not there yet.
     pub(crate) in_flight: usize,
+}
+
+/// A replica that holds something else than the majority.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct DivergedReplica {
+    /// Its node.
+    pub(crate) node: u64,
+    /// The last position at which it was known to be the same, `entry.command`.
+    pub(crate) after: String,
+    /// The first at which it is known to differ.
+    pub(crate) by: String,
+}
+
+/// Replicas that contradict each other.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct SplitReplicas {
+    /// The last position at which a majority agreed, `entry.command`.
+    pub(crate) after: String,
+    /// The position at which they differ.
+    pub(crate) by: String,
+    /// The nodes that have said what they hold there.
+    pub(crate) nodes: Vec<u64>,
 }
 
 /// A node's addresses.

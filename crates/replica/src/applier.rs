@@ -5,6 +5,7 @@
 
 mod args;
 mod calls;
+mod checkpoint;
 mod connection;
 mod core;
 mod publish;
@@ -12,15 +13,17 @@ mod reader;
 mod recover;
 mod window;
 
+use self::checkpoint::Checkpoints;
 use self::connection::{Connection, ConnectionError};
 use self::core::{Core, Violation};
 use self::reader::{Head, Reader};
 use crate::replica::{Shared, Slot};
-use crate::{AdminError, DatabaseId, Fatal, Phase};
+use crate::{AdminError, DatabaseId, Fatal, Phase, Quarantine};
 use bytes::Bytes;
 use futures::FutureExt;
+use futures::future::{Either, select};
 use rtdb_consensus::command::{Body, Owner};
-use rtdb_consensus::{Position, ReadError, ResolvedCommand};
+use rtdb_consensus::{Holding, Position, ReadError, ResolvedCommand};
 use rtdb_protocol::FrameError;
 use spacetimedb_lib::Identity;
 use std::convert::Infallible;
@@ -43,7 +46,7 @@ const PAYLOADS_MAX: usize = 256;
 const GATHER_FROM: usize = 256;
 /// The moment.
 const GATHER: Duration = Duration::from_millis(1);
-/// Violations in a row, without a result in between, that stop the node: a server that breaks off while it stops is
+/// Violations in a row, without a result in between, that set the database aside: a server that breaks off while it stops is
 /// forgiven.
 const VIOLATIONS_MAX: u32 = 3;
 
@@ -54,6 +57,9 @@ pub(crate) struct Applier {
     slot: Arc<Slot>,
     reader: Reader,
     core: Core,
+    checkpoints: Checkpoints,
+    /// Whether what the server has must go first: it is of before `born`.
+    is_stale: bool,
     /// The position after which the database, as it is now, began: what to read again if the server lost it.
     born: Position,
     owner: Owner,
@@ -78,6 +84,8 @@ enum Interrupt {
     ResultTimeout,
     #[error("the module was refused: {0}")]
     ModuleRefused(String),
+    #[error("{0}")]
+    Quarantine(Quarantine),
     #[error(transparent)]
     Fatal(#[from] Fatal),
 }
@@ -106,6 +114,8 @@ impl Applier {
             slot,
             reader,
             core,
+            checkpoints: Checkpoints::default(),
+            is_stale: false,
             born,
             owner,
             publish_failures,
@@ -118,43 +128,95 @@ impl Applier {
     pub(crate) async fn run(mut self) {
         let mut pause = BACK_OFF_MIN;
         let (mut progress, mut violations) = (self.core.completed(), 0);
+        let mut quarantine = self.slot.quarantine();
         loop {
-            let Err(interrupt) = self.serve().await;
+            let interrupt = {
+                let served = std::pin::pin!(self.serve());
+                let aside = std::pin::pin!(quarantine.wait_for(Option::is_some));
+                match select(served, aside).await {
+                    Either::Left((Err(interrupt), _)) => interrupt,
+                    Either::Right((why, _)) => match why.ok().and_then(|why| why.clone()) {
+                        Some(why) => Interrupt::Quarantine(why),
+                        // The slot is ours: it does not go before we do.
+                        None => return,
+                    },
+                }
+            };
             if self.core.completed() > progress {
                 progress = self.core.completed();
                 (pause, violations) = (BACK_OFF_MIN, 0);
             }
-            let fatal = match interrupt {
-                Interrupt::Fatal(fatal) => Some(fatal),
+            let why = match interrupt {
+                Interrupt::Fatal(fatal) => return self.shared.fail(fatal),
+                Interrupt::Quarantine(why) => Some(why),
                 Interrupt::Violation(violation) => {
                     violations += 1;
-                    (violations >= VIOLATIONS_MAX)
-                        .then(|| Fatal::Misbehaves {
-                            database: self.hex(),
-                            reason: violation.to_string(),
-                        })
-                        .or_else(|| self.retry(&violation, pause))
+                    self.retry(&violation, pause);
+                    (violations >= VIOLATIONS_MAX).then(|| Quarantine::Misbehaves(violation.to_string()))
                 }
-                interrupt => self.retry(&interrupt, pause),
+                interrupt => {
+                    self.retry(&interrupt, pause);
+                    None
+                }
             };
-            if let Some(fatal) = fatal {
-                return self.shared.fail(fatal);
+            if let Some(why) = why {
+                match self.stand_aside(why).await {
+                    Ok(()) => {
+                        self.slot.take_back();
+                        (pause, violations) = (BACK_OFF_MIN, 0);
+                    }
+                    Err(e) => return self.shared.fail(e.into()),
+                }
+                continue;
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(BACK_OFF_MAX);
         }
     }
 
-    fn retry(&mut self, error: &dyn std::error::Error, pause: Duration) -> Option<Fatal> {
+    fn retry(&mut self, error: &dyn std::error::Error, pause: Duration) {
         tracing::warn!(database = self.hex(), %error, ?pause, "applying was interrupted; trying again");
         self.slot.set_phase(Phase::Retrying(error.to_string()));
         self.core.lost();
         self.report();
-        None
+    }
+
+    /// Neither applies nor serves the database: whoever waits hears that the outcome is unknown here. Ends before a command
+    /// that makes the database anew.
+    async fn stand_aside(&mut self, why: Quarantine) -> Result<(), ReadError> {
+        self.slot.set_aside(why.clone());
+        tracing::error!(database = self.hex(), "the database is set aside on this node: {why}");
+        self.slot.set_phase(Phase::Quarantined(why.clone()));
+        self.shared.deactivate(&self.database);
+        self.core.lost();
+        self.core.set_aside();
+        loop {
+            while let Some(head) = self.reader.head() {
+                let is_anew = match &head.command().command.body {
+                    Some(Body::Publish(publish)) => publish.clear,
+                    Some(Body::Delete(_)) => true,
+                    _ => false,
+                };
+                if is_anew && why.ends_anew() {
+                    (self.born, self.is_stale) = (head.command().position, true);
+                    return Ok(());
+                }
+                self.core.pass(head.command());
+                self.reader.advance();
+                self.report();
+            }
+            self.report();
+            self.reader.more().await?;
+        }
     }
 
     /// Finds out where to go on, and goes on.
     async fn serve(&mut self) -> Result<Infallible, Interrupt> {
+        if self.is_stale {
+            self.shared.admin.server().up().await;
+            self.remove().await?;
+            self.is_stale = false;
+        }
         let mut connection = self.recover().await?;
         loop {
             self.slot.set_phase(if connection.is_some() {
@@ -176,6 +238,7 @@ impl Applier {
                     .into());
                 }
             };
+            self.checkpoints.took(head.command().timestamp_us);
             self.reader.advance();
             self.report();
         }
@@ -192,6 +255,10 @@ impl Applier {
             }
             let alone = self.fill(connection);
             self.report();
+            if self.core.window().is_empty() && self.is_checkpoint_due() {
+                self.check().await?;
+                continue;
+            }
             if let Some(head) = alone.filter(|_| self.core.window().is_empty()) {
                 return Ok(head);
             }
@@ -210,6 +277,10 @@ impl Applier {
                     if last_result.elapsed() >= RESULT_TIMEOUT {
                         return Err(Interrupt::ResultTimeout);
                     }
+                    // The log rests, here as on the other nodes.
+                    if self.core.window().is_empty() && self.reader.peek().is_none() && self.checkpoints.is_dirty() {
+                        self.check().await?;
+                    }
                 }
             }
         }
@@ -219,13 +290,34 @@ impl Applier {
     fn fill(&mut self, connection: &mut Connection) -> Option<Head> {
         while self.core.window().has_room() {
             let command = self.reader.peek()?;
+            if self.checkpoints.is_due(command.timestamp_us) {
+                return None;
+            }
             if is_alone(command) {
                 return self.reader.head();
             }
+            self.checkpoints.took(command.timestamp_us);
             self.core.take(command, &mut connection.calls);
             self.reader.advance();
         }
         None
+    }
+
+    fn is_checkpoint_due(&mut self) -> bool {
+        let next = self.reader.peek().map(|command| command.timestamp_us);
+        next.is_some_and(|next_us| self.checkpoints.is_due(next_us))
+    }
+
+    /// Looks at what the replica holds, with nothing under way.
+    async fn check(&mut self) -> Result<(), Interrupt> {
+        let held = self.state().await?.map(|state| Holding {
+            position: state.index,
+            digest: state.digest,
+        });
+        if let Some(news) = self.checkpoints.found(held) {
+            self.slot.hold(news);
+        }
+        Ok(())
     }
 
     /// Handles a payload, and what else has come by now.

@@ -6,10 +6,11 @@ mod shared;
 pub(crate) use shared::{Shared, Slot};
 
 use crate::{
-    ActiveDatabase, Admin, DatabaseId, DatabaseStatus, Digest, Fatal, LocalServer, ReplicaStatus, Tokens,
+    ActiveDatabase, Admin, DatabaseId, DatabaseStatus, Digest, Fatal, LocalServer, Quarantine, ReplicaStatus,
+    Tokens,
 };
 use parking_lot::Mutex;
-use rtdb_consensus::{Follow, LogIndex, Position};
+use rtdb_consensus::{Follow, Holding, LogIndex, Position};
 use scout::Scout;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -86,6 +87,28 @@ impl Replica {
             // The lock is held: while this one waits, the others need not ask.
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Takes what the databases' replicas hold, at places where all nodes look: to be told to the others.
+    pub fn take_holdings(&self) -> Vec<(DatabaseId, Holding)> {
+        let slots = self.shared.slots();
+        let told = slots.iter().flat_map(|slot| {
+            let holdings = slot.take_holdings();
+            holdings.into_iter().map(|held| (slot.identity, held))
+        });
+        told.collect()
+    }
+
+    /// Sets a database aside on this node: it is neither applied nor served until it is made anew.
+    pub fn set_aside(&self, identity: &DatabaseId, why: Quarantine) {
+        if let Some(slot) = self.slot(identity) {
+            slot.set_aside(why);
+        }
+    }
+
+    /// Why a database is set aside; `None` if there is no such database.
+    pub fn quarantine(&self, identity: &DatabaseId) -> Option<watch::Receiver<Option<Quarantine>>> {
+        Some(self.slot(identity)?.quarantine())
     }
 
     fn slot(&self, identity: &DatabaseId) -> Option<Arc<Slot>> {

@@ -1,6 +1,6 @@
 //! How a replica is doing, for `/cluster/status` and the metrics.
 
-use crate::DatabaseId;
+use crate::{DatabaseId, Quarantine};
 use crate::server::ServerState;
 use rtdb_consensus::{LogIndex, Position};
 
@@ -57,4 +57,6 @@ pub enum Phase {
     Absent,
     /// The connection is lost; the error. It will be tried again.
     Retrying(String),
+    /// Set aside: neither applied nor served here.
+    Quarantined(Quarantine),
 }

@@ -4,6 +4,7 @@
 
 mod admin;
 mod init;
+mod resolve;
 mod status;
 
 use std::process::ExitCode;
@@ -35,6 +36,21 @@ enum Command {
         #[arg(long, required = true, num_args = 1.., value_name = "ID=HOST:PORT", value_delimiter = ',')]
         nodes: Vec<Member>,
     },
+    /// Say which replica of a split database is right: it takes calls again, and the others are set aside.
+    ///
+    /// A database is split when its replicas contradict each other and no majority of them agrees; `rtdb status` shows it.
+    /// What only the other replicas hold is lost.
+    Resolve {
+        /// The database's name or identity.
+        #[arg(long, value_name = "NAME")]
+        database: String,
+        /// The node whose replica is right.
+        #[arg(long, value_name = "ID")]
+        node: u64,
+        /// Any node's raft address.
+        #[arg(long, env = "RTDB_ADDR", default_value = "http://localhost:4001", value_name = "URL")]
+        addr: String,
+    },
     /// Show a node's view of the cluster. Exits with 1 if that node is not ready to serve.
     Status {
         /// The node's raft address.
@@ -64,6 +80,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Init { nodes } => init::run(&nodes)?,
+        Command::Resolve { database, node, addr } => resolve::run(&Admin::new(&addr), &database, node)?,
         Command::Status { addr, json } => return Ok(status::run(&Admin::new(&addr), json)?),
     }
     Ok(ExitCode::SUCCESS)

@@ -62,6 +62,26 @@ struct Database {
     #[serde(default)]
     digest: Option<String>,
     in_flight: u64,
+    #[serde(default)]
+    set_aside: Option<String>,
+    #[serde(default)]
+    diverged: Vec<Diverged>,
+    #[serde(default)]
+    split: Option<Split>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Diverged {
+    node: u64,
+    after: String,
+    by: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Split {
+    after: String,
+    by: String,
+    nodes: Vec<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -184,7 +204,29 @@ fn render(status: &Status) -> String {
         ["DATABASE", "APPLIED", "IN FLIGHT", "DIGEST"],
         databases,
     );
+    for database in &status.databases {
+        differences(&mut text, database);
+    }
     text
+}
+
+/// What is wrong with a database's replicas, and what to do.
+fn differences(text: &mut String, database: &Database) {
+    let name = database.names.first().unwrap_or(&database.identity);
+    if let Some(reason) = &database.set_aside {
+        let _ = writeln!(text, "\nSET ASIDE: this node does not serve {name}: {reason}");
+    }
+    for Diverged { node, after, by } in &database.diverged {
+        let _ = writeln!(text, "\nDIVERGED: node {node}'s replica of {name}, after {after} and by {by}");
+    }
+    if let Some(Split { after, by, nodes }) = &database.split {
+        let _ = writeln!(
+            text,
+            "\nSPLIT: the replicas of {name} on nodes {} differ after {after} and by {by}, without a majority. It takes no \
+             calls until `rtdb resolve --database {name} --node N` says whose is right.",
+            list(nodes)
+        );
+    }
 }
 
 fn is_leader(group: &Group, node: u64) -> bool {
@@ -242,8 +284,10 @@ mod tests {
             {"group": "shard-0", "term": 4, "state": "candidate", "leader": null,
              "last_log_index": 120, "committed_index": 118, "applied_index": 118, "voters": [1, 2], "learners": []}
         ],
-        "databases": [{"identity": "c200", "names": ["demo"], "applied": "118.3", "index": 7733251, "digest": "00ff00ff00ff00ff", "in_flight": 4},
-            {"identity": "c201", "names": [], "applied": "9.0", "index": 589824, "in_flight": 0}],
+        "databases": [{"identity": "c200", "names": ["demo"], "applied": "118.3", "index": 7733251, "digest": "00ff00ff00ff00ff", "in_flight": 4,
+             "set_aside": "it has diverged", "diverged": [{"node": 2, "after": "90.1", "by": "118.0"}]},
+            {"identity": "c201", "names": [], "applied": "9.0", "index": 589824, "in_flight": 0,
+             "split": {"after": "0.0", "by": "9.0", "nodes": [1, 3]}}],
         "nodes": [{"id": 1, "raft_addr": "n1:4001", "client_addr": "n1:3001"}, {"id": 2, "raft_addr": "n2:4001", "client_addr": null}],
         "sessions": 12
     }"#;
@@ -266,6 +310,12 @@ shard-0  candidate  none    4     120  118        118      1 2
 DATABASE  APPLIED  IN FLIGHT  DIGEST
 demo      118.3    4          00ff00ff00ff00ff
 c201      9.0      0          -
+
+SET ASIDE: this node does not serve demo: it has diverged
+
+DIVERGED: node 2's replica of demo, after 90.1 and by 118.0
+
+SPLIT: the replicas of c201 on nodes 1 3 differ after 0.0 and by 9.0, without a majority. It takes no calls until `rtdb resolve --database c201 --node N` says whose is right.
 ";
         assert_eq!(render(&status), expected);
     }

@@ -15,6 +15,8 @@ pub(crate) enum StateKey {
     Session(u64),
     /// A database: of a shard, that it exists; of the meta group, who owns it and what it is called.
     Database(Bytes),
+    /// What a shard's log knows of a database's replicas.
+    Audit(Bytes),
     /// The cluster's settings.
     Cluster,
     /// A node: where and what it is.
@@ -32,6 +34,10 @@ impl StateKey {
                 out.push(b'd');
                 out.extend_from_slice(identity);
             }
+            Self::Audit(identity) => {
+                out.push(b'a');
+                out.extend_from_slice(identity);
+            }
             Self::Cluster => out.push(b'c'),
             Self::Node(node) => numbered(out, b'n', *node),
         }
@@ -46,6 +52,7 @@ impl StateKey {
             b'o' => number().map(Self::Origin),
             b's' => number().map(Self::Session),
             b'd' => Some(Self::Database(Bytes::copy_from_slice(rest))),
+            b'a' => Some(Self::Audit(Bytes::copy_from_slice(rest))),
             b'c' => Some(Self::Cluster),
             b'n' => number().map(Self::Node),
             _ => None,

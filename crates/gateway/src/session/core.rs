@@ -227,6 +227,13 @@ impl Core {
                     actions,
                 );
             }
+            Err(Unapplied::Refused(refusal @ Refusal::Split)) => {
+                if let Some(call) = self.take_call() {
+                    let outcome = reply::Outcome::Internal(refusal.to_string());
+                    let result = call.failed(self.subprotocol, &self.caller, 0, &outcome);
+                    actions.extend(result.map(Action::Send));
+                }
+            }
             Err(Unapplied::Refused(_)) => return self.close(CloseReason::module_exited(), actions),
             Err(unknown @ Unapplied::Unknown(_)) => {
                 return self.close(

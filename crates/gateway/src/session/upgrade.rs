@@ -98,7 +98,7 @@ impl Arrival {
         let config = Socket::<Io>::config(Some(MESSAGE_BYTES_MAX));
         let mut client = Socket::new(WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await);
         // Before the client is let in, so that no order to close is missed.
-        let closing = self.node.closed();
+        let closing = self.node.closed(&self.database);
         let identity = self.caller.claims.identity;
         let connection = self.params.connection;
         let group = self.node.shard.clone();

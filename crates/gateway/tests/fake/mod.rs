@@ -9,7 +9,7 @@ use rtdb_consensus::command::{Body, Owner};
 use rtdb_consensus::{Applied, Command, NotProposed, Outcome, Pending, Position, Propose, Reply};
 use rtdb_determinism::Module;
 use rtdb_gateway::{
-    Catalog, Claims, DatabaseRecord, Gateway, GatewayMetrics, Local, LocalDatabase, TokenError, Tokens,
+    Catalog, Claims, DatabaseRecord, Gateway, GatewayMetrics, Local, LocalDatabase, SetAside, TokenError, Tokens,
 };
 use rtdb_protocol::Subprotocol;
 use spacetimedb_lib::db::raw_def::v9::{Lifecycle, RawModuleDefV9Builder};
@@ -181,6 +181,14 @@ impl Local for FakeLocal {
 
     fn publications(&self, _: &Identity) -> Option<tokio::sync::watch::Receiver<u64>> {
         None
+    }
+
+    fn set_aside(&self, _: &Identity) -> Option<SetAside> {
+        None
+    }
+
+    fn until_set_aside(&self, _: &Identity) -> futures::future::BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
     }
 
     fn caught_up(&self, _: &Identity) -> futures::future::BoxFuture<'static, ()> {

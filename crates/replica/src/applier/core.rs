@@ -31,6 +31,9 @@ pub(super) struct Core {
     cleans_up: bool,
 }
 
+/// What is heard on a node that has set the database aside.
+const SET_ASIDE: &str = "this node's replica of the database is set aside; the other nodes apply the command";
+
 /// The server broke the rules that results are matched to calls by.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(super) enum Violation {
@@ -232,6 +235,27 @@ impl Core {
         self.tell(open, result);
         self.answer_first();
         Ok(())
+    }
+
+    /// The database is set aside: of what was under way nobody will know on this node.
+    pub(super) fn set_aside(&mut self) {
+        self.active = None;
+        for open in std::mem::take(&mut self.unsettled) {
+            match open.kind {
+                Kind::Cleanup => {}
+                _ => self.tell(open, Err(Failure::Unknown(SET_ASIDE))),
+            }
+        }
+    }
+
+    /// Passes over a command of a database that is set aside.
+    pub(super) fn pass(&mut self, command: &ResolvedCommand) {
+        let answer = match &command.command.body {
+            Some(Body::Disconnect(_)) => Ok(Reply::Done),
+            _ => Err(Failure::Unknown(SET_ASIDE)),
+        };
+        self.answer(command, answer);
+        self.answer_first();
     }
 
     /// A publication begins: nothing else is open until [`Core::published`].

@@ -1,7 +1,7 @@
 //! Where to go on: the database's own record of what was applied to it, compared with the log.
 
 use super::{Applier, Connection, Head, Interrupt, before};
-use crate::{ActiveDatabase, AdminError, DatabaseState, Fatal, Phase};
+use crate::{ActiveDatabase, AdminError, DatabaseState, Phase, Quarantine};
 use http::StatusCode;
 use rtdb_consensus::Position;
 use rtdb_consensus::command::{Body, Owner, Publish};
@@ -64,11 +64,7 @@ impl Applier {
             Err(AdminError::Refused {
                 status: StatusCode::BAD_REQUEST,
                 text,
-            }) => Err(Fatal::Foreign {
-                database: self.hex(),
-                reason: text,
-            }
-            .into()),
+            }) => Err(Interrupt::Quarantine(Quarantine::Foreign(text))),
             Err(e) => Err(e.into()),
         }
     }
@@ -77,26 +73,30 @@ impl Applier {
     /// land on other rows than elsewhere.
     async fn verified(&mut self, state: &DatabaseState) -> Result<Arc<ActiveDatabase>, Interrupt> {
         let index = Position(state.index);
-        let database = self.hex();
-        let diverged = |reason| Fatal::Diverged {
-            database: database.clone(),
-            reason,
-        };
+        let diverged = |reason| Interrupt::Quarantine(Quarantine::Diverged(reason));
         // Before the wait: no log of this generation ever comes to a position of another one.
         of_generation(self.born, index).map_err(diverged)?;
         self.log_known_to(index).await?;
         // The mark before a publication has the position just before it.
         let next = Position(state.index.saturating_add(1));
-        if self.reader.at(index).await?.is_none() && self.reader.at(next).await?.is_none() {
-            return Err(diverged(format!("it has applied {index}, which is no command of its log")).into());
+        let last = match self.reader.at(index).await? {
+            None => self.reader.at(next).await?,
+            last => last,
+        };
+        self.checkpoints
+            .begin(last.as_ref().map(|head| head.command().timestamp_us));
+        if last.is_none() {
+            return Err(diverged(format!(
+                "it has applied {index}, which is no command of its log: the node's data directory and its SpacetimeDB do not \
+                 belong together"
+            )));
         }
         let position = Position(state.module);
         let head = self.reader.at(position).await?;
         let Some((publish, owner)) = head.as_ref().and_then(publication) else {
             return Err(diverged(format!(
                 "its module is that of {position}, where none was published"
-            ))
-            .into());
+            )));
         };
         let module = Module::from_def(&publish.original_def)
             .map_err(|e| diverged(format!("the module at {position} can't be read: {e}")))?;

@@ -1,14 +1,17 @@
 //! What a replica's tasks share.
 
-use crate::{ActiveDatabase, Admin, DatabaseId, DatabaseStatus, Fatal, Phase};
+use crate::{ActiveDatabase, Admin, DatabaseId, DatabaseStatus, Fatal, Phase, Quarantine};
 use parking_lot::{Mutex, RwLock};
 use rtdb_consensus::command::Owner;
-use rtdb_consensus::{Follow, LogIndex, Position};
-use std::collections::HashMap;
+use rtdb_consensus::{Follow, Holding, LogIndex, Position};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 use tokio::sync::watch;
+
+/// What a replica found that it holds, and has not told yet: the oldest goes first.
+const HOLDINGS_MAX: usize = 16;
 
 /// What a replica's tasks share.
 pub(crate) struct Shared {
@@ -39,6 +42,8 @@ pub(crate) struct Slot {
     in_flight_bytes: AtomicUsize,
     phase: Mutex<Phase>,
     owner: Mutex<Owner>,
+    holdings: Mutex<VecDeque<Holding>>,
+    quarantine: watch::Sender<Option<Quarantine>>,
 }
 
 /// What was found when the server was asked where it is; see [`crate::Replica::caught_up`].
@@ -142,6 +147,8 @@ impl Slot {
             in_flight_bytes: AtomicUsize::new(0),
             phase: Mutex::new(Phase::Connecting),
             owner: Mutex::new(owner),
+            holdings: Mutex::default(),
+            quarantine: watch::Sender::new(None),
         }
     }
 
@@ -186,6 +193,39 @@ impl Slot {
 
     pub(super) fn publications(&self) -> watch::Receiver<u64> {
         self.publications.subscribe()
+    }
+
+    /// What the replica holds, to be told to the others.
+    pub(crate) fn hold(&self, held: Holding) {
+        let mut holdings = self.holdings.lock();
+        holdings.truncate(HOLDINGS_MAX - 1);
+        holdings.push_front(held);
+    }
+
+    /// Takes what is to be told.
+    pub(super) fn take_holdings(&self) -> Vec<Holding> {
+        self.holdings.lock().drain(..).rev().collect()
+    }
+
+    /// Sets the database aside. The first reason is the one that counts.
+    pub(crate) fn set_aside(&self, why: Quarantine) {
+        self.quarantine.send_if_modified(|known| {
+            let first = known.is_none();
+            if first {
+                *known = Some(why);
+            }
+            first
+        });
+    }
+
+    /// The database is applied and served again.
+    pub(crate) fn take_back(&self) {
+        self.quarantine.send_replace(None);
+    }
+
+    /// Why the database is set aside, if it is.
+    pub(crate) fn quarantine(&self) -> watch::Receiver<Option<Quarantine>> {
+        self.quarantine.subscribe()
     }
 
     pub(super) fn status(&self) -> DatabaseStatus {
