@@ -1,5 +1,6 @@
 //! Tells the log what this node's replicas hold, and acts on what the log knows of all of them.
 
+use crate::kinds;
 use crate::node::big_endian_hex;
 use rtdb_consensus::command::{Body, LEVEL_REPORTS, REPORTS_MAX, Report, Reports};
 use rtdb_consensus::{Audit, Contest, Divergence, Follow, Manager, Pending, Position, Propose};
@@ -25,6 +26,7 @@ pub(crate) struct Auditor {
     waiting: Vec<Report>,
     pending: Option<Pending>,
     said: BTreeMap<DatabaseId, Said>,
+    warned: Vec<String>,
 }
 
 impl Auditor {
@@ -35,6 +37,7 @@ impl Auditor {
             waiting: Vec::new(),
             pending: None,
             said: BTreeMap::new(),
+            warned: Vec::new(),
         }
     }
 
@@ -43,6 +46,7 @@ impl Auditor {
         let mut resolved = self.manager.shard().resolved();
         loop {
             self.tell();
+            self.warn();
             if self.act() {
                 // Whoever leads should be one whose replicas are sound. If the others elect this node again, so be it.
                 self.manager.transfer_leadership().await;
@@ -54,6 +58,17 @@ impl Auditor {
                 },
                 () = tokio::time::sleep(LOOK) => {}
             }
+        }
+    }
+
+    /// Says in what the nodes differ, whenever that changes.
+    fn warn(&mut self) {
+        let warnings = kinds::differences(self.manager.meta().meta().nodes());
+        if warnings != self.warned {
+            for warning in &warnings {
+                tracing::warn!("{warning}");
+            }
+            self.warned = warnings;
         }
     }
 

@@ -6,6 +6,7 @@ mod catalog;
 mod config;
 mod cpu;
 mod keys;
+mod kinds;
 mod local;
 mod metrics;
 mod node;

@@ -2,10 +2,11 @@
 
 use crate::config::Config;
 use crate::keys;
+use crate::kinds;
 use crate::local::LocalNode;
 use crate::metrics::Metrics;
 use crate::status::{
-    DatabaseStatus, DivergedReplica, GroupStatus, NodeAddrs, NodeStatus, ServerStatus, SplitReplicas,
+    DatabaseStatus, DivergedReplica, GroupStatus, MemberStatus, NodeAddrs, NodeStatus, ServerStatus, SplitReplicas,
 };
 use axum::http::StatusCode;
 use rtdb_consensus::command::{Body, InitCluster, Resolve};
@@ -216,8 +217,14 @@ impl Node {
             databases: databases.collect(),
             nodes: meta
                 .nodes()
-                .map(|node| self.addrs(node.node, node.raft_addr.clone()))
+                .map(|node| MemberStatus {
+                    addrs: self.addrs(node.node, node.raft_addr.clone()),
+                    version: node.version.clone(),
+                    spacetimedb_version: node.spacetimedb_version.clone(),
+                    cpu: node.cpu.clone(),
+                })
                 .collect(),
+            warnings: kinds::differences(meta.nodes()),
             sessions: self.metrics.sessions(),
         }
     }

@@ -34,8 +34,11 @@ pub(crate) struct NodeStatus {
     pub(crate) groups: Vec<GroupStatus>,
     /// The databases on this node.
     pub(crate) databases: Vec<DatabaseStatus>,
+    /// In what the nodes differ although their replicas must not.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) warnings: Vec<String>,
     /// The nodes of the cluster.
-    pub(crate) nodes: Vec<NodeAddrs>,
+    pub(crate) nodes: Vec<MemberStatus>,
     /// Clients connected to this node.
     pub(crate) sessions: usize,
 }
@@ -125,6 +128,20 @@ pub(crate) struct SplitReplicas {
     pub(crate) by: String,
     /// The nodes that have said what they hold there.
     pub(crate) nodes: Vec<u64>,
+}
+
+/// A node, as it announced itself.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct MemberStatus {
+    /// Its id and addresses.
+    #[serde(flatten)]
+    pub(crate) addrs: NodeAddrs,
+    /// Its RaftTimeDB's version.
+    pub(crate) version: String,
+    /// Its SpacetimeDB's version; empty as long as it has met none.
+    pub(crate) spacetimedb_version: String,
+    /// The kind of its CPU.
+    pub(crate) cpu: String,
 }
 
 /// A node's addresses.

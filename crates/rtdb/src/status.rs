@@ -24,6 +24,8 @@ struct Status {
     databases: Vec<Database>,
     nodes: Vec<Node>,
     sessions: u64,
+    #[serde(default)]
+    warnings: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -90,6 +92,10 @@ struct Node {
     raft_addr: String,
     #[serde(default)]
     client_addr: Option<String>,
+    #[serde(default)]
+    spacetimedb_version: String,
+    #[serde(default)]
+    cpu: String,
 }
 
 /// Prints the status; the exit status says whether the node is ready.
@@ -128,6 +134,9 @@ fn render(status: &Status) -> String {
         "node {} ({ready}), {cluster}\nrafttimedb {}, SpacetimeDB {version} at {url} ({}), {} client sessions\n",
         status.node_id, status.version, server.state, status.sessions
     );
+    for warning in &status.warnings {
+        let _ = writeln!(text, "WARNING: {warning}");
+    }
     for trouble in &status.troubles {
         let _ = writeln!(text, "NOT FIT TO LEAD: {trouble}");
     }
@@ -146,9 +155,11 @@ fn render(status: &Status) -> String {
             node.raft_addr.clone(),
             node.client_addr.clone().unwrap_or_else(dash),
             or_dash(leads.join(" ")),
+            or_dash(node.spacetimedb_version.clone()),
+            or_dash(node.cpu.clone()),
         ]
     });
-    table(&mut text, ["NODE", "RAFT", "CLIENTS", "LEADS"], nodes);
+    table(&mut text, ["NODE", "RAFT", "CLIENTS", "LEADS", "SPACETIMEDB", "CPU"], nodes);
     let groups = status.groups.iter().map(|group| {
         let leader = group
             .leader
@@ -288,7 +299,7 @@ mod tests {
              "set_aside": "it has diverged", "diverged": [{"node": 2, "after": "90.1", "by": "118.0"}]},
             {"identity": "c201", "names": [], "applied": "9.0", "index": 589824, "in_flight": 0,
              "split": {"after": "0.0", "by": "9.0", "nodes": [1, 3]}}],
-        "nodes": [{"id": 1, "raft_addr": "n1:4001", "client_addr": "n1:3001"}, {"id": 2, "raft_addr": "n2:4001", "client_addr": null}],
+        "nodes": [{"id": 1, "raft_addr": "n1:4001", "client_addr": "n1:3001", "spacetimedb_version": "1.2.0", "cpu": "x86_64"}, {"id": 2, "raft_addr": "n2:4001", "client_addr": null}],
         "sessions": 12
     }"#;
 
@@ -299,9 +310,9 @@ mod tests {
 node 2 (ready), cluster c0ffee
 rafttimedb 0.1.0, SpacetimeDB 1.2.0 at http://127.0.0.1:3010 (running), 12 client sessions
 
-NODE  RAFT     CLIENTS  LEADS
-1     n1:4001  n1:3001  meta
-2     n2:4001  -        -
+NODE  RAFT     CLIENTS  LEADS  SPACETIMEDB  CPU
+1     n1:4001  n1:3001  meta   1.2.0        x86_64
+2     n2:4001  -        -      -            -
 
 GROUP    THIS NODE  LEADER  TERM  LOG  COMMITTED  APPLIED  MEMBERS
 meta     follower   1       3     9    9          9        1 2 (learning: 3)
