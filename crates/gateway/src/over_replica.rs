@@ -57,7 +57,11 @@ impl Local for OverReplica {
     }
 
     fn set_aside(&self, identity: &Identity) -> Option<SetAside> {
-        let why = self.replica.quarantine(&identity.to_byte_array())?.borrow().clone()?;
+        let why = self
+            .replica
+            .quarantine(&identity.to_byte_array())?
+            .borrow()
+            .clone()?;
         Some(SetAside {
             reason: why.to_string(),
             hint: None,

@@ -75,11 +75,12 @@ impl Auditor {
     /// Proposes what has been found. One proposal at a time; what finds no place in it is the newest, next time.
     fn tell(&mut self) {
         let found = self.replica.take_holdings();
-        self.waiting.extend(found.into_iter().map(|(database, held)| Report {
-            database: database.to_vec().into(),
-            position: held.position,
-            digest: held.digest,
-        }));
+        self.waiting
+            .extend(found.into_iter().map(|(database, held)| Report {
+                database: database.to_vec().into(),
+                position: held.position,
+                digest: held.digest,
+            }));
         let surplus = self.waiting.len().saturating_sub(REPORTS_MAX);
         self.waiting.drain(..surplus);
         if self.pending.as_mut().is_some_and(|pending| !pending.is_done()) {
@@ -133,11 +134,24 @@ impl Auditor {
         let name = big_endian_hex(database);
         for (node, divergence) in &news.diverged {
             if said.diverged.get(node) != Some(divergence) {
-                tracing::error!(database = name, node, "a replica has diverged: {}", range(*divergence));
+                tracing::error!(
+                    database = name,
+                    node,
+                    "a replica has diverged: {}",
+                    range(*divergence)
+                );
             }
         }
-        for node in said.diverged.keys().filter(|node| !news.diverged.contains_key(node)) {
-            tracing::info!(database = name, node, "the replica is the same as the others again");
+        for node in said
+            .diverged
+            .keys()
+            .filter(|node| !news.diverged.contains_key(node))
+        {
+            tracing::info!(
+                database = name,
+                node,
+                "the replica is the same as the others again"
+            );
         }
         match (said.contest, news.contest) {
             (known, Some(contest)) if known.is_none_or(|known| known.is_certain != contest.is_certain) => {

@@ -60,9 +60,17 @@ mod tests {
 
     #[test]
     fn only_what_differs_is_said() {
-        let alike = [node(1, "2.8.3", "x86_64"), node(2, "2.8.3", "x86_64"), node(3, "", "")];
+        let alike = [
+            node(1, "2.8.3", "x86_64"),
+            node(2, "2.8.3", "x86_64"),
+            node(3, "", ""),
+        ];
         assert!(differences(alike.iter()).is_empty());
-        let mixed = [node(1, "2.8.3", "x86_64"), node(2, "2.8.1", "x86_64"), node(3, "2.8.3", "aarch64")];
+        let mixed = [
+            node(1, "2.8.3", "x86_64"),
+            node(2, "2.8.1", "x86_64"),
+            node(3, "2.8.3", "aarch64"),
+        ];
         let said = differences(mixed.iter());
         assert!(said[0].contains("(2.8.1 on 2; 2.8.3 on 1, 3)"), "{said:?}");
         assert!(said[1].contains("(aarch64 on 3; x86_64 on 1, 2)"), "{said:?}");

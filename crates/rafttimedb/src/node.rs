@@ -6,7 +6,8 @@ use crate::kinds;
 use crate::local::LocalNode;
 use crate::metrics::Metrics;
 use crate::status::{
-    DatabaseStatus, DivergedReplica, GroupStatus, MemberStatus, NodeAddrs, NodeStatus, ServerStatus, SplitReplicas,
+    DatabaseStatus, DivergedReplica, GroupStatus, MemberStatus, NodeAddrs, NodeStatus, ServerStatus,
+    SplitReplicas,
 };
 use axum::http::StatusCode;
 use rtdb_consensus::command::{Body, InitCluster, Resolve};
@@ -114,7 +115,10 @@ impl Node {
         let named = meta.named(database);
         let by_identity = || meta.databases().find(|it| hex_of(&it.identity) == database);
         let Some(record) = named.or_else(by_identity) else {
-            return refuse(StatusCode::NOT_FOUND, format!("there is no database `{database}`"));
+            return refuse(
+                StatusCode::NOT_FOUND,
+                format!("there is no database `{database}`"),
+            );
         };
         let body = Body::Resolve(Resolve {
             database: record.identity.clone(),

@@ -185,7 +185,10 @@ impl Applier {
     /// that makes the database anew.
     async fn stand_aside(&mut self, why: Quarantine) -> Result<(), ReadError> {
         self.slot.set_aside(why.clone());
-        tracing::error!(database = self.hex(), "the database is set aside on this node: {why}");
+        tracing::error!(
+            database = self.hex(),
+            "the database is set aside on this node: {why}"
+        );
         self.slot.set_phase(Phase::Quarantined(why.clone()));
         self.shared.deactivate(&self.database);
         self.core.lost();

@@ -29,7 +29,9 @@ impl fmt::Display for Quarantine {
                 "the database on the local SpacetimeDB was not published through the cluster ({reason}): delete it there, or \
                  give the node another SpacetimeDB"
             ),
-            Self::Misbehaves(reason) => write!(f, "the local SpacetimeDB does not behave as expected: {reason}"),
+            Self::Misbehaves(reason) => {
+                write!(f, "the local SpacetimeDB does not behave as expected: {reason}")
+            }
         }
     }
 }

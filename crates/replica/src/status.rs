@@ -1,7 +1,7 @@
 //! How a replica is doing, for `/cluster/status` and the metrics.
 
-use crate::{DatabaseId, Quarantine};
 use crate::server::ServerState;
+use crate::{DatabaseId, Quarantine};
 use rtdb_consensus::{LogIndex, Position};
 
 /// How a replica is doing.

@@ -48,7 +48,12 @@ enum Command {
         #[arg(long, value_name = "ID")]
         node: u64,
         /// Any node's raft address.
-        #[arg(long, env = "RTDB_ADDR", default_value = "http://localhost:4001", value_name = "URL")]
+        #[arg(
+            long,
+            env = "RTDB_ADDR",
+            default_value = "http://localhost:4001",
+            value_name = "URL"
+        )]
         addr: String,
     },
     /// Show a node's view of the cluster. Exits with 1 if that node is not ready to serve.

@@ -159,7 +159,11 @@ fn render(status: &Status) -> String {
             or_dash(node.cpu.clone()),
         ]
     });
-    table(&mut text, ["NODE", "RAFT", "CLIENTS", "LEADS", "SPACETIMEDB", "CPU"], nodes);
+    table(
+        &mut text,
+        ["NODE", "RAFT", "CLIENTS", "LEADS", "SPACETIMEDB", "CPU"],
+        nodes,
+    );
     let groups = status.groups.iter().map(|group| {
         let leader = group
             .leader
@@ -228,7 +232,10 @@ fn differences(text: &mut String, database: &Database) {
         let _ = writeln!(text, "\nSET ASIDE: this node does not serve {name}: {reason}");
     }
     for Diverged { node, after, by } in &database.diverged {
-        let _ = writeln!(text, "\nDIVERGED: node {node}'s replica of {name}, after {after} and by {by}");
+        let _ = writeln!(
+            text,
+            "\nDIVERGED: node {node}'s replica of {name}, after {after} and by {by}"
+        );
     }
     if let Some(Split { after, by, nodes }) = &database.split {
         let _ = writeln!(

@@ -288,13 +288,7 @@ impl Resolver {
         })
     }
 
-    fn judge(
-        &mut self,
-        body: &Body,
-        term: u64,
-        stamp: Stamp,
-        changes: &mut Vec<Change>,
-    ) -> Verdict {
+    fn judge(&mut self, body: &Body, term: u64, stamp: Stamp, changes: &mut Vec<Change>) -> Verdict {
         if let Body::ExpireNode(expire) = body {
             if expire.term == term {
                 let known = self.origins.entry(expire.node).or_default();

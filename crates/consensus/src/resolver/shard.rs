@@ -1,7 +1,7 @@
 //! The rules of a shard: databases, sessions, and what replicas report.
 
-use super::state::{SessionRecord, StateKey};
 use super::audit::{Audit, Holding};
+use super::state::{SessionRecord, StateKey};
 use super::{Change, Stamp, Verdict};
 use crate::command::{Body, Call, REPORTS_MAX, Reports, Resolve};
 use crate::record::RecordError;

@@ -497,7 +497,9 @@ fn report(position: u64, digest: u64) -> Body {
         position,
         digest,
     };
-    Body::Reports(Reports { reports: vec![report] })
+    Body::Reports(Reports {
+        reports: vec![report],
+    })
 }
 
 /// Time that replicas which contradict each other are given, and more.
@@ -531,20 +533,26 @@ fn a_split_database_takes_no_calls_until_it_is_resolved_or_cleared() {
     assert_eq!(taken(&mut bench, LATER_US, 7, resolve(3)), not_reported);
     assert_eq!(taken(&mut bench, LATER_US, 8, resolve(2)), Ok(()));
     assert_eq!(taken(&mut bench, LATER_US, 9, call(0, "c")), Ok(()));
-    assert_eq!(taken(&mut bench, LATER_US, 10, resolve(2)), Err(Refusal::NotSplit));
+    assert_eq!(
+        taken(&mut bench, LATER_US, 10, resolve(2)),
+        Err(Refusal::NotSplit)
+    );
     let audit = bench.resolver.shard_state().unwrap().audit(&DATABASE).unwrap();
     assert_eq!(audit.diverged().keys().copied().collect::<Vec<_>>(), [1]);
 
     // Differing again, it is begun anew: then all are the same.
     bench.resolve(entry(LATER_US, vec![batch(2, 1, 2, vec![report(9, 2)])]));
-    assert_eq!(taken(&mut bench, LATER_US, 11, report(9, 1)), Ok(()));
-    assert_eq!(taken(&mut bench, 2 * LATER_US, 12, call(0, "d")), Err(Refusal::Split));
+    bench.resolve(entry(LATER_US, vec![batch(3, 1, 1, vec![report(9, 1)])]));
+    assert_eq!(
+        taken(&mut bench, 2 * LATER_US, 11, call(0, "d")),
+        Err(Refusal::Split)
+    );
     let clear = Body::Publish(Publish {
         database: DATABASE,
         clear: true,
         ..Publish::default()
     });
-    assert_eq!(taken(&mut bench, 2 * LATER_US, 13, clear), Ok(()));
-    assert_eq!(taken(&mut bench, 2 * LATER_US, 14, call(0, "e")), Ok(()));
+    assert_eq!(taken(&mut bench, 2 * LATER_US, 12, clear), Ok(()));
+    assert_eq!(taken(&mut bench, 2 * LATER_US, 13, call(0, "e")), Ok(()));
     assert_eq!(bench.resolver.shard_state().unwrap().audit(&DATABASE), None);
 }

@@ -9,7 +9,8 @@ use rtdb_consensus::command::{Body, Owner};
 use rtdb_consensus::{Applied, Command, NotProposed, Outcome, Pending, Position, Propose, Reply};
 use rtdb_determinism::Module;
 use rtdb_gateway::{
-    Catalog, Claims, DatabaseRecord, Gateway, GatewayMetrics, Local, LocalDatabase, SetAside, TokenError, Tokens,
+    Catalog, Claims, DatabaseRecord, Gateway, GatewayMetrics, Local, LocalDatabase, SetAside, TokenError,
+    Tokens,
 };
 use rtdb_protocol::Subprotocol;
 use spacetimedb_lib::db::raw_def::v9::{Lifecycle, RawModuleDefV9Builder};

@@ -56,7 +56,8 @@ fn a_replica_that_differs_is_set_aside_and_the_rest_goes_on() {
         publisher.publish(OTHER, demo_module::wasm()?).await?;
         add(&scene, 1, DATABASE, 1).await?;
         agreed(&scene, DATABASE).await?;
-        let mut witness = Client::connect(&Connect::new(scene.cluster.node(3).client_addr(), DATABASE)).await?;
+        let mut witness =
+            Client::connect(&Connect::new(scene.cluster.node(3).client_addr(), DATABASE)).await?;
         let bystander = Client::connect(&Connect::new(scene.cluster.node(3).client_addr(), OTHER)).await?;
 
         tamper(&scene, 3).await?;
@@ -70,7 +71,10 @@ fn a_replica_that_differs_is_set_aside_and_the_rest_goes_on() {
         for node in 1..=3 {
             until("every node names it", async || {
                 let said = said(&scene, node, DATABASE).await?;
-                ensure!(said["diverged"][0]["node"] == 3 && said["split"].is_null(), "{said}");
+                ensure!(
+                    said["diverged"][0]["node"] == 3 && said["split"].is_null(),
+                    "{said}"
+                );
                 Ok(())
             })
             .await?;
@@ -78,12 +82,19 @@ fn a_replica_that_differs_is_set_aside_and_the_rest_goes_on() {
 
         // Its client is sent to another node, and so is whoever comes.
         let closed = witness.closed().await.context("closed without a reason")?;
-        ensure!(u16::from(closed.code) == 1001 && closed.reason.starts_with("leader="), "{closed:?}");
+        ensure!(
+            u16::from(closed.code) == 1001 && closed.reason.starts_with("leader="),
+            "{closed:?}"
+        );
         ensure!(!closed.reason.starts_with("leader=3:"), "{closed:?}");
         let path = format!("/v1/database/{DATABASE}/sql");
         let api = scene.cluster.node(3).api().with_token(&scene.owner);
         let refused = api.send(Method::POST, &path, "SELECT * FROM counter").await?;
-        ensure!(refused.status == StatusCode::SERVICE_UNAVAILABLE, "{}", refused.status);
+        ensure!(
+            refused.status == StatusCode::SERVICE_UNAVAILABLE,
+            "{}",
+            refused.status
+        );
         ensure!(refused.text().contains("turn to leader="), "{}", refused.text());
 
         // The others go on, with this database and with others, on this node too.
@@ -139,14 +150,25 @@ fn a_database_whose_replicas_contradict_each_other_waits_for_a_word() {
         .await?;
         ensure!(scene.count(1, "counter").await? >= 2, "reads go on");
         let resolve = |node: &'static str, addr: String| async move {
-            program("rtdb", ["resolve", "--database", DATABASE, "--node", node, "--addr", &addr]).await
+            program(
+                "rtdb",
+                ["resolve", "--database", DATABASE, "--node", node, "--addr", &addr],
+            )
+            .await
         };
         let addr = || scene.cluster.node(1).raft_addr().to_owned();
         let wrong = resolve("3", addr()).await?;
         let text = String::from_utf8_lossy(&wrong.stderr).into_owned();
-        ensure!(!wrong.status.success() && text.contains("has not reported"), "{text}");
+        ensure!(
+            !wrong.status.success() && text.contains("has not reported"),
+            "{text}"
+        );
         let right = resolve("1", addr()).await?;
-        ensure!(right.status.success(), "{}", String::from_utf8_lossy(&right.stderr));
+        ensure!(
+            right.status.success(),
+            "{}",
+            String::from_utf8_lossy(&right.stderr)
+        );
 
         add(&scene, 1, DATABASE, 4).await?;
         until("node 2's replica is set aside", async || {
@@ -162,7 +184,10 @@ fn a_database_whose_replicas_contradict_each_other_waits_for_a_word() {
         until("node 3 has what node 1 has", async || {
             let ours = said(&scene, 1, DATABASE).await?;
             let theirs = said(&scene, 3, DATABASE).await?;
-            ensure!(ours["digest"] == theirs["digest"] && theirs["set_aside"].is_null(), "{theirs}");
+            ensure!(
+                ours["digest"] == theirs["digest"] && theirs["set_aside"].is_null(),
+                "{theirs}"
+            );
             Ok(())
         })
         .await?;

@@ -56,7 +56,15 @@ mod tests {
 
     #[test]
     fn replicas_look_at_the_same_places_wherever_they_began() {
-        let times = [1, 2, PERIOD_US - 1, PERIOD_US, PERIOD_US + 5, 7 * PERIOD_US, 7 * PERIOD_US + 1];
+        let times = [
+            1,
+            2,
+            PERIOD_US - 1,
+            PERIOD_US,
+            PERIOD_US + 5,
+            7 * PERIOD_US,
+            7 * PERIOD_US + 1,
+        ];
         let places = |from: usize| {
             let mut checkpoints = Checkpoints::default();
             checkpoints.begin(from.checked_sub(1).map(|last| times[last]));
@@ -64,7 +72,10 @@ mod tests {
             for (place, time) in times.iter().enumerate().skip(from) {
                 if checkpoints.is_due(*time) {
                     places.push(place);
-                    let held = Holding { position: place as u64, digest: 1 };
+                    let held = Holding {
+                        position: place as u64,
+                        digest: 1,
+                    };
                     assert_eq!(checkpoints.found(Some(held)), Some(held));
                     assert!(!checkpoints.is_due(*time));
                 }
@@ -82,7 +93,10 @@ mod tests {
     #[test]
     fn what_was_told_is_not_told_again() {
         let mut checkpoints = Checkpoints::default();
-        let held = Some(Holding { position: 1, digest: 2 });
+        let held = Some(Holding {
+            position: 1,
+            digest: 2,
+        });
         assert!(!checkpoints.is_dirty());
         checkpoints.took(5);
         assert!(checkpoints.is_dirty());
