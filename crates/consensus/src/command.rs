@@ -23,7 +23,7 @@ pub const NODE_TEXT_BYTES_MAX: usize = 128;
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Command {
     /// What to do. `None` is a command of a newer version: the node stops rather than skip it.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 9, 16, 17, 18, 19")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 9, 10, 16, 17, 18, 19")]
     pub body: Option<Body>,
     /// The version that whoever applies it must know: raised by whoever sets a field that must not be passed over. 0 for
     /// the first.
@@ -58,6 +58,9 @@ pub enum Body {
     /// Which replica of a split database is right.
     #[prost(message, tag = "9")]
     Resolve(Resolve),
+    /// Every replica reads what it holds at this position.
+    #[prost(message, tag = "10")]
+    Verify(Verify),
     /// The cluster's settings, written once by `rtdb init`.
     #[prost(message, tag = "16")]
     InitCluster(InitCluster),
@@ -210,6 +213,14 @@ pub struct Resolve {
     /// The node whose replica is right.
     #[prost(uint64, tag = "2")]
     pub node: u64,
+}
+
+/// Every replica reads all rows of a database as they are here, to be compared. Of the first [`LEVEL_REPORTS`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Verify {
+    /// The database's identity, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub database: Bytes,
 }
 
 /// The cluster's settings.

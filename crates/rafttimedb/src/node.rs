@@ -9,10 +9,13 @@ use crate::status::{
     DatabaseStatus, DivergedReplica, GroupStatus, MemberStatus, NodeAddrs, NodeStatus, ServerStatus,
     SplitReplicas,
 };
+use axum::body::Bytes;
 use axum::http::StatusCode;
-use rtdb_consensus::command::{Body, InitCluster, Resolve};
-use rtdb_consensus::{ClockVerdict, GroupId, InitError, Manager, Position, Propose, Role, Unapplied};
-use rtdb_replica::{Phase, ReplicaStatus, ServerState};
+use rtdb_consensus::command::{Body, InitCluster, LEVEL_REPORTS, Resolve, Verify};
+use rtdb_consensus::{
+    Applied, ClockVerdict, GroupId, InitError, Manager, Position, Propose, Role, Unapplied,
+};
+use rtdb_replica::{Contents, Phase, ReplicaStatus, ServerState};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,6 +31,9 @@ pub(crate) struct Node {
 
 /// How long the nodes of a new cluster may take to agree on its settings.
 const INIT_MAX: Duration = Duration::from_secs(20);
+
+/// How long an operator's command may take until it is applied on this node.
+const COMMAND_MAX: Duration = Duration::from_secs(20);
 
 /// The cluster is initialised.
 #[derive(Serialize)]
@@ -110,32 +116,59 @@ impl Node {
 
     /// Says which node's replica of a split database is right.
     pub(crate) async fn resolve(&self, database: &str, node: u64) -> Result<(), Refused> {
-        let refuse = |status, reason: String| Err(Refused { status, reason });
+        let database = self.identity_of(database)?;
+        self.command(Body::Resolve(Resolve { database, node }))
+            .await
+            .map(drop)
+    }
+
+    /// Lets every replica read its rows at one position of the log, which is given back with the database's identity.
+    pub(crate) async fn verify(&self, database: &str) -> Result<(Position, String), Refused> {
+        let database = self.identity_of(database)?;
+        let identity = hex_of(&database);
+        let applied = self.command(Body::Verify(Verify { database })).await?;
+        Ok((applied.position, identity))
+    }
+
+    /// What this node's replica held at a position, if it was read there.
+    pub(crate) fn contents(&self, identity: &str, position: Position) -> Option<Arc<Contents>> {
+        let mut identity: [u8; 32] = hex::decode(identity).ok()?.try_into().ok()?;
+        identity.reverse();
+        self.local.running()?.replica.contents(&identity, position)
+    }
+
+    fn identity_of(&self, database: &str) -> Result<Bytes, Refused> {
         let meta = self.manager.meta().meta();
         let named = meta.named(database);
         let by_identity = || meta.databases().find(|it| hex_of(&it.identity) == database);
-        let Some(record) = named.or_else(by_identity) else {
-            return refuse(
-                StatusCode::NOT_FOUND,
-                format!("there is no database `{database}`"),
-            );
-        };
-        let body = Body::Resolve(Resolve {
-            database: record.identity.clone(),
-            node,
-        });
+        let record = named.or_else(by_identity).ok_or_else(|| Refused {
+            status: StatusCode::NOT_FOUND,
+            reason: format!("there is no database `{database}`"),
+        })?;
+        Ok(record.identity.clone())
+    }
+
+    /// Proposes an operator's command to the shard, and waits for its outcome.
+    async fn command(&self, body: Body) -> Result<Applied, Refused> {
+        let refuse = |status, reason: String| Err(Refused { status, reason });
+        if self.manager.feature_level() < LEVEL_REPORTS {
+            let reason = "not all nodes know this command yet: update them first".to_owned();
+            return refuse(StatusCode::CONFLICT, reason);
+        }
         let pending = match self.manager.shard().submit(body.into()) {
             Ok(pending) => pending,
             Err(error) => return refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
         };
-        match tokio::time::timeout(INIT_MAX, pending).await {
-            Ok(Ok(_)) => Ok(()),
+        match tokio::time::timeout(COMMAND_MAX, pending).await {
+            Ok(Ok(applied)) => Ok(applied),
             Ok(Err(Unapplied::Refused(refusal))) => refuse(StatusCode::CONFLICT, refusal.to_string()),
             Ok(Err(error)) => refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
             Err(_) => refuse(
                 StatusCode::GATEWAY_TIMEOUT,
-                "a majority of the nodes does not answer: whether it was resolved is unknown, and `rtdb status` will show it"
-                    .to_owned(),
+                format!(
+                    "there is no outcome after {} s, and it may still come: see `rtdb status`",
+                    COMMAND_MAX.as_secs()
+                ),
             ),
         }
     }

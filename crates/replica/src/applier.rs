@@ -11,6 +11,7 @@ mod core;
 mod publish;
 mod reader;
 mod recover;
+mod verify;
 mod window;
 
 use self::checkpoint::Checkpoints;
@@ -231,6 +232,12 @@ impl Applier {
                 Some(connection) => self.pump(connection).await?,
                 None => self.skim().await?,
             };
+            if let Some(Body::Verify(_)) = &head.command().command.body {
+                self.verify(head.command(), connection.is_some()).await?;
+                self.reader.advance();
+                self.report();
+                continue;
+            }
             connection = match &head.command().command.body {
                 Some(Body::Publish(publish)) => self.publish(head.command(), publish, connection).await?,
                 Some(Body::Delete(_)) => self.delete(head.command()).await?,
@@ -397,6 +404,6 @@ fn before(position: Position) -> Position {
 fn is_alone(command: &ResolvedCommand) -> bool {
     matches!(
         command.command.body,
-        None | Some(Body::Publish(_) | Body::Delete(_))
+        None | Some(Body::Publish(_) | Body::Delete(_) | Body::Verify(_))
     )
 }

@@ -11,6 +11,7 @@
 
 mod admin;
 mod applier;
+mod contents;
 mod database;
 mod fatal;
 mod keys;
@@ -21,6 +22,7 @@ mod status;
 mod tokens;
 
 pub use admin::{Admin, AdminError, DatabaseState, SqlError, SqlTable};
+pub use contents::{Contents, TableContents};
 pub use database::{ActiveDatabase, DatabaseId};
 pub use fatal::Fatal;
 pub use keys::{KeyError, KeyFiles, Keys};

@@ -6,8 +6,8 @@ mod shared;
 pub(crate) use shared::{Shared, Slot};
 
 use crate::{
-    ActiveDatabase, Admin, DatabaseId, DatabaseStatus, Digest, Fatal, LocalServer, Quarantine, ReplicaStatus,
-    Tokens,
+    ActiveDatabase, Admin, Contents, DatabaseId, DatabaseStatus, Digest, Fatal, LocalServer, Quarantine,
+    ReplicaStatus, Tokens,
 };
 use parking_lot::Mutex;
 use rtdb_consensus::{Follow, Holding, LogIndex, Position};
@@ -97,6 +97,12 @@ impl Replica {
             holdings.into_iter().map(|held| (slot.identity, held))
         });
         told.collect()
+    }
+
+    /// What a database held at a position, if it was read there a short while ago.
+    pub fn contents(&self, identity: &DatabaseId, position: Position) -> Option<Arc<Contents>> {
+        let contents = self.slot(identity)?.contents()?;
+        (contents.position == position).then_some(contents)
     }
 
     /// Sets a database aside on this node: it is neither applied nor served until it is made anew.

@@ -111,6 +111,7 @@ impl ShardState {
                 });
                 Verdict::Effect(None)
             }
+            Body::Verify(verify) if self.databases.contains(&verify.database) => Verdict::Effect(None),
             Body::Reports(reports) => self.reported(reports, stamp, changes),
             Body::Resolve(resolve) => self.resolve(resolve, changes),
             // Nothing proposes a meta command here; a log that holds one must stay readable all the same.

@@ -127,6 +127,30 @@ fn a_replica_that_differs_is_set_aside_and_the_rest_goes_on() {
         add(&scene, 3, DATABASE, 4).await?;
         scene.identical().await?;
         agreed(&scene, DATABASE).await?;
+
+        // A row that changes by itself is in no digest; comparing all rows shows it.
+        let verify = async |node: u64| {
+            let addr = scene.cluster.node(node).raft_addr();
+            let verify = program("rtdb", ["verify", "--database", DATABASE, "--addr", addr]).await?;
+            let shown = [verify.stdout, verify.stderr].concat();
+            Ok::<_, anyhow::Error>((
+                verify.status.success(),
+                String::from_utf8_lossy(&shown).into_owned(),
+            ))
+        };
+        let (same, shown) = verify(1).await?;
+        ensure!(same && shown.contains("are the same at"), "{shown}");
+        let (server, database) = scene.server(2).await?;
+        let update = "UPDATE counter SET value = 77".to_owned();
+        server
+            .expect(Method::POST, &format!("/v1/database/{database}/sql"), update)
+            .await?;
+        let (same, shown) = verify(3).await?;
+        ensure!(!same && shown.contains("counter: the replicas differ"), "{shown}");
+        ensure!(
+            shown.contains("on node 2 only: ") && shown.contains("on node 1, 3 only: "),
+            "{shown}"
+        );
         scene.end().await
     });
 }

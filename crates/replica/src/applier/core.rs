@@ -284,6 +284,12 @@ impl Core {
         self.answer_first();
     }
 
+    /// What the database holds was read.
+    pub(super) fn verified(&mut self, command: &ResolvedCommand) {
+        self.answer(command, Ok(Reply::Done));
+        self.answer_first();
+    }
+
     /// Answers what needs no result and is first in line.
     fn answer_first(&mut self) {
         while let Some(Open {

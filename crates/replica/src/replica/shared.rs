@@ -1,14 +1,17 @@
 //! What a replica's tasks share.
 
-use crate::{ActiveDatabase, Admin, DatabaseId, DatabaseStatus, Fatal, Phase, Quarantine};
+use crate::{ActiveDatabase, Admin, Contents, DatabaseId, DatabaseStatus, Fatal, Phase, Quarantine};
 use parking_lot::{Mutex, RwLock};
 use rtdb_consensus::command::Owner;
 use rtdb_consensus::{Follow, Holding, LogIndex, Position};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
+
+/// How long what was read for a comparison is kept.
+const CONTENTS_KEPT: Duration = Duration::from_secs(300);
 
 /// What a replica found that it holds, and has not told yet: the oldest goes first.
 const HOLDINGS_MAX: usize = 16;
@@ -44,6 +47,8 @@ pub(crate) struct Slot {
     owner: Mutex<Owner>,
     holdings: Mutex<VecDeque<Holding>>,
     quarantine: watch::Sender<Option<Quarantine>>,
+    /// What was read last for a comparison.
+    contents: Mutex<Option<Arc<Contents>>>,
 }
 
 /// What was found when the server was asked where it is; see [`crate::Replica::caught_up`].
@@ -149,6 +154,7 @@ impl Slot {
             owner: Mutex::new(owner),
             holdings: Mutex::default(),
             quarantine: watch::Sender::new(None),
+            contents: Mutex::default(),
         }
     }
 
@@ -193,6 +199,24 @@ impl Slot {
 
     pub(super) fn publications(&self) -> watch::Receiver<u64> {
         self.publications.subscribe()
+    }
+
+    /// What was read for a comparison. It is kept for a while only.
+    pub(crate) fn set_contents(self: &Arc<Self>, contents: Arc<Contents>) {
+        let position = contents.position;
+        *self.contents.lock() = Some(contents);
+        let slot = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(CONTENTS_KEPT).await;
+            let mut contents = slot.contents.lock();
+            if contents.as_ref().is_some_and(|it| it.position == position) {
+                *contents = None;
+            }
+        });
+    }
+
+    pub(super) fn contents(&self) -> Option<Arc<Contents>> {
+        self.contents.lock().clone()
     }
 
     /// What the replica holds, to be told to the others.
