@@ -102,6 +102,12 @@ pub enum Refusal {
         /// The limit, in bytes.
         max: usize,
     },
+    /// The command is not one at which all voters are stuck.
+    #[error("not all voters are stuck at this command")]
+    NotStuck,
+    /// There is no such command yet.
+    #[error("the log has not come to this position yet")]
+    NotYet,
     /// The cluster already has its settings.
     #[error("the cluster has been initialised already")]
     AlreadyInitialised,

@@ -4,6 +4,7 @@
 //! written as increments, and may be behind the log after a crash: the entries in between are resolved again.
 
 mod meta;
+mod poison;
 mod resolution;
 mod shard;
 mod state;
@@ -11,6 +12,7 @@ mod state;
 mod tests;
 
 pub use meta::{Database, MetaState};
+pub use poison::StuckReplica;
 pub(crate) use resolution::Resolution;
 pub use shard::ShardState;
 pub(crate) use state::StateKey;
@@ -218,7 +220,7 @@ impl Resolver {
                     record.skip(position.command());
                     continue;
                 }
-                let body = command.body.as_ref().ok_or(RecordError::UnknownCommand)?;
+                let body = known_body(&command).ok_or(RecordError::UnknownCommand)?;
                 match self.judge(body, term, position, origin, changes) {
                     Verdict::Effect(session) => {
                         if let Some(session) = &session {
@@ -284,7 +286,7 @@ impl Resolver {
         }
         match &mut self.rules {
             Rules::Meta(meta) => Arc::make_mut(meta).judge(body, changes),
-            Rules::Shard(shard) => shard.judge(body, position, origin, changes),
+            Rules::Shard(shard) => shard.judge(body, term, position, origin, changes),
         }
     }
 
@@ -294,6 +296,14 @@ impl Resolver {
         };
         (StateKey::Timestamp, Some(record.encode_to_vec()))
     }
+}
+
+/// What a command is, if this version knows it.
+fn known_body(command: &Command) -> Option<&Body> {
+    command.body.as_ref().filter(|body| match body {
+        Body::Poison(poison) => poison.step.is_some(),
+        _ => true,
+    })
 }
 
 /// A batch's commands with their numbers in the stream.

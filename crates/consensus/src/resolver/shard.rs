@@ -1,5 +1,6 @@
 //! The rules of a shard: databases and sessions.
 
+use super::poison::{StuckReplica, StuckReplicas};
 use super::state::{SessionRecord, StateKey};
 use super::{Change, Verdict};
 use crate::command::Body;
@@ -15,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct ShardState {
     databases: BTreeSet<Bytes>,
     sessions: BTreeMap<u64, Session>,
+    stuck: StuckReplicas,
 }
 
 impl ShardState {
@@ -38,9 +40,15 @@ impl ShardState {
         self.sessions.len()
     }
 
+    /// The databases with replicas that are stuck at a command which stops SpacetimeDB, and those replicas.
+    pub fn stuck(&self) -> impl Iterator<Item = (&Bytes, Vec<StuckReplica>)> {
+        self.stuck.iter()
+    }
+
     pub(super) fn judge(
         &mut self,
         body: &Body,
+        term: u64,
         position: Position,
         origin: Origin,
         changes: &mut Vec<Change>,
@@ -90,6 +98,7 @@ impl ShardState {
                     return Verdict::Refused(Refusal::NoSuchDatabase);
                 }
                 changes.push((StateKey::Database(delete.database.clone()), None));
+                self.stuck.forget(&delete.database, changes);
                 self.sessions.retain(|id, session| {
                     let stays = session.database != delete.database;
                     if !stays {
@@ -98,6 +107,12 @@ impl ShardState {
                     stays
                 });
                 Verdict::Effect(None)
+            }
+            Body::Poison(poison) => {
+                if !self.databases.contains(&poison.database) {
+                    return Verdict::Refused(Refusal::NoSuchDatabase);
+                }
+                self.stuck.judge(poison, term, position, origin, changes)
             }
             // Nothing proposes a meta command here; a log that holds one must stay readable all the same.
             _ => Verdict::Refused(Refusal::NoSuchDatabase),
@@ -109,6 +124,9 @@ impl ShardState {
             StateKey::Session(id) => {
                 self.sessions
                     .insert(*id, decode::<SessionRecord>(value)?.session(*id));
+            }
+            StateKey::Stuck(node, database) => {
+                self.stuck.restore(database, *node, &decode(value)?);
             }
             StateKey::Database(identity) => {
                 // It holds nothing as yet. If it does, that may have to be known.
@@ -123,6 +141,7 @@ impl ShardState {
     pub(super) fn dump(&self, changes: &mut Vec<Change>) {
         changes.extend(self.databases.iter().map(database_change));
         changes.extend(self.sessions.values().map(session_change));
+        self.stuck.dump(changes);
     }
 }
 
