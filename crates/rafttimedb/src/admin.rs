@@ -23,6 +23,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/cluster/health", get(health))
         .route("/cluster/leader", get(leader))
         .route("/cluster/init", post(init))
+        .route("/cluster/skip", post(skip))
         .route("/metrics", get(metrics))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(node)
@@ -67,6 +68,29 @@ async fn init(State(node): State<Arc<Node>>, body: Bytes) -> Response {
     };
     match node.init(init.nodes).await {
         Ok(initialised) => Json(initialised).into_response(),
+        Err(refused) => error(refused.status, refused.reason),
+    }
+}
+
+/// The body of `POST /cluster/skip`.
+#[derive(Deserialize)]
+struct Skip {
+    /// The database's name or identity.
+    database: String,
+    /// The command's position, as it is shown.
+    position: String,
+}
+
+async fn skip(State(node): State<Arc<Node>>, body: Bytes) -> Response {
+    let skip: Skip = match serde_json::from_slice(&body) {
+        Ok(skip) => skip,
+        Err(wrong) => {
+            let expected = r#"{"database": "name or identity", "position": "entry.command"}"#;
+            return error(StatusCode::BAD_REQUEST, format!("expected {expected}: {wrong}"));
+        }
+    };
+    match node.skip(&skip.database, &skip.position).await {
+        Ok(()) => Json(json!({ "skipped": skip.position })).into_response(),
         Err(refused) => error(refused.status, refused.reason),
     }
 }

@@ -8,6 +8,7 @@ mod keys;
 mod local;
 mod metrics;
 mod node;
+mod reports;
 mod run;
 mod status;
 
