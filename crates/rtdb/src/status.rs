@@ -62,6 +62,16 @@ struct Database {
     #[serde(default)]
     digest: Option<String>,
     in_flight: u64,
+    #[serde(default)]
+    stuck: Option<Stuck>,
+}
+
+/// A command that stops the node's server each time.
+#[derive(Debug, Deserialize)]
+struct Stuck {
+    position: String,
+    attempts: u32,
+    nodes: Vec<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -166,14 +176,13 @@ fn render(status: &Status) -> String {
         ],
         groups,
     );
+    let name = |database: &Database| match database.names.is_empty() {
+        true => database.identity.clone(),
+        false => database.names.join(" "),
+    };
     let databases = status.databases.iter().map(|database| {
-        let name = if database.names.is_empty() {
-            database.identity.clone()
-        } else {
-            database.names.join(" ")
-        };
         vec![
-            name,
+            name(database),
             database.applied.clone(),
             database.in_flight.to_string(),
             database.digest.clone().unwrap_or_else(dash),
@@ -184,6 +193,18 @@ fn render(status: &Status) -> String {
         ["DATABASE", "APPLIED", "IN FLIGHT", "DIGEST"],
         databases,
     );
+    for database in &status.databases {
+        if let Some(stuck) = &database.stuck {
+            let _ = writeln!(
+                text,
+                "\nSTUCK: {}: the command at {} has stopped SpacetimeDB {} times (nodes stuck there: {})",
+                name(database),
+                stuck.position,
+                stuck.attempts,
+                list(&stuck.nodes)
+            );
+        }
+    }
     text
 }
 
@@ -243,7 +264,8 @@ mod tests {
              "last_log_index": 120, "committed_index": 118, "applied_index": 118, "voters": [1, 2], "learners": []}
         ],
         "databases": [{"identity": "c200", "names": ["demo"], "applied": "118.3", "index": 7733251, "digest": "00ff00ff00ff00ff", "in_flight": 4},
-            {"identity": "c201", "names": [], "applied": "9.0", "index": 589824, "in_flight": 0}],
+            {"identity": "c201", "names": [], "applied": "9.0", "index": 589824, "in_flight": 0,
+             "stuck": {"position": "10.1", "attempts": 3, "nodes": [1, 2]}}],
         "nodes": [{"id": 1, "raft_addr": "n1:4001", "client_addr": "n1:3001"}, {"id": 2, "raft_addr": "n2:4001", "client_addr": null}],
         "sessions": 12
     }"#;
@@ -266,6 +288,8 @@ shard-0  candidate  none    4     120  118        118      1 2
 DATABASE  APPLIED  IN FLIGHT  DIGEST
 demo      118.3    4          00ff00ff00ff00ff
 c201      9.0      0          -
+
+STUCK: c201: the command at 10.1 has stopped SpacetimeDB 3 times (nodes stuck there: 1 2)
 ";
         assert_eq!(render(&status), expected);
     }

@@ -8,5 +8,6 @@ mod identical;
 mod kills;
 mod lifecycle;
 mod partition;
+mod poison;
 mod sdk;
 mod support;
