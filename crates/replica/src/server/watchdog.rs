@@ -48,19 +48,22 @@ pub(super) async fn watch_answers(
     http: &Http,
     report: &watch::Sender<ServerState>,
 ) -> String {
-    let (mut answered, mut processor) = (Instant::now(), processor_time(pid));
+    // Only the time counts in which it was asked: it is not to blame for a pause of this process.
+    let (mut silent, mut processor) = (Duration::ZERO, processor_time(pid));
     loop {
+        let asked = Instant::now();
         let pause = match http.ping(PING_TIMEOUT).await {
             Ok(()) => {
                 up(report);
-                (answered, processor) = (Instant::now(), processor_time(pid));
+                (silent, processor) = (Duration::ZERO, processor_time(pid));
                 PING_INTERVAL
             }
             Err(e) => {
                 down(report, e.to_string());
+                silent += asked.elapsed().min(PING_TIMEOUT) + PING_RETRY;
                 let used = processor_time(pid).saturating_sub(processor);
-                if limits.hangs(answered.elapsed(), used) {
-                    return format!("it has not answered for {:?}", answered.elapsed());
+                if limits.hangs(silent, used) {
+                    return format!("it has not answered for {silent:?}");
                 }
                 PING_RETRY
             }
