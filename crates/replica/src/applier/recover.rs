@@ -26,10 +26,11 @@ impl Applier {
         self.refresh_verdict();
         if let Some(position) = self.core.unsettled_publication()
             && self.verdict.failed(position).is_some()
-            && self.passed_over.insert(position)
+            && !self.passed_over.contains(&position)
         {
             // The server must not even look at it.
             self.remove().await?;
+            self.passed_over.insert(position);
         }
         let Some(state) = self.state().await? else {
             self.core.set_active(None);

@@ -96,8 +96,9 @@ impl Applier {
         connection: Option<Connection>,
         why: &str,
     ) -> Result<Option<Connection>, Interrupt> {
-        if self.passed_over.insert(command.position) {
+        if !self.passed_over.contains(&command.position) {
             self.remove().await?;
+            self.passed_over.insert(command.position);
             if connection.is_some() {
                 return Err(Interrupt::Rebuild(command.position));
             }
