@@ -12,6 +12,8 @@ pub const LEVEL_REPORTS: u32 = 2;
 
 /// Databases in one [`Reports`].
 pub const REPORTS_MAX: usize = 1024;
+/// The level that [`Poison`] came with.
+pub const POISON_LEVEL: u32 = 2;
 
 /// Bytes of an address that a node announces: the longest name of DNS (253), a colon and a port (5).
 pub const NODE_ADDR_BYTES_MAX: usize = 259;
@@ -23,7 +25,7 @@ pub const NODE_TEXT_BYTES_MAX: usize = 128;
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Command {
     /// What to do. `None` is a command of a newer version: the node stops rather than skip it.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 9, 10, 16, 17, 18, 19")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 16, 17, 18, 19")]
     pub body: Option<Body>,
     /// The version that whoever applies it must know: raised by whoever sets a field that must not be passed over. 0 for
     /// the first.
@@ -61,6 +63,9 @@ pub enum Body {
     /// Every replica reads what it holds at this position.
     #[prost(message, tag = "10")]
     Verify(Verify),
+    /// A command stops SpacetimeDB: a replica says so, or it is decided that the command has failed.
+    #[prost(message, tag = "8")]
+    Poison(Poison),
     /// The cluster's settings, written once by `rtdb init`.
     #[prost(message, tag = "16")]
     InitCluster(InitCluster),
@@ -221,6 +226,65 @@ pub struct Verify {
     /// The database's identity, 32 bytes.
     #[prost(bytes = "bytes", tag = "1")]
     pub database: Bytes,
+}
+
+/// About a command that stops SpacetimeDB each time it is tried.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Poison {
+    /// The database's identity, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub database: Bytes,
+    /// The command's position.
+    #[prost(fixed64, tag = "2")]
+    pub position: u64,
+    /// What is said of it. `None` is something of a newer version: the node stops rather than skip it.
+    #[prost(oneof = "PoisonStep", tags = "3, 4, 5")]
+    pub step: Option<PoisonStep>,
+}
+
+/// What a [`Poison`] says.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum PoisonStep {
+    /// The proposer's replica is stuck at the command, or is not any more.
+    #[prost(message, tag = "3")]
+    Stuck(Stuck),
+    /// The leader has found all voters stuck at the command: it has failed, and is passed over.
+    #[prost(message, tag = "4")]
+    Failed(Failed),
+    /// An operator wants the command passed over, wherever the replicas are.
+    #[prost(message, tag = "5")]
+    Skipped(Skipped),
+}
+
+/// A replica has not got past a command, and promises not to try it again before it has taken this back.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Stuck {
+    /// How often the command has stopped the replica's server; 0 takes the report back.
+    #[prost(uint32, tag = "1")]
+    pub attempts: u32,
+}
+
+/// All voters have reported that they are stuck at a command. Without effect unless they still are, and the proposer
+/// leads.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Failed {
+    /// The term in which the proposer led.
+    #[prost(uint64, tag = "1")]
+    pub term: u64,
+    /// The voters.
+    #[prost(uint64, repeated, tag = "2")]
+    pub voters: Vec<u64>,
+}
+
+/// An operator's decision.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Skipped {}
+
+impl Poison {
+    /// Whether it decides that the command has failed.
+    pub fn decides(&self) -> bool {
+        matches!(self.step, Some(PoisonStep::Failed(_) | PoisonStep::Skipped(_)))
+    }
 }
 
 /// The cluster's settings.

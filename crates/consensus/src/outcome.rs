@@ -114,6 +114,12 @@ pub enum Refusal {
     /// The replica said to be right has not reported where the others differ.
     #[error("node {0} has not reported what its replica holds where the others differ")]
     NotReported(u64),
+    /// The command is not one at which all voters are stuck.
+    #[error("not all voters are stuck at this command")]
+    NotStuck,
+    /// There is no such command yet.
+    #[error("the log has not come to this position yet")]
+    NotYet,
     /// The cluster already has its settings.
     #[error("the cluster has been initialised already")]
     AlreadyInitialised,

@@ -31,6 +31,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/cluster/verify", post(verify))
         .route("/cluster/contents/{identity}/{position}", get(contents))
         .route("/cluster/contents/{identity}/{position}/{table}", get(rows))
+        .route("/cluster/skip", post(skip))
         .route("/metrics", get(metrics))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(node)
@@ -98,6 +99,29 @@ async fn resolve(State(node): State<Arc<Node>>, body: Bytes) -> Response {
     };
     match node.resolve(&resolve.database, resolve.node).await {
         Ok(()) => Json(json!({ "resolved": true })).into_response(),
+        Err(refused) => error(refused.status, refused.reason),
+    }
+}
+
+/// The body of `POST /cluster/skip`.
+#[derive(Deserialize)]
+struct Skip {
+    /// The database's name or identity.
+    database: String,
+    /// The command's position, as it is shown.
+    position: String,
+}
+
+async fn skip(State(node): State<Arc<Node>>, body: Bytes) -> Response {
+    let skip: Skip = match serde_json::from_slice(&body) {
+        Ok(skip) => skip,
+        Err(wrong) => {
+            let expected = r#"{"database": "name or identity", "position": "entry.command"}"#;
+            return error(StatusCode::BAD_REQUEST, format!("expected {expected}: {wrong}"));
+        }
+    };
+    match node.skip(&skip.database, &skip.position).await {
+        Ok(()) => Json(json!({ "skipped": skip.position })).into_response(),
         Err(refused) => error(refused.status, refused.reason),
     }
 }

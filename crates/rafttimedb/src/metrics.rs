@@ -29,6 +29,8 @@ pub(crate) struct Metrics {
     diverged: IntGaugeVec,
     split: IntGaugeVec,
     set_aside: IntGaugeVec,
+    overlong_calls: IntGaugeVec,
+    stuck: IntGaugeVec,
     fit: IntGaugeVec,
     clock_off: IntGaugeVec,
     disk_free: IntGaugeVec,
@@ -141,6 +143,16 @@ impl Metrics {
                 "Calls sent to SpacetimeDB and not answered yet",
                 database,
             )?,
+            overlong_calls: gauge(
+                "overlong_calls",
+                "Calls given up since the node started, because they ran for longer than --call-time-max-s",
+                database,
+            )?,
+            stuck: gauge(
+                "database_stuck",
+                "How often the next command has stopped SpacetimeDB, once it is given up for now; else 0",
+                database,
+            )?,
             registry,
         })
     }
@@ -202,6 +214,8 @@ impl Metrics {
             &self.diverged,
             &self.split,
             &self.set_aside,
+            &self.overlong_calls,
+            &self.stuck,
         ] {
             gauge.reset();
         }
@@ -217,6 +231,9 @@ impl Metrics {
             set(&self.diverged, label, database.diverged.len() as u64);
             set(&self.split, label, database.split.is_some().into());
             set(&self.set_aside, label, database.set_aside.is_some().into());
+            set(&self.overlong_calls, label, database.overlong_calls);
+            let attempts = database.stuck.as_ref().map_or(0, |stuck| stuck.attempts);
+            set(&self.stuck, label, attempts.into());
         }
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }

@@ -7,11 +7,13 @@ use crate::local::LocalNode;
 use crate::metrics::Metrics;
 use crate::status::{
     DatabaseStatus, DivergedReplica, GroupStatus, MemberStatus, NodeAddrs, NodeStatus, ServerStatus,
-    SplitReplicas,
+    SplitReplicas, StuckStatus,
 };
 use axum::body::Bytes;
 use axum::http::StatusCode;
-use rtdb_consensus::command::{Body, InitCluster, LEVEL_REPORTS, Resolve, Verify};
+use rtdb_consensus::command::{
+    Body, InitCluster, LEVEL_REPORTS, POISON_LEVEL, Poison, PoisonStep, Resolve, Skipped, Verify,
+};
 use rtdb_consensus::{
     Applied, ClockVerdict, GroupId, InitError, Manager, Position, Propose, Role, Unapplied,
 };
@@ -29,11 +31,8 @@ pub(crate) struct Node {
     pub(crate) metrics: Metrics,
 }
 
-/// How long the nodes of a new cluster may take to agree on its settings.
-const INIT_MAX: Duration = Duration::from_secs(20);
-
-/// How long an operator's command may take until it is applied on this node.
-const COMMAND_MAX: Duration = Duration::from_secs(20);
+/// How long the nodes may take to agree on what an operator wants.
+const AGREE_MAX: Duration = Duration::from_secs(20);
 
 /// The cluster is initialised.
 #[derive(Serialize)]
@@ -44,7 +43,7 @@ pub(crate) struct Initialised {
     pub(crate) already: bool,
 }
 
-/// Why what was asked for was not done.
+/// Why what an operator wants was not done.
 pub(crate) struct Refused {
     /// The status to answer with.
     pub(crate) status: StatusCode,
@@ -93,7 +92,7 @@ impl Node {
             cluster_id: uuid::Uuid::new_v4().to_string(),
             ..keys
         };
-        let init = tokio::time::timeout(INIT_MAX, self.manager.init(nodes, settings)).await;
+        let init = tokio::time::timeout(AGREE_MAX, self.manager.init(nodes, settings)).await;
         let initialised = init.map_err(|_| Refused {
             status: StatusCode::GATEWAY_TIMEOUT,
             reason: "a majority of the nodes does not agree yet: see that they run, and run this again"
@@ -159,7 +158,7 @@ impl Node {
             Ok(pending) => pending,
             Err(error) => return refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
         };
-        match tokio::time::timeout(COMMAND_MAX, pending).await {
+        match tokio::time::timeout(AGREE_MAX, pending).await {
             Ok(Ok(applied)) => Ok(applied),
             Ok(Err(Unapplied::Refused(refusal))) => refuse(StatusCode::CONFLICT, refusal.to_string()),
             Ok(Err(error)) => refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
@@ -167,7 +166,7 @@ impl Node {
                 StatusCode::GATEWAY_TIMEOUT,
                 format!(
                     "there is no outcome after {} s, and it may still come: see `rtdb status`",
-                    COMMAND_MAX.as_secs()
+                    AGREE_MAX.as_secs()
                 ),
             ),
         }
@@ -233,6 +232,8 @@ impl Node {
                     index: position.0,
                     digest: database.digest.map(|digest| format!("{:016x}", digest.value)),
                     in_flight: database.in_flight,
+                    overlong_calls: database.overlong_calls,
+                    stuck: self.stuck(database),
                 }
             });
         NodeStatus {
@@ -263,6 +264,77 @@ impl Node {
                 .collect(),
             warnings: kinds::differences(meta.nodes()),
             sessions: self.metrics.sessions(),
+        }
+    }
+
+    fn stuck(&self, database: &rtdb_replica::DatabaseStatus) -> Option<StuckStatus> {
+        let Phase::Stuck { position, attempts } = database.phase else {
+            return None;
+        };
+        let nodes = self.manager.shard().with_shard(|shard| {
+            let of = shard
+                .stuck()
+                .filter(|(identity, _)| **identity == database.identity[..]);
+            let replicas = of.flat_map(|(_, replicas)| replicas);
+            let here = replicas.filter(|replica| replica.position == position);
+            here.map(|replica| replica.node).collect()
+        });
+        Some(StuckStatus {
+            position: position.to_string(),
+            attempts,
+            nodes: nodes.unwrap_or_default(),
+        })
+    }
+
+    /// Decides, for the operator, that a command has failed which stops SpacetimeDB.
+    pub(crate) async fn skip(&self, database: &str, position: &str) -> Result<(), Refused> {
+        let refused = |status, reason: String| Err(Refused { status, reason });
+        let position: Position = match position.parse() {
+            Ok(position) => position,
+            Err(error) => return refused(StatusCode::BAD_REQUEST, error.to_string()),
+        };
+        let meta = self.manager.meta().meta();
+        let identity = hex::decode(database).ok().map(|mut identity| {
+            identity.reverse();
+            identity
+        });
+        let of_identity = || meta.database(identity.as_deref()?);
+        let Some(found) = meta.named(database).or_else(of_identity) else {
+            return refused(StatusCode::NOT_FOUND, format!("no database `{database}`"));
+        };
+        if self.manager.feature_level() < POISON_LEVEL {
+            let reason = "not all nodes are of a version that knows this command: update them".to_owned();
+            return refused(StatusCode::CONFLICT, reason);
+        }
+        let Some(running) = self.local.running() else {
+            return refused(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the node is not ready".to_owned(),
+            );
+        };
+        let replicas = running.replica.progress().databases;
+        let replica = replicas.iter().find(|it| it.identity[..] == found.identity[..]);
+        if replica.is_none_or(|replica| replica.applied >= position) {
+            let reason = format!("this node's replica is past {position}: what was applied can't be skipped");
+            return refused(StatusCode::CONFLICT, reason);
+        }
+        let body = Body::Poison(Poison {
+            database: found.identity.clone(),
+            position: position.0,
+            step: Some(PoisonStep::Skipped(Skipped {})),
+        });
+        let pending = match self.manager.shard().submit(body.into()) {
+            Ok(pending) => pending,
+            Err(error) => return refused(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+        };
+        match tokio::time::timeout(AGREE_MAX, pending).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => refused(StatusCode::CONFLICT, error.to_string()),
+            Err(_) => {
+                let reason =
+                    "a majority of the nodes does not agree yet: look at the status before you repeat this";
+                refused(StatusCode::GATEWAY_TIMEOUT, reason.to_owned())
+            }
         }
     }
 

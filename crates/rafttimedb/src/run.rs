@@ -9,6 +9,7 @@ use crate::keys;
 use crate::local::{LocalNode, Running};
 use crate::metrics::Metrics;
 use crate::node::Node;
+use crate::reports::Reports;
 use anyhow::{Context, anyhow, bail};
 use axum::serve::ListenerExt;
 use futures::future::BoxFuture;
@@ -173,6 +174,7 @@ async fn start_replica<'a>(node: &'a Node, settings: &InitCluster) -> anyhow::Re
         Some(program) => ServerConfig::Managed {
             program: program.clone(),
             data_dir: node.config.data_dir.clone(),
+            limits: node.config.server_limits(),
         },
         None => ServerConfig::External {
             url: node.config.external_url().to_owned(),
@@ -190,6 +192,9 @@ async fn start_replica<'a>(node: &'a Node, settings: &InitCluster) -> anyhow::Re
     let replica = ReplicaConfig {
         server: server.clone(),
         tokens: tokens.clone(),
+        call_time_max: node.config.call_time_max(),
+        node: node.config.node_id,
+        reports: Some(Arc::new(Reports(node.manager.clone()))),
     };
     let replica = Arc::new(Replica::start(replica, node.manager.shard().clone()));
     Ok(node.local.run(Running::new(server, replica, tokens)))

@@ -106,6 +106,22 @@ pub(crate) struct DatabaseStatus {
     pub(crate) split: Option<SplitReplicas>,
     /// Calls sent to the server whose results are not there yet.
     pub(crate) in_flight: usize,
+    /// Calls that were given up since the node started, because they ran for too long.
+    pub(crate) overlong_calls: u64,
+    /// The command that stops this node's server each time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) stuck: Option<StuckStatus>,
+}
+
+/// A command that stops a node's server each time.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct StuckStatus {
+    /// Where it stands.
+    pub(crate) position: String,
+    /// How often it has stopped the server.
+    pub(crate) attempts: u32,
+    /// The nodes that are stuck at it, as the log has it.
+    pub(crate) nodes: Vec<u64>,
 }
 
 /// A replica that holds something else than the majority.

@@ -2,14 +2,17 @@
 
 mod scout;
 mod shared;
+mod verdicts;
 
 pub(crate) use shared::{Shared, Slot};
+pub(crate) use verdicts::{Verdict, Verdicts};
 
 use crate::{
     ActiveDatabase, Admin, Contents, DatabaseId, DatabaseStatus, Digest, Fatal, LocalServer, Quarantine,
     ReplicaStatus, Tokens,
 };
 use parking_lot::Mutex;
+use rtdb_consensus::command::Body;
 use rtdb_consensus::{Follow, Holding, LogIndex, Position};
 use scout::Scout;
 use std::sync::Arc;
@@ -20,6 +23,9 @@ use tokio::task::JoinHandle;
 /// How often it is looked whether the server has caught up.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// How long the server may take to say a database's digest for the status.
+const STATUS_MAX: Duration = Duration::from_secs(3);
+
 /// What a replica works with.
 #[derive(Clone)]
 pub struct ReplicaConfig {
@@ -27,6 +33,19 @@ pub struct ReplicaConfig {
     pub server: LocalServer,
     /// What makes the owners' tokens.
     pub tokens: Tokens,
+    /// How long the cluster lets one call run on a server.
+    pub call_time_max: Duration,
+    /// This node's id.
+    pub node: u64,
+    /// What carries its reports into the log; `None` if it reports nothing.
+    pub reports: Option<Arc<dyn Report>>,
+}
+
+/// Carries what a replica has to say into the log.
+pub trait Report: Send + Sync {
+    /// Proposes a command, if the cluster knows its kind and there is room. What is said is said again until it is in the
+    /// log.
+    fn report(&self, body: Body);
 }
 
 /// The local copy of a shard: follows the log, and applies it to the local server. Dropping it ends the appliers.
@@ -41,7 +60,7 @@ impl Replica {
     /// # Panics
     /// Outside a Tokio runtime.
     pub fn start(config: ReplicaConfig, follow: Arc<dyn Follow>) -> Self {
-        let shared = Arc::new(Shared::new(Admin::new(config.server, config.tokens), follow));
+        let shared = Arc::new(Shared::new(config, follow));
         let scout = tokio::spawn(Scout::new(shared.clone()).run());
         Self {
             shared,
@@ -161,12 +180,9 @@ impl Replica {
 
     async fn digest(&self, database: &DatabaseStatus) -> Option<Digest> {
         let active = self.shared.active(&database.identity)?;
-        let state = self
-            .shared
-            .admin
-            .state(&active.owner, &database.identity)
-            .await
-            .ok()??;
+        let state = self.shared.admin.state(&active.owner, &database.identity);
+        // While a call runs, the server answers nobody who asks for the database's rows.
+        let state = tokio::time::timeout(STATUS_MAX, state).await.ok()?.ok()??;
         Some(Digest {
             position: Position(state.index),
             value: state.digest,

@@ -5,6 +5,7 @@
 mod admin;
 mod init;
 mod resolve;
+mod skip;
 mod status;
 mod verify;
 
@@ -74,6 +75,29 @@ enum Command {
         )]
         addr: String,
     },
+    /// Give up a command that stops SpacetimeDB: it counts as failed on every node.
+    ///
+    /// Where all voters are stuck at a command, the cluster does this by itself. It is for you if a node that should say
+    /// so is gone. A node that has applied the command after all makes its database again, without it.
+    Skip {
+        /// The database's name or identity.
+        #[arg(long, value_name = "NAME")]
+        database: String,
+        /// The command's position, as `rtdb status` shows it.
+        #[arg(long, value_name = "ENTRY.COMMAND")]
+        position: String,
+        /// Don't ask.
+        #[arg(long)]
+        yes: bool,
+        /// The raft address of a node that is stuck.
+        #[arg(
+            long,
+            env = "RTDB_ADDR",
+            default_value = "http://localhost:4001",
+            value_name = "URL"
+        )]
+        addr: String,
+    },
     /// Show a node's view of the cluster. Exits with 1 if that node is not ready to serve.
     Status {
         /// The node's raft address.
@@ -105,6 +129,12 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Init { nodes } => init::run(&nodes)?,
         Command::Resolve { database, node, addr } => resolve::run(&Admin::new(&addr), &database, node)?,
         Command::Verify { database, addr } => return Ok(verify::run(&Admin::new(&addr), &database)?),
+        Command::Skip {
+            database,
+            position,
+            yes,
+            addr,
+        } => return Ok(skip::run(&Admin::new(&addr), &database, &position, yes)?),
         Command::Status { addr, json } => return Ok(status::run(&Admin::new(&addr), json)?),
     }
     Ok(ExitCode::SUCCESS)

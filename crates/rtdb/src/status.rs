@@ -65,6 +65,8 @@ struct Database {
     digest: Option<String>,
     in_flight: u64,
     #[serde(default)]
+    stuck: Option<Stuck>,
+    #[serde(default)]
     set_aside: Option<String>,
     #[serde(default)]
     diverged: Vec<Diverged>,
@@ -83,6 +85,14 @@ struct Diverged {
 struct Split {
     after: String,
     by: String,
+    nodes: Vec<u64>,
+}
+
+/// A command that stops the node's server each time.
+#[derive(Debug, Deserialize)]
+struct Stuck {
+    position: String,
+    attempts: u32,
     nodes: Vec<u64>,
 }
 
@@ -201,14 +211,13 @@ fn render(status: &Status) -> String {
         ],
         groups,
     );
+    let name = |database: &Database| match database.names.is_empty() {
+        true => database.identity.clone(),
+        false => database.names.join(" "),
+    };
     let databases = status.databases.iter().map(|database| {
-        let name = if database.names.is_empty() {
-            database.identity.clone()
-        } else {
-            database.names.join(" ")
-        };
         vec![
-            name,
+            name(database),
             database.applied.clone(),
             database.in_flight.to_string(),
             database.digest.clone().unwrap_or_else(dash),
@@ -221,6 +230,16 @@ fn render(status: &Status) -> String {
     );
     for database in &status.databases {
         differences(&mut text, database);
+        if let Some(stuck) = &database.stuck {
+            let _ = writeln!(
+                text,
+                "\nSTUCK: {}: the command at {} has stopped SpacetimeDB {} times (nodes stuck there: {})",
+                name(database),
+                stuck.position,
+                stuck.attempts,
+                list(&stuck.nodes)
+            );
+        }
     }
     text
 }
@@ -305,6 +324,7 @@ mod tests {
         "databases": [{"identity": "c200", "names": ["demo"], "applied": "118.3", "index": 7733251, "digest": "00ff00ff00ff00ff", "in_flight": 4,
              "set_aside": "it has diverged", "diverged": [{"node": 2, "after": "90.1", "by": "118.0"}]},
             {"identity": "c201", "names": [], "applied": "9.0", "index": 589824, "in_flight": 0,
+             "stuck": {"position": "10.1", "attempts": 3, "nodes": [1, 2]},
              "split": {"after": "0.0", "by": "9.0", "nodes": [1, 3]}}],
         "nodes": [{"id": 1, "raft_addr": "n1:4001", "client_addr": "n1:3001", "spacetimedb_version": "1.2.0", "cpu": "x86_64"}, {"id": 2, "raft_addr": "n2:4001", "client_addr": null}],
         "sessions": 12
@@ -334,6 +354,8 @@ SET ASIDE: this node does not serve demo: it has diverged
 DIVERGED: node 2's replica of demo, after 90.1 and by 118.0
 
 SPLIT: the replicas of c201 on nodes 1 3 differ after 0.0 and by 9.0, without a majority. It takes no calls until `rtdb resolve --database c201 --node N` says whose is right.
+
+STUCK: c201: the command at 10.1 has stopped SpacetimeDB 3 times (nodes stuck there: 1 2)
 ";
         assert_eq!(render(&status), expected);
     }

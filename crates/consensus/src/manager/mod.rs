@@ -196,20 +196,19 @@ impl Manager {
         self.spacetimedb_version.send_replace(Some(version));
     }
 
-    /// What every member of the shard has announced that it can apply: no command of a higher level may be proposed.
-    pub fn feature_level(&self) -> u32 {
-        let meta = self.meta().meta();
-        let status = self.shard().status();
-        let members = status.voters.iter().chain(&status.learners);
-        let levels = members.map(|node| meta.node(*node).map_or(0, |node| node.feature_level));
-        levels.min().unwrap_or(0)
-    }
-
     /// Becomes `Some`, with the reason, when the node can't go on: its disk refuses, the log holds what it does not
     /// understand, or one of its tasks has ended. Nothing more is acknowledged from then on, and the process should
     /// stop.
     pub fn fatal(&self) -> watch::Receiver<Option<Arc<str>>> {
         self.supervisor.fatal()
+    }
+
+    /// The [feature level](crate::command::FEATURE_LEVEL) that all nodes of the cluster have announced: what came with a
+    /// later one must not be proposed.
+    pub fn feature_level(&self) -> u32 {
+        let status = self.meta().status();
+        let members = [status.voters, status.learners].concat();
+        self.meta().meta().feature_level(&members)
     }
 
     /// How the node does.

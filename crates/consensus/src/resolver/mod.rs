@@ -5,6 +5,7 @@
 
 mod audit;
 mod meta;
+mod poison;
 mod resolution;
 mod shard;
 mod state;
@@ -13,6 +14,7 @@ mod tests;
 
 pub use audit::{Audit, Contest, Divergence, Holding};
 pub use meta::{Database, MetaState};
+pub use poison::StuckReplica;
 pub(crate) use resolution::Resolution;
 pub use shard::ShardState;
 pub(crate) use state::StateKey;
@@ -51,6 +53,8 @@ pub(crate) struct Decision {
 /// Where and when a command stands in the log, and who proposed it.
 #[derive(Clone, Copy, Debug)]
 struct Stamp {
+    /// The term of the leader that wrote it.
+    term: u64,
     position: Position,
     timestamp_us: i64,
     origin: Origin,
@@ -235,13 +239,14 @@ impl Resolver {
                     record.skip(position.command());
                     continue;
                 }
-                let body = command.body.as_ref().ok_or(RecordError::UnknownCommand)?;
+                let body = known_body(&command).ok_or(RecordError::UnknownCommand)?;
                 let stamp = Stamp {
+                    term,
                     position,
                     timestamp_us,
                     origin,
                 };
-                match self.judge(body, term, stamp, changes) {
+                match self.judge(body, stamp, changes) {
                     Verdict::Effect(session) => {
                         if let Some(session) = &session {
                             record.end(position.command(), session);
@@ -288,9 +293,9 @@ impl Resolver {
         })
     }
 
-    fn judge(&mut self, body: &Body, term: u64, stamp: Stamp, changes: &mut Vec<Change>) -> Verdict {
+    fn judge(&mut self, body: &Body, stamp: Stamp, changes: &mut Vec<Change>) -> Verdict {
         if let Body::ExpireNode(expire) = body {
-            if expire.term == term {
+            if expire.term == stamp.term {
                 let known = self.origins.entry(expire.node).or_default();
                 known.expired = known.expired.max(expire.epoch);
                 changes.push(origin_change(expire.node, known));
@@ -309,6 +314,14 @@ impl Resolver {
         };
         (StateKey::Timestamp, Some(record.encode_to_vec()))
     }
+}
+
+/// What a command is, if this version knows it.
+fn known_body(command: &Command) -> Option<&Body> {
+    command.body.as_ref().filter(|body| match body {
+        Body::Poison(poison) => poison.step.is_some(),
+        _ => true,
+    })
 }
 
 /// A batch's commands with their numbers in the stream.

@@ -1,6 +1,7 @@
 //! The rules of a shard: databases, sessions, and what replicas report.
 
 use super::audit::{Audit, Holding};
+use super::poison::{StuckReplica, StuckReplicas};
 use super::state::{SessionRecord, StateKey};
 use super::{Change, Stamp, Verdict};
 use crate::command::{Body, Call, REPORTS_MAX, Reports, Resolve};
@@ -18,6 +19,7 @@ pub struct ShardState {
     sessions: BTreeMap<u64, Session>,
     audits: BTreeMap<Bytes, Audit>,
     voters: BTreeSet<u64>,
+    stuck: StuckReplicas,
 }
 
 impl ShardState {
@@ -50,11 +52,17 @@ impl ShardState {
         self.voters = voters;
     }
 
+    /// The databases with replicas that are stuck at a command which stops SpacetimeDB, and those replicas.
+    pub fn stuck(&self) -> impl Iterator<Item = (&Bytes, Vec<StuckReplica>)> {
+        self.stuck.iter()
+    }
+
     pub(super) fn judge(&mut self, body: &Body, stamp: Stamp, changes: &mut Vec<Change>) -> Verdict {
         let Stamp {
             position,
             timestamp_us,
             origin,
+            ..
         } = stamp;
         match body {
             Body::Call(call) => self.call(call, timestamp_us),
@@ -102,6 +110,7 @@ impl ShardState {
                 if self.audits.remove(&delete.database).is_some() {
                     changes.push((StateKey::Audit(delete.database.clone()), None));
                 }
+                self.stuck.forget(&delete.database, changes);
                 self.sessions.retain(|id, session| {
                     let stays = session.database != delete.database;
                     if !stays {
@@ -114,6 +123,12 @@ impl ShardState {
             Body::Verify(verify) if self.databases.contains(&verify.database) => Verdict::Effect(None),
             Body::Reports(reports) => self.reported(reports, stamp, changes),
             Body::Resolve(resolve) => self.resolve(resolve, changes),
+            Body::Poison(poison) => {
+                if !self.databases.contains(&poison.database) {
+                    return Verdict::Refused(Refusal::NoSuchDatabase);
+                }
+                self.stuck.judge(poison, stamp, changes)
+            }
             // Nothing proposes a meta command here; a log that holds one must stay readable all the same.
             _ => Verdict::Refused(Refusal::NoSuchDatabase),
         }
@@ -173,6 +188,9 @@ impl ShardState {
                 self.sessions
                     .insert(*id, decode::<SessionRecord>(value)?.session(*id));
             }
+            StateKey::Stuck(node, database) => {
+                self.stuck.restore(database, *node, &decode(value)?);
+            }
             StateKey::Database(identity) => {
                 // It holds nothing as yet. If it does, that may have to be known.
                 decode::<()>(value)?;
@@ -191,6 +209,7 @@ impl ShardState {
         changes.extend(self.sessions.values().map(session_change));
         let audits = self.audits.iter();
         changes.extend(audits.map(|(database, audit)| audit_change(database, audit)));
+        self.stuck.dump(changes);
     }
 }
 

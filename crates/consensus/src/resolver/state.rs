@@ -21,6 +21,8 @@ pub(crate) enum StateKey {
     Cluster,
     /// A node: where and what it is.
     Node(u64),
+    /// A node's replica of a database that is stuck at a command.
+    Stuck(u64, Bytes),
 }
 
 impl StateKey {
@@ -40,6 +42,10 @@ impl StateKey {
             }
             Self::Cluster => out.push(b'c'),
             Self::Node(node) => numbered(out, b'n', *node),
+            Self::Stuck(node, database) => {
+                numbered(out, b'p', *node);
+                out.extend_from_slice(database);
+            }
         }
     }
 
@@ -55,6 +61,13 @@ impl StateKey {
             b'a' => Some(Self::Audit(Bytes::copy_from_slice(rest))),
             b'c' => Some(Self::Cluster),
             b'n' => number().map(Self::Node),
+            b'p' => {
+                let (node, database) = rest.split_first_chunk()?;
+                Some(Self::Stuck(
+                    u64::from_be_bytes(*node),
+                    Bytes::copy_from_slice(database),
+                ))
+            }
             _ => None,
         }
     }
@@ -108,6 +121,15 @@ impl OriginRecord {
 pub(crate) struct TimestampRecord {
     #[prost(sfixed64, tag = "1")]
     pub(crate) last_us: i64,
+}
+
+/// A replica that is stuck, as it is written.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub(crate) struct StuckRecord {
+    #[prost(fixed64, tag = "1")]
+    pub(crate) position: u64,
+    #[prost(uint32, tag = "2")]
+    pub(crate) attempts: u32,
 }
 
 /// A session, as it is written.

@@ -4,7 +4,10 @@ use super::cluster::{DATABASE, Node, call_in, config, connect, publish, settings
 use super::hub::{Hub, addr};
 use super::replica::name;
 use super::run;
-use crate::command::{Body, Owner, RegisterDatabase, Report, Reports, Resolve, SetNode};
+use crate::command::{
+    Body, Failed, Owner, Poison, PoisonStep, RegisterDatabase, Report, Reports, Resolve, SetNode, Skipped,
+    Stuck,
+};
 use crate::record::{
     Batch, EncodedBatch, Entry, LogIdRecord, LogRecord, MemberRecord, MembershipRecord, RecordError,
     VoteRecord, VoterSet,
@@ -194,6 +197,14 @@ fn messages() -> Vec<Sample> {
         database: DATABASE,
         node: 2,
     }));
+    let poison = |step| {
+        Command::from(Body::Poison(Poison {
+            database: DATABASE,
+            position: 65_537,
+            step: Some(step),
+        }))
+    };
+    let voters = vec![1, 2, 3];
     let mut resolution = Resolution::new(1_700_000_000_000_000);
     resolution.skip(1);
     let session = Session {
@@ -213,6 +224,12 @@ fn messages() -> Vec<Sample> {
         Sample::of("batch", batch),
         Sample::of("set_node", set_node),
         Sample::of("register_database", register),
+        Sample::of("poison_stuck", poison(PoisonStep::Stuck(Stuck { attempts: 3 }))),
+        Sample::of(
+            "poison_failed",
+            poison(PoisonStep::Failed(Failed { term: 5, voters })),
+        ),
+        Sample::of("poison_skipped", poison(PoisonStep::Skipped(Skipped {}))),
         Sample::of("resolution", resolution),
         Sample::of("reports", reports),
         Sample::of("resolve", resolve),

@@ -3,6 +3,12 @@ use crate::writer::Write;
 use crate::{RECEIPT_QUERY_SET, Subprotocol, hidden};
 use bytes::{BufMut, Bytes, BytesMut};
 
+/// How many bytes [`call_reducer`] appends for a call whose arguments have `args_bytes` bytes: the same in every
+/// subprotocol.
+pub fn call_reducer_bytes(reducer: &str, args_bytes: usize) -> usize {
+    1 + 4 + reducer.len() + 4 + args_bytes + 4 + 1
+}
+
 /// Appends a reducer call to `out`, its arguments being `args` one after the other (call header, then the client's
 /// own). With v3 several calls may share a frame; with v1 and v2 `out` must be empty.
 pub fn call_reducer(
@@ -13,7 +19,7 @@ pub fn call_reducer(
     request_id: u32,
 ) {
     let args_len = args.iter().map(|part| part.len()).sum::<usize>();
-    out.reserve(1 + 4 + reducer.len() + 4 + args_len + 4 + 1);
+    out.reserve(call_reducer_bytes(reducer, args_len));
     match subprotocol {
         Subprotocol::V1 => {
             out.put_u8(v1::CALL_REDUCER);

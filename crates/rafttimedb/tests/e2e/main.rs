@@ -9,5 +9,6 @@ mod identical;
 mod kills;
 mod lifecycle;
 mod partition;
+mod poison;
 mod sdk;
 mod support;

@@ -177,6 +177,7 @@ fn database_of(command: &ResolvedCommand) -> Option<&[u8]> {
         Body::Publish(publish) => &publish.database,
         Body::Delete(delete) => &delete.database,
         Body::Verify(verify) => &verify.database,
+        Body::Poison(poison) if poison.decides() => &poison.database,
         // Nodes' and the meta group's commands concern no database's rows.
         _ => &[],
     })

@@ -22,6 +22,16 @@ impl Applier {
     pub(super) async fn recover(&mut self) -> Result<Option<Connection>, Interrupt> {
         self.slot.set_phase(Phase::Connecting);
         self.shared.admin.server().up().await;
+        self.life = self.shared.admin.server().life();
+        self.refresh_verdict();
+        if let Some(position) = self.core.unsettled_publication()
+            && self.verdict.failed(position).is_some()
+            && !self.passed_over.contains(&position)
+        {
+            // The server must not even look at it.
+            self.remove().await?;
+            self.passed_over.insert(position);
+        }
         let Some(state) = self.state().await? else {
             self.core.set_active(None);
             self.shared.deactivate(&self.database);
@@ -30,12 +40,12 @@ impl Applier {
             return Ok(None);
         };
         let active = self.verified(&state).await?;
-        self.core.recovered(Some(&state));
+        let done = self.core.recovered(Some(&state));
         self.core.set_active(Some(active.clone()));
         self.shared.activate(active);
-        self.reader.seek(Position(state.index));
+        self.reader.seek(done);
         self.report();
-        tracing::info!(database = self.hex(), position = %Position(state.index), "applying from here on");
+        tracing::info!(database = self.hex(), position = %done, "applying from here on");
         Ok(Some(
             Connection::open(&self.shared.admin, &self.owner, &self.database).await?,
         ))

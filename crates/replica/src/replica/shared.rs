@@ -1,9 +1,10 @@
 //! What a replica's tasks share.
 
+use super::{ReplicaConfig, Report, Verdicts};
 use crate::{ActiveDatabase, Admin, Contents, DatabaseId, DatabaseStatus, Fatal, Phase, Quarantine};
 use parking_lot::{Mutex, RwLock};
-use rtdb_consensus::command::Owner;
-use rtdb_consensus::{Follow, Holding, LogIndex, Position};
+use rtdb_consensus::command::{Owner, Poison};
+use rtdb_consensus::{Follow, Holding, LogIndex, Origin, Position};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -20,6 +21,12 @@ const HOLDINGS_MAX: usize = 16;
 pub(crate) struct Shared {
     pub(crate) admin: Admin,
     pub(crate) follow: Arc<dyn Follow>,
+    /// What the log says of commands that stop the server.
+    pub(crate) verdicts: watch::Sender<Verdicts>,
+    pub(crate) reports: Option<Arc<dyn Report>>,
+    node: u64,
+    /// Whose command, of those that may stop the server, is on its way.
+    pub(crate) turns: Arc<tokio::sync::Mutex<()>>,
     active: RwLock<HashMap<DatabaseId, Arc<ActiveDatabase>>>,
     slots: RwLock<Vec<Arc<Slot>>>,
     scouted: AtomicU64,
@@ -43,6 +50,7 @@ pub(crate) struct Slot {
     pub(super) look: tokio::sync::Mutex<Look>,
     in_flight: AtomicUsize,
     in_flight_bytes: AtomicUsize,
+    overlong_calls: AtomicU64,
     phase: Mutex<Phase>,
     owner: Mutex<Owner>,
     holdings: Mutex<VecDeque<Holding>>,
@@ -61,16 +69,27 @@ pub(super) struct Look {
 }
 
 impl Shared {
-    pub(super) fn new(admin: Admin, follow: Arc<dyn Follow>) -> Self {
+    pub(super) fn new(config: ReplicaConfig, follow: Arc<dyn Follow>) -> Self {
+        let admin = Admin::new(config.server, config.tokens, config.call_time_max);
         Self {
             admin,
             follow,
+            verdicts: watch::Sender::new(Verdicts::default()),
+            reports: config.reports,
+            node: config.node,
+            turns: Arc::default(),
             active: RwLock::default(),
             slots: RwLock::default(),
             scouted: AtomicU64::new(0),
             applied: watch::Sender::new(0),
             fatal: watch::Sender::new(None),
         }
+    }
+
+    /// Takes what a command in the log says of commands that stop the server.
+    pub(super) fn note(&self, origin: Origin, poison: &Poison) {
+        self.verdicts
+            .send_modify(|verdicts| verdicts.note(self.node, origin, poison));
     }
 
     pub(super) fn active(&self, identity: &DatabaseId) -> Option<Arc<ActiveDatabase>> {
@@ -150,6 +169,7 @@ impl Slot {
             look: tokio::sync::Mutex::default(),
             in_flight: AtomicUsize::new(0),
             in_flight_bytes: AtomicUsize::new(0),
+            overlong_calls: AtomicU64::new(0),
             phase: Mutex::new(Phase::Connecting),
             owner: Mutex::new(owner),
             holdings: Mutex::default(),
@@ -160,6 +180,11 @@ impl Slot {
 
     pub(crate) fn set_phase(&self, phase: Phase) {
         *self.phase.lock() = phase;
+    }
+
+    /// A call has run for longer than it may.
+    pub(crate) fn count_overlong(&self) {
+        self.overlong_calls.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn set_owner(&self, owner: Owner) {
@@ -259,6 +284,7 @@ impl Slot {
             applied: Position(self.completed.load(Ordering::Relaxed)),
             in_flight: self.in_flight.load(Ordering::Relaxed),
             in_flight_bytes: self.in_flight_bytes.load(Ordering::Relaxed),
+            overlong_calls: self.overlong_calls.load(Ordering::Relaxed),
             digest: None,
         }
     }

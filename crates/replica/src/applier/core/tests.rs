@@ -316,6 +316,8 @@ fn a_result_that_is_not_the_next_ones_is_a_violation() {
             got: 511
         })
     );
+    // It still waits.
+    core.result(ok(510)).unwrap();
     core.take(&call(11, 7, "add", "x"), &mut calls);
     let other = AppliedCall {
         index: Some(12),
@@ -328,6 +330,7 @@ fn a_result_that_is_not_the_next_ones_is_a_violation() {
             got: 12
         })
     );
+    core.result(ok(511)).unwrap();
     // 1.2.0 forgets the request id of a call that fails; the position stands for it.
     core.take(&call(13, 7, "add", "x"), &mut calls);
     core.result(AppliedCall {
@@ -335,7 +338,22 @@ fn a_result_that_is_not_the_next_ones_is_a_violation() {
         ..error(0, "no")
     })
     .unwrap();
-    assert_eq!(outcomes(&mut core), [(13, Err("no".into()))]);
+    assert_eq!(outcomes(&mut core)[2], (13, Err("no".into())));
+}
+
+/// Else it would be said that they are applied.
+#[test]
+fn commands_whose_connection_is_lost_are_open_until_the_database_has_said_what_came_of_them() {
+    let (mut core, mut calls) = core(false);
+    for position in [10, 11] {
+        core.take(&call(position, 7, "add", "x"), &mut calls);
+    }
+    core.result(ok(510)).unwrap();
+    assert_eq!(core.first_open(), Some(Position(11)));
+    core.lost();
+    assert_eq!(core.first_open(), Some(Position(11)));
+    core.recovered(Some(&state(10)));
+    assert_eq!(core.first_open(), None);
 }
 
 #[test]
@@ -472,4 +490,109 @@ fn the_window_is_bounded_by_count_and_bytes() {
         core.take(&call(taken, 7, "add", &large), &mut calls);
     }
     assert_eq!(taken, 8);
+}
+
+/// v1 echoes a call's position.
+fn echoed(index: u64, result: AppliedCall) -> AppliedCall {
+    AppliedCall {
+        request_id: 0,
+        index: Some(index),
+        ..result
+    }
+}
+
+#[test]
+fn a_call_that_is_not_answered_has_failed_if_the_database_has_later_ones() {
+    let (mut core, mut calls) = core(false);
+    for position in 10..15 {
+        core.take(&call(position, 7, "add", "x"), &mut calls);
+    }
+    core.result(echoed(10, ok(0))).unwrap();
+    let unanswered = Violation::Unanswered {
+        position: Position(11),
+    };
+    assert_eq!(core.result(echoed(12, ok(0))), Err(unanswered));
+    core.lost();
+    let mut sums = Successes::default();
+    [10, 12].into_iter().for_each(|position| sums.add(position));
+    let recorded = DatabaseState {
+        successes: sums,
+        ..state(12)
+    };
+    assert_eq!(core.recovered(Some(&recorded)), Position(12));
+    let told = outcomes(&mut core);
+    let oks: Vec<_> = told
+        .iter()
+        .map(|(seq, outcome)| (*seq, outcome.is_ok()))
+        .collect();
+    assert_eq!(oks, [(10, true), (11, false), (12, true)]);
+}
+
+#[test]
+fn calls_that_have_run_and_left_no_trace_are_not_sent_again() {
+    let (mut core, mut calls) = core(false);
+    for position in 10..15 {
+        core.take(&call(position, 7, "add", "x"), &mut calls);
+    }
+    core.result(echoed(10, ok(0))).unwrap();
+    core.result(echoed(13, error(0, "its own"))).unwrap_err();
+    core.lost();
+    assert_eq!(core.recovered(Some(&state(10))), Position(13));
+    let told = outcomes(&mut core);
+    assert_eq!(told[0], (10, called()));
+    let errors: Vec<_> = told[1..]
+        .iter()
+        .map(|(seq, it)| (*seq, it.as_ref().unwrap_err()))
+        .collect();
+    assert_eq!(errors.len(), 3);
+    assert!(errors[0].1.contains("gave no reason") && errors[1].1.contains("gave no reason"));
+    assert_eq!(errors[2], (13, &"its own".to_owned()));
+}
+
+#[test]
+fn calls_that_have_run_are_sent_again_if_the_server_has_lost_later_ones() {
+    let (mut core, mut calls) = core(false);
+    for position in 10..13 {
+        core.take(&call(position, 7, "add", "x"), &mut calls);
+    }
+    core.result(echoed(10, ok(0))).unwrap();
+    core.result(echoed(12, ok(0))).unwrap_err();
+    core.lost();
+    // It died, too, and its last transaction is gone.
+    assert_eq!(core.recovered(Some(&state(10))), Position(10));
+    assert_eq!(outcomes(&mut core).len(), 1);
+}
+
+#[test]
+fn a_fence_shows_that_all_before_it_have_run() {
+    let (mut core, _) = core(false);
+    let mut calls = Calls::new(Subprotocol::V1);
+    core.fence(&mut calls);
+    assert!(calls.is_empty(), "nothing is under way");
+    core.take(&call(10, 7, "add", "x"), &mut calls);
+    core.fence(&mut calls);
+    core.fence(&mut calls);
+    assert_eq!(std::iter::from_fn(|| calls.pop()).count(), 2);
+    core.result(echoed(10, ok(0))).unwrap();
+    core.result(echoed(0, ok(0))).unwrap();
+    assert!(core.window().is_empty());
+
+    core.take(&call(11, 7, "add", "x"), &mut calls);
+    core.fence(&mut calls);
+    core.result(echoed(0, ok(0))).unwrap_err();
+    core.lost();
+    assert_eq!(core.recovered(Some(&state(10))), Position(11));
+    let told = outcomes(&mut core);
+    assert!(told[0].1.is_ok() && told[1].1.is_err() && told.len() == 2);
+}
+
+/// Both are at the same position.
+#[test]
+fn the_cleanup_behind_a_disconnect_that_was_overtaken_is_not_passed_over() {
+    let (mut core, mut calls) = core(true);
+    core.take(&call(10, 7, "add", "x"), &mut calls);
+    core.take(&disconnect(11, 7, false), &mut calls);
+    core.result(echoed(11, error(0, "no"))).unwrap_err();
+    core.lost();
+    assert_eq!(core.recovered(Some(&state(9))), Position(10));
 }
