@@ -71,6 +71,23 @@ pub fn wasm() -> Result<Vec<u8>> {
     wat::parse_str(text).context("the module is not well formed")
 }
 
+/// A module that takes memory until there is none as soon as it is loaded. It can't be prepared.
+pub fn eats_when_loaded() -> Result<Vec<u8>> {
+    let text = r#"(module
+        (memory (export "memory") 1)
+        (func $eat (local $page i32)
+            (loop $again
+                (local.set $page (memory.grow (i32.const 256)))
+                (if (i32.eq (local.get $page) (i32.const -1)) (then (unreachable)))
+                (memory.fill (i32.mul (local.get $page) (i32.const 65536)) (i32.const 7) (i32.const 16777216))
+                (br $again)))
+        (start $eat)
+        (func (export "__describe_module__") (param i32))
+        (func (export "__call_reducer__")
+            (param i32 i64 i64 i64 i64 i64 i64 i64 i32 i32) (result i32) (i32.const 0)))"#;
+    wat::parse_str(text).context("the module is not well formed")
+}
+
 /// `RawModuleDefV9`: no types, no tables, and the reducers.
 fn definition() -> Vec<u8> {
     let count = |out: &mut Vec<u8>, count: usize| out.extend((count as u32).to_le_bytes());

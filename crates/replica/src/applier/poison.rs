@@ -15,10 +15,18 @@ pub(super) const ATTEMPTS_MAX: u32 = 3;
 /// What is known of commands that were on their way when the server was stopped.
 #[derive(Debug, Default)]
 pub(super) struct Poison {
-    /// The last of those commands, and how often the server was stopped before it was done.
-    suspects: Option<(Position, u32)>,
+    suspects: Option<Suspects>,
     /// The last command that was alone on its way, and how often.
     alone: Option<Stuck>,
+}
+
+/// The commands of which one has stopped the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Suspects {
+    first: Position,
+    last: Position,
+    /// How often the server was stopped.
+    stops: u32,
 }
 
 /// A command that the server does not survive, or can't finish.
@@ -32,10 +40,13 @@ pub(super) struct Stuck {
 impl Poison {
     /// The server was stopped, or broke the connection, with the commands from `first` to `last` on their way.
     pub(super) fn stopped(&mut self, first: Position, last: Position) {
-        self.suspects = match self.suspects {
-            Some((until, stops)) if first <= until => Some((until.max(last), stops + 1)),
-            _ => Some((last, 1)),
-        };
+        let before = self.suspects.filter(|it| first <= it.last && it.first <= last);
+        self.suspects = Some(Suspects {
+            // What comes before it was not on its way the other time.
+            first: before.map_or(first, |before| before.first.max(first)),
+            last: before.map_or(last, |before| before.last.max(last)),
+            stops: before.map_or(0, |before| before.stops) + 1,
+        });
         if first == last {
             let before = self.alone.filter(|alone| alone.position == first);
             self.alone = Some(Stuck {
@@ -47,14 +58,15 @@ impl Poison {
 
     /// Everything up to `position` is done.
     pub(super) fn done(&mut self, position: Position) {
-        self.suspects = self.suspects.filter(|(until, _)| *until > position);
+        self.suspects = self.suspects.filter(|suspects| suspects.last > position);
         self.alone = self.alone.filter(|alone| alone.position > position);
     }
 
     /// Whether the command at `position` must be alone on its way.
     pub(super) fn is_suspect(&self, position: Position) -> bool {
-        self.suspects
-            .is_some_and(|(until, stops)| position <= until && stops >= STOPS_UNTIL_WARY)
+        self.suspects.is_some_and(|suspects| {
+            (suspects.first..=suspects.last).contains(&position) && suspects.stops >= STOPS_UNTIL_WARY
+        })
     }
 
     /// The command that has stopped the server too often.
@@ -75,10 +87,9 @@ mod tests {
         for deaths in 1..100 {
             loop {
                 let first = Position(done + 1);
-                let last = match known.is_suspect(first) {
-                    true => first,
-                    false => Position((done + window).min(count)),
-                };
+                let unsuspected = |at: &u64| !known.is_suspect(Position(*at));
+                let more = (first.0..=(done + window).min(count)).take_while(unsuspected);
+                let last = Position(more.last().unwrap_or(first.0));
                 if (first.0..=last.0).contains(&poison) {
                     known.stopped(first, last);
                     done = (poison - 1).saturating_sub(lost);
@@ -118,6 +129,20 @@ mod tests {
             poison.done(last);
             assert_eq!(poison.stuck(), None);
         }
+    }
+
+    /// As when the server has lost everything.
+    #[test]
+    fn what_was_done_before_is_applied_again_at_full_speed() {
+        let mut poison = Poison::default();
+        for _ in 0..STOPS_UNTIL_WARY {
+            poison.stopped(Position(900), Position(950));
+        }
+        let suspects: Vec<u64> = (1..1000).filter(|at| poison.is_suspect(Position(*at))).collect();
+        assert_eq!(suspects, (900..=950).collect::<Vec<_>>());
+        // It died of something else.
+        poison.stopped(Position(10), Position(20));
+        assert!(!poison.is_suspect(Position(10)) && !poison.is_suspect(Position(900)));
     }
 
     #[test]

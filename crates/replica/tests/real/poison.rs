@@ -333,3 +333,45 @@ async fn a_replica_that_has_applied_what_was_skipped_makes_its_database_again() 
     replica.stop().await;
     node.server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_that_stops_the_server_has_failed_by_decision() {
+    let Some(program) = program() else { return };
+    let limits = ServerLimits {
+        memory_max: Some(700 << 20),
+        ..ServerLimits::default()
+    };
+    let node = Node::limited(program, limits).await;
+    let log = Log::new();
+    let replica = node.replica(&log);
+    let deadly = |clear| match publish(&node) {
+        Body::Publish(mut publish) => {
+            publish.module = poison_module::eats_when_loaded().unwrap().into();
+            publish.clear = clear;
+            Body::Publish(publish)
+        }
+        other => other,
+    };
+    log.append(vec![publish(&node), nothing()]);
+    log.all_applied().await;
+    for clear in [false, true] {
+        let calls = log.append(vec![nothing(), deadly(clear), nothing()]);
+        let phase = stuck(&replica).await;
+        assert!(
+            matches!(phase, Phase::Stuck { position, .. } if position == calls[1]),
+            "{phase:?}"
+        );
+        log.append(vec![failed(calls[1])]);
+        log.all_applied().await;
+        assert!(log.outcome(calls[0]).is_ok() && log.outcome(calls[2]).is_ok());
+        let Err(Unapplied::Refused(refusal)) = log.outcome(calls[1]) else {
+            panic!("{:?}", log.outcome(calls[1]));
+        };
+        assert_eq!(refusal.to_string(), "this call stopped SpacetimeDB on every node");
+        let last = log.append(vec![nothing()])[0];
+        log.all_applied().await;
+        assert_eq!(index(&node, &replica).await, last);
+    }
+    replica.stop().await;
+    node.server.stop().await;
+}
