@@ -12,7 +12,7 @@ mod reader;
 mod recover;
 mod window;
 
-use self::connection::{Connection, ConnectionError};
+pub(crate) use self::connection::{Connection, ConnectionError};
 use self::core::{Core, Violation};
 use self::reader::{Head, Reader};
 use crate::replica::{Shared, Slot};

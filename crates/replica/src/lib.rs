@@ -18,6 +18,7 @@ mod replica;
 pub mod server;
 mod status;
 mod tokens;
+mod views;
 
 pub use admin::{Admin, AdminError, DatabaseState, SqlError, SqlTable};
 pub use database::{ActiveDatabase, DatabaseId};
@@ -27,3 +28,4 @@ pub use replica::{Replica, ReplicaConfig};
 pub use server::{LocalServer, ServerConfig, ServerError, ServerState};
 pub use status::{DatabaseStatus, Digest, Phase, ReplicaStatus};
 pub use tokens::{Claims, LOCAL_ISSUER, Minted, TokenError, Tokens};
+pub use views::{ViewError, ViewHold, Views};

@@ -7,6 +7,7 @@ pub(crate) use shared::{Shared, Slot};
 
 use crate::{
     ActiveDatabase, Admin, DatabaseId, DatabaseStatus, Digest, Fatal, LocalServer, ReplicaStatus, Tokens,
+    Views,
 };
 use parking_lot::Mutex;
 use rtdb_consensus::{Follow, LogIndex, Position};
@@ -56,6 +57,11 @@ impl Replica {
     /// Changes whenever a publication to a database that exists has ended, well or not.
     pub fn publications(&self, identity: &DatabaseId) -> Option<watch::Receiver<u64>> {
         Some(self.slot(identity)?.publications())
+    }
+
+    /// The views of a database that clients of this node look at.
+    pub fn views(&self, identity: &DatabaseId) -> Option<Arc<Views>> {
+        Some(self.slot(identity)?.views.clone())
     }
 
     /// Resolves when the server has everything of a database that it may have shown anybody before this was called,

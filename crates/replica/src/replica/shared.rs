@@ -1,9 +1,10 @@
 //! What a replica's tasks share.
 
-use crate::{ActiveDatabase, Admin, DatabaseId, DatabaseStatus, Fatal, Phase};
+use crate::{ActiveDatabase, Admin, DatabaseId, DatabaseStatus, Fatal, Phase, Views};
 use parking_lot::{Mutex, RwLock};
 use rtdb_consensus::command::Owner;
 use rtdb_consensus::{Follow, LogIndex, Position};
+use spacetimedb_lib::Identity;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -38,6 +39,8 @@ pub(crate) struct Slot {
     in_flight: AtomicUsize,
     in_flight_bytes: AtomicUsize,
     phase: Mutex<Phase>,
+    /// The views that clients look at.
+    pub(crate) views: Arc<Views>,
     owner: Mutex<Owner>,
 }
 
@@ -63,7 +66,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn active(&self, identity: &DatabaseId) -> Option<Arc<ActiveDatabase>> {
+    pub(crate) fn active(&self, identity: &DatabaseId) -> Option<Arc<ActiveDatabase>> {
         self.active.read().get(identity).cloned()
     }
 
@@ -141,6 +144,7 @@ impl Slot {
             in_flight: AtomicUsize::new(0),
             in_flight_bytes: AtomicUsize::new(0),
             phase: Mutex::new(Phase::Connecting),
+            views: Arc::default(),
             owner: Mutex::new(owner),
         }
     }
@@ -154,8 +158,10 @@ impl Slot {
     }
 
     pub(crate) fn set_progress(&self, done: LogIndex, completed: Position, calls: usize, bytes: usize) {
-        self.done.store(done, Ordering::Release);
-        self.completed.store(completed.0, Ordering::Relaxed);
+        let passed = self.done.swap(done, Ordering::AcqRel) != done;
+        if passed | (self.completed.swap(completed.0, Ordering::Relaxed) != completed.0) {
+            self.views.outdate();
+        }
         self.in_flight.store(calls, Ordering::Relaxed);
         self.in_flight_bytes.store(bytes, Ordering::Relaxed);
     }
@@ -184,7 +190,12 @@ impl Slot {
         self.publications.send_modify(|count| *count += 1);
     }
 
-    pub(super) fn publications(&self) -> watch::Receiver<u64> {
+    /// The database's identity as people write it.
+    pub(crate) fn hex(&self) -> String {
+        Identity::from_byte_array(self.identity).to_hex().to_string()
+    }
+
+    pub(crate) fn publications(&self) -> watch::Receiver<u64> {
         self.publications.subscribe()
     }
 
