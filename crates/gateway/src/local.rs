@@ -3,6 +3,7 @@
 use futures::future::BoxFuture;
 use rtdb_determinism::Module;
 use rtdb_protocol::Subprotocol;
+use rtdb_replica::Views;
 use spacetimedb_lib::Identity;
 use std::sync::Arc;
 use thiserror::Error;
@@ -29,6 +30,10 @@ pub trait Local: Send + Sync {
     /// Changes with every publication to a database that exists, refused or not: connections to the local server from
     /// before it may hang on a module that nobody else sees. `None` if there is no such database.
     fn publications(&self, identity: &Identity) -> Option<watch::Receiver<u64>>;
+
+    /// The views of a database that clients of this node look at. `None` if there is no such database, or nothing that
+    /// would refresh its views.
+    fn views(&self, identity: &Identity) -> Option<Arc<Views>>;
 
     /// Resolves when the local server has again all that it may have shown anybody of a database until now: it may have
     /// died since, and have lost its last transactions.

@@ -4,7 +4,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use rtdb_gateway::{Local, LocalDatabase, OverReplica, Tokens};
 use rtdb_protocol::Subprotocol;
-use rtdb_replica::{LocalServer, Replica};
+use rtdb_replica::{LocalServer, Replica, Views};
 use spacetimedb_lib::Identity;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
@@ -62,6 +62,10 @@ impl Local for LocalNode {
 
     fn publications(&self, identity: &Identity) -> Option<watch::Receiver<u64>> {
         self.running()?.local.publications(identity)
+    }
+
+    fn views(&self, identity: &Identity) -> Option<Arc<Views>> {
+        self.running()?.local.views(identity)
     }
 
     fn caught_up(&self, identity: &Identity) -> BoxFuture<'static, ()> {

@@ -183,6 +183,10 @@ impl Local for FakeLocal {
         None
     }
 
+    fn views(&self, _: &Identity) -> Option<Arc<rtdb_replica::Views>> {
+        None
+    }
+
     fn caught_up(&self, _: &Identity) -> futures::future::BoxFuture<'static, ()> {
         Box::pin(std::future::ready(()))
     }
