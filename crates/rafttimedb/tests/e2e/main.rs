@@ -10,3 +10,4 @@ mod lifecycle;
 mod partition;
 mod sdk;
 mod support;
+mod views;
