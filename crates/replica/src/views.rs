@@ -20,9 +20,6 @@ use tokio::sync::{Notify, oneshot, watch};
 const FORGET_AFTER: Duration = Duration::from_secs(30 * 60);
 /// How many of them are remembered. Should another one fail, all that are held are refreshed one by one.
 const RELEASED_MAX: usize = 16_384;
-/// A view that fails after it has run for so long is taken for one that would run for ever: the server stops it after
-/// some 13 s, in which nothing else runs.
-const STUCK_AFTER: Duration = Duration::from_secs(1);
 /// How long such a view is not run again on this node, for anybody.
 const STUCK_PAUSE: Duration = Duration::from_secs(600);
 
@@ -175,13 +172,12 @@ impl Views {
         }
     }
 
-    /// The instance has failed after so long, in the server's words. What else is to be put aside with it: all of a view
-    /// that has run for too long.
-    fn failed(&self, key: u64, reason: String, after: Duration) -> (ViewError, Vec<u64>) {
+    /// The instance has failed, in the server's words. What is to be put aside: all instances of a view that is `stuck`.
+    fn failed(&self, key: u64, reason: String, stuck: bool) -> (ViewError, Vec<u64>) {
         let mut state = self.state.lock();
         let view = state.known.get(&key).map(|known| known.view.clone());
         let view = view.unwrap_or_default();
-        let (error, all) = if after < STUCK_AFTER {
+        let (error, all) = if !stuck {
             (ViewError::Failed { view, reason }, vec![key])
         } else {
             state.stuck.insert(view.clone(), Instant::now() + STUCK_PAUSE);
@@ -358,7 +354,7 @@ mod tests {
         let views = Arc::new(Views::default());
         let failures = views.failures();
         let [mine, other] = [2, 4].map(|key| views.hold("board", key).unwrap());
-        let (error, aside) = views.failed(2, "boom".into(), Duration::ZERO);
+        let (error, aside) = views.failed(2, "boom".into(), false);
         assert_eq!(aside, [2]);
         assert_eq!(error.to_string(), "view `board` failed on this node: boom");
         assert!(failures.has_changed().unwrap());
@@ -373,7 +369,7 @@ mod tests {
         let views = Arc::new(Views::default());
         let _holds = [2, 4].map(|key| views.hold("board", key).unwrap());
         let _other = views.hold("mine", 6).unwrap();
-        let (error, mut aside) = views.failed(2, "boom".into(), STUCK_AFTER);
+        let (error, mut aside) = views.failed(2, "boom".into(), true);
         aside.sort_unstable();
         assert_eq!(aside, [2, 4]);
         assert!(matches!(error, ViewError::Stuck { .. }));

@@ -16,12 +16,17 @@ use tokio::time::Instant;
 /// How long a refresh may take before its connection is given up: the server stops a view after some 13 s, and one
 /// refresh may evaluate several.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(120);
+/// A view that fails after so long, twice in a row, is taken for one that would run for ever: the server stops those after
+/// some 13 s, and says of it no more than of a panic. Once may be due to calls that came before it.
+const STUCK_AFTER: Duration = Duration::from_secs(4);
 /// How much longer than a refresh the pause after it is, so that calls have at least two thirds of the server's time.
 const PAUSE_FACTOR: u32 = 2;
 /// One that has been asked for may follow at once if the last one was shorter.
 const SHORT: Duration = Duration::from_millis(20);
 /// The version of definitions that may have views.
 const SCHEMA_VERSION: u32 = 10;
+/// How long the connection stays when nobody holds a view any more: queries over HTTP hold them for moments.
+const LINGER: Duration = Duration::from_secs(30);
 /// The pause before a lost connection is tried again: doubles from the first to the second.
 const BACK_OFF_MIN: Duration = Duration::from_millis(50);
 const BACK_OFF_MAX: Duration = Duration::from_secs(2);
@@ -92,7 +97,7 @@ impl Refresher {
         }
     }
 
-    /// Refreshes until nobody holds a view.
+    /// Refreshes until nobody has held a view for a while.
     async fn serve(&mut self, pause: &mut Duration) -> Result<(), Interrupt> {
         let mut publications = self.slot.publications();
         publications.borrow_and_update();
@@ -100,8 +105,12 @@ impl Refresher {
         *pause = BACK_OFF_MIN;
         self.by_key = false;
         self.views.outdate();
-        while self.views.is_held() {
+        let mut held = Instant::now();
+        while held.elapsed() < LINGER {
             let now = Instant::now();
+            if self.views.is_held() {
+                held = now;
+            }
             if publications.has_changed().unwrap_or(false) {
                 return Err(Interrupt::Published);
             }
@@ -117,7 +126,6 @@ impl Refresher {
             }
             self.wait(&mut connection, &mut publications).await?;
         }
-        self.views.refuse("nobody holds the view");
         Ok(())
     }
 
@@ -143,7 +151,7 @@ impl Refresher {
         let rests = [self.rested_a_little, self.rested]
             .into_iter()
             .filter(|until| *until > now);
-        let rested = rests.min();
+        let until = rests.min().unwrap_or(now + LINGER);
         tokio::select! {
             biased;
             // Nothing is subscribed to: what comes is the connection's end.
@@ -153,14 +161,14 @@ impl Refresher {
                 Err(_) => std::future::pending().await,
             },
             () = self.views.woken() => Ok(()),
-            () = tokio::time::sleep_until(rested.unwrap_or(now)), if rested.is_some() => Ok(()),
+            () = tokio::time::sleep_until(until) => Ok(()),
         }
     }
 
     /// Refreshes what somebody waits for.
     async fn answer(&mut self, connection: &mut Connection, request: Request) -> Result<(), Interrupt> {
         let result = match self.views.check_stuck(&request.view) {
-            Ok(()) => self.refresh_one(connection, request.key).await,
+            Ok(()) => self.refresh_one(connection, request.key, false).await,
             Err(stuck) => self.put_aside(connection, request.key).await.map(|()| Err(stuck)),
         };
         match result {
@@ -177,15 +185,16 @@ impl Refresher {
 
     /// Refreshes all instances that calls have outdated. If one fails it is found, and put aside.
     async fn refresh_all(&mut self, connection: &mut Connection) -> Result<(), Interrupt> {
+        let begun = Instant::now();
         if !self.by_key && self.call(connection, REFRESH_ALL).await?.is_ok() {
             return Ok(());
         }
-        let begun = Instant::now();
+        let suspicious = begun.elapsed() >= STUCK_AFTER;
         let mut failed = false;
         for key in self.views.running() {
             // One that has run for too long takes others with it.
             if self.views.is_running(key) {
-                failed |= self.refresh_one(connection, key).await?.is_err();
+                failed |= self.refresh_one(connection, key, suspicious).await?.is_err();
             }
         }
         self.rested = Instant::now() + begun.elapsed() * PAUSE_FACTOR;
@@ -199,17 +208,26 @@ impl Refresher {
         Ok(())
     }
 
+    /// Refreshes an instance. `suspicious`: a refresh of it among others has failed after [`STUCK_AFTER`].
     async fn refresh_one(
         &mut self,
         connection: &mut Connection,
         key: u64,
+        mut suspicious: bool,
     ) -> Result<Result<(), ViewError>, Interrupt> {
-        let begun = Instant::now();
-        let Err(reason) = self.call(connection, key).await? else {
-            self.views.works(key);
-            return Ok(Ok(()));
+        let (reason, stuck) = loop {
+            let begun = Instant::now();
+            let Err(reason) = self.call(connection, key).await? else {
+                self.views.works(key);
+                return Ok(Ok(()));
+            };
+            let is_long = begun.elapsed() >= STUCK_AFTER;
+            if !is_long || suspicious {
+                break (reason, is_long);
+            }
+            suspicious = true;
         };
-        let (error, aside) = self.views.failed(key, reason, begun.elapsed());
+        let (error, aside) = self.views.failed(key, reason, stuck);
         tracing::warn!(database = self.slot.hex(), %error, "a view is put aside");
         for key in aside {
             self.put_aside(connection, key).await?;
