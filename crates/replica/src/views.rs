@@ -177,14 +177,14 @@ impl Views {
         let mut state = self.state.lock();
         let view = state.known.get(&key).map(|known| known.view.clone());
         let view = view.unwrap_or_default();
-        let (error, all) = if !stuck {
-            (ViewError::Failed { view, reason }, vec![key])
-        } else {
+        let (error, all) = if stuck {
             state.stuck.insert(view.clone(), Instant::now() + STUCK_PAUSE);
             let alike = state.known.iter().filter(|(_, known)| known.view == view);
             let alike = alike.map(|(key, _)| *key).collect();
             let left = STUCK_PAUSE;
             (ViewError::Stuck { view, left }, alike)
+        } else {
+            (ViewError::Failed { view, reason }, vec![key])
         };
         for key in &all {
             if let Some(known) = state.known.get_mut(key) {
