@@ -20,7 +20,9 @@ use tokio::sync::{Notify, oneshot, watch};
 const FORGET_AFTER: Duration = Duration::from_secs(30 * 60);
 /// How many of them are remembered. Should another one fail, all that are held are refreshed one by one.
 const RELEASED_MAX: usize = 16_384;
-/// How long such a view is not run again on this node, for anybody.
+/// How many refreshes may be waited for.
+const REQUESTS_MAX: usize = 16_384;
+/// How long a view that has run for too long is not run again on this node, for anybody.
 const STUCK_PAUSE: Duration = Duration::from_secs(600);
 
 /// Why a view can't be looked at.
@@ -139,7 +141,9 @@ impl Views {
     }
 
     fn take_request(&self) -> Option<Request> {
-        self.state.lock().requests.pop_front()
+        let mut state = self.state.lock();
+        // Whoever has given up waiting is passed over.
+        std::iter::from_fn(|| state.requests.pop_front()).find(|request| !request.done.is_closed())
     }
 
     /// Takes note that a refresh begins: whether one is due.
@@ -311,7 +315,15 @@ impl ViewHold {
             key: self.key,
             done,
         };
-        self.views.state.lock().requests.push_back(request);
+        {
+            let mut state = self.views.state.lock();
+            if state.requests.len() >= REQUESTS_MAX {
+                return Err(ViewError::Unavailable(format!(
+                    "{REQUESTS_MAX} refreshes are waited for"
+                )));
+            }
+            state.requests.push_back(request);
+        }
         self.views.wake.notify_one();
         answer
             .await
