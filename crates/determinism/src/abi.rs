@@ -5,13 +5,8 @@ pub(crate) const TABLES_MAX: usize = 64;
 
 pub(crate) const CALL_REDUCER: &str = "__call_reducer__";
 /// What else the host calls in an instance that is at work.
-pub(crate) const OTHER_CALLS: [&str; 4] = [
-    "__call_view__",
-    "__call_view_anon__",
-    "__call_procedure__",
-    "__call_http_handler__",
-];
-/// Those of them that evaluate a view.
+pub(crate) const OTHER_CALLS: [&str; 2] = ["__call_procedure__", "__call_http_handler__"];
+/// What evaluates a view: one that knows its sender, and one that does not.
 pub(crate) const CALL_VIEWS: [&str; 2] = ["__call_view__", "__call_view_anon__"];
 pub(crate) const DESCRIBE_MODULE: &str = "__describe_module__";
 pub(crate) const MEMORY: &str = "memory";
@@ -39,10 +34,9 @@ pub(crate) const BUFFER_TOO_SMALL: i32 = 11;
 pub(crate) const NO_SUCH_ROW: i32 = 15;
 
 /// Host functions whose result or effect is the same on every replica, given the same rows and calls.
-pub(crate) const HARMLESS: [&str; 15] = [
+pub(crate) const HARMLESS: [&str; 14] = [
     "table_id_from_name",
     "index_id_from_name",
-    "datastore_table_row_count",
     "bytes_source_read",
     "bytes_source_remaining_length",
     "bytes_sink_write",

@@ -5,7 +5,7 @@ use spacetimedb_sats::{AlgebraicType, ProductType, ProductTypeElement};
 
 use crate::header;
 use crate::successes::Successes;
-use crate::{DISCONNECT, HIDDEN_PREFIX, LOAD, MARK, PrepareError};
+use crate::{DISCONNECT, HIDDEN_PREFIX, LOAD, MARK, PrepareError, REFRESH};
 
 /// A hidden table. Its first column is its primary key.
 pub(crate) struct HiddenTable {
@@ -66,6 +66,16 @@ pub(crate) const SESSION: HiddenTable = HiddenTable {
     row: || product([("session", AlgebraicType::U64), ("index", AlgebraicType::U64)]),
 };
 
+/// An event table: its rows are gone when the transaction ends. A row says that the transaction is a refresh, and of
+/// which views: see `shim/views.rs`. Only in definitions of version 10.
+pub(crate) const NOW: HiddenTable = HiddenTable {
+    name: "rtdb_now",
+    type_name: "RtdbNow",
+    index: "rtdb_now_key_idx_btree",
+    public: false,
+    row: || product([("key", AlgebraicType::U64)]),
+};
+
 pub(crate) const TABLES: [&HiddenTable; 3] = [&STATE, &SESSION, &SEQUENCE];
 
 /// The hidden reducers and their own parameters, in the order of their ids.
@@ -76,6 +86,11 @@ pub(crate) fn reducers() -> [(&'static str, ProductType); 3] {
         (DISCONNECT, ProductType::unit()),
         (LOAD, product([("table", AlgebraicType::String), ("rows", rows)])),
     ]
+}
+
+/// The hidden reducer that follows them in definitions of version 10, and its own parameters.
+pub(crate) fn refresh() -> (&'static str, ProductType) {
+    (REFRESH, product([("key", AlgebraicType::U64)]))
 }
 
 /// A reducer's parameters behind the call header.

@@ -24,11 +24,13 @@ mod schema;
 mod shape;
 mod shim;
 mod successes;
+mod views;
 
 pub use error::PrepareError;
-pub use module::{Module, Reducer, ReducerKind, Schedule, Table};
+pub use module::{Module, Reducer, ReducerKind, Schedule, Table, View};
 pub use schema::original_schema;
 pub use successes::Successes;
+pub use views::{REFRESH_ALL, view_key, view_pause};
 
 /// The largest module that is prepared, in bytes.
 pub const MODULE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -44,6 +46,10 @@ pub const DISCONNECT: &str = "rtdb_disconnect";
 /// BSATN. It does not look at its position, writes no receipt, and runs only while `rtdb_state` has no row: a load ends
 /// with the row of that table.
 pub const LOAD: &str = "rtdb_load";
+/// The hidden reducer that evaluates views, in modules of definition version 10. Own arguments: `key: u64`, which is
+/// [`REFRESH_ALL`], or a [`view_key`] for one of them. It has no place in the log: it records no position, changes no
+/// digest, and what it does is a node's own.
+pub const REFRESH: &str = "rtdb_refresh";
 
 /// A module that may be published to every replica.
 #[derive(Debug, Clone, PartialEq, Eq)]

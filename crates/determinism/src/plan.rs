@@ -25,6 +25,21 @@ pub(crate) struct Plan {
     pub(crate) client_disconnected: Option<u32>,
     /// The tables, in the definition's order.
     pub(crate) tables: Vec<TablePlan>,
+    /// The views; `None` if the definition can't have any.
+    pub(crate) views: Option<Vec<ViewPlan>>,
+}
+
+/// A view.
+#[derive(Debug)]
+pub(crate) struct ViewPlan {
+    /// Whether it does not know its sender. Those that do not are counted apart.
+    pub(crate) anonymous: bool,
+    /// The number by which the host calls it.
+    pub(crate) id: u32,
+    /// The name of the index of its rows by sender.
+    pub(crate) index: String,
+    /// A row, as the module returns it.
+    pub(crate) row: Shape,
 }
 
 /// A table.

@@ -21,6 +21,7 @@ mod over_replica;
 mod presence;
 mod reducers;
 mod session;
+mod views;
 
 pub use catalog::{Catalog, DatabaseRecord};
 pub use close::CloseReason;

@@ -3,6 +3,7 @@
 use futures::future::BoxFuture;
 use rtdb_determinism::Module;
 use rtdb_protocol::Subprotocol;
+use rtdb_replica::Views;
 use spacetimedb_lib::Identity;
 use std::sync::Arc;
 use thiserror::Error;
@@ -44,6 +45,10 @@ pub trait Local: Send + Sync {
 
     /// Resolves when the replica of a database is set aside on this node.
     fn until_set_aside(&self, identity: &Identity) -> BoxFuture<'static, ()>;
+
+    /// The views of a database that clients of this node look at. `None` if there is no such database, or nothing that
+    /// would refresh its views.
+    fn views(&self, identity: &Identity) -> Option<Arc<Views>>;
 
     /// Resolves when the local server has again all that it may have shown anybody of a database until now: it may have
     /// died since, and have lost its last transactions.

@@ -4,7 +4,7 @@ use crate::local::{Claims, Local, LocalDatabase, SetAside, TokenError, Tokens};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use rtdb_protocol::Subprotocol;
-use rtdb_replica::{LocalServer, Replica, ServerState};
+use rtdb_replica::{LocalServer, Replica, ServerState, Views};
 use spacetimedb_lib::Identity;
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,6 +79,10 @@ impl Local for OverReplica {
             }
         }
         .boxed()
+    }
+
+    fn views(&self, identity: &Identity) -> Option<Arc<Views>> {
+        self.replica.views(&identity.to_byte_array())
     }
 
     fn caught_up(&self, identity: &Identity) -> BoxFuture<'static, ()> {

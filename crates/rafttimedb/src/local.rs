@@ -5,7 +5,7 @@ use futures::future::BoxFuture;
 use rtdb_consensus::Manager;
 use rtdb_gateway::{Local, LocalDatabase, OverReplica, SetAside, Tokens};
 use rtdb_protocol::Subprotocol;
-use rtdb_replica::{LocalServer, Replica};
+use rtdb_replica::{LocalServer, Replica, Views};
 use spacetimedb_lib::Identity;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
@@ -101,6 +101,10 @@ impl Local for LocalNode {
             Some(running) => running.local.until_set_aside(identity),
             None => std::future::pending().boxed(),
         }
+    }
+
+    fn views(&self, identity: &Identity) -> Option<Arc<Views>> {
+        self.running()?.local.views(identity)
     }
 
     fn caught_up(&self, identity: &Identity) -> BoxFuture<'static, ()> {

@@ -18,7 +18,7 @@ mod verify;
 mod window;
 
 use self::checkpoint::Checkpoints;
-use self::connection::{Connection, ConnectionError};
+pub(crate) use self::connection::{Connection, ConnectionError};
 use self::core::{Core, Violation};
 use self::poison::Poison;
 use self::reader::{Head, Reader};

@@ -20,6 +20,7 @@ mod replica;
 pub mod server;
 mod status;
 mod tokens;
+mod views;
 
 pub use admin::{Admin, AdminError, DatabaseState, SqlError, SqlTable};
 pub use contents::{Contents, TableContents};
@@ -31,3 +32,4 @@ pub use replica::{Replica, ReplicaConfig, Report};
 pub use server::{LocalServer, ServerConfig, ServerError, ServerLimits, ServerState};
 pub use status::{DatabaseStatus, Digest, Phase, ReplicaStatus};
 pub use tokens::{Claims, LOCAL_ISSUER, Minted, TokenError, Tokens};
+pub use views::{ViewError, ViewHold, Views};

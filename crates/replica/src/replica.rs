@@ -9,7 +9,7 @@ pub(crate) use verdicts::{Verdict, Verdicts};
 
 use crate::{
     ActiveDatabase, Admin, Contents, DatabaseId, DatabaseStatus, Digest, Fatal, LocalServer, Quarantine,
-    ReplicaStatus, Tokens,
+    ReplicaStatus, Tokens, Views,
 };
 use parking_lot::Mutex;
 use rtdb_consensus::command::Body;
@@ -76,6 +76,11 @@ impl Replica {
     /// Changes whenever a publication to a database that exists has ended, well or not.
     pub fn publications(&self, identity: &DatabaseId) -> Option<watch::Receiver<u64>> {
         Some(self.slot(identity)?.publications())
+    }
+
+    /// The views of a database that clients of this node look at.
+    pub fn views(&self, identity: &DatabaseId) -> Option<Arc<Views>> {
+        Some(self.slot(identity)?.views.clone())
     }
 
     /// Resolves when the server has everything of a database that it may have shown anybody before this was called,

@@ -49,6 +49,7 @@ pub(super) fn rewrite(mut def: RawModuleDefV9) -> Result<Plan, PrepareError> {
         init,
         client_disconnected,
         tables,
+        views: None,
     })
 }
 
@@ -70,7 +71,8 @@ fn check(def: &RawModuleDefV9) -> Result<(), PrepareError> {
             RawMiscModuleExportV9::Procedure(it) => {
                 return Err(PrepareError::Procedures(it.name.to_string()));
             }
-            RawMiscModuleExportV9::View(it) => hidden::check_name(&it.name)?,
+            // Without event tables nothing tells a refresh from a call: see `shim/views.rs`.
+            RawMiscModuleExportV9::View(it) => return Err(PrepareError::OldViews(it.name.to_string())),
             _ => {}
         }
     }

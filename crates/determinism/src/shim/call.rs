@@ -9,6 +9,7 @@ use super::layout::*;
 use super::scratch::Scratch;
 use super::sequence::Sequences;
 use super::state::State;
+use super::views::Views;
 use super::window::Window;
 use super::{load, source, successes};
 use crate::header;
@@ -24,6 +25,8 @@ pub(super) struct Call {
     pub(super) in_call: GlobalId,
     pub(super) state: State,
     pub(super) sequences: Sequences,
+    /// If the module may have views.
+    pub(super) views: Option<Views>,
     /// `begin()`.
     pub(super) begin: FunctionId,
     /// The module's own `__call_reducer__`.
@@ -55,6 +58,7 @@ impl Call {
             in_call,
             state,
             sequences,
+            views,
             ..
         } = self;
         let (seen, scratch) = (window.seen, window.own);
@@ -75,6 +79,18 @@ impl Call {
                 code.local_get(present).trap_if();
                 code.local_get(args).call(load).i32_const(0).return_();
             });
+
+            // Not of the log: nothing is recorded.
+            if let Some(views) = views {
+                code.local_get(id).is(load_id + 1).when(|code| {
+                    window.mark(code, HOT_END);
+                    code.local_get(args);
+                    seen.at(code, ARGUMENT);
+                    code.i32_const(8).call(read).drop();
+                    seen.get64(code, ARGUMENT);
+                    code.call(views.mark).i32_const(0).return_();
+                });
+            }
 
             // Exactly once: what is applied already succeeds, and does nothing.
             code.local_get(present).when(|code| {

@@ -2,7 +2,7 @@
 
 use super::names;
 use crate::PrepareError;
-use crate::hidden::{SEQUENCE, SESSION, STATE, STATE_PAIRS};
+use crate::hidden::{NOW, SEQUENCE, SESSION, STATE, STATE_PAIRS};
 use crate::plan::{Plan, SEQUENCES_MAX};
 use crate::successes::SUMS;
 
@@ -74,6 +74,11 @@ pub(super) const SEQUENCE_ROW: Row = Row {
 
 /// In the window: a table's name, or a part of the definition.
 pub(super) const NAME: u32 = MORE_END;
+/// In the window while a view's rows are kept, behind where the name of an index was: a bound, the number of rows, and how
+/// many bytes of them stand at the window's end.
+pub(super) const VIEW_BOUND: u32 = NAME + 7;
+pub(super) const VIEW_COUNT: u32 = NAME + 48;
+pub(super) const VIEW_BYTES: u32 = NAME + 56;
 /// The longest name of a table or an index, in bytes.
 pub(super) const NAME_BYTES_MAX: u32 = 8_192;
 /// The end of the window.
@@ -82,8 +87,12 @@ pub(super) const WINDOW_END: u32 = NAME + NAME_BYTES_MAX;
 pub(super) const SAVED: u32 = WINDOW_END.next_multiple_of(8);
 /// In the shim's memory: the ids of the hidden tables and of their indexes, see [`Row`].
 const IDS: u32 = SAVED + WINDOW_END.next_multiple_of(8);
+pub(super) const NOW_TABLE_ID: u32 = IDS + 24;
+pub(super) const NOW_INDEX_ID: u32 = IDS + 28;
+/// In the shim's memory: the hash of the instance of a view that is evaluated.
+pub(super) const VIEW_HASH: u32 = IDS + 32;
 /// Up to here all is 0 at first; what depends on the module follows.
-pub(super) const VARIABLE: u32 = IDS + 24;
+pub(super) const VARIABLE: u32 = VIEW_HASH + 32;
 
 /// A slot of a map of ids: `id: u32, value: u32`. The id 0 is an empty slot.
 pub(super) const SLOT_BYTES: u32 = 8;
@@ -134,8 +143,10 @@ pub(super) struct Layout {
     /// The module's indexes.
     pub(super) indexes: Vec<Index>,
     /// What to look up at first use: tables, then indexes, each with the place for its id.
-    pub(super) hidden_tables: [(Name, u32); 3],
-    pub(super) hidden_indexes: [(Name, u32); 3],
+    pub(super) hidden_tables: Vec<(Name, u32)>,
+    pub(super) hidden_indexes: Vec<(Name, u32)>,
+    /// The indexes of the views, to look up when they are needed.
+    pub(super) views: Vec<Name>,
     /// What the data begins with from [`VARIABLE`] on.
     pub(super) initial: Vec<u8>,
     /// The ids that the module has looked up: of tables, and of indexes.
@@ -149,7 +160,10 @@ impl Layout {
     pub(super) fn new(plan: &Plan) -> Result<Self, PrepareError> {
         let of_tables = plan.tables.iter().map(|table| &table.name);
         let of_indexes = plan.tables.iter().flat_map(|table| &table.order.indexes);
-        let mut names = of_tables.chain(of_indexes.map(|index| &index.name));
+        let of_views = plan.views.iter().flatten().map(|view| &view.index);
+        let mut names = of_tables
+            .chain(of_indexes.map(|index| &index.name))
+            .chain(of_views);
         if names.any(|name| name.len() > NAME_BYTES_MAX as usize) {
             return Err(PrepareError::Definition(format!(
                 "the name of a table or an index is longer than {NAME_BYTES_MAX} bytes"
@@ -174,13 +188,21 @@ impl Layout {
             .map(|table| name(&mut initial, &table.name))
             .collect();
         let indexes = indexes(&mut initial, plan, orders);
-        let hidden = [
-            (&STATE, STATE_ROW),
-            (&SESSION, SESSION_ROW),
-            (&SEQUENCE, SEQUENCE_ROW),
+        let mut hidden = vec![
+            (&STATE, STATE_ROW.table_id, STATE_ROW.index_id),
+            (&SESSION, SESSION_ROW.table_id, SESSION_ROW.index_id),
+            (&SEQUENCE, SEQUENCE_ROW.table_id, SEQUENCE_ROW.index_id),
         ];
-        let hidden_tables = hidden.map(|(table, row)| (name(&mut initial, table.name), row.table_id));
-        let hidden_indexes = hidden.map(|(table, row)| (name(&mut initial, table.index), row.index_id));
+        if plan.views.is_some() {
+            hidden.push((&NOW, NOW_TABLE_ID, NOW_INDEX_ID));
+        }
+        let (mut hidden_tables, mut hidden_indexes) = (Vec::new(), Vec::new());
+        for (table, table_id, index_id) in hidden {
+            hidden_tables.push((name(&mut initial, table.name), table_id));
+            hidden_indexes.push((name(&mut initial, table.index), index_id));
+        }
+        let views = plan.views.iter().flatten();
+        let views = views.map(|view| name(&mut initial, &view.index)).collect();
         let end = (VARIABLE + initial.len() as u32).next_multiple_of(8);
         Ok(Self {
             ordinals,
@@ -191,6 +213,7 @@ impl Layout {
             indexes,
             hidden_tables,
             hidden_indexes,
+            views,
             initial,
             known_ids: [end, end + names::CACHE_BYTES],
             end: end + 2 * names::CACHE_BYTES,

@@ -9,6 +9,7 @@
 mod call;
 mod describe;
 mod digest;
+mod hash;
 mod host;
 mod layout;
 mod load;
@@ -20,6 +21,7 @@ mod setup;
 mod source;
 mod state;
 mod successes;
+mod views;
 mod walk;
 mod window;
 mod write;
@@ -35,17 +37,18 @@ use self::digest::Digest;
 use self::emit::{Emit, I32, I64, function, global};
 use self::host::Host;
 pub(crate) use self::host::Imported;
-use self::layout::Layout;
+use self::layout::{Layout, Name};
 use self::scan::{Scans, Shared};
 use self::scratch::Scratch;
 use self::sequence::Sequences;
 use self::state::{Rows, State};
+use self::views::Views;
 use self::walk::Generated;
 use self::window::Window;
 use self::write::Writes;
 use crate::abi;
 use crate::emit;
-use crate::plan::Plan;
+use crate::plan::{Plan, ViewPlan};
 use crate::reset::{self, Reset};
 use crate::{Options, PrepareError};
 
@@ -149,6 +152,7 @@ impl Target {
             generated,
             in_call,
             ordinal,
+            known_index: scans.sorting,
             fill: add_fill(module, plan, generated, sequences),
             write_back: generated.add_write_back(module),
         };
@@ -173,6 +177,7 @@ impl Target {
         };
         let describe = describe.add(module);
         let state = State::add(module, host, window, rows);
+        let views = Views::add(module, host, window, reset, begin);
         let call = Call {
             host,
             window,
@@ -181,18 +186,42 @@ impl Target {
             in_call,
             state,
             sequences,
+            views: plan.views.is_some().then_some(views),
             begin,
             original: original_call,
         };
         let call = call.add(module, plan);
         export(module, abi::DESCRIBE_MODULE, describe)?;
         export(module, abi::CALL_REDUCER, call)?;
-        self.wrap_other_calls(begin)?;
+        match &plan.views {
+            Some(plans) => self.wrap_views(views, plans, &layout.views)?,
+            None => self.wrap_other_calls(begin, &abi::CALL_VIEWS)?,
+        }
+        self.wrap_other_calls(begin, &abi::OTHER_CALLS)?;
         Ok(self.module.emit_wasm())
     }
 
-    /// Has the instance put back after what else the host may call: views, procedures, handlers.
-    fn wrap_other_calls(&mut self, begin: FunctionId) -> Result<(), PrepareError> {
+    /// Wraps the entry points of views, if the module has them.
+    fn wrap_views(&mut self, views: Views, plans: &[ViewPlan], names: &[Name]) -> Result<(), PrepareError> {
+        let has = |target: &Self, name: &str| target.module.exports.iter().any(|export| export.name == name);
+        let [call, call_anonymous] = abi::CALL_VIEWS;
+        // What keeps a view's rows must not depend on how much memory the module may have.
+        self.module.memories.get_mut(self.memory).maximum = None;
+        if has(self, call) {
+            let original = self.exported(call, &views::PARAMS, &[I32])?;
+            let wrapper = views.wrap(&mut self.module, plans, names, original);
+            export(&mut self.module, call, wrapper)?;
+        }
+        if has(self, call_anonymous) {
+            let original = self.exported(call_anonymous, &views::ANONYMOUS_PARAMS, &[I32])?;
+            let wrapper = views.wrap_anonymous(&mut self.module, plans, names, original);
+            export(&mut self.module, call_anonymous, wrapper)?;
+        }
+        Ok(())
+    }
+
+    /// Has the instance put back after what else the host may call: views of old modules, procedures, handlers.
+    fn wrap_other_calls(&mut self, begin: FunctionId, names: &[&str]) -> Result<(), PrepareError> {
         let exported: Vec<_> = self
             .module
             .exports
@@ -201,7 +230,7 @@ impl Target {
                 ExportItem::Function(function) => Some((export.name.clone(), function)),
                 _ => None,
             })
-            .filter(|(name, _)| abi::OTHER_CALLS.contains(&name.as_str()))
+            .filter(|(name, _)| names.contains(&name.as_str()))
             .collect();
         for (name, original) in exported {
             // Only a view runs in a transaction from its beginning.

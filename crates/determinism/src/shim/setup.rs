@@ -31,11 +31,11 @@ pub(super) fn add(
         let id = locals.add(I32);
         reset.require_image(code);
         let lookups = [
-            (host.table_id, layout.hidden_tables),
-            (host.index_id, layout.hidden_indexes),
+            (host.table_id, &layout.hidden_tables),
+            (host.index_id, &layout.hidden_indexes),
         ];
         for (lookup, names) in lookups {
-            for (name, id_at) in names {
+            for &(name, id_at) in names {
                 look_up(code, window, lookup, name);
                 code.local_set(id);
                 scratch.set32(code, id_at, id);

@@ -20,6 +20,8 @@ pub(super) struct Writes {
     pub(super) in_call: GlobalId,
     /// `ordinal(table_id) -> ordinal`.
     pub(super) ordinal: FunctionId,
+    /// `known(index_id) -> i32`: traps for an index that is not the module's.
+    pub(super) known_index: FunctionId,
     /// `fill(ordinal, row)`.
     pub(super) fill: FunctionId,
     /// `write_back(row, len_at)`.
@@ -94,6 +96,7 @@ impl Writes {
 
     fn add_delete_range(self, module: &mut Module, real: FunctionId) -> FunctionId {
         self.writer(module, |code, args: [_; 9], locals| {
+            code.local_get(args[0]).call(self.known_index).drop();
             for arg in args {
                 code.local_get(arg);
             }
@@ -111,6 +114,7 @@ impl Writes {
 
     fn add_delete_point(self, module: &mut Module, real: FunctionId) -> FunctionId {
         self.writer(module, |code, [index, point, len, out], locals| {
+            code.local_get(index).call(self.known_index).drop();
             code.local_get(index)
                 .local_get(point)
                 .local_get(len)

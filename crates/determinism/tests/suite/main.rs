@@ -13,3 +13,4 @@ mod prepared;
 mod raw_module;
 mod real_server;
 mod refused;
+mod views;

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rtdb_determinism::{Module, original_schema};
+use rtdb_determinism::{Module, REFRESH, REFRESH_ALL, original_schema, view_key, view_pause};
 use serde_json::{Value, json};
+use spacetimedb_lib::Identity;
 
 use crate::fixtures::{prepared, wasm};
 use crate::raw_module::numbered;
@@ -344,4 +345,77 @@ fn more_columns_than_a_row_of_state_has_room_for_count_on_on_a_real_server() {
     ];
     assert_eq!(rows, expected);
     assert_eq!(ids(&server.rows("rtdb_sequence")), [0]);
+}
+
+#[test]
+fn views_run_in_refreshes_alone_on_a_real_server() {
+    let Some(bin) = program() else { return };
+    if !is_2x(&bin) {
+        eprintln!("skipped: a server of 1.x has no views");
+        return;
+    }
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let server = Server::start(&bin, data.path());
+    let caller: Value = serde_json::from_str(&server.request("POST", "/v1/identity", "").1).expect("JSON");
+    let identity = caller["identity"].as_str().expect("an identity");
+    let identity = Identity::from_hex(identity).expect("an identity").to_byte_array();
+    let server = server.with_token(caller["token"].as_str().map(str::to_owned));
+    let prepared = prepared("views-2x");
+    server.publish("prepared", &prepared.wasm);
+    let module = Module::from_def(&prepared.original_def).expect("the definition is readable");
+    let key = |name: &str| {
+        let view = module
+            .views()
+            .iter()
+            .find(|view| view.name == name)
+            .expect("the view");
+        view_key(view.id, (!view.anonymous).then_some(identity))
+    };
+    let refresh = |key: u64| server.call(REFRESH, 0, json!([key])).0;
+
+    let call = |reducer: &str, index, own| assert_eq!(server.call(reducer, index, own).0, 200, "{reducer}");
+    call("join", 1, json!(["a"]));
+    // The caller is no player: natively this would make every later call fail that touches players.
+    assert_eq!(server.rows("my_player"), json!([]));
+    for view in ["team", "notes", "my_score", "broken"] {
+        assert_eq!(server.rows(view), json!([]), "{view}");
+    }
+    call("write", 2, json!(["hello"]));
+    call("score", 3, json!([5]));
+    assert_ne!(refresh(REFRESH_ALL), 200);
+    assert_eq!(refresh(key("team")), 200);
+    assert_eq!(server.rows("team")[0][2], json!(5));
+    assert_ne!(refresh(key("my_player")), 200);
+    assert_eq!(refresh(view_pause(key("my_player"))), 200);
+    assert_eq!(refresh(REFRESH_ALL), 200);
+    assert_eq!(server.rows("notes")[0][1], json!("hello"));
+    assert_eq!(server.rows("broken").as_array().map(Vec::len), Some(1));
+
+    // Calls leave the rows as they are, whatever a view would do.
+    call("score", 4, json!([1]));
+    call("switch_on", 5, json!([2]));
+    call("score", 6, json!([1]));
+    assert_eq!(server.rows("team")[0][2], json!(5));
+    assert_eq!(server.rows("broken").as_array().map(Vec::len), Some(1));
+    assert_eq!(refresh(key("team")), 200);
+    assert_eq!(server.rows("team")[0][2], json!(7));
+    assert_ne!(refresh(REFRESH_ALL), 200);
+    assert_eq!(server.rows("rtdb_state")[0][1], json!(6));
+
+    // Many rows, and large ones, are left as they are, too.
+    for index in 7..40 {
+        call("write", index, json!(["x".repeat(10_000)]));
+    }
+    assert_eq!(refresh(view_pause(key("broken"))), 200);
+    assert_eq!(refresh(REFRESH_ALL), 200);
+    assert_eq!(server.rows("notes").as_array().map(Vec::len), Some(34));
+    call("write", 40, json!(["last"]));
+    assert_eq!(server.rows("notes").as_array().map(Vec::len), Some(34));
+    assert_eq!(refresh(REFRESH_ALL), 200);
+    assert_eq!(server.rows("notes").as_array().map(Vec::len), Some(35));
+
+    // Another version of the module finds them so.
+    server.publish("prepared", &prepared.wasm);
+    call("score", 41, json!([1]));
+    assert_eq!(refresh(REFRESH_ALL), 200);
 }

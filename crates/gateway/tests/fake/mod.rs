@@ -192,6 +192,10 @@ impl Local for FakeLocal {
         Box::pin(std::future::pending())
     }
 
+    fn views(&self, _: &Identity) -> Option<Arc<rtdb_replica::Views>> {
+        None
+    }
+
     fn caught_up(&self, _: &Identity) -> futures::future::BoxFuture<'static, ()> {
         Box::pin(std::future::ready(()))
     }

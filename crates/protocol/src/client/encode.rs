@@ -1,4 +1,4 @@
-use super::{v1, v2};
+use super::{ReadKind, v1, v2};
 use crate::writer::Write;
 use crate::{RECEIPT_QUERY_SET, Subprotocol, hidden};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -77,4 +77,22 @@ pub fn subscribe_receipts(subprotocol: Subprotocol, session: u64) -> Bytes {
         hidden::RECEIPT_TABLE
     );
     subscribe(subprotocol, &[&query], RECEIPT_QUERY_SET, RECEIPT_QUERY_SET)
+}
+
+/// Ends the subscription of `query_set`, which was made by a message of this kind. Its answer carries
+/// [`RECEIPT_QUERY_SET`] as request id.
+pub fn unsubscribe(subprotocol: Subprotocol, kind: ReadKind, query_set: u32) -> Bytes {
+    let mut out = BytesMut::new();
+    out.put_u8(match (subprotocol, kind) {
+        (Subprotocol::V1, ReadKind::SubscribeSingle) => v1::UNSUBSCRIBE,
+        (Subprotocol::V1, _) => v1::UNSUBSCRIBE_MULTI,
+        (Subprotocol::V2 | Subprotocol::V3, _) => v2::UNSUBSCRIBE,
+    });
+    out.put_u32_le(RECEIPT_QUERY_SET);
+    out.put_u32_le(query_set);
+    if subprotocol != Subprotocol::V1 {
+        // The rows need not be told.
+        out.put_u8(0);
+    }
+    out.freeze()
 }

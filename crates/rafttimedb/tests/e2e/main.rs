@@ -12,3 +12,4 @@ mod partition;
 mod poison;
 mod sdk;
 mod support;
+mod views;

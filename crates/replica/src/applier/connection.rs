@@ -35,7 +35,7 @@ const MESSAGE_BYTES_MAX: usize = rtdb_protocol::MESSAGE_BYTES_MAX + (1 << 20);
 const READ_BYTES: usize = 32 << 10;
 
 /// A connection, and the calls that are to be sent on it.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     subprotocol: Subprotocol,
     socket: WebSocketStream<TcpStream>,
     pub(super) calls: Calls,
@@ -45,7 +45,7 @@ pub(super) struct Connection {
 
 /// Why there is no connection (any more).
 #[derive(Debug, Error)]
-pub(super) enum ConnectionError {
+pub(crate) enum ConnectionError {
     #[error("connecting takes longer than {0:?}")]
     OpenTimeout(Duration),
     #[error("a call has run for {0:?}, longer than it may")]
@@ -74,7 +74,7 @@ impl From<WebSocketError> for ConnectionError {
 
 impl Connection {
     /// Connects to a database as its owner.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         admin: &Admin,
         owner: &Owner,
         database: &DatabaseId,
@@ -147,7 +147,7 @@ impl Connection {
     }
 
     /// Sends what is to be sent while it waits for the server's next payload. May be dropped and called again.
-    pub(super) async fn next(&mut self) -> Result<Bytes, ConnectionError> {
+    pub(crate) async fn next(&mut self) -> Result<Bytes, ConnectionError> {
         std::future::poll_fn(|cx| self.poll(cx)).await
     }
 
@@ -213,7 +213,7 @@ impl Connection {
     }
 
     /// Makes one call and waits for its result: no other may be under way.
-    pub(super) async fn call(&mut self, reducer: &str, args: &[u8]) -> Result<AppliedCall, ConnectionError> {
+    pub(crate) async fn call(&mut self, reducer: &str, args: &[u8]) -> Result<AppliedCall, ConnectionError> {
         let max = self.call_time_max;
         tokio::time::timeout(max, self.answer(reducer, args))
             .await

@@ -2,6 +2,7 @@
 
 use super::{Shared, Slot};
 use crate::applier::Applier;
+use crate::views::refresher::Refresher;
 use crate::{DatabaseId, Fatal};
 use futures::FutureExt;
 use rtdb_consensus::command::{Body, Owner};
@@ -22,6 +23,7 @@ const READ_BYTES_MAX: usize = 4 << 20;
 pub(super) struct Scout {
     shared: Arc<Shared>,
     known: HashMap<DatabaseId, Birth>,
+    /// The appliers, and what refreshes views.
     appliers: JoinSet<DatabaseId>,
 }
 
@@ -208,7 +210,12 @@ impl Scout {
     fn appoint(&mut self, identity: DatabaseId, birth: Birth) {
         let slot = Arc::new(Slot::new(identity, birth.owner.clone()));
         self.shared.add_slot(slot.clone());
+        let refresher = Refresher::new(self.shared.clone(), slot.clone());
         let applier = Applier::new(self.shared.clone(), slot, birth.position, birth.owner.clone());
+        self.appliers.spawn(async move {
+            refresher.run().await;
+            identity
+        });
         self.appliers.spawn(async move {
             applier.run().await;
             identity

@@ -1,10 +1,11 @@
 //! What a replica's tasks share.
 
 use super::{ReplicaConfig, Report, Verdicts};
-use crate::{ActiveDatabase, Admin, Contents, DatabaseId, DatabaseStatus, Fatal, Phase, Quarantine};
+use crate::{ActiveDatabase, Admin, Contents, DatabaseId, DatabaseStatus, Fatal, Phase, Quarantine, Views};
 use parking_lot::{Mutex, RwLock};
 use rtdb_consensus::command::{Owner, Poison};
 use rtdb_consensus::{Follow, Holding, LogIndex, Origin, Position};
+use spacetimedb_lib::Identity;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -52,6 +53,8 @@ pub(crate) struct Slot {
     in_flight_bytes: AtomicUsize,
     overlong_calls: AtomicU64,
     phase: Mutex<Phase>,
+    /// The views that clients look at.
+    pub(crate) views: Arc<Views>,
     owner: Mutex<Owner>,
     holdings: Mutex<VecDeque<Holding>>,
     quarantine: watch::Sender<Option<Quarantine>>,
@@ -92,7 +95,7 @@ impl Shared {
             .send_modify(|verdicts| verdicts.note(self.node, origin, poison));
     }
 
-    pub(super) fn active(&self, identity: &DatabaseId) -> Option<Arc<ActiveDatabase>> {
+    pub(crate) fn active(&self, identity: &DatabaseId) -> Option<Arc<ActiveDatabase>> {
         self.active.read().get(identity).cloned()
     }
 
@@ -171,6 +174,7 @@ impl Slot {
             in_flight_bytes: AtomicUsize::new(0),
             overlong_calls: AtomicU64::new(0),
             phase: Mutex::new(Phase::Connecting),
+            views: Arc::default(),
             owner: Mutex::new(owner),
             holdings: Mutex::default(),
             quarantine: watch::Sender::new(None),
@@ -192,8 +196,10 @@ impl Slot {
     }
 
     pub(crate) fn set_progress(&self, done: LogIndex, completed: Position, calls: usize, bytes: usize) {
-        self.done.store(done, Ordering::Release);
-        self.completed.store(completed.0, Ordering::Relaxed);
+        let passed = self.done.swap(done, Ordering::AcqRel) != done;
+        if passed | (self.completed.swap(completed.0, Ordering::Relaxed) != completed.0) {
+            self.views.outdate();
+        }
         self.in_flight.store(calls, Ordering::Relaxed);
         self.in_flight_bytes.store(bytes, Ordering::Relaxed);
     }
@@ -222,7 +228,12 @@ impl Slot {
         self.publications.send_modify(|count| *count += 1);
     }
 
-    pub(super) fn publications(&self) -> watch::Receiver<u64> {
+    /// The database's identity as people write it.
+    pub(crate) fn hex(&self) -> String {
+        Identity::from_byte_array(self.identity).to_hex().to_string()
+    }
+
+    pub(crate) fn publications(&self) -> watch::Receiver<u64> {
         self.publications.subscribe()
     }
 

@@ -44,8 +44,8 @@ pub(super) struct Scans {
     iterators: Iterators,
     /// `ordinal(table_id) -> ordinal`.
     ordinal: FunctionId,
-    /// `sorting(index_id) -> sorting`.
-    sorting: FunctionId,
+    /// `sorting(index_id) -> sorting`: traps for an index that is not the module's.
+    pub(super) sorting: FunctionId,
     /// `collect(iterator, buffer, len_at) -> errno`.
     collect: FunctionId,
     /// `serve(iterator, buffer, len_at) -> result`.
@@ -114,6 +114,7 @@ impl Scans {
                 (9, Self::add_index_scan::<9>)
             }
             "datastore_index_scan_point_bsatn" => (4, Self::add_index_scan::<4>),
+            "datastore_table_row_count" => (2, Self::add_row_count),
             "row_iter_bsatn_advance" => (3, Self::add_advance),
             "row_iter_bsatn_close" => (1, Self::add_close),
             _ => return Ok(false),
@@ -164,6 +165,14 @@ impl Scans {
         }
         code.local_get(out).call(self.host.scan_range);
         code.i32_const(BOUND).local_get(kept).write8(self.memory);
+    }
+
+    /// Of the module's own tables: what others have, the rows of views among them, differs from replica to replica.
+    fn add_row_count(self, module: &mut Module, real: FunctionId) -> FunctionId {
+        function(module, [I32; 2], &[I32], |code, [table, out], _| {
+            code.local_get(table).call(self.ordinal).drop();
+            code.local_get(table).local_get(out).call(real);
+        })
     }
 
     fn add_index_scan<const N: usize>(self, module: &mut Module, real: FunctionId) -> FunctionId {
