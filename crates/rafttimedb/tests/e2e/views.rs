@@ -14,8 +14,11 @@ use crate::support::{DATABASE, PATIENCE, Scene, run};
 const STUCK: u8 = 1;
 const BROKEN: u8 = 2;
 
-/// How long anything may be awaited: SpacetimeDB stops a view that never ends after some 13 s of its own time, twice.
+/// How long anything may be awaited.
 const STUCK_MAX: Duration = Duration::from_secs(150);
+
+/// How long a call or a view may run. SpacetimeDB itself stops it after minutes.
+const CALL_TIME_MAX_S: &str = "5";
 
 /// Runs a scenario on three nodes with `modules/views-2x`.
 fn run_with_views(scenario: impl AsyncFnOnce(&mut Scene) -> Result<()>) {
@@ -24,7 +27,10 @@ fn run_with_views(scenario: impl AsyncFnOnce(&mut Scene) -> Result<()>) {
             eprintln!("skipped: SPACETIMEDB_BIN names a server without views, of 1.x");
             return Ok(());
         }
-        let mut scene = Scene::publishing(demo_module::wasm_named("views-2x")?, 3, |_| {}).await?;
+        let mut scene = Scene::publishing(demo_module::wasm_named("views-2x")?, 3, |config| {
+            config.arguments = vec!["--call-time-max-s".to_owned(), CALL_TIME_MAX_S.to_owned()];
+        })
+        .await?;
         scenario(&mut scene).await?;
         scene.end().await
     });

@@ -13,9 +13,6 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// How long a refresh may take before its connection is given up: the server stops a view after some 13 s, and one
-/// refresh may evaluate several.
-const REFRESH_TIMEOUT: Duration = Duration::from_secs(120);
 /// A view that fails after so long, twice in a row, is taken for one that would run for ever: the server stops those after
 /// some 13 s, and says of it no more than of a panic. Once may be due to calls that came before it.
 const STUCK_AFTER: Duration = Duration::from_secs(4);
@@ -38,6 +35,10 @@ pub(crate) struct Refresher {
     views: Arc<Views>,
     /// A refresh of all has failed, and none of the instances that are known: they are refreshed one by one.
     by_key: bool,
+    /// The life of the server that is connected to.
+    life: u64,
+    /// A refresh of all took too long, so that the server was stopped: which view it was is still to be found.
+    was_overlong: bool,
     /// When the next refresh may begin: any, and one that has been asked for.
     rested: Instant,
     rested_a_little: Instant,
@@ -52,8 +53,8 @@ enum Interrupt {
     OldModule,
     #[error("another module was published")]
     Published,
-    #[error("a refresh takes longer than {REFRESH_TIMEOUT:?}")]
-    Timeout,
+    #[error("a view has run for {0:?}, longer than a call may")]
+    Overlong(Duration),
     #[error("a view could not be put aside: {0}")]
     NotPutAside(String),
     #[error(transparent)]
@@ -70,6 +71,8 @@ impl Refresher {
             slot,
             views,
             by_key: false,
+            life: 0,
+            was_overlong: false,
             rested: now,
             rested_a_little: now,
         }
@@ -103,7 +106,7 @@ impl Refresher {
         publications.borrow_and_update();
         let mut connection = self.connect().await?;
         *pause = BACK_OFF_MIN;
-        self.by_key = false;
+        self.by_key = std::mem::take(&mut self.was_overlong);
         self.views.outdate();
         let mut held = Instant::now();
         while held.elapsed() < LINGER {
@@ -129,9 +132,10 @@ impl Refresher {
         Ok(())
     }
 
-    async fn connect(&self) -> Result<Connection, Interrupt> {
+    async fn connect(&mut self) -> Result<Connection, Interrupt> {
         let (admin, identity) = (&self.shared.admin, &self.slot.identity);
         admin.server().up().await;
+        self.life = admin.server().life();
         let active = self.shared.active(identity).ok_or(Interrupt::Absent)?;
         let schema = admin.schema(&active.owner, identity, SCHEMA_VERSION).await?;
         let name = format!("\"{REFRESH}\"");
@@ -177,7 +181,8 @@ impl Refresher {
                 Ok(())
             }
             Err(interrupt) => {
-                request.answer(Err(ViewError::Unavailable(interrupt.to_string())));
+                let stuck = self.views.check_stuck(&request.view);
+                request.answer(stuck.and(Err(ViewError::Unavailable(interrupt.to_string()))));
                 Err(interrupt)
             }
         }
@@ -186,8 +191,12 @@ impl Refresher {
     /// Refreshes all instances that calls have outdated. If one fails it is found, and put aside.
     async fn refresh_all(&mut self, connection: &mut Connection) -> Result<(), Interrupt> {
         let begun = Instant::now();
-        if !self.by_key && self.call(connection, REFRESH_ALL).await?.is_ok() {
-            return Ok(());
+        if !self.by_key {
+            let refreshed = self.call(connection, REFRESH_ALL).await;
+            self.was_overlong = matches!(refreshed, Err(Interrupt::Overlong(_)));
+            if refreshed?.is_ok() {
+                return Ok(());
+            }
         }
         let suspicious = begun.elapsed() >= STUCK_AFTER;
         let mut failed = false;
@@ -217,7 +226,13 @@ impl Refresher {
     ) -> Result<Result<(), ViewError>, Interrupt> {
         let (reason, stuck) = loop {
             let begun = Instant::now();
-            let Err(reason) = self.call(connection, key).await? else {
+            let refreshed = self.call(connection, key).await;
+            if let Err(Interrupt::Overlong(_)) = refreshed {
+                // The server has forgotten the instance, and whoever asks for it again hears that the view is stuck.
+                let (error, _) = self.views.failed(key, String::new(), true);
+                tracing::warn!(database = self.slot.hex(), %error, "a view is put aside");
+            }
+            let Err(reason) = refreshed? else {
                 self.views.works(key);
                 return Ok(Ok(()));
             };
@@ -246,11 +261,17 @@ impl Refresher {
     async fn call(&mut self, connection: &mut Connection, key: u64) -> Result<Result<(), String>, Interrupt> {
         let args = [&CallHeader::default().encode()[..], &key.to_le_bytes()].concat();
         let begun = Instant::now();
-        let called = tokio::time::timeout(REFRESH_TIMEOUT, connection.call(REFRESH, &args)).await;
+        let called = connection.call(REFRESH, &args).await;
+        if let Err(ConnectionError::Overlong(max)) = called {
+            let overlong = Interrupt::Overlong(max);
+            let why = format!("database {}: {overlong}", self.slot.hex());
+            self.shared.admin.server().end_life(self.life, why);
+            return Err(overlong);
+        }
         let (now, took) = (Instant::now(), begun.elapsed());
         self.rested = now + took * PAUSE_FACTOR;
         self.rested_a_little = if took < SHORT { now } else { self.rested };
-        Ok(match called.map_err(|_| Interrupt::Timeout)??.outcome {
+        Ok(match called?.outcome {
             Outcome::Ok { .. } => Ok(()),
             Outcome::Failed { message, .. } | Outcome::Internal(message) | Outcome::Rejected(message) => {
                 Err(message)
