@@ -73,7 +73,9 @@ pub fn wasm() -> Result<Vec<u8>> {
 
 /// A module that takes memory until there is none as soon as it is loaded. It can't be prepared.
 pub fn eats_when_loaded() -> Result<Vec<u8>> {
+    // A server wants to know of which ABI it is.
     let text = r#"(module
+        (import "spacetime_10.0" "bytes_sink_write" (func (param i32 i32 i32) (result i32)))
         (memory (export "memory") 1)
         (func $eat (local $page i32)
             (loop $again

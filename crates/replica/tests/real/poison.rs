@@ -54,20 +54,15 @@ async fn index(node: &Node, replica: &Replica) -> Position {
 
 /// Waits until a command is given up.
 async fn stuck(replica: &Replica) -> Phase {
+    let phase = || replica.progress().databases[0].phase.clone();
     let stuck = async {
-        loop {
-            let phase = replica
-                .progress()
-                .databases
-                .first()
-                .map(|database| database.phase.clone());
-            if let Some(phase @ Phase::Stuck { .. }) = phase {
-                return phase;
-            }
+        while !matches!(phase(), Phase::Stuck { .. }) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(TIMEOUT, stuck).await.unwrap()
+    let in_time = tokio::time::timeout(TIMEOUT, stuck).await.is_ok();
+    assert!(in_time, "{:?}", phase());
+    phase()
 }
 
 #[tokio::test(flavor = "multi_thread")]
