@@ -83,8 +83,7 @@ pub fn eats_when_loaded() -> Result<Vec<u8>> {
                 (if (i32.eq (local.get $page) (i32.const -1)) (then (unreachable)))
                 (memory.fill (i32.mul (local.get $page) (i32.const 65536)) (i32.const 7) (i32.const 16777216))
                 (br $again)))
-        (start $eat)
-        (func (export "__describe_module__") (param i32))
+        (func (export "__describe_module__") (param i32) (call $eat))
         (func (export "__call_reducer__")
             (param i32 i64 i64 i64 i64 i64 i64 i64 i32 i32) (result i32) (i32.const 0)))"#;
     wat::parse_str(text).context("the module is not well formed")
