@@ -14,7 +14,7 @@ use crate::PrepareError;
 use crate::hidden::{self, HiddenTable};
 use crate::module::Names;
 use crate::order::Indexes;
-use crate::plan::{Plan, RawSequence, TablePlan};
+use crate::plan::{Named, Plan, RawSequence, TablePlan};
 
 /// The contents of a section, which is added if the definition lacks it.
 macro_rules! section {
@@ -35,7 +35,8 @@ macro_rules! section {
 }
 
 pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
-    check(&def)?;
+    let names = Names::of(&def)?;
+    check(&def, &names)?;
     let of = |wanted| {
         with_lifecycle(
             reducers(&def).iter().map(|reducer| lifecycle_of(&def, reducer)),
@@ -46,7 +47,7 @@ pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
     let types = def.typespace().cloned().unwrap_or_default();
     let tables = def.tables().into_iter().flatten();
     let tables = tables
-        .map(|table| plan_table(&types, table))
+        .map(|table| plan_table(&types, &names, table))
         .collect::<Result<_, _>>()?;
     let count = reducers(&def).len() as u32;
     let called_by_log: Vec<_> = reducers(&def)
@@ -78,6 +79,7 @@ pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
         .retain(|section| !matches!(section, Section::Schedules(_) | Section::LifeCycleReducers(_)));
     Ok(Plan {
         def: bsatn(RawModuleDef::V10(def))?,
+        since_2: true,
         reducers: count,
         init,
         client_disconnected,
@@ -85,8 +87,7 @@ pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
     })
 }
 
-fn check(def: &RawModuleDefV10) -> Result<(), PrepareError> {
-    let names = Names::of(def)?;
+fn check(def: &RawModuleDefV10, names: &Names) -> Result<(), PrepareError> {
     for table in def.tables().into_iter().flatten() {
         hidden::check_name(&table.source_name)?;
         hidden::check_name(&names.table(&table.source_name))?;
@@ -134,11 +135,17 @@ fn called_by_log(def: &RawModuleDefV10, reducer: &RawReducerDefV10) -> bool {
         || schedules.any(|schedule| schedule.function_name == reducer.source_name)
 }
 
-fn plan_table(types: &Typespace, table: &RawTableDefV10) -> Result<TablePlan, PrepareError> {
+fn plan_table(types: &Typespace, names: &Names, table: &RawTableDefV10) -> Result<TablePlan, PrepareError> {
     let row = row_type(types, table.product_type_ref, &table.source_name)?;
     let sequences: Vec<_> = table.sequences.iter().map(RawSequence::of_v10).collect();
     let indexes = Indexes::of_v10(table)?;
-    TablePlan::new(&table.source_name, &row, types, &sequences, &indexes)
+    let named = |source: &str, canonical| Named {
+        source: source.to_owned(),
+        canonical,
+    };
+    let name = named(&table.source_name, names.table(&table.source_name));
+    let column = |source: &str| named(source, names.column(source));
+    TablePlan::new(&name, column, &row, types, &sequences, &indexes)
 }
 
 fn hidden_table(table: &HiddenTable, row: AlgebraicTypeRef) -> RawTableDefV10 {
