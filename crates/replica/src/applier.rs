@@ -126,6 +126,7 @@ impl Applier {
             }
             let fatal = match interrupt {
                 Interrupt::Fatal(fatal) => Some(fatal),
+                Interrupt::Violation(skipped @ Violation::Skipped { .. }) => self.retry(&skipped, pause),
                 Interrupt::Violation(violation) => {
                     violations += 1;
                     (violations >= VIOLATIONS_MAX)

@@ -52,6 +52,12 @@ impl MetaState {
         self.nodes.values()
     }
 
+    /// What all of `members` can apply, as they have announced it; 0 as long as one of them has not.
+    pub fn feature_level(&self, members: impl IntoIterator<Item = u64>) -> u32 {
+        let level = |id| self.node(id).map_or(0, |node| node.feature_level);
+        members.into_iter().map(level).min().unwrap_or(0)
+    }
+
     /// The database of an identity.
     pub fn database(&self, identity: &[u8]) -> Option<&Database> {
         self.databases.get(identity)

@@ -4,7 +4,7 @@ use super::cluster::{DATABASE, Node, call_in, config, connect, publish, settings
 use super::hub::{Hub, addr};
 use super::replica::name;
 use super::run;
-use crate::command::{Body, Owner, RegisterDatabase, SetNode};
+use crate::command::{Body, Connect, Owner, RegisterDatabase, SetNode};
 use crate::record::{
     Batch, EncodedBatch, Entry, LogIdRecord, LogRecord, MemberRecord, MembershipRecord, RecordError,
     VoteRecord, VoterSet,
@@ -183,6 +183,13 @@ fn messages() -> Vec<Sample> {
         name: "demo".to_owned(),
         shard: 0,
     }));
+    let with_claims = Command::from(Body::Connect(Connect {
+        database: DATABASE,
+        sender: Bytes::from_static(&[3; 32]),
+        connection: Bytes::from_static(&[4; 16]),
+        claims: r#"{"iss":"localhost","sub":"bob"}"#.to_owned(),
+    }));
+    assert_eq!(with_claims.version, 2);
     let mut resolution = Resolution::new(1_700_000_000_000_000);
     resolution.skip(1);
     let session = Session {
@@ -203,6 +210,7 @@ fn messages() -> Vec<Sample> {
         Sample::of("set_node", set_node),
         Sample::of("register_database", register),
         Sample::of("resolution", resolution),
+        Sample::of("connect_with_claims", with_claims),
     ]
 }
 
