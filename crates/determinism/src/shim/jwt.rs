@@ -39,6 +39,9 @@ pub(super) struct Jwt {
     left: GlobalId,
 }
 
+/// Adds a wrapper of a host function.
+type Wrapper = fn(Jwt, &mut Module, FunctionId) -> FunctionId;
+
 impl Jwt {
     pub(super) fn add(
         module: &mut Module,
@@ -96,13 +99,12 @@ impl Jwt {
 
     /// Puts a wrapper in the place of `import` if it has to do with claims, and says whether it has.
     pub(super) fn wrap(self, module: &mut Module, import: &Imported) -> Result<bool, PrepareError> {
-        let (params, add): (usize, fn(Self, &mut Module, FunctionId) -> FunctionId) =
-            match import.name.as_str() {
-                "get_jwt" => (2, |jwt, module, _| jwt.add_get(module)),
-                "bytes_source_read" => (3, Self::add_read),
-                "bytes_source_remaining_length" => (2, Self::add_remaining),
-                _ => return Ok(false),
-            };
+        let (params, add): (usize, Wrapper) = match import.name.as_str() {
+            "get_jwt" => (2, |jwt, module, _| jwt.add_get(module)),
+            "bytes_source_read" => (3, Self::add_read),
+            "bytes_source_remaining_length" => (2, Self::add_remaining),
+            _ => return Ok(false),
+        };
         let real = host::add(module, &import.from, &import.name, params);
         let wrapper = add(self, module, real);
         host::replace(module, import, params, |code| {
