@@ -14,6 +14,8 @@ pub const LEVEL_REPORTS: u32 = 2;
 pub const REPORTS_MAX: usize = 1024;
 /// The level that [`Poison`] came with.
 pub const POISON_LEVEL: u32 = 2;
+/// The level from which on [`Connect`] and [`Call`] carry claims.
+pub const CLAIMS_LEVEL: u32 = 2;
 
 /// Bytes of an address that a node announces: the longest name of DNS (253), a colon and a port (5).
 pub const NODE_ADDR_BYTES_MAX: usize = 259;
@@ -99,6 +101,9 @@ pub struct Call {
     /// The number by which the client knows the call.
     #[prost(uint32, tag = "5")]
     pub request_id: u32,
+    /// If there is no session: what the client's token says, in JSON.
+    #[prost(string, tag = "6")]
+    pub claims: String,
 }
 
 /// A client's arrival. Its position in the log is the session's id.
@@ -113,6 +118,9 @@ pub struct Connect {
     /// The client's connection id, 16 bytes as in BSATN.
     #[prost(bytes = "bytes", tag = "3")]
     pub connection: Bytes,
+    /// What the client's token says, in JSON; empty for none.
+    #[prost(string, tag = "4")]
+    pub claims: String,
 }
 
 /// A client's departure. Passed over if the session is not there (any more).
@@ -386,9 +394,15 @@ impl Command {
 
 impl From<Body> for Command {
     fn from(body: Body) -> Self {
+        let with_claims = match &body {
+            Body::Call(call) => !call.claims.is_empty(),
+            Body::Connect(connect) => !connect.claims.is_empty(),
+            _ => false,
+        };
         Self {
             body: Some(body),
-            version: 0,
+            // A node that passed over the claims would have other rows than the others.
+            version: if with_claims { CLAIMS_LEVEL } else { 0 },
         }
     }
 }

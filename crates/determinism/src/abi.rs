@@ -14,6 +14,9 @@ pub(crate) const MEMORY: &str = "memory";
 /// The module that the functions since 1.0 are imported from.
 pub(crate) const BASE: &str = "spacetime_10.0";
 
+/// The module that point scans are imported from: of SpacetimeDB 2.x, as hash indexes are.
+pub(crate) const POINT_SCANS: &str = "spacetime_10.4";
+
 /// The modules whose functions we know.
 pub(crate) const IMPORT_MODULES: [&str; 6] = [
     "spacetime_10.0",
@@ -28,17 +31,22 @@ pub(crate) const IMPORT_MODULES: [&str; 6] = [
 pub(crate) const EXHAUSTED: i32 = -1;
 /// `row_iter_bsatn_advance`: there is no such iterator.
 pub(crate) const NO_SUCH_ITERATOR: i32 = 6;
+/// `bytes_source_read`, `bytes_source_remaining_length`: there is no such source.
+pub(crate) const NO_SUCH_BYTES: i32 = 8;
 /// `row_iter_bsatn_advance`: there are more rows, but the next one doesn't fit.
 pub(crate) const BUFFER_TOO_SMALL: i32 = 11;
+/// `datastore_insert_bsatn`, `datastore_update_bsatn`: another row has one of the row's unique keys.
+pub(crate) const UNIQUE_ALREADY_EXISTS: i32 = 12;
 /// `datastore_update_bsatn`: there is no row with that key.
 pub(crate) const NO_SUCH_ROW: i32 = 15;
 
+/// `__call_reducer__`: the reducer has failed, and its error's sink says why.
+pub(crate) const FAILED: i32 = 1;
+
 /// Host functions whose result or effect is the same on every replica, given the same rows and calls.
-pub(crate) const HARMLESS: [&str; 14] = [
+pub(crate) const HARMLESS: [&str; 12] = [
     "table_id_from_name",
     "index_id_from_name",
-    "bytes_source_read",
-    "bytes_source_remaining_length",
     "bytes_sink_write",
     "console_log",
     "console_timer_start",

@@ -300,6 +300,10 @@ impl Names {
         self.resolve(source, &self.tables)
     }
 
+    pub(crate) fn column(&self, source: &str) -> String {
+        self.resolve(source, &[])
+    }
+
     pub(crate) fn function(&self, source: &str) -> String {
         self.resolve(source, &self.functions)
     }

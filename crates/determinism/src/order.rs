@@ -29,6 +29,8 @@ pub(crate) struct IndexOrder {
     pub(crate) name: String,
     /// How to sort what it gives; `None` if its keys are unique, so that its order is good as it is.
     pub(crate) sorting: Option<Sorting>,
+    /// Whether it can be walked from its first key to its last.
+    pub(crate) ordered: bool,
 }
 
 /// How rows are sorted: the parts of a row, one behind the other. Rows whose keys differ stay in their order.
@@ -115,6 +117,16 @@ impl Indexes {
         exact.or_else(|| with(&|index| self.is_unique(index)))
     }
 
+    /// The place of an index that knows which values of a unique column are taken.
+    pub(crate) fn of_unique(&self, column: u16) -> Option<usize> {
+        let column = ColList::new(ColId(column));
+        let unique = self.unique.contains(&column);
+        let mut indexes = self.indexes.iter();
+        indexes
+            .position(|index| index.columns == column)
+            .filter(|_| unique)
+    }
+
     fn is_unique(&self, index: &Index) -> bool {
         self.unique.iter().any(|key| contains(&index.columns, key))
     }
@@ -142,6 +154,7 @@ impl Indexes {
                     true => None,
                     false => Some(sorting(&key)?),
                 },
+                ordered: index.ordered,
             })
         });
         Ok(Order {

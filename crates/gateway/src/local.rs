@@ -69,6 +69,8 @@ pub struct Claims {
     pub subject: String,
     /// Whether the token ends on its own one day.
     pub expires: bool,
+    /// All that the token says, in JSON, letter by letter.
+    pub payload: String,
 }
 
 /// Why a token is not accepted.

@@ -3,8 +3,8 @@
 use crate::catalog::{Catalog, DatabaseRecord};
 use crate::close::CloseReason;
 use crate::http::{HttpError, LocalClient};
-use crate::limits::{DATABASE_WAIT_MAX, PREPARATIONS_MAX};
-use crate::local::{Local, LocalDatabase, SetAside, Tokens};
+use crate::limits::{CLAIMS_BYTES_MAX, DATABASE_WAIT_MAX, PREPARATIONS_MAX};
+use crate::local::{Claims, Local, LocalDatabase, SetAside, Tokens};
 use crate::metrics::GatewayMetrics;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -124,6 +124,18 @@ impl Node {
                 });
             }
             tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// What is proposed of a caller's token, for the module to see: nothing before all nodes know what that is.
+    pub(crate) fn claims(&self, caller: &Claims) -> Result<String, HttpError> {
+        match caller.payload.len() {
+            _ if !self.catalog.takes_claims() => Ok(String::new()),
+            ..=CLAIMS_BYTES_MAX => Ok(caller.payload.clone()),
+            bytes => Err(HttpError::new(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                format!("the token says {bytes} bytes, the cluster takes {CLAIMS_BYTES_MAX}"),
+            )),
         }
     }
 

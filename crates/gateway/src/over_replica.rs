@@ -1,6 +1,8 @@
 //! [`Local`] over the node's replica and server: the one place where the gateway meets them.
 
 use crate::local::{Claims, Local, LocalDatabase, SetAside, TokenError, Tokens};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use rtdb_protocol::Subprotocol;
@@ -101,9 +103,9 @@ impl Tokens for ClusterTokens {
     fn verify(&self, token: &str) -> Result<Claims, TokenError> {
         use rtdb_replica::TokenError as Refused;
         match self.0.verify(token) {
-            Ok(verified) => Ok(claims(verified)),
+            Ok(verified) => Ok(claims(verified, payload(token)?)),
             Err(Refused::Expired) => Err(TokenError::Expired),
-            Err(Refused::Foreign(unproven)) => Err(TokenError::Foreign(claims(unproven))),
+            Err(Refused::Foreign(unproven)) => Err(TokenError::Foreign(claims(unproven, payload(token)?))),
             Err(Refused::Malformed(_) | Refused::Signing(_)) => Err(TokenError::Malformed),
         }
     }
@@ -123,11 +125,19 @@ impl Tokens for ClusterTokens {
     }
 }
 
-fn claims(claims: rtdb_replica::Claims) -> Claims {
+/// A token's second part, as SpacetimeDB hands it to modules.
+fn payload(token: &str) -> Result<String, TokenError> {
+    let part = token.split('.').nth(1).ok_or(TokenError::Malformed)?;
+    let json = URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed)?;
+    String::from_utf8(json).map_err(|_| TokenError::Malformed)
+}
+
+fn claims(claims: rtdb_replica::Claims, payload: String) -> Claims {
     Claims {
         identity: Identity::from_byte_array(claims.identity),
         issuer: claims.issuer,
         subject: claims.subject,
         expires: claims.expires_s.is_some(),
+        payload,
     }
 }

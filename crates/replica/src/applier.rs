@@ -198,6 +198,10 @@ impl Applier {
             let why = match interrupt {
                 Interrupt::Fatal(fatal) => return self.shared.fail(fatal),
                 Interrupt::Quarantine(why) => Some(why),
+                Interrupt::Violation(skipped @ Violation::Skipped { .. }) => {
+                    self.retry(&skipped, pause);
+                    None
+                }
                 Interrupt::Violation(violation) => {
                     violations += 1;
                     self.retry(&violation, pause);

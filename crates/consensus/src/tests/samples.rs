@@ -5,8 +5,8 @@ use super::hub::{Hub, addr};
 use super::replica::name;
 use super::run;
 use crate::command::{
-    Body, Failed, Owner, Poison, PoisonStep, RegisterDatabase, Report, Reports, Resolve, SetNode, Skipped,
-    Stuck,
+    Body, Connect, Failed, Owner, Poison, PoisonStep, RegisterDatabase, Report, Reports, Resolve, SetNode,
+    Skipped, Stuck,
 };
 use crate::record::{
     Batch, EncodedBatch, Entry, LogIdRecord, LogRecord, MemberRecord, MembershipRecord, RecordError,
@@ -205,6 +205,13 @@ fn messages() -> Vec<Sample> {
         }))
     };
     let voters = vec![1, 2, 3];
+    let with_claims = Command::from(Body::Connect(Connect {
+        database: DATABASE,
+        sender: Bytes::from_static(&[3; 32]),
+        connection: Bytes::from_static(&[4; 16]),
+        claims: r#"{"iss":"localhost","sub":"bob"}"#.to_owned(),
+    }));
+    assert_eq!(with_claims.version, 2);
     let mut resolution = Resolution::new(1_700_000_000_000_000);
     resolution.skip(1);
     let session = Session {
@@ -233,6 +240,7 @@ fn messages() -> Vec<Sample> {
         Sample::of("resolution", resolution),
         Sample::of("reports", reports),
         Sample::of("resolve", resolve),
+        Sample::of("connect_with_claims", with_claims),
     ]
 }
 

@@ -15,7 +15,7 @@ use crate::PrepareError;
 use crate::hidden::{self, HiddenTable};
 use crate::module::Names;
 use crate::order::Indexes;
-use crate::plan::{Plan, RawSequence, TablePlan, ViewPlan};
+use crate::plan::{Named, Plan, RawSequence, TablePlan, ViewPlan};
 use crate::shape::Shape;
 
 /// The contents of a section, which is added if the definition lacks it.
@@ -37,7 +37,8 @@ macro_rules! section {
 }
 
 pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
-    check(&def)?;
+    let names = Names::of(&def)?;
+    check(&def, &names)?;
     let of = |wanted| {
         with_lifecycle(
             reducers(&def).iter().map(|reducer| lifecycle_of(&def, reducer)),
@@ -48,7 +49,7 @@ pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
     let types = def.typespace().cloned().unwrap_or_default();
     let tables = def.tables().into_iter().flatten();
     let tables = tables
-        .map(|table| plan_table(&types, table))
+        .map(|table| plan_table(&types, &names, table))
         .collect::<Result<_, _>>()?;
     let count = reducers(&def).len() as u32;
     let views = plan_views(&types, &def)?;
@@ -58,8 +59,8 @@ pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
         .collect();
 
     let typespace = section!(def, Typespace, Typespace::default());
-    let [state, session, sequence] = hidden::TABLES;
-    let hidden_tables = [state, session, sequence, &hidden::NOW];
+    let [state, session, sequence, claims] = hidden::TABLES;
+    let hidden_tables = [state, session, sequence, claims, &hidden::NOW];
     let rows = hidden_tables.map(|table| (table, typespace.add(AlgebraicType::Product((table.row)()))));
     section!(def, Types, Vec::new()).extend(rows.map(|(table, row)| hidden_type(table, row)));
     let tables_mut = section!(def, Tables, Vec::new());
@@ -84,6 +85,7 @@ pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
         .retain(|section| !matches!(section, Section::Schedules(_) | Section::LifeCycleReducers(_)));
     Ok(Plan {
         def: bsatn(RawModuleDef::V10(def))?,
+        since_2: true,
         reducers: count,
         init,
         client_disconnected,
@@ -92,8 +94,7 @@ pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
     })
 }
 
-fn check(def: &RawModuleDefV10) -> Result<(), PrepareError> {
-    let names = Names::of(def)?;
+fn check(def: &RawModuleDefV10, names: &Names) -> Result<(), PrepareError> {
     for table in def.tables().into_iter().flatten() {
         hidden::check_name(&table.source_name)?;
         hidden::check_name(&names.table(&table.source_name))?;
@@ -141,11 +142,17 @@ fn called_by_log(def: &RawModuleDefV10, reducer: &RawReducerDefV10) -> bool {
         || schedules.any(|schedule| schedule.function_name == reducer.source_name)
 }
 
-fn plan_table(types: &Typespace, table: &RawTableDefV10) -> Result<TablePlan, PrepareError> {
+fn plan_table(types: &Typespace, names: &Names, table: &RawTableDefV10) -> Result<TablePlan, PrepareError> {
     let row = row_type(types, table.product_type_ref, &table.source_name)?;
     let sequences: Vec<_> = table.sequences.iter().map(RawSequence::of_v10).collect();
     let indexes = Indexes::of_v10(table)?;
-    TablePlan::new(&table.source_name, &row, types, &sequences, &indexes)
+    let named = |source: &str, canonical| Named {
+        source: source.to_owned(),
+        canonical,
+    };
+    let name = named(&table.source_name, names.table(&table.source_name));
+    let column = |source: &str| named(source, names.column(source));
+    TablePlan::new(&name, column, &row, types, &sequences, &indexes)
 }
 
 fn plan_views(types: &Typespace, def: &RawModuleDefV10) -> Result<Vec<ViewPlan>, PrepareError> {

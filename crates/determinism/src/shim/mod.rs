@@ -2,7 +2,7 @@
 //!
 //! The pieces, in the order of a call: `call` wraps `__call_reducer__`, which `setup` prepares at its first use in an
 //! instance and `source` feeds; `state` tells whether the call is new; the module runs, its reads pass through `scan`,
-//! and its writes through `write`, where `walk` and `sequence` fill in generated columns and `digest` keeps account;
+//! and its writes through `write`, where `walk`, `sequence` and `taken` fill in generated columns and `digest` keeps account;
 //! `successes` counts the call, and `sequence` and `state` write back. A hidden row that can't be read or written traps, which makes the host
 //! roll everything back.
 
@@ -11,6 +11,7 @@ mod describe;
 mod digest;
 mod hash;
 mod host;
+mod jwt;
 mod layout;
 mod load;
 mod names;
@@ -21,6 +22,7 @@ mod setup;
 mod source;
 mod state;
 mod successes;
+mod taken;
 mod views;
 mod walk;
 mod window;
@@ -29,7 +31,7 @@ mod write;
 use std::panic::catch_unwind;
 
 use walrus::ir::BinaryOp;
-use walrus::{ExportItem, FunctionId, MemoryId, Module, ModuleConfig};
+use walrus::{ExportItem, FunctionId, MemoryId, Module, ModuleConfig, RawCustomSection};
 
 use self::call::Call;
 use self::describe::Describe;
@@ -37,16 +39,19 @@ use self::digest::Digest;
 use self::emit::{Emit, I32, I64, function, global};
 use self::host::Host;
 pub(crate) use self::host::Imported;
+use self::jwt::Jwt;
 use self::layout::{Layout, Name};
 use self::scan::{Scans, Shared};
 use self::scratch::Scratch;
 use self::sequence::Sequences;
 use self::state::{Rows, State};
+use self::taken::Taken;
 use self::views::Views;
 use self::walk::Generated;
 use self::window::Window;
 use self::write::Writes;
 use crate::abi;
+use crate::claims::{self, Claims};
 use crate::emit;
 use crate::plan::{Plan, ViewPlan};
 use crate::reset::{self, Reset};
@@ -146,6 +151,19 @@ impl Target {
         };
         let scans = Scans::add(module, plan, &shared);
         let begin = add_begin(module, setup, scans);
+        let takes: Vec<_> = plan
+            .sequences()
+            .map(|it| sequences.add_take(module, it))
+            .collect();
+        let taken = Taken {
+            host,
+            window,
+            generated,
+            sequences,
+            layout: &layout,
+            takes: &takes,
+        };
+        let jwt = Jwt::add(module, host, window, rows, &layout, in_call);
         let writes = Writes {
             memory: self.memory,
             digest: Digest::add(module, self.memory, digest),
@@ -153,7 +171,8 @@ impl Target {
             in_call,
             ordinal,
             known_index: scans.sorting,
-            fill: add_fill(module, plan, generated, sequences),
+            fill: add_fill(module, plan, generated, &takes),
+            again: taken.add_again(module, plan),
             write_back: generated.add_write_back(module),
         };
         let muted = describe::mute(module, host, &self.imports)?;
@@ -163,6 +182,7 @@ impl Target {
                 "table_id_from_name" => names::wrap(module, import, self.memory, scratch, known_tables)?,
                 "index_id_from_name" => names::wrap(module, import, self.memory, scratch, known_indexes)?,
                 _ if scans.wrap(module, import)? => {}
+                _ if jwt.wrap(module, import)? => {}
                 _ => writes.wrap(module, import)?,
             }
         }
@@ -187,6 +207,8 @@ impl Target {
             state,
             sequences,
             views: plan.views.is_some().then_some(views),
+            jwt,
+            skipped: layout.skipped,
             begin,
             original: original_call,
         };
@@ -198,7 +220,23 @@ impl Target {
             None => self.wrap_other_calls(begin, &abi::CALL_VIEWS)?,
         }
         self.wrap_other_calls(begin, &abi::OTHER_CALLS)?;
+        self.say_claims(plan);
         Ok(self.module.emit_wasm())
+    }
+
+    /// Says what is done with claims. Whatever the module itself says of it, it knows nothing of that.
+    fn say_claims(&mut self, plan: &Plan) {
+        let reads = self.imports.iter().any(|import| import.name == "get_jwt");
+        let claims = match (reads, plan.since_2) {
+            (true, _) => Claims::Read,
+            (false, true) => Claims::Kept,
+            (false, false) => Claims::Ignored,
+        };
+        while self.module.customs.remove_raw(claims::SECTION).is_some() {}
+        if let Some(data) = claims.contents() {
+            let name = claims::SECTION.to_owned();
+            self.module.customs.add(RawCustomSection { name, data });
+        }
     }
 
     /// Wraps the entry points of views, if the module has them.
@@ -254,12 +292,8 @@ fn add_begin(module: &mut Module, setup: FunctionId, scans: Scans) -> FunctionId
 }
 
 /// `fill(ordinal, row)`: by the way of the table in question, if it has generated columns at all.
-fn add_fill(module: &mut Module, plan: &Plan, generated: Generated, sequences: Sequences) -> FunctionId {
-    let takes: Vec<_> = plan
-        .sequences()
-        .map(|it| sequences.add_take(module, it))
-        .collect();
-    let mut takes = takes.into_iter();
+fn add_fill(module: &mut Module, plan: &Plan, generated: Generated, takes: &[FunctionId]) -> FunctionId {
+    let mut takes = takes.iter().copied().zip(0..);
     let fills: Vec<_> = plan
         .tables
         .iter()

@@ -48,8 +48,8 @@ pub(super) fn add(
         for index in &layout.indexes {
             look_up(code, window, host.index_id, index.name);
             code.local_set(id);
-            if let Some(order) = index.order {
-                scratch.set32(code, order, id);
+            for place in &index.places {
+                scratch.set32(code, *place, id);
             }
             code.local_get(id).i32_const(index.sorting as i32).call(sortings);
         }

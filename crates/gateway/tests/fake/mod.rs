@@ -35,6 +35,7 @@ fn claims_of(user: &str) -> Claims {
         issuer: "test".into(),
         subject: user.into(),
         expires: false,
+        payload: format!(r#"{{"iss":"test","sub":"{user}"}}"#),
     }
 }
 
@@ -128,6 +129,7 @@ impl Propose for FakeLog {
 
 struct FakeCatalog {
     ready: bool,
+    takes_claims: bool,
 }
 
 impl FakeCatalog {
@@ -149,6 +151,10 @@ impl FakeCatalog {
 impl Catalog for FakeCatalog {
     fn ready(&self) -> bool {
         self.ready
+    }
+
+    fn takes_claims(&self) -> bool {
+        self.takes_claims
     }
 
     fn by_identity(&self, identity: &Identity) -> Option<DatabaseRecord> {
@@ -249,6 +255,7 @@ pub struct Fixture {
 
 pub struct Settings {
     pub ready: bool,
+    pub takes_claims: bool,
     pub lifecycle: bool,
     pub newest: Subprotocol,
 }
@@ -257,6 +264,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             ready: true,
+            takes_claims: true,
             lifecycle: false,
             newest: Subprotocol::V3,
         }
@@ -273,6 +281,7 @@ impl Fixture {
         };
         let catalog = Arc::new(FakeCatalog {
             ready: settings.ready,
+            takes_claims: settings.takes_claims,
         });
         let gateway = Gateway::new(
             log.clone(),

@@ -165,6 +165,10 @@ impl Catalog for MemoryMeta {
         true
     }
 
+    fn takes_claims(&self) -> bool {
+        true
+    }
+
     fn by_identity(&self, identity: &Identity) -> Option<DatabaseRecord> {
         self.databases
             .lock()

@@ -4,6 +4,7 @@
 //! so, except where `CI=true`, where that is a failure.
 
 mod bad_input;
+mod claims;
 mod diverged;
 mod identical;
 mod kills;

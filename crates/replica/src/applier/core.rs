@@ -1,13 +1,18 @@
 //! What an applier does with commands and results: pure, without sockets or clocks.
 
+mod identify;
+mod skipped;
+
+use self::identify::identified;
+use self::skipped::is_skipped;
 use super::args;
 use super::calls::{self, Calls};
 use super::window::{Answer, FENCE_INDEX, Failure, Kind, Open, Told, Window};
 use crate::{ActiveDatabase, DatabaseState};
 use rtdb_consensus::command::{Body, Call, Connect, Disconnect};
 use rtdb_consensus::{Position, Refusal, Reply, ResolvedCommand, Session};
-use rtdb_determinism::header::{self, CallHeader};
-use rtdb_determinism::{DISCONNECT, MARK, Module, Successes};
+use rtdb_determinism::header::{self, CallHeader, NO_RECEIPT};
+use rtdb_determinism::{Claims, DISCONNECT, MARK, Module, Successes};
 use rtdb_protocol::reply::Outcome;
 use rtdb_protocol::server::AppliedCall;
 use std::sync::Arc;
@@ -29,6 +34,8 @@ pub(super) struct Core {
     told: Vec<Told>,
     /// The calls that are part of the database, as far as results have come.
     successes: Successes,
+    /// The call that the server said it had passed over, when its record did not have it yet.
+    skipped: Option<Position>,
     /// Whether the `Cleanup` that is next has an effect: its `client_disconnected` failed.
     cleans_up: bool,
 }
@@ -48,6 +55,8 @@ pub(super) enum Violation {
     /// Calls are answered in their order, and 1.2.0 says nothing of one that runs out of energy.
     #[error("the call at {position} was not answered, and a later one was")]
     Unanswered { position: Position },
+    #[error("the server has applied call {index} before; its record says what came of it")]
+    Skipped { index: u64 },
     #[error("the hidden reducer {reducer} failed: {message}")]
     Hidden { reducer: &'static str, message: String },
 }
@@ -84,12 +93,11 @@ impl Core {
     /// here.
     pub(super) fn take(&mut self, command: &ResolvedCommand, calls: &mut Calls) {
         let active = self.active.clone();
-        let module = active.as_ref().map(|active| &active.module);
-        match (&command.command.body, module) {
-            (Some(Body::Call(call)), Some(module)) => self.call(command, call, module, calls),
-            (Some(Body::Connect(connect)), Some(module)) => self.connect(command, connect, module, calls),
-            (Some(Body::Disconnect(disconnect)), Some(module)) => match &command.session {
-                Some(session) => self.disconnect(command, disconnect, session, module, calls),
+        match (&command.command.body, active.as_deref()) {
+            (Some(Body::Call(call)), Some(active)) => self.call(command, call, active, calls),
+            (Some(Body::Connect(connect)), Some(active)) => self.connect(command, connect, active, calls),
+            (Some(Body::Disconnect(disconnect)), Some(active)) => match &command.session {
+                Some(session) => self.disconnect(command, disconnect, session, &active.module, calls),
                 None => self.answer(command, Ok(Reply::Done)),
             },
             (Some(Body::Disconnect(_)), None) => self.answer(command, Ok(Reply::Done)),
@@ -115,7 +123,8 @@ impl Core {
         self.answer_first();
     }
 
-    fn call(&mut self, command: &ResolvedCommand, call: &Call, module: &Module, calls: &mut Calls) {
+    fn call(&mut self, command: &ResolvedCommand, call: &Call, active: &ActiveDatabase, calls: &mut Calls) {
+        let module = &active.module;
         let refuse = |message| Err(Failure::trapped(message));
         let Some(reducer) = module.reducer(&call.reducer) else {
             return self.answer(command, refuse("no such reducer".to_owned()));
@@ -137,6 +146,12 @@ impl Core {
         let mut header = CallHeader::decode(head).unwrap_or_default();
         header.timestamp_us = command.timestamp_us;
         header.index = command.position.0;
+        if header.session == 0 && active.claims == Claims::Read {
+            match call.session {
+                0 => self.identify(command, header, &call.claims, calls),
+                session => header.session = session | NO_RECEIPT,
+            }
+        }
         self.send(
             command,
             Kind::Call,
@@ -148,11 +163,20 @@ impl Core {
         );
     }
 
-    fn connect(&mut self, command: &ResolvedCommand, connect: &Connect, module: &Module, calls: &mut Calls) {
-        let Some(reducer) = module.client_connected() else {
+    fn connect(
+        &mut self,
+        command: &ResolvedCommand,
+        connect: &Connect,
+        active: &ActiveDatabase,
+        calls: &mut Calls,
+    ) {
+        let header = caller(command, &connect.sender, &connect.connection, command.position.0);
+        if active.claims >= Claims::Kept {
+            self.identify(command, header, &connect.claims, calls);
+        }
+        let Some(reducer) = active.module.client_connected() else {
             return self.answer(command, Ok(Reply::Done));
         };
-        let header = caller(command, &connect.sender, &connect.connection, command.position.0);
         self.send(command, Kind::Connect, &reducer.name, header, &[], 0, calls);
     }
 
@@ -231,6 +255,13 @@ impl Core {
             self.answer_first();
             return Ok(());
         }
+        if open.kind == Kind::Identify {
+            self.answer_first();
+            return identified(result.outcome);
+        }
+        if is_skipped(&result.outcome) {
+            return self.skipped(open);
+        }
         if matches!(result.outcome, Outcome::Ok { .. }) {
             self.succeeded = self.succeeded.max(open.position);
         }
@@ -305,7 +336,9 @@ impl Core {
         };
         let position = open.position;
         match &result.outcome {
-            Outcome::Ok { .. } if open.kind != Kind::Fence => self.succeeded = self.succeeded.max(position),
+            Outcome::Ok { .. } if !matches!(open.kind, Kind::Fence | Kind::Identify) => {
+                self.succeeded = self.succeeded.max(position)
+            }
             outcome if matches!(open.kind, Kind::Call | Kind::Connect) => {
                 open.kind = Kind::Answered(Err(failed(outcome.clone())));
             }
@@ -409,7 +442,7 @@ impl Core {
             Kind::Call | Kind::Connect | Kind::Disconnect => true,
             // Of a disconnect and its cleanup just one succeeds.
             Kind::Cleanup => *place == 0 && cleans_up,
-            Kind::Publish { .. } | Kind::Answered(_) | Kind::Fence => false,
+            Kind::Identify | Kind::Publish { .. } | Kind::Answered(_) | Kind::Fence => false,
         });
         let recorded: Vec<u64> = recorded.map(|(_, open)| open.position.0).collect();
         let failures = before.failures(&recorded, after);
@@ -419,7 +452,7 @@ impl Core {
                 break;
             }
             let result = match std::mem::replace(&mut open.kind, Kind::Cleanup) {
-                Kind::Cleanup | Kind::Fence => continue,
+                Kind::Cleanup | Kind::Identify | Kind::Fence => continue,
                 Kind::Call | Kind::Connect if open.position > index => {
                     Err(Failure::trapped(NOT_ANSWERED.to_owned()))
                 }

@@ -11,7 +11,7 @@ use http::StatusCode;
 use rtdb_consensus::command::{Owner, Publish};
 use rtdb_consensus::{Refusal, ResolvedCommand};
 use rtdb_determinism::header::CallHeader;
-use rtdb_determinism::{MARK, Module};
+use rtdb_determinism::{Claims, MARK, Module};
 use rtdb_protocol::reply::Outcome;
 use std::sync::Arc;
 
@@ -104,6 +104,7 @@ impl Applier {
             identity,
             owner: owner.clone(),
             module: Arc::new(module),
+            claims: Claims::of(&publish.module),
             position,
         });
         self.core.set_active(Some(Arc::clone(&active)));

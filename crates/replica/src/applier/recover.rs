@@ -5,7 +5,7 @@ use crate::{ActiveDatabase, AdminError, DatabaseState, Phase, Quarantine};
 use http::StatusCode;
 use rtdb_consensus::Position;
 use rtdb_consensus::command::{Body, Owner, Publish};
-use rtdb_determinism::Module;
+use rtdb_determinism::{Claims, Module};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -115,6 +115,7 @@ impl Applier {
             identity,
             owner,
             module,
+            claims: Claims::of(&publish.module),
             position,
         }))
     }

@@ -34,6 +34,8 @@ pub(super) enum Kind {
     Disconnect,
     /// The deletion of a receipt which a failed `client_disconnected` has left: nobody waits for it.
     Cleanup,
+    /// What the caller's token says, for the command at the same position: nobody waits for it.
+    Identify,
     /// A module's publication, which is alone in the window.
     Publish {
         /// Whether it creates the database.
@@ -205,6 +207,12 @@ impl Window {
     pub(super) fn push(&mut self, open: Open) {
         self.bytes += open.bytes;
         self.open.push_back(open);
+    }
+
+    /// Takes back what [`Window::pop`] gave.
+    pub(super) fn unpop(&mut self, open: Open) {
+        self.bytes += open.bytes;
+        self.open.push_front(open);
     }
 
     pub(super) fn pop(&mut self) -> Option<Open> {

@@ -314,6 +314,7 @@ pub(crate) fn call(reducer: &str, own: &[u8], session: u64) -> Body {
         reducer: reducer.to_owned(),
         args: [&header.encode(), own].concat().into(),
         request_id: 77,
+        claims: String::new(),
     })
 }
 
@@ -323,6 +324,7 @@ pub(crate) fn connect() -> Body {
         database,
         sender: vec![7; 32].into(),
         connection: vec![8; 16].into(),
+        claims: String::new(),
     })
 }
 

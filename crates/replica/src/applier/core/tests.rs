@@ -3,6 +3,7 @@ use crate::applier::window::CALLS_MAX;
 use bytes::Bytes;
 use rtdb_consensus::command::{Call, Connect, Disconnect, Owner};
 use rtdb_consensus::{Applied, Origin, Unapplied};
+use rtdb_determinism::{CLAIMS_BYTES_MAX, IDENTIFY, SKIPPED};
 use rtdb_protocol::Subprotocol;
 use rtdb_protocol::client::{self, ClientMessage};
 use spacetimedb_lib::db::raw_def::v9::{Lifecycle, RawModuleDefV9Builder};
@@ -23,11 +24,16 @@ fn module(lifecycle: bool) -> Module {
 }
 
 fn core(lifecycle: bool) -> (Core, Calls) {
+    core_with(lifecycle, Claims::Ignored)
+}
+
+fn core_with(lifecycle: bool, claims: Claims) -> (Core, Calls) {
     let mut core = Core::default();
     core.set_active(Some(Arc::new(ActiveDatabase {
         identity: [1; 32],
         owner: Owner::default(),
         module: Arc::new(module(lifecycle)),
+        claims,
         position: Position(1),
     })));
     (core, Calls::new(Subprotocol::V3))
@@ -65,11 +71,16 @@ fn call(position: u64, session: u64, reducer: &str, name: &str) -> ResolvedComma
             reducer,
             args: args.into(),
             request_id,
+            claims: String::new(),
         }),
     )
 }
 
 fn connect(position: u64) -> ResolvedCommand {
+    connect_with(position, "")
+}
+
+fn connect_with(position: u64, claims: &str) -> ResolvedCommand {
     let (sender, connection) = (vec![4; 32].into(), vec![5; 16].into());
     command(
         position,
@@ -77,6 +88,7 @@ fn connect(position: u64) -> ResolvedCommand {
             database: Bytes::new(),
             sender,
             connection,
+            claims: claims.to_owned(),
         }),
     )
 }
@@ -295,6 +307,156 @@ fn arrivals_and_departures_call_the_modules_reducers() {
             (22, Ok(Reply::Done))
         ]
     );
+}
+
+#[test]
+fn what_a_token_says_goes_before_the_arrival() {
+    for (claims, lifecycle) in [(Claims::Read, true), (Claims::Kept, true), (Claims::Kept, false)] {
+        let (mut core, mut calls) = core_with(lifecycle, claims);
+        core.take(&connect_with(20, "{}"), &mut calls);
+        core.take(&connect(21), &mut calls);
+        let sent = sent(&mut calls);
+        let (reducer, header, own, _) = &sent[0];
+        assert_eq!(
+            (reducer.as_str(), own.as_slice()),
+            (IDENTIFY, &[2, 0, 0, 0, b'{', b'}'][..])
+        );
+        assert_eq!(
+            (header.index, header.session, header.connection),
+            (20, 20, [5; 16])
+        );
+        assert_eq!(sent.len(), if lifecycle { 3 } else { 1 });
+        core.result(ok(0)).unwrap();
+        assert_eq!(
+            core.succeeded(),
+            Position(0),
+            "it is not part of the database by that"
+        );
+        for _ in 1..sent.len() {
+            core.result(ok(0)).unwrap();
+        }
+        let done = [(20, Ok(Reply::Done)), (21, Ok(Reply::Done))];
+        assert_eq!(outcomes(&mut core), done);
+        assert!(core.window().is_empty());
+    }
+    // The module could not say so, or the claims are longer than it takes.
+    for (claims, said) in [(Claims::Ignored, 2), (Claims::Read, CLAIMS_BYTES_MAX + 1)] {
+        let (mut core, mut calls) = core_with(false, claims);
+        core.take(&connect_with(20, &"x".repeat(said)), &mut calls);
+        assert_eq!(sent(&mut calls), []);
+        assert_eq!(outcomes(&mut core), [(20, Ok(Reply::Done))]);
+    }
+}
+
+#[test]
+fn what_a_token_says_goes_before_a_call_without_a_session() {
+    let said = |claims, session| {
+        let (mut core, mut calls) = core_with(false, claims);
+        let mut command = call(10, session, "add", "x");
+        if let Some(Body::Call(call)) = &mut command.command.body {
+            call.claims = "{}".to_owned();
+        }
+        core.take(&command, &mut calls);
+        sent(&mut calls)
+            .into_iter()
+            .map(|sent| (sent.0, sent.1.index))
+            .collect::<Vec<_>>()
+    };
+    let add = || ("add".to_owned(), 10);
+    assert_eq!(said(Claims::Read, 0), [(IDENTIFY.to_owned(), 10), add()]);
+    assert_eq!(said(Claims::Read, 7), [add()]);
+    assert_eq!(said(Claims::Kept, 0), [add()]);
+
+    // A session that wants no receipt is told to a module that asks for its claims.
+    for (claims, session) in [(Claims::Read, 7 | NO_RECEIPT), (Claims::Kept, 0)] {
+        let (mut core, mut calls) = core_with(false, claims);
+        let mut command = call(10, 0, "add", "x");
+        if let Some(Body::Call(call)) = &mut command.command.body {
+            call.session = 7;
+        }
+        core.take(&command, &mut calls);
+        assert_eq!(sent(&mut calls)[0].1.session, session);
+    }
+}
+
+#[test]
+fn a_token_that_was_being_kept_is_not_told_of_when_the_connection_is_lost() {
+    let (mut core, mut calls) = core_with(true, Claims::Read);
+    core.take(&connect_with(20, "{}"), &mut calls);
+    core.take(&connect_with(21, "{}"), &mut calls);
+    core.lost();
+    let mut sum = Successes::default();
+    sum.add(20);
+    let recorded = DatabaseState {
+        successes: sum,
+        ..state(20)
+    };
+    core.recovered(Some(&recorded));
+    assert_eq!(outcomes(&mut core), [(20, Ok(Reply::Done))]);
+
+    core.take(&connect_with(21, "{}"), &mut calls);
+    let refused = core.result(error(0, "no"));
+    assert!(
+        matches!(
+            refused,
+            Err(Violation::Hidden {
+                reducer: IDENTIFY,
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn a_call_that_was_passed_over_is_told_from_the_record() {
+    for failed in [10, 11] {
+        let (mut core, mut calls) = core(false);
+        for position in 10..13 {
+            core.take(&call(position, 7, "add", "x"), &mut calls);
+        }
+        // Sent on a connection before, and applied since: the first of them, and one behind it.
+        assert_eq!(
+            core.result(error(510, SKIPPED)),
+            Err(Violation::Skipped { index: 10 })
+        );
+        assert_eq!(outcomes(&mut core), []);
+        core.lost();
+        let mut sum = Successes::default();
+        [10, 11, 12]
+            .into_iter()
+            .filter(|at| *at != failed)
+            .for_each(|at| sum.add(at));
+        core.recovered(Some(&DatabaseState {
+            successes: sum,
+            ..state(12)
+        }));
+        let told = outcomes(&mut core);
+        assert_eq!(told.iter().map(|told| told.0).collect::<Vec<_>>(), [10, 11, 12]);
+        for (position, outcome) in told {
+            assert_eq!(outcome.is_ok(), position != failed, "{outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn a_module_that_says_it_passed_a_call_over_stops_nothing() {
+    let (mut core, mut calls) = core(false);
+    core.take(&call(10, 7, "add", "x"), &mut calls);
+    assert_eq!(
+        core.result(error(510, SKIPPED)),
+        Err(Violation::Skipped { index: 10 })
+    );
+    core.lost();
+    core.recovered(Some(&state(9)));
+    core.take(&call(10, 7, "add", "x"), &mut calls);
+    core.take(&call(11, 7, "add", "y"), &mut calls);
+    core.result(error(510, SKIPPED)).unwrap();
+    core.result(ok(511)).unwrap();
+    let told = outcomes(&mut core);
+    let unknown = told[0].1.as_ref().unwrap_err();
+    assert!(unknown.contains("unknown"), "{unknown}");
+    assert_eq!(told[1], (11, called()));
 }
 
 #[test]
