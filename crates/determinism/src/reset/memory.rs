@@ -23,11 +23,13 @@ pub(super) struct VirtualMemory {
 
 impl VirtualMemory {
     pub(super) fn add(module: &mut Module, own: MemoryId, dirty: DirtyMap) -> Self {
-        let memory = module.memories.get(own);
+        let memory = module.memories.get_mut(own);
         let initial = ConstExpr::Value(Value::I32(memory.initial as i32));
         let max = memory
             .maximum
             .map_or(PAGES_MAX, |max| max.min(PAGES_MAX.into()) as u32);
+        // The module is held to its maximum by `grow`; what the shim shows the host may need more room.
+        memory.maximum = None;
         let pages = module.globals.add_local(I32, true, false, initial);
         Self {
             own,
@@ -58,13 +60,24 @@ impl VirtualMemory {
                 .binop(BinaryOp::I32ShrU)
                 .plus(1)
                 .local_tee(pages);
+            // The module's own maximum does not count: it does not run, and the number of pages is put back.
             code.global_get(self.pages).binop(BinaryOp::I32GtU).when(|code| {
                 code.local_get(pages)
-                    .global_get(self.pages)
-                    .binop(BinaryOp::I32Sub)
-                    .call(self.grow)
-                    .is(-1)
+                    .i32_const(PAGES_MAX as i32)
+                    .binop(BinaryOp::I32GtU)
                     .trap_if();
+                code.local_get(pages)
+                    .memory_size(self.own)
+                    .binop(BinaryOp::I32GtU)
+                    .when(|code| {
+                        code.local_get(pages)
+                            .memory_size(self.own)
+                            .binop(BinaryOp::I32Sub)
+                            .memory_grow(self.own)
+                            .is(-1)
+                            .trap_if();
+                    });
+                code.local_get(pages).global_set(self.pages);
             });
             code.local_get(at).local_get(bytes).call(dirty.mark_range);
         })

@@ -152,7 +152,8 @@ impl Reset {
         builder.finish(locals, &mut module.funcs)
     }
 
-    /// `room(at, bytes)`: makes memory reach to `at + bytes`, and marks these bytes. Traps if it can't.
+    /// `room(at, bytes)`: makes memory reach to `at + bytes`, whatever the module's maximum, and marks these bytes. Traps
+    /// if it can't. For calls in which the module does not run.
     pub(crate) fn add_room(self, module: &mut Module) -> FunctionId {
         self.virtual_memory.add_room(module, self.dirty)
     }
