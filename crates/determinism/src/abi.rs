@@ -3,6 +3,9 @@
 /// The most WASM tables a module may have.
 pub(crate) const TABLES_MAX: usize = 64;
 
+/// The memories of a prepared module: its own, the one that it is put back from, and the one that rows are sorted in.
+pub(crate) const PREPARED_MEMORIES: usize = 3;
+
 pub(crate) const CALL_REDUCER: &str = "__call_reducer__";
 /// What else the host calls in an instance that is at work.
 pub(crate) const OTHER_CALLS: [&str; 4] = [
@@ -37,6 +40,10 @@ pub(crate) const NO_SUCH_ITERATOR: i32 = 6;
 pub(crate) const BUFFER_TOO_SMALL: i32 = 11;
 /// `datastore_update_bsatn`: there is no row with that key.
 pub(crate) const NO_SUCH_ROW: i32 = 15;
+
+/// Calls a reducer some time later, from outside the log. C# modules import it whether they use it or not, so that the
+/// import alone is fine: whoever calls it traps.
+pub(crate) const SCHEDULE_IMMEDIATE: &str = "volatile_nonatomic_schedule_immediate";
 
 /// Host functions whose result or effect is the same on every replica, given the same rows and calls.
 pub(crate) const HARMLESS: [&str; 15] = [
