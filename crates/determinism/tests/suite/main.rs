@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod accepted;
 mod database;
+mod exercise;
 mod fixtures;
 mod generated;
 mod host;
 mod instance;
+mod languages;
 mod numbers;
 mod order;
 mod prepared;
