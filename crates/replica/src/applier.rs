@@ -11,6 +11,7 @@ mod publish;
 mod reader;
 mod recover;
 mod window;
+mod words;
 
 use self::connection::{Connection, ConnectionError};
 use self::core::{Core, Violation};
@@ -57,12 +58,10 @@ pub(crate) struct Applier {
     /// The position after which the database, as it is now, began: what to read again if the server lost it.
     born: Position,
     owner: Owner,
-    /// How often the `Publish` at a position has failed for reasons that may be the server's.
-    publish_failures: (Position, u32),
     /// The last `Publish` that the server refused, and its words: it is not asked again.
     refused: Option<(Position, String)>,
-    /// How often in a row the server could not open the database.
-    open_failures: u32,
+    /// What the server has said of the database's files.
+    damage: words::Damage,
 }
 
 /// Why applying stopped.
@@ -78,6 +77,8 @@ enum Interrupt {
     ResultTimeout,
     #[error("the module was refused: {0}")]
     ModuleRefused(String),
+    #[error("SpacetimeDB has troubles of its own: {0}")]
+    Troubled(String),
     #[error(transparent)]
     Fatal(#[from] Fatal),
 }
@@ -99,18 +100,16 @@ impl Applier {
     pub(crate) fn new(shared: Arc<Shared>, slot: Arc<Slot>, born: Position, owner: Owner) -> Self {
         let database = slot.identity;
         let reader = Reader::new(shared.follow.clone(), database, before(born));
-        let (core, publish_failures) = (Core::default(), (Position::default(), 0));
         Self {
             database,
             shared,
             slot,
             reader,
-            core,
+            core: Core::default(),
             born,
             owner,
-            publish_failures,
             refused: None,
-            open_failures: 0,
+            damage: words::Damage::default(),
         }
     }
 

@@ -105,7 +105,8 @@ impl Scout {
                     return Ok(());
                 };
                 let known = self.known.get(&identity);
-                if publish.clear || known.is_none_or(|birth| !birth.exists) {
+                // Not where it is cleared: the module may be refused, and then all stays.
+                if known.is_none_or(|birth| !birth.exists) {
                     self.known.insert(
                         identity,
                         Birth {

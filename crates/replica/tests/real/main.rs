@@ -4,5 +4,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod apply;
+mod publish;
 mod server;
 mod support;
