@@ -3,6 +3,9 @@
 /// The most WASM tables a module may have.
 pub(crate) const TABLES_MAX: usize = 64;
 
+/// The memories of a prepared module: its own, the one that it is put back from, and the one that rows are sorted in.
+pub(crate) const PREPARED_MEMORIES: usize = 3;
+
 pub(crate) const CALL_REDUCER: &str = "__call_reducer__";
 /// What else the host calls in an instance that is at work.
 pub(crate) const OTHER_CALLS: [&str; 2] = ["__call_procedure__", "__call_http_handler__"];
@@ -42,6 +45,9 @@ pub(crate) const NO_SUCH_ROW: i32 = 15;
 
 /// `__call_reducer__`: the reducer has failed, and its error's sink says why.
 pub(crate) const FAILED: i32 = 1;
+/// Calls a reducer some time later, from outside the log. C# modules import it whether they use it or not, so that the
+/// import alone is fine: whoever calls it traps.
+pub(crate) const SCHEDULE_IMMEDIATE: &str = "volatile_nonatomic_schedule_immediate";
 
 /// Host functions whose result or effect is the same on every replica, given the same rows and calls.
 pub(crate) const HARMLESS: [&str; 12] = [

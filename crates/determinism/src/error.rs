@@ -39,9 +39,19 @@ pub enum PrepareError {
     Definition(String),
     /// A name of the module is reserved.
     #[error(
-        "the name `{0}` is reserved: names beginning with `rtdb_` belong to RaftTimeDB, please rename it"
+        "the name `{0}` is reserved: `rtdb` and names beginning with `rtdb_` belong to RaftTimeDB, please rename it"
     )]
     HiddenName(String),
+    /// A table that is called like one of SpacetimeDB's own, or is said to be one.
+    #[error(
+        "the table `{0}` is reserved: names beginning with `st_` belong to SpacetimeDB, please rename it"
+    )]
+    SystemTable(String),
+    /// A lifecycle reducer with parameters.
+    #[error(
+        "the reducer `{0}` is called by the database itself, which has no arguments for it: remove its parameters"
+    )]
+    LifecycleParams(String),
     /// A generated column whose place in its row can't be found.
     #[error(
         "column `{column}` of table `{table}` is `auto_inc` but can't be found behind the columns before it: move it to the front"
@@ -102,6 +112,9 @@ pub enum PrepareError {
         "the module uses {0}, with which replicas would not stay the same: build it without that WebAssembly feature"
     )]
     Feature(&'static str),
+    /// The prepared module does not work.
+    #[error("the module fails as soon as it is called: {0}")]
+    Trial(String),
     /// The prepared module could not be put together.
     #[error("the module can't be prepared: {0}")]
     Rewrite(String),

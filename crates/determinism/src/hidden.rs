@@ -1,11 +1,12 @@
 //! The hidden tables and reducers, the same in definitions of both versions.
 
+use convert_case::{Case, Casing};
 use spacetimedb_sats::raw_identifier::RawIdentifier;
 use spacetimedb_sats::{AlgebraicType, ProductType, ProductTypeElement};
 
 use crate::header;
 use crate::successes::Successes;
-use crate::{DISCONNECT, HIDDEN_PREFIX, IDENTIFY, LOAD, MARK, PrepareError, REFRESH};
+use crate::{DISCONNECT, HIDDEN_PREFIX, IDENTIFY, LOAD, MARK, REFRESH};
 
 /// A hidden table. Its first column is its primary key.
 pub(crate) struct HiddenTable {
@@ -118,12 +119,18 @@ pub(crate) fn with_header(params: &ProductType) -> ProductType {
         .collect()
 }
 
-/// Refuses a name that belongs to us.
-pub(crate) fn check_name(name: &str) -> Result<(), PrepareError> {
-    match name.starts_with(HIDDEN_PREFIX) {
-        true => Err(PrepareError::HiddenName(name.to_owned())),
-        false => Ok(()),
-    }
+/// The first name in a text that is ours, in the server's spelling. A text is a name, or SQL with names in it. Version 10
+/// turns names into snake case; and a table `rtdb` would have indexes that are called like ours.
+pub(crate) fn reserved(text: &str) -> Option<String> {
+    let words = text.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+    let ours = HIDDEN_PREFIX.trim_end_matches('_');
+    words
+        .filter(|word| {
+            word.get(..ours.len())
+                .is_some_and(|start| start.eq_ignore_ascii_case(ours))
+        })
+        .map(|word| word.to_case(Case::Snake))
+        .find(|word| word == ours || word.starts_with(HIDDEN_PREFIX))
 }
 
 fn product(columns: impl IntoIterator<Item = (impl Into<RawIdentifier>, AlgebraicType)>) -> ProductType {

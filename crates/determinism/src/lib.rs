@@ -12,7 +12,6 @@
 mod abi;
 mod claims;
 mod def;
-mod describe;
 mod emit;
 mod error;
 pub mod header;
@@ -21,6 +20,7 @@ mod module;
 mod order;
 mod plan;
 mod reset;
+mod sandbox;
 mod schema;
 mod shape;
 mod shim;
@@ -101,10 +101,9 @@ pub fn prepare_with(wasm: &[u8], options: &Options) -> Result<Prepared, PrepareE
         });
     }
     let target = shim::Target::parse(wasm, options)?;
-    let original_def = describe::describe(wasm)?;
+    let original_def = sandbox::describe(wasm)?;
     let plan = def::rewrite(&original_def)?;
-    Ok(Prepared {
-        wasm: target.shim(&plan)?,
-        original_def,
-    })
+    let wasm = target.shim(&plan)?;
+    sandbox::trial(&wasm, &plan)?;
+    Ok(Prepared { wasm, original_def })
 }

@@ -138,6 +138,19 @@ impl Indexes {
         row: &ProductType,
         types: &Typespace,
     ) -> Result<Order, PrepareError> {
+        let columns = self
+            .indexes
+            .iter()
+            .map(|index| &index.columns)
+            .chain(&self.unique);
+        if columns
+            .flat_map(ColList::iter)
+            .any(|column| column.idx() >= row.elements.len())
+        {
+            return Err(PrepareError::Definition(format!(
+                "table `{table}` has an index or a constraint on a column it lacks"
+            )));
+        }
         let sorting = |key: &ColList| {
             Sorting::new(row, types, key).ok_or_else(|| PrepareError::Unsortable(table.to_owned()))
         };

@@ -16,6 +16,7 @@ mod recover;
 mod stuck;
 mod verify;
 mod window;
+mod words;
 
 use self::checkpoint::Checkpoints;
 pub(crate) use self::connection::{Connection, ConnectionError};
@@ -70,12 +71,10 @@ pub(crate) struct Applier {
     /// The position after which the database, as it is now, began: what to read again if the server lost it.
     born: Position,
     owner: Owner,
-    /// How often the `Publish` at a position has failed for reasons that may be the server's.
-    publish_failures: (Position, u32),
     /// The last `Publish` that the server refused, and its words: it is not asked again.
     refused: Option<(Position, String)>,
-    /// How often in a row the server could not open the database.
-    open_failures: u32,
+    /// What the server has said of the database's files.
+    damage: words::Damage,
     /// The life of the server that is connected to.
     life: u64,
     poison: Poison,
@@ -112,6 +111,8 @@ enum Interrupt {
     ModuleRefused(String),
     #[error("{0}")]
     Quarantine(Quarantine),
+    #[error("SpacetimeDB has troubles of its own: {0}")]
+    Troubled(String),
     #[error(transparent)]
     Fatal(#[from] Fatal),
 }
@@ -143,20 +144,18 @@ impl Applier {
         let database = slot.identity;
         let reader = Reader::new(shared.follow.clone(), database, before(born));
         let verdicts = shared.verdicts.subscribe();
-        let (core, publish_failures) = (Core::default(), (Position::default(), 0));
         Self {
             database,
             shared,
             slot,
             reader,
-            core,
+            core: Core::default(),
             checkpoints: Checkpoints::default(),
             is_stale: false,
             born,
             owner,
-            publish_failures,
             refused: None,
-            open_failures: 0,
+            damage: words::Damage::default(),
             life: 0,
             poison: Poison::default(),
             verdicts,

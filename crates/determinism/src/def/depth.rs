@@ -1,5 +1,6 @@
-//! A limit to how deep a definition nests, before anything recursive reads it: a few megabytes of an upload can spell a
-//! million arrays in each other, and would overflow the stack.
+//! A definition is passed over in its own encoding before anything recursive reads it: a few megabytes of an upload can
+//! spell a million arrays in each other, and would overflow the stack. On the same way all its strings are seen, in
+//! whatever section they stand.
 
 use std::sync::LazyLock;
 
@@ -8,6 +9,7 @@ use spacetimedb_lib::db::raw_def::v9::RawModuleDefV9Builder;
 use spacetimedb_sats::{AlgebraicType, Typespace};
 
 use crate::PrepareError;
+use crate::hidden;
 use crate::shape::scalar_bytes;
 
 /// How deep a definition may nest, counted in its own encoding: about four for every type in a type.
@@ -21,10 +23,28 @@ static DEFINITION: LazyLock<(AlgebraicType, Typespace)> = LazyLock::new(|| {
 });
 
 /// Refuses a definition that nests too deep, or is cut short.
-pub(crate) fn check(def: &[u8]) -> Result<(), PrepareError> {
+pub(super) fn check(def: &[u8]) -> Result<(), PrepareError> {
+    walk(def, &mut |_| {})
+}
+
+/// Refuses a definition in which a name is ours.
+pub(super) fn check_names(def: &[u8]) -> Result<(), PrepareError> {
+    let mut reserved = None;
+    walk(def, &mut |text| {
+        if reserved.is_none() {
+            reserved = hidden::reserved(&String::from_utf8_lossy(text));
+        }
+    })?;
+    match reserved {
+        Some(name) => Err(PrepareError::HiddenName(name)),
+        None => Ok(()),
+    }
+}
+
+fn walk(def: &[u8], look: &mut dyn FnMut(&[u8])) -> Result<(), PrepareError> {
     let (ty, types) = &*DEFINITION;
     let mut rest = def;
-    match pass(&mut rest, ty, types, 0) {
+    match pass(&mut rest, ty, types, 0, look) {
         Some(()) => Ok(()),
         None => Err(PrepareError::Definition(
             "it is damaged, or its types are nested too deep".into(),
@@ -32,25 +52,32 @@ pub(crate) fn check(def: &[u8]) -> Result<(), PrepareError> {
     }
 }
 
-/// Passes over one value; `None` if there is no such value, or too deep a one.
-fn pass(rest: &mut &[u8], ty: &AlgebraicType, types: &Typespace, depth: u32) -> Option<()> {
+/// Passes over one value, and shows its strings; `None` if there is no such value, or too deep a one.
+fn pass(
+    rest: &mut &[u8],
+    ty: &AlgebraicType,
+    types: &Typespace,
+    depth: u32,
+    look: &mut dyn FnMut(&[u8]),
+) -> Option<()> {
     let deeper = depth.checked_add(1).filter(|depth| *depth <= DEPTH_MAX)?;
     match ty {
-        AlgebraicType::Ref(reference) => pass(rest, types.get(*reference)?, types, deeper),
+        AlgebraicType::Ref(reference) => pass(rest, types.get(*reference)?, types, deeper, look),
         AlgebraicType::Product(product) => product
             .elements
             .iter()
-            .try_for_each(|element| pass(rest, &element.algebraic_type, types, deeper)),
+            .try_for_each(|element| pass(rest, &element.algebraic_type, types, deeper, look)),
         AlgebraicType::Sum(sum) => {
             let tag = usize::from(*rest.split_off_first()?);
-            pass(rest, &sum.variants.get(tag)?.algebraic_type, types, deeper)
+            pass(rest, &sum.variants.get(tag)?.algebraic_type, types, deeper, look)
         }
         AlgebraicType::Array(array) => {
-            (0..count(rest)?).try_for_each(|_| pass(rest, &array.elem_ty, types, deeper))
+            (0..count(rest)?).try_for_each(|_| pass(rest, &array.elem_ty, types, deeper, look))
         }
         AlgebraicType::String => {
             let bytes = count(rest)?;
-            rest.split_off(..bytes as usize).map(drop)
+            look(rest.split_off(..bytes as usize)?);
+            Some(())
         }
         scalar => rest.split_off(..scalar_bytes(scalar)? as usize).map(drop),
     }

@@ -2,23 +2,29 @@
 //! the hidden tables and reducers at the end, so that the module's own numbers stay as they are.
 
 mod depth;
+mod types;
 mod v10;
 mod v9;
+
+use std::collections::HashSet;
 
 use spacetimedb_lib::RawModuleDef;
 use spacetimedb_lib::db::raw_def::v9::{
     Lifecycle, RawConstraintDataV9, RawUniqueConstraintDataV9, TableAccess,
 };
 use spacetimedb_primitives::ColList;
-use spacetimedb_sats::{AlgebraicTypeRef, ProductType, Typespace};
+use spacetimedb_sats::{AlgebraicType, AlgebraicTypeRef, ProductType, Typespace};
 
+use self::types::Sizes;
 use crate::PrepareError;
 use crate::hidden::HiddenTable;
 use crate::plan::Plan;
 
 /// Rewrites a definition, or says why its module can't be replicated.
 pub(crate) fn rewrite(def: &[u8]) -> Result<Plan, PrepareError> {
-    let mut plan = match decode(def)? {
+    let decoded = decode(def)?;
+    depth::check_names(def)?;
+    let mut plan = match decoded {
         RawModuleDef::V9(def) => v9::rewrite(def),
         RawModuleDef::V10(def) => v10::rewrite(def),
         _ => Err(PrepareError::WrongAbi(
@@ -33,6 +39,87 @@ pub(crate) fn rewrite(def: &[u8]) -> Result<Plan, PrepareError> {
 pub(crate) fn decode(def: &[u8]) -> Result<RawModuleDef, PrepareError> {
     depth::check(def)?;
     spacetimedb_lib::bsatn::from_slice(def).map_err(|error| PrepareError::Definition(error.to_string()))
+}
+
+/// A table as far as it is checked here: its name, its row type, the number of its indexes, and whether it is said to be
+/// one of the server's own.
+type TableHead<'a> = (&'a str, AlgebraicTypeRef, usize, bool);
+
+/// Refuses tables of the server's, and types that are too big; `others` stand elsewhere than in the typespace.
+fn check_tables<'a>(
+    types: &Typespace,
+    tables: impl Iterator<Item = TableHead<'a>> + Clone,
+    mut others: impl Iterator<Item = &'a AlgebraicType>,
+) -> Result<(), PrepareError> {
+    for (name, _, _, is_system) in tables.clone() {
+        if is_system || name.starts_with("st_") {
+            return Err(PrepareError::SystemTable(name.to_owned()));
+        }
+    }
+    let mut sizes = Sizes::of(types)?;
+    sizes.check_rows(tables.map(|(_, row, indexes, _)| (row, indexes)))?;
+    others.try_for_each(|ty| sizes.check(ty))
+}
+
+/// Refuses rows without end. Comes after what says so in better words.
+fn check_rows<'a>(
+    types: &Typespace,
+    mut tables: impl Iterator<Item = (&'a str, AlgebraicTypeRef)>,
+) -> Result<(), PrepareError> {
+    let mut sizes = Sizes::of(types)?;
+    tables.try_for_each(|(name, row)| sizes.check_row(name, row))
+}
+
+/// Checks the lifecycle reducers as the server would if they were not taken from it.
+fn check_lifecycle<'a>(
+    reducers: impl Iterator<Item = (Lifecycle, &'a str, &'a ProductType)>,
+) -> Result<(), PrepareError> {
+    let mut seen: Vec<(Lifecycle, &str)> = Vec::new();
+    for (lifecycle, name, params) in reducers {
+        if !params.elements.is_empty() {
+            return Err(PrepareError::LifecycleParams(name.to_owned()));
+        }
+        if seen.iter().any(|&(it, other)| it == lifecycle || other == name) {
+            return Err(PrepareError::Definition(format!(
+                "reducer `{name}` is one of two with the same place in the module's life, or has two such places"
+            )));
+        }
+        seen.push((lifecycle, name));
+    }
+    Ok(())
+}
+
+/// A schedule as far as it is checked here: its table, that table's row type if there is one, the column that says when,
+/// the reducer's name, and whether there is one of that name.
+type ScheduleHead<'a> = (&'a str, Option<AlgebraicTypeRef>, u16, &'a str, bool);
+
+/// Checks schedules as the server would if they were not taken from it.
+fn check_schedules<'a>(
+    types: &Typespace,
+    schedules: impl Iterator<Item = ScheduleHead<'a>>,
+) -> Result<(), PrepareError> {
+    let mut seen = HashSet::new();
+    for (table, row, column, reducer, has_reducer) in schedules {
+        let bad = |what: &str| {
+            Err(PrepareError::Definition(format!(
+                "the schedule of table `{table}` {what}"
+            )))
+        };
+        let row = row.and_then(|row| types.get(row)).and_then(|ty| ty.as_product());
+        let Some(row) = row else {
+            return bad("is of a table that does not exist");
+        };
+        if usize::from(column) >= row.elements.len() {
+            return bad("names a column that the table lacks");
+        }
+        if !has_reducer {
+            return bad(&format!("names a reducer that does not exist, `{reducer}`"));
+        }
+        if !seen.insert(table) {
+            return bad("is one of two");
+        }
+    }
+    Ok(())
 }
 
 fn row_type(

@@ -10,7 +10,10 @@ use spacetimedb_lib::db::raw_def::v10::{
 use spacetimedb_lib::db::view::extract_view_return_product_type_ref;
 use spacetimedb_sats::{AlgebraicType, AlgebraicTypeRef, Typespace};
 
-use super::{access, bsatn, key_columns, row_type, unique_key, with_lifecycle};
+use super::{
+    access, bsatn, check_lifecycle, check_rows, check_schedules, check_tables, key_columns, row_type,
+    unique_key, with_lifecycle,
+};
 use crate::PrepareError;
 use crate::hidden::{self, HiddenTable};
 use crate::module::Names;
@@ -38,7 +41,7 @@ macro_rules! section {
 
 pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
     let names = Names::of(&def)?;
-    check(&def, &names)?;
+    check(&def)?;
     let of = |wanted| {
         with_lifecycle(
             reducers(&def).iter().map(|reducer| lifecycle_of(&def, reducer)),
@@ -51,6 +54,11 @@ pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
     let tables = tables
         .map(|table| plan_table(&types, &names, table))
         .collect::<Result<_, _>>()?;
+    let rows = def.tables().into_iter().flatten();
+    check_rows(
+        &types,
+        rows.map(|table| (&*table.source_name, table.product_type_ref)),
+    )?;
     let count = reducers(&def).len() as u32;
     let views = plan_views(&types, &def)?;
     let called_by_log: Vec<_> = reducers(&def)
@@ -94,25 +102,7 @@ pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
     })
 }
 
-fn check(def: &RawModuleDefV10, names: &Names) -> Result<(), PrepareError> {
-    for table in def.tables().into_iter().flatten() {
-        hidden::check_name(&table.source_name)?;
-        hidden::check_name(&names.table(&table.source_name))?;
-    }
-    for reducer in reducers(def) {
-        hidden::check_name(&reducer.source_name)?;
-        hidden::check_name(&names.function(&reducer.source_name))?;
-        reducer
-            .params
-            .elements
-            .iter()
-            .filter_map(|param| param.name())
-            .try_for_each(|name| hidden::check_name(name))?;
-    }
-    for view in def.views().into_iter().flatten() {
-        hidden::check_name(&view.source_name)?;
-        hidden::check_name(&names.function(&view.source_name))?;
-    }
+fn check(def: &RawModuleDefV10) -> Result<(), PrepareError> {
     if let Some(procedure) = def.procedures().and_then(|procedures| procedures.first()) {
         return Err(PrepareError::Procedures(procedure.source_name.to_string()));
     }
@@ -122,7 +112,46 @@ fn check(def: &RawModuleDefV10, names: &Names) -> Result<(), PrepareError> {
     if let Some(submodule) = def.submodules().and_then(|submodules| submodules.first()) {
         return Err(PrepareError::Submodules(submodule.namespace.clone()));
     }
-    Ok(())
+    let types = def.typespace().cloned().unwrap_or_default();
+    let lifecycle = def.lifecycle_reducers().into_iter().flatten();
+    let lifecycle = lifecycle.map(|assigned| {
+        let name = &assigned.function_name;
+        let reducer = reducers(def).iter().find(|reducer| reducer.source_name == *name);
+        let reducer = reducer.ok_or_else(|| {
+            PrepareError::Definition(format!("the lifecycle reducer `{name}` does not exist"))
+        })?;
+        Ok((assigned.lifecycle_spec, &**name, &reducer.params))
+    });
+    check_lifecycle(lifecycle.collect::<Result<Vec<_>, PrepareError>>()?.into_iter())?;
+    let tables = || def.tables().into_iter().flatten();
+    let schedules = def.schedules().into_iter().flatten().map(|schedule| {
+        let called = &schedule.function_name;
+        let exists = reducers(def).iter().any(|reducer| reducer.source_name == *called);
+        let table = tables().find(|table| table.source_name == schedule.table_name);
+        let row = table.map(|table| table.product_type_ref);
+        (
+            &*schedule.table_name,
+            row,
+            schedule.schedule_at_col.0,
+            &**called,
+            exists,
+        )
+    });
+    check_schedules(&types, schedules)?;
+    let heads = tables().map(|table| {
+        let is_system = matches!(table.table_type, TableType::System);
+        (
+            &*table.source_name,
+            table.product_type_ref,
+            table.indexes.len(),
+            is_system,
+        )
+    });
+    let views = || def.views().into_iter().flatten();
+    let params = reducers(def).iter().flat_map(|reducer| &*reducer.params.elements);
+    let params = params.chain(views().flat_map(|view| &*view.params.elements));
+    let params = params.map(|param| &param.algebraic_type);
+    check_tables(&types, heads, params.chain(views().map(|view| &view.return_type)))
 }
 
 fn reducers(def: &RawModuleDefV10) -> &[RawReducerDefV10] {

@@ -7,7 +7,10 @@ use spacetimedb_lib::db::raw_def::v9::{
 };
 use spacetimedb_sats::{AlgebraicType, AlgebraicTypeRef};
 
-use super::{access, bsatn, key_columns, row_type, unique_key, with_lifecycle};
+use super::{
+    access, bsatn, check_lifecycle, check_rows, check_schedules, check_tables, key_columns, row_type,
+    unique_key, with_lifecycle,
+};
 use crate::PrepareError;
 use crate::hidden::{self, HiddenTable};
 use crate::order::Indexes;
@@ -22,6 +25,11 @@ pub(super) fn rewrite(mut def: RawModuleDefV9) -> Result<Plan, PrepareError> {
         .iter()
         .map(|table| plan_table(&def, table))
         .collect::<Result<_, _>>()?;
+    let rows = def.tables.iter();
+    check_rows(
+        &def.typespace,
+        rows.map(|table| (&*table.name, table.product_type_ref)),
+    )?;
     let reducers = def.reducers.len() as u32;
 
     for reducer in &mut def.reducers {
@@ -55,18 +63,6 @@ pub(super) fn rewrite(mut def: RawModuleDefV9) -> Result<Plan, PrepareError> {
 }
 
 fn check(def: &RawModuleDefV9) -> Result<(), PrepareError> {
-    for table in &def.tables {
-        hidden::check_name(&table.name)?;
-    }
-    for reducer in &def.reducers {
-        hidden::check_name(&reducer.name)?;
-        reducer
-            .params
-            .elements
-            .iter()
-            .filter_map(|param| param.name())
-            .try_for_each(|name| hidden::check_name(name))?;
-    }
     for export in &def.misc_exports {
         match export {
             RawMiscModuleExportV9::Procedure(it) => {
@@ -77,7 +73,41 @@ fn check(def: &RawModuleDefV9) -> Result<(), PrepareError> {
             _ => {}
         }
     }
-    Ok(())
+    check_lifecycle(def.reducers.iter().filter_map(|reducer| {
+        let lifecycle = reducer.lifecycle?;
+        Some((lifecycle, &*reducer.name, &reducer.params))
+    }))?;
+    check_schedules(
+        &def.typespace,
+        def.tables.iter().filter_map(|table| {
+            let schedule = table.schedule.as_ref()?;
+            let called = &*schedule.reducer_name;
+            let exists = def.reducers.iter().any(|reducer| *reducer.name == *called);
+            let (row, column) = (table.product_type_ref, schedule.scheduled_at_column.0);
+            Some((&*table.name, Some(row), column, called, exists))
+        }),
+    )?;
+    let tables = def.tables.iter().map(|table| {
+        let is_system = matches!(table.table_type, TableType::System);
+        (
+            &*table.name,
+            table.product_type_ref,
+            table.indexes.len(),
+            is_system,
+        )
+    });
+    let params = def.reducers.iter().flat_map(|reducer| &*reducer.params.elements);
+    let views = def.misc_exports.iter().filter_map(|export| match export {
+        RawMiscModuleExportV9::View(view) => Some(view),
+        _ => None,
+    });
+    let params = params.chain(views.clone().flat_map(|view| &*view.params.elements));
+    let params = params.map(|param| &param.algebraic_type);
+    check_tables(
+        &def.typespace,
+        tables,
+        params.chain(views.map(|view| &view.return_type)),
+    )
 }
 
 fn plan_table(def: &RawModuleDefV9, table: &RawTableDefV9) -> Result<TablePlan, PrepareError> {

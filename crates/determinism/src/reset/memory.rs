@@ -23,11 +23,13 @@ pub(super) struct VirtualMemory {
 
 impl VirtualMemory {
     pub(super) fn add(module: &mut Module, own: MemoryId, dirty: DirtyMap) -> Self {
-        let memory = module.memories.get(own);
+        let memory = module.memories.get_mut(own);
         let initial = ConstExpr::Value(Value::I32(memory.initial as i32));
         let max = memory
             .maximum
             .map_or(PAGES_MAX, |max| max.min(PAGES_MAX.into()) as u32);
+        // The module is held to its maximum by `grow`; what the shim shows the host may need more room.
+        memory.maximum = None;
         let pages = module.globals.add_local(I32, true, false, initial);
         Self {
             own,
@@ -58,44 +60,23 @@ impl VirtualMemory {
                 .binop(BinaryOp::I32ShrU)
                 .plus(1)
                 .local_tee(pages);
+            // The module's own maximum does not count: it does not run, and the number of pages is put back.
             code.global_get(self.pages).binop(BinaryOp::I32GtU).when(|code| {
                 code.local_get(pages)
-                    .global_get(self.pages)
-                    .binop(BinaryOp::I32Sub)
-                    .call(self.grow)
-                    .is(-1)
+                    .i32_const(PAGES_MAX as i32)
+                    .binop(BinaryOp::I32GtU)
                     .trap_if();
-            });
-            code.local_get(at).local_get(bytes).call(dirty.mark_range);
-        })
-    }
-
-    /// `buffer(at, bytes)`: see [`Reset::add_buffer`](super::Reset::add_buffer). The module believes to have so many pages
-    /// until it is put back, which so puts back all that is written.
-    pub(super) fn add_buffer(self, module: &mut Module, dirty: DirtyMap) -> FunctionId {
-        function(module, [I32, I32], &[], |code, [at, bytes], locals| {
-            let (end, pages) = (locals.add(I32), locals.add(I32));
-            code.local_get(at)
-                .local_get(bytes)
-                .add()
-                .local_tee(end)
-                .local_get(at)
-                .binop(BinaryOp::I32LtU)
-                .trap_if();
-            code.local_get(end)
-                .i32_const(PAGE_BYTES.ilog2() as i32)
-                .binop(BinaryOp::I32ShrU)
-                .plus(1)
-                .local_set(pages);
-            code.memory_size(self.own).local_get(pages).less().when(|code| {
                 code.local_get(pages)
                     .memory_size(self.own)
-                    .sub()
-                    .memory_grow(self.own)
-                    .is(-1)
-                    .trap_if();
-            });
-            code.global_get(self.pages).local_get(pages).less().when(|code| {
+                    .binop(BinaryOp::I32GtU)
+                    .when(|code| {
+                        code.local_get(pages)
+                            .memory_size(self.own)
+                            .binop(BinaryOp::I32Sub)
+                            .memory_grow(self.own)
+                            .is(-1)
+                            .trap_if();
+                    });
                 code.local_get(pages).global_set(self.pages);
             });
             code.local_get(at).local_get(bytes).call(dirty.mark_range);

@@ -105,3 +105,13 @@ pub(super) fn replace(
         .map(drop)
         .map_err(|error| PrepareError::Rewrite(error.to_string()))
 }
+
+/// Puts a trap in the place of a host function.
+pub(super) fn forbid(module: &mut Module, import: &Imported) -> Result<(), PrepareError> {
+    let replaced = module.replace_imported_func(import.function, |(builder, _)| {
+        builder.func_body().unreachable();
+    });
+    replaced
+        .map(drop)
+        .map_err(|error| PrepareError::Rewrite(error.to_string()))
+}

@@ -81,7 +81,8 @@ impl Target {
         });
         let memory = memory.ok_or_else(|| PrepareError::NoModule("it exports no memory".into()))?;
         let kind = module.memories.get(memory);
-        if kind.memory64 || kind.shared || module.memories.iter().count() != 1 {
+        let plain = !kind.memory64 && !kind.shared && kind.page_size_log2.is_none();
+        if !plain || module.memories.iter().count() != 1 {
             return Err(PrepareError::WrongAbi(
                 "its memory is not one plain 32-bit memory".into(),
             ));

@@ -210,7 +210,7 @@ impl Views {
         names: &[Name],
         anonymous: bool,
     ) -> FunctionId {
-        let buffer = self.reset.add_buffer(module);
+        let buffer = self.reset.add_room(module);
         let chunk = self.add_chunk(module, buffer);
         let keeps: Vec<_> = plans
             .iter()

@@ -20,6 +20,8 @@ const PIECE_BYTES: usize = 50;
 const SMALL_BYTES: usize = 1_000;
 /// A scan's rows come in chunks that are at least so long.
 const CHUNK_BYTES: usize = 100;
+/// How many instructions a start may take, if calls are limited at all: more than when the module is prepared.
+const START_FUEL: u64 = 5_000_000_000;
 const BUFFER_TOO_SMALL: i32 = 11;
 const NO_SUCH_ITERATOR: i32 = 6;
 const NO_SUCH_TIMER: u32 = 7;
@@ -117,6 +119,8 @@ pub(crate) struct FakeHost {
     engine: Engine,
     module: Module,
     first_id: u32,
+    /// How many instructions a call may take.
+    fuel: Option<u64>,
     instance: Option<(Store<World>, wasmi::Instance)>,
     pub(crate) db: Database,
     /// How many instances there have been.
@@ -131,14 +135,19 @@ pub(crate) struct FakeHost {
 
 impl FakeHost {
     pub(crate) fn new(wasm: &[u8], first_id: u32) -> Self {
-        let engine = Engine::new(&Config::default());
+        Self::with_fuel(wasm, first_id, None)
+    }
+
+    pub(crate) fn with_fuel(wasm: &[u8], first_id: u32, fuel: Option<u64>) -> Self {
+        let engine = Engine::new(Config::default().consume_fuel(fuel.is_some()));
         let module = Module::new(&engine, wasm).expect("the prepared module is valid");
-        let (store, instance, def) = instantiate(&engine, &module, first_id);
+        let (store, instance, def) = instantiate(&engine, &module, first_id, fuel);
         let instance = Some((store, instance));
         Self {
             engine,
             module,
             first_id,
+            fuel,
             instance,
             db: Database::new(&def),
             instances: 1,
@@ -151,6 +160,22 @@ impl FakeHost {
     /// The next call finds a new instance.
     pub(crate) fn restart(&mut self) {
         self.instance = None;
+    }
+
+    /// The same rows in a host that has no instance yet.
+    pub(crate) fn twin(&self) -> Self {
+        Self {
+            engine: self.engine.clone(),
+            module: self.module.clone(),
+            first_id: self.first_id,
+            fuel: self.fuel,
+            instance: None,
+            db: self.db.clone(),
+            instances: self.instances,
+            views: self.views.clone(),
+            evaluated: self.evaluated.clone(),
+            touched: self.touched.clone(),
+        }
     }
 
     /// Publishes another version over the same rows; nothing but the tables' rows stays.
@@ -172,7 +197,12 @@ impl FakeHost {
             .iter()
             .position(|name| name == reducer)
             .expect("the reducer exists") as u32;
+        self.call_by_id(id, header, args)
+    }
+
+    pub(crate) fn call_by_id(&mut self, id: u32, header: CallHeader, args: &[u8]) -> Result<(), Failure> {
         let (mut store, instance) = self.take_instance();
+        refuel(&mut store, self.fuel);
         let world = store.data_mut();
         world.db = Some(self.db.clone());
         let tables = self.db.tables.iter();
@@ -285,7 +315,7 @@ impl FakeHost {
     fn take_instance(&mut self) -> (Store<World>, wasmi::Instance) {
         self.instance.take().unwrap_or_else(|| {
             self.instances += 1;
-            let (store, instance, _) = instantiate(&self.engine, &self.module, self.first_id);
+            let (store, instance, _) = instantiate(&self.engine, &self.module, self.first_id, self.fuel);
             (store, instance)
         })
     }
@@ -384,7 +414,12 @@ fn evaluate(
 }
 
 /// A new instance, described.
-fn instantiate(engine: &Engine, module: &Module, first_id: u32) -> (Store<World>, wasmi::Instance, Vec<u8>) {
+fn instantiate(
+    engine: &Engine,
+    module: &Module,
+    first_id: u32,
+    fuel: Option<u64>,
+) -> (Store<World>, wasmi::Instance, Vec<u8>) {
     let world = World {
         db: None,
         first_id,
@@ -399,9 +434,13 @@ fn instantiate(engine: &Engine, module: &Module, first_id: u32) -> (Store<World>
         reads: None,
     };
     let mut store = Store::new(engine, world);
+    refuel(&mut store, fuel.map(|_| START_FUEL));
     let instance = linker(engine)
         .instantiate_and_start(&mut store, module)
         .expect("the imports are there");
+    if let Ok(initialize) = instance.get_typed_func::<(), ()>(&store, "_initialize") {
+        initialize.call(&mut store, ()).unwrap();
+    }
     let mut preinits: Vec<_> = module.exports().map(|export| export.name().to_owned()).collect();
     preinits.retain(|name| name.starts_with("__preinit__"));
     preinits.sort();
@@ -420,6 +459,12 @@ fn instantiate(engine: &Engine, module: &Module, first_id: u32) -> (Store<World>
         .expect("the module describes itself");
     let def = std::mem::take(&mut store.data_mut().sink);
     (store, instance, def)
+}
+
+fn refuel(store: &mut Store<World>, fuel: Option<u64>) {
+    if let Some(fuel) = fuel {
+        store.set_fuel(fuel).expect("fuel is consumed");
+    }
 }
 
 fn memory<'a>(caller: &'a mut Caller<'_, World>) -> (&'a mut [u8], &'a mut World) {

@@ -6,11 +6,11 @@ use rtdb_determinism::{LOAD, prepare};
 use spacetimedb_lib::RawModuleDef;
 use spacetimedb_lib::bsatn;
 use spacetimedb_lib::db::raw_def::v9::RawModuleDefV9;
-use spacetimedb_sats::ProductType;
+use spacetimedb_sats::{AlgebraicType, ProductType, ProductTypeElement};
 
 use crate::fixtures::{STATEFUL, prepared};
 use crate::host::FakeHost;
-use crate::raw_module::{encode, module_of_fixed_size, reducer, table};
+use crate::raw_module::{encode, escape, module_with_memory, reducer, table};
 
 fn stir(host: &mut FakeHost, index: u64, kind: u8, seed: u64) -> bool {
     let header = CallHeader {
@@ -93,20 +93,71 @@ fn a_load_of_large_rows_leaves_the_instance_as_it_was() {
     }
 }
 
+/// Whatever the hidden parts need beyond what the module has is not taken from the module.
 #[test]
-fn a_module_whose_memory_can_not_grow_runs() {
+fn modules_whose_memory_can_hardly_grow_run() {
+    const ROWS: usize = 40;
+    const ROW_BYTES: usize = 900_000;
     let mut def = RawModuleDefV9::default();
+    let bytes =
+        || ProductType::from_iter([ProductTypeElement::new(AlgebraicType::bytes(), Some("b".into()))]);
     for name in ["rows", "left"] {
-        table(&mut def, name, ProductType::unit(), &[]);
+        table(&mut def, name, bytes(), &[]);
     }
     reducer(&mut def, "insert");
-    let wasm = module_of_fixed_size(&encode(RawModuleDef::V9(def)));
+    def.reducers[0].params = bytes();
+    let def = encode(RawModuleDef::V9(def));
+    for maximum in [8, 9, 10] {
+        let prepared = prepare(&module_with_memory(&def, 8, maximum)).expect("the module can be prepared");
+        let mut host = FakeHost::new(&prepared.wasm, 4096);
+        let row = bsatn::to_vec(&vec![7_u8; ROW_BYTES]).expect("the row encodes");
+        let rows = vec![row; ROWS];
+        let load = bsatn::to_vec(&("left", rows)).expect("the arguments encode");
+        host.call(LOAD, CallHeader::default(), &load)
+            .expect("the rows are loaded");
+        assert_eq!(host.db.rows("left").len(), 1);
+        let call = |index| CallHeader {
+            index,
+            ..CallHeader::default()
+        };
+        host.call("rtdb_mark", call(1), &[0]).expect("the mark is taken");
+        let own = bsatn::to_vec(&vec![1_u8; 100]).expect("the arguments encode");
+        host.call("insert", call(2), &own).expect("the reducer runs");
+        assert_eq!(host.state().0, 2);
+        assert_eq!(host.instances, 1);
+    }
+}
+
+/// The maximum that the module declares is what it gets, though its memory has none any more.
+#[test]
+fn a_module_is_held_to_its_own_maximum() {
+    let mut def = RawModuleDefV9::default();
+    reducer(&mut def, "grow");
+    let def = encode(RawModuleDef::V9(def));
+    let text = format!(
+        r#"(module
+        (import "spacetime_10.0" "bytes_sink_write" (func $write (param i32 i32 i32) (result i32)))
+        (memory (export "memory") 2 3)
+        (data (i32.const 1024) "{}")
+        (func (export "__describe_module__") (param $sink i32)
+            (i32.store (i32.const 12) (i32.const {}))
+            (drop (call $write (local.get $sink) (i32.const 1024) (i32.const 12))))
+        (func (export "__call_reducer__")
+            (param i32 i64 i64 i64 i64 i64 i64 i64 i32 i32) (result i32)
+            (if (i32.ne (memory.grow (i32.const 1)) (i32.const 2)) (then (unreachable)))
+            (if (i32.ne (memory.grow (i32.const 1)) (i32.const -1)) (then (unreachable)))
+            (i32.const 0)))"#,
+        escape(&def),
+        def.len()
+    );
+    let wasm = wat::parse_str(text).expect("the module is well formed");
     let prepared = prepare(&wasm).expect("the module can be prepared");
     let mut host = FakeHost::new(&prepared.wasm, 4096);
-    let header = CallHeader {
-        index: 1,
-        ..CallHeader::default()
-    };
-    host.call("rtdb_mark", header, &[0]).expect("the mark is taken");
-    assert_eq!(host.state().0, 1);
+    for index in 1..4 {
+        let header = CallHeader {
+            index,
+            ..CallHeader::default()
+        };
+        host.call("grow", header, &[]).expect("it grows by one page");
+    }
 }

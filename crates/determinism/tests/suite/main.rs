@@ -2,13 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod accepted;
 mod database;
+mod exercise;
 mod fixtures;
 mod generated;
 mod host;
 mod hostile;
 mod instance;
 mod jwt;
+mod languages;
 mod numbers;
 mod order;
 mod prepared;

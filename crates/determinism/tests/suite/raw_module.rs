@@ -88,9 +88,10 @@ pub(crate) fn module_of_table(def: &[u8], table: &str) -> Vec<u8> {
     wat::parse_str(text).expect("the module is well formed")
 }
 
-/// The same with a memory that can't grow.
-pub(crate) fn module_of_fixed_size(def: &[u8]) -> Vec<u8> {
-    let text = text(def, "").replace(r#"(export "memory") 8)"#, r#"(export "memory") 8 8)"#);
+/// The same with another memory: so many pages in 64 KiB at first, and at most.
+pub(crate) fn module_with_memory(def: &[u8], initial: u32, maximum: u32) -> Vec<u8> {
+    let memory = format!(r#"(export "memory") {initial} {maximum})"#);
+    let text = text(def, "").replace(r#"(export "memory") 8)"#, &memory);
     wat::parse_str(text).expect("the module is well formed")
 }
 

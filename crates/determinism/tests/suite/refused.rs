@@ -2,10 +2,15 @@
 
 use rtdb_determinism::{MODULE_BYTES_MAX, PrepareError, prepare};
 use spacetimedb_lib::RawModuleDef;
-use spacetimedb_lib::db::raw_def::v9::{RawMiscModuleExportV9, RawModuleDefV9, RawProcedureDefV9};
-use spacetimedb_lib::db::raw_def::v10::{
-    RawHttpHandlerDefV10, RawModuleDefV10, RawModuleDefV10Builder, RawModuleDefV10Section, RawSubmoduleV10,
+use spacetimedb_lib::db::raw_def::v9::{
+    Lifecycle, RawColumnDefaultValueV9, RawIndexAlgorithm, RawIndexDefV9, RawMiscModuleExportV9,
+    RawModuleDefV9, RawProcedureDefV9, RawRowLevelSecurityDefV9, RawScheduleDefV9, TableType,
 };
+use spacetimedb_lib::db::raw_def::v10::{
+    ExplicitNames, RawHttpHandlerDefV10, RawLifeCycleReducerDefV10, RawModuleDefV10, RawModuleDefV10Builder,
+    RawModuleDefV10Section, RawSubmoduleV10,
+};
+use spacetimedb_primitives::ColList;
 use spacetimedb_sats::{AlgebraicType, AlgebraicTypeRef, ProductType, ProductTypeElement};
 
 use crate::raw_module::{encode, module, reducer, table};
@@ -97,9 +102,6 @@ fn other_interfaces() {
         importing("spacetime_10.0", "datastore_clear", "(param i64)"),
         PrepareError::WrongAbi(_)
     ));
-    let schedule = "volatile_nonatomic_schedule_immediate";
-    let refused = importing("spacetime_10.0", schedule, "(param i32 i32 i32 i32)");
-    assert_eq!(refused, PrepareError::Import(schedule.into()));
     assert_eq!(
         importing("spacetime_10.5", "datastore_new", ""),
         PrepareError::Import("datastore_new".into())
@@ -134,9 +136,12 @@ fn types_nested_without_end() {
     assert!(matches!(refusal(&module(&def, "")), PrepareError::Definition(_)));
 }
 
+fn hidden(name: &str) -> PrepareError {
+    PrepareError::HiddenName(name.into())
+}
+
 #[test]
 fn reserved_names() {
-    let hidden = |name: &str| PrepareError::HiddenName(name.into());
     assert_eq!(
         v9(|def| table(def, "rtdb_rows", row(vec![]), &[])),
         hidden("rtdb_rows")
@@ -147,15 +152,215 @@ fn reserved_names() {
         hidden("rtdb_mark")
     );
     // What the server makes of it counts.
+    for name in ["rtdbMark", "RTDB_mark", "Rtdb_Mark"] {
+        assert_eq!(v10(|def| def.add_reducer(name, row(vec![]))), hidden("rtdb_mark"));
+    }
+    let parameter = || {
+        ProductType::from_iter([ProductTypeElement::new(
+            AlgebraicType::U64,
+            Some("rtdb_index".into()),
+        )])
+    };
     assert_eq!(
-        v10(|def| def.add_reducer("rtdbMark", row(vec![]))),
-        hidden("rtdb_mark")
-    );
-    let parameter = ProductTypeElement::new(AlgebraicType::U64, Some("rtdb_index".into()));
-    assert_eq!(
-        v10(|def| def.add_reducer("fine", ProductType::from_iter([parameter]))),
+        v10(|def| def.add_reducer("fine", parameter())),
         hidden("rtdb_index")
     );
+    // The index of its column `state_id` would be called like ours.
+    assert_eq!(v9(|def| table(def, "rtdb", row(vec![]), &[])), hidden("rtdb"));
+    // The name of a row type is ours, too.
+    let named_type = |def: &mut RawModuleDefV9| {
+        table(def, "fine", row(vec![]), &[]);
+        def.types[0].name.name = "RtdbState".into();
+    };
+    assert_eq!(v9(named_type), hidden("rtdb_state"));
+    let index = |def: &mut RawModuleDefV9| {
+        table(def, "fine", row(vec![AlgebraicType::U64]), &[]);
+        def.tables[0].indexes.push(RawIndexDefV9 {
+            name: Some("rtdb_state_id_idx_btree".into()),
+            accessor_name: None,
+            algorithm: RawIndexAlgorithm::BTree {
+                columns: ColList::new(0.into()),
+            },
+        });
+    };
+    assert_eq!(v9(index), hidden("rtdb_state_id_idx_btree"));
+    let default = |def: &mut RawModuleDefV9| {
+        def.misc_exports.push(RawMiscModuleExportV9::ColumnDefaultValue(
+            RawColumnDefaultValueV9 {
+                table: "rtdb_state".into(),
+                col_id: 0.into(),
+                value: Box::new([]),
+            },
+        ));
+    };
+    assert_eq!(v9(default), hidden("rtdb_state"));
+    let security = "SELECT * FROM rtdb_session WHERE session = 0";
+    let rule = |def: &mut RawModuleDefV9| {
+        def.row_level_security
+            .push(RawRowLevelSecurityDefV9 { sql: security.into() });
+    };
+    assert_eq!(v9(rule), hidden("rtdb_session"));
+    assert_eq!(
+        v10(|def| def.add_row_level_security(security)),
+        hidden("rtdb_session")
+    );
+}
+
+#[test]
+fn explicit_names_that_hide_or_rename_what_is_hidden() {
+    let renaming = |rename: fn(&mut ExplicitNames)| {
+        v10(|def| {
+            let mut names = ExplicitNames::default();
+            rename(&mut names);
+            def.add_explicit_names(names);
+        })
+    };
+    assert_eq!(
+        renaming(|it| it.insert_function("rtdb_mark", "x")),
+        hidden("rtdb_mark")
+    );
+    assert_eq!(
+        renaming(|it| it.insert_function("x", "rtdb_load")),
+        hidden("rtdb_load")
+    );
+    assert_eq!(
+        renaming(|it| it.insert_table("rtdb_state", "x")),
+        hidden("rtdb_state")
+    );
+    let index = "rtdb_state_id_idx_btree";
+    assert_eq!(
+        renaming(|it| it.insert_index("rtdb_state_id_idx_btree", "x")),
+        hidden(index)
+    );
+}
+
+#[test]
+fn lifecycle_reducers_out_of_the_ordinary() {
+    let param = || row(vec![AlgebraicType::U32]);
+    for lifecycle in [Lifecycle::Init, Lifecycle::OnConnect, Lifecycle::OnDisconnect] {
+        let with_params = |def: &mut RawModuleDefV9| {
+            reducer(def, "begin");
+            def.reducers[0].lifecycle = Some(lifecycle);
+            def.reducers[0].params = param();
+        };
+        let refused = PrepareError::LifecycleParams("begin".into());
+        assert_eq!(v9(with_params), refused);
+        assert_eq!(
+            v10(|def| def.add_lifecycle_reducer(lifecycle, "begin", param())),
+            refused
+        );
+    }
+    let twice = |def: &mut RawModuleDefV9| {
+        for name in ["one", "two"] {
+            reducer(def, name);
+        }
+        for reducer in &mut def.reducers {
+            reducer.lifecycle = Some(Lifecycle::Init);
+        }
+    };
+    assert!(matches!(v9(twice), PrepareError::Definition(_)));
+    let section = RawModuleDefV10Section::LifeCycleReducers(vec![RawLifeCycleReducerDefV10 {
+        lifecycle_spec: Lifecycle::Init,
+        function_name: "nobody".into(),
+    }]);
+    let def = RawModuleDefV10 {
+        sections: vec![section],
+    };
+    assert!(matches!(
+        refusal(&module(&encode(RawModuleDef::V10(def)), "")),
+        PrepareError::Definition(_)
+    ));
+}
+
+#[test]
+fn schedules_of_nothing() {
+    let scheduled = |column: u16, called: &'static str| {
+        move |def: &mut RawModuleDefV9| {
+            table(def, "timer", row(vec![AlgebraicType::U64]), &[]);
+            reducer(def, "tick");
+            def.tables[0].schedule = Some(RawScheduleDefV9 {
+                name: None,
+                reducer_name: called.into(),
+                scheduled_at_column: column.into(),
+            });
+        }
+    };
+    for def in [scheduled(1, "tick"), scheduled(0, "tock")] {
+        assert!(matches!(v9(def), PrepareError::Definition(_)));
+    }
+    assert!(matches!(
+        v10(|def| def.add_schedule("nowhere", 0_u16, "nobody")),
+        PrepareError::Definition(_)
+    ));
+}
+
+#[test]
+fn tables_of_the_server() {
+    let refused = PrepareError::SystemTable("st_client".into());
+    assert_eq!(v9(|def| table(def, "st_client", row(vec![]), &[])), refused);
+    let system = |def: &mut RawModuleDefV9| {
+        table(def, "st_client", row(vec![]), &[]);
+        def.tables[0].table_type = TableType::System;
+    };
+    assert_eq!(v9(system), refused);
+}
+
+#[test]
+fn types_that_double_with_each_reference() {
+    const DOUBLINGS: u32 = 60;
+    let doubling = |def: &mut RawModuleDefV9| {
+        let mut last = def.typespace.add(AlgebraicType::Product(row(vec![])));
+        for _ in 0..DOUBLINGS {
+            let twice = vec![AlgebraicType::Ref(last); 2];
+            last = def.typespace.add(AlgebraicType::Product(row(twice)));
+        }
+    };
+    assert!(matches!(v9(doubling), PrepareError::Definition(_)));
+    let long = |def: &mut RawModuleDefV9| {
+        for at in 1..10_000 {
+            def.typespace.add(AlgebraicType::Ref(AlgebraicTypeRef(at)));
+        }
+    };
+    assert!(matches!(v9(long), PrepareError::Definition(_)));
+    let nowhere = |def: &mut RawModuleDefV9| {
+        reducer(def, "act");
+        def.reducers[0].params = row(vec![AlgebraicType::Ref(AlgebraicTypeRef(7))]);
+    };
+    assert!(matches!(v9(nowhere), PrepareError::Definition(_)));
+    let endless = |def: &mut RawModuleDefV9| {
+        table(
+            def,
+            "rows",
+            row(vec![AlgebraicType::Ref(AlgebraicTypeRef(0))]),
+            &[],
+        );
+    };
+    assert!(matches!(
+        v9(endless),
+        PrepareError::Definition(_) | PrepareError::Unsortable(_)
+    ));
+    // Many tables with one large row type: no type is too big, but all of them together.
+    let many = |def: &mut RawModuleDefV9| {
+        let wide = row(vec![AlgebraicType::U8; 4_000]);
+        table(def, "rows", wide, &[]);
+        for nth in 0..1_000 {
+            let mut table = def.tables[0].clone();
+            table.name = format!("rows{nth}").into();
+            def.tables.push(table);
+        }
+    };
+    assert!(matches!(v9(many), PrepareError::Definition(_)));
+}
+
+#[test]
+fn modules_that_fail_at_their_first_call() {
+    let names = |def: &mut RawModuleDefV9| {
+        for _ in 0..2 {
+            table(def, "rows", row(vec![]), &[]);
+        }
+    };
+    // One name for two tables: one id for both.
+    assert!(matches!(v9(names), PrepareError::Trial(_)));
 }
 
 #[test]

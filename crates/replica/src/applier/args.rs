@@ -10,6 +10,11 @@ use thiserror::Error;
 /// How deep types may be nested: more would be a type that refers to itself without end.
 const DEPTH_MAX: usize = 128;
 
+/// How many parts a value may have: so many, and so many for each of its bytes. Types that refer to each other twice may
+/// spell parts without end that take no byte at all.
+const PARTS_MIN: usize = 4096;
+const PARTS_PER_BYTE: usize = 64;
+
 /// What is wrong with arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub(super) enum ArgsError {
@@ -23,11 +28,20 @@ pub(super) enum ArgsError {
     NoSuchVariant,
     #[error("the types are nested too deep")]
     TooDeep,
+    #[error("the types have too many parts for so few bytes")]
+    TooManyParts,
 }
 
 /// Checks that `args` are BSATN of `params`.
 pub(super) fn check(types: &Typespace, params: &ProductType, args: &[u8]) -> Result<(), ArgsError> {
-    let mut walk = Walk { types, rest: args };
+    let mut walk = Walk {
+        types,
+        rest: args,
+        parts_left: args
+            .len()
+            .saturating_mul(PARTS_PER_BYTE)
+            .saturating_add(PARTS_MIN),
+    };
     params
         .elements
         .iter()
@@ -37,6 +51,7 @@ pub(super) fn check(types: &Typespace, params: &ProductType, args: &[u8]) -> Res
 struct Walk<'a> {
     types: &'a Typespace,
     rest: &'a [u8],
+    parts_left: usize,
 }
 
 impl<'a> Walk<'a> {
@@ -44,6 +59,7 @@ impl<'a> Walk<'a> {
         if depth > DEPTH_MAX {
             return Err(ArgsError::TooDeep);
         }
+        self.parts_left = self.parts_left.checked_sub(1).ok_or(ArgsError::TooManyParts)?;
         match ty {
             AlgebraicType::Ref(place) => match self.types.get(*place) {
                 Some(ty) => self.value(ty, depth + 1),
@@ -194,5 +210,32 @@ mod tests {
         types[this] = AlgebraicType::Ref(this);
         let endless = ProductType::from([("endless", AlgebraicType::Ref(this))]);
         assert_eq!(check(&types, &endless, &[]), Err(ArgsError::TooDeep));
+    }
+
+    #[test]
+    fn types_that_double_with_each_reference_are_given_up() {
+        let mut types = Typespace::default();
+        let mut last = types.add(AlgebraicType::unit());
+        for _ in 0..60 {
+            last = types.add(AlgebraicType::Product(ProductType::from_iter([
+                AlgebraicType::Ref(last),
+                AlgebraicType::Ref(last),
+            ])));
+        }
+        let doubling = ProductType::from([("doubling", AlgebraicType::Ref(last))]);
+        assert_eq!(check(&types, &doubling, &[]), Err(ArgsError::TooManyParts));
+        let many = ProductType::from([("many", AlgebraicType::array(AlgebraicType::Ref(last)))]);
+        assert_eq!(
+            check(&types, &many, &u32::MAX.to_le_bytes()),
+            Err(ArgsError::TooManyParts)
+        );
+    }
+
+    #[test]
+    fn large_arguments_of_small_parts_are_fine() {
+        let boxed = (0..10).fold(AlgebraicType::U8, |ty, _| AlgebraicType::product([ty]));
+        let params = ProductType::from([("bytes", AlgebraicType::array(boxed))]);
+        let args = bsatn::to_vec(&vec![7_u8; 1 << 20]).unwrap();
+        assert_eq!(check(&Typespace::default(), &params, &args), Ok(()));
     }
 }

@@ -66,6 +66,10 @@ impl Core {
         self.active = active;
     }
 
+    pub(super) fn active(&self) -> Option<Arc<ActiveDatabase>> {
+        self.active.clone()
+    }
+
     pub(super) fn window(&self) -> &Window {
         &self.window
     }

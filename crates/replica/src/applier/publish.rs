@@ -1,23 +1,23 @@
 //! Publishing and deleting: nothing else is under way meanwhile.
 //!
 //! Each step can be broken off and done again: the database's state says whether the publication is part of it, and if
-//! not, all steps are repeated.
+//! not, all steps are repeated. So are they, for as long as it takes, when the server has troubles of its own: the
+//! outcome of a publication is the module's, and the same on every node.
 
-use super::core::Violation;
 use super::window::Failure;
-use super::{Applier, Connection, Interrupt, before};
-use crate::{ActiveDatabase, AdminError};
-use http::StatusCode;
-use rtdb_consensus::command::{Owner, Publish};
+use super::{Applier, Connection, Interrupt, before, words};
+use crate::{ActiveDatabase, AdminError, DatabaseId};
+use bytes::Bytes;
+use rtdb_consensus::command::{Body, Owner, Publish};
 use rtdb_consensus::{Refusal, ResolvedCommand};
 use rtdb_determinism::header::CallHeader;
 use rtdb_determinism::{Claims, MARK, Module};
 use rtdb_protocol::reply::Outcome;
 use std::sync::Arc;
+use uuid::Uuid;
 
-/// A server error may be the module's fault (1.2.0 answers 500 to one that it can't compile) or the server's. After
-/// this many it is taken for the module's.
-const SERVER_ERRORS_MAX: u32 = 3;
+/// What the server, or the module on it, says against a module: the same on every node.
+type Judged = Result<(), String>;
 
 impl Applier {
     /// Creates the database or replaces its module. Gives the connection to go on with; `None` if there is no database
@@ -39,25 +39,30 @@ impl Applier {
             (Err(e), _) => return Ok(self.refused(e.to_string(), connection)),
             (_, None) => return Ok(self.refused("the module has no owner".into(), connection)),
         };
+        if publish.clear
+            && connection.is_some()
+            && let Err(text) = self.rehearse(command, publish, owner, &module).await?
+        {
+            self.refused = Some((command.position, text.clone()));
+            self.slot.published();
+            return Ok(self.refused(text, connection));
+        }
         let anew = publish.clear || connection.is_none();
         match &mut connection {
-            Some(connection) if !anew => {
-                // Calls before this one that failed must not be tried again with the new module.
-                let header = CallHeader {
-                    index: before(command.position).0,
-                    ..header(command, owner)
-                };
-                mark(connection, header, false).await?;
-            }
-            // What is there is to go, or was never finished.
+            Some(connection) if !anew => self.settle(connection, command, owner).await?,
+            // What is there is to go, or was never finished. Whatever comes, it does not come again.
             _ => {
                 connection = None;
+                self.born = command.position;
                 self.remove().await?;
             }
         }
-        if let Err(text) = self.upload(command, publish, owner).await? {
+        if let Err(text) = self.upload(self.database, publish, owner).await? {
             self.refused = Some((command.position, text.clone()));
             let stays = connection.is_some();
+            if !stays {
+                self.remove().await?;
+            }
             self.refused(text.clone(), connection);
             self.slot.published();
             // 1.2.0 drops the running database when it can't compile an update, and opens it again for whoever comes
@@ -68,33 +73,20 @@ impl Applier {
                 Ok(None)
             };
         }
-        self.born = if anew { command.position } else { self.born };
         self.owner = owner.clone();
         self.slot.set_owner(owner.clone());
 
         let mut connection = Connection::open(&self.shared.admin, owner, &self.database).await?;
-        match module.init().filter(|_| anew) {
-            Some(init) => {
-                let result = connection
-                    .call(&init.name, &header(command, owner).encode())
-                    .await?;
-                match result.outcome {
-                    Outcome::Ok { .. } => {}
-                    Outcome::Failed { message: text, .. } | Outcome::Internal(text) => {
-                        self.remove().await?;
-                        self.refused = Some((command.position, text.clone()));
-                        return Ok(self.refused(text, None));
-                    }
-                    Outcome::OutOfEnergy => {
-                        let text = "its `init` ran out of energy".to_owned();
-                        self.remove().await?;
-                        self.refused = Some((command.position, text.clone()));
-                        return Ok(self.refused(text, None));
-                    }
-                    Outcome::Rejected(text) => return Err(Violation::Rejected(text).into()),
-                }
+        if let Err(text) = begin(&mut connection, command, owner, anew.then_some(&module)).await? {
+            self.refused = Some((command.position, text.clone()));
+            self.slot.published();
+            if anew {
+                self.remove().await?;
+                return Ok(self.refused(text, None));
             }
-            None => mark(&mut connection, header(command, owner), true).await?,
+            self.revert().await?;
+            self.refused(text.clone(), Some(connection));
+            return Err(Interrupt::ModuleRefused(text));
         }
         if let Some(state) = self.state().await? {
             self.core.counted(state.successes);
@@ -143,36 +135,114 @@ impl Applier {
         connection
     }
 
-    /// Hands the module to the server. The inner error is its refusal: the same on every node.
+    /// Before the module is replaced: calls before the publication that failed must not be tried again with the new one.
+    async fn settle(
+        &mut self,
+        connection: &mut Connection,
+        command: &ResolvedCommand,
+        owner: &Owner,
+    ) -> Result<(), Interrupt> {
+        let header = CallHeader {
+            index: before(command.position).0,
+            ..header(command, owner)
+        };
+        if let Err(text) = mark(connection, header, false).await? {
+            // Such a module can't have been accepted, and none of its calls succeeds.
+            tracing::error!(
+                database = self.hex(),
+                text,
+                "the running module does not take a mark; replacing it"
+            );
+        }
+        Ok(())
+    }
+
+    /// Hands the module to the server.
     async fn upload(
         &mut self,
-        command: &ResolvedCommand,
+        database: DatabaseId,
         publish: &Publish,
         owner: &Owner,
-    ) -> Result<Result<(), String>, Interrupt> {
-        match self
-            .shared
-            .admin
-            .publish(owner, &self.database, publish.module.clone())
-            .await
-        {
+    ) -> Result<Judged, Interrupt> {
+        let module = publish.module.clone();
+        match self.shared.admin.publish(owner, &database, module).await {
             Ok(()) => Ok(Ok(())),
-            Err(AdminError::Refused { status, text }) if self.is_verdict(command, status) => Ok(Err(text)),
+            Err(AdminError::Refused { status, text }) if words::is_of_module(status, &text) => Ok(Err(text)),
             Err(e) => Err(e.into()),
         }
     }
 
-    /// Whether a status speaks of the module rather than of the server's own troubles.
-    fn is_verdict(&mut self, command: &ResolvedCommand, status: StatusCode) -> bool {
-        if status != StatusCode::INTERNAL_SERVER_ERROR {
-            return status.is_client_error();
+    /// Creates a database of the module beside the one that it is to take the place of, with all that comes first, and
+    /// deletes it again.
+    async fn rehearse(
+        &mut self,
+        command: &ResolvedCommand,
+        publish: &Publish,
+        owner: &Owner,
+        module: &Module,
+    ) -> Result<Judged, Interrupt> {
+        // Nobody can know it, and publish under it.
+        let mut stage = DatabaseId::default();
+        for half in stage.chunks_exact_mut(size_of::<uuid::Bytes>()) {
+            half.copy_from_slice(Uuid::new_v4().as_bytes());
         }
-        let (position, failures) = &mut self.publish_failures;
-        if *position != command.position {
-            (*position, *failures) = (command.position, 0);
+        let played = self.play(&stage, command, publish, owner, module).await;
+        // It is empty, and in nobody's way: if it can't be deleted now, it stays.
+        if let Err(error) = self.shared.admin.delete(owner, &stage).await {
+            tracing::warn!(database = super::hex(&stage), %error, "a module's trial database can't be deleted");
         }
-        *failures += 1;
-        *failures >= SERVER_ERRORS_MAX
+        played
+    }
+
+    async fn play(
+        &mut self,
+        stage: &DatabaseId,
+        command: &ResolvedCommand,
+        publish: &Publish,
+        owner: &Owner,
+        module: &Module,
+    ) -> Result<Judged, Interrupt> {
+        if let Err(text) = self.upload(*stage, publish, owner).await? {
+            return Ok(Err(text));
+        }
+        let mut connection = Connection::open(&self.shared.admin, owner, stage).await?;
+        begin(&mut connection, command, owner, Some(module)).await
+    }
+
+    /// An update is in place, and its hidden parts do not work: the module before it comes back, if the server lets it.
+    async fn revert(&mut self) -> Result<(), Interrupt> {
+        let Some(active) = self.core.active() else {
+            return Ok(());
+        };
+        let head = self.reader.at(active.position).await?;
+        let Some(Body::Publish(before)) = head
+            .as_ref()
+            .and_then(|head| head.command().command.body.as_ref())
+        else {
+            return Ok(());
+        };
+        if let Err(text) = self.upload(self.database, before, &active.owner).await? {
+            tracing::error!(
+                database = self.hex(),
+                text,
+                "SpacetimeDB does not take back the module before one that does not work: publish one that does"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The first call of a module in a database: `init`, if it is new, or else the mark of the publication.
+async fn begin(
+    connection: &mut Connection,
+    command: &ResolvedCommand,
+    owner: &Owner,
+    new: Option<&Module>,
+) -> Result<Judged, Interrupt> {
+    let header = header(command, owner);
+    match new.and_then(Module::init) {
+        Some(init) => call(connection, &init.name, header.encode().to_vec().into()).await,
+        None => mark(connection, header, true).await,
     }
 }
 
@@ -181,16 +251,22 @@ pub(super) async fn mark(
     connection: &mut Connection,
     header: CallHeader,
     published: bool,
-) -> Result<(), Interrupt> {
+) -> Result<Judged, Interrupt> {
     let args = [header.encode().as_slice(), &[published.into()]].concat();
-    match connection.call(MARK, &args).await?.outcome {
-        Outcome::Ok { .. } => Ok(()),
-        outcome => Err(Violation::Hidden {
-            reducer: MARK,
-            message: format!("{outcome:?}"),
-        }
-        .into()),
+    call(connection, MARK, args.into()).await
+}
+
+async fn call(connection: &mut Connection, reducer: &str, args: Bytes) -> Result<Judged, Interrupt> {
+    let text = match connection.call(reducer, &args).await?.outcome {
+        Outcome::Ok { .. } => return Ok(Ok(())),
+        Outcome::Failed { message, .. } => return Ok(Err(message)),
+        Outcome::Internal(text) | Outcome::Rejected(text) => text,
+        Outcome::OutOfEnergy => format!("`{reducer}` runs for too long"),
+    };
+    if words::is_trouble(&text) {
+        return Err(Interrupt::Troubled(text));
     }
+    Ok(Err(text))
 }
 
 /// A call of the owner's, as the server itself would make it: on no connection.

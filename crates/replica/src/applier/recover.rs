@@ -7,11 +7,7 @@ use rtdb_consensus::Position;
 use rtdb_consensus::command::{Body, Owner, Publish};
 use rtdb_determinism::{Claims, Module};
 use std::sync::Arc;
-use std::time::Duration;
-
-/// After this many server errors in a row the database's files are taken for damaged, as a full disk or a power cut
-/// leaves them: it is made again, from the log.
-const OPEN_FAILURES_MAX: u32 = 5;
+use std::time::{Duration, Instant};
 
 /// How often it is logged that the server is ahead of the log.
 const AHEAD_WARNING: Duration = Duration::from_secs(10);
@@ -54,19 +50,22 @@ impl Applier {
     /// The database's state; `None` if there is none, or if its creation was broken off.
     pub(super) async fn state(&mut self) -> Result<Option<DatabaseState>, Interrupt> {
         let state = self.shared.admin.state(&self.owner, &self.database).await;
-        self.open_failures = match &state {
-            Err(AdminError::Refused { status, .. }) if status.is_server_error() => self.open_failures + 1,
-            _ => 0,
-        };
+        if matches!(state, Ok(_) | Err(AdminError::NoSuchDatabase)) {
+            self.damage.gone();
+        }
         match state {
             Ok(state) => Ok(state),
-            Err(AdminError::Refused { text, .. }) if self.open_failures >= OPEN_FAILURES_MAX => {
+            // A full disk or a power cut leaves such files. A server that is slow, or short of something, is waited for.
+            Err(AdminError::Refused { status, text })
+                if status.is_server_error() && self.damage.named(Instant::now(), &text) =>
+            {
                 tracing::error!(
                     database = self.hex(),
                     error = text,
-                    "SpacetimeDB can't open the database: it is made again, from the log"
+                    "SpacetimeDB says that the database is damaged: it is made again, from the log; its files stay, in a \
+                     folder of `replicas` in SpacetimeDB's data directory that is no longer written to"
                 );
-                self.open_failures = 0;
+                self.damage.gone();
                 self.remove().await?;
                 Ok(None)
             }
@@ -110,6 +109,10 @@ impl Applier {
         };
         let module = Module::from_def(&publish.original_def)
             .map_err(|e| diverged(format!("the module at {position} can't be read: {e}")))?;
+        if publish.clear {
+            // What came before it is not needed again.
+            self.born = position;
+        }
         let (identity, owner, module) = (self.database, owner.clone(), Arc::new(module));
         Ok(Arc::new(ActiveDatabase {
             identity,

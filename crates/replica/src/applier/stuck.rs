@@ -1,12 +1,14 @@
 //! A command that stops the server: it is reported through the log, tried again after long, or passed over once the log
 //! says that it has failed.
 
+use super::core::Violation;
 use super::poison::Stuck;
 use super::publish::{header, mark};
 use super::{Applier, Connection, Interrupt};
 use crate::Phase;
 use rtdb_consensus::command::{Body, Poison, PoisonStep, Publish};
 use rtdb_consensus::{Position, ResolvedCommand};
+use rtdb_determinism::MARK;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -133,7 +135,9 @@ impl Applier {
             return Err(Interrupt::Rebuild(position));
         }
         // From here on the database itself says that the command was passed over.
-        mark(&mut connection, header(command, &self.owner), false).await?;
+        if let Err(message) = mark(&mut connection, header(command, &self.owner), false).await? {
+            return Err(Violation::Hidden { reducer: MARK, message }.into());
+        }
         if let Some(state) = self.state().await? {
             self.core.counted(state.successes);
         }

@@ -124,7 +124,8 @@ impl Scout {
                 };
                 let before = self.known.remove(&identity).map(Box::new);
                 let birth = match before {
-                    Some(before) if before.exists && !publish.clear => *before,
+                    // Also where it is cleared: the module may be refused, and then all stays.
+                    Some(before) if before.exists => *before,
                     before => Birth {
                         position,
                         owner,

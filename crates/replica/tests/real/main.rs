@@ -5,5 +5,6 @@
 
 mod apply;
 mod poison;
+mod publish;
 mod server;
 mod support;

@@ -1,0 +1,82 @@
+//! Calling what every replica calls of a prepared module, whatever the module is: its set-up, and the hidden reducers.
+//! What fails here would fail on every node.
+
+use wasmi::{Error, Val};
+
+use super::host::{SINK, SOURCE};
+use super::{FUEL_MAX, Limits, MEMORY_BYTES_MAX, Sandbox};
+use crate::PrepareError;
+use crate::abi;
+use crate::header::CallHeader;
+use crate::hidden::{self, SESSION, STATE};
+use crate::plan::Plan;
+
+/// What a prepared module may take: it marks what it writes, and has a copy of its memory behind a map of it.
+const PREPARED: Limits = Limits {
+    fuel: 3 * FUEL_MAX,
+    memory_bytes: MEMORY_BYTES_MAX + 16 * 1024 * 1024,
+    memories: abi::PREPARED_MEMORIES,
+};
+
+/// The session that the calls are made in.
+const A_SESSION: u64 = 1;
+
+/// Runs a prepared module's hidden parts, or says what is wrong with them.
+pub(crate) fn run(wasm: &[u8], plan: &Plan) -> Result<(), PrepareError> {
+    let failed = |error: Error| PrepareError::Trial(error.to_string());
+    let mut sandbox = Sandbox::start(wasm, PREPARED)?.map_err(failed)?;
+    if sandbox.store.data_mut().take_sink() != plan.def {
+        return Err(PrepareError::Trial(
+            "it does not describe itself in the same way again".into(),
+        ));
+    }
+    let [mark, disconnect] = [0, 1].map(|hidden| plan.reducers + hidden);
+    let tables = plan.tables.iter().map(|table| table.name.as_str());
+    let indexes = plan.tables.iter().flat_map(|table| &table.order.indexes);
+    let indexes = indexes.map(|index| index.name.as_str());
+    let hidden: Vec<_> = hidden::TABLES.into_iter().chain([&hidden::NOW]).collect();
+    sandbox.store.data_mut().name(&hidden, tables, indexes);
+
+    sandbox.call(mark, 1, &[1]).map_err(failed)?;
+    sandbox.expect(1, true)?;
+    sandbox.call(disconnect, 2, &[]).map_err(failed)?;
+    sandbox.expect(2, false)
+}
+
+impl Sandbox {
+    fn call(&mut self, reducer: u32, index: u64, own: &[u8]) -> Result<(), Error> {
+        let header = CallHeader {
+            index,
+            session: A_SESSION,
+            ..CallHeader::default()
+        };
+        let args = [header.encode().as_slice(), own].concat();
+        self.store.data_mut().set_call(Some(args));
+        let call = self
+            .instance
+            .get_func(&self.store, abi::CALL_REDUCER)
+            .ok_or_else(|| Error::new(format!("there is no `{}`", abi::CALL_REDUCER)))?;
+        let mut params = vec![Val::I32(reducer.cast_signed())];
+        params.extend([0; 7].map(Val::I64));
+        params.extend([SOURCE, SINK].map(|handle| Val::I32(handle.cast_signed())));
+        let mut results = [Val::I32(0)];
+        call.call(&mut self.store, &params, &mut results)?;
+        let message = self.store.data_mut().take_sink();
+        self.store.data_mut().set_call(None);
+        match results[0] {
+            Val::I32(0) => Ok(()),
+            _ => Err(Error::new(String::from_utf8_lossy(&message).into_owned())),
+        }
+    }
+
+    /// Checks what the calls have left: their index, and a receipt or none.
+    fn expect(&self, index: u64, receipt: bool) -> Result<(), PrepareError> {
+        let host = self.store.data();
+        let applied = host.row(&STATE).and_then(|row| row.get(1..)?.first_chunk());
+        let is_applied = applied.copied().map(u64::from_le_bytes) == Some(index);
+        match is_applied && host.row(&SESSION).is_some() == receipt {
+            true => Ok(()),
+            false => Err(PrepareError::Trial("it does not record what it has done".into())),
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! What the local server's words speak of: the module, damage to a database's files, or troubles of its own.
+//!
+//! Only the first may become the outcome of a publication, which has to be the same on every node, and only the second is
+//! a reason to make a database again from the log. The server answers 500 to all three (SpacetimeDB 1.2.0 and 2.8.3,
+//! `log_and_500`), so that only its text tells. What is not known is a trouble of its own: it is waited for.
+
+use http::StatusCode;
+use std::time::{Duration, Instant};
+
+/// How long a server must have called a database's files damaged before the database is made again.
+pub(super) const DAMAGE_PATIENCE: Duration = Duration::from_secs(180);
+
+/// What a server says whose machine or load is the matter, whatever else it says.
+const TROUBLES: [&str; 9] = [
+    "os error",
+    "No space left",
+    "annot allocate",
+    "out of memory",
+    "Too many open files",
+    "timed out",
+    "deadline has elapsed",
+    "unable to lock",
+    "already opened",
+];
+
+/// What it says of a module: in the order of its sources, from the compiler to the definition's validation.
+const OF_MODULE: [&str; 61] = [
+    // The engine.
+    "WebAssembly translation error",
+    "failed to parse WebAssembly module",
+    "failed to compile",
+    "Compilation error",
+    "Invalid input WebAssembly code",
+    "unknown import",
+    "incompatible import type",
+    "expected a WebAssembly module",
+    "wasm trap",
+    "wasm backtrace",
+    // The interface.
+    "there should be a memory export",
+    "there should be a function called",
+    "export to be a",
+    "signature for",
+    "malformed version string",
+    "module cannot depend on both major version",
+    "abi version",
+    "unable to determine ABI",
+    "setup function returned an error",
+    "error getting module description",
+    "error decoding module description",
+    "bad signature for descriptor function",
+    "unimplemented RawModuleDef version",
+    // The definition.
+    "is used for multiple",
+    "Multiple reducers defined",
+    "module contains invalid identifier",
+    "which is forbidden",
+    "Empty identifiers are forbidden",
+    "is reserved by spacetimedb",
+    "is not annotated with a custom ordering",
+    "referenced by def",
+    "has multiple primary key",
+    "has duplicate columns",
+    "more than 1 auto_inc",
+    "No index found to support unique constraint",
+    "Direct index does not support",
+    "Hash indexes are not supported",
+    "invalid sequence",
+    "has invalid return type",
+    "has invalid product_type_ref",
+    "has invalid ref",
+    "scheduled table",
+    "error at reducer",
+    "error at view",
+    "error at typespace",
+    "Missing type definition",
+    "is primary key but has no unique constraint",
+    "should have a type definition",
+    "refers to a scheduled",
+    "expected to have type",
+    "reserved for system use",
+    "Row-level security invalid",
+    "Failed to deserialize default value",
+    "Multiple default values",
+    "multiple HTTP",
+    "HTTP route",
+    "lifecycle event",
+    "Module validation errors",
+    // What typechecking a row-level security rule says.
+    "SqlError",
+    "SqlParserError",
+    "executing: `",
+];
+
+/// What it says of damaged files (SpacetimeDB's commit log, snapshots, and replay of both).
+const OF_DAMAGE: [&str; 18] = [
+    "out-of-order commit",
+    "forked history",
+    "failed to decode tx record",
+    "checksum mismatch",
+    "invalid commit encountered",
+    "failed to fill whole buffer",
+    "unexpected end of file",
+    "Error replaying the commit log",
+    "Expected tx offset",
+    "Encountered corrupted",
+    "Failed to BSATN deserialize",
+    "Refusing to reconstruct",
+    "Failed to restore datastore from snapshot",
+    "Failed to bootstrap datastore",
+    "No connected snapshot found",
+    "Snapshot has incorrect database_identity",
+    "Missing object",
+    "database improperly initialized",
+];
+
+/// Whether an answer to a publication speaks of the module: 4xx does, if its text does not speak of something else.
+pub(super) fn is_of_module(status: StatusCode, text: &str) -> bool {
+    let says_so = match status {
+        StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => true,
+        StatusCode::INTERNAL_SERVER_ERROR => has_any(text, &OF_MODULE),
+        _ => false,
+    };
+    says_so && !is_trouble(text)
+}
+
+/// Whether a text speaks of the server's own troubles.
+pub(super) fn is_trouble(text: &str) -> bool {
+    has_any(text, &TROUBLES)
+}
+
+fn has_any(text: &str, words: &[&str]) -> bool {
+    words.iter().any(|word| text.contains(word))
+}
+
+/// What a server has said of a database that it could not open.
+#[derive(Debug, Default)]
+pub(super) struct Damage {
+    since: Option<Instant>,
+}
+
+impl Damage {
+    /// The server could not open the database, and said why. Says whether it is to be made again: damage was named first
+    /// [`DAMAGE_PATIENCE`] ago, the database has not been opened since, and damage is named now.
+    pub(super) fn named(&mut self, now: Instant, text: &str) -> bool {
+        // A module that can't be started has never been accepted: its creation was broken off.
+        let is_damage = (has_any(text, &OF_DAMAGE) || has_any(text, &OF_MODULE)) && !is_trouble(text);
+        if !is_damage {
+            return false;
+        }
+        let since = *self.since.get_or_insert(now);
+        now.saturating_duration_since(since) >= DAMAGE_PATIENCE
+    }
+
+    /// The database is open, or is not there.
+    pub(super) fn gone(&mut self) {
+        self.since = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVER_ERROR: StatusCode = StatusCode::INTERNAL_SERVER_ERROR;
+
+    #[test]
+    fn only_words_about_the_module_are_a_verdict() {
+        for text in [
+            "failed to parse WebAssembly module: unexpected end-of-file (at offset 0x8)",
+            "there should be a memory export called \"memory\" but it does not exist",
+            "abi version 10.4 is not supported (host implements 10.0)",
+            "unable to determine ABI of module (may be on an spacetime version < 0.8)",
+            "module contains invalid identifier: Empty identifiers are forbidden.",
+            "wasm trap while calling \"__describe_module__\": wasm trap: wasm `unreachable` instruction executed",
+            "name `a` is used for multiple entities",
+        ] {
+            assert!(is_of_module(SERVER_ERROR, text), "{text}");
+        }
+        for text in [
+            "",
+            "internal error",
+            "No space left on device (os error 28)",
+            "Cannot allocate memory (os error 12)",
+            "failed to compile: mmap failed: Cannot allocate memory (os error 12)",
+            "Too many open files (os error 24)",
+            "unable to lock database c200 for update",
+            "deadline has elapsed",
+            "Database is already opened. Path: `replicas/1`. Error: locked",
+        ] {
+            assert!(!is_of_module(SERVER_ERROR, text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_status_of_the_clients_is_one_only_if_the_text_does_not_contradict() {
+        let rejected =
+            "Database update rejected: Adding a column x to table y requires a default value annotation";
+        assert!(is_of_module(StatusCode::BAD_REQUEST, rejected));
+        let full = "Failed to create or update the database: No space left on device (os error 28)";
+        assert!(!is_of_module(StatusCode::BAD_REQUEST, full));
+        // A token that has run out, too many requests, a proxy that gives up.
+        for status in [
+            StatusCode::UNAUTHORIZED,
+            StatusCode::FORBIDDEN,
+            StatusCode::NOT_FOUND,
+            StatusCode::REQUEST_TIMEOUT,
+            StatusCode::TOO_MANY_REQUESTS,
+            StatusCode::BAD_GATEWAY,
+            StatusCode::SERVICE_UNAVAILABLE,
+        ] {
+            assert!(!is_of_module(status, "wasm trap"), "{status}");
+        }
+    }
+
+    #[test]
+    fn a_slow_server_is_waited_for_without_end() {
+        let mut damage = Damage::default();
+        let start = Instant::now();
+        for second in 0..100_000 {
+            let now = start + Duration::from_secs(second);
+            assert!(!damage.named(now, "deadline has elapsed"));
+            assert!(!damage.named(now, "error starting database: timed out waiting for lock"));
+            assert!(!damage.named(now, "Cannot allocate memory (os error 12)"));
+        }
+    }
+
+    #[test]
+    fn damage_is_believed_when_it_has_been_named_for_long() {
+        const TEXT: &str =
+            "error starting database: Error replaying the commit log: checksum mismatch at offset=7";
+        let mut damage = Damage::default();
+        let start = Instant::now();
+        let just_before = start + DAMAGE_PATIENCE - Duration::from_millis(1);
+        assert!(!damage.named(start, TEXT));
+        assert!(!damage.named(just_before, TEXT));
+        assert!(!damage.named(start + DAMAGE_PATIENCE, "deadline has elapsed"));
+        assert!(damage.named(start + DAMAGE_PATIENCE, TEXT));
+
+        let mut damage = Damage::default();
+        assert!(!damage.named(start, TEXT));
+        damage.gone();
+        assert!(!damage.named(start + DAMAGE_PATIENCE, TEXT));
+    }
+}
