@@ -90,8 +90,10 @@ fn add_mark_range(module: &mut Module, memory: MemoryId) -> FunctionId {
             .i32_const(BLOCK_SHIFT as i32)
             .binop(BinaryOp::I32ShrU)
             .local_tee(last);
-        // Only what failed reaches beyond the end.
+        // A frame below 0: when the stack has run over, addresses wrap around.
         code.local_get(first).binop(BinaryOp::I32LtU).when(|code| {
+            code.i32_const(0).i32_const(1).local_get(last).plus(1);
+            code.memory_fill(memory);
             code.i32_const(LAST_BLOCK as i32).local_set(last);
         });
         code.local_get(first)

@@ -365,6 +365,31 @@ proptest! {
     }
 }
 
+/// The stack has run over, and a large frame begins below 0.
+#[test]
+fn a_frame_that_wraps_around_is_put_back() {
+    let plain = wat::parse_str(
+        r#"(module
+            (memory (export "memory") 1)
+            (global $stack (mut i32) (i32.const 12000))
+            (global (export "count") (mut i64) (i64.const 5))
+            (func (export "run") (param i32 i32 i32) (result i32) (local $frame i32)
+                (local.set $frame (i32.sub (global.get $stack) (i32.const 20000)))
+                (i32.store8 (i32.add (local.get $frame) (local.get 0)) (i32.const 7))
+                (i32.store (i32.add (local.get $frame) (i32.const 8000)) (i32.const -1))
+                (i32.store (i32.add (local.get $frame) (i32.const 14000)) (i32.const -1))
+                (i32.store (i32.add (local.get $frame) (i32.const 19996)) (i32.const -1))
+                (i32.const 1)))"#,
+    );
+    let contents = noise(65_536);
+    let mut machine = Machine::new(&rewritten(&plain.unwrap(), false), &contents);
+    machine.call("started");
+    assert_eq!(machine.run([9_000, 0, 0], u64::MAX), Some(1));
+    assert!(machine.contents() != contents, "the stores reach memory");
+    machine.call("reset");
+    assert!(machine.contents() == contents, "memory differs");
+}
+
 /// The module of a text.
 fn parsed(text: &str) -> (Module, walrus::MemoryId) {
     let module = Module::from_buffer(&wat::parse_str(text).unwrap()).unwrap();
