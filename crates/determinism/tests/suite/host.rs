@@ -21,6 +21,9 @@ const SMALL_BYTES: usize = 1_000;
 const CHUNK_BYTES: usize = 100;
 const BUFFER_TOO_SMALL: i32 = 11;
 const NO_SUCH_ITERATOR: i32 = 6;
+const NO_SUCH_TIMER: u32 = 7;
+/// A table of the server's own, with as many rows as it has clients.
+const CLIENTS: (&str, u32) = ("st_client", 12);
 
 /// What the host answers to a call.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,6 +38,7 @@ struct World {
     first_id: u32,
     sources: HashMap<u32, Vec<u8>>,
     iterators: HashMap<u32, VecDeque<Vec<u8>>>,
+    timers: Vec<u32>,
     /// The rows as they were when the transaction began.
     committed: Vec<BTreeSet<ProductValue>>,
     /// What the order of rows comes from.
@@ -206,6 +210,7 @@ fn instantiate(engine: &Engine, module: &Module, first_id: u32) -> (Store<World>
         first_id,
         sources: HashMap::new(),
         iterators: HashMap::new(),
+        timers: Vec::new(),
         committed: Vec::new(),
         disorder: u64::from(first_id),
         sink: Vec::new(),
@@ -279,6 +284,19 @@ fn linker(engine: &Engine) -> Linker<World> {
     linker.func_wrap(base, "table_id_from_name", table_id).unwrap();
     linker.func_wrap(base, "index_id_from_name", index_id).unwrap();
     linker.func_wrap(base, "datastore_table_scan_bsatn", scan).unwrap();
+    linker.func_wrap(base, "datastore_table_row_count", row_count).unwrap();
+    linker.func_wrap(base, "console_timer_start", |mut host: Host, _: u32, _: u32| -> u32 {
+        let timer = host.data_mut().handle();
+        host.data_mut().timers.push(timer);
+        timer
+    }).unwrap();
+    linker.func_wrap(base, "console_timer_end", |mut host: Host, timer: u32| -> u32 {
+        let timers = &mut host.data_mut().timers;
+        match timers.iter().position(|it| *it == timer) {
+            Some(at) => { timers.remove(at); 0 }
+            None => NO_SUCH_TIMER,
+        }
+    }).unwrap();
     linker.func_wrap(base, "datastore_index_scan_range_bsatn", scan_range).unwrap();
     linker.func_wrap(base, "datastore_btree_scan_bsatn", scan_range).unwrap();
     linker.func_wrap(base, "row_iter_bsatn_advance", advance).unwrap();
@@ -305,6 +323,10 @@ fn linker(engine: &Engine) -> Linker<World> {
 fn table_id(mut host: Host, name: u32, len: u32, out: u32) -> Result<u32, Error> {
     let (bytes, world) = memory(&mut host);
     let (name, first) = (slice(bytes, name, len).to_vec(), world.first_id);
+    if name == CLIENTS.0.as_bytes() {
+        put(bytes, out, &CLIENTS.1.to_le_bytes());
+        return Ok(0);
+    }
     let Some(at) = world
         .db()?
         .tables
@@ -344,6 +366,18 @@ fn scan(mut host: Host, table: u32, out: u32) -> Result<u32, Error> {
     let rows = world.db()?.tables[at].rows.clone();
     let rows = world.shuffled(rows);
     open(world, bytes, rows, out);
+    Ok(0)
+}
+
+fn row_count(mut host: Host, table: u32, out: u32) -> Result<u32, Error> {
+    let (bytes, world) = memory(&mut host);
+    let rows = if table == CLIENTS.1 {
+        world.first_id as usize
+    } else {
+        let at = world.touch(table)?;
+        world.db()?.tables[at].rows.len()
+    };
+    put(bytes, out, &(rows as u64).to_le_bytes());
     Ok(0)
 }
 

@@ -6,6 +6,7 @@ mod database;
 mod fixtures;
 mod generated;
 mod host;
+mod hostile;
 mod instance;
 mod numbers;
 mod order;

@@ -84,15 +84,14 @@ impl Collect {
                         .local_tee(end);
                     Arena::check(code);
                     code.local_get(len_at).local_get(room).write32(memory, 0);
-                    code.local_get(result).is_zero().when(|code| {
-                        // What the host has left in the buffer is not for the module to see.
-                        code.local_get(buffer)
-                            .i32_const(0)
-                            .local_get(room)
-                            .memory_fill(memory);
-                        code.br(more);
-                    });
+                    code.local_get(result).is_zero().br_if(more);
                 });
+                // What the host has left in the buffer is not for the module to see.
+                code.local_get(buffer)
+                    .i32_const(0)
+                    .local_get(room)
+                    .memory_fill(memory);
+                code.local_get(len_at).local_get(room).write32(memory, 0);
                 code.local_get(iterator)
                     .local_get(iterator)
                     .read32(arena.memory, SORTING)

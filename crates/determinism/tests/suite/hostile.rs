@@ -1,0 +1,114 @@
+//! Modules that look where they should not: they see the same on all hosts, and in every instance.
+
+use rtdb_determinism::header::CallHeader;
+use rtdb_determinism::prepare;
+use spacetimedb_lib::RawModuleDef;
+use spacetimedb_lib::db::raw_def::v9::{
+    RawConstraintDataV9, RawConstraintDefV9, RawIndexAlgorithm, RawIndexDefV9, RawModuleDefV9,
+    RawUniqueConstraintDataV9,
+};
+use spacetimedb_primitives::ColList;
+use spacetimedb_sats::AlgebraicType;
+use spacetimedb_sats::raw_identifier::RawIdentifier;
+
+use crate::generated::product;
+use crate::host::{Failure, FakeHost};
+use crate::raw_module::{encode, escape, reducer, table};
+
+/// The prepared module of `hostile.wat`.
+fn hostile(body: &str, loose: &str) -> Vec<u8> {
+    let mut def = RawModuleDefV9::default();
+    let bytes = AlgebraicType::bytes;
+    table(&mut def, loose, product(vec![AlgebraicType::U32, bytes()]), &[]);
+    table(
+        &mut def,
+        "keyed",
+        product(vec![AlgebraicType::U32, AlgebraicType::U64]),
+        &[],
+    );
+    table(&mut def, "seen", product(vec![bytes()]), &[]);
+    let key = ColList::from(0);
+    def.tables[1].indexes.push(RawIndexDefV9 {
+        name: Some(RawIdentifier::new("by_key")),
+        accessor_name: None,
+        algorithm: RawIndexAlgorithm::BTree { columns: key.clone() },
+    });
+    def.tables[1].constraints.push(RawConstraintDefV9 {
+        name: None,
+        data: RawConstraintDataV9::Unique(RawUniqueConstraintDataV9 { columns: key }),
+    });
+    for name in ["fill", "act"] {
+        reducer(&mut def, name);
+    }
+    let def = encode(RawModuleDef::V9(def));
+    let text = include_str!("hostile.wat")
+        .replace("{BODY}", body)
+        .replace("{DEF}", &escape(&def))
+        .replace("{LEN}", &def.len().to_string())
+        .replace("{LOOSE}", loose)
+        .replace("{LOOSE_LEN}", &loose.len().to_string());
+    let module = wat::parse_str(text).expect("the module is well formed");
+    prepare(&module).expect("the module can be prepared").wasm
+}
+
+fn call(host: &mut FakeHost, reducer: &str, index: u64) -> Result<(), Failure> {
+    let header = CallHeader {
+        index,
+        timestamp_us: index as i64,
+        ..CallHeader::default()
+    };
+    host.call(reducer, header, &[])
+}
+
+/// What `act` puts down in each of three calls. It must be the same on hosts that differ in whatever they may, of which
+/// one has a new instance for each call.
+fn acts_of(wasm: &[u8]) -> [Vec<u32>; 3] {
+    let mut hosts = [FakeHost::new(wasm, 4_096), FakeHost::new(wasm, 70_000)];
+    for host in &mut hosts {
+        assert_eq!(call(host, "fill", 1), Ok(()));
+    }
+    let acts = [2, 3, 4].map(|index| {
+        hosts[1].restart();
+        let acts = hosts.each_mut().map(|host| {
+            assert_eq!(call(host, "act", index), Ok(()));
+            noted(host, index)
+        });
+        assert_eq!(acts[0], acts[1], "in call {index}");
+        acts.into_iter().next().unwrap_or_default()
+    });
+    assert_eq!(hosts[0].state(), hosts[1].state());
+    acts
+}
+
+fn acts(body: &str) -> [Vec<u32>; 3] {
+    acts_of(&hostile(body, "loose"))
+}
+
+fn noted(host: &FakeHost, index: u64) -> Vec<u32> {
+    let rows = host.db.rows("seen").into_iter();
+    let rows = rows.map(|row| -> Vec<u32> {
+        let words = row[4..].chunks(4);
+        words.map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect()
+    });
+    let mut rows = rows.filter(|row| u64::from(row[0]) == index);
+    rows.next().expect("the call has put something down")[1..].to_vec()
+}
+
+#[test]
+fn a_buffer_holds_nothing_but_the_rows_that_are_told_of() {
+    const ROOM: usize = 160;
+    let [first, second, third] = acts(&format!(
+        "(call $must (call $scan (call $loose) (i32.const 8)))
+        (drop (call $read (i32.load (i32.const 8)) (i32.const {ROOM})))
+        (call $note (i32.load (i32.const 12)))
+        (loop $more
+            (call $note (i32.load8_u (i32.add (i32.const 0x8000) (local.get $n))))
+            (local.set $n (i32.add (local.get $n) (i32.const 1)))
+            (br_if $more (i32.lt_u (local.get $n) (i32.const {ROOM}))))"
+    ));
+    assert_eq!([&first, &first], [&second, &third]);
+    let rows = first[0] as usize;
+    assert!((1..ROOM).contains(&rows));
+    assert_eq!((first[1], first.len()), (7, 1 + ROOM));
+    assert!(first[1 + rows..].iter().all(|byte| *byte == 0), "{first:?}");
+}
