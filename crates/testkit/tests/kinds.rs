@@ -127,8 +127,21 @@ fn kinds() -> Vec<Kind> {
         5e-324,
     ];
     let f64s = f64s.map(|it: f64| it.to_le_bytes().to_vec()).to_vec();
-    let strings = ["", "a", "aa", "ab", "b", "B", "ä", "\u{10ffff}", "\0", "zzzzzzzzzzzzzzzzzzzzzzzzzzzz"];
-    let strings = strings.map(|it| scalar(AlgebraicValue::String(it.into()))).to_vec();
+    let strings = [
+        "",
+        "a",
+        "aa",
+        "ab",
+        "b",
+        "B",
+        "ä",
+        "\u{10ffff}",
+        "\0",
+        "zzzzzzzzzzzzzzzzzzzzzzzzzzzz",
+    ];
+    let strings = strings
+        .map(|it| scalar(AlgebraicValue::String(it.into())))
+        .to_vec();
     let bytes = |it: &[u8]| [&(it.len() as u32).to_le_bytes()[..], it].concat();
     let blobs: Vec<_> = [&[][..], &[0], &[255], &[0, 0], &[1, 2, 3]].map(bytes).to_vec();
     let tagged = |tag: u8, values: &[Vec<u8>]| -> Vec<Vec<u8>> {
@@ -136,7 +149,9 @@ fn kinds() -> Vec<Kind> {
     };
     let option = |values: &[Vec<u8>]| [tagged(0, values), vec![vec![1]]].concat();
     let pairs = |a: &[Vec<u8>], b: &[Vec<u8>]| -> Vec<Vec<u8>> {
-        let pairs = a.iter().flat_map(|a| b.iter().map(move |b| [a.as_slice(), b].concat()));
+        let pairs = a
+            .iter()
+            .flat_map(|a| b.iter().map(move |b| [a.as_slice(), b].concat()));
         pairs.take(30).collect()
     };
     let ints: Vec<_> = [-1_i32, 0, 1].map(|it| it.to_le_bytes().to_vec()).to_vec();
@@ -234,7 +249,11 @@ fn walked(table: &Table) -> usize {
 
 fn module(kinds: &[Kind], tables: &[Table]) -> Vec<u8> {
     let mut def = RawModuleDefV9::default();
-    let types: Vec<_> = kinds.iter().zip(0..).map(|(kind, at)| named(&mut def, &kind.ty, at)).collect();
+    let types: Vec<_> = kinds
+        .iter()
+        .zip(0..)
+        .map(|(kind, at)| named(&mut def, &kind.ty, at))
+        .collect();
     for (table, at) in tables.iter().zip(0..) {
         let columns = table.columns.iter().map(|kind| match kind {
             Some(kind) => types[*kind].clone(),
@@ -264,7 +283,12 @@ fn module(kinds: &[Kind], tables: &[Table]) -> Vec<u8> {
         lifecycle: None,
     });
     let def = bsatn::to_vec(&RawModuleDef::V9(def)).unwrap();
-    let escape = |bytes: &[u8]| bytes.iter().map(|byte| format!("\\{byte:02x}")).collect::<String>();
+    let escape = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .map(|byte| format!("\\{byte:02x}"))
+            .collect::<String>()
+    };
     let walked: Vec<_> = tables.iter().map(|table| walked(table) as u8).collect();
     let text = include_str!("kinds.wat")
         .replace("{DEF}", &escape(&def))
@@ -330,7 +354,7 @@ fn call(dice: &mut Dice, kinds: &[Kind], tables: &[Table]) -> Call {
     for _ in 0..count {
         let at = dice.below(tables.len() as u64) as usize;
         let table = &tables[at];
-        let mut row = |dice: &mut Dice| -> Vec<u8> {
+        let row = |dice: &mut Dice| -> Vec<u8> {
             let columns = table.columns.iter().map(|kind| match kind {
                 Some(kind) => dice.one_of(&kinds[*kind].values).clone(),
                 None => dice.below(6).to_le_bytes().to_vec(),
@@ -347,6 +371,8 @@ fn call(dice: &mut Dice, kinds: &[Kind], tables: &[Table]) -> Call {
         let exact = |columns: &Vec<u16>| *columns == [first];
         let what = match what {
             2 if !table.unique.as_ref().is_some_and(exact) || table.indexes.len() > 1 => 0,
+            // SpacetimeDB 2.x takes a key that is a product for several columns.
+            3 | 4 if table.columns[usize::from(first)].is_some_and(|kind| kinds[kind].ty.is_product()) => 0,
             what => what,
         };
         let bytes = match what {
@@ -405,7 +431,9 @@ struct Replica {
 impl Replica {
     async fn start(wasm: &[u8]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let server = PlainServer::start(&binary().unwrap(), folder.path()).await.unwrap();
+        let server = PlainServer::start(&binary().unwrap(), folder.path())
+            .await
+            .unwrap();
         let token = server.api().new_token().await.unwrap();
         let owner = server.api().with_token(&token);
         owner.publish(DATABASE, wasm.to_vec()).await.unwrap();
@@ -422,9 +450,13 @@ impl Replica {
     /// Kills the server, and starts it with what it had on disk.
     async fn restart(self) -> Self {
         self.server.kill().await.unwrap();
-        let server = PlainServer::start(&binary().unwrap(), self.folder.path()).await.unwrap();
+        let server = PlainServer::start(&binary().unwrap(), self.folder.path())
+            .await
+            .unwrap();
         let api = server.api().with_token(&self.token);
-        let state = sql::select(&api, DATABASE, "SELECT index FROM rtdb_state").await.unwrap();
+        let state = sql::select(&api, DATABASE, "SELECT index FROM rtdb_state")
+            .await
+            .unwrap();
         let index = state.column("index").unwrap().first().and_then(|it| it.as_u64());
         let client = connect(&server, &self.token).await;
         Self {
@@ -455,7 +487,9 @@ impl Replica {
     /// What each call has seen.
     async fn seen(&self) -> Vec<(u64, Vec<u8>)> {
         let api = self.server.api().with_token(&self.token);
-        let rows = sql::select(&api, DATABASE, "SELECT c0, c1 FROM seen").await.unwrap();
+        let rows = sql::select(&api, DATABASE, "SELECT c0, c1 FROM seen")
+            .await
+            .unwrap();
         let (times, hashes) = (rows.column("c0").unwrap(), rows.column("c1").unwrap());
         let rows = times.into_iter().zip(hashes);
         let rows = rows.map(|(time, hashes)| {
@@ -498,7 +532,10 @@ async fn two_servers_see_the_same(seed: u64) {
                 let call = &calls[one.0 as usize - 1];
                 assert_eq!(one.1.len(), call.hashes.len() * 8);
                 let hashes = one.1.chunks(8).zip(other.1.chunks(8)).zip(&call.hashes);
-                let differ: Vec<_> = hashes.filter(|((one, other), _)| one != other).map(|it| it.1).collect();
+                let differ: Vec<_> = hashes
+                    .filter(|((one, other), _)| one != other)
+                    .map(|it| it.1)
+                    .collect();
                 assert!(differ.is_empty(), "in call {}: {differ:#?}", one.0);
             }
             replicas = match killed {

@@ -113,7 +113,7 @@
       (if (i32.eq (local.get $what) (i32.const 3))
         (then
           (call $must (call $range (call $index (local.get $n) (i32.const 0)) (i32.const 60) (i32.const 0) (i32.const 0)
-            (local.get $at) (local.get $len) (i32.const 60) (i32.const 0) (i32.const 8)))
+            (local.get $at) (local.get $len) (local.get $at) (local.get $len) (i32.const 8)))
           (call $drain (i32.load (i32.const 8)) (local.get $buffer))))
       (if (i32.eq (local.get $what) (i32.const 4))
         (then

@@ -75,14 +75,12 @@ impl Ids {
 
     /// Stores a server's id, which a local holds, as that of the table of this ordinal.
     pub(super) fn set_table(self, code: &mut Code<'_>, ordinal: u32, id: LocalId) {
-        self.scratch
-            .set32(code, self.tables + ordinal * TABLE_BYTES, id);
+        self.scratch.set32(code, self.tables + ordinal * TABLE_BYTES, id);
     }
 
     /// The same for the index at this place.
     pub(super) fn set_index(self, code: &mut Code<'_>, place: u32, id: LocalId) {
-        self.scratch
-            .set32(code, self.indexes + place * INDEX_BYTES, id);
+        self.scratch.set32(code, self.indexes + place * INDEX_BYTES, id);
     }
 }
 

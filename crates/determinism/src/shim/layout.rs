@@ -234,11 +234,7 @@ fn indexes(initial: &mut Vec<u8>, plan: &Plan, orders: u32, ids: u32) -> Vec<Ind
         put(initial, at + ORDER_SORTING, next(table.order.scan.is_some()));
         for (nth, index) in table.order.indexes.iter().enumerate() {
             let described = ids + indexes.len() as u32 * INDEX_BYTES;
-            put(
-                initial,
-                described + INDEX_SORTING,
-                next(index.sorting.is_some()),
-            );
+            put(initial, described + INDEX_SORTING, next(index.sorting.is_some()));
             indexes.push(Index {
                 name: name(initial, &index.name),
                 order: (table.order.index == Some(nth)).then_some(at),

@@ -173,10 +173,7 @@ impl Cache {
                 .call(id)
                 .local_tee(known)
                 .write32(self.own, 0);
-            code.i32_const(0)
-                .i32_const(none)
-                .local_get(known)
-                .select(None);
+            code.i32_const(0).i32_const(none).local_get(known).select(None);
         })
     }
 

@@ -89,7 +89,9 @@ impl Timers {
             self.place(code, |code| {
                 code.local_get(timer);
             });
-            code.local_tee(at).read32(self.scratch.memory, 0).local_tee(number);
+            code.local_tee(at)
+                .read32(self.scratch.memory, 0)
+                .local_tee(number);
             code.is_zero().when(|code| {
                 code.i32_const(abi::NO_SUCH_TIMER).return_();
             });

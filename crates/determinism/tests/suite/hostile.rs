@@ -88,7 +88,9 @@ fn noted(host: &FakeHost, index: u64) -> Vec<u32> {
     let rows = host.db.rows("seen").into_iter();
     let rows = rows.map(|row| -> Vec<u32> {
         let words = row[4..].chunks(4);
-        words.map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect()
+        words
+            .map(|word| u32::from_le_bytes(word.try_into().unwrap()))
+            .collect()
     });
     let mut rows = rows.filter(|row| u64::from(row[0]) == index);
     rows.next().expect("the call has put something down")[1..].to_vec()

@@ -155,13 +155,7 @@ impl Scans {
 
     /// Scans all of an index: no prefix, no bounds. The host reads bounds in the module's memory: where it leaves the
     /// iterator in the end.
-    fn scan_all(
-        self,
-        code: &mut Code<'_>,
-        index: LocalId,
-        out: LocalId,
-        [kept, errno]: [LocalId; 2],
-    ) {
+    fn scan_all(self, code: &mut Code<'_>, index: LocalId, out: LocalId, [kept, errno]: [LocalId; 2]) {
         code.local_get(out).read8(self.memory).local_set(kept);
         code.local_get(out).i32_const(UNBOUNDED).write8(self.memory);
         code.local_get(index).local_get(out).i32_const(0).i32_const(0);
