@@ -5,7 +5,17 @@ use bytes::Bytes;
 
 /// What this version's nodes can apply. Raised with each command, or field of one, that a node must know; none is
 /// proposed before every node of the cluster has announced the level that it came with.
-pub const FEATURE_LEVEL: u32 = 1;
+pub const FEATURE_LEVEL: u32 = 2;
+
+/// The level from which on replicas report what they hold, and an operator may say which is right.
+pub const LEVEL_REPORTS: u32 = 2;
+
+/// Databases in one [`Reports`].
+pub const REPORTS_MAX: usize = 1024;
+/// The level that [`Poison`] came with.
+pub const POISON_LEVEL: u32 = 2;
+/// The level from which on [`Connect`] and [`Call`] carry claims.
+pub const CLAIMS_LEVEL: u32 = 2;
 
 /// Bytes of an address that a node announces: the longest name of DNS (253), a colon and a port (5).
 pub const NODE_ADDR_BYTES_MAX: usize = 259;
@@ -17,7 +27,7 @@ pub const NODE_TEXT_BYTES_MAX: usize = 128;
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Command {
     /// What to do. `None` is a command of a newer version: the node stops rather than skip it.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 16, 17, 18, 19")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 16, 17, 18, 19")]
     pub body: Option<Body>,
     /// The version that whoever applies it must know: raised by whoever sets a field that must not be passed over. 0 for
     /// the first.
@@ -46,6 +56,18 @@ pub enum Body {
     /// A node's epoch has ended: nothing more of it is accepted.
     #[prost(message, tag = "6")]
     ExpireNode(ExpireNode),
+    /// What a node's replicas hold.
+    #[prost(message, tag = "7")]
+    Reports(Reports),
+    /// Which replica of a split database is right.
+    #[prost(message, tag = "9")]
+    Resolve(Resolve),
+    /// Every replica reads what it holds at this position.
+    #[prost(message, tag = "10")]
+    Verify(Verify),
+    /// A command stops SpacetimeDB: a replica says so, or it is decided that the command has failed.
+    #[prost(message, tag = "8")]
+    Poison(Poison),
     /// The cluster's settings, written once by `rtdb init`.
     #[prost(message, tag = "16")]
     InitCluster(InitCluster),
@@ -79,6 +101,9 @@ pub struct Call {
     /// The number by which the client knows the call.
     #[prost(uint32, tag = "5")]
     pub request_id: u32,
+    /// If there is no session: what the client's token says, in JSON.
+    #[prost(string, tag = "6")]
+    pub claims: String,
 }
 
 /// A client's arrival. Its position in the log is the session's id.
@@ -93,6 +118,9 @@ pub struct Connect {
     /// The client's connection id, 16 bytes as in BSATN.
     #[prost(bytes = "bytes", tag = "3")]
     pub connection: Bytes,
+    /// What the client's token says, in JSON; empty for none.
+    #[prost(string, tag = "4")]
+    pub claims: String,
 }
 
 /// A client's departure. Passed over if the session is not there (any more).
@@ -164,6 +192,107 @@ pub struct ExpireNode {
     /// cut off takes everybody else for gone, and proposes so again when it is back.
     #[prost(uint64, tag = "3")]
     pub term: u64,
+}
+
+/// What the proposing node's replicas hold. Of the first [`LEVEL_REPORTS`]; at most [`REPORTS_MAX`] of them count.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Reports {
+    /// Each at a position where all replicas report.
+    #[prost(message, repeated, tag = "1")]
+    pub reports: Vec<Report>,
+}
+
+/// What a replica of a database holds.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Report {
+    /// The database's identity, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub database: Bytes,
+    /// The position of the last command that changed it.
+    #[prost(fixed64, tag = "2")]
+    pub position: u64,
+    /// The digest of all writes up to there.
+    #[prost(fixed64, tag = "3")]
+    pub digest: u64,
+}
+
+/// Which replica of a split database is right: an operator's word. Refused if the database is not split, or that replica
+/// has not reported where the others differ.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Resolve {
+    /// The database's identity, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub database: Bytes,
+    /// The node whose replica is right.
+    #[prost(uint64, tag = "2")]
+    pub node: u64,
+}
+
+/// Every replica reads all rows of a database as they are here, to be compared. Of the first [`LEVEL_REPORTS`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Verify {
+    /// The database's identity, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub database: Bytes,
+}
+
+/// About a command that stops SpacetimeDB each time it is tried.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Poison {
+    /// The database's identity, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub database: Bytes,
+    /// The command's position.
+    #[prost(fixed64, tag = "2")]
+    pub position: u64,
+    /// What is said of it. `None` is something of a newer version: the node stops rather than skip it.
+    #[prost(oneof = "PoisonStep", tags = "3, 4, 5")]
+    pub step: Option<PoisonStep>,
+}
+
+/// What a [`Poison`] says.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum PoisonStep {
+    /// The proposer's replica is stuck at the command, or is not any more.
+    #[prost(message, tag = "3")]
+    Stuck(Stuck),
+    /// The leader has found all voters stuck at the command: it has failed, and is passed over.
+    #[prost(message, tag = "4")]
+    Failed(Failed),
+    /// An operator wants the command passed over, wherever the replicas are.
+    #[prost(message, tag = "5")]
+    Skipped(Skipped),
+}
+
+/// A replica has not got past a command, and promises not to try it again before it has taken this back.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Stuck {
+    /// How often the command has stopped the replica's server; 0 takes the report back.
+    #[prost(uint32, tag = "1")]
+    pub attempts: u32,
+}
+
+/// All voters have reported that they are stuck at a command. Without effect unless they still are, and the proposer
+/// leads.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Failed {
+    /// The term in which the proposer led.
+    #[prost(uint64, tag = "1")]
+    pub term: u64,
+    /// The voters.
+    #[prost(uint64, repeated, tag = "2")]
+    pub voters: Vec<u64>,
+}
+
+/// An operator's decision.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Skipped {}
+
+impl Poison {
+    /// Whether it decides that the command has failed.
+    pub fn decides(&self) -> bool {
+        matches!(self.step, Some(PoisonStep::Failed(_) | PoisonStep::Skipped(_)))
+    }
 }
 
 /// The cluster's settings.
@@ -265,9 +394,15 @@ impl Command {
 
 impl From<Body> for Command {
     fn from(body: Body) -> Self {
+        let with_claims = match &body {
+            Body::Call(call) => !call.claims.is_empty(),
+            Body::Connect(connect) => !connect.claims.is_empty(),
+            _ => false,
+        };
         Self {
             body: Some(body),
-            version: 0,
+            // A node that passed over the claims would have other rows than the others.
+            version: if with_claims { CLAIMS_LEVEL } else { 0 },
         }
     }
 }

@@ -146,6 +146,15 @@ impl Group {
         self.resolved.resolver().meta_state()
     }
 
+    /// What all members of the meta group can apply, as they have announced it there; 0 as long as one has not.
+    pub fn feature_level(&self) -> u32 {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let members = metrics.membership_config.membership().nodes().map(|(id, _)| *id);
+        let members: Vec<u64> = members.collect();
+        self.meta().feature_level(&members)
+    }
+
     /// Looks at a shard's state, and holds the log's progress up meanwhile; `None` for the meta group.
     pub fn with_shard<T>(&self, look: impl FnOnce(&ShardState) -> T) -> Option<T> {
         self.resolved.resolver().shard_state().map(look)

@@ -45,12 +45,12 @@ pub use group::Group;
 pub use log::{DataFile, Disk, Files, Store, StoreError, WriteStats};
 pub use manager::{InitError, Manager, StartError};
 pub use outcome::{Applied, Outcome, Refusal, Reply, Unapplied};
-pub use position::{COMMANDS_PER_ENTRY_MAX, Generation, LOG_INDEX_MAX, LogIndex, Position};
+pub use position::{COMMANDS_PER_ENTRY_MAX, Generation, LOG_INDEX_MAX, LogIndex, NotAPosition, Position};
 pub use propose::{
     Follow, NotProposed, Origin, Pending, Propose, ReadError, ResolvedCommand, ResolvedEntry, Session,
 };
 pub use record::{Batch, EncodedBatch, Entry, RecordError};
-pub use resolver::{Database, MetaState, ShardState};
+pub use resolver::{Audit, Contest, Database, Divergence, Holding, MetaState, ShardState, StuckReplica};
 pub use space::{DISK_RESERVE_BYTES, DiskSpace, FreeSpace, SystemSpace};
 pub use status::{GroupStatus, NodeStatus, Role};
 pub use transport::{Grpc, PROTOCOL, PROTOCOL_MIN, PeerError, PeerInfo, Replies, Service, Transport, wire};

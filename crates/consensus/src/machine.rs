@@ -69,6 +69,7 @@ impl Machine {
                 .ok_or(RecordError::Missing("the meaning of a key of the state"))?;
             shared.resolver().restore(&key, value)?;
         }
+        shared.resolver().set_voters(membership.voter_ids().collect());
         shared.start(applied.map_or(0, |id| id.index));
         Ok(Self {
             shared,
@@ -87,6 +88,8 @@ impl Machine {
             Payload::Blank => {}
             Payload::Membership(membership) => {
                 self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                let voters = self.membership.voter_ids().collect();
+                self.shared.resolver().set_voters(voters);
                 chunk.changes.push(self.membership_change());
             }
             Payload::Normal(proposal) => {
@@ -232,6 +235,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         changes.push(self.membership_change());
         changes.extend(self.applied.map(|applied| self.applied_change(applied)));
         self.shared.log().store().sync(changes).await?;
+        resolver.set_voters(self.membership.voter_ids().collect());
         *self.shared.resolver() = resolver;
         self.shared.start(self.applied.map_or(0, |id| id.index));
         self.snapshot = Some((meta.clone(), data));

@@ -102,6 +102,24 @@ pub enum Refusal {
         /// The limit, in bytes.
         max: usize,
     },
+    /// The replicas differ, and none is known to be right.
+    #[error(
+        "the database is read-only: its replicas differ, and no majority of them agrees. Compare them with `rtdb verify` and \
+         say which is right with `rtdb resolve`"
+    )]
+    Split,
+    /// A majority of the replicas agrees, or all do: there is nothing to resolve.
+    #[error("the database is not split: a majority of its replicas agrees")]
+    NotSplit,
+    /// The replica said to be right has not reported where the others differ.
+    #[error("node {0} has not reported what its replica holds where the others differ")]
+    NotReported(u64),
+    /// The command is not one at which all voters are stuck.
+    #[error("not all voters are stuck at this command")]
+    NotStuck,
+    /// There is no such command yet.
+    #[error("the log has not come to this position yet")]
+    NotYet,
     /// The cluster already has its settings.
     #[error("the cluster has been initialised already")]
     AlreadyInitialised,

@@ -1,6 +1,8 @@
 //! Where a command stands in its group's log.
 
 use std::fmt;
+use std::str::FromStr;
+use thiserror::Error;
 
 /// The index of an entry in a group's log, from 1 to [`LOG_INDEX_MAX`].
 pub type LogIndex = u64;
@@ -74,6 +76,31 @@ impl fmt::Display for Position {
     }
 }
 
+/// A text that is no position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("not a position: write it as `rtdb status` shows it, such as 118.3")]
+pub struct NotAPosition;
+
+/// As it is shown.
+impl FromStr for Position {
+    type Err = NotAPosition;
+
+    fn from_str(text: &str) -> Result<Self, NotAPosition> {
+        let (generation, place) = text.split_once(':').unwrap_or(("0", text));
+        let (index, command) = place.split_once('.').ok_or(NotAPosition)?;
+        let generation = generation.parse().map_err(|_| NotAPosition)?;
+        let index = index.parse().ok().filter(|index| *index <= LOG_INDEX_MAX);
+        let command = command
+            .parse()
+            .ok()
+            .filter(|command| *command < COMMANDS_PER_ENTRY_MAX);
+        match (index, command) {
+            (Some(index), Some(command)) => Ok(Self::in_generation(generation, index, command)),
+            _ => Err(NotAPosition),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,6 +152,30 @@ mod tests {
     #[should_panic(expected = "out of range")]
     fn an_index_does_not_run_over_into_the_generation() {
         Position::new(LOG_INDEX_MAX + 1, 0);
+    }
+
+    #[test]
+    fn a_position_is_read_as_it_is_shown() {
+        let last = COMMANDS_PER_ENTRY_MAX - 1;
+        for position in [
+            Position::new(118, 3),
+            Position::in_generation(2, LOG_INDEX_MAX, last),
+        ] {
+            assert_eq!(position.to_string().parse(), Ok(position));
+        }
+        for wrong in [
+            "",
+            "118",
+            "118.",
+            ".3",
+            "x.3",
+            "118.65536",
+            "1099511627776.0",
+            "256:1.0",
+            "-1.0",
+        ] {
+            assert_eq!(wrong.parse::<Position>(), Err(NotAPosition), "{wrong}");
+        }
     }
 
     #[test]

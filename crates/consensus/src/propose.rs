@@ -21,6 +21,13 @@ impl Pending {
     }
 }
 
+impl Pending {
+    /// Whether it has an outcome, which is thrown away.
+    pub fn is_done(&mut self) -> bool {
+        !matches!(self.0.try_recv(), Err(oneshot::error::TryRecvError::Empty))
+    }
+}
+
 impl Future for Pending {
     type Output = Outcome;
 

@@ -1,9 +1,9 @@
 //! What the leader of a shard looks after: nodes that are gone, and the sessions that nobody holds any more.
 
-use crate::command::{Body, Disconnect, ExpireNode};
+use crate::command::{Body, Disconnect, ExpireNode, Failed, Poison, PoisonStep};
 use crate::group::{Group, Metrics};
 use crate::vitals::Vitals;
-use crate::{Pending, Propose};
+use crate::{Pending, Position, Propose, StuckReplica};
 use futures::FutureExt;
 use openraft::Instant as _;
 use openraft::ServerState;
@@ -81,6 +81,36 @@ impl Warden {
                 }
             }
             self.disconnect_orphans(&mut under_way);
+            self.fail_poison(term, metrics);
+        }
+    }
+
+    /// Decides that a command has failed at which all voters are stuck. Whether it is taken, the next round sees.
+    fn fail_poison(&self, term: u64, metrics: &Metrics) {
+        let voters: Vec<u64> = {
+            let metrics = metrics.borrow_watched();
+            metrics.membership_config.membership().voter_ids().collect()
+        };
+        let found = self.group.with_shard(|shard| {
+            let found = shard.stuck().filter_map(|(database, replicas)| {
+                let position = poison(&voters, &replicas)?;
+                Some((database.clone(), position))
+            });
+            found.collect::<Vec<_>>()
+        });
+        for (database, position) in found.unwrap_or_default() {
+            tracing::error!(
+                database = %hex(&database),
+                %position,
+                "this command stops SpacetimeDB on every node: it has failed"
+            );
+            let voters = voters.clone();
+            let body = Body::Poison(Poison {
+                database,
+                position: position.0,
+                step: Some(PoisonStep::Failed(Failed { term, voters })),
+            });
+            drop(self.group.submit(body.into()));
         }
     }
 
@@ -103,5 +133,49 @@ impl Warden {
             };
             under_way.insert(session, pending);
         }
+    }
+}
+
+/// The command at which all voters are stuck.
+fn poison(voters: &[u64], replicas: &[StuckReplica]) -> Option<Position> {
+    let of = |voter: &u64| replicas.iter().find(|replica| replica.node == *voter);
+    let position = of(voters.first()?)?.position;
+    let are_stuck = voters
+        .iter()
+        .all(|voter| of(voter).is_some_and(|replica| replica.position == position));
+    are_stuck.then_some(position)
+}
+
+/// An identity as SpacetimeDB writes it: the most significant byte first.
+fn hex(identity: &[u8]) -> String {
+    identity.iter().rev().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_poison_if_all_voters_are_stuck_at_it() {
+        let replica = |node, position| StuckReplica {
+            node,
+            position: Position(position),
+            attempts: 3,
+        };
+        let stuck = |replicas: &[(u64, u64)]| {
+            let replicas: Vec<_> = replicas.iter().map(|(node, at)| replica(*node, *at)).collect();
+            poison(&[1, 2, 3], &replicas)
+        };
+        assert_eq!(stuck(&[(1, 9), (2, 9), (3, 9)]), Some(Position(9)));
+        assert_eq!(stuck(&[(1, 9), (2, 9), (3, 9), (4, 7)]), Some(Position(9)));
+        for apart in [
+            &[(1, 9), (2, 9)][..],
+            &[(1, 9), (2, 9), (3, 8)],
+            &[(1, 9), (2, 9), (4, 9)],
+            &[],
+        ] {
+            assert_eq!(stuck(apart), None);
+        }
+        assert_eq!(poison(&[], &[replica(1, 9)]), None);
     }
 }

@@ -5,19 +5,17 @@ pub(crate) const TABLES_MAX: usize = 64;
 
 pub(crate) const CALL_REDUCER: &str = "__call_reducer__";
 /// What else the host calls in an instance that is at work.
-pub(crate) const OTHER_CALLS: [&str; 4] = [
-    "__call_view__",
-    "__call_view_anon__",
-    "__call_procedure__",
-    "__call_http_handler__",
-];
-/// Those of them that evaluate a view.
+pub(crate) const OTHER_CALLS: [&str; 2] = ["__call_procedure__", "__call_http_handler__"];
+/// What evaluates a view: one that knows its sender, and one that does not.
 pub(crate) const CALL_VIEWS: [&str; 2] = ["__call_view__", "__call_view_anon__"];
 pub(crate) const DESCRIBE_MODULE: &str = "__describe_module__";
 pub(crate) const MEMORY: &str = "memory";
 
 /// The module that the functions since 1.0 are imported from.
 pub(crate) const BASE: &str = "spacetime_10.0";
+
+/// The module that point scans are imported from: of SpacetimeDB 2.x, as hash indexes are.
+pub(crate) const POINT_SCANS: &str = "spacetime_10.4";
 
 /// The modules whose functions we know.
 pub(crate) const IMPORT_MODULES: [&str; 6] = [
@@ -38,15 +36,20 @@ pub(crate) const NO_SUCH_INDEX: i32 = 5;
 pub(crate) const NO_SUCH_ITERATOR: i32 = 6;
 /// `console_timer_end`.
 pub(crate) const NO_SUCH_TIMER: i32 = 7;
+/// `bytes_source_read`, `bytes_source_remaining_length`: there is no such source.
+pub(crate) const NO_SUCH_BYTES: i32 = 8;
 /// `row_iter_bsatn_advance`: there are more rows, but the next one doesn't fit.
 pub(crate) const BUFFER_TOO_SMALL: i32 = 11;
+/// `datastore_insert_bsatn`, `datastore_update_bsatn`: another row has one of the row's unique keys.
+pub(crate) const UNIQUE_ALREADY_EXISTS: i32 = 12;
 /// `datastore_update_bsatn`: there is no row with that key.
 pub(crate) const NO_SUCH_ROW: i32 = 15;
 
+/// `__call_reducer__`: the reducer has failed, and its error's sink says why.
+pub(crate) const FAILED: i32 = 1;
+
 /// Host functions whose result or effect is the same on every replica, given the same rows and calls.
-pub(crate) const HARMLESS: [&str; 10] = [
-    "bytes_source_read",
-    "bytes_source_remaining_length",
+pub(crate) const HARMLESS: [&str; 8] = [
     "bytes_sink_write",
     "console_log",
     "identity",

@@ -77,6 +77,14 @@ pub enum PrepareError {
         /// The limit.
         max: usize,
     },
+    /// A view whose rows can't be told apart.
+    #[error("the rows of view `{0}` are too intricate to be found: simplify the type that it returns")]
+    UnwalkableView(String),
+    /// The module has views, and a definition of version 9.
+    #[error(
+        "the module has a view, `{0}`: views can be replicated if the module is built with SpacetimeDB 2.x"
+    )]
+    OldViews(String),
     /// The module has procedures.
     #[error("the module has a procedure, `{0}`: procedures can't be replicated yet, use a reducer")]
     Procedures(String),

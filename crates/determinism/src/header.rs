@@ -23,9 +23,13 @@ pub struct CallHeader {
     pub timestamp_us: i64,
     /// The call's position in the log: a call at or below the last one applied has no effect.
     pub index: u64,
-    /// The session that wants a receipt; 0 for none.
+    /// The session that wants a receipt; 0 for none. With [`NO_RECEIPT`] added, the session of a call that wants none: its
+    /// claims are found all the same.
     pub session: u64,
 }
+
+/// A session's call that wants no receipt. No session has the bit itself, as long as it is of a generation below 128.
+pub const NO_RECEIPT: u64 = 1 << 63;
 
 impl CallHeader {
     /// The header's bytes.

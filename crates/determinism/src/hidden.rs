@@ -5,7 +5,7 @@ use spacetimedb_sats::{AlgebraicType, ProductType, ProductTypeElement};
 
 use crate::header;
 use crate::successes::Successes;
-use crate::{DISCONNECT, HIDDEN_PREFIX, LOAD, MARK, PrepareError};
+use crate::{DISCONNECT, HIDDEN_PREFIX, IDENTIFY, LOAD, MARK, PrepareError, REFRESH};
 
 /// A hidden table. Its first column is its primary key.
 pub(crate) struct HiddenTable {
@@ -66,16 +66,48 @@ pub(crate) const SESSION: HiddenTable = HiddenTable {
     row: || product([("session", AlgebraicType::U64), ("index", AlgebraicType::U64)]),
 };
 
-pub(crate) const TABLES: [&HiddenTable; 3] = [&STATE, &SESSION, &SEQUENCE];
+/// An event table: its rows are gone when the transaction ends. A row says that the transaction is a refresh, and of
+/// which views: see `shim/views.rs`. Only in definitions of version 10.
+pub(crate) const NOW: HiddenTable = HiddenTable {
+    name: "rtdb_now",
+    type_name: "RtdbNow",
+    index: "rtdb_now_key_idx_btree",
+    public: false,
+    row: || product([("key", AlgebraicType::U64)]),
+};
+
+/// A row for each session whose client came with a token: what the token says, and the index of the call that keeps it. That
+/// of session 0 is for the call at its index alone, which belongs to no session.
+pub(crate) const CLAIMS: HiddenTable = HiddenTable {
+    name: "rtdb_claims",
+    type_name: "RtdbClaims",
+    index: "rtdb_claims_session_idx_btree",
+    public: false,
+    row: || {
+        product([
+            ("session", AlgebraicType::U64),
+            ("index", AlgebraicType::U64),
+            ("claims", AlgebraicType::String),
+        ])
+    },
+};
+
+pub(crate) const TABLES: [&HiddenTable; 4] = [&STATE, &SESSION, &SEQUENCE, &CLAIMS];
 
 /// The hidden reducers and their own parameters, in the order of their ids.
-pub(crate) fn reducers() -> [(&'static str, ProductType); 3] {
+pub(crate) fn reducers() -> [(&'static str, ProductType); 4] {
     let rows = AlgebraicType::array(AlgebraicType::bytes());
     [
         (MARK, product([("published", AlgebraicType::Bool)])),
         (DISCONNECT, ProductType::unit()),
         (LOAD, product([("table", AlgebraicType::String), ("rows", rows)])),
+        (IDENTIFY, product([("claims", AlgebraicType::String)])),
     ]
+}
+
+/// The hidden reducer that follows them in definitions of version 10, and its own parameters.
+pub(crate) fn refresh() -> (&'static str, ProductType) {
+    (REFRESH, product([("key", AlgebraicType::U64)]))
 }
 
 /// A reducer's parameters behind the call header.

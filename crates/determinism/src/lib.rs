@@ -10,6 +10,7 @@
 //! module interface (`spacetime_10.x`) and its `RawModuleDef` types, versions 9 and 10.
 
 mod abi;
+mod claims;
 mod def;
 mod describe;
 mod emit;
@@ -24,11 +25,14 @@ mod schema;
 mod shape;
 mod shim;
 mod successes;
+mod views;
 
+pub use claims::{CLAIMS_BYTES_MAX, Claims};
 pub use error::PrepareError;
-pub use module::{Module, Reducer, ReducerKind, Schedule, Table};
+pub use module::{Module, Reducer, ReducerKind, Schedule, Table, View};
 pub use schema::original_schema;
 pub use successes::Successes;
+pub use views::{REFRESH_ALL, view_key, view_pause};
 
 /// The largest module that is prepared, in bytes.
 pub const MODULE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -38,12 +42,25 @@ pub const HIDDEN_PREFIX: &str = "rtdb_";
 /// The hidden reducer that only records its position. Own arguments: `published: bool`, true to also record the
 /// position as that of the running module's publication.
 pub const MARK: &str = "rtdb_mark";
-/// The hidden reducer that deletes the receipt of `header.session`. No own arguments.
+/// The hidden reducer that deletes the receipt and the claims of `header.session`. No own arguments.
 pub const DISCONNECT: &str = "rtdb_disconnect";
 /// The hidden reducer that inserts rows as they are. Own arguments: `table: String, rows: Vec<Vec<u8>>`, each row in
 /// BSATN. It does not look at its position, writes no receipt, and runs only while `rtdb_state` has no row: a load ends
 /// with the row of that table.
 pub const LOAD: &str = "rtdb_load";
+/// The hidden reducer that evaluates views, in modules of definition version 10. Own arguments: `key: u64`, which is
+/// [`REFRESH_ALL`], or a [`view_key`] for one of them. It has no place in the log: it records no position, changes no
+/// digest, and what it does is a node's own.
+pub const REFRESH: &str = "rtdb_refresh";
+
+/// The hidden reducer that keeps what the token of `header.session` says, or, if that is 0, what that of the call says
+/// which follows at the same position. Own arguments: `claims: String`, at most [`CLAIMS_BYTES_MAX`]. It does not record
+/// its position: it goes before a call at the same one, and may be made again as long as that has not succeeded.
+pub const IDENTIFY: &str = "rtdb_identify";
+
+/// The error of a reducer of the module's own that did nothing, because its position is not above the last one applied:
+/// it, or a call behind it, is applied already. Hidden reducers succeed in that case.
+pub const SKIPPED: &str = "rtdb_skipped";
 
 /// A module that may be published to every replica.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -20,6 +20,7 @@ pub struct Module {
     reducers: Vec<Reducer>,
     tables: Vec<Table>,
     schedules: Vec<Schedule>,
+    views: Vec<View>,
 }
 
 /// A reducer.
@@ -69,6 +70,17 @@ pub struct Table {
     /// The name in the module's source.
     pub(crate) source_name: String,
     pub(crate) sequences: Vec<RawSequence>,
+}
+
+/// A view.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// The name by which clients and SQL know it.
+    pub name: String,
+    /// Its number among those that know their sender, or among the others.
+    pub id: u32,
+    /// Whether it is the same for every sender.
+    pub anonymous: bool,
 }
 
 /// A schedule table: each of its rows is a call that falls due.
@@ -134,6 +146,11 @@ impl Module {
         &self.schedules
     }
 
+    /// The views.
+    pub fn views(&self) -> &[View] {
+        &self.views
+    }
+
     fn of_kind(&self, kind: ReducerKind) -> Option<&Reducer> {
         self.reducers.iter().find(|reducer| reducer.kind == kind)
     }
@@ -170,6 +187,7 @@ impl Module {
             reducers: reducers.collect(),
             tables: tables.collect::<Result<_, PrepareError>>()?,
             schedules: schedules.collect(),
+            views: Vec::new(),
         };
         Ok(module.with_privacy())
     }
@@ -194,13 +212,14 @@ impl Module {
                 kind: kind_of(lifecycle_of(&reducer.source_name)),
                 private: matches!(reducer.visibility, FunctionVisibility::Private),
             });
+        let typespace = def.typespace().cloned().unwrap_or_default();
         let tables = def.tables().into_iter().flatten().map(|table| {
             Ok(Table {
                 name: names.table(&table.source_name),
                 row: table.product_type_ref,
                 public: matches!(table.table_access, TableAccess::Public),
                 auto_inc: ascending(table.sequences.iter().map(|sequence| sequence.column.0)),
-                ordered: Indexes::of_v10(table)?.first().is_some(),
+                ordered: Indexes::of_v10(table, &typespace)?.first().is_some(),
                 source_name: table.source_name.to_string(),
                 sequences: table.sequences.iter().map(RawSequence::of_v10).collect(),
             })
@@ -210,11 +229,17 @@ impl Module {
             at_column: schedule.schedule_at_col.0,
             reducer: names.function(&schedule.function_name),
         });
+        let views = def.views().into_iter().flatten().map(|view| View {
+            name: names.function(&view.source_name),
+            id: view.index,
+            anonymous: view.is_anonymous,
+        });
         let module = Self {
-            typespace: def.typespace().cloned().unwrap_or_default(),
+            typespace: typespace.clone(),
             reducers: reducers.collect(),
             tables: tables.collect::<Result<_, PrepareError>>()?,
             schedules: schedules.collect(),
+            views: views.collect(),
         };
         Ok(module.with_privacy())
     }
@@ -274,6 +299,10 @@ impl Names {
 
     pub(crate) fn table(&self, source: &str) -> String {
         self.resolve(source, &self.tables)
+    }
+
+    pub(crate) fn column(&self, source: &str) -> String {
+        self.resolve(source, &[])
     }
 
     pub(crate) fn function(&self, source: &str) -> String {

@@ -12,12 +12,17 @@ use crate::shape::{Shape, scalar_bytes};
 /// earlier versions keep theirs.
 pub(crate) const SEQUENCES_MAX: usize = 512;
 
+/// The most numbers that are looked at, one after the other, for one that is not taken: all that 16 bits hold.
+pub(crate) const TRIES_MAX: u32 = 1 << 16;
+
 /// A module, as the shim sees it.
 #[derive(Debug)]
 pub(crate) struct Plan {
     /// The rewritten definition in BSATN.
     pub(crate) def: Vec<u8>,
-    /// How many reducers the module has itself. The hidden ones follow: mark, disconnect, load.
+    /// Whether the module is of SpacetimeDB 2.x.
+    pub(crate) since_2: bool,
+    /// How many reducers the module has itself. The hidden ones follow: mark, disconnect, load, identify.
     pub(crate) reducers: u32,
     /// The reducer that fills a new database.
     pub(crate) init: Option<u32>,
@@ -25,6 +30,21 @@ pub(crate) struct Plan {
     pub(crate) client_disconnected: Option<u32>,
     /// The tables, in the definition's order.
     pub(crate) tables: Vec<TablePlan>,
+    /// The views; `None` if the definition can't have any.
+    pub(crate) views: Option<Vec<ViewPlan>>,
+}
+
+/// A view.
+#[derive(Debug)]
+pub(crate) struct ViewPlan {
+    /// Whether it does not know its sender. Those that do not are counted apart.
+    pub(crate) anonymous: bool,
+    /// The number by which the host calls it.
+    pub(crate) id: u32,
+    /// The name of the index of its rows by sender.
+    pub(crate) index: String,
+    /// A row, as the module returns it.
+    pub(crate) row: Shape,
 }
 
 /// A table.
@@ -52,6 +72,10 @@ pub(crate) enum Step {
 pub(crate) struct Sequence {
     /// The column among all of the module's generated columns, now and after updates.
     pub(crate) key: u64,
+    /// The key under which an earlier version of this program has kept the number; 0 for none.
+    pub(crate) former_key: u64,
+    /// The place among the table's indexes of the one that knows which numbers are taken. Without it, any number is good.
+    pub(crate) index: Option<usize>,
     /// The column's length in bytes.
     pub(crate) bytes: u32,
     /// The first number.
@@ -62,6 +86,8 @@ pub(crate) struct Sequence {
     pub(crate) last: i64,
     /// What to add beyond it, in place of the step.
     pub(crate) wrap: i64,
+    /// After so many numbers it begins anew, as far as the column can tell; at most [`TRIES_MAX`].
+    pub(crate) tries: u32,
 }
 
 /// A sequence as the definitions of both versions hold it.
@@ -115,13 +141,7 @@ impl RawSequence {
 impl Plan {
     /// All generated columns, in the order of their tables.
     pub(crate) fn sequences(&self) -> impl Iterator<Item = &Sequence> {
-        self.tables
-            .iter()
-            .flat_map(|table| &table.steps)
-            .filter_map(|step| match step {
-                Step::Generate(sequence) => Some(sequence),
-                Step::Skip(_) => None,
-            })
+        self.tables.iter().flat_map(TablePlan::sequences)
     }
 
     /// All ways of sorting, in the order of their tables: of the whole table, then of its indexes.
@@ -136,8 +156,9 @@ impl Plan {
         })
     }
 
-    /// Refuses too many generated columns, and two with one key: astronomically unlikely by accident.
-    pub(crate) fn check_sequences(&self) -> Result<(), PrepareError> {
+    /// Refuses too many generated columns, and two with one key: astronomically unlikely by accident. What was kept under
+    /// a key that is another column's by now is that column's.
+    pub(crate) fn check_sequences(&mut self) -> Result<(), PrepareError> {
         let mut keys: Vec<_> = self.sequences().map(|sequence| sequence.key).collect();
         if keys.len() > SEQUENCES_MAX {
             return Err(PrepareError::TooManySequences {
@@ -146,6 +167,14 @@ impl Plan {
             });
         }
         keys.sort_unstable();
+        let steps = self.tables.iter_mut().flat_map(|table| &mut table.steps);
+        for step in steps {
+            if let Step::Generate(sequence) = step
+                && keys.binary_search(&sequence.former_key).is_ok()
+            {
+                sequence.former_key = 0;
+            }
+        }
         match keys.windows(2).any(|pair| pair[0] == pair[1]) {
             true => Err(PrepareError::Definition(
                 "two generated columns share a name".into(),
@@ -155,14 +184,43 @@ impl Plan {
     }
 }
 
+/// The names of a table or of a column.
+#[derive(Debug, Clone)]
+pub(crate) struct Named {
+    /// In the module's source.
+    pub(crate) source: String,
+    /// By which the database knows it, whatever the source calls it.
+    pub(crate) canonical: String,
+}
+
+impl Named {
+    /// Both names in one.
+    pub(crate) fn plain(name: &str) -> Self {
+        Self {
+            source: name.to_owned(),
+            canonical: name.to_owned(),
+        }
+    }
+}
+
 impl TablePlan {
+    /// Its generated columns.
+    pub(crate) fn sequences(&self) -> impl Iterator<Item = &Sequence> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Generate(sequence) => Some(sequence),
+            Step::Skip(_) => None,
+        })
+    }
+
     pub(crate) fn new(
-        name: &str,
+        table: &Named,
+        column_named: impl Fn(&str) -> Named,
         row: &ProductType,
         types: &Typespace,
         sequences: &[RawSequence],
         indexes: &Indexes,
     ) -> Result<Self, PrepareError> {
+        let name = table.source.as_str();
         let generated = |column: usize| {
             sequences
                 .iter()
@@ -185,7 +243,16 @@ impl TablePlan {
                 .map_or_else(|| at.to_string(), |name| name.to_string());
             let column_type = &column.algebraic_type;
             steps.push(match generated(at) {
-                Some(raw) => Step::Generate(sequence(name, &column_name, column_type, raw)?),
+                Some(raw) => {
+                    let index = indexes.of_unique(raw.column);
+                    Step::Generate(sequence(
+                        table,
+                        &column_named(&column_name),
+                        column_type,
+                        raw,
+                        index,
+                    )?)
+                }
                 None => Step::Skip(Shape::of(column_type, types).ok_or_else(|| {
                     PrepareError::Unwalkable {
                         table: name.to_owned(),
@@ -215,14 +282,15 @@ impl TablePlan {
 /// The host's sequences (SpacetimeDB 1.2.0 and 2.8.3, `locking_tx_datastore/sequence.rs`) count in 128 bits from 1
 /// unless told otherwise. We count in 64: no table outgrows that.
 fn sequence(
-    table: &str,
-    column: &str,
+    table: &Named,
+    column: &Named,
     ty: &AlgebraicType,
     raw: &RawSequence,
+    index: Option<usize>,
 ) -> Result<Sequence, PrepareError> {
     let refused = || PrepareError::Sequence {
-        table: table.to_owned(),
-        column: column.to_owned(),
+        table: table.source.clone(),
+        column: column.source.clone(),
     };
     let bytes = scalar_bytes(ty).filter(|_| ty.is_integer()).ok_or_else(refused)?;
     let (min, start) = (raw.min.unwrap_or(1), raw.start.unwrap_or(1));
@@ -236,8 +304,16 @@ fn sequence(
         true => (max64 - increment, raw.increment - count),
         false => (min64 - increment, raw.increment + count),
     };
+    let (key, former_key) = (
+        key(&table.canonical, &column.canonical),
+        key(&table.source, &column.source),
+    );
+    let representable = 1_i128 << (8 * bytes.min(8));
     Ok(Sequence {
-        key: key(table, column),
+        key,
+        former_key: if former_key == key { 0 } else { former_key },
+        index,
+        tries: count.min(representable).min(TRIES_MAX.into()) as u32,
         bytes,
         start,
         increment,

@@ -105,9 +105,8 @@ fn truncate_types(types: &mut Value, module: &Module) {
 fn remove_hidden_types(types: &mut Value) {
     retain(types, |ty| {
         let name = name_of(ty).and_then(|name| name_of(name).or(Some(name)));
-        !hidden::TABLES
-            .iter()
-            .any(|table| name.and_then(Value::as_str) == Some(table.type_name))
+        let mut hidden = hidden::TABLES.into_iter().chain([&hidden::NOW]);
+        !hidden.any(|table| name.and_then(Value::as_str) == Some(table.type_name))
     });
 }
 

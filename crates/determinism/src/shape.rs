@@ -28,6 +28,11 @@ impl Shape {
         Resolver { types, parts: 0 }.resolve(ty, 0)
     }
 
+    /// The shape of a row; `None` as for [`Shape::of`].
+    pub(crate) fn of_row(row: &ProductType, types: &Typespace) -> Option<Self> {
+        Resolver { types, parts: 0 }.product(row, 0)
+    }
+
     /// The length, if it is always the same.
     pub(crate) fn fixed(&self) -> Option<u32> {
         match self {

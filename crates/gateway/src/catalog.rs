@@ -28,6 +28,9 @@ pub trait Catalog: Send + Sync {
     /// Whether the cluster has been initialised (`rtdb init`): before, there is no key to sign tokens with.
     fn ready(&self) -> bool;
 
+    /// Whether every node of the cluster knows of claims in commands: before, none may be proposed.
+    fn takes_claims(&self) -> bool;
+
     /// The database of that identity.
     fn by_identity(&self, identity: &Identity) -> Option<DatabaseRecord>;
 

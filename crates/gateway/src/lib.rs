@@ -21,10 +21,11 @@ mod over_replica;
 mod presence;
 mod reducers;
 mod session;
+mod views;
 
 pub use catalog::{Catalog, DatabaseRecord};
 pub use close::CloseReason;
 pub use gateway::Gateway;
-pub use local::{Claims, Local, LocalDatabase, TokenError, Tokens};
+pub use local::{Claims, Local, LocalDatabase, SetAside, TokenError, Tokens};
 pub use metrics::GatewayMetrics;
 pub use over_replica::OverReplica;

@@ -76,6 +76,9 @@ pub const WRITE_BUFFER_BYTES: usize = 16 << 10;
 /// Bytes of a module to publish.
 pub const MODULE_BYTES_MAX: usize = 64 << 20;
 
+/// Bytes of what a token says, as modules see it: kept with each session in the log and in the database.
+pub const CLAIMS_BYTES_MAX: usize = rtdb_determinism::CLAIMS_BYTES_MAX;
+
 /// Modules prepared at one time: each takes a core and a multiple of its size in memory.
 pub const PREPARATIONS_MAX: usize = 2;
 

@@ -3,6 +3,7 @@
 use futures::future::BoxFuture;
 use rtdb_determinism::Module;
 use rtdb_protocol::Subprotocol;
+use rtdb_replica::Views;
 use spacetimedb_lib::Identity;
 use std::sync::Arc;
 use thiserror::Error;
@@ -13,6 +14,15 @@ use tokio::sync::watch;
 pub struct LocalDatabase {
     /// The module that runs, as its author wrote it.
     pub module: Arc<Module>,
+}
+
+/// A database that this node does not serve, since its replica here can't be trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetAside {
+    /// Why.
+    pub reason: String,
+    /// A node to turn to, as close frames name it: `leader=<id>:<addr>`; `None` if there is none.
+    pub hint: Option<String>,
 }
 
 /// The node's own SpacetimeDB.
@@ -29,6 +39,16 @@ pub trait Local: Send + Sync {
     /// Changes with every publication to a database that exists, refused or not: connections to the local server from
     /// before it may hang on a module that nobody else sees. `None` if there is no such database.
     fn publications(&self, identity: &Identity) -> Option<watch::Receiver<u64>>;
+
+    /// Where clients of a database should turn instead, if its replica on this node is set aside.
+    fn set_aside(&self, identity: &Identity) -> Option<SetAside>;
+
+    /// Resolves when the replica of a database is set aside on this node.
+    fn until_set_aside(&self, identity: &Identity) -> BoxFuture<'static, ()>;
+
+    /// The views of a database that clients of this node look at. `None` if there is no such database, or nothing that
+    /// would refresh its views.
+    fn views(&self, identity: &Identity) -> Option<Arc<Views>>;
 
     /// Resolves when the local server has again all that it may have shown anybody of a database until now: it may have
     /// died since, and have lost its last transactions.
@@ -49,6 +69,8 @@ pub struct Claims {
     pub subject: String,
     /// Whether the token ends on its own one day.
     pub expires: bool,
+    /// All that the token says, in JSON, letter by letter.
+    pub payload: String,
 }
 
 /// Why a token is not accepted.

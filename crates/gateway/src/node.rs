@@ -3,8 +3,8 @@
 use crate::catalog::{Catalog, DatabaseRecord};
 use crate::close::CloseReason;
 use crate::http::{HttpError, LocalClient};
-use crate::limits::{DATABASE_WAIT_MAX, PREPARATIONS_MAX};
-use crate::local::{Local, LocalDatabase, Tokens};
+use crate::limits::{CLAIMS_BYTES_MAX, DATABASE_WAIT_MAX, PREPARATIONS_MAX};
+use crate::local::{Claims, Local, LocalDatabase, SetAside, Tokens};
 use crate::metrics::GatewayMetrics;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -53,15 +53,26 @@ impl Node {
         }
     }
 
-    /// Resolves when all sessions of now are to be closed.
-    pub(crate) fn closed(&self) -> BoxFuture<'static, CloseReason> {
+    /// Resolves when all sessions of now are to be closed, or those of a database.
+    pub(crate) fn closed(&self, database: &Identity) -> BoxFuture<'static, CloseReason> {
         let mut closing = self.closing.subscribe();
+        let (local, database) = (self.local.clone(), *database);
         async move {
-            let changed = closing.changed().await;
-            let reason = closing.borrow_and_update().clone();
-            reason
-                .filter(|_| changed.is_ok())
-                .unwrap_or_else(CloseReason::restart)
+            tokio::select! {
+                changed = closing.changed() => {
+                    let reason = closing.borrow_and_update().clone();
+                    reason
+                        .filter(|_| changed.is_ok())
+                        .unwrap_or_else(CloseReason::restart)
+                }
+                () = local.until_set_aside(&database) => {
+                    let elsewhere = local.set_aside(&database).and_then(|aside| aside.hint);
+                    CloseReason::new(
+                        CloseReason::AWAY,
+                        elsewhere.unwrap_or_else(|| "this node's replica is set aside".to_owned()),
+                    )
+                }
+            }
         }
         .boxed()
     }
@@ -99,6 +110,10 @@ impl Node {
     pub(crate) async fn active(&self, identity: &Identity) -> Result<LocalDatabase, HttpError> {
         let deadline = Instant::now() + DATABASE_WAIT_MAX;
         loop {
+            if let Some(SetAside { reason, hint }) = self.local.set_aside(identity) {
+                let hint = hint.map(|hint| format!("; turn to {hint}")).unwrap_or_default();
+                return Err(HttpError::unavailable(format!("{reason}{hint}")));
+            }
             if let Some(database) = self.local.database(identity) {
                 return Ok(database);
             }
@@ -109,6 +124,18 @@ impl Node {
                 });
             }
             tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// What is proposed of a caller's token, for the module to see: nothing before all nodes know what that is.
+    pub(crate) fn claims(&self, caller: &Claims) -> Result<String, HttpError> {
+        match caller.payload.len() {
+            _ if !self.catalog.takes_claims() => Ok(String::new()),
+            ..=CLAIMS_BYTES_MAX => Ok(caller.payload.clone()),
+            bytes => Err(HttpError::new(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                format!("the token says {bytes} bytes, the cluster takes {CLAIMS_BYTES_MAX}"),
+            )),
         }
     }
 

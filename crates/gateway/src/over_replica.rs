@@ -1,10 +1,12 @@
 //! [`Local`] over the node's replica and server: the one place where the gateway meets them.
 
-use crate::local::{Claims, Local, LocalDatabase, TokenError, Tokens};
+use crate::local::{Claims, Local, LocalDatabase, SetAside, TokenError, Tokens};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use rtdb_protocol::Subprotocol;
-use rtdb_replica::{LocalServer, Replica, ServerState};
+use rtdb_replica::{LocalServer, Replica, ServerState, Views};
 use spacetimedb_lib::Identity;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +58,35 @@ impl Local for OverReplica {
         self.replica.publications(&identity.to_byte_array())
     }
 
+    fn set_aside(&self, identity: &Identity) -> Option<SetAside> {
+        let why = self
+            .replica
+            .quarantine(&identity.to_byte_array())?
+            .borrow()
+            .clone()?;
+        Some(SetAside {
+            reason: why.to_string(),
+            hint: None,
+        })
+    }
+
+    fn until_set_aside(&self, identity: &Identity) -> BoxFuture<'static, ()> {
+        let quarantine = self.replica.quarantine(&identity.to_byte_array());
+        async move {
+            let Some(mut quarantine) = quarantine else {
+                return std::future::pending().await;
+            };
+            if quarantine.wait_for(Option::is_some).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+        .boxed()
+    }
+
+    fn views(&self, identity: &Identity) -> Option<Arc<Views>> {
+        self.replica.views(&identity.to_byte_array())
+    }
+
     fn caught_up(&self, identity: &Identity) -> BoxFuture<'static, ()> {
         let (replica, identity) = (self.replica.clone(), identity.to_byte_array());
         async move { replica.caught_up(&identity).await }.boxed()
@@ -72,9 +103,9 @@ impl Tokens for ClusterTokens {
     fn verify(&self, token: &str) -> Result<Claims, TokenError> {
         use rtdb_replica::TokenError as Refused;
         match self.0.verify(token) {
-            Ok(verified) => Ok(claims(verified)),
+            Ok(verified) => Ok(claims(verified, payload(token)?)),
             Err(Refused::Expired) => Err(TokenError::Expired),
-            Err(Refused::Foreign(unproven)) => Err(TokenError::Foreign(claims(unproven))),
+            Err(Refused::Foreign(unproven)) => Err(TokenError::Foreign(claims(unproven, payload(token)?))),
             Err(Refused::Malformed(_) | Refused::Signing(_)) => Err(TokenError::Malformed),
         }
     }
@@ -94,11 +125,19 @@ impl Tokens for ClusterTokens {
     }
 }
 
-fn claims(claims: rtdb_replica::Claims) -> Claims {
+/// A token's second part, as SpacetimeDB hands it to modules.
+fn payload(token: &str) -> Result<String, TokenError> {
+    let part = token.split('.').nth(1).ok_or(TokenError::Malformed)?;
+    let json = URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed)?;
+    String::from_utf8(json).map_err(|_| TokenError::Malformed)
+}
+
+fn claims(claims: rtdb_replica::Claims, payload: String) -> Claims {
     Claims {
         identity: Identity::from_byte_array(claims.identity),
         issuer: claims.issuer,
         subject: claims.subject,
         expires: claims.expires_s.is_some(),
+        payload,
     }
 }

@@ -94,6 +94,54 @@ async fn a_call_is_proposed_with_its_header_and_answered() {
     assert_eq!(&call.args[72..], 9u64.to_le_bytes());
 }
 
+/// The claims in the commands proposed so far.
+fn claims(gateway: &Fixture) -> Vec<String> {
+    let commands = gateway.log.commands.lock();
+    let claims = commands.iter().filter_map(|body| match body {
+        Body::Call(call) => Some(call.claims.clone()),
+        Body::Connect(connect) => Some(connect.claims.clone()),
+        _ => None,
+    });
+    claims.collect()
+}
+
+#[tokio::test]
+async fn what_the_token_says_is_proposed_once() {
+    let bob = r#"{"iss":"test","sub":"bob"}"#;
+    for (lifecycle, takes_claims, proposed) in [
+        (false, true, &[bob][..]),
+        (true, true, &[bob, ""]),
+        (true, false, &["", ""]),
+    ] {
+        let gateway = Fixture::start(Settings {
+            lifecycle,
+            takes_claims,
+            ..Settings::default()
+        })
+        .await;
+        assert_eq!(gateway.call("add", "[1]").await.0, 200);
+        assert_eq!(claims(&gateway), proposed);
+    }
+    // Nobody came with a token: the one that is made for the call counts.
+    let gateway = Fixture::start(Settings::default()).await;
+    let request = format!("POST /v1/database/{NAME}/call/add");
+    let json = "content-type: application/json\r\n";
+    assert_eq!(gateway.request(&request, json, b"[1]").await.0, 200);
+    assert_eq!(claims(&gateway), [r#"{"iss":"test","sub":"fresh"}"#]);
+}
+
+#[tokio::test]
+async fn a_token_that_says_too_much_is_refused() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let request = format!("POST /v1/database/{NAME}/call/add");
+    let user = "x".repeat(rtdb_gateway::limits::CLAIMS_BYTES_MAX);
+    let headers = format!("authorization: Bearer good-{user}\r\ncontent-type: application/json\r\n");
+    let (status, _, body) = gateway.request(&request, &headers, b"[1]").await;
+    assert_eq!(status, 431);
+    assert!(body.contains("the cluster takes 16384"), "{body}");
+    assert_eq!(gateway.log.kinds(), [""; 0]);
+}
+
 #[tokio::test]
 async fn calls_that_can_not_be_are_refused_without_the_log() {
     let gateway = Fixture::start(Settings {

@@ -51,7 +51,7 @@ pub fn hidden_name(query: &str) -> Option<&str> {
 }
 
 /// The words of a query, quoted names among them, without string literals.
-fn names(mut rest: &str) -> impl Iterator<Item = &str> {
+pub fn names(mut rest: &str) -> impl Iterator<Item = &str> {
     std::iter::from_fn(move || {
         loop {
             let first = rest

@@ -5,7 +5,7 @@
 
 mod refused;
 
-pub use refused::{procedure_refused, read_refused};
+pub use refused::{procedure_refused, read_refused, subscription_lost};
 
 use crate::server::update::Status;
 use crate::server::{Changes, v1, v2};

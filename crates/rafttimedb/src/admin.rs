@@ -2,16 +2,20 @@
 
 use crate::node::Node;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use rtdb_consensus::Position;
 use serde::Deserialize;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// What is said of contents that are not there.
+const NOT_READ: &str = "this node has not read the database at that position, or no longer has what it read";
 
 /// Bytes of a request's body.
 const BODY_BYTES_MAX: usize = 64 << 10;
@@ -23,6 +27,11 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/cluster/health", get(health))
         .route("/cluster/leader", get(leader))
         .route("/cluster/init", post(init))
+        .route("/cluster/resolve", post(resolve))
+        .route("/cluster/verify", post(verify))
+        .route("/cluster/contents/{identity}/{position}", get(contents))
+        .route("/cluster/contents/{identity}/{position}/{table}", get(rows))
+        .route("/cluster/skip", post(skip))
         .route("/metrics", get(metrics))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(node)
@@ -68,6 +77,113 @@ async fn init(State(node): State<Arc<Node>>, body: Bytes) -> Response {
     match node.init(init.nodes).await {
         Ok(initialised) => Json(initialised).into_response(),
         Err(refused) => error(refused.status, refused.reason),
+    }
+}
+
+/// The body of `POST /cluster/resolve`.
+#[derive(Deserialize)]
+struct Resolve {
+    /// The database's name or identity.
+    database: String,
+    /// The node whose replica is right.
+    node: u64,
+}
+
+async fn resolve(State(node): State<Arc<Node>>, body: Bytes) -> Response {
+    let resolve: Resolve = match serde_json::from_slice(&body) {
+        Ok(resolve) => resolve,
+        Err(wrong) => {
+            let expected = r#"{"database": "name", "node": 1}"#;
+            return error(StatusCode::BAD_REQUEST, format!("expected {expected}: {wrong}"));
+        }
+    };
+    match node.resolve(&resolve.database, resolve.node).await {
+        Ok(()) => Json(json!({ "resolved": true })).into_response(),
+        Err(refused) => error(refused.status, refused.reason),
+    }
+}
+
+/// The body of `POST /cluster/skip`.
+#[derive(Deserialize)]
+struct Skip {
+    /// The database's name or identity.
+    database: String,
+    /// The command's position, as it is shown.
+    position: String,
+}
+
+async fn skip(State(node): State<Arc<Node>>, body: Bytes) -> Response {
+    let skip: Skip = match serde_json::from_slice(&body) {
+        Ok(skip) => skip,
+        Err(wrong) => {
+            let expected = r#"{"database": "name or identity", "position": "entry.command"}"#;
+            return error(StatusCode::BAD_REQUEST, format!("expected {expected}: {wrong}"));
+        }
+    };
+    match node.skip(&skip.database, &skip.position).await {
+        Ok(()) => Json(json!({ "skipped": skip.position })).into_response(),
+        Err(refused) => error(refused.status, refused.reason),
+    }
+}
+
+/// The body of `POST /cluster/verify`.
+#[derive(Deserialize)]
+struct Verify {
+    /// The database's name or identity.
+    database: String,
+}
+
+async fn verify(State(node): State<Arc<Node>>, body: Bytes) -> Response {
+    let verify: Verify = match serde_json::from_slice(&body) {
+        Ok(verify) => verify,
+        Err(wrong) => {
+            let expected = r#"{"database": "name"}"#;
+            return error(StatusCode::BAD_REQUEST, format!("expected {expected}: {wrong}"));
+        }
+    };
+    match node.verify(&verify.database).await {
+        Ok((position, identity)) => Json(json!({
+            "identity": identity,
+            "position": position.to_string(),
+            "index": position.0,
+            "nodes": node.status().await.nodes,
+        }))
+        .into_response(),
+        Err(refused) => error(refused.status, refused.reason),
+    }
+}
+
+/// What the tables of this node's replica held where `POST /cluster/verify` has let it be read: rows and their hash.
+async fn contents(
+    State(node): State<Arc<Node>>,
+    Path((identity, position)): Path<(String, u64)>,
+) -> Response {
+    let Some(contents) = node.contents(&identity, Position(position)) else {
+        return error(StatusCode::NOT_FOUND, NOT_READ);
+    };
+    let tables: BTreeMap<&String, serde_json::Value> = contents
+        .tables
+        .iter()
+        .map(|(name, table)| match table {
+            Ok(table) => (
+                name,
+                json!({ "rows": table.rows.len(), "hash": table.hash().to_hex().as_str() }),
+            ),
+            Err(reason) => (name, json!({ "error": reason })),
+        })
+        .collect();
+    Json(json!({ "tables": tables })).into_response()
+}
+
+async fn rows(
+    State(node): State<Arc<Node>>,
+    Path((identity, position, table)): Path<(String, u64, String)>,
+) -> Response {
+    let contents = node.contents(&identity, Position(position));
+    match contents.as_ref().and_then(|contents| contents.tables.get(&table)) {
+        Some(Ok(table)) => Json(json!({ "rows": table.rows })).into_response(),
+        Some(Err(reason)) => error(StatusCode::CONFLICT, reason.clone()),
+        None => error(StatusCode::NOT_FOUND, NOT_READ),
     }
 }
 

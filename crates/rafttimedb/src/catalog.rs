@@ -1,5 +1,6 @@
 //! The cluster's databases, as the gateway asks for them.
 
+use rtdb_consensus::command::CLAIMS_LEVEL;
 use rtdb_consensus::{Database, Group};
 use rtdb_gateway::{Catalog, DatabaseRecord};
 use spacetimedb_lib::Identity;
@@ -11,6 +12,10 @@ pub(crate) struct MetaCatalog(pub(crate) Arc<Group>);
 impl Catalog for MetaCatalog {
     fn ready(&self) -> bool {
         self.0.meta().cluster().is_some()
+    }
+
+    fn takes_claims(&self) -> bool {
+        self.0.feature_level() >= CLAIMS_LEVEL
     }
 
     fn by_identity(&self, identity: &Identity) -> Option<DatabaseRecord> {

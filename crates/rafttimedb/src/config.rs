@@ -2,9 +2,11 @@
 
 use clap::{Args, Parser, ValueEnum};
 use rtdb_consensus::Timing;
+use rtdb_replica::ServerLimits;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// A node of a RaftTimeDB cluster: put one before each SpacetimeDB server, and the servers behave to every client
 /// like one SpacetimeDB that does not die.
@@ -55,6 +57,11 @@ pub(crate) struct Config {
     #[arg(long, env = "RTDB_LEASE_MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1_000..=3_600_000))]
     pub(crate) lease_ms: u64,
 
+    /// How long one call may run on a SpacetimeDB, in seconds, the same on every node. One that runs for longer is given
+    /// up: with --stdb-bin the server is killed and started again, else its connection is closed
+    #[arg(long, env = "RTDB_CALL_TIME_MAX_S", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) call_time_max_s: u64,
+
     /// How many MiB of the disk must stay free: below, this node takes no calls and gives leadership away
     #[arg(long, env = "RTDB_DISK_RESERVE_MB", default_value_t = rtdb_consensus::DISK_RESERVE_BYTES >> 20, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
     pub(crate) disk_reserve_mb: u64,
@@ -75,6 +82,11 @@ pub(crate) struct ServerArgs {
     /// its data under --data-dir: the node starts, watches, restarts and stops it
     #[arg(long, env = "RTDB_STDB_BIN")]
     pub(crate) stdb_bin: Option<PathBuf>,
+
+    /// How many MiB of memory the server of --stdb-bin may have resident: beyond, it is killed and started again, so that
+    /// it dies alone rather than with the node [default: no limit]
+    #[arg(long, env = "RTDB_STDB_MEMORY_MAX", requires = "stdb_bin", value_parser = clap::value_parser!(u64).range(64..=1 << 24))]
+    pub(crate) stdb_memory_max: Option<u64>,
 
     /// The private key with which the SpacetimeDB servers sign tokens (ES256, PEM), the same on every node.
     /// Needed without --stdb-bin; with it, `rtdb init` makes one for the whole cluster
@@ -152,6 +164,21 @@ impl Config {
     /// The URL of a server that this node does not run itself.
     pub(crate) fn external_url(&self) -> &str {
         self.server.stdb_url.as_deref().unwrap_or(DEFAULT_STDB_URL)
+    }
+
+    /// How long one call may run.
+    pub(crate) fn call_time_max(&self) -> Duration {
+        Duration::from_secs(self.call_time_max_s)
+    }
+
+    /// What a managed server may do. One call may keep it from answering for as long as a call may run.
+    pub(crate) fn server_limits(&self) -> ServerLimits {
+        let limits = ServerLimits::default();
+        ServerLimits {
+            busy_hang_max: limits.busy_hang_max + self.call_time_max(),
+            memory_max: self.server.stdb_memory_max.map(|mib| mib << 20),
+            ..limits
+        }
     }
 
     /// What raft is told. A follower stands for election after the leader's lease (`election_ms_max`) and then a random
@@ -269,6 +296,21 @@ mod tests {
         );
         assert_eq!(peers.len(), 2, "the node itself is no peer of its own");
         assert_eq!(config.own_raft_addr(), "node1:4001");
+    }
+
+    #[test]
+    fn the_server_is_limited_as_the_settings_say() {
+        let config = parse(&["--node-id", "1", "--stdb-bin", "x"]).unwrap();
+        assert_eq!(config.call_time_max(), Duration::from_secs(120));
+        assert_eq!(config.server_limits().memory_max, None);
+        let limited = ["--call-time-max-s", "7", "--stdb-memory-max", "100"];
+        let config = parse(&[&["--node-id", "1", "--stdb-bin", "x"][..], &limited].concat()).unwrap();
+        assert_eq!(config.call_time_max(), Duration::from_secs(7));
+        let limits = config.server_limits();
+        assert_eq!(limits.memory_max, Some(100 << 20));
+        assert!(limits.busy_hang_max > config.call_time_max());
+        let error = parse(&["--node-id", "1", "--stdb-memory-max", "100"]).unwrap_err();
+        assert!(error.contains("--stdb-bin"), "{error}");
     }
 
     #[test]

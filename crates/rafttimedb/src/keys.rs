@@ -84,6 +84,7 @@ mod tests {
         ServerArgs {
             stdb_url: None,
             stdb_bin: None,
+            stdb_memory_max: None,
             stdb_jwt_priv_key: files.map(|files| files.private.clone()),
             stdb_jwt_pub_key: files.map(|files| files.public.clone()),
         }

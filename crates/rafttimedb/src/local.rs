@@ -2,9 +2,10 @@
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use rtdb_gateway::{Local, LocalDatabase, OverReplica, Tokens};
+use rtdb_consensus::Manager;
+use rtdb_gateway::{Local, LocalDatabase, OverReplica, SetAside, Tokens};
 use rtdb_protocol::Subprotocol;
-use rtdb_replica::{LocalServer, Replica};
+use rtdb_replica::{LocalServer, Replica, Views};
 use spacetimedb_lib::Identity;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
@@ -29,12 +30,35 @@ impl Running {
 }
 
 /// The node's own SpacetimeDB: nothing at first, then [`Running`].
-#[derive(Default)]
 pub(crate) struct LocalNode {
+    manager: Arc<Manager>,
     running: OnceLock<Running>,
 }
 
 impl LocalNode {
+    pub(crate) fn new(manager: Arc<Manager>) -> Self {
+        Self {
+            manager,
+            running: OnceLock::new(),
+        }
+    }
+
+    /// A node whose replica of the database is sound, as far as the log knows: the leader rather than another.
+    fn elsewhere(&self, database: &Identity) -> Option<String> {
+        let me = self.manager.node();
+        let shard = self.manager.shard();
+        let audit = shard.with_shard(|shard| shard.audit(&database.to_byte_array()).cloned());
+        let audit = audit.flatten().unwrap_or_default();
+        let status = shard.status();
+        let leader = status.leader.map(|(id, _)| id);
+        let id = leader
+            .into_iter()
+            .chain(status.voters)
+            .find(|node| *node != me && !audit.diverged().contains_key(node))?;
+        let meta = self.manager.meta().meta();
+        Some(format!("leader={id}:{}", meta.node(id)?.client_addr))
+    }
+
     /// What runs, if it does already.
     pub(crate) fn running(&self) -> Option<&Running> {
         self.running.get()
@@ -62,6 +86,25 @@ impl Local for LocalNode {
 
     fn publications(&self, identity: &Identity) -> Option<watch::Receiver<u64>> {
         self.running()?.local.publications(identity)
+    }
+
+    fn set_aside(&self, identity: &Identity) -> Option<SetAside> {
+        let aside = self.running()?.local.set_aside(identity)?;
+        Some(SetAside {
+            hint: self.elsewhere(identity),
+            ..aside
+        })
+    }
+
+    fn until_set_aside(&self, identity: &Identity) -> BoxFuture<'static, ()> {
+        match self.running() {
+            Some(running) => running.local.until_set_aside(identity),
+            None => std::future::pending().boxed(),
+        }
+    }
+
+    fn views(&self, identity: &Identity) -> Option<Arc<Views>> {
+        self.running()?.local.views(identity)
     }
 
     fn caught_up(&self, identity: &Identity) -> BoxFuture<'static, ()> {

@@ -1,13 +1,16 @@
 //! The node: reads its settings, and wires the crates together.
 
 mod admin;
+mod auditor;
 mod catalog;
 mod config;
 mod cpu;
 mod keys;
+mod kinds;
 mod local;
 mod metrics;
 mod node;
+mod reports;
 mod run;
 mod status;
 

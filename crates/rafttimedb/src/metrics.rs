@@ -26,6 +26,11 @@ pub(crate) struct Metrics {
     database_index: IntGaugeVec,
     database_digest: IntGaugeVec,
     apply_window: IntGaugeVec,
+    diverged: IntGaugeVec,
+    split: IntGaugeVec,
+    set_aside: IntGaugeVec,
+    overlong_calls: IntGaugeVec,
+    stuck: IntGaugeVec,
     fit: IntGaugeVec,
     clock_off: IntGaugeVec,
     disk_free: IntGaugeVec,
@@ -118,9 +123,34 @@ impl Metrics {
                 "Bytes of entries on their way to other nodes",
                 &[],
             )?,
+            diverged: gauge(
+                "database_diverged_replicas",
+                "Replicas of the database, of all nodes, that hold something else than the majority",
+                database,
+            )?,
+            split: gauge(
+                "database_split",
+                "1 while the database's replicas contradict each other without a majority",
+                database,
+            )?,
+            set_aside: gauge(
+                "database_set_aside",
+                "1 while this node neither applies nor serves the database",
+                database,
+            )?,
             apply_window: gauge(
                 "apply_window_calls",
                 "Calls sent to SpacetimeDB and not answered yet",
+                database,
+            )?,
+            overlong_calls: gauge(
+                "overlong_calls",
+                "Calls given up since the node started, because they ran for longer than --call-time-max-s",
+                database,
+            )?,
+            stuck: gauge(
+                "database_stuck",
+                "How often the next command has stopped SpacetimeDB, once it is given up for now; else 0",
                 database,
             )?,
             registry,
@@ -177,7 +207,16 @@ impl Metrics {
                 group.committed_index.saturating_sub(group.applied_index),
             );
         }
-        for gauge in [&self.database_index, &self.database_digest, &self.apply_window] {
+        for gauge in [
+            &self.database_index,
+            &self.database_digest,
+            &self.apply_window,
+            &self.diverged,
+            &self.split,
+            &self.set_aside,
+            &self.overlong_calls,
+            &self.stuck,
+        ] {
             gauge.reset();
         }
         for database in &status.databases {
@@ -189,6 +228,12 @@ impl Metrics {
                 .and_then(|digest| u64::from_str_radix(digest, 16).ok());
             set(&self.database_digest, label, digest.unwrap_or(0) & EXACT_MASK);
             set(&self.apply_window, label, database.in_flight as u64);
+            set(&self.diverged, label, database.diverged.len() as u64);
+            set(&self.split, label, database.split.is_some().into());
+            set(&self.set_aside, label, database.set_aside.is_some().into());
+            set(&self.overlong_calls, label, database.overlong_calls);
+            let attempts = database.stuck.as_ref().map_or(0, |stuck| stuck.attempts);
+            set(&self.stuck, label, attempts.into());
         }
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }

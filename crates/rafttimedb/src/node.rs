@@ -2,13 +2,22 @@
 
 use crate::config::Config;
 use crate::keys;
+use crate::kinds;
 use crate::local::LocalNode;
 use crate::metrics::Metrics;
-use crate::status::{DatabaseStatus, GroupStatus, NodeAddrs, NodeStatus, ServerStatus};
+use crate::status::{
+    DatabaseStatus, DivergedReplica, GroupStatus, MemberStatus, NodeAddrs, NodeStatus, ServerStatus,
+    SplitReplicas, StuckStatus,
+};
+use axum::body::Bytes;
 use axum::http::StatusCode;
-use rtdb_consensus::command::InitCluster;
-use rtdb_consensus::{ClockVerdict, GroupId, InitError, Manager, Role};
-use rtdb_replica::{ReplicaStatus, ServerState};
+use rtdb_consensus::command::{
+    Body, InitCluster, LEVEL_REPORTS, POISON_LEVEL, Poison, PoisonStep, Resolve, Skipped, Verify,
+};
+use rtdb_consensus::{
+    Applied, ClockVerdict, GroupId, InitError, Manager, Position, Propose, Role, Unapplied,
+};
+use rtdb_replica::{Contents, Phase, ReplicaStatus, ServerState};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,8 +31,8 @@ pub(crate) struct Node {
     pub(crate) metrics: Metrics,
 }
 
-/// How long the nodes of a new cluster may take to agree on its settings.
-const INIT_MAX: Duration = Duration::from_secs(20);
+/// How long the nodes may take to agree on what an operator wants.
+const AGREE_MAX: Duration = Duration::from_secs(20);
 
 /// The cluster is initialised.
 #[derive(Serialize)]
@@ -34,8 +43,8 @@ pub(crate) struct Initialised {
     pub(crate) already: bool,
 }
 
-/// Why the cluster was not initialised.
-pub(crate) struct InitRefused {
+/// Why what an operator wants was not done.
+pub(crate) struct Refused {
     /// The status to answer with.
     pub(crate) status: StatusCode,
     /// What to do about it.
@@ -73,9 +82,9 @@ impl Node {
     }
 
     /// Makes a cluster of the nodes, with keys of its own if the nodes run their servers themselves. May be repeated.
-    pub(crate) async fn init(&self, nodes: BTreeMap<u64, String>) -> Result<Initialised, InitRefused> {
+    pub(crate) async fn init(&self, nodes: BTreeMap<u64, String>) -> Result<Initialised, Refused> {
         let already = self.manager.meta().meta().cluster().is_some();
-        let keys = keys::for_new_cluster(&self.config.server).map_err(|error| InitRefused {
+        let keys = keys::for_new_cluster(&self.config.server).map_err(|error| Refused {
             status: StatusCode::INTERNAL_SERVER_ERROR,
             reason: error.to_string(),
         })?;
@@ -83,13 +92,13 @@ impl Node {
             cluster_id: uuid::Uuid::new_v4().to_string(),
             ..keys
         };
-        let init = tokio::time::timeout(INIT_MAX, self.manager.init(nodes, settings)).await;
-        let initialised = init.map_err(|_| InitRefused {
+        let init = tokio::time::timeout(AGREE_MAX, self.manager.init(nodes, settings)).await;
+        let initialised = init.map_err(|_| Refused {
             status: StatusCode::GATEWAY_TIMEOUT,
             reason: "a majority of the nodes does not agree yet: see that they run, and run this again"
                 .to_owned(),
         })?;
-        let cluster_id = initialised.map_err(|error| InitRefused {
+        let cluster_id = initialised.map_err(|error| Refused {
             status: match error {
                 InitError::NotAmongNodes(_) => StatusCode::BAD_REQUEST,
                 InitError::Peer { .. } => StatusCode::BAD_GATEWAY,
@@ -102,6 +111,65 @@ impl Node {
             reason: error.to_string(),
         })?;
         Ok(Initialised { cluster_id, already })
+    }
+
+    /// Says which node's replica of a split database is right.
+    pub(crate) async fn resolve(&self, database: &str, node: u64) -> Result<(), Refused> {
+        let database = self.identity_of(database)?;
+        self.command(Body::Resolve(Resolve { database, node }))
+            .await
+            .map(drop)
+    }
+
+    /// Lets every replica read its rows at one position of the log, which is given back with the database's identity.
+    pub(crate) async fn verify(&self, database: &str) -> Result<(Position, String), Refused> {
+        let database = self.identity_of(database)?;
+        let identity = hex_of(&database);
+        let applied = self.command(Body::Verify(Verify { database })).await?;
+        Ok((applied.position, identity))
+    }
+
+    /// What this node's replica held at a position, if it was read there.
+    pub(crate) fn contents(&self, identity: &str, position: Position) -> Option<Arc<Contents>> {
+        let mut identity: [u8; 32] = hex::decode(identity).ok()?.try_into().ok()?;
+        identity.reverse();
+        self.local.running()?.replica.contents(&identity, position)
+    }
+
+    fn identity_of(&self, database: &str) -> Result<Bytes, Refused> {
+        let meta = self.manager.meta().meta();
+        let named = meta.named(database);
+        let by_identity = || meta.databases().find(|it| hex_of(&it.identity) == database);
+        let record = named.or_else(by_identity).ok_or_else(|| Refused {
+            status: StatusCode::NOT_FOUND,
+            reason: format!("there is no database `{database}`"),
+        })?;
+        Ok(record.identity.clone())
+    }
+
+    /// Proposes an operator's command to the shard, and waits for its outcome.
+    async fn command(&self, body: Body) -> Result<Applied, Refused> {
+        let refuse = |status, reason: String| Err(Refused { status, reason });
+        if self.manager.feature_level() < LEVEL_REPORTS {
+            let reason = "not all nodes know this command yet: update them first".to_owned();
+            return refuse(StatusCode::CONFLICT, reason);
+        }
+        let pending = match self.manager.shard().submit(body.into()) {
+            Ok(pending) => pending,
+            Err(error) => return refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+        };
+        match tokio::time::timeout(AGREE_MAX, pending).await {
+            Ok(Ok(applied)) => Ok(applied),
+            Ok(Err(Unapplied::Refused(refusal))) => refuse(StatusCode::CONFLICT, refusal.to_string()),
+            Ok(Err(error)) => refuse(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+            Err(_) => refuse(
+                StatusCode::GATEWAY_TIMEOUT,
+                format!(
+                    "there is no outcome after {} s, and it may still come: see `rtdb status`",
+                    AGREE_MAX.as_secs()
+                ),
+            ),
+        }
     }
 
     /// The metrics, in Prometheus's text format.
@@ -135,13 +203,37 @@ impl Node {
                     .map(|it| it.names.clone())
                     .unwrap_or_default();
                 let position = database.digest.map_or(database.applied, |digest| digest.position);
+                let audit = self
+                    .manager
+                    .shard()
+                    .with_shard(|shard| shard.audit(&database.identity).cloned())
+                    .flatten()
+                    .unwrap_or_default();
+                let diverged = audit.diverged().iter().map(|(node, it)| DivergedReplica {
+                    node: *node,
+                    after: Position(it.after).to_string(),
+                    by: Position(it.by).to_string(),
+                });
                 DatabaseStatus {
+                    set_aside: match &database.phase {
+                        Phase::Quarantined(why) => Some(why.to_string()),
+                        _ => None,
+                    },
+                    agreed_index: audit.agreed().map(|agreed| agreed.position),
+                    diverged: diverged.collect(),
+                    split: audit.contest().map(|contest| SplitReplicas {
+                        after: Position(contest.after).to_string(),
+                        by: Position(contest.by).to_string(),
+                        nodes: audit.contestants().collect(),
+                    }),
                     identity: big_endian_hex(database.identity),
                     names,
                     applied: database.applied.to_string(),
                     index: position.0,
                     digest: database.digest.map(|digest| format!("{:016x}", digest.value)),
                     in_flight: database.in_flight,
+                    overlong_calls: database.overlong_calls,
+                    stuck: self.stuck(database),
                 }
             });
         NodeStatus {
@@ -163,9 +255,86 @@ impl Node {
             databases: databases.collect(),
             nodes: meta
                 .nodes()
-                .map(|node| self.addrs(node.node, node.raft_addr.clone()))
+                .map(|node| MemberStatus {
+                    addrs: self.addrs(node.node, node.raft_addr.clone()),
+                    version: node.version.clone(),
+                    spacetimedb_version: node.spacetimedb_version.clone(),
+                    cpu: node.cpu.clone(),
+                })
                 .collect(),
+            warnings: kinds::differences(meta.nodes()),
             sessions: self.metrics.sessions(),
+        }
+    }
+
+    fn stuck(&self, database: &rtdb_replica::DatabaseStatus) -> Option<StuckStatus> {
+        let Phase::Stuck { position, attempts } = database.phase else {
+            return None;
+        };
+        let nodes = self.manager.shard().with_shard(|shard| {
+            let of = shard
+                .stuck()
+                .filter(|(identity, _)| **identity == database.identity[..]);
+            let replicas = of.flat_map(|(_, replicas)| replicas);
+            let here = replicas.filter(|replica| replica.position == position);
+            here.map(|replica| replica.node).collect()
+        });
+        Some(StuckStatus {
+            position: position.to_string(),
+            attempts,
+            nodes: nodes.unwrap_or_default(),
+        })
+    }
+
+    /// Decides, for the operator, that a command has failed which stops SpacetimeDB.
+    pub(crate) async fn skip(&self, database: &str, position: &str) -> Result<(), Refused> {
+        let refused = |status, reason: String| Err(Refused { status, reason });
+        let position: Position = match position.parse() {
+            Ok(position) => position,
+            Err(error) => return refused(StatusCode::BAD_REQUEST, error.to_string()),
+        };
+        let meta = self.manager.meta().meta();
+        let identity = hex::decode(database).ok().map(|mut identity| {
+            identity.reverse();
+            identity
+        });
+        let of_identity = || meta.database(identity.as_deref()?);
+        let Some(found) = meta.named(database).or_else(of_identity) else {
+            return refused(StatusCode::NOT_FOUND, format!("no database `{database}`"));
+        };
+        if self.manager.feature_level() < POISON_LEVEL {
+            let reason = "not all nodes are of a version that knows this command: update them".to_owned();
+            return refused(StatusCode::CONFLICT, reason);
+        }
+        let Some(running) = self.local.running() else {
+            return refused(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the node is not ready".to_owned(),
+            );
+        };
+        let replicas = running.replica.progress().databases;
+        let replica = replicas.iter().find(|it| it.identity[..] == found.identity[..]);
+        if replica.is_none_or(|replica| replica.applied >= position) {
+            let reason = format!("this node's replica is past {position}: what was applied can't be skipped");
+            return refused(StatusCode::CONFLICT, reason);
+        }
+        let body = Body::Poison(Poison {
+            database: found.identity.clone(),
+            position: position.0,
+            step: Some(PoisonStep::Skipped(Skipped {})),
+        });
+        let pending = match self.manager.shard().submit(body.into()) {
+            Ok(pending) => pending,
+            Err(error) => return refused(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+        };
+        match tokio::time::timeout(AGREE_MAX, pending).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => refused(StatusCode::CONFLICT, error.to_string()),
+            Err(_) => {
+                let reason =
+                    "a majority of the nodes does not agree yet: look at the status before you repeat this";
+                refused(StatusCode::GATEWAY_TIMEOUT, reason.to_owned())
+            }
         }
     }
 
@@ -216,7 +385,12 @@ impl Node {
 }
 
 /// An identity as SpacetimeDB writes it: in hex, the most significant byte first.
-fn big_endian_hex(mut identity: [u8; 32]) -> String {
+pub(crate) fn big_endian_hex(mut identity: [u8; 32]) -> String {
     identity.reverse();
     hex::encode(identity)
+}
+
+/// The same, of bytes that may be none.
+fn hex_of(identity: &[u8]) -> String {
+    identity.try_into().map(big_endian_hex).unwrap_or_default()
 }

@@ -1,6 +1,7 @@
 //! A node's life: start, serve, hand over, stop.
 
 use crate::admin;
+use crate::auditor::Auditor;
 use crate::catalog::MetaCatalog;
 use crate::config::{Config, Peer};
 use crate::cpu;
@@ -8,6 +9,7 @@ use crate::keys;
 use crate::local::{LocalNode, Running};
 use crate::metrics::Metrics;
 use crate::node::Node;
+use crate::reports::Reports;
 use anyhow::{Context, anyhow, bail};
 use axum::serve::ListenerExt;
 use futures::future::BoxFuture;
@@ -52,7 +54,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     .await?;
     let gateway_metrics = GatewayMetrics::new()?;
     let metrics = Metrics::new(&gateway_metrics)?;
-    let local = Arc::new(LocalNode::default());
+    let local = Arc::new(LocalNode::new(manager.clone()));
     let gateway = Gateway::new(
         manager.shard().clone(),
         manager.meta().clone(),
@@ -122,8 +124,11 @@ async fn serve(node: &Arc<Node>, gateway: &Gateway, listener: TcpListener) -> an
         let mut epoch = node.manager.shard().epoch();
         epoch.mark_unchanged();
         tracing::info!(spacetimedb = running.server.url(), "ready");
+        let auditor = Auditor::new(node.manager.clone(), running.replica.clone());
+        let mut auditor = std::pin::pin!(auditor.run());
         loop {
             tokio::select! {
+                () = &mut auditor => bail!("the replicas are not compared any more"),
                 changed = fatal.changed() => match (changed, fatal.borrow_and_update().clone()) {
                     (_, Some(reason)) => return Err(anyhow!(reason)),
                     (Err(_), None) => bail!("the replica has stopped"),
@@ -169,6 +174,7 @@ async fn start_replica<'a>(node: &'a Node, settings: &InitCluster) -> anyhow::Re
         Some(program) => ServerConfig::Managed {
             program: program.clone(),
             data_dir: node.config.data_dir.clone(),
+            limits: node.config.server_limits(),
         },
         None => ServerConfig::External {
             url: node.config.external_url().to_owned(),
@@ -186,6 +192,9 @@ async fn start_replica<'a>(node: &'a Node, settings: &InitCluster) -> anyhow::Re
     let replica = ReplicaConfig {
         server: server.clone(),
         tokens: tokens.clone(),
+        call_time_max: node.config.call_time_max(),
+        node: node.config.node_id,
+        reports: Some(Arc::new(Reports(node.manager.clone()))),
     };
     let replica = Arc::new(Replica::start(replica, node.manager.shard().clone()));
     Ok(node.local.run(Running::new(server, replica, tokens)))

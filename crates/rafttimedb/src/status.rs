@@ -34,8 +34,11 @@ pub(crate) struct NodeStatus {
     pub(crate) groups: Vec<GroupStatus>,
     /// The databases on this node.
     pub(crate) databases: Vec<DatabaseStatus>,
+    /// In what the nodes differ although their replicas must not.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) warnings: Vec<String>,
     /// The nodes of the cluster.
-    pub(crate) nodes: Vec<NodeAddrs>,
+    pub(crate) nodes: Vec<MemberStatus>,
     /// Clients connected to this node.
     pub(crate) sessions: usize,
 }
@@ -89,8 +92,72 @@ pub(crate) struct DatabaseStatus {
     /// server does not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) digest: Option<String>,
+    /// Why the database is set aside on this node: neither applied nor served here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) set_aside: Option<String>,
+    /// The last position at which a majority of the replicas held the same, as a number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) agreed_index: Option<u64>,
+    /// The replicas that have diverged, of all nodes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) diverged: Vec<DivergedReplica>,
+    /// Replicas that contradict each other without a majority: the database takes no calls until one is said to be right.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) split: Option<SplitReplicas>,
     /// Calls sent to the server whose results are not there yet.
     pub(crate) in_flight: usize,
+    /// Calls that were given up since the node started, because they ran for too long.
+    pub(crate) overlong_calls: u64,
+    /// The command that stops this node's server each time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) stuck: Option<StuckStatus>,
+}
+
+/// A command that stops a node's server each time.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct StuckStatus {
+    /// Where it stands.
+    pub(crate) position: String,
+    /// How often it has stopped the server.
+    pub(crate) attempts: u32,
+    /// The nodes that are stuck at it, as the log has it.
+    pub(crate) nodes: Vec<u64>,
+}
+
+/// A replica that holds something else than the majority.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct DivergedReplica {
+    /// Its node.
+    pub(crate) node: u64,
+    /// The last position at which it was known to be the same, `entry.command`.
+    pub(crate) after: String,
+    /// The first at which it is known to differ.
+    pub(crate) by: String,
+}
+
+/// Replicas that contradict each other.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct SplitReplicas {
+    /// The last position at which a majority agreed, `entry.command`.
+    pub(crate) after: String,
+    /// The position at which they differ.
+    pub(crate) by: String,
+    /// The nodes that have said what they hold there.
+    pub(crate) nodes: Vec<u64>,
+}
+
+/// A node, as it announced itself.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct MemberStatus {
+    /// Its id and addresses.
+    #[serde(flatten)]
+    pub(crate) addrs: NodeAddrs,
+    /// Its RaftTimeDB's version.
+    pub(crate) version: String,
+    /// Its SpacetimeDB's version; empty as long as it has met none.
+    pub(crate) spacetimedb_version: String,
+    /// The kind of its CPU.
+    pub(crate) cpu: String,
 }
 
 /// A node's addresses.

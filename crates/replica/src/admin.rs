@@ -15,9 +15,9 @@ use spacetimedb_lib::Identity;
 use std::time::Duration;
 use thiserror::Error;
 
-/// How long publishing may take: the server compiles the module, and may have to rewrite tables.
+/// How long publishing may take, beside a call that is under way: the server compiles the module, and may have to rewrite tables.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(300);
-/// How long any other request may take. A server that has just started replays its commit log first.
+/// How long any other request may take, beside a call that is under way. A server that has just started replays its commit log first.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long an owner's token of our making is good.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(300);
@@ -27,6 +27,7 @@ const TOKEN_LIFETIME: Duration = Duration::from_secs(300);
 pub struct Admin {
     server: LocalServer,
     tokens: Tokens,
+    call_time_max: Duration,
 }
 
 /// Why the local server did not do what it was asked.
@@ -68,9 +69,19 @@ pub struct DatabaseState {
 }
 
 impl Admin {
-    /// Asks `server`, with tokens made by `tokens`.
-    pub fn new(server: LocalServer, tokens: Tokens) -> Self {
-        Self { server, tokens }
+    /// Asks `server`, with tokens made by `tokens`. A call that is under way may keep it from answering for up to
+    /// `call_time_max`.
+    pub fn new(server: LocalServer, tokens: Tokens, call_time_max: Duration) -> Self {
+        Self {
+            server,
+            tokens,
+            call_time_max,
+        }
+    }
+
+    /// How long one call may run.
+    pub fn call_time_max(&self) -> Duration {
+        self.call_time_max
     }
 
     /// The server that is asked.
@@ -189,7 +200,7 @@ impl Admin {
         let token = self.token(owner)?;
         self.server
             .http()
-            .send(method, &path, &token, body, timeout)
+            .send(method, &path, &token, body, timeout + self.call_time_max)
             .await
             .map_err(|e| match e {
                 HttpError::Status {

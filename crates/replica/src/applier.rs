@@ -1,41 +1,51 @@
 //! Carries one database's commands from the log into the local server.
 //!
 //! `reader` takes them off the log, `core` decides (pure), `connection` sends and receives, `recover` finds out where to
-//! go on, `publish` exchanges the module under way.
+//! go on, `publish` exchanges the module under way, `poison` finds out which command stops the server, and `stuck` is what
+//! is done about it.
 
 mod args;
 mod calls;
+mod checkpoint;
 mod connection;
 mod core;
+mod poison;
 mod publish;
 mod reader;
 mod recover;
+mod stuck;
+mod verify;
 mod window;
 
-use self::connection::{Connection, ConnectionError};
+use self::checkpoint::Checkpoints;
+pub(crate) use self::connection::{Connection, ConnectionError};
 use self::core::{Core, Violation};
+use self::poison::Poison;
 use self::reader::{Head, Reader};
-use crate::replica::{Shared, Slot};
-use crate::{AdminError, DatabaseId, Fatal, Phase};
+use crate::replica::{Shared, Slot, Verdict, Verdicts};
+use crate::{AdminError, DatabaseId, Fatal, Phase, Quarantine};
 use bytes::Bytes;
 use futures::FutureExt;
+use futures::future::{Either, select};
 use rtdb_consensus::command::{Body, Owner};
-use rtdb_consensus::{Position, ReadError, ResolvedCommand};
+use rtdb_consensus::{Holding, Position, ReadError, ResolvedCommand};
 use rtdb_protocol::FrameError;
 use spacetimedb_lib::Identity;
+use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use thiserror::Error;
+use tokio::sync::{OwnedMutexGuard, watch};
 
 /// The pause before a lost connection is tried again: doubles from the first to the second.
 const BACK_OFF_MIN: Duration = Duration::from_millis(20);
 const BACK_OFF_MAX: Duration = Duration::from_secs(2);
-/// How long the server may take for the first of the calls under way before the connection is given up. Calls that
-/// were applied meanwhile are not applied again.
-const RESULT_TIMEOUT: Duration = Duration::from_secs(120);
-/// How often that is looked at.
-const RESULT_POLL: Duration = Duration::from_secs(5);
+/// How often it is looked at how long the first of the calls under way has been running.
+const RESULT_POLL: Duration = Duration::from_millis(500);
+/// A call that runs for so long may have run out of energy, of which 1.2.0 says nothing.
+const FENCE_AFTER: Duration = Duration::from_secs(5);
 /// Payloads that are handled in one go, before more calls are sent.
 const PAYLOADS_MAX: usize = 256;
 /// While so many results are still to come, they are let gather for a moment before they are handled, so that they are
@@ -43,7 +53,7 @@ const PAYLOADS_MAX: usize = 256;
 const GATHER_FROM: usize = 256;
 /// The moment.
 const GATHER: Duration = Duration::from_millis(1);
-/// Violations in a row, without a result in between, that stop the node: a server that breaks off while it stops is
+/// Violations in a row, without a result in between, that set the database aside: a server that breaks off while it stops is
 /// forgiven.
 const VIOLATIONS_MAX: u32 = 3;
 
@@ -54,6 +64,9 @@ pub(crate) struct Applier {
     slot: Arc<Slot>,
     reader: Reader,
     core: Core,
+    checkpoints: Checkpoints,
+    /// Whether what the server has must go first: it is of before `born`.
+    is_stale: bool,
     /// The position after which the database, as it is now, began: what to read again if the server lost it.
     born: Position,
     owner: Owner,
@@ -63,6 +76,16 @@ pub(crate) struct Applier {
     refused: Option<(Position, String)>,
     /// How often in a row the server could not open the database.
     open_failures: u32,
+    /// The life of the server that is connected to.
+    life: u64,
+    poison: Poison,
+    verdicts: watch::Receiver<Verdicts>,
+    /// What the log says of this database's commands.
+    verdict: Arc<Verdict>,
+    /// The commands that have failed by decision, as far as this applier has passed over them.
+    passed_over: BTreeSet<Position>,
+    /// Held while a command that may be poison is alone on its way.
+    turn: Option<OwnedMutexGuard<()>>,
 }
 
 /// Why applying stopped.
@@ -73,11 +96,22 @@ enum Interrupt {
     #[error(transparent)]
     Admin(#[from] AdminError),
     #[error(transparent)]
-    Violation(#[from] Violation),
-    #[error("no result for {RESULT_TIMEOUT:?}")]
-    ResultTimeout,
+    Violation(Violation),
+    /// The server did as it does: what came of the calls, the database says.
+    #[error("{0}")]
+    Unanswered(Violation),
+    #[error("the call at {position} has run for {ran:?}, and may for {max:?}")]
+    Overlong {
+        position: Position,
+        ran: Duration,
+        max: Duration,
+    },
+    #[error("the command at {0} has failed by decision: the database is made again, without it")]
+    Rebuild(Position),
     #[error("the module was refused: {0}")]
     ModuleRefused(String),
+    #[error("{0}")]
+    Quarantine(Quarantine),
     #[error(transparent)]
     Fatal(#[from] Fatal),
 }
@@ -85,6 +119,15 @@ enum Interrupt {
 impl From<FrameError> for Interrupt {
     fn from(error: FrameError) -> Self {
         Self::Connection(error.into())
+    }
+}
+
+impl From<Violation> for Interrupt {
+    fn from(violation: Violation) -> Self {
+        match violation {
+            Violation::Unanswered { .. } => Self::Unanswered(violation),
+            violation => Self::Violation(violation),
+        }
     }
 }
 
@@ -99,6 +142,7 @@ impl Applier {
     pub(crate) fn new(shared: Arc<Shared>, slot: Arc<Slot>, born: Position, owner: Owner) -> Self {
         let database = slot.identity;
         let reader = Reader::new(shared.follow.clone(), database, before(born));
+        let verdicts = shared.verdicts.subscribe();
         let (core, publish_failures) = (Core::default(), (Position::default(), 0));
         Self {
             database,
@@ -106,11 +150,19 @@ impl Applier {
             slot,
             reader,
             core,
+            checkpoints: Checkpoints::default(),
+            is_stale: false,
             born,
             owner,
             publish_failures,
             refused: None,
             open_failures: 0,
+            life: 0,
+            poison: Poison::default(),
+            verdicts,
+            verdict: Arc::default(),
+            passed_over: BTreeSet::new(),
+            turn: None,
         }
     }
 
@@ -118,43 +170,137 @@ impl Applier {
     pub(crate) async fn run(mut self) {
         let mut pause = BACK_OFF_MIN;
         let (mut progress, mut violations) = (self.core.completed(), 0);
+        self.refresh_verdict();
+        if let Some(position) = self.verdict.stuck() {
+            // An earlier life has promised not to try it.
+            self.take_back(position).await;
+        }
+        let mut quarantine = self.slot.quarantine();
         loop {
-            let Err(interrupt) = self.serve().await;
+            let interrupt = {
+                let served = std::pin::pin!(self.serve());
+                let aside = std::pin::pin!(quarantine.wait_for(Option::is_some));
+                match select(served, aside).await {
+                    Either::Left((Err(interrupt), _)) => interrupt,
+                    Either::Right((why, _)) => match why.ok().and_then(|why| why.clone()) {
+                        Some(why) => Interrupt::Quarantine(why),
+                        // The slot is ours: it does not go before we do.
+                        None => return,
+                    },
+                }
+            };
+            self.turn = None;
+            self.blame(&interrupt);
             if self.core.completed() > progress {
                 progress = self.core.completed();
                 (pause, violations) = (BACK_OFF_MIN, 0);
             }
-            let fatal = match interrupt {
-                Interrupt::Fatal(fatal) => Some(fatal),
+            let why = match interrupt {
+                Interrupt::Fatal(fatal) => return self.shared.fail(fatal),
+                Interrupt::Quarantine(why) => Some(why),
+                Interrupt::Violation(skipped @ Violation::Skipped { .. }) => {
+                    self.retry(&skipped, pause);
+                    None
+                }
                 Interrupt::Violation(violation) => {
                     violations += 1;
-                    (violations >= VIOLATIONS_MAX)
-                        .then(|| Fatal::Misbehaves {
-                            database: self.hex(),
-                            reason: violation.to_string(),
-                        })
-                        .or_else(|| self.retry(&violation, pause))
+                    self.retry(&violation, pause);
+                    (violations >= VIOLATIONS_MAX).then(|| Quarantine::Misbehaves(violation.to_string()))
                 }
-                interrupt => self.retry(&interrupt, pause),
+                interrupt => {
+                    self.retry(&interrupt, pause);
+                    None
+                }
             };
-            if let Some(fatal) = fatal {
-                return self.shared.fail(fatal);
+            if let Some(why) = why {
+                match self.stand_aside(why).await {
+                    Ok(()) => {
+                        self.slot.take_back();
+                        (pause, violations) = (BACK_OFF_MIN, 0);
+                    }
+                    Err(e) => return self.shared.fail(e.into()),
+                }
+                continue;
             }
-            tokio::time::sleep(pause).await;
+            match self.poison.stuck() {
+                Some(stuck) => self.stuck(stuck).await,
+                None => tokio::time::sleep(pause).await,
+            }
             pause = (pause * 2).min(BACK_OFF_MAX);
         }
     }
 
-    fn retry(&mut self, error: &dyn std::error::Error, pause: Duration) -> Option<Fatal> {
+    /// Notes which commands were on their way when the server was stopped, and stops it if one takes too long.
+    fn blame(&mut self, interrupt: &Interrupt) {
+        let overlong = match interrupt {
+            Interrupt::Overlong { .. } | Interrupt::Connection(ConnectionError::Overlong(_)) => true,
+            Interrupt::Connection(_) | Interrupt::Admin(AdminError::Http(_)) => false,
+            _ => return,
+        };
+        // A module that the server can't load kills it whenever the database is looked at.
+        let published = || self.core.unsettled_publication().map(|at| (at, at));
+        let Some((first, last)) = self.core.window().under_way().or_else(published) else {
+            return;
+        };
+        if overlong {
+            self.slot.count_overlong();
+            let why = format!("database {}: {interrupt}", self.hex());
+            if !self.shared.admin.server().end_life(self.life, why) {
+                tracing::error!(database = self.hex(), error = %interrupt, "the connection to SpacetimeDB is closed");
+            }
+            // The calls behind it have not run.
+            self.poison.stopped(first, first);
+        } else {
+            self.poison.stopped(first, last);
+        }
+    }
+
+    fn retry(&mut self, error: &dyn std::error::Error, pause: Duration) {
         tracing::warn!(database = self.hex(), %error, ?pause, "applying was interrupted; trying again");
         self.slot.set_phase(Phase::Retrying(error.to_string()));
         self.core.lost();
         self.report();
-        None
+    }
+
+    /// Neither applies nor serves the database: whoever waits hears that the outcome is unknown here. Ends before a command
+    /// that makes the database anew.
+    async fn stand_aside(&mut self, why: Quarantine) -> Result<(), ReadError> {
+        self.slot.set_aside(why.clone());
+        tracing::error!(
+            database = self.hex(),
+            "the database is set aside on this node: {why}"
+        );
+        self.slot.set_phase(Phase::Quarantined(why.clone()));
+        self.shared.deactivate(&self.database);
+        self.core.lost();
+        self.core.set_aside();
+        loop {
+            while let Some(head) = self.reader.head() {
+                let is_anew = match &head.command().command.body {
+                    Some(Body::Publish(publish)) => publish.clear,
+                    Some(Body::Delete(_)) => true,
+                    _ => false,
+                };
+                if is_anew && why.ends_anew() {
+                    (self.born, self.is_stale) = (head.command().position, true);
+                    return Ok(());
+                }
+                self.core.pass(head.command());
+                self.reader.advance();
+                self.report();
+            }
+            self.report();
+            self.reader.more().await?;
+        }
     }
 
     /// Finds out where to go on, and goes on.
     async fn serve(&mut self) -> Result<Infallible, Interrupt> {
+        if self.is_stale {
+            self.shared.admin.server().up().await;
+            self.remove().await?;
+            self.is_stale = false;
+        }
         let mut connection = self.recover().await?;
         loop {
             self.slot.set_phase(if connection.is_some() {
@@ -166,8 +312,21 @@ impl Applier {
                 Some(connection) => self.pump(connection).await?,
                 None => self.skim().await?,
             };
+            if let Some(Body::Verify(_)) = &head.command().command.body {
+                self.verify(head.command(), connection.is_some()).await?;
+                self.reader.advance();
+                self.report();
+                continue;
+            }
             connection = match &head.command().command.body {
-                Some(Body::Publish(publish)) => self.publish(head.command(), publish, connection).await?,
+                Some(Body::Publish(publish)) => match self.verdict.failed(head.command().position) {
+                    None => self.publish(head.command(), publish, connection).await?,
+                    Some(why) => {
+                        self.pass_over_publication(head.command(), publish, connection, why)
+                            .await?
+                    }
+                },
+                Some(Body::Poison(poison)) => self.settle_poison(head.command(), poison, connection).await?,
                 Some(Body::Delete(_)) => self.delete(head.command()).await?,
                 _ => {
                     return Err(Fatal::NewerCommand {
@@ -176,6 +335,7 @@ impl Applier {
                     .into());
                 }
             };
+            self.checkpoints.took(head.command().timestamp_us);
             self.reader.advance();
             self.report();
         }
@@ -189,9 +349,14 @@ impl Applier {
         loop {
             if self.core.window().is_empty() {
                 last_result = Instant::now();
+                self.take_turn(connection).await?;
             }
             let alone = self.fill(connection);
             self.report();
+            if self.core.window().is_empty() && self.is_checkpoint_due() {
+                self.check().await?;
+                continue;
+            }
             if let Some(head) = alone.filter(|_| self.core.window().is_empty()) {
                 return Ok(head);
             }
@@ -207,25 +372,90 @@ impl Applier {
                 }
                 read = self.reader.more(), if self.reader.is_empty() => read?,
                 _ = poll.tick() => {
-                    if last_result.elapsed() >= RESULT_TIMEOUT {
-                        return Err(Interrupt::ResultTimeout);
+                    let (ran, max) = (last_result.elapsed(), self.shared.admin.call_time_max());
+                    if let Some(first) = self.core.window().first().filter(|_| ran >= max) {
+                        return Err(Interrupt::Overlong { position: first.position, ran, max });
+                    }
+                    if ran >= FENCE_AFTER && connection.may_leave_calls_unanswered() {
+                        self.core.fence(&mut connection.calls);
+                    }
+                    // The log rests, here as on the other nodes.
+                    if self.core.window().is_empty() && self.reader.peek().is_none() && self.checkpoints.is_dirty() {
+                        self.check().await?;
                     }
                 }
             }
         }
     }
 
+    /// Before a command that may stop the server is sent: waits until no other database's is on its way, so that it is
+    /// known which one it was.
+    async fn take_turn(&mut self, connection: &mut Connection) -> Result<(), Interrupt> {
+        self.turn = None;
+        let next = self.reader.peek().map(|command| command.position);
+        if !next.is_some_and(|next| self.poison.is_suspect(next)) {
+            return Ok(());
+        }
+        let mut turn = pin!(self.shared.turns.clone().lock_owned());
+        loop {
+            tokio::select! {
+                turn = &mut turn => {
+                    self.turn = Some(turn);
+                    return Ok(());
+                }
+                payload = connection.next() => self.results(connection, payload?)?,
+            }
+        }
+    }
+
     /// Takes commands from the log into the window while there is room; stops at one that must be alone.
     fn fill(&mut self, connection: &mut Connection) -> Option<Head> {
+        if self.verdicts.has_changed().is_ok_and(|changed| changed) {
+            self.refresh_verdict();
+        }
         while self.core.window().has_room() {
             let command = self.reader.peek()?;
+            if self.checkpoints.is_due(command.timestamp_us) {
+                return None;
+            }
             if is_alone(command) {
                 return self.reader.head();
             }
-            self.core.take(command, &mut connection.calls);
+            let on_its_way = self.core.window().first().map(|open| open.position);
+            let mut either = [Some(command.position), on_its_way].into_iter().flatten();
+            if on_its_way.is_some() && either.any(|position| self.poison.is_suspect(position)) {
+                return None;
+            }
+            match self.verdict.failed(command.position) {
+                None => {
+                    self.checkpoints.took(command.timestamp_us);
+                    self.core.take(command, &mut connection.calls);
+                }
+                Some(why) => {
+                    self.passed_over.insert(command.position);
+                    self.core.pass_over(command, why, &mut connection.calls);
+                }
+            }
             self.reader.advance();
         }
         None
+    }
+
+    fn is_checkpoint_due(&mut self) -> bool {
+        let next = self.reader.peek().map(|command| command.timestamp_us);
+        next.is_some_and(|next_us| self.checkpoints.is_due(next_us))
+    }
+
+    /// Looks at what the replica holds, with nothing under way.
+    async fn check(&mut self) -> Result<(), Interrupt> {
+        let held = self.state().await?.map(|state| Holding {
+            position: state.index,
+            digest: state.digest,
+        });
+        if let Some(news) = self.checkpoints.found(held) {
+            self.slot.hold(news);
+        }
+        Ok(())
     }
 
     /// Handles a payload, and what else has come by now.
@@ -274,10 +504,10 @@ impl Applier {
         }
         let passed = self.reader.passed();
         self.slot.set_reach(self.reader.reached(), self.core.succeeded());
+        let open = self.core.first_open();
+        let done = open.map_or(passed, |open| passed.min(open.index().saturating_sub(1)));
+        self.poison.done(open.map_or(self.core.completed(), before));
         let window = self.core.window();
-        let done = window
-            .first()
-            .map_or(passed, |open| passed.min(open.position.index().saturating_sub(1)));
         self.slot
             .set_progress(done, self.core.completed(), window.len(), window.bytes());
         self.shared.report_applied();
@@ -302,6 +532,6 @@ fn before(position: Position) -> Position {
 fn is_alone(command: &ResolvedCommand) -> bool {
     matches!(
         command.command.body,
-        None | Some(Body::Publish(_) | Body::Delete(_))
+        None | Some(Body::Publish(_) | Body::Delete(_) | Body::Poison(_) | Body::Verify(_))
     )
 }

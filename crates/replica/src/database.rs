@@ -2,7 +2,7 @@
 
 use rtdb_consensus::Position;
 use rtdb_consensus::command::Owner;
-use rtdb_determinism::Module;
+use rtdb_determinism::{Claims, Module};
 use std::sync::Arc;
 
 /// A database's identity, 32 bytes as in BSATN (little endian).
@@ -17,6 +17,8 @@ pub struct ActiveDatabase {
     pub owner: Owner,
     /// What its module offers, as the author wrote it.
     pub module: Arc<Module>,
+    /// What its module does with the claims of its callers.
+    pub claims: Claims,
     /// The position of the `Publish` that brought the module.
     pub position: Position,
 }

@@ -11,19 +11,25 @@
 
 mod admin;
 mod applier;
+mod contents;
 mod database;
 mod fatal;
 mod keys;
+mod quarantine;
 mod replica;
 pub mod server;
 mod status;
 mod tokens;
+mod views;
 
 pub use admin::{Admin, AdminError, DatabaseState, SqlError, SqlTable};
+pub use contents::{Contents, TableContents};
 pub use database::{ActiveDatabase, DatabaseId};
 pub use fatal::Fatal;
 pub use keys::{KeyError, KeyFiles, Keys};
-pub use replica::{Replica, ReplicaConfig};
-pub use server::{LocalServer, ServerConfig, ServerError, ServerState};
+pub use quarantine::Quarantine;
+pub use replica::{Replica, ReplicaConfig, Report};
+pub use server::{LocalServer, ServerConfig, ServerError, ServerLimits, ServerState};
 pub use status::{DatabaseStatus, Digest, Phase, ReplicaStatus};
 pub use tokens::{Claims, LOCAL_ISSUER, Minted, TokenError, Tokens};
+pub use views::{ViewError, ViewHold, Views};

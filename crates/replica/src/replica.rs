@@ -2,14 +2,18 @@
 
 mod scout;
 mod shared;
+mod verdicts;
 
 pub(crate) use shared::{Shared, Slot};
+pub(crate) use verdicts::{Verdict, Verdicts};
 
 use crate::{
-    ActiveDatabase, Admin, DatabaseId, DatabaseStatus, Digest, Fatal, LocalServer, ReplicaStatus, Tokens,
+    ActiveDatabase, Admin, Contents, DatabaseId, DatabaseStatus, Digest, Fatal, LocalServer, Quarantine,
+    ReplicaStatus, Tokens, Views,
 };
 use parking_lot::Mutex;
-use rtdb_consensus::{Follow, LogIndex, Position};
+use rtdb_consensus::command::Body;
+use rtdb_consensus::{Follow, Holding, LogIndex, Position};
 use scout::Scout;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +23,9 @@ use tokio::task::JoinHandle;
 /// How often it is looked whether the server has caught up.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// How long the server may take to say a database's digest for the status.
+const STATUS_MAX: Duration = Duration::from_secs(3);
+
 /// What a replica works with.
 #[derive(Clone)]
 pub struct ReplicaConfig {
@@ -26,6 +33,19 @@ pub struct ReplicaConfig {
     pub server: LocalServer,
     /// What makes the owners' tokens.
     pub tokens: Tokens,
+    /// How long the cluster lets one call run on a server.
+    pub call_time_max: Duration,
+    /// This node's id.
+    pub node: u64,
+    /// What carries its reports into the log; `None` if it reports nothing.
+    pub reports: Option<Arc<dyn Report>>,
+}
+
+/// Carries what a replica has to say into the log.
+pub trait Report: Send + Sync {
+    /// Proposes a command, if the cluster knows its kind and there is room. What is said is said again until it is in the
+    /// log.
+    fn report(&self, body: Body);
 }
 
 /// The local copy of a shard: follows the log, and applies it to the local server. Dropping it ends the appliers.
@@ -40,7 +60,7 @@ impl Replica {
     /// # Panics
     /// Outside a Tokio runtime.
     pub fn start(config: ReplicaConfig, follow: Arc<dyn Follow>) -> Self {
-        let shared = Arc::new(Shared::new(Admin::new(config.server, config.tokens), follow));
+        let shared = Arc::new(Shared::new(config, follow));
         let scout = tokio::spawn(Scout::new(shared.clone()).run());
         Self {
             shared,
@@ -56,6 +76,11 @@ impl Replica {
     /// Changes whenever a publication to a database that exists has ended, well or not.
     pub fn publications(&self, identity: &DatabaseId) -> Option<watch::Receiver<u64>> {
         Some(self.slot(identity)?.publications())
+    }
+
+    /// The views of a database that clients of this node look at.
+    pub fn views(&self, identity: &DatabaseId) -> Option<Arc<Views>> {
+        Some(self.slot(identity)?.views.clone())
     }
 
     /// Resolves when the server has everything of a database that it may have shown anybody before this was called,
@@ -86,6 +111,34 @@ impl Replica {
             // The lock is held: while this one waits, the others need not ask.
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Takes what the databases' replicas hold, at places where all nodes look: to be told to the others.
+    pub fn take_holdings(&self) -> Vec<(DatabaseId, Holding)> {
+        let slots = self.shared.slots();
+        let told = slots.iter().flat_map(|slot| {
+            let holdings = slot.take_holdings();
+            holdings.into_iter().map(|held| (slot.identity, held))
+        });
+        told.collect()
+    }
+
+    /// What a database held at a position, if it was read there a short while ago.
+    pub fn contents(&self, identity: &DatabaseId, position: Position) -> Option<Arc<Contents>> {
+        let contents = self.slot(identity)?.contents()?;
+        (contents.position == position).then_some(contents)
+    }
+
+    /// Sets a database aside on this node: it is neither applied nor served until it is made anew.
+    pub fn set_aside(&self, identity: &DatabaseId, why: Quarantine) {
+        if let Some(slot) = self.slot(identity) {
+            slot.set_aside(why);
+        }
+    }
+
+    /// Why a database is set aside; `None` if there is no such database.
+    pub fn quarantine(&self, identity: &DatabaseId) -> Option<watch::Receiver<Option<Quarantine>>> {
+        Some(self.slot(identity)?.quarantine())
     }
 
     fn slot(&self, identity: &DatabaseId) -> Option<Arc<Slot>> {
@@ -132,12 +185,9 @@ impl Replica {
 
     async fn digest(&self, database: &DatabaseStatus) -> Option<Digest> {
         let active = self.shared.active(&database.identity)?;
-        let state = self
-            .shared
-            .admin
-            .state(&active.owner, &database.identity)
-            .await
-            .ok()??;
+        let state = self.shared.admin.state(&active.owner, &database.identity);
+        // While a call runs, the server answers nobody who asks for the database's rows.
+        let state = tokio::time::timeout(STATUS_MAX, state).await.ok()?.ok()??;
         Some(Digest {
             position: Position(state.index),
             value: state.digest,

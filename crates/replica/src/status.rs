@@ -1,7 +1,7 @@
 //! How a replica is doing, for `/cluster/status` and the metrics.
 
-use crate::DatabaseId;
 use crate::server::ServerState;
+use crate::{DatabaseId, Quarantine};
 use rtdb_consensus::{LogIndex, Position};
 
 /// How a replica is doing.
@@ -30,6 +30,8 @@ pub struct DatabaseStatus {
     pub in_flight: usize,
     /// Their bytes.
     pub in_flight_bytes: usize,
+    /// How many calls were given up, since the node started, because they ran for longer than they may.
+    pub overlong_calls: u64,
     /// The rolling digest and the position at which it was read: equal on all replicas at the same position. `None` if
     /// the server did not say.
     pub digest: Option<Digest>,
@@ -55,6 +57,15 @@ pub enum Phase {
     Applying,
     /// There is no such database at this place in the log.
     Absent,
+    /// A command stops the server each time; it is tried again after long pauses.
+    Stuck {
+        /// Where it stands.
+        position: Position,
+        /// How often it has stopped the server.
+        attempts: u32,
+    },
     /// The connection is lost; the error. It will be tried again.
     Retrying(String),
+    /// Set aside: neither applied nor served here.
+    Quarantined(Quarantine),
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
 use ureq::Agent;
@@ -10,6 +11,9 @@ use ureq::http::StatusCode;
 
 /// How long a node may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// Bytes of an answer: a table's rows are the most.
+const ANSWER_BYTES_MAX: u64 = 128 << 20;
 
 /// The admin API of one node.
 #[derive(Debug)]
@@ -80,7 +84,11 @@ impl Admin {
         let read = sent.and_then(|mut response| {
             Ok(Answer {
                 status: response.status(),
-                body: response.body_mut().read_to_string()?,
+                body: response
+                    .body_mut()
+                    .with_config()
+                    .limit(ANSWER_BYTES_MAX)
+                    .read_to_string()?,
             })
         });
         read.map_err(|source| {
@@ -111,6 +119,14 @@ impl Admin {
             status: answer.status,
             message,
         }
+    }
+
+    /// What a good answer says.
+    pub(crate) fn json<T: DeserializeOwned>(&self, answer: Answer) -> Result<T, AdminError> {
+        if !answer.status.is_success() {
+            return Err(self.refused(&answer));
+        }
+        serde_json::from_str(&answer.body).map_err(|error| self.not_a_node(error))
     }
 
     pub(crate) fn not_a_node(&self, reason: impl ToString) -> AdminError {

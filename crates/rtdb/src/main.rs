@@ -4,7 +4,10 @@
 
 mod admin;
 mod init;
+mod resolve;
+mod skip;
 mod status;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -13,6 +16,7 @@ use thiserror::Error;
 
 use crate::admin::{Admin, AdminError};
 use crate::init::{InitError, Member};
+use crate::verify::VerifyError;
 
 /// Bootstraps and watches a RaftTimeDB cluster.
 #[derive(Debug, Parser)]
@@ -34,6 +38,65 @@ enum Command {
         /// Every node, as `id=host:port` with its raft address as the other nodes reach it.
         #[arg(long, required = true, num_args = 1.., value_name = "ID=HOST:PORT", value_delimiter = ',')]
         nodes: Vec<Member>,
+    },
+    /// Say which replica of a split database is right: it takes calls again, and the others are set aside.
+    ///
+    /// A database is split when its replicas contradict each other and no majority of them agrees; `rtdb status` shows it.
+    /// What only the other replicas hold is lost.
+    Resolve {
+        /// The database's name or identity.
+        #[arg(long, value_name = "NAME")]
+        database: String,
+        /// The node whose replica is right.
+        #[arg(long, value_name = "ID")]
+        node: u64,
+        /// Any node's raft address.
+        #[arg(
+            long,
+            env = "RTDB_ADDR",
+            default_value = "http://localhost:4001",
+            value_name = "URL"
+        )]
+        addr: String,
+    },
+    /// Compare all rows of a database on all nodes, at one position of the log. Exits with 1 if they differ.
+    ///
+    /// The database takes calls meanwhile; they wait while a node reads its rows. Tables of more than 16 MiB are passed over.
+    Verify {
+        /// The database's name or identity.
+        #[arg(long, value_name = "NAME")]
+        database: String,
+        /// Any node's raft address. The others are asked at the addresses that they have announced.
+        #[arg(
+            long,
+            env = "RTDB_ADDR",
+            default_value = "http://localhost:4001",
+            value_name = "URL"
+        )]
+        addr: String,
+    },
+    /// Give up a command that stops SpacetimeDB: it counts as failed on every node.
+    ///
+    /// Where all voters are stuck at a command, the cluster does this by itself. It is for you if a node that should say
+    /// so is gone. A node that has applied the command after all makes its database again, without it.
+    Skip {
+        /// The database's name or identity.
+        #[arg(long, value_name = "NAME")]
+        database: String,
+        /// The command's position, as `rtdb status` shows it.
+        #[arg(long, value_name = "ENTRY.COMMAND")]
+        position: String,
+        /// Don't ask.
+        #[arg(long)]
+        yes: bool,
+        /// The raft address of a node that is stuck.
+        #[arg(
+            long,
+            env = "RTDB_ADDR",
+            default_value = "http://localhost:4001",
+            value_name = "URL"
+        )]
+        addr: String,
     },
     /// Show a node's view of the cluster. Exits with 1 if that node is not ready to serve.
     Status {
@@ -64,6 +127,14 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Init { nodes } => init::run(&nodes)?,
+        Command::Resolve { database, node, addr } => resolve::run(&Admin::new(&addr), &database, node)?,
+        Command::Verify { database, addr } => return Ok(verify::run(&Admin::new(&addr), &database)?),
+        Command::Skip {
+            database,
+            position,
+            yes,
+            addr,
+        } => return Ok(skip::run(&Admin::new(&addr), &database, &position, yes)?),
         Command::Status { addr, json } => return Ok(status::run(&Admin::new(&addr), json)?),
     }
     Ok(ExitCode::SUCCESS)
@@ -75,4 +146,5 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
 enum Failure {
     Init(#[from] InitError),
     Admin(#[from] AdminError),
+    Verify(#[from] VerifyError),
 }

@@ -24,6 +24,8 @@ struct Status {
     databases: Vec<Database>,
     nodes: Vec<Node>,
     sessions: u64,
+    #[serde(default)]
+    warnings: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -62,6 +64,36 @@ struct Database {
     #[serde(default)]
     digest: Option<String>,
     in_flight: u64,
+    #[serde(default)]
+    stuck: Option<Stuck>,
+    #[serde(default)]
+    set_aside: Option<String>,
+    #[serde(default)]
+    diverged: Vec<Diverged>,
+    #[serde(default)]
+    split: Option<Split>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Diverged {
+    node: u64,
+    after: String,
+    by: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Split {
+    after: String,
+    by: String,
+    nodes: Vec<u64>,
+}
+
+/// A command that stops the node's server each time.
+#[derive(Debug, Deserialize)]
+struct Stuck {
+    position: String,
+    attempts: u32,
+    nodes: Vec<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -70,6 +102,10 @@ struct Node {
     raft_addr: String,
     #[serde(default)]
     client_addr: Option<String>,
+    #[serde(default)]
+    spacetimedb_version: String,
+    #[serde(default)]
+    cpu: String,
 }
 
 /// Prints the status; the exit status says whether the node is ready.
@@ -108,6 +144,9 @@ fn render(status: &Status) -> String {
         "node {} ({ready}), {cluster}\nrafttimedb {}, SpacetimeDB {version} at {url} ({}), {} client sessions\n",
         status.node_id, status.version, server.state, status.sessions
     );
+    for warning in &status.warnings {
+        let _ = writeln!(text, "WARNING: {warning}");
+    }
     for trouble in &status.troubles {
         let _ = writeln!(text, "NOT FIT TO LEAD: {trouble}");
     }
@@ -126,9 +165,15 @@ fn render(status: &Status) -> String {
             node.raft_addr.clone(),
             node.client_addr.clone().unwrap_or_else(dash),
             or_dash(leads.join(" ")),
+            or_dash(node.spacetimedb_version.clone()),
+            or_dash(node.cpu.clone()),
         ]
     });
-    table(&mut text, ["NODE", "RAFT", "CLIENTS", "LEADS"], nodes);
+    table(
+        &mut text,
+        ["NODE", "RAFT", "CLIENTS", "LEADS", "SPACETIMEDB", "CPU"],
+        nodes,
+    );
     let groups = status.groups.iter().map(|group| {
         let leader = group
             .leader
@@ -166,14 +211,13 @@ fn render(status: &Status) -> String {
         ],
         groups,
     );
+    let name = |database: &Database| match database.names.is_empty() {
+        true => database.identity.clone(),
+        false => database.names.join(" "),
+    };
     let databases = status.databases.iter().map(|database| {
-        let name = if database.names.is_empty() {
-            database.identity.clone()
-        } else {
-            database.names.join(" ")
-        };
         vec![
-            name,
+            name(database),
             database.applied.clone(),
             database.in_flight.to_string(),
             database.digest.clone().unwrap_or_else(dash),
@@ -184,7 +228,42 @@ fn render(status: &Status) -> String {
         ["DATABASE", "APPLIED", "IN FLIGHT", "DIGEST"],
         databases,
     );
+    for database in &status.databases {
+        differences(&mut text, database);
+        if let Some(stuck) = &database.stuck {
+            let _ = writeln!(
+                text,
+                "\nSTUCK: {}: the command at {} has stopped SpacetimeDB {} times (nodes stuck there: {})",
+                name(database),
+                stuck.position,
+                stuck.attempts,
+                list(&stuck.nodes)
+            );
+        }
+    }
     text
+}
+
+/// What is wrong with a database's replicas, and what to do.
+fn differences(text: &mut String, database: &Database) {
+    let name = database.names.first().unwrap_or(&database.identity);
+    if let Some(reason) = &database.set_aside {
+        let _ = writeln!(text, "\nSET ASIDE: this node does not serve {name}: {reason}");
+    }
+    for Diverged { node, after, by } in &database.diverged {
+        let _ = writeln!(
+            text,
+            "\nDIVERGED: node {node}'s replica of {name}, after {after} and by {by}"
+        );
+    }
+    if let Some(Split { after, by, nodes }) = &database.split {
+        let _ = writeln!(
+            text,
+            "\nSPLIT: the replicas of {name} on nodes {} differ after {after} and by {by}, without a majority. It takes no \
+             calls until `rtdb resolve --database {name} --node N` says whose is right.",
+            list(nodes)
+        );
+    }
 }
 
 fn is_leader(group: &Group, node: u64) -> bool {
@@ -242,9 +321,12 @@ mod tests {
             {"group": "shard-0", "term": 4, "state": "candidate", "leader": null,
              "last_log_index": 120, "committed_index": 118, "applied_index": 118, "voters": [1, 2], "learners": []}
         ],
-        "databases": [{"identity": "c200", "names": ["demo"], "applied": "118.3", "index": 7733251, "digest": "00ff00ff00ff00ff", "in_flight": 4},
-            {"identity": "c201", "names": [], "applied": "9.0", "index": 589824, "in_flight": 0}],
-        "nodes": [{"id": 1, "raft_addr": "n1:4001", "client_addr": "n1:3001"}, {"id": 2, "raft_addr": "n2:4001", "client_addr": null}],
+        "databases": [{"identity": "c200", "names": ["demo"], "applied": "118.3", "index": 7733251, "digest": "00ff00ff00ff00ff", "in_flight": 4,
+             "set_aside": "it has diverged", "diverged": [{"node": 2, "after": "90.1", "by": "118.0"}]},
+            {"identity": "c201", "names": [], "applied": "9.0", "index": 589824, "in_flight": 0,
+             "stuck": {"position": "10.1", "attempts": 3, "nodes": [1, 2]},
+             "split": {"after": "0.0", "by": "9.0", "nodes": [1, 3]}}],
+        "nodes": [{"id": 1, "raft_addr": "n1:4001", "client_addr": "n1:3001", "spacetimedb_version": "1.2.0", "cpu": "x86_64"}, {"id": 2, "raft_addr": "n2:4001", "client_addr": null}],
         "sessions": 12
     }"#;
 
@@ -255,9 +337,9 @@ mod tests {
 node 2 (ready), cluster c0ffee
 rafttimedb 0.1.0, SpacetimeDB 1.2.0 at http://127.0.0.1:3010 (running), 12 client sessions
 
-NODE  RAFT     CLIENTS  LEADS
-1     n1:4001  n1:3001  meta
-2     n2:4001  -        -
+NODE  RAFT     CLIENTS  LEADS  SPACETIMEDB  CPU
+1     n1:4001  n1:3001  meta   1.2.0        x86_64
+2     n2:4001  -        -      -            -
 
 GROUP    THIS NODE  LEADER  TERM  LOG  COMMITTED  APPLIED  MEMBERS
 meta     follower   1       3     9    9          9        1 2 (learning: 3)
@@ -266,6 +348,14 @@ shard-0  candidate  none    4     120  118        118      1 2
 DATABASE  APPLIED  IN FLIGHT  DIGEST
 demo      118.3    4          00ff00ff00ff00ff
 c201      9.0      0          -
+
+SET ASIDE: this node does not serve demo: it has diverged
+
+DIVERGED: node 2's replica of demo, after 90.1 and by 118.0
+
+SPLIT: the replicas of c201 on nodes 1 3 differ after 0.0 and by 9.0, without a majority. It takes no calls until `rtdb resolve --database c201 --node N` says whose is right.
+
+STUCK: c201: the command at 10.1 has stopped SpacetimeDB 3 times (nodes stuck there: 1 2)
 ";
         assert_eq!(render(&status), expected);
     }

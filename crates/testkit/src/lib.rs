@@ -17,6 +17,7 @@ pub mod history;
 mod http;
 pub mod load;
 mod node;
+pub mod poison_module;
 pub mod ports;
 mod process;
 pub mod proxy;

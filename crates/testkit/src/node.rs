@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use tokio::process::{Child, Command};
 
@@ -37,8 +37,6 @@ pub struct Node {
     id: u64,
     launch: Launch,
     child: Option<Child>,
-    /// The SpacetimeDB of a killed node: nobody else ends it.
-    orphans: Vec<u32>,
 }
 
 impl Node {
@@ -47,7 +45,6 @@ impl Node {
             id,
             launch,
             child: None,
-            orphans: Vec::new(),
         }
     }
 
@@ -98,7 +95,7 @@ impl Node {
 
     /// The SpacetimeDB servers it has started and that run: one, or none while it restarts one.
     pub fn server_pids(&self) -> Result<Vec<u32>> {
-        self.pid().map_or_else(|| Ok(self.orphans.clone()), children)
+        self.pid().map_or_else(|| Ok(Vec::new()), children)
     }
 
     /// Its resident memory, in KiB, that of its SpacetimeDB not included.
@@ -151,32 +148,36 @@ impl Node {
         Ok(())
     }
 
-    /// `kill -9` of the node; its SpacetimeDB lives on without it.
+    /// `kill -9` of the node, which its SpacetimeDB does not outlive; an error if it does.
     pub async fn kill9(&mut self) -> Result<()> {
-        self.orphans = self.server_pids()?;
+        let servers = self.server_pids()?;
         if let Some(mut child) = self.child.take() {
             child.kill().await?;
+        }
+        for pid in servers {
+            if !ended(pid, STOP_MAX).await {
+                kill9(pid);
+                bail!("SpacetimeDB, process {pid}, has outlived node {}", self.id);
+            }
         }
         Ok(())
     }
 
-    /// `kill -9` of its SpacetimeDB, whether the node lives or not.
+    /// `kill -9` of its SpacetimeDB alone.
     pub async fn kill9_server(&mut self) -> Result<()> {
         for pid in self.server_pids()? {
             kill9(pid);
             ensure!(ended(pid, STOP_MAX).await, "process {pid} survived SIGKILL");
         }
-        self.orphans.clear();
         Ok(())
     }
 
     /// SIGTERM, and the wait for the end; SIGKILL and an error if it takes too long.
     pub async fn stop(&mut self) -> Result<()> {
         if self.is_running() {
-            self.terminate().await.map(drop)
-        } else {
-            self.kill9_server().await
+            self.terminate().await?;
         }
+        Ok(())
     }
 
     /// SIGTERM, and how it ended; SIGKILL and an error if it takes too long.
@@ -209,7 +210,6 @@ impl Node {
             // A child that isn't waited for is only killed when its handle is dropped.
             std::mem::forget(child);
         }
-        self.orphans.clear();
     }
 }
 

@@ -193,7 +193,8 @@ struct Table {
     unique: Option<Vec<u16>>,
 }
 
-fn tables(kinds: &[Kind], hash: bool) -> Vec<Table> {
+/// SpacetimeDB 1.x has no hash indexes, and dies of a large number in a direct one.
+fn tables(kinds: &[Kind], since_2: bool) -> Vec<Table> {
     let btree = |columns: &[u16]| RawIndexAlgorithm::BTree {
         columns: columns.iter().copied().collect(),
     };
@@ -209,7 +210,7 @@ fn tables(kinds: &[Kind], hash: bool) -> Vec<Table> {
             indexes: vec![btree(&[1])],
             unique: None,
         });
-        if hash {
+        if since_2 {
             tables.push(Table {
                 columns: vec![Some(kind), None],
                 indexes: vec![btree(&[0, 1]), RawIndexAlgorithm::Hash { columns: 0.into() }],
@@ -217,7 +218,7 @@ fn tables(kinds: &[Kind], hash: bool) -> Vec<Table> {
             });
         }
         use AlgebraicType as T;
-        if matches!(it.ty, T::U8 | T::U16 | T::U32 | T::U64) {
+        if since_2 && matches!(it.ty, T::U8 | T::U16 | T::U32 | T::U64) {
             tables.push(Table {
                 columns: vec![None, Some(kind)],
                 indexes: vec![RawIndexAlgorithm::Direct { column: 1.into() }],

@@ -203,6 +203,14 @@ impl Manager {
         self.supervisor.fatal()
     }
 
+    /// The [feature level](crate::command::FEATURE_LEVEL) that all nodes of the cluster have announced: what came with a
+    /// later one must not be proposed.
+    pub fn feature_level(&self) -> u32 {
+        let status = self.meta().status();
+        let members = [status.voters, status.learners].concat();
+        self.meta().meta().feature_level(&members)
+    }
+
     /// How the node does.
     pub fn status(&self) -> NodeStatus {
         NodeStatus {

@@ -52,6 +52,12 @@ impl MetaState {
         self.nodes.values()
     }
 
+    /// The [feature level](crate::command::FEATURE_LEVEL) that all of `members` have announced.
+    pub(crate) fn feature_level(&self, members: &[u64]) -> u32 {
+        let level = |member| self.nodes.get(member).map_or(0, |node| node.feature_level);
+        members.iter().map(level).min().unwrap_or(0)
+    }
+
     /// The database of an identity.
     pub fn database(&self, identity: &[u8]) -> Option<&Database> {
         self.databases.get(identity)

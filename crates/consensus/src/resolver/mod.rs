@@ -3,14 +3,18 @@
 //! Pure and deterministic: the same entries give the same decisions on every node. Its state is kept beside the log,
 //! written as increments, and may be behind the log after a crash: the entries in between are resolved again.
 
+mod audit;
 mod meta;
+mod poison;
 mod resolution;
 mod shard;
 mod state;
 #[cfg(test)]
 mod tests;
 
+pub use audit::{Audit, Contest, Divergence, Holding};
 pub use meta::{Database, MetaState};
+pub use poison::StuckReplica;
 pub(crate) use resolution::Resolution;
 pub use shard::ShardState;
 pub(crate) use state::StateKey;
@@ -26,7 +30,7 @@ use crate::{
 use bytes::Bytes;
 use prost::Message;
 use state::{OriginRecord, TimestampRecord};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The latest time that an entry may claim, in microseconds since the Unix epoch: the year 9999.
@@ -44,6 +48,16 @@ pub(crate) struct Decision {
     pub(crate) entry: ResolvedEntry,
     /// Commands that are finished already, with their outcome.
     pub(crate) settled: Vec<(Origin, u64, Outcome)>,
+}
+
+/// Where and when a command stands in the log, and who proposed it.
+#[derive(Clone, Copy, Debug)]
+struct Stamp {
+    /// The term of the leader that wrote it.
+    term: u64,
+    position: Position,
+    timestamp_us: i64,
+    origin: Origin,
 }
 
 /// What the rules say of one command.
@@ -144,6 +158,13 @@ impl Resolver {
         }
     }
 
+    /// Who votes in the group from here on: known to the rules, and kept by the state machine.
+    pub(crate) fn set_voters(&mut self, voters: BTreeSet<u64>) {
+        if let Rules::Shard(shard) = &mut self.rules {
+            shard.set_voters(voters);
+        }
+    }
+
     /// The newest epoch of a node that the log knows, and how far its stream has come; `None` if there is none.
     pub(crate) fn stream(&self, node: u64) -> Option<(Origin, u64)> {
         let origin = self.origins.get(&node)?;
@@ -218,8 +239,14 @@ impl Resolver {
                     record.skip(position.command());
                     continue;
                 }
-                let body = command.body.as_ref().ok_or(RecordError::UnknownCommand)?;
-                match self.judge(body, term, position, origin, changes) {
+                let body = known_body(&command).ok_or(RecordError::UnknownCommand)?;
+                let stamp = Stamp {
+                    term,
+                    position,
+                    timestamp_us,
+                    origin,
+                };
+                match self.judge(body, stamp, changes) {
                     Verdict::Effect(session) => {
                         if let Some(session) = &session {
                             record.end(position.command(), session);
@@ -266,16 +293,9 @@ impl Resolver {
         })
     }
 
-    fn judge(
-        &mut self,
-        body: &Body,
-        term: u64,
-        position: Position,
-        origin: Origin,
-        changes: &mut Vec<Change>,
-    ) -> Verdict {
+    fn judge(&mut self, body: &Body, stamp: Stamp, changes: &mut Vec<Change>) -> Verdict {
         if let Body::ExpireNode(expire) = body {
-            if expire.term == term {
+            if expire.term == stamp.term {
                 let known = self.origins.entry(expire.node).or_default();
                 known.expired = known.expired.max(expire.epoch);
                 changes.push(origin_change(expire.node, known));
@@ -284,7 +304,7 @@ impl Resolver {
         }
         match &mut self.rules {
             Rules::Meta(meta) => Arc::make_mut(meta).judge(body, changes),
-            Rules::Shard(shard) => shard.judge(body, position, origin, changes),
+            Rules::Shard(shard) => shard.judge(body, stamp, changes),
         }
     }
 
@@ -294,6 +314,14 @@ impl Resolver {
         };
         (StateKey::Timestamp, Some(record.encode_to_vec()))
     }
+}
+
+/// What a command is, if this version knows it.
+fn known_body(command: &Command) -> Option<&Body> {
+    command.body.as_ref().filter(|body| match body {
+        Body::Poison(poison) => poison.step.is_some(),
+        _ => true,
+    })
 }
 
 /// A batch's commands with their numbers in the stream.

@@ -1,11 +1,13 @@
-//! The rules of a shard: databases and sessions.
+//! The rules of a shard: databases, sessions, and what replicas report.
 
+use super::audit::{Audit, Holding};
+use super::poison::{StuckReplica, StuckReplicas};
 use super::state::{SessionRecord, StateKey};
-use super::{Change, Verdict};
-use crate::command::Body;
+use super::{Change, Stamp, Verdict};
+use crate::command::{Body, Call, REPORTS_MAX, Reports, Resolve};
 use crate::record::RecordError;
 use crate::version::decode;
-use crate::{Origin, Position, Refusal, Session};
+use crate::{Refusal, Reply, Session};
 use bytes::Bytes;
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +17,9 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct ShardState {
     databases: BTreeSet<Bytes>,
     sessions: BTreeMap<u64, Session>,
+    audits: BTreeMap<Bytes, Audit>,
+    voters: BTreeSet<u64>,
+    stuck: StuckReplicas,
 }
 
 impl ShardState {
@@ -38,24 +43,29 @@ impl ShardState {
         self.sessions.len()
     }
 
-    pub(super) fn judge(
-        &mut self,
-        body: &Body,
-        position: Position,
-        origin: Origin,
-        changes: &mut Vec<Change>,
-    ) -> Verdict {
+    /// What is known of a database's replicas; `None` if none has reported yet.
+    pub fn audit(&self, database: &[u8]) -> Option<&Audit> {
+        self.audits.get(database)
+    }
+
+    pub(super) fn set_voters(&mut self, voters: BTreeSet<u64>) {
+        self.voters = voters;
+    }
+
+    /// The databases with replicas that are stuck at a command which stops SpacetimeDB, and those replicas.
+    pub fn stuck(&self) -> impl Iterator<Item = (&Bytes, Vec<StuckReplica>)> {
+        self.stuck.iter()
+    }
+
+    pub(super) fn judge(&mut self, body: &Body, stamp: Stamp, changes: &mut Vec<Change>) -> Verdict {
+        let Stamp {
+            position,
+            timestamp_us,
+            origin,
+            ..
+        } = stamp;
         match body {
-            Body::Call(call) => {
-                if !self.databases.contains(&call.database) {
-                    return Verdict::Refused(Refusal::NoSuchDatabase);
-                }
-                let session = self.sessions.get(&call.session);
-                if call.session != 0 && session.is_none_or(|session| session.database != call.database) {
-                    return Verdict::Refused(Refusal::SessionGone);
-                }
-                Verdict::Effect(None)
-            }
+            Body::Call(call) => self.call(call, timestamp_us),
             Body::Connect(connect) => {
                 if !self.databases.contains(&connect.database) {
                     return Verdict::Refused(Refusal::NoSuchDatabase);
@@ -79,7 +89,14 @@ impl ShardState {
                 // The gateway and the leader may both have proposed it.
                 None => Verdict::Refused(Refusal::SessionGone),
             },
+            // What clears the database makes all replicas the same.
+            Body::Publish(publish) if !publish.clear && self.is_split(&publish.database, timestamp_us) => {
+                Verdict::Refused(Refusal::Split)
+            }
             Body::Publish(publish) => {
+                if publish.clear && self.audits.remove(&publish.database).is_some() {
+                    changes.push((StateKey::Audit(publish.database.clone()), None));
+                }
                 if self.databases.insert(publish.database.clone()) {
                     changes.push(database_change(&publish.database));
                 }
@@ -90,6 +107,10 @@ impl ShardState {
                     return Verdict::Refused(Refusal::NoSuchDatabase);
                 }
                 changes.push((StateKey::Database(delete.database.clone()), None));
+                if self.audits.remove(&delete.database).is_some() {
+                    changes.push((StateKey::Audit(delete.database.clone()), None));
+                }
+                self.stuck.forget(&delete.database, changes);
                 self.sessions.retain(|id, session| {
                     let stays = session.database != delete.database;
                     if !stays {
@@ -99,9 +120,66 @@ impl ShardState {
                 });
                 Verdict::Effect(None)
             }
+            Body::Verify(verify) if self.databases.contains(&verify.database) => Verdict::Effect(None),
+            Body::Reports(reports) => self.reported(reports, stamp, changes),
+            Body::Resolve(resolve) => self.resolve(resolve, changes),
+            Body::Poison(poison) => {
+                if !self.databases.contains(&poison.database) {
+                    return Verdict::Refused(Refusal::NoSuchDatabase);
+                }
+                self.stuck.judge(poison, stamp, changes)
+            }
             // Nothing proposes a meta command here; a log that holds one must stay readable all the same.
             _ => Verdict::Refused(Refusal::NoSuchDatabase),
         }
+    }
+
+    fn call(&self, call: &Call, now_us: i64) -> Verdict {
+        if !self.databases.contains(&call.database) {
+            return Verdict::Refused(Refusal::NoSuchDatabase);
+        }
+        let session = self.sessions.get(&call.session);
+        if call.session != 0 && session.is_none_or(|session| session.database != call.database) {
+            return Verdict::Refused(Refusal::SessionGone);
+        }
+        if self.is_split(&call.database, now_us) {
+            return Verdict::Refused(Refusal::Split);
+        }
+        Verdict::Effect(None)
+    }
+
+    fn is_split(&self, database: &Bytes, now_us: i64) -> bool {
+        let contest = self.audits.get(database).and_then(Audit::contest);
+        contest.is_some_and(|contest| contest.is_split(now_us))
+    }
+
+    fn reported(&mut self, reports: &Reports, stamp: Stamp, changes: &mut Vec<Change>) -> Verdict {
+        for report in reports.reports.iter().take(REPORTS_MAX) {
+            if !self.databases.contains(&report.database) {
+                continue;
+            }
+            let audit = self.audits.entry(report.database.clone()).or_default();
+            let (position, digest) = (report.position, report.digest);
+            let held = Holding { position, digest };
+            audit.note(stamp.origin.node, held, &self.voters, stamp.timestamp_us);
+            changes.push(audit_change(&report.database, audit));
+        }
+        Verdict::Done(Reply::Done)
+    }
+
+    fn resolve(&mut self, resolve: &Resolve, changes: &mut Vec<Change>) -> Verdict {
+        let Some(audit) = self
+            .audits
+            .get_mut(&resolve.database)
+            .filter(|audit| audit.contest().is_some())
+        else {
+            return Verdict::Refused(Refusal::NotSplit);
+        };
+        if !audit.resolve(resolve.node) {
+            return Verdict::Refused(Refusal::NotReported(resolve.node));
+        }
+        changes.push(audit_change(&resolve.database, audit));
+        Verdict::Done(Reply::Done)
     }
 
     pub(super) fn restore(&mut self, key: &StateKey, value: Bytes) -> Result<(), RecordError> {
@@ -110,10 +188,16 @@ impl ShardState {
                 self.sessions
                     .insert(*id, decode::<SessionRecord>(value)?.session(*id));
             }
+            StateKey::Stuck(node, database) => {
+                self.stuck.restore(database, *node, &decode(value)?);
+            }
             StateKey::Database(identity) => {
                 // It holds nothing as yet. If it does, that may have to be known.
                 decode::<()>(value)?;
                 self.databases.insert(identity.clone());
+            }
+            StateKey::Audit(identity) => {
+                self.audits.insert(identity.clone(), Audit::decode(value)?);
             }
             _ => return Err(RecordError::Missing("the meaning of a shard's key")),
         }
@@ -123,6 +207,9 @@ impl ShardState {
     pub(super) fn dump(&self, changes: &mut Vec<Change>) {
         changes.extend(self.databases.iter().map(database_change));
         changes.extend(self.sessions.values().map(session_change));
+        let audits = self.audits.iter();
+        changes.extend(audits.map(|(database, audit)| audit_change(database, audit)));
+        self.stuck.dump(changes);
     }
 }
 
@@ -131,6 +218,10 @@ fn session_change(session: &Session) -> Change {
         StateKey::Session(session.id),
         Some(SessionRecord::from(session).encode_to_vec()),
     )
+}
+
+fn audit_change(database: &Bytes, audit: &Audit) -> Change {
+    (StateKey::Audit(database.clone()), Some(audit.encode()))
 }
 
 fn database_change(identity: &Bytes) -> Change {

@@ -15,10 +15,14 @@ pub(crate) enum StateKey {
     Session(u64),
     /// A database: of a shard, that it exists; of the meta group, who owns it and what it is called.
     Database(Bytes),
+    /// What a shard's log knows of a database's replicas.
+    Audit(Bytes),
     /// The cluster's settings.
     Cluster,
     /// A node: where and what it is.
     Node(u64),
+    /// A node's replica of a database that is stuck at a command.
+    Stuck(u64, Bytes),
 }
 
 impl StateKey {
@@ -32,8 +36,16 @@ impl StateKey {
                 out.push(b'd');
                 out.extend_from_slice(identity);
             }
+            Self::Audit(identity) => {
+                out.push(b'a');
+                out.extend_from_slice(identity);
+            }
             Self::Cluster => out.push(b'c'),
             Self::Node(node) => numbered(out, b'n', *node),
+            Self::Stuck(node, database) => {
+                numbered(out, b'p', *node);
+                out.extend_from_slice(database);
+            }
         }
     }
 
@@ -46,8 +58,16 @@ impl StateKey {
             b'o' => number().map(Self::Origin),
             b's' => number().map(Self::Session),
             b'd' => Some(Self::Database(Bytes::copy_from_slice(rest))),
+            b'a' => Some(Self::Audit(Bytes::copy_from_slice(rest))),
             b'c' => Some(Self::Cluster),
             b'n' => number().map(Self::Node),
+            b'p' => {
+                let (node, database) = rest.split_first_chunk()?;
+                Some(Self::Stuck(
+                    u64::from_be_bytes(*node),
+                    Bytes::copy_from_slice(database),
+                ))
+            }
             _ => None,
         }
     }
@@ -101,6 +121,15 @@ impl OriginRecord {
 pub(crate) struct TimestampRecord {
     #[prost(sfixed64, tag = "1")]
     pub(crate) last_us: i64,
+}
+
+/// A replica that is stuck, as it is written.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub(crate) struct StuckRecord {
+    #[prost(fixed64, tag = "1")]
+    pub(crate) position: u64,
+    #[prost(uint32, tag = "2")]
+    pub(crate) attempts: u32,
 }
 
 /// A session, as it is written.

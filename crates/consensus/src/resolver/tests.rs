@@ -1,6 +1,6 @@
 use super::*;
 use crate::command::{Call, Connect, Delete, Disconnect, ExpireNode, InitCluster, Owner, Publish};
-use crate::command::{RegisterDatabase, SetNames, SetNode};
+use crate::command::{RegisterDatabase, Report, Reports, Resolve, SetNames, SetNode};
 use crate::record::Batch;
 use crate::version::RECORD_VERSION;
 use crate::{Command, ENTRY_VERSION, GroupId, SHARD_ID_MAX};
@@ -488,4 +488,71 @@ proptest! {
             prop_assert_eq!(record.is_skipped(place), places.contains(&place));
         }
     }
+}
+
+fn report(position: u64, digest: u64) -> Body {
+    let database = DATABASE;
+    let report = Report {
+        database,
+        position,
+        digest,
+    };
+    Body::Reports(Reports {
+        reports: vec![report],
+    })
+}
+
+/// Time that replicas which contradict each other are given, and more.
+const LATER_US: i64 = 2 * super::audit::DOUBT_US;
+
+#[test]
+fn a_split_database_takes_no_calls_until_it_is_resolved_or_cleared() {
+    let mut bench = Bench::new(Resolver::shard());
+    bench.resolver.set_voters([1, 2, 3].into());
+    bench.resolve(entry(1, vec![batch(1, 1, 1, vec![publish(), report(5, 1)])]));
+    bench.resolve(entry(2, vec![batch(2, 1, 1, vec![report(5, 2)])]));
+    let taken = |bench: &mut Bench, time_us, seq, body: Body| {
+        let decision = bench.resolve(entry(time_us, vec![batch(1, 1, seq, vec![body])]));
+        match decision.settled.into_iter().next() {
+            Some((_, _, Err(Unapplied::Refused(refusal)))) => Err(refusal),
+            _ => Ok(()),
+        }
+    };
+    // The third may still say who is right.
+    assert_eq!(taken(&mut bench, 100, 3, call(0, "a")), Ok(()));
+    assert_eq!(taken(&mut bench, LATER_US, 4, call(0, "b")), Err(Refusal::Split));
+    assert_eq!(taken(&mut bench, LATER_US, 5, publish()), Err(Refusal::Split));
+    assert_eq!(taken(&mut bench, LATER_US, 6, connect(DATABASE)), Ok(()));
+    let resolve = |node| {
+        Body::Resolve(Resolve {
+            database: DATABASE,
+            node,
+        })
+    };
+    let not_reported = Err(Refusal::NotReported(3));
+    assert_eq!(taken(&mut bench, LATER_US, 7, resolve(3)), not_reported);
+    assert_eq!(taken(&mut bench, LATER_US, 8, resolve(2)), Ok(()));
+    assert_eq!(taken(&mut bench, LATER_US, 9, call(0, "c")), Ok(()));
+    assert_eq!(
+        taken(&mut bench, LATER_US, 10, resolve(2)),
+        Err(Refusal::NotSplit)
+    );
+    let audit = bench.resolver.shard_state().unwrap().audit(&DATABASE).unwrap();
+    assert_eq!(audit.diverged().keys().copied().collect::<Vec<_>>(), [1]);
+
+    // Differing again, it is begun anew: then all are the same.
+    bench.resolve(entry(LATER_US, vec![batch(2, 1, 2, vec![report(9, 2)])]));
+    bench.resolve(entry(LATER_US, vec![batch(3, 1, 1, vec![report(9, 1)])]));
+    assert_eq!(
+        taken(&mut bench, 2 * LATER_US, 11, call(0, "d")),
+        Err(Refusal::Split)
+    );
+    let clear = Body::Publish(Publish {
+        database: DATABASE,
+        clear: true,
+        ..Publish::default()
+    });
+    assert_eq!(taken(&mut bench, 2 * LATER_US, 12, clear), Ok(()));
+    assert_eq!(taken(&mut bench, 2 * LATER_US, 13, call(0, "e")), Ok(()));
+    assert_eq!(bench.resolver.shard_state().unwrap().audit(&DATABASE), None);
 }

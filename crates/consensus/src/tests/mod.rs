@@ -15,6 +15,7 @@ mod loopback;
 mod nodes;
 mod overtake;
 mod peers;
+mod poison;
 mod replica;
 mod samples;
 mod scenarios;

@@ -4,7 +4,10 @@ use super::cluster::{DATABASE, Node, call_in, config, connect, publish, settings
 use super::hub::{Hub, addr};
 use super::replica::name;
 use super::run;
-use crate::command::{Body, Owner, RegisterDatabase, SetNode};
+use crate::command::{
+    Body, Connect, Failed, Owner, Poison, PoisonStep, RegisterDatabase, Report, Reports, Resolve, SetNode,
+    Skipped, Stuck,
+};
 use crate::record::{
     Batch, EncodedBatch, Entry, LogIdRecord, LogRecord, MemberRecord, MembershipRecord, RecordError,
     VoteRecord, VoterSet,
@@ -183,6 +186,32 @@ fn messages() -> Vec<Sample> {
         name: "demo".to_owned(),
         shard: 0,
     }));
+    let reports = Command::from(Body::Reports(Reports {
+        reports: vec![Report {
+            database: DATABASE,
+            position: 65_536,
+            digest: 0xd1,
+        }],
+    }));
+    let resolve = Command::from(Body::Resolve(Resolve {
+        database: DATABASE,
+        node: 2,
+    }));
+    let poison = |step| {
+        Command::from(Body::Poison(Poison {
+            database: DATABASE,
+            position: 65_537,
+            step: Some(step),
+        }))
+    };
+    let voters = vec![1, 2, 3];
+    let with_claims = Command::from(Body::Connect(Connect {
+        database: DATABASE,
+        sender: Bytes::from_static(&[3; 32]),
+        connection: Bytes::from_static(&[4; 16]),
+        claims: r#"{"iss":"localhost","sub":"bob"}"#.to_owned(),
+    }));
+    assert_eq!(with_claims.version, 2);
     let mut resolution = Resolution::new(1_700_000_000_000_000);
     resolution.skip(1);
     let session = Session {
@@ -202,19 +231,34 @@ fn messages() -> Vec<Sample> {
         Sample::of("batch", batch),
         Sample::of("set_node", set_node),
         Sample::of("register_database", register),
+        Sample::of("poison_stuck", poison(PoisonStep::Stuck(Stuck { attempts: 3 }))),
+        Sample::of(
+            "poison_failed",
+            poison(PoisonStep::Failed(Failed { term: 5, voters })),
+        ),
+        Sample::of("poison_skipped", poison(PoisonStep::Skipped(Skipped {}))),
         Sample::of("resolution", resolution),
+        Sample::of("reports", reports),
+        Sample::of("resolve", resolve),
+        Sample::of("connect_with_claims", with_claims),
     ]
 }
 
-/// Writes the samples. They were written once, and are not to be written again.
+/// Writes the samples that are not there yet. They are written once, and never again.
 #[test]
 #[ignore = "writes the samples that the tests below read"]
 fn write_messages() {
     assert_eq!(ENTRY_VERSION, 2, "samples of another version belong elsewhere");
     std::fs::create_dir_all(samples("v2")).unwrap();
-    std::fs::write(samples("v2").join("entry"), entry().encode_to_vec()).unwrap();
+    let path = samples("v2").join("entry");
+    if !path.exists() {
+        std::fs::write(path, entry().encode_to_vec()).unwrap();
+    }
     for message in messages() {
-        std::fs::write(samples("v2").join(message.name), message.bytes).unwrap();
+        let path = samples("v2").join(message.name);
+        if !path.exists() {
+            std::fs::write(path, message.bytes).unwrap();
+        }
     }
 }
 

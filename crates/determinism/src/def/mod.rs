@@ -18,7 +18,7 @@ use crate::plan::Plan;
 
 /// Rewrites a definition, or says why its module can't be replicated.
 pub(crate) fn rewrite(def: &[u8]) -> Result<Plan, PrepareError> {
-    let plan = match decode(def)? {
+    let mut plan = match decode(def)? {
         RawModuleDef::V9(def) => v9::rewrite(def),
         RawModuleDef::V10(def) => v10::rewrite(def),
         _ => Err(PrepareError::WrongAbi(

@@ -7,6 +7,7 @@ use spacetimedb_lib::db::raw_def::v10::{
     RawModuleDefV10Section as Section, RawReducerDefV10, RawScopedTypeNameV10, RawTableDefV10, RawTypeDefV10,
     reducer_default_err_return_type, reducer_default_ok_return_type,
 };
+use spacetimedb_lib::db::view::extract_view_return_product_type_ref;
 use spacetimedb_sats::{AlgebraicType, AlgebraicTypeRef, Typespace};
 
 use super::{access, bsatn, key_columns, row_type, unique_key, with_lifecycle};
@@ -14,7 +15,8 @@ use crate::PrepareError;
 use crate::hidden::{self, HiddenTable};
 use crate::module::Names;
 use crate::order::Indexes;
-use crate::plan::{Plan, RawSequence, TablePlan};
+use crate::plan::{Named, Plan, RawSequence, TablePlan, ViewPlan};
+use crate::shape::Shape;
 
 /// The contents of a section, which is added if the definition lacks it.
 macro_rules! section {
@@ -35,7 +37,8 @@ macro_rules! section {
 }
 
 pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
-    check(&def)?;
+    let names = Names::of(&def)?;
+    check(&def, &names)?;
     let of = |wanted| {
         with_lifecycle(
             reducers(&def).iter().map(|reducer| lifecycle_of(&def, reducer)),
@@ -46,16 +49,19 @@ pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
     let types = def.typespace().cloned().unwrap_or_default();
     let tables = def.tables().into_iter().flatten();
     let tables = tables
-        .map(|table| plan_table(&types, table))
+        .map(|table| plan_table(&types, &names, table))
         .collect::<Result<_, _>>()?;
     let count = reducers(&def).len() as u32;
+    let views = plan_views(&types, &def)?;
     let called_by_log: Vec<_> = reducers(&def)
         .iter()
         .map(|reducer| called_by_log(&def, reducer))
         .collect();
 
     let typespace = section!(def, Typespace, Typespace::default());
-    let rows = hidden::TABLES.map(|table| (table, typespace.add(AlgebraicType::Product((table.row)()))));
+    let [state, session, sequence, claims] = hidden::TABLES;
+    let hidden_tables = [state, session, sequence, claims, &hidden::NOW];
+    let rows = hidden_tables.map(|table| (table, typespace.add(AlgebraicType::Product((table.row)()))));
     section!(def, Types, Vec::new()).extend(rows.map(|(table, row)| hidden_type(table, row)));
     let tables_mut = section!(def, Tables, Vec::new());
     tables_mut.iter_mut().for_each(|table| table.sequences.clear());
@@ -67,7 +73,8 @@ pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
             reducer.visibility = FunctionVisibility::Private;
         }
     }
-    reducers_mut.extend(hidden::reducers().map(|(name, params)| RawReducerDefV10 {
+    let hidden_reducers = hidden::reducers().into_iter().chain([hidden::refresh()]);
+    reducers_mut.extend(hidden_reducers.map(|(name, params)| RawReducerDefV10 {
         source_name: name.into(),
         params: hidden::with_header(&params),
         visibility: FunctionVisibility::Private,
@@ -78,15 +85,16 @@ pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
         .retain(|section| !matches!(section, Section::Schedules(_) | Section::LifeCycleReducers(_)));
     Ok(Plan {
         def: bsatn(RawModuleDef::V10(def))?,
+        since_2: true,
         reducers: count,
         init,
         client_disconnected,
         tables,
+        views: Some(views),
     })
 }
 
-fn check(def: &RawModuleDefV10) -> Result<(), PrepareError> {
-    let names = Names::of(def)?;
+fn check(def: &RawModuleDefV10, names: &Names) -> Result<(), PrepareError> {
     for table in def.tables().into_iter().flatten() {
         hidden::check_name(&table.source_name)?;
         hidden::check_name(&names.table(&table.source_name))?;
@@ -134,11 +142,46 @@ fn called_by_log(def: &RawModuleDefV10, reducer: &RawReducerDefV10) -> bool {
         || schedules.any(|schedule| schedule.function_name == reducer.source_name)
 }
 
-fn plan_table(types: &Typespace, table: &RawTableDefV10) -> Result<TablePlan, PrepareError> {
+fn plan_table(types: &Typespace, names: &Names, table: &RawTableDefV10) -> Result<TablePlan, PrepareError> {
     let row = row_type(types, table.product_type_ref, &table.source_name)?;
     let sequences: Vec<_> = table.sequences.iter().map(RawSequence::of_v10).collect();
-    let indexes = Indexes::of_v10(table)?;
-    TablePlan::new(&table.source_name, &row, types, &sequences, &indexes)
+    let indexes = Indexes::of_v10(table, types)?;
+    let named = |source: &str, canonical| Named {
+        source: source.to_owned(),
+        canonical,
+    };
+    let name = named(&table.source_name, names.table(&table.source_name));
+    let column = |source: &str| named(source, names.column(source));
+    TablePlan::new(&name, column, &row, types, &sequences, &indexes)
+}
+
+fn plan_views(types: &Typespace, def: &RawModuleDefV10) -> Result<Vec<ViewPlan>, PrepareError> {
+    let names = Names::of(def)?;
+    let views = def.views().into_iter().flatten();
+    let mut numbers: Vec<_> = views
+        .clone()
+        .map(|view| (view.is_anonymous, view.index))
+        .collect();
+    numbers.sort_unstable();
+    if numbers.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(PrepareError::Definition("two views share a number".into()));
+    }
+    views
+        .map(|view| {
+            let name = names.function(&view.source_name);
+            let row = extract_view_return_product_type_ref(&view.return_type);
+            let row = row.and_then(|(reference, _)| types.get(reference)?.as_product());
+            let row =
+                row.ok_or_else(|| PrepareError::Definition(format!("view `{name}` has no row type")))?;
+            let row = Shape::of_row(row, types).ok_or_else(|| PrepareError::UnwalkableView(name.clone()))?;
+            Ok(ViewPlan {
+                anonymous: view.is_anonymous,
+                id: view.index,
+                index: format!("{name}_arg_hash_idx_btree"),
+                row,
+            })
+        })
+        .collect()
 }
 
 fn hidden_table(table: &HiddenTable, row: AlgebraicTypeRef) -> RawTableDefV10 {
@@ -161,7 +204,7 @@ fn hidden_table(table: &HiddenTable, row: AlgebraicTypeRef) -> RawTableDefV10 {
         table_type: TableType::User,
         table_access: access(table),
         default_values: Vec::new(),
-        is_event: false,
+        is_event: table.name == hidden::NOW.name,
     }
 }
 

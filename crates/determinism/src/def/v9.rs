@@ -11,7 +11,7 @@ use super::{access, bsatn, key_columns, row_type, unique_key, with_lifecycle};
 use crate::PrepareError;
 use crate::hidden::{self, HiddenTable};
 use crate::order::Indexes;
-use crate::plan::{Plan, RawSequence, TablePlan};
+use crate::plan::{Named, Plan, RawSequence, TablePlan};
 
 pub(super) fn rewrite(mut def: RawModuleDefV9) -> Result<Plan, PrepareError> {
     check(&def)?;
@@ -45,10 +45,12 @@ pub(super) fn rewrite(mut def: RawModuleDefV9) -> Result<Plan, PrepareError> {
         }));
     Ok(Plan {
         def: bsatn(RawModuleDef::V9(def))?,
+        since_2: false,
         reducers,
         init,
         client_disconnected,
         tables,
+        views: None,
     })
 }
 
@@ -70,7 +72,8 @@ fn check(def: &RawModuleDefV9) -> Result<(), PrepareError> {
             RawMiscModuleExportV9::Procedure(it) => {
                 return Err(PrepareError::Procedures(it.name.to_string()));
             }
-            RawMiscModuleExportV9::View(it) => hidden::check_name(&it.name)?,
+            // Without event tables nothing tells a refresh from a call: see `shim/views.rs`.
+            RawMiscModuleExportV9::View(it) => return Err(PrepareError::OldViews(it.name.to_string())),
             _ => {}
         }
     }
@@ -81,7 +84,8 @@ fn plan_table(def: &RawModuleDefV9, table: &RawTableDefV9) -> Result<TablePlan, 
     let row = row_type(&def.typespace, table.product_type_ref, &table.name)?;
     let sequences: Vec<_> = table.sequences.iter().map(RawSequence::of_v9).collect();
     let indexes = Indexes::of_v9(table, &def.typespace)?;
-    TablePlan::new(&table.name, &row, &def.typespace, &sequences, &indexes)
+    let name = Named::plain(&table.name);
+    TablePlan::new(&name, Named::plain, &row, &def.typespace, &sequences, &indexes)
 }
 
 fn hidden_table(table: &HiddenTable, row: AlgebraicTypeRef) -> RawTableDefV9 {

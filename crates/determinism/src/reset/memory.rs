@@ -69,6 +69,38 @@ impl VirtualMemory {
             code.local_get(at).local_get(bytes).call(dirty.mark_range);
         })
     }
+
+    /// `buffer(at, bytes)`: see [`Reset::add_buffer`](super::Reset::add_buffer). The module believes to have so many pages
+    /// until it is put back, which so puts back all that is written.
+    pub(super) fn add_buffer(self, module: &mut Module, dirty: DirtyMap) -> FunctionId {
+        function(module, [I32, I32], &[], |code, [at, bytes], locals| {
+            let (end, pages) = (locals.add(I32), locals.add(I32));
+            code.local_get(at)
+                .local_get(bytes)
+                .add()
+                .local_tee(end)
+                .local_get(at)
+                .binop(BinaryOp::I32LtU)
+                .trap_if();
+            code.local_get(end)
+                .i32_const(PAGE_BYTES.ilog2() as i32)
+                .binop(BinaryOp::I32ShrU)
+                .plus(1)
+                .local_set(pages);
+            code.memory_size(self.own).local_get(pages).less().when(|code| {
+                code.local_get(pages)
+                    .memory_size(self.own)
+                    .sub()
+                    .memory_grow(self.own)
+                    .is(-1)
+                    .trap_if();
+            });
+            code.global_get(self.pages).local_get(pages).less().when(|code| {
+                code.local_get(pages).global_set(self.pages);
+            });
+            code.local_get(at).local_get(bytes).call(dirty.mark_range);
+        })
+    }
 }
 
 /// `grow(pages) -> pages`: as `memory.grow`, on the size that the module sees. The pages are zeros, whether they are new

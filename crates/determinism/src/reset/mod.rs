@@ -154,6 +154,11 @@ impl Reset {
         builder.finish(locals, &mut module.funcs)
     }
 
+    /// `buffer(at, bytes)`: the same for a call in which the module does not run: whatever limit it has set itself.
+    pub(crate) fn add_buffer(self, module: &mut Module) -> FunctionId {
+        self.virtual_memory.add_buffer(module, self.dirty)
+    }
+
     /// `room(at, bytes)`: makes memory reach to `at + bytes`, and marks these bytes. Traps if it can't.
     pub(crate) fn add_room(self, module: &mut Module) -> FunctionId {
         self.virtual_memory.add_room(module, self.dirty)

@@ -1,17 +1,20 @@
 //! The wrapped `__call_reducer__`.
 
 use walrus::ir::BinaryOp;
-use walrus::{FunctionId, GlobalId, Module, ValType};
+use walrus::{FunctionId, GlobalId, LocalId, Module, ValType};
 
 use super::emit::{Code, Emit, I32, I64, function};
 use super::host::Host;
+use super::jwt::Jwt;
 use super::layout::*;
 use super::scan::Scans;
 use super::scratch::Scratch;
 use super::sequence::Sequences;
 use super::state::State;
+use super::views::Views;
 use super::window::Window;
 use super::{load, source, successes};
+use crate::abi;
 use crate::header;
 use crate::plan::Plan;
 use crate::reset::Reset;
@@ -25,6 +28,11 @@ pub(super) struct Call {
     pub(super) in_call: GlobalId,
     pub(super) state: State,
     pub(super) sequences: Sequences,
+    /// If the module may have views.
+    pub(super) views: Option<Views>,
+    pub(super) jwt: Jwt,
+    /// The error of a call that is passed over.
+    pub(super) skipped: Name,
     /// `begin()`.
     pub(super) begin: FunctionId,
     pub(super) scans: Scans,
@@ -51,20 +59,24 @@ impl Call {
     }
 
     /// `call(..) -> errno`: all but what is done before and after each call of an instance.
-    fn add_body(self, module: &mut Module, plan: &Plan) -> FunctionId {
-        let Self {
+    fn add_body(&self, module: &mut Module, plan: &Plan) -> FunctionId {
+        let &Self {
             window,
             digest,
             in_call,
             state,
             sequences,
+            views,
+            jwt,
             ..
         } = self;
         let (seen, scratch) = (window.seen, window.own);
         let read = source::add(module, self.host, window);
+        let identify = jwt.add_identify(module, read);
         let load = load::add(module, self.host, window, self.reset, read);
         let count = successes::add_count(module, scratch);
-        let [mark, disconnect, load_id] = [0, 1, 2].map(|hidden| (plan.reducers + hidden) as i32);
+        let [mark, disconnect, load_id, identify_id] =
+            [0, 1, 2, 3].map(|hidden| (plan.reducers + hidden) as i32);
         function(module, PARAMS, &[I32], |code, params, locals| {
             let [id, .., args, error] = params;
             let (present, errno) = (locals.add(I32), locals.add(I32));
@@ -79,17 +91,37 @@ impl Call {
                 code.local_get(args).call(load).i32_const(0).return_();
             });
 
-            // Exactly once: what is applied already succeeds, and does nothing.
+            // Not of the log: nothing is recorded.
+            if let Some(views) = views {
+                code.local_get(id).is(identify_id + 1).when(|code| {
+                    window.mark(code, HOT_END);
+                    code.local_get(args);
+                    seen.at(code, ARGUMENT);
+                    code.i32_const(8).call(read).drop();
+                    seen.get64(code, ARGUMENT);
+                    code.call(views.mark).i32_const(0).return_();
+                });
+            }
+
+            // Exactly once: what is applied already does nothing. The module's own reducers say so.
             code.local_get(present).when(|code| {
                 scratch.get64(code, HEADER + header::INDEX_AT);
                 scratch.get64(code, STATE_INDEX);
                 code.binop(BinaryOp::I64LeU).when(|code| {
+                    code.local_get(id)
+                        .i32_const(plan.reducers as i32)
+                        .less()
+                        .when(|code| self.tell_skipped(code, error));
                     code.i32_const(0).return_();
                 });
+            });
+            code.local_get(id).is(identify_id).when(|code| {
+                code.local_get(args).call(identify).i32_const(0).return_();
             });
             scratch.get64(code, STATE_DIGEST);
             code.global_set(digest);
             sequences.begin(code);
+            jwt.begin(code);
 
             code.local_get(id)
                 .i32_const(plan.reducers as i32)
@@ -146,13 +178,29 @@ impl Call {
                 },
                 |code| {
                     scratch.get64(code, HEADER + header::SESSION_AT);
-                    code.i64_const(0).binop(BinaryOp::I64Ne).when(|code| {
+                    code.i64_const(0).binop(BinaryOp::I64GtS).when(|code| {
                         code.call(state.receipt);
                     });
                 },
             );
             code.i32_const(0);
         })
+    }
+}
+
+impl Call {
+    /// Fails the call: it is passed over.
+    fn tell_skipped(&self, code: &mut Code<'_>, error: LocalId) {
+        let seen = self.window.seen;
+        self.window.mark(code, WINDOW_END);
+        self.window.show_name(code, self.skipped);
+        seen.at(code, LEN);
+        code.i32_const(self.skipped.bytes as i32).write32(seen.memory, 0);
+        code.local_get(error);
+        seen.at(code, NAME);
+        seen.at(code, LEN);
+        code.call(self.host.sink_write).must();
+        code.i32_const(abi::FAILED).return_();
     }
 }
 

@@ -1,10 +1,11 @@
 //! The shim's data. What host functions see of it stands in the [window](super::window) at the same offsets.
 
 use super::{names, timers};
-use crate::PrepareError;
-use crate::hidden::{SEQUENCE, SESSION, STATE, STATE_PAIRS};
+use crate::claims::CLAIMS_BYTES_MAX;
+use crate::hidden::{self, NOW, SEQUENCE, SESSION, STATE, STATE_PAIRS};
 use crate::plan::{Plan, SEQUENCES_MAX};
 use crate::successes::SUMS;
+use crate::{PrepareError, SKIPPED};
 
 /// The call header.
 pub(super) const HEADER: u32 = 0;
@@ -20,6 +21,10 @@ pub(super) const BOUND_BYTES: u32 = 9;
 pub(super) const BOUND_KEY: u32 = 112;
 /// A hidden reducer's own arguments.
 pub(super) const ARGUMENT: u32 = 120;
+/// In the window, while the module runs: a generated number as a bound of an index scan, of up to 32 bytes behind its tag.
+pub(super) const PROBE: u32 = ARGUMENT;
+/// The end of what it takes of the window to look for a number: this, and what stands before it.
+pub(super) const PROBE_END: u32 = PROBE + 40;
 /// The columns of the row of `rtdb_state`, aligned, behind its id.
 pub(super) const STATE_INDEX: u32 = 136;
 pub(super) const STATE_DIGEST: u32 = 144;
@@ -72,18 +77,41 @@ pub(super) const SEQUENCE_ROW: Row = Row {
     end: MORE_END,
 };
 
+/// In the window: the row of `rtdb_claims`. Its columns are the session, an index, and a text.
+pub(super) const CLAIMS: u32 = PAIRS_END.next_multiple_of(8);
+pub(super) const CLAIMS_INDEX: u32 = 8;
+pub(super) const CLAIMS_LEN: u32 = 16;
+pub(super) const CLAIMS_TEXT: u32 = 20;
+pub(super) const CLAIMS_END: u32 = CLAIMS + CLAIMS_TEXT + CLAIMS_BYTES_MAX as u32;
+pub(super) const CLAIMS_ROW: Row = Row {
+    table_id: IDS + 24,
+    index_id: IDS + 28,
+    at: CLAIMS,
+    end: CLAIMS_END,
+};
+
 /// In the window: a table's name, or a part of the definition.
 pub(super) const NAME: u32 = MORE_END;
+/// In the window while a view's rows are kept, behind where the name of an index was: a bound, the number of rows, and how
+/// many bytes of them stand at the window's end.
+pub(super) const VIEW_BOUND: u32 = NAME + 7;
+pub(super) const VIEW_COUNT: u32 = NAME + 48;
+pub(super) const VIEW_BYTES: u32 = NAME + 56;
 /// The longest name of a table or an index, in bytes.
 pub(super) const NAME_BYTES_MAX: u32 = 8_192;
 /// The end of the window.
 pub(super) const WINDOW_END: u32 = NAME + NAME_BYTES_MAX;
+const _: () = assert!(CLAIMS_END <= WINDOW_END);
 /// In the shim's memory: what was in the window.
 pub(super) const SAVED: u32 = WINDOW_END.next_multiple_of(8);
 /// In the shim's memory: the ids of the hidden tables and of their indexes, see [`Row`].
 const IDS: u32 = SAVED + WINDOW_END.next_multiple_of(8);
+pub(super) const NOW_TABLE_ID: u32 = IDS + 32;
+pub(super) const NOW_INDEX_ID: u32 = IDS + 36;
+/// In the shim's memory: the hash of the instance of a view that is evaluated.
+pub(super) const VIEW_HASH: u32 = IDS + 40;
 /// Up to here all is 0 at first; what depends on the module follows.
-pub(super) const VARIABLE: u32 = IDS + 24;
+pub(super) const VARIABLE: u32 = VIEW_HASH + 32;
 
 /// A slot of a map of ids: `id: u32, value: u32`. The id 0 is an empty slot.
 pub(super) const SLOT_BYTES: u32 = 8;
@@ -98,8 +126,10 @@ pub(super) const INDEX_SORTING: u32 = 4;
 pub(super) const ORDER_BYTES: u32 = 8;
 pub(super) const ORDER_SORTING: u32 = 4;
 
-/// A column that the current write has generated: `address: u32, bytes: u32`.
-pub(super) const GENERATED_BYTES: u32 = 8;
+/// A column that the current write has generated: `address: u32, bytes: u32, sequence: u32`, the last one in the order of
+/// [`Plan::sequences`].
+pub(super) const GENERATED_BYTES: u32 = 12;
+pub(super) const GENERATED_SEQUENCE: u32 = 8;
 
 /// Where a name stands.
 #[derive(Clone, Copy)]
@@ -119,8 +149,8 @@ pub(super) struct Map {
 /// An index to look up at first use.
 pub(super) struct Index {
     pub(super) name: Name,
-    /// The place for its id, if its order is that of a table.
-    pub(super) order: Option<u32>,
+    /// The places for its id: as the order of a table, and as what knows the numbers that are taken.
+    pub(super) places: Vec<u32>,
 }
 
 /// Where everything stands whose size depends on the module, and the region's initial contents.
@@ -136,13 +166,21 @@ pub(super) struct Layout {
     pub(super) orders: u32,
     /// The columns that the current write has generated.
     pub(super) generated: u32,
+    /// The ids of the indexes that know which numbers are taken, in the order of [`Plan::sequences`]: each a u32.
+    pub(super) probes: u32,
     /// The module's tables, by ordinal.
     pub(super) tables: Vec<Name>,
     /// The module's indexes.
     pub(super) indexes: Vec<Index>,
     /// What to look up at first use: tables, then indexes, each with the place for its id.
-    pub(super) hidden_tables: [(Name, u32); 3],
-    pub(super) hidden_indexes: [(Name, u32); 3],
+    pub(super) hidden_tables: Vec<(Name, u32)>,
+    pub(super) hidden_indexes: Vec<(Name, u32)>,
+    /// The indexes of the views, to look up when they are needed.
+    pub(super) views: Vec<Name>,
+    /// The error of a call that is passed over.
+    pub(super) skipped: Name,
+    /// The place for a row of `rtdb_claims`.
+    pub(super) claims: u32,
     /// What the data begins with from [`VARIABLE`] on.
     pub(super) initial: Vec<u8>,
     /// The names that the module has looked up: of tables, and of indexes.
@@ -158,7 +196,10 @@ impl Layout {
     pub(super) fn new(plan: &Plan) -> Result<Self, PrepareError> {
         let of_tables = plan.tables.iter().map(|table| &table.name);
         let of_indexes = plan.tables.iter().flat_map(|table| &table.order.indexes);
-        let mut names = of_tables.chain(of_indexes.map(|index| &index.name));
+        let of_views = plan.views.iter().flatten().map(|view| &view.index);
+        let mut names = of_tables
+            .chain(of_indexes.map(|index| &index.name))
+            .chain(of_views);
         if names.any(|name| name.len() > NAME_BYTES_MAX as usize) {
             return Err(PrepareError::Definition(format!(
                 "the name of a table or an index is longer than {NAME_BYTES_MAX} bytes"
@@ -184,15 +225,28 @@ impl Layout {
             .iter()
             .map(|table| name(&mut initial, &table.name))
             .collect();
-        let indexes = indexes(&mut initial, plan, orders, index_ids);
-        let hidden = [
-            (&STATE, STATE_ROW),
-            (&SESSION, SESSION_ROW),
-            (&SEQUENCE, SEQUENCE_ROW),
+        let probes = reserve(&mut initial, plan.sequences().count() as u32 * 4);
+        let indexes = indexes(&mut initial, plan, orders, index_ids, probes);
+        let mut hidden = vec![
+            (&STATE, STATE_ROW.table_id, STATE_ROW.index_id),
+            (&SESSION, SESSION_ROW.table_id, SESSION_ROW.index_id),
+            (&SEQUENCE, SEQUENCE_ROW.table_id, SEQUENCE_ROW.index_id),
+            (&hidden::CLAIMS, CLAIMS_ROW.table_id, CLAIMS_ROW.index_id),
         ];
-        let hidden_tables = hidden.map(|(table, row)| (name(&mut initial, table.name), row.table_id));
-        let hidden_indexes = hidden.map(|(table, row)| (name(&mut initial, table.index), row.index_id));
+        if plan.views.is_some() {
+            hidden.push((&NOW, NOW_TABLE_ID, NOW_INDEX_ID));
+        }
+        let (mut hidden_tables, mut hidden_indexes) = (Vec::new(), Vec::new());
+        for (table, table_id, index_id) in hidden {
+            hidden_tables.push((name(&mut initial, table.name), table_id));
+            hidden_indexes.push((name(&mut initial, table.index), index_id));
+        }
+        let views = plan.views.iter().flatten();
+        let views = views.map(|view| name(&mut initial, &view.index)).collect();
+        let skipped = name(&mut initial, SKIPPED);
         let end = (VARIABLE + initial.len() as u32).next_multiple_of(8);
+        let claims = end + 2 * names::CACHE_BYTES;
+        let timers = claims + (CLAIMS_END - CLAIMS).next_multiple_of(8);
         Ok(Self {
             known_tables,
             known_indexes,
@@ -200,14 +254,18 @@ impl Layout {
             index_ids,
             orders,
             generated,
+            probes,
             tables,
             indexes,
             hidden_tables,
             hidden_indexes,
+            views,
+            skipped,
+            claims,
             initial,
             known_names: [end, end + names::CACHE_BYTES],
-            timers: end + 2 * names::CACHE_BYTES,
-            end: end + 2 * names::CACHE_BYTES + timers::BYTES,
+            timers,
+            end: timers + timers::BYTES,
         })
     }
 }
@@ -222,8 +280,9 @@ fn map(initial: &mut Vec<u8>, entries: usize) -> Map {
 }
 
 /// The module's indexes; their sortings are counted from 1, in the order of [`Plan::sortings`].
-fn indexes(initial: &mut Vec<u8>, plan: &Plan, orders: u32, ids: u32) -> Vec<Index> {
+fn indexes(initial: &mut Vec<u8>, plan: &Plan, orders: u32, ids: u32, probes: u32) -> Vec<Index> {
     let mut indexes = Vec::new();
+    let mut probes = (probes..).step_by(4);
     let mut sortings = 0;
     let mut next = |sorted: bool| {
         sortings += u32::from(sorted);
@@ -232,12 +291,15 @@ fn indexes(initial: &mut Vec<u8>, plan: &Plan, orders: u32, ids: u32) -> Vec<Ind
     for (table, ordinal) in plan.tables.iter().zip(0..) {
         let at = orders + ordinal * ORDER_BYTES;
         put(initial, at + ORDER_SORTING, next(table.order.scan.is_some()));
+        let probes: Vec<_> = table.sequences().zip(&mut probes).collect();
         for (nth, index) in table.order.indexes.iter().enumerate() {
             let described = ids + indexes.len() as u32 * INDEX_BYTES;
             put(initial, described + INDEX_SORTING, next(index.sorting.is_some()));
+            let order = (table.order.index == Some(nth)).then_some(at);
+            let probes = probes.iter().filter(|(sequence, _)| sequence.index == Some(nth));
             indexes.push(Index {
                 name: name(initial, &index.name),
-                order: (table.order.index == Some(nth)).then_some(at),
+                places: order.into_iter().chain(probes.map(|(_, place)| *place)).collect(),
             });
         }
     }

@@ -2,16 +2,18 @@
 //!
 //! The pieces, in the order of a call: `call` wraps `__call_reducer__`, which `setup` prepares at its first use in an
 //! instance and `source` feeds; `state` tells whether the call is new; the module runs, its reads pass through `scan`,
-//! and its writes through `write`, where `walk` and `sequence` fill in generated columns and `digest` keeps account; tables,
-//! indexes, iterators and timers have numbers of its own for it (`ids`, `names`, `timers`); `successes` counts the call, and
-//! `sequence` and `state` write back. A hidden row that can't be read or written traps, which makes the host roll everything
-//! back.
+//! and its writes through `write`, where `walk`, `sequence` and `taken` fill in generated columns and `digest` keeps account;
+//! tables, indexes, iterators and timers have numbers of its own for it (`ids`, `names`, `timers`); `successes` counts the
+//! call, and `sequence` and `state` write back. A hidden row that can't be read or written traps, which makes the host roll
+//! everything back.
 
 mod call;
 mod describe;
 mod digest;
+mod hash;
 mod host;
 mod ids;
+mod jwt;
 mod layout;
 mod load;
 mod names;
@@ -22,7 +24,9 @@ mod setup;
 mod source;
 mod state;
 mod successes;
+mod taken;
 mod timers;
+mod views;
 mod walk;
 mod window;
 mod write;
@@ -30,7 +34,7 @@ mod write;
 use std::panic::catch_unwind;
 
 use walrus::ir::BinaryOp;
-use walrus::{ExportItem, FunctionId, MemoryId, Module, ModuleConfig};
+use walrus::{ExportItem, FunctionId, MemoryId, Module, ModuleConfig, RawCustomSection};
 
 use self::call::Call;
 use self::describe::Describe;
@@ -39,19 +43,23 @@ use self::emit::{Code, Emit, I32, I64, function, global};
 use self::host::Host;
 pub(crate) use self::host::Imported;
 use self::ids::Ids;
-use self::layout::Layout;
+use self::jwt::Jwt;
+use self::layout::{Layout, Name};
 use self::names::Known;
 use self::scan::{Scans, Shared};
 use self::scratch::Scratch;
 use self::sequence::Sequences;
 use self::state::{Rows, State};
+use self::taken::Taken;
 use self::timers::Timers;
+use self::views::Views;
 use self::walk::Generated;
 use self::window::Window;
 use self::write::Writes;
 use crate::abi;
+use crate::claims::{self, Claims};
 use crate::emit;
-use crate::plan::Plan;
+use crate::plan::{Plan, ViewPlan};
 use crate::reset::{self, Reset};
 use crate::{Options, PrepareError};
 
@@ -150,13 +158,27 @@ impl Target {
         };
         let scans = Scans::add(module, plan, &shared);
         let begin = add_begin(module, setup, timers);
+        let takes: Vec<_> = plan
+            .sequences()
+            .map(|it| sequences.add_take(module, it))
+            .collect();
+        let taken = Taken {
+            host,
+            window,
+            generated,
+            sequences,
+            layout: &layout,
+            takes: &takes,
+        };
+        let jwt = Jwt::add(module, host, window, rows, &layout, in_call);
         let writes = Writes {
             memory: self.memory,
             digest: Digest::add(module, self.memory, digest),
             generated,
             in_call,
             ids,
-            fill: add_fill(module, plan, generated, sequences),
+            fill: add_fill(module, plan, generated, &takes),
+            again: taken.add_again(module, plan),
             write_back: generated.add_write_back(module),
         };
         let muted = describe::mute(module, host, &self.imports)?;
@@ -178,6 +200,7 @@ impl Target {
                     names::wrap(module, import, self.memory, scratch, known_indexes, indexes)?;
                 }
                 _ if scans.wrap(module, import)? || timers.wrap(module, import)? => {}
+                _ if jwt.wrap(module, import)? => {}
                 _ => writes.wrap(module, import)?,
             }
         }
@@ -192,6 +215,7 @@ impl Target {
         };
         let describe = describe.add(module);
         let state = State::add(module, host, window, rows);
+        let views = Views::add(module, host, window, reset, begin, scans);
         let call = Call {
             host,
             window,
@@ -200,6 +224,9 @@ impl Target {
             in_call,
             state,
             sequences,
+            views: plan.views.is_some().then_some(views),
+            jwt,
+            skipped: layout.skipped,
             begin,
             scans,
             original: original_call,
@@ -207,12 +234,56 @@ impl Target {
         let call = call.add(module, plan);
         export(module, abi::DESCRIBE_MODULE, describe)?;
         export(module, abi::CALL_REDUCER, call)?;
-        self.wrap_other_calls(begin, scans)?;
+        match &plan.views {
+            Some(plans) => self.wrap_views(views, plans, &layout.views)?,
+            None => self.wrap_other_calls(begin, scans, &abi::CALL_VIEWS)?,
+        }
+        self.wrap_other_calls(begin, scans, &abi::OTHER_CALLS)?;
+        self.say_claims(plan);
         Ok(self.module.emit_wasm())
     }
 
-    /// Has the instance put back after what else the host may call: views, procedures, handlers.
-    fn wrap_other_calls(&mut self, begin: FunctionId, scans: Scans) -> Result<(), PrepareError> {
+    /// Says what is done with claims. Whatever the module itself says of it, it knows nothing of that.
+    fn say_claims(&mut self, plan: &Plan) {
+        let reads = self.imports.iter().any(|import| import.name == "get_jwt");
+        let claims = match (reads, plan.since_2) {
+            (true, _) => Claims::Read,
+            (false, true) => Claims::Kept,
+            (false, false) => Claims::Ignored,
+        };
+        while self.module.customs.remove_raw(claims::SECTION).is_some() {}
+        if let Some(data) = claims.contents() {
+            let name = claims::SECTION.to_owned();
+            self.module.customs.add(RawCustomSection { name, data });
+        }
+    }
+
+    /// Wraps the entry points of views, if the module has them.
+    fn wrap_views(&mut self, views: Views, plans: &[ViewPlan], names: &[Name]) -> Result<(), PrepareError> {
+        let has = |target: &Self, name: &str| target.module.exports.iter().any(|export| export.name == name);
+        let [call, call_anonymous] = abi::CALL_VIEWS;
+        // What keeps a view's rows must not depend on how much memory the module may have.
+        self.module.memories.get_mut(self.memory).maximum = None;
+        if has(self, call) {
+            let original = self.exported(call, &views::PARAMS, &[I32])?;
+            let wrapper = views.wrap(&mut self.module, plans, names, original);
+            export(&mut self.module, call, wrapper)?;
+        }
+        if has(self, call_anonymous) {
+            let original = self.exported(call_anonymous, &views::ANONYMOUS_PARAMS, &[I32])?;
+            let wrapper = views.wrap_anonymous(&mut self.module, plans, names, original);
+            export(&mut self.module, call_anonymous, wrapper)?;
+        }
+        Ok(())
+    }
+
+    /// Has the instance put back after what else the host may call: views of old modules, procedures, handlers.
+    fn wrap_other_calls(
+        &mut self,
+        begin: FunctionId,
+        scans: Scans,
+        names: &[&str],
+    ) -> Result<(), PrepareError> {
         let exported: Vec<_> = self
             .module
             .exports
@@ -221,7 +292,7 @@ impl Target {
                 ExportItem::Function(function) => Some((export.name.clone(), function)),
                 _ => None,
             })
-            .filter(|(name, _)| abi::OTHER_CALLS.contains(&name.as_str()))
+            .filter(|(name, _)| names.contains(&name.as_str()))
             .collect();
         for (name, original) in exported {
             // Only a view runs in a transaction from its beginning.
@@ -246,12 +317,8 @@ fn add_begin(module: &mut Module, setup: FunctionId, timers: Timers) -> Function
 }
 
 /// `fill(ordinal, row)`: by the way of the table in question, if it has generated columns at all.
-fn add_fill(module: &mut Module, plan: &Plan, generated: Generated, sequences: Sequences) -> FunctionId {
-    let takes: Vec<_> = plan
-        .sequences()
-        .map(|it| sequences.add_take(module, it))
-        .collect();
-    let mut takes = takes.into_iter();
+fn add_fill(module: &mut Module, plan: &Plan, generated: Generated, takes: &[FunctionId]) -> FunctionId {
+    let mut takes = takes.iter().copied().zip(0..);
     let fills: Vec<_> = plan
         .tables
         .iter()

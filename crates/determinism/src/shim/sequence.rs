@@ -3,7 +3,7 @@
 //! this row have theirs in the row of `rtdb_sequence`, which is read when a call first needs it.
 
 use walrus::ir::{BinaryOp, UnaryOp};
-use walrus::{FunctionId, GlobalId, Module};
+use walrus::{FunctionId, GlobalId, LocalId, Module};
 
 use super::emit::{Code, Emit, I32, I64, function, global};
 use super::layout::*;
@@ -19,7 +19,7 @@ pub(super) struct Sequences {
     rows: Rows,
     /// Whether the current call has read the row of `rtdb_sequence`. It only does that to take a number from it.
     more: GlobalId,
-    /// `find(key, start) -> address`.
+    /// `find(key, former, start) -> address`.
     find: FunctionId,
 }
 
@@ -50,24 +50,27 @@ impl Sequences {
         });
     }
 
+    /// Pushes the address of a column's pair.
+    fn pair(self, code: &mut Code<'_>, sequence: &Sequence) {
+        code.i64_const(sequence.key.cast_signed())
+            .i64_const(sequence.former_key.cast_signed())
+            .i64_const(sequence.start)
+            .call(self.find);
+    }
+
     /// `take() -> i64`: the next number of `sequence`.
     pub(super) fn add_take(self, module: &mut Module, sequence: &Sequence) -> FunctionId {
         let memory = self.window.own.memory;
-        let beyond = if sequence.increment > 0 {
-            BinaryOp::I64GtS
-        } else {
-            BinaryOp::I64LtS
-        };
         function(module, [], &[I64], |code, [], locals| {
             let (pair, value) = (locals.add(I32), locals.add(I64));
-            code.i64_const(sequence.key.cast_signed())
-                .i64_const(sequence.start)
-                .call(self.find)
-                .local_tee(pair)
+            self.pair(code, sequence);
+            code.local_tee(pair)
                 .local_get(pair)
                 .read64(memory, PAIR_NEXT)
                 .local_tee(value);
-            code.local_get(value).i64_const(sequence.last).binop(beyond);
+            code.local_get(value)
+                .i64_const(sequence.last)
+                .binop(beyond(sequence));
             code.if_else(
                 I64,
                 |code| {
@@ -82,48 +85,116 @@ impl Sequences {
                 .local_get(value);
         })
     }
+
+    /// Has `sequence` go on with `number`.
+    pub(super) fn set_next(self, code: &mut Code<'_>, sequence: &Sequence, number: LocalId) {
+        self.pair(code, sequence);
+        code.local_get(number).write64(self.window.own.memory, PAIR_NEXT);
+    }
 }
 
-/// `find(key, start) -> address`: of a column's pair; of a new one that says `start` if the column has none. Traps if
-/// there is no room for it.
+/// Whether a number is so far on that the next step would leave the bounds.
+pub(super) fn beyond(sequence: &Sequence) -> BinaryOp {
+    if sequence.increment > 0 {
+        BinaryOp::I64GtS
+    } else {
+        BinaryOp::I64LtS
+    }
+}
+
+/// `find(key, former, start) -> address`: of a column's pair. What was kept under the `former` key, if that is not 0, is kept
+/// under the other from now on; a column that has none gets a new one that says `start`. Traps if there is no room for it.
 fn add_find(module: &mut Module, window: Window, rows: Rows, more: GlobalId) -> FunctionId {
     let scratch = window.own;
     let memory = scratch.memory;
+    let locate = add_locate(module, window, rows, more);
+    function(
+        module,
+        [I64, I64, I64],
+        &[I32],
+        |code, [key, former, start], locals| {
+            let (pair, other) = (locals.add(I32), locals.add(I32));
+            code.local_get(key).call(locate).local_set(pair);
+            is_used(code, scratch, pair);
+            code.when(|code| {
+                code.local_get(pair).return_();
+            });
+            code.local_get(former)
+                .unop(UnaryOp::I64Eqz)
+                .is_zero()
+                .when(|code| {
+                    code.local_get(former).call(locate).local_set(other);
+                    is_used(code, scratch, other);
+                    code.when(|code| {
+                        code.local_get(other).local_get(key).write64(memory, 0);
+                        code.local_get(other).return_();
+                    });
+                });
+            code.local_get(pair);
+            scratch.at(code, MORE_END);
+            code.binop(BinaryOp::I32GeU).trap_if();
+            code.local_get(pair);
+            scratch.at(code, PAIRS_END);
+            code.binop(BinaryOp::I32GeU).when(|code| {
+                scratch.at(code, MORE_LEN);
+                scratch.get32(code, MORE_LEN);
+                code.plus(PAIR_BYTES).write32(memory, 0);
+            });
+            code.local_get(pair).local_get(key).write64(memory, 0);
+            code.local_get(pair).local_get(start).write64(memory, PAIR_NEXT);
+            code.local_get(pair);
+        },
+    )
+}
+
+/// Pushes whether a pair is in use, rather than free or beyond the room for pairs.
+fn is_used(code: &mut Code<'_>, scratch: Scratch, pair: LocalId) {
+    code.local_get(pair);
+    scratch.at(code, MORE_END);
+    code.less().if_else(
+        I32,
+        |code| {
+            code.local_get(pair).read64(scratch.memory, 0);
+            code.unop(UnaryOp::I64Eqz).is_zero();
+        },
+        |code| {
+            code.i32_const(0);
+        },
+    );
+}
+
+/// `locate(key) -> address`: of a column's pair, or else of a free one, or else the end of the room for pairs.
+fn add_locate(module: &mut Module, window: Window, rows: Rows, more: GlobalId) -> FunctionId {
+    let scratch = window.own;
     let search = add_search(module, scratch);
-    function(module, [I64, I64], &[I32], |code, [key, start], locals| {
+    function(module, [I64], &[I32], |code, [key], locals| {
         let pair = locals.add(I32);
         scratch.at(code, PAIRS);
         scratch.at(code, PAIRS_END);
         code.local_get(key).call(search).local_tee(pair);
         scratch.at(code, PAIRS_END);
-        code.binop(BinaryOp::I32GeU).when(|code| {
-            code.global_get(more).is_zero().when(|code| {
-                window.borrow(code, MORE_END, |code| {
-                    rows.fetch(code, SEQUENCE_ROW);
-                    code.drop();
-                    window.take_part(code, SEQUENCE_ROW.at, MORE_END);
-                });
-                code.i32_const(1).global_set(more);
-            });
-            scratch.at(code, MORE);
-            more_end(code, scratch);
-            code.local_get(key).call(search).local_tee(pair);
-            more_end(code, scratch);
-            code.binop(BinaryOp::I32GeU).when(|code| {
-                // A new pair, free so far whatever stood there.
-                code.local_get(pair);
-                scratch.at(code, MORE_END);
-                code.binop(BinaryOp::I32GeU).trap_if();
-                code.local_get(pair).i64_const(0).write64(memory, 0);
-                scratch.at(code, MORE_LEN);
-                scratch.get32(code, MORE_LEN);
-                code.plus(PAIR_BYTES).write32(memory, 0);
-            });
+        code.less().when(|code| {
+            code.local_get(pair).return_();
         });
-        code.local_get(pair).read64(memory, 0).unop(UnaryOp::I64Eqz);
-        code.when(|code| {
-            code.local_get(pair).local_get(key).write64(memory, 0);
-            code.local_get(pair).local_get(start).write64(memory, PAIR_NEXT);
+        code.global_get(more).is_zero().when(|code| {
+            window.borrow(code, MORE_END, |code| {
+                rows.fetch(code, SEQUENCE_ROW);
+                code.drop();
+                window.take_part(code, SEQUENCE_ROW.at, MORE_END);
+            });
+            code.i32_const(1).global_set(more);
+        });
+        scratch.at(code, MORE);
+        more_end(code, scratch);
+        code.local_get(key).call(search).local_set(pair);
+        // Behind the last one, a pair is free whatever stood there.
+        code.local_get(pair);
+        more_end(code, scratch);
+        code.binop(BinaryOp::I32Eq);
+        code.local_get(pair);
+        scratch.at(code, MORE_END);
+        code.less().binop(BinaryOp::I32And).when(|code| {
+            code.local_get(pair).i64_const(0).write64(scratch.memory, 0);
         });
         code.local_get(pair);
     })

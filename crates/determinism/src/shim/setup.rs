@@ -32,11 +32,11 @@ pub(super) fn add(
         let id = locals.add(I32);
         reset.require_image(code);
         let lookups = [
-            (host.table_id, layout.hidden_tables),
-            (host.index_id, layout.hidden_indexes),
+            (host.table_id, &layout.hidden_tables),
+            (host.index_id, &layout.hidden_indexes),
         ];
         for (lookup, names) in lookups {
-            for (name, id_at) in names {
+            for &(name, id_at) in names {
                 look_up(code, window, lookup, name);
                 code.local_set(id);
                 scratch.set32(code, id_at, id);
@@ -52,8 +52,8 @@ pub(super) fn add(
             look_up(code, window, host.index_id, index.name);
             code.local_set(id);
             ids.set_index(code, place, id);
-            if let Some(order) = index.order {
-                scratch.set32(code, order, id);
+            for place in &index.places {
+                scratch.set32(code, *place, id);
             }
             code.local_get(id).i32_const(place as i32 + 1).call(know_index);
         }

@@ -1,4 +1,4 @@
-//! `rtdb_state` and `rtdb_session`: what has been applied, and who is told.
+//! `rtdb_state` and `rtdb_session`: what has been applied, and who is told; and what ends with a session.
 
 use walrus::ir::BinaryOp;
 use walrus::{FunctionId, Module};
@@ -111,7 +111,7 @@ pub(super) struct State {
     pub(super) write: FunctionId,
     /// `receipt()`: tells the call's session that the call is applied.
     pub(super) receipt: FunctionId,
-    /// `forget()`: deletes the receipt of the call's session.
+    /// `forget()`: deletes the receipt and the claims of the call's session.
     pub(super) forget: FunctionId,
 }
 
@@ -147,15 +147,17 @@ fn add_forget(module: &mut Module, host: Host, window: Window) -> FunctionId {
         scratch.set64(code, BOUND_KEY, |code| {
             scratch.get64(code, HEADER + header::SESSION_AT)
         });
-        // No prefix, the same bound twice.
-        window.own.get32(code, SESSION_ROW.index_id);
-        scratch.at(code, BOUND);
-        code.i32_const(0).i32_const(0);
-        for _ in 0..2 {
+        for row in [SESSION_ROW, CLAIMS_ROW] {
+            // No prefix, the same bound twice.
+            window.own.get32(code, row.index_id);
             scratch.at(code, BOUND);
-            code.i32_const(BOUND_BYTES as i32);
+            code.i32_const(0).i32_const(0);
+            for _ in 0..2 {
+                scratch.at(code, BOUND);
+                code.i32_const(BOUND_BYTES as i32);
+            }
+            scratch.at(code, OUT);
+            code.call(host.delete_range).must();
         }
-        scratch.at(code, OUT);
-        code.call(host.delete_range).must();
     })
 }

@@ -4,7 +4,7 @@ use walrus::ir::{BinaryOp, ExtendedLoad, LoadKind, MemArg, StoreKind, UnaryOp};
 use walrus::{FunctionId, GlobalId, LocalId, MemoryId, Module, ModuleLocals};
 
 use super::emit::{Code, Emit, I32, I64, function};
-use super::layout::{GENERATED_BYTES, Layout};
+use super::layout::{GENERATED_BYTES, GENERATED_SEQUENCE, Layout};
 use super::scratch::Scratch;
 use crate::plan::{Sequence, Step, TablePlan};
 use crate::shape::Shape;
@@ -13,7 +13,7 @@ use crate::shape::Shape;
 #[derive(Clone, Copy)]
 pub(super) struct Generated {
     /// The module's memory.
-    rows: MemoryId,
+    pub(super) rows: MemoryId,
     scratch: Scratch,
     /// The list's place.
     at: u32,
@@ -31,16 +31,16 @@ impl Generated {
         }
     }
 
-    /// Remembers the column of `bytes` at `address`.
-    fn push(self, code: &mut Code<'_>, address: LocalId, bytes: u32) {
-        for (offset, value) in [(0, None), (4, Some(bytes))] {
+    /// Remembers the column of `bytes` at `address`, of the sequence of this number.
+    fn push(self, code: &mut Code<'_>, address: LocalId, bytes: u32, sequence: u32) {
+        for (offset, value) in [(0, None), (4, Some(bytes)), (GENERATED_SEQUENCE, Some(sequence))] {
             self.scratch.at(code, self.at + offset);
             code.global_get(self.count)
                 .i32_const(GENERATED_BYTES as i32)
                 .binop(BinaryOp::I32Mul)
                 .add();
             match value {
-                Some(bytes) => code.i32_const(bytes as i32),
+                Some(value) => code.i32_const(value as i32),
                 None => code.local_get(address),
             };
             code.write32(self.scratch.memory, 0);
@@ -90,12 +90,12 @@ impl Generated {
 }
 
 /// `fill(row)`: gives a table's generated columns their numbers. `takes` holds the functions that hand those out, in
-/// the order of the columns.
+/// the order of the columns, each with the number of its sequence.
 pub(super) fn add_fill(
     module: &mut Module,
     generated: Generated,
     table: &TablePlan,
-    mut takes: impl Iterator<Item = FunctionId>,
+    mut takes: impl Iterator<Item = (FunctionId, u32)>,
 ) -> FunctionId {
     let memory = generated.rows;
     function(module, [I32], &[], |code, [at], locals| {
@@ -103,13 +103,15 @@ pub(super) fn add_fill(
             match step {
                 Step::Skip(shape) => skip(code, memory, at, shape, locals),
                 Step::Generate(sequence) => {
-                    let Some(take) = takes.next() else { continue };
+                    let Some((take, number)) = takes.next() else {
+                        continue;
+                    };
                     is_zero(code, memory, at, sequence.bytes);
                     let value = locals.add(I64);
                     code.when(|code| {
                         code.call(take).local_set(value);
                         set(code, memory, at, value, sequence);
-                        generated.push(code, at, sequence.bytes);
+                        generated.push(code, at, sequence.bytes, number);
                     });
                     code.advance(at, sequence.bytes);
                 }
@@ -177,6 +179,15 @@ pub(super) fn skip(
 
 /// Pushes whether the integer of `bytes` at `at` is 0.
 fn is_zero(code: &mut Code<'_>, memory: MemoryId, at: LocalId, bytes: u32) {
+    get(code, memory, at, bytes);
+    for word in 1..bytes / 8 {
+        code.local_get(at).read64(memory, word * 8).binop(BinaryOp::I64Or);
+    }
+    code.unop(UnaryOp::I64Eqz);
+}
+
+/// Pushes the lowest 64 bits of the integer of `bytes` at `at`.
+pub(super) fn get(code: &mut Code<'_>, memory: MemoryId, at: LocalId, bytes: u32) {
     let kind = ExtendedLoad::ZeroExtend;
     let narrow = match bytes {
         1 => LoadKind::I64_8 { kind },
@@ -186,14 +197,10 @@ fn is_zero(code: &mut Code<'_>, memory: MemoryId, at: LocalId, bytes: u32) {
     };
     code.local_get(at)
         .load(memory, narrow, MemArg { align: 1, offset: 0 });
-    for word in 1..bytes / 8 {
-        code.local_get(at).read64(memory, word * 8).binop(BinaryOp::I64Or);
-    }
-    code.unop(UnaryOp::I64Eqz);
 }
 
 /// Writes a number as the column's type: cut off, or with its sign carried on, as the host does.
-fn set(code: &mut Code<'_>, memory: MemoryId, at: LocalId, value: LocalId, sequence: &Sequence) {
+pub(super) fn set(code: &mut Code<'_>, memory: MemoryId, at: LocalId, value: LocalId, sequence: &Sequence) {
     let narrow = match sequence.bytes {
         1 => StoreKind::I64_8 { atomic: false },
         2 => StoreKind::I64_16 { atomic: false },

@@ -12,7 +12,7 @@ use super::scratch::Scratch;
 use crate::reset::Reset;
 
 /// Where it begins. A real server takes the address 0 for no address.
-const AT: u32 = 1_024;
+pub(super) const AT: u32 = 1_024;
 
 /// The window, and what it is a window on.
 #[derive(Clone, Copy)]

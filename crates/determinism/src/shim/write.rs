@@ -22,6 +22,8 @@ pub(super) struct Writes {
     pub(super) ids: Ids,
     /// `fill(ordinal, row)`.
     pub(super) fill: FunctionId,
+    /// `again() -> changed`, if a generated number may be taken.
+    pub(super) again: Option<FunctionId>,
     /// `write_back(row, len_at)`.
     pub(super) write_back: FunctionId,
 }
@@ -42,7 +44,6 @@ impl Writes {
             }
             "datastore_delete_by_index_scan_point_bsatn" => (4, Self::add_delete_point),
             "datastore_clear" => (2, Self::add_clear),
-            "get_jwt" => (2, Self::add_no_jwt),
             _ if abi::HARMLESS.contains(&name) => return Ok(()),
             _ => return Err(PrepareError::Import(import.name.clone())),
         };
@@ -57,8 +58,9 @@ impl Writes {
         self.writer(module, |code, [table, row, len_at], locals| {
             let (ordinal, len) = (locals.add(I32), locals.add(I32));
             self.before_row(code, table, row, len_at, ordinal, len);
-            code.local_get(table).local_get(row).local_get(len_at).call(real);
-            unless_failed(code, locals.add(I32));
+            self.write_row(code, len_at, len, locals.add(I32), |code| {
+                code.local_get(table).local_get(row).local_get(len_at).call(real);
+            });
             self.after_row(code, Operation::Insert, row, len_at, ordinal, len);
         })
     }
@@ -68,12 +70,13 @@ impl Writes {
             let (ordinal, len) = (locals.add(I32), locals.add(I32));
             self.ids.index(code, index);
             self.before_row(code, table, row, len_at, ordinal, len);
-            code.local_get(table)
-                .local_get(index)
-                .local_get(row)
-                .local_get(len_at)
-                .call(real);
-            unless_failed(code, locals.add(I32));
+            self.write_row(code, len_at, len, locals.add(I32), |code| {
+                code.local_get(table)
+                    .local_get(index)
+                    .local_get(row)
+                    .local_get(len_at)
+                    .call(real);
+            });
             self.after_row(code, Operation::Update, row, len_at, ordinal, len);
         })
     }
@@ -142,15 +145,6 @@ impl Writes {
         })
     }
 
-    /// `get_jwt(connection, out)`: there is none. The host would look for the token of a connection that only one
-    /// replica has.
-    fn add_no_jwt(self, module: &mut Module, _real: FunctionId) -> FunctionId {
-        let memory = self.memory;
-        function(module, [I32, I32], &[I32], |code, [_, out], _| {
-            code.local_get(out).i32_const(0).write32(memory, 0).i32_const(0);
-        })
-    }
-
     /// A function that writes, and returns 0 at its end.
     fn writer<const N: usize>(
         self,
@@ -177,6 +171,29 @@ impl Writes {
         code.local_get(len_at).read32(self.memory, 0).local_set(len);
         code.i32_const(0).global_set(self.generated.count);
         code.local_get(ordinal).local_get(row).call(self.fill);
+    }
+
+    /// Has the host write a row, by `write`; again if a generated number was taken. Returns what it says unless that is 0.
+    fn write_row(
+        self,
+        code: &mut Code<'_>,
+        len_at: LocalId,
+        len: LocalId,
+        errno: LocalId,
+        write: impl Fn(&mut Code<'_>),
+    ) {
+        write(code);
+        if let Some(again) = self.again {
+            code.local_tee(errno).is(abi::UNIQUE_ALREADY_EXISTS).when(|code| {
+                code.call(again).when(|code| {
+                    code.local_get(len_at).local_get(len).write32(self.memory, 0);
+                    write(code);
+                    code.local_set(errno);
+                });
+            });
+            code.local_get(errno);
+        }
+        unless_failed(code, errno);
     }
 
     fn after_row(

@@ -5,9 +5,13 @@ use std::ops::{Bound, RangeBounds};
 use spacetimedb_lib::RawModuleDef;
 use spacetimedb_lib::bsatn::{self, Deserializer};
 use spacetimedb_lib::db::raw_def::v9::{RawConstraintDataV9, RawIndexAlgorithm};
+use spacetimedb_lib::db::raw_def::v10::RawViewDefV10;
+use spacetimedb_lib::db::view::extract_view_return_product_type_ref;
 use spacetimedb_lib::de::DeserializeSeed;
 use spacetimedb_primitives::ColList;
-use spacetimedb_sats::{AlgebraicType, AlgebraicValue, ProductType, ProductValue, Typespace, WithTypespace};
+use spacetimedb_sats::{
+    AlgebraicType, AlgebraicValue, ProductType, ProductTypeElement, ProductValue, Typespace, WithTypespace,
+};
 
 pub(crate) const NO_SUCH_TABLE: u32 = 4;
 pub(crate) const NO_SUCH_INDEX: u32 = 5;
@@ -20,6 +24,16 @@ pub(crate) struct Table {
     pub(crate) row: ProductType,
     pub(crate) unique: Vec<Vec<usize>>,
     pub(crate) rows: Vec<ProductValue>,
+    /// Whether its rows go with the transaction.
+    pub(crate) event: bool,
+}
+
+/// A view; its rows are in the table of its name.
+#[derive(Clone)]
+pub(crate) struct View {
+    pub(crate) name: String,
+    pub(crate) id: u32,
+    pub(crate) anonymous: bool,
 }
 
 #[derive(Clone)]
@@ -36,6 +50,7 @@ pub(crate) struct Database {
     pub(crate) tables: Vec<Table>,
     pub(crate) indexes: Vec<Index>,
     pub(crate) reducers: Vec<String>,
+    pub(crate) views: Vec<View>,
 }
 
 impl Database {
@@ -86,6 +101,10 @@ impl Database {
                         unique.collect(),
                         indexes.collect(),
                     );
+                    new.tables.last_mut().unwrap().event = table.is_event;
+                }
+                for view in def.views().into_iter().flatten() {
+                    new.add_view(view);
                 }
                 assert!(def.schedules().is_none() && def.lifecycle_reducers().is_none());
                 new
@@ -100,6 +119,7 @@ impl Database {
             tables: Vec::new(),
             indexes: Vec::new(),
             reducers,
+            views: Vec::new(),
         }
     }
 
@@ -137,7 +157,34 @@ impl Database {
             row,
             unique,
             rows: Vec::new(),
+            event: false,
         });
+    }
+
+    /// A view, with the table and the index that the server makes for it.
+    fn add_view(&mut self, view: &RawViewDefV10) {
+        let (row, _) = extract_view_return_product_type_ref(&view.return_type).expect("a view of rows");
+        let row = self.types[row].as_product().expect("a row is a product");
+        let hash = ProductTypeElement::new_named(AlgebraicType::U256, "arg_hash");
+        let row: ProductType = std::iter::once(hash)
+            .chain(row.elements.iter().cloned())
+            .collect();
+        let name = view.source_name.to_string();
+        self.indexes.push(Index {
+            name: format!("{name}_arg_hash_idx_btree"),
+            table: self.tables.len(),
+            columns: vec![0],
+            hash: false,
+        });
+        self.tables.push(Table {
+            name: name.clone(),
+            row,
+            unique: Vec::new(),
+            rows: Vec::new(),
+            event: false,
+        });
+        let (id, anonymous) = (view.index, view.is_anonymous);
+        self.views.push(View { name, id, anonymous });
     }
 
     pub(crate) fn table(&self, name: &str) -> &Table {
@@ -253,6 +300,11 @@ impl Database {
     /// A row's key in an index.
     pub(crate) fn key<'a>(&self, index: usize, row: &'a ProductValue) -> Vec<&'a AlgebraicValue> {
         key(row, &self.indexes[index].columns)
+    }
+
+    /// The same, encoded.
+    pub(crate) fn encoded_key(&self, index: usize, row: &ProductValue) -> Vec<u8> {
+        encoded_key(row, &self.indexes[index].columns)
     }
 
     pub(crate) fn select_point(&self, index: usize, point: &[u8]) -> Vec<ProductValue> {

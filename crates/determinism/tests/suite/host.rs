@@ -5,9 +5,10 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use rtdb_determinism::header::CallHeader;
-use spacetimedb_lib::bsatn;
+use spacetimedb_lib::view_args::{empty_view_arg_hash_value, sender_view_arg_hash_value};
+use spacetimedb_lib::{Identity, bsatn};
 use spacetimedb_sats::ProductValue;
-use wasmi::{Caller, Config, Engine, Error, Instance, Linker, Memory, Module, Store};
+use wasmi::{Caller, Config, Engine, Error, Linker, Memory, Module, Store};
 
 use crate::database::{Database, NO_SUCH_INDEX, NO_SUCH_TABLE};
 
@@ -24,6 +25,19 @@ const NO_SUCH_ITERATOR: i32 = 6;
 const NO_SUCH_TIMER: u32 = 7;
 /// A table of the server's own, with as many rows as it has clients.
 const CLIENTS: (&str, u32) = ("st_client", 12);
+
+/// A view, and for whom.
+pub(crate) type Instance = (String, Option<[u8; 32]>);
+
+/// What a view's rows depend on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Read {
+    Table(usize),
+    /// An index, and a key in it.
+    Key(usize, Vec<u8>),
+}
+
+pub(crate) type ReadSet = Vec<Read>;
 
 /// What the host answers to a call.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,9 +60,17 @@ struct World {
     sink: Vec<u8>,
     handles: u32,
     touched: Vec<String>,
+    /// While a view runs: what it has read.
+    reads: Option<ReadSet>,
 }
 
 impl World {
+    fn read(&mut self, read: Read) {
+        if let Some(reads) = &mut self.reads {
+            reads.push(read);
+        }
+    }
+
     fn db(&mut self) -> Result<&mut Database, Error> {
         self.db.as_mut().ok_or_else(|| Error::new("not in a transaction"))
     }
@@ -95,10 +117,14 @@ pub(crate) struct FakeHost {
     engine: Engine,
     module: Module,
     first_id: u32,
-    instance: Option<(Store<World>, Instance)>,
+    instance: Option<(Store<World>, wasmi::Instance)>,
     pub(crate) db: Database,
     /// How many instances there have been.
     pub(crate) instances: u32,
+    /// What views that somebody has asked for depend on.
+    pub(crate) views: HashMap<Instance, ReadSet>,
+    /// The views that the last successful call evaluated.
+    pub(crate) evaluated: Vec<String>,
     /// The tables that the last successful call scanned or wrote to, in order.
     pub(crate) touched: Vec<String>,
 }
@@ -116,6 +142,8 @@ impl FakeHost {
             instance,
             db: Database::new(&def),
             instances: 1,
+            views: HashMap::new(),
+            evaluated: Vec::new(),
             touched: Vec::new(),
         }
     }
@@ -144,11 +172,7 @@ impl FakeHost {
             .iter()
             .position(|name| name == reducer)
             .expect("the reducer exists") as u32;
-        let (mut store, instance) = self.instance.take().unwrap_or_else(|| {
-            self.instances += 1;
-            let (store, instance, _) = instantiate(&self.engine, &self.module, self.first_id);
-            (store, instance)
-        });
+        let (mut store, instance) = self.take_instance();
         let world = store.data_mut();
         world.db = Some(self.db.clone());
         let tables = self.db.tables.iter();
@@ -172,17 +196,98 @@ impl FakeHost {
         let world = store.data_mut();
         assert!(world.iterators.is_empty(), "iterators are left open");
         world.sources.clear();
-        let db = world.db.take().expect("the transaction is still there");
         let message = String::from_utf8_lossy(&world.sink).into_owned();
         let touched = std::mem::take(&mut world.touched);
-        self.instance = Some((store, instance));
-        match results[0].i32() {
-            Some(0) => {
-                (self.db, self.touched) = (db, touched);
-                Ok(())
-            }
-            _ => Err(Failure::Failed(message)),
+        if results[0].i32() != Some(0) {
+            world.db = None;
+            self.instance = Some((store, instance));
+            return Err(Failure::Failed(message));
         }
+        let dirty = self.dirty(store.data().db.as_ref().expect("a transaction"));
+        let mut views = self.views.clone();
+        for view in &dirty {
+            // As the real host does: a view's failure takes the whole transaction back, and the instance with it.
+            views.insert(view.clone(), evaluate(&mut store, &instance, view)?);
+        }
+        let mut db = store
+            .data_mut()
+            .db
+            .take()
+            .expect("the transaction is still there");
+        db.tables
+            .iter_mut()
+            .filter(|table| table.event)
+            .for_each(|table| table.rows.clear());
+        self.instance = Some((store, instance));
+        self.evaluated = dirty.into_iter().map(|(name, _)| name).collect();
+        (self.db, self.touched, self.views) = (db, touched, views);
+        Ok(())
+    }
+
+    /// Somebody asks for a view: it is evaluated, in a transaction of its own, if nobody has before.
+    pub(crate) fn subscribe(&mut self, view: &str, sender: Option<[u8; 32]>) -> Result<(), Failure> {
+        let view = (view.to_owned(), sender);
+        if self.views.contains_key(&view) {
+            return Ok(());
+        }
+        let (mut store, instance) = self.take_instance();
+        store.data_mut().db = Some(self.db.clone());
+        store.data_mut().committed.clear();
+        store
+            .data_mut()
+            .committed
+            .resize(self.db.tables.len(), BTreeSet::new());
+        let reads = evaluate(&mut store, &instance, &view)?;
+        self.db = store
+            .data_mut()
+            .db
+            .take()
+            .expect("the transaction is still there");
+        self.instance = Some((store, instance));
+        self.views.insert(view, reads);
+        Ok(())
+    }
+
+    /// A view's rows for a sender, in BSATN, in order.
+    pub(crate) fn view(&self, view: &str, sender: Option<[u8; 32]>) -> Vec<Vec<u8>> {
+        let hash = arg_hash(sender);
+        let rows = self.db.rows(view).into_iter();
+        rows.filter_map(|row| Some(row.strip_prefix(hash.as_slice())?.to_vec()))
+            .collect()
+    }
+
+    /// The instances of views whose read set meets what a transaction has written.
+    fn dirty(&self, after: &Database) -> Vec<Instance> {
+        let tables = self.db.tables.iter().zip(&after.tables).enumerate();
+        let written: Vec<(usize, ProductValue)> = tables
+            .flat_map(|(at, (before, after))| {
+                let gone = before.rows.iter().filter(|row| !after.rows.contains(row));
+                let new = after.rows.iter().filter(|row| !before.rows.contains(row));
+                gone.chain(new)
+                    .map(move |row| (at, row.clone()))
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        let meets = |read: &Read| {
+            written.iter().any(|(table, row)| match read {
+                Read::Table(read) => read == table,
+                Read::Key(index, key) => {
+                    after.indexes[*index].table == *table && after.encoded_key(*index, row) == *key
+                }
+            })
+        };
+        let dirty = self.views.iter().filter(|(_, reads)| reads.iter().any(meets));
+        let mut dirty: Vec<_> = dirty.map(|(view, _)| view.clone()).collect();
+        dirty.sort();
+        dirty
+    }
+
+    fn take_instance(&mut self) -> (Store<World>, wasmi::Instance) {
+        self.instance.take().unwrap_or_else(|| {
+            self.instances += 1;
+            let (store, instance, _) = instantiate(&self.engine, &self.module, self.first_id);
+            (store, instance)
+        })
     }
 
     /// The row of `rtdb_state`: index, digest, module.
@@ -203,8 +308,83 @@ impl FakeHost {
     }
 }
 
+/// The hash by which the server finds the rows of a view's instance.
+fn arg_hash(sender: Option<[u8; 32]>) -> Vec<u8> {
+    let hash = sender.map_or_else(empty_view_arg_hash_value, |sender| {
+        sender_view_arg_hash_value(Identity::from_byte_array(sender))
+    });
+    bsatn::to_vec(&hash).unwrap()
+}
+
+/// Runs a view in the transaction that is under way, and puts what it returns in the place of its rows.
+fn evaluate(
+    store: &mut Store<World>,
+    instance: &wasmi::Instance,
+    view: &Instance,
+) -> Result<ReadSet, Failure> {
+    let (name, sender) = view;
+    let world = store.data_mut();
+    world.reads = Some(Vec::new());
+    world.sink.clear();
+    let db = world.db.as_ref().expect("a transaction");
+    let def = db
+        .views
+        .iter()
+        .find(|it| it.name == *name)
+        .expect("the view exists")
+        .clone();
+    let table = db
+        .tables
+        .iter()
+        .position(|it| it.name == *name)
+        .expect("its table exists");
+    let mut params = vec![wasmi::Val::I32(def.id as i32)];
+    let entry = match sender {
+        Some(sender) => {
+            let words = sender.as_chunks().0.iter();
+            params.extend(words.map(|word| wasmi::Val::I64(i64::from_le_bytes(*word))));
+            "__call_view__"
+        }
+        None => "__call_view_anon__",
+    };
+    assert_eq!(def.anonymous, sender.is_none());
+    params.extend([wasmi::Val::I32(0), wasmi::Val::I32(SINK as i32)]);
+    let mut results = [wasmi::Val::I32(0)];
+    let call = instance.get_func(&*store, entry).expect("the export exists");
+    if call.call(&mut *store, &params, &mut results).is_err() {
+        return Err(Failure::Trapped);
+    }
+    let world = store.data_mut();
+    assert!(world.iterators.is_empty(), "iterators are left open");
+    let reads = world.reads.take().expect("a view ran");
+    let mut rows = match results[0].i32() {
+        Some(0) => world.sink.as_slice(),
+        Some(2) => world.sink.strip_prefix(&[0][..]).expect("rows follow"),
+        _ => return Err(Failure::Failed(String::from_utf8_lossy(&world.sink).into_owned())),
+    }
+    .to_vec();
+    let db = world.db.as_mut().expect("the transaction is still there");
+    let hash = arg_hash(*sender);
+    let old = db.tables[table].rows.iter();
+    let old: Vec<_> = old
+        .filter(|row| bsatn::to_vec(&row.elements[0]).unwrap() == hash)
+        .cloned()
+        .collect();
+    db.delete(table, &old);
+    let count = u32::from_le_bytes(rows[..4].try_into().unwrap());
+    rows.drain(..4);
+    for _ in 0..count {
+        let with_hash = [hash.clone(), rows].concat();
+        let (row, rest) = db.decode_first(table, &with_hash);
+        rows = rest.to_vec();
+        db.insert(table, row);
+    }
+    assert!(rows.is_empty(), "there are as many rows as it says");
+    Ok(reads)
+}
+
 /// A new instance, described.
-fn instantiate(engine: &Engine, module: &Module, first_id: u32) -> (Store<World>, Instance, Vec<u8>) {
+fn instantiate(engine: &Engine, module: &Module, first_id: u32) -> (Store<World>, wasmi::Instance, Vec<u8>) {
     let world = World {
         db: None,
         first_id,
@@ -216,6 +396,7 @@ fn instantiate(engine: &Engine, module: &Module, first_id: u32) -> (Store<World>
         sink: Vec::new(),
         handles: first_id,
         touched: Vec::new(),
+        reads: None,
     };
     let mut store = Store::new(engine, world);
     let instance = linker(engine)
@@ -363,6 +544,7 @@ fn open(world: &mut World, bytes: &mut [u8], rows: Vec<ProductValue>, out: u32) 
 fn scan(mut host: Host, table: u32, out: u32) -> Result<u32, Error> {
     let (bytes, world) = memory(&mut host);
     let at = world.touch(table)?;
+    world.read(Read::Table(at));
     let rows = world.db()?.tables[at].rows.clone();
     let rows = world.shuffled(rows);
     open(world, bytes, rows, out);
@@ -397,9 +579,17 @@ fn scan_range(
     let (bytes, world) = memory(&mut host);
     let at = (index - world.first_id) as usize;
     let bounds = [slice(bytes, start, start_len), slice(bytes, end, end_len)];
-    let rows = world
-        .db()?
-        .select(at, slice(bytes, prefix, prefix_len), columns as usize, bounds);
+    let db = world.db()?;
+    let read = match bounds {
+        [[0, start @ ..], [0, end @ ..]]
+            if start == end && columns as usize + 1 == db.indexes[at].columns.len() =>
+        {
+            Read::Key(at, [slice(bytes, prefix, prefix_len), start].concat())
+        }
+        _ => Read::Table(db.indexes[at].table),
+    };
+    let rows = db.select(at, slice(bytes, prefix, prefix_len), columns as usize, bounds);
+    world.read(read);
     let rows = world.ordered(at, rows)?;
     open(world, bytes, rows, out);
     Ok(0)
@@ -409,6 +599,7 @@ fn scan_point(mut host: Host, index: u32, point: u32, len: u32, out: u32) -> Res
     let (bytes, world) = memory(&mut host);
     let at = (index - world.first_id) as usize;
     let rows = world.db()?.select_point(at, slice(bytes, point, len));
+    world.read(Read::Key(at, slice(bytes, point, len).to_vec()));
     let rows = world.ordered(at, rows)?;
     open(world, bytes, rows, out);
     Ok(0)

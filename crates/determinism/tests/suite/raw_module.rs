@@ -82,6 +82,12 @@ pub(crate) fn module(def: &[u8], extra: &str) -> Vec<u8> {
     wat::parse_str(text(def, extra)).expect("the module is well formed")
 }
 
+/// The same with another table in the place of `rows`, whose name is as long.
+pub(crate) fn module_of_table(def: &[u8], table: &str) -> Vec<u8> {
+    let text = text(def, "").replace(r#""rows""#, &format!("{table:?}"));
+    wat::parse_str(text).expect("the module is well formed")
+}
+
 /// The same with a memory that can't grow.
 pub(crate) fn module_of_fixed_size(def: &[u8]) -> Vec<u8> {
     let text = text(def, "").replace(r#"(export "memory") 8)"#, r#"(export "memory") 8 8)"#);

@@ -6,11 +6,19 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rtdb_determinism::{Module, original_schema};
+use rtdb_determinism::{
+    Claims, DISCONNECT, IDENTIFY, Module, REFRESH, REFRESH_ALL, SKIPPED, original_schema, prepare, view_key,
+    view_pause,
+};
 use serde_json::{Value, json};
+use spacetimedb_lib::Identity;
+use spacetimedb_sats::AlgebraicType;
 
 use crate::fixtures::{prepared, wasm};
+use crate::generated::product;
+use crate::jwt::asking;
 use crate::raw_module::numbered;
+use crate::taken::unique;
 
 const START_MAX: Duration = Duration::from_secs(60);
 const REQUEST_MAX: Duration = Duration::from_secs(60);
@@ -119,6 +127,12 @@ impl Server {
         )
     }
 
+    /// Makes a call that may be applied already.
+    fn call_again(&self, reducer: &str, index: u64, own: Value) {
+        let answer = self.call(reducer, index, own);
+        assert!(answer.0 == 200 || answer == skipped(), "{answer:?}");
+    }
+
     fn rows(&self, table: &str) -> Value {
         let (status, answer) = self.request(
             "POST",
@@ -168,6 +182,11 @@ fn ids(rows: &Value) -> Vec<u64> {
     ids
 }
 
+/// The answer to a call that is passed over.
+fn skipped() -> (u16, String) {
+    (530, SKIPPED.to_owned())
+}
+
 /// The server's program.
 fn program() -> Option<String> {
     let bin = std::env::var("SPACETIMEDB_BIN").ok();
@@ -202,7 +221,7 @@ fn a_prepared_module_runs_on_a_real_server_and_outlives_its_kill() {
     for index in 2..6 {
         assert_eq!(server.call("add", index, json!(["name", index])).0, 200);
     }
-    assert_eq!(server.call("add", 3, json!(["again", 0])).0, 200);
+    assert_eq!(server.call("add", 3, json!(["again", 0])), skipped());
     let (status, answer) = server.call("fail", 6, json!(["the reason"]));
     assert_eq!((status, answer.as_str()), (530, "the reason"));
     assert_eq!(server.call("explode", 7, json!([])).0, 530);
@@ -232,13 +251,10 @@ fn a_prepared_module_runs_on_a_real_server_and_outlives_its_kill() {
     let recovered = server.rows("rtdb_state")[0][1].as_u64().expect("an index");
     assert!(recovered <= 9);
     for index in 2..6 {
-        assert_eq!(server.call("add", index, json!(["name", index])).0, 200);
+        server.call_again("add", index, json!(["name", index]));
     }
-    assert_eq!(server.call("roll", 8, json!(["label"])).0, 200);
-    assert_eq!(
-        server.call("write_note", 9, json!(["text", ["a", "bc"], true])).0,
-        200
-    );
+    server.call_again("roll", 8, json!(["label"]));
+    server.call_again("write_note", 9, json!(["text", ["a", "bc"], true]));
     assert_eq!(server.rows("rtdb_state"), state);
     assert_eq!(server.call("add", 10, json!(["after", 0])).0, 200);
     assert_eq!(ids(&server.rows("counter")), [1, 2, 3, 4, 5, 6]);
@@ -326,11 +342,9 @@ fn more_columns_than_a_row_of_state_has_room_for_count_on_on_a_real_server() {
     drop(server);
     let server = Server::start(&bin, data.path()).with_token(Some(token));
     // What was lost with the server is sent again, and changes nothing where it was not.
-    insert(&server, 1, 0..10);
-    insert(&server, 2, 7..9);
-    insert(&server, 3, 0..20);
-    insert(&server, 6, 5..20);
-    insert(&server, 7, 0..3);
+    for (index, zeros) in [(1, 0..10), (2, 7..9), (3, 0..20), (6, 5..20), (7, 0..3)] {
+        server.call_again("insert", index, row(index, &[(zeros, 0)]));
+    }
     insert(&server, 8, 6..12);
     let mut rows: Vec<_> = server.rows("rows").as_array().expect("rows").clone();
     rows.sort_by_key(|row| row[COLUMNS - 1].as_u64());
@@ -344,4 +358,186 @@ fn more_columns_than_a_row_of_state_has_room_for_count_on_on_a_real_server() {
     ];
     assert_eq!(rows, expected);
     assert_eq!(ids(&server.rows("rtdb_sequence")), [0]);
+}
+
+#[test]
+fn views_run_in_refreshes_alone_on_a_real_server() {
+    let Some(bin) = program() else { return };
+    if !is_2x(&bin) {
+        eprintln!("skipped: a server of 1.x has no views");
+        return;
+    }
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let server = Server::start(&bin, data.path());
+    let caller: Value = serde_json::from_str(&server.request("POST", "/v1/identity", "").1).expect("JSON");
+    let identity = caller["identity"].as_str().expect("an identity");
+    let identity = Identity::from_hex(identity).expect("an identity").to_byte_array();
+    let server = server.with_token(caller["token"].as_str().map(str::to_owned));
+    let prepared = prepared("views-2x");
+    server.publish("prepared", &prepared.wasm);
+    let module = Module::from_def(&prepared.original_def).expect("the definition is readable");
+    let key = |name: &str| {
+        let view = module
+            .views()
+            .iter()
+            .find(|view| view.name == name)
+            .expect("the view");
+        view_key(view.id, (!view.anonymous).then_some(identity))
+    };
+    let refresh = |key: u64| server.call(REFRESH, 0, json!([key])).0;
+
+    let call = |reducer: &str, index, own| assert_eq!(server.call(reducer, index, own).0, 200, "{reducer}");
+    call("join", 1, json!(["a"]));
+    // The caller is no player: natively this would make every later call fail that touches players.
+    assert_eq!(server.rows("my_player"), json!([]));
+    for view in ["team", "notes", "my_score", "broken"] {
+        assert_eq!(server.rows(view), json!([]), "{view}");
+    }
+    call("write", 2, json!(["hello"]));
+    call("score", 3, json!([5]));
+    assert_ne!(refresh(REFRESH_ALL), 200);
+    assert_eq!(refresh(key("team")), 200);
+    assert_eq!(server.rows("team")[0][2], json!(5));
+    assert_ne!(refresh(key("my_player")), 200);
+    assert_eq!(refresh(view_pause(key("my_player"))), 200);
+    assert_eq!(refresh(REFRESH_ALL), 200);
+    assert_eq!(server.rows("notes")[0][1], json!("hello"));
+    assert_eq!(server.rows("broken").as_array().map(Vec::len), Some(1));
+
+    // Calls leave the rows as they are, whatever a view would do.
+    call("score", 4, json!([1]));
+    call("switch_on", 5, json!([2]));
+    call("score", 6, json!([1]));
+    assert_eq!(server.rows("team")[0][2], json!(5));
+    assert_eq!(server.rows("broken").as_array().map(Vec::len), Some(1));
+    assert_eq!(refresh(key("team")), 200);
+    assert_eq!(server.rows("team")[0][2], json!(7));
+    assert_ne!(refresh(REFRESH_ALL), 200);
+    assert_eq!(server.rows("rtdb_state")[0][1], json!(6));
+
+    // Many rows, and large ones, are left as they are, too.
+    for index in 7..40 {
+        call("write", index, json!(["x".repeat(10_000)]));
+    }
+    assert_eq!(refresh(view_pause(key("broken"))), 200);
+    assert_eq!(refresh(REFRESH_ALL), 200);
+    assert_eq!(server.rows("notes").as_array().map(Vec::len), Some(34));
+    call("write", 40, json!(["last"]));
+    assert_eq!(server.rows("notes").as_array().map(Vec::len), Some(34));
+    assert_eq!(refresh(REFRESH_ALL), 200);
+    assert_eq!(server.rows("notes").as_array().map(Vec::len), Some(35));
+
+    // Another version of the module finds them so.
+    server.publish("prepared", &prepared.wasm);
+    call("score", 41, json!([1]));
+    assert_eq!(refresh(REFRESH_ALL), 200);
+}
+
+#[test]
+fn numbers_that_are_taken_stop_no_real_server() {
+    let Some(bin) = program() else { return };
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let server = Server::start(&bin, data.path()).with_token(None);
+    for (ty, taken, next) in [(AlgebraicType::U64, 400, 401), (AlgebraicType::U8, 254, 255)] {
+        let row = product(vec![ty, AlgebraicType::U64]);
+        let module = numbered(2, &[0], |def| {
+            let reference = def.tables[0].product_type_ref;
+            def.typespace[reference] = AlgebraicType::Product(row.clone());
+            def.reducers
+                .iter_mut()
+                .for_each(|reducer| reducer.params = row.clone());
+            unique(def, &[0], false);
+        });
+        server.publish("prepared?clear=true", &module);
+        for index in 1..=taken {
+            assert_eq!(server.call("insert", index, json!([index, index])).0, 200);
+        }
+        // Calls that fail leave the number where it was.
+        for (reducer, index) in [("fail", taken + 1), ("explode", taken + 2)] {
+            assert_eq!(server.call(reducer, index, json!([0, index])).0, 530);
+        }
+        let answer = server.call("insert", taken + 3, json!([0, 0]));
+        assert_eq!(answer.0, 200, "{answer:?}");
+        assert_eq!(ids(&server.rows("rows")), (1..=next).collect::<Vec<_>>());
+    }
+    // 0 is a number, too; then all are taken.
+    assert_eq!(server.call("insert", 300, json!([0, 0])).0, 200);
+    assert_eq!(server.call("insert", 301, json!([0, 0])).0, 530);
+    assert_eq!(ids(&server.rows("rows")), (0..=255).collect::<Vec<_>>());
+}
+
+/// A module that asks for its callers' claims, on the server as it is and prepared: it sees the same.
+#[test]
+fn what_tokens_say_is_seen_as_natively() {
+    let Some(bin) = program() else { return };
+    if !is_2x(&bin) {
+        return eprintln!("skipped: SpacetimeDB 1.x has no claims");
+    }
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let server = Server::start(&bin, data.path()).with_token(None);
+    server.publish("plain", &asking());
+    server.publish("prepared", &prepare(&asking()).expect("it can be prepared").wasm);
+    let said = |database: &str| {
+        let sql = format!("/v1/database/{database}/sql");
+        let (status, answer) = server.request("POST", &sql, "SELECT * FROM said");
+        assert_eq!(status, 200, "{answer}");
+        let rows = serde_json::from_str::<Value>(&answer).expect("JSON")[0]["rows"].clone();
+        let row = rows
+            .as_array()
+            .and_then(|rows| rows.last())
+            .expect("a row")
+            .clone();
+        let digits = row[0]
+            .as_str()
+            .expect("bytes")
+            .trim_start_matches("0x")
+            .to_owned();
+        let pairs = digits
+            .as_bytes()
+            .chunks(2)
+            .map(|pair| str::from_utf8(pair).expect("hex"));
+        pairs
+            .map(|pair| u8::from_str_radix(pair, 16).expect("hex"))
+            .collect::<Vec<_>>()
+    };
+    let (status, answer) = server.request("POST", "/v1/database/plain/call/own", "[]");
+    assert_eq!(status, 200, "{answer}");
+    let claims = String::from_utf8(said("plain")).expect("text");
+    assert!(claims.contains("\"iss\":\"localhost\""), "{claims}");
+
+    // The session's, then without a session.
+    for (index, session) in [(1, 7), (2, 0)] {
+        let call = |reducer: &str, own: &[Value]| {
+            let header = [json!("0x07"), json!(9), json!(1), json!(index), json!(session)];
+            let path = format!("/v1/database/prepared/call/{reducer}");
+            server.request("POST", &path, Value::from([&header, own].concat()).to_string())
+        };
+        assert_eq!(call(IDENTIFY, &[json!(claims)]).0, 200);
+        let (status, answer) = call("own", &[]);
+        assert_eq!(status, 200, "{answer}");
+        assert_eq!(said("prepared"), claims.as_bytes());
+    }
+}
+
+/// `numbered` with two columns, the first one generated, as the version before `rtdb_claims` has prepared it.
+const BEFORE: &[u8] = include_bytes!("before.wasm");
+
+#[test]
+fn a_module_that_an_earlier_version_has_prepared_is_updated() {
+    let Some(bin) = program() else { return };
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let server = Server::start(&bin, data.path()).with_token(None);
+    assert_eq!(Claims::of(BEFORE), Claims::Ignored);
+    server.publish("prepared", BEFORE);
+    for index in [1, 2, 2] {
+        assert_eq!(server.call("insert", index, json!([0, index])).0, 200);
+    }
+    server.publish("prepared", &numbered(2, &[0], |_| {}));
+    assert_eq!(server.call("insert", 2, json!([0, 2])), skipped());
+    assert_eq!(server.call("insert", 3, json!([0, 3])).0, 200);
+    assert_eq!(ids(&server.rows("rows")), [1, 2, 3]);
+    assert_eq!(server.call(IDENTIFY, 4, json!(["{}"])).0, 200);
+    assert_eq!(server.rows("rtdb_claims"), json!([[7, 4, "{}"]]));
+    assert_eq!(server.call(DISCONNECT, 4, json!([])).0, 200);
+    assert_eq!(server.rows("rtdb_claims"), json!([]));
 }

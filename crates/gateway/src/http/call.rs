@@ -36,6 +36,7 @@ pub(super) async fn call(
 
     // Each call is a connection of its own, as it is for SpacetimeDB; where nobody can tell, the log is spared it.
     let connection = ConnectionId::from_le_byte_array(rand::random());
+    let mut claims = node.claims(&caller.claims)?;
     let presence = match module.client_connected().or(module.client_disconnected()) {
         None => None,
         Some(_) => Some(
@@ -44,6 +45,7 @@ pub(super) async fn call(
                 &record.identity,
                 &caller.claims.identity,
                 connection,
+                std::mem::take(&mut claims),
             )
             .await?,
         ),
@@ -59,6 +61,7 @@ pub(super) async fn call(
         reducer: reducer.name.clone(),
         args: [header.encode().as_slice(), &own_args].concat().into(),
         request_id: 0,
+        claims,
     };
     let since = Instant::now();
     node.metrics.calls.inc();

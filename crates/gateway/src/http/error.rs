@@ -69,8 +69,14 @@ impl From<Unapplied> for HttpError {
             Unapplied::Refused(Refusal::NoSuchShard(_)) => StatusCode::NOT_FOUND,
             Unapplied::Refused(Refusal::NotOwner) => StatusCode::FORBIDDEN,
             Unapplied::Refused(Refusal::NameTaken(_)) => StatusCode::UNAUTHORIZED,
-            Unapplied::Refused(Refusal::SessionGone) => StatusCode::SERVICE_UNAVAILABLE,
-            Unapplied::Refused(Refusal::AlreadyInitialised) => StatusCode::CONFLICT,
+            Unapplied::Refused(Refusal::SessionGone | Refusal::Split) => StatusCode::SERVICE_UNAVAILABLE,
+            Unapplied::Refused(
+                Refusal::AlreadyInitialised
+                | Refusal::NotSplit
+                | Refusal::NotReported(_)
+                | Refusal::NotStuck
+                | Refusal::NotYet,
+            ) => StatusCode::CONFLICT,
             Unapplied::Unknown(_) => StatusCode::GATEWAY_TIMEOUT,
         };
         Self::new(status, unapplied.to_string())

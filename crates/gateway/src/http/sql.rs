@@ -4,10 +4,12 @@ mod statements;
 
 use super::{Authenticated, HttpError};
 use crate::node::Node;
+use crate::views;
 use axum::body::Body;
 use axum::extract::{Extension, Path, RawQuery, State};
 use axum::response::Response;
 use http::{HeaderValue, Method};
+use rtdb_replica::ViewError;
 use statements::Statements;
 use std::sync::Arc;
 
@@ -22,7 +24,7 @@ pub(super) async fn sql(
     sql: String,
 ) -> Result<Response, HttpError> {
     let record = node.database(&database)?;
-    node.active(&record.identity).await?;
+    let active = node.active(&record.identity).await?;
     match statements::classify(&sql) {
         Statements::Reads => {}
         Statements::Hidden(name) => {
@@ -40,6 +42,18 @@ pub(super) async fn sql(
             )));
         }
     }
+    let wanted = views::wanted(
+        &active.module,
+        std::iter::once(sql.as_str()),
+        caller.claims.identity.to_byte_array(),
+    );
+    // Held until the answer is there.
+    let _holds = views::prepare(&node, &record.identity, &caller.token, &wanted)
+        .await
+        .map_err(|error| match error {
+            ViewError::Unavailable(_) => HttpError::unavailable(error.to_string()),
+            ViewError::Failed { .. } | ViewError::Stuck { .. } => HttpError::bad_request(error.to_string()),
+        })?;
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
     let path = format!("/v1/database/{}/sql{query}", record.identity.to_hex());
     let text = HeaderValue::from_static("text/plain; charset=utf-8");

@@ -14,11 +14,14 @@ mod admit;
 mod call;
 mod restore;
 mod settle;
+mod views;
 
 pub(crate) use call::{Caller, Context};
 
+use self::views::Preparing;
 use super::subscriptions::Subscriptions;
 use crate::close::CloseReason;
+use crate::views::Wanted;
 use bytes::Bytes;
 use call::UnderWay;
 use prometheus::IntGauge;
@@ -39,6 +42,8 @@ pub(crate) enum Action {
     ReopenUpstream,
     /// Send SpacetimeDB a message.
     Forward(Bytes),
+    /// Prepare views, then say [`Core::views_prepared`].
+    PrepareViews(Vec<Wanted>),
     /// Close the client. Nothing else follows.
     Close(CloseReason),
 }
@@ -72,6 +77,12 @@ pub(crate) struct Core {
     /// The client's message that the phase rule or a limit holds up, and the rest of its frame.
     waiting: Option<ClientMessage>,
     frame: Option<Messages>,
+    /// How far the views are that `waiting` reads.
+    preparing: Preparing,
+    /// Views that have failed, and why, whose subscriptions are to be ended.
+    failed_views: Vec<(String, String)>,
+    /// Query sets that are being ended because a view has failed, and why.
+    ending: Vec<(u32, String)>,
     /// What the client is owed for its calls, oldest first.
     under_way: VecDeque<UnderWay>,
     /// The first so many of `under_way` have been proposed (or never will be).
@@ -106,6 +117,9 @@ impl Core {
             caller,
             waiting: None,
             frame: None,
+            preparing: Preparing::default(),
+            failed_views: Vec::new(),
+            ending: Vec::new(),
             under_way: VecDeque::new(),
             proposed: 0,
             bytes: 0,
@@ -227,6 +241,13 @@ impl Core {
                     actions,
                 );
             }
+            Err(Unapplied::Refused(refusal @ Refusal::Split)) => {
+                if let Some(call) = self.take_call() {
+                    let outcome = reply::Outcome::Internal(refusal.to_string());
+                    let result = call.failed(self.subprotocol, &self.caller, 0, &outcome);
+                    actions.extend(result.map(Action::Send));
+                }
+            }
             Err(Unapplied::Refused(_)) => return self.close(CloseReason::module_exited(), actions),
             Err(unknown @ Unapplied::Unknown(_)) => {
                 return self.close(
@@ -242,6 +263,7 @@ impl Core {
     /// The upstream is open, and the local server knows the client.
     pub(crate) fn upstream_opened(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) {
         if self.upstream == Upstream::Reopening {
+            self.end_failed_views(actions);
             self.repeat_subscriptions(actions);
         } else {
             debug_assert_eq!(self.upstream, Upstream::Opening);

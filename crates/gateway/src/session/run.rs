@@ -21,6 +21,7 @@ use futures::future::BoxFuture;
 use rtdb_consensus::{NotProposed, Outcome, Pending};
 use rtdb_determinism::Module;
 use rtdb_protocol::server;
+use rtdb_replica::{ViewError, ViewHold};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -44,6 +45,10 @@ enum Event {
     Opened(Box<Result<Opened, OpenError>>),
     /// The database's module was replaced, or nearly: the upstream may hang on what was there before.
     Published,
+    /// The views that the client asks for are prepared, or can't be.
+    Views(Result<Vec<ViewHold>, ViewError>),
+    /// Some view has failed.
+    ViewFailed,
     /// What became of the oldest call.
     Outcome(Outcome),
     /// There is room for proposals again.
@@ -86,6 +91,12 @@ struct Io {
     opening: Option<BoxFuture<'static, Result<Opened, OpenError>>>,
     /// While there is an upstream: the next publication.
     published: Option<BoxFuture<'static, ()>>,
+    /// Views that are being prepared.
+    preparing: Option<BoxFuture<'static, Result<Vec<ViewHold>, ViewError>>>,
+    /// The views that the client has asked for.
+    views: Vec<ViewHold>,
+    /// While there are any: the next failure of a view.
+    view_failed: Option<BoxFuture<'static, ()>>,
     pending: VecDeque<(Instant, Pending)>,
     room: Option<BoxFuture<'static, ()>>,
     ticker: Interval,
@@ -107,6 +118,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             upstream: None,
             opening: None,
             published: None,
+            preparing: None,
+            views: Vec::new(),
+            view_failed: None,
             pending: VecDeque::new(),
             room: None,
             ticker,
@@ -132,13 +146,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     }
                     Action::ReopenUpstream => {
                         self.node.metrics.restorations.inc();
-                        let (local, config) = (self.node.local.clone(), self.upstream_config.clone());
-                        io.opening = Some(upstream::reopen(local, config).boxed());
+                        let (node, config) = (self.node.clone(), self.upstream_config.clone());
+                        let views = io.views.iter().map(|hold| hold.view().to_owned()).collect();
+                        io.opening = Some(upstream::reopen(node, config, views).boxed());
                     }
                     Action::Forward(message) => {
                         if let Some((upstream, _)) = &mut io.upstream {
                             upstream.push(Message::Binary(message));
                         }
+                    }
+                    Action::PrepareViews(wanted) => {
+                        let (node, config) = (self.node.clone(), self.upstream_config.clone());
+                        io.preparing = Some(upstream::prepare_views(node, config, wanted).boxed());
                     }
                     Action::Close(reason) => return End::Close(reason),
                 }
@@ -163,6 +182,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 Ok(opened) => {
                     io.upstream = Some((opened.upstream, Present::new(&self.node.metrics.upstreams)));
                     io.published = opened.published;
+                    if !io.views.is_empty() {
+                        io.views = opened.views;
+                    }
+                    for error in opened.failed_views {
+                        self.view_failed(error, actions);
+                    }
                     self.core.upstream_opened(&context, actions);
                 }
                 Err(error) => {
@@ -173,6 +198,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Event::Published => {
                 (io.upstream, io.published) = (None, None);
                 self.core.upstream_lost(CloseReason::restart(), &context, actions);
+            }
+            Event::Views(prepared) => self.views_prepared(prepared, io, &context, actions),
+            Event::ViewFailed => {
+                io.view_failed = self.next_view_failure();
+                for error in io.views.iter().filter_map(ViewHold::failure) {
+                    self.view_failed(error, actions);
+                }
             }
             Event::Outcome(outcome) => {
                 if let Some((since, _)) = io.pending.pop_front() {
@@ -190,6 +222,47 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Event::Gone => return Some(End::Gone),
         }
         None
+    }
+
+    fn views_prepared(
+        &mut self,
+        prepared: Result<Vec<ViewHold>, ViewError>,
+        io: &mut Io,
+        context: &Context<'_>,
+        actions: &mut Vec<Action>,
+    ) {
+        let prepared = prepared.map(|holds| {
+            for hold in holds {
+                // There are no more of them than the module has views.
+                if io.views.iter().all(|held| held.key() != hold.key()) {
+                    io.views.push(hold);
+                }
+            }
+        });
+        if io.view_failed.is_none() && !io.views.is_empty() {
+            io.view_failed = self.next_view_failure();
+        }
+        self.core.views_prepared(prepared, context, actions);
+    }
+
+    /// Resolves at the next failure of a view.
+    fn next_view_failure(&self) -> Option<BoxFuture<'static, ()>> {
+        let mut failures = self.node.local.views(&self.upstream_config.database)?.failures();
+        Some(
+            async move {
+                if failures.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+            .boxed(),
+        )
+    }
+
+    fn view_failed(&mut self, error: ViewError, actions: &mut Vec<Action>) {
+        let why = error.to_string();
+        if let ViewError::Failed { view, .. } | ViewError::Stuck { view, .. } = error {
+            self.core.view_failed(view, why, actions);
+        }
     }
 
     fn client_sent(&mut self, received: Received, actions: &mut Vec<Action>) -> Option<End> {

@@ -2,10 +2,11 @@
 
 use super::rows::{Rows, Side};
 use crate::limits::{SUBSCRIPTIONS_BYTES_MAX, SUBSCRIPTIONS_MAX};
+use crate::views;
 use bytes::Bytes;
 use prometheus::IntGauge;
 use rtdb_protocol::Subprotocol;
-use rtdb_protocol::client::{Read, ReadKind};
+use rtdb_protocol::client::{self, ClientMessage, Read, ReadKind};
 use rtdb_protocol::server::Changes;
 
 /// A subscription that the server has accepted.
@@ -58,6 +59,23 @@ impl Subscriptions {
     /// Whether the client can be subscribed anew without noticing.
     pub(super) fn restorable(&self) -> bool {
         self.known
+    }
+
+    /// The subscriptions whose queries may read a view.
+    pub(super) fn reading(&self, view: &str) -> Vec<Read> {
+        let requests = self.live.iter().map(|live| live.request.clone());
+        requests
+            .filter_map(|request| match client::split(self.subprotocol, request).next() {
+                Some(Ok(ClientMessage::Read(read))) => Some(read),
+                _ => None,
+            })
+            .filter(|read| read.queries.iter().any(|query| views::names(query, view)))
+            .collect()
+    }
+
+    /// Whether a query set is subscribed to.
+    pub(super) fn has(&self, query_set: u32) -> bool {
+        self.live.iter().any(|live| live.sets.contains(&query_set))
     }
 
     /// The requests that subscribe the client to all of it.

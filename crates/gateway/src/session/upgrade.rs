@@ -10,7 +10,7 @@ use super::upstream::UpstreamConfig;
 use crate::close::CloseReason;
 use crate::gateway::Place;
 use crate::http::{Authenticated, HttpError};
-use crate::local::LocalDatabase;
+use crate::local::{Claims, LocalDatabase};
 use crate::metrics::Present;
 use crate::node::Node;
 use crate::presence::{NotLetIn, Presence};
@@ -44,6 +44,7 @@ struct Arrival {
     subprotocol: Subprotocol,
     params: Params,
     caller: Authenticated,
+    claims: String,
     is_owner: bool,
     /// Held to the end of the session.
     _place: Option<Place>,
@@ -61,6 +62,7 @@ pub(crate) async fn subscribe(
     let record = node.database(&database)?;
     let subprotocol = negotiate(request.headers(), node.local.newest_subprotocol())?;
     let local = node.active(&record.identity).await?;
+    let claims = node.claims(&caller.claims)?;
 
     let upgrade = hyper::upgrade::on(&mut request);
     let _place = request.extensions().get::<Place>().cloned();
@@ -71,6 +73,7 @@ pub(crate) async fn subscribe(
         subprotocol,
         params,
         is_owner: record.is_owned_by(&caller.claims.identity),
+        claims,
         caller,
         _place,
     };
@@ -98,18 +101,19 @@ impl Arrival {
         let config = Socket::<Io>::config(Some(MESSAGE_BYTES_MAX));
         let mut client = Socket::new(WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await);
         // Before the client is let in, so that no order to close is missed.
-        let closing = self.node.closed();
+        let closing = self.node.closed(&self.database);
         let identity = self.caller.claims.identity;
         let connection = self.params.connection;
         let group = self.node.shard.clone();
-        let presence = match Presence::connect(group, &self.database, &identity, connection).await {
-            Ok(presence) => presence,
-            Err(error) => {
-                let reason = turned_away(error);
-                tracing::debug!(%identity, reason = %reason.reason, "a client was turned away");
-                return super::run::close(&mut client, &reason).await;
-            }
-        };
+        let presence =
+            match Presence::connect(group, &self.database, &identity, connection, self.claims).await {
+                Ok(presence) => presence,
+                Err(error) => {
+                    let reason = turned_away(error);
+                    tracing::debug!(%identity, reason = %reason.reason, "a client was turned away");
+                    return super::run::close(&mut client, &reason).await;
+                }
+            };
         let _present = Present::new(&self.node.metrics.sessions);
         let caller = Caller {
             session: presence.session(),
@@ -134,7 +138,10 @@ impl Arrival {
                 subprotocol: self.subprotocol,
                 connection,
                 light: self.params.light,
-                claims: self.caller.claims,
+                claims: Claims {
+                    payload: String::new(),
+                    ..self.caller.claims
+                },
                 token: self.caller.token,
             },
             node: self.node,

@@ -3,10 +3,13 @@
 use super::socket::Socket;
 use crate::limits::{UPSTREAM_AWAY_MAX, UPSTREAM_OPEN_MAX};
 use crate::local::{Claims, Local};
+use crate::node::Node;
+use crate::views::{self, Wanted};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use rtdb_protocol::Subprotocol;
+use rtdb_replica::{ViewError, ViewHold};
 use spacetimedb_lib::{ConnectionId, Identity};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +29,10 @@ pub(super) struct Opened {
     pub(super) upstream: Upstream,
     /// Resolves at the next publication of the database.
     pub(super) published: Option<BoxFuture<'static, ()>>,
+    /// The views that the client has asked for, held anew.
+    pub(super) views: Vec<ViewHold>,
+    /// Those of them that fail now.
+    pub(super) failed_views: Vec<ViewError>,
 }
 
 /// Why it could not be opened.
@@ -67,8 +74,13 @@ pub(super) async fn open(local: Arc<dyn Local>, config: UpstreamConfig) -> Resul
 }
 
 /// Opens the connection again for a client that has seen something already: whatever the server says is taken to be of
-/// its recovery, and nothing is asked of it before it has again what it may have shown.
-pub(super) async fn reopen(local: Arc<dyn Local>, config: UpstreamConfig) -> Result<Opened, OpenError> {
+/// its recovery, and nothing is asked of it before it has again what it may have shown, in views too.
+pub(super) async fn reopen(
+    node: Arc<Node>,
+    config: UpstreamConfig,
+    views: Vec<String>,
+) -> Result<Opened, OpenError> {
+    let local = &node.local;
     let attempts = async {
         loop {
             match attempt(local.as_ref(), &config).await {
@@ -79,14 +91,58 @@ pub(super) async fn reopen(local: Arc<dyn Local>, config: UpstreamConfig) -> Res
         }
     };
     let reopened = async {
-        let opened = attempts.await;
+        let mut opened = attempts.await;
         // Asked on the new connection's server: had it died in between, the connection would be dead too.
         local.caught_up(&config.database).await;
+        for view in &views {
+            match prepare_again(&node, &config, view).await {
+                Ok(holds) => opened.views.extend(holds),
+                Err(failed) => opened.failed_views.push(failed),
+            }
+        }
         opened
     };
     tokio::time::timeout(UPSTREAM_AWAY_MAX, reopened)
         .await
         .map_err(|_| OpenError::Unavailable)
+}
+
+/// Prepares views for a client's first look at them.
+pub(super) async fn prepare_views(
+    node: Arc<Node>,
+    config: UpstreamConfig,
+    wanted: Vec<Wanted>,
+) -> Result<Vec<ViewHold>, ViewError> {
+    let token = config.current_token(node.local.as_ref());
+    views::prepare(&node, &config.database, &token, &wanted).await
+}
+
+/// Prepares a view again, as soon as that is possible. The module may be another one.
+async fn prepare_again(node: &Node, config: &UpstreamConfig, view: &str) -> Result<Vec<ViewHold>, ViewError> {
+    loop {
+        let token = config.current_token(node.local.as_ref());
+        let wanted = match node.local.database(&config.database) {
+            Some(database) => views::named(&database.module, view, config.claims.identity.to_byte_array()),
+            None => Vec::new(),
+        };
+        match views::prepare(node, &config.database, &token, &wanted).await {
+            Err(ViewError::Unavailable(error)) => tracing::debug!(error, "views can't be refreshed yet"),
+            settled => return settled,
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+impl UpstreamConfig {
+    /// The client's token, or one in its place. A token with an end may have come to it since the client was let in: the
+    /// session goes on all the same.
+    fn current_token(&self, local: &dyn Local) -> String {
+        let minted = local
+            .tokens()
+            .filter(|_| self.claims.expires)
+            .and_then(|tokens| tokens.mint(&self.claims));
+        minted.unwrap_or_else(|| self.token.clone())
+    }
 }
 
 async fn attempt(local: &dyn Local, config: &UpstreamConfig) -> Result<Opened, OpenError> {
@@ -100,12 +156,7 @@ async fn attempt(local: &dyn Local, config: &UpstreamConfig) -> Result<Opened, O
         .boxed()
     });
     let address = local.address().ok_or(OpenError::Unavailable)?;
-    // A token with an end may have come to it since the client was let in: the session goes on all the same.
-    let minted = local
-        .tokens()
-        .filter(|_| config.claims.expires)
-        .and_then(|tokens| tokens.mint(&config.claims));
-    let token = minted.as_ref().unwrap_or(&config.token);
+    let token = config.current_token(local);
     let url = format!(
         "ws://{address}/v1/database/{}/subscribe?connection_id={}&compression=None&confirmed=false&light={}",
         config.database.to_hex(),
@@ -135,6 +186,8 @@ async fn attempt(local: &dyn Local, config: &UpstreamConfig) -> Result<Opened, O
         Ok((ws, _)) => Ok(Opened {
             upstream: Socket::new(ws),
             published,
+            views: Vec::new(),
+            failed_views: Vec::new(),
         }),
         Err(Error::Http(response)) => Err(OpenError::Refused(response.status().to_string())),
         Err(Error::Io(_) | Error::ConnectionClosed | Error::Protocol(_)) => Err(OpenError::Unavailable),

@@ -9,7 +9,8 @@ use rtdb_consensus::command::{Body, Owner};
 use rtdb_consensus::{Applied, Command, NotProposed, Outcome, Pending, Position, Propose, Reply};
 use rtdb_determinism::Module;
 use rtdb_gateway::{
-    Catalog, Claims, DatabaseRecord, Gateway, GatewayMetrics, Local, LocalDatabase, TokenError, Tokens,
+    Catalog, Claims, DatabaseRecord, Gateway, GatewayMetrics, Local, LocalDatabase, SetAside, TokenError,
+    Tokens,
 };
 use rtdb_protocol::Subprotocol;
 use spacetimedb_lib::db::raw_def::v9::{Lifecycle, RawModuleDefV9Builder};
@@ -34,6 +35,7 @@ fn claims_of(user: &str) -> Claims {
         issuer: "test".into(),
         subject: user.into(),
         expires: false,
+        payload: format!(r#"{{"iss":"test","sub":"{user}"}}"#),
     }
 }
 
@@ -127,6 +129,7 @@ impl Propose for FakeLog {
 
 struct FakeCatalog {
     ready: bool,
+    takes_claims: bool,
 }
 
 impl FakeCatalog {
@@ -148,6 +151,10 @@ impl FakeCatalog {
 impl Catalog for FakeCatalog {
     fn ready(&self) -> bool {
         self.ready
+    }
+
+    fn takes_claims(&self) -> bool {
+        self.takes_claims
     }
 
     fn by_identity(&self, identity: &Identity) -> Option<DatabaseRecord> {
@@ -180,6 +187,18 @@ impl Local for FakeLocal {
     }
 
     fn publications(&self, _: &Identity) -> Option<tokio::sync::watch::Receiver<u64>> {
+        None
+    }
+
+    fn set_aside(&self, _: &Identity) -> Option<SetAside> {
+        None
+    }
+
+    fn until_set_aside(&self, _: &Identity) -> futures::future::BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
+
+    fn views(&self, _: &Identity) -> Option<Arc<rtdb_replica::Views>> {
         None
     }
 
@@ -236,6 +255,7 @@ pub struct Fixture {
 
 pub struct Settings {
     pub ready: bool,
+    pub takes_claims: bool,
     pub lifecycle: bool,
     pub newest: Subprotocol,
 }
@@ -244,6 +264,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             ready: true,
+            takes_claims: true,
             lifecycle: false,
             newest: Subprotocol::V3,
         }
@@ -260,6 +281,7 @@ impl Fixture {
         };
         let catalog = Arc::new(FakeCatalog {
             ready: settings.ready,
+            takes_claims: settings.takes_claims,
         });
         let gateway = Gateway::new(
             log.clone(),

@@ -165,6 +165,10 @@ impl Catalog for MemoryMeta {
         true
     }
 
+    fn takes_claims(&self) -> bool {
+        true
+    }
+
     fn by_identity(&self, identity: &Identity) -> Option<DatabaseRecord> {
         self.databases
             .lock()
@@ -206,6 +210,7 @@ impl Pair {
             let config = ServerConfig::Managed {
                 program: program.clone(),
                 data_dir,
+                limits: rtdb_replica::ServerLimits::default(),
             };
             let server = LocalServer::start(config, &keys).await.expect("a server");
             server.up().await;
@@ -216,6 +221,9 @@ impl Pair {
         let config = ReplicaConfig {
             server: servers[1].clone(),
             tokens: tokens.clone(),
+            call_time_max: std::time::Duration::from_secs(120),
+            node: 1,
+            reports: None,
         };
         let replica = Arc::new(Replica::start(config, log.clone()));
         let local = OverReplica::new(replica.clone(), servers[1].clone(), tokens.clone());

@@ -1,7 +1,13 @@
-use super::{v1, v2};
+use super::{ReadKind, v1, v2};
 use crate::writer::Write;
 use crate::{RECEIPT_QUERY_SET, Subprotocol, hidden};
 use bytes::{BufMut, Bytes, BytesMut};
+
+/// How many bytes [`call_reducer`] appends for a call whose arguments have `args_bytes` bytes: the same in every
+/// subprotocol.
+pub fn call_reducer_bytes(reducer: &str, args_bytes: usize) -> usize {
+    1 + 4 + reducer.len() + 4 + args_bytes + 4 + 1
+}
 
 /// Appends a reducer call to `out`, its arguments being `args` one after the other (call header, then the client's
 /// own). With v3 several calls may share a frame; with v1 and v2 `out` must be empty.
@@ -13,7 +19,7 @@ pub fn call_reducer(
     request_id: u32,
 ) {
     let args_len = args.iter().map(|part| part.len()).sum::<usize>();
-    out.reserve(1 + 4 + reducer.len() + 4 + args_len + 4 + 1);
+    out.reserve(call_reducer_bytes(reducer, args_len));
     match subprotocol {
         Subprotocol::V1 => {
             out.put_u8(v1::CALL_REDUCER);
@@ -71,4 +77,22 @@ pub fn subscribe_receipts(subprotocol: Subprotocol, session: u64) -> Bytes {
         hidden::RECEIPT_TABLE
     );
     subscribe(subprotocol, &[&query], RECEIPT_QUERY_SET, RECEIPT_QUERY_SET)
+}
+
+/// Ends the subscription of `query_set`, which was made by a message of this kind. Its answer carries
+/// [`RECEIPT_QUERY_SET`] as request id.
+pub fn unsubscribe(subprotocol: Subprotocol, kind: ReadKind, query_set: u32) -> Bytes {
+    let mut out = BytesMut::new();
+    out.put_u8(match (subprotocol, kind) {
+        (Subprotocol::V1, ReadKind::SubscribeSingle) => v1::UNSUBSCRIBE,
+        (Subprotocol::V1, _) => v1::UNSUBSCRIBE_MULTI,
+        (Subprotocol::V2 | Subprotocol::V3, _) => v2::UNSUBSCRIBE,
+    });
+    out.put_u32_le(RECEIPT_QUERY_SET);
+    out.put_u32_le(query_set);
+    if subprotocol != Subprotocol::V1 {
+        // The rows need not be told.
+        out.put_u8(0);
+    }
+    out.freeze()
 }

@@ -7,6 +7,8 @@ use bytes::Bytes;
 
 pub(super) const CALL_REDUCER: u8 = 0;
 pub(super) const SUBSCRIBE_MULTI: u8 = 4;
+pub(super) const UNSUBSCRIBE: u8 = 5;
+pub(super) const UNSUBSCRIBE_MULTI: u8 = 6;
 
 pub(super) fn read(reader: &mut Reader<'_>) -> Result<ClientMessage, FrameError> {
     let start = reader.at();
@@ -36,10 +38,10 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<ClientMessage, FrameError>
             query_sets.push(reader.u32()?);
             ReadKind::SubscribeMulti
         }
-        tag @ (5 | 6) => {
+        tag @ (UNSUBSCRIBE | UNSUBSCRIBE_MULTI) => {
             request_id = Some(reader.u32()?);
             query_sets.push(reader.u32()?);
-            if tag == 5 {
+            if tag == UNSUBSCRIBE {
                 ReadKind::UnsubscribeSingle
             } else {
                 ReadKind::UnsubscribeMulti

@@ -6,6 +6,7 @@ use crate::reader::Reader;
 use bytes::Bytes;
 
 pub(super) const SUBSCRIBE: u8 = 0;
+pub(super) const UNSUBSCRIBE: u8 = 1;
 pub(super) const CALL_REDUCER: u8 = 3;
 
 pub(super) fn read(reader: &mut Reader<'_>) -> Result<ClientMessage, FrameError> {
@@ -19,7 +20,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<ClientMessage, FrameError>
             queries = reader.texts()?;
             ReadKind::SubscribeMulti
         }
-        1 => {
+        UNSUBSCRIBE => {
             query_sets.push(reader.u32()?);
             reader.tag("unsubscribe flag", 2)?;
             ReadKind::UnsubscribeMulti

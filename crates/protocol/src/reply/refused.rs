@@ -83,6 +83,28 @@ pub fn read_refused(
     out.freeze()
 }
 
+/// A subscription has ended by itself: what SpacetimeDB says when a query fails while a transaction is evaluated.
+pub fn subscription_lost(subprotocol: Subprotocol, query_set: u32, message: &str) -> Bytes {
+    let mut out = BytesMut::with_capacity(32 + message.len());
+    match subprotocol {
+        Subprotocol::V1 => {
+            out.put_u8(v1::SUBSCRIPTION_ERROR);
+            out.put_u64_le(0);
+            out.put_u8(NONE);
+            out.put_u8(SOME);
+            out.put_u32_le(query_set);
+            out.put_u8(NONE);
+        }
+        Subprotocol::V2 | Subprotocol::V3 => {
+            out.put_u8(v2::SUBSCRIPTION_ERROR);
+            out.put_u8(NONE);
+            out.put_u32_le(query_set);
+        }
+    }
+    out.put_bytes_bsatn(message.as_bytes());
+    out.freeze()
+}
+
 /// The answer to a procedure call: an internal error, with the Unix epoch as its time as SpacetimeDB has it for a call
 /// that never ran.
 pub fn procedure_refused(subprotocol: Subprotocol, request_id: u32, message: &str) -> Bytes {

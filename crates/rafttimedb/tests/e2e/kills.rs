@@ -72,19 +72,7 @@ async fn nodes_die(kill: impl AsyncFn(&mut Node) -> Result<()>, rounds: &[Victim
 
 #[test]
 fn nodes_and_their_servers_die_in_turn() {
-    run(nodes_die(
-        async |node| {
-            node.kill9().await?;
-            node.kill9_server().await
-        },
-        &ROUNDS,
-    ));
-}
-
-/// The orphaned server goes on with the data directory until the node's next start ends it.
-#[test]
-fn nodes_die_and_leave_their_servers_behind() {
-    run(nodes_die(async |node| node.kill9().await, &ROUNDS[..2]));
+    run(nodes_die(async |node| node.kill9().await, &ROUNDS));
 }
 
 #[test]
@@ -122,7 +110,6 @@ fn everything_dies_at_once() {
                 scene.cluster.node_mut(id).kill9().await?;
             }
             for id in 1..=3 {
-                scene.cluster.node_mut(id).kill9_server().await?;
                 scene.cluster.restart(id)?;
             }
             scene.cluster.wait_ready(PATIENCE).await?;

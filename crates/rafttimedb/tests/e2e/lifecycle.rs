@@ -14,7 +14,7 @@ use crate::support::{DATABASE, PATIENCE, Scene, answered, program, run, undistur
 const SOME: u64 = 500;
 
 /// What `/metrics` promises.
-const METRICS: [&str; 20] = [
+const METRICS: [&str; 22] = [
     "rtdb_ready",
     "rtdb_spacetimedb_up",
     "rtdb_raft_term",
@@ -27,6 +27,8 @@ const METRICS: [&str; 20] = [
     "rtdb_database_index",
     "rtdb_database_digest",
     "rtdb_apply_window_calls",
+    "rtdb_overlong_calls",
+    "rtdb_database_stuck",
     "rtdb_log_syncs_total",
     "rtdb_log_sync_microseconds_total",
     "rtdb_sessions",

@@ -4,9 +4,13 @@
 //! so, except where `CI=true`, where that is a failure.
 
 mod bad_input;
+mod claims;
+mod diverged;
 mod identical;
 mod kills;
 mod lifecycle;
 mod partition;
+mod poison;
 mod sdk;
 mod support;
+mod views;

@@ -1,11 +1,16 @@
 //! One WebSocket connection to the local server, in the name of a database's owner.
 
+use super::FENCE_AFTER;
 use super::calls::Calls;
+use super::core::fence_args;
+use super::window::FENCE_INDEX;
 use crate::{Admin, DatabaseId, TokenError};
 use bytes::Bytes;
 use futures::{Sink, Stream};
 use http::{HeaderValue, header};
 use rtdb_consensus::command::Owner;
+use rtdb_determinism::MARK;
+use rtdb_protocol::reply::Outcome;
 use rtdb_protocol::server::{self, AppliedCall, ServerMessage};
 use rtdb_protocol::{FrameError, Subprotocol};
 use spacetimedb_lib::Identity;
@@ -19,8 +24,8 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WebSocketError, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-/// How long connecting may take, the server's first message included. A server that has just started replays its commit
-/// log before it lets anyone in.
+/// How long connecting may take, the server's first message included, beside what a call may take that is under way. A
+/// server that has just started replays its commit log before it lets anyone in.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
 /// The largest message that the server may send on this connection, which subscribes to nothing, in bytes: results
 /// with their arguments.
@@ -30,18 +35,21 @@ const MESSAGE_BYTES_MAX: usize = rtdb_protocol::MESSAGE_BYTES_MAX + (1 << 20);
 const READ_BYTES: usize = 32 << 10;
 
 /// A connection, and the calls that are to be sent on it.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     subprotocol: Subprotocol,
     socket: WebSocketStream<TcpStream>,
     pub(super) calls: Calls,
     unflushed: bool,
+    call_time_max: Duration,
 }
 
 /// Why there is no connection (any more).
 #[derive(Debug, Error)]
-pub(super) enum ConnectionError {
-    #[error("connecting takes longer than {OPEN_TIMEOUT:?}")]
-    OpenTimeout,
+pub(crate) enum ConnectionError {
+    #[error("connecting takes longer than {0:?}")]
+    OpenTimeout(Duration),
+    #[error("a call has run for {0:?}, longer than it may")]
+    Overlong(Duration),
     #[error("the connection ended")]
     Ended,
     #[error(transparent)]
@@ -66,26 +74,30 @@ impl From<WebSocketError> for ConnectionError {
 
 impl Connection {
     /// Connects to a database as its owner.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         admin: &Admin,
         owner: &Owner,
         database: &DatabaseId,
     ) -> Result<Self, ConnectionError> {
         let open = async {
             let token = admin.token(owner)?;
-            let mut connection = Self::shake_hands(&admin.server().authority(), &token, database).await?;
+            let authority = admin.server().authority();
+            let mut connection =
+                Self::shake_hands(&authority, &token, database, admin.call_time_max()).await?;
             connection.greet(owner).await?;
             Ok(connection)
         };
-        tokio::time::timeout(OPEN_TIMEOUT, open)
+        let max = OPEN_TIMEOUT + admin.call_time_max();
+        tokio::time::timeout(max, open)
             .await
-            .unwrap_or(Err(ConnectionError::OpenTimeout))
+            .unwrap_or(Err(ConnectionError::OpenTimeout(max)))
     }
 
     async fn shake_hands(
         authority: &str,
         token: &str,
         database: &DatabaseId,
+        call_time_max: Duration,
     ) -> Result<Self, ConnectionError> {
         let database = Identity::from_byte_array(*database).to_hex();
         let url =
@@ -118,6 +130,7 @@ impl Connection {
             socket,
             calls: Calls::new(subprotocol),
             unflushed: false,
+            call_time_max,
         })
     }
 
@@ -134,7 +147,7 @@ impl Connection {
     }
 
     /// Sends what is to be sent while it waits for the server's next payload. May be dropped and called again.
-    pub(super) async fn next(&mut self) -> Result<Bytes, ConnectionError> {
+    pub(crate) async fn next(&mut self) -> Result<Bytes, ConnectionError> {
         std::future::poll_fn(|cx| self.poll(cx)).await
     }
 
@@ -194,13 +207,47 @@ impl Connection {
             .filter_map(|message| message.map(ServerMessage::into_applied).transpose())
     }
 
+    /// Whether the server says nothing of a call that runs out of energy, as 1.2.0 does.
+    pub(super) fn may_leave_calls_unanswered(&self) -> bool {
+        self.subprotocol == Subprotocol::V1
+    }
+
     /// Makes one call and waits for its result: no other may be under way.
-    pub(super) async fn call(&mut self, reducer: &str, args: &[u8]) -> Result<AppliedCall, ConnectionError> {
+    pub(crate) async fn call(&mut self, reducer: &str, args: &[u8]) -> Result<AppliedCall, ConnectionError> {
+        let max = self.call_time_max;
+        tokio::time::timeout(max, self.answer(reducer, args))
+            .await
+            .unwrap_or(Err(ConnectionError::Overlong(max)))
+    }
+
+    async fn answer(&mut self, reducer: &str, args: &[u8]) -> Result<AppliedCall, ConnectionError> {
         self.calls.push(reducer, &[args], 0);
+        let (mut fenced, mut answer) = (false, None);
         loop {
-            let payload = self.next().await?;
-            if let Some(result) = self.results(payload).next() {
-                return Ok(result?);
+            let payload = match tokio::time::timeout(FENCE_AFTER, self.next()).await {
+                Ok(payload) => payload?,
+                Err(_) if !fenced && self.may_leave_calls_unanswered() => {
+                    fenced = true;
+                    self.calls.push(MARK, &[&fence_args()], 0);
+                    continue;
+                }
+                Err(_) => continue,
+            };
+            for result in self.results(payload) {
+                let result = result?;
+                match (fenced && result.index == Some(FENCE_INDEX), answer.take()) {
+                    (false, _) => answer = Some(result),
+                    (true, Some(answer)) => return Ok(answer),
+                    (true, None) => {
+                        return Ok(AppliedCall {
+                            outcome: Outcome::OutOfEnergy,
+                            ..result
+                        });
+                    }
+                }
+            }
+            if !fenced && let Some(answer) = answer.take() {
+                return Ok(answer);
             }
         }
     }

@@ -1,13 +1,18 @@
 //! What an applier does with commands and results: pure, without sockets or clocks.
 
+mod identify;
+mod skipped;
+
+use self::identify::identified;
+use self::skipped::is_skipped;
 use super::args;
-use super::calls::Calls;
-use super::window::{Answer, Failure, Kind, Open, Told, Window};
+use super::calls::{self, Calls};
+use super::window::{Answer, FENCE_INDEX, Failure, Kind, Open, Told, Window};
 use crate::{ActiveDatabase, DatabaseState};
 use rtdb_consensus::command::{Body, Call, Connect, Disconnect};
 use rtdb_consensus::{Position, Refusal, Reply, ResolvedCommand, Session};
-use rtdb_determinism::header::{self, CallHeader};
-use rtdb_determinism::{DISCONNECT, Module, Successes};
+use rtdb_determinism::header::{self, CallHeader, NO_RECEIPT};
+use rtdb_determinism::{Claims, DISCONNECT, MARK, Module, Successes};
 use rtdb_protocol::reply::Outcome;
 use rtdb_protocol::server::AppliedCall;
 use std::sync::Arc;
@@ -24,12 +29,19 @@ pub(super) struct Core {
     completed: Position,
     /// The last command that is known to have become part of the database.
     succeeded: Position,
+    /// Up to here the server has run the commands on the connection that is lost, though answers are missing.
+    ran: Position,
     told: Vec<Told>,
     /// The calls that are part of the database, as far as results have come.
     successes: Successes,
+    /// The call that the server said it had passed over, when its record did not have it yet.
+    skipped: Option<Position>,
     /// Whether the `Cleanup` that is next has an effect: its `client_disconnected` failed.
     cleans_up: bool,
 }
+
+/// What is heard on a node that has set the database aside.
+const SET_ASIDE: &str = "this node's replica of the database is set aside; the other nodes apply the command";
 
 /// The server broke the rules that results are matched to calls by.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -40,8 +52,11 @@ pub(super) enum Violation {
     OtherCall { expected: u64, got: u64 },
     #[error("a call was not taken: {0}")]
     Rejected(String),
-    #[error("a call ran out of energy")]
-    OutOfEnergy,
+    /// Calls are answered in their order, and 1.2.0 says nothing of one that runs out of energy.
+    #[error("the call at {position} was not answered, and a later one was")]
+    Unanswered { position: Position },
+    #[error("the server has applied call {index} before; its record says what came of it")]
+    Skipped { index: u64 },
     #[error("the hidden reducer {reducer} failed: {message}")]
     Hidden { reducer: &'static str, message: String },
 }
@@ -53,6 +68,12 @@ impl Core {
 
     pub(super) fn window(&self) -> &Window {
         &self.window
+    }
+
+    /// The first command whose outcome is not known, whether its connection is lost or not.
+    pub(super) fn first_open(&self) -> Option<Position> {
+        let open = self.unsettled.first().or_else(|| self.window.first());
+        open.map(|open| open.position)
     }
 
     pub(super) fn completed(&self) -> Position {
@@ -72,12 +93,11 @@ impl Core {
     /// here.
     pub(super) fn take(&mut self, command: &ResolvedCommand, calls: &mut Calls) {
         let active = self.active.clone();
-        let module = active.as_ref().map(|active| &active.module);
-        match (&command.command.body, module) {
-            (Some(Body::Call(call)), Some(module)) => self.call(command, call, module, calls),
-            (Some(Body::Connect(connect)), Some(module)) => self.connect(command, connect, module, calls),
-            (Some(Body::Disconnect(disconnect)), Some(module)) => match &command.session {
-                Some(session) => self.disconnect(command, disconnect, session, module, calls),
+        match (&command.command.body, active.as_deref()) {
+            (Some(Body::Call(call)), Some(active)) => self.call(command, call, active, calls),
+            (Some(Body::Connect(connect)), Some(active)) => self.connect(command, connect, active, calls),
+            (Some(Body::Disconnect(disconnect)), Some(active)) => match &command.session {
+                Some(session) => self.disconnect(command, disconnect, session, &active.module, calls),
                 None => self.answer(command, Ok(Reply::Done)),
             },
             (Some(Body::Disconnect(_)), None) => self.answer(command, Ok(Reply::Done)),
@@ -86,7 +106,25 @@ impl Core {
         self.answer_first();
     }
 
-    fn call(&mut self, command: &ResolvedCommand, call: &Call, module: &Module, calls: &mut Calls) {
+    /// Takes a command that has failed by decision: it has no effect, and its caller hears why.
+    pub(super) fn pass_over(&mut self, command: &ResolvedCommand, why: &str, calls: &mut Calls) {
+        let active = self.active.clone();
+        match (&command.command.body, &command.session, &active) {
+            // A client is gone whatever its `client_disconnected` does.
+            (Some(Body::Disconnect(disconnect)), Some(session), Some(active)) => {
+                let refused = Disconnect {
+                    refused: true,
+                    ..disconnect.clone()
+                };
+                self.disconnect(command, &refused, session, &active.module, calls);
+            }
+            _ => self.answer(command, Err(Failure::trapped(why.to_owned()))),
+        }
+        self.answer_first();
+    }
+
+    fn call(&mut self, command: &ResolvedCommand, call: &Call, active: &ActiveDatabase, calls: &mut Calls) {
+        let module = &active.module;
         let refuse = |message| Err(Failure::trapped(message));
         let Some(reducer) = module.reducer(&call.reducer) else {
             return self.answer(command, refuse("no such reducer".to_owned()));
@@ -98,9 +136,22 @@ impl Core {
             let message = format!("invalid arguments for reducer {}: {e}", call.reducer);
             return self.answer(command, refuse(message));
         }
+        // What is larger than the gateway lets in would break every connection that it is sent on.
+        if !calls::fits(&call.reducer, &[&call.args]) {
+            return self.answer(
+                command,
+                refuse("the call is larger than SpacetimeDB takes".to_owned()),
+            );
+        }
         let mut header = CallHeader::decode(head).unwrap_or_default();
         header.timestamp_us = command.timestamp_us;
         header.index = command.position.0;
+        if header.session == 0 && active.claims == Claims::Read {
+            match call.session {
+                0 => self.identify(command, header, &call.claims, calls),
+                session => header.session = session | NO_RECEIPT,
+            }
+        }
         self.send(
             command,
             Kind::Call,
@@ -112,11 +163,20 @@ impl Core {
         );
     }
 
-    fn connect(&mut self, command: &ResolvedCommand, connect: &Connect, module: &Module, calls: &mut Calls) {
-        let Some(reducer) = module.client_connected() else {
+    fn connect(
+        &mut self,
+        command: &ResolvedCommand,
+        connect: &Connect,
+        active: &ActiveDatabase,
+        calls: &mut Calls,
+    ) {
+        let header = caller(command, &connect.sender, &connect.connection, command.position.0);
+        if active.claims >= Claims::Kept {
+            self.identify(command, header, &connect.claims, calls);
+        }
+        let Some(reducer) = active.module.client_connected() else {
             return self.answer(command, Ok(Reply::Done));
         };
-        let header = caller(command, &connect.sender, &connect.connection, command.position.0);
         self.send(command, Kind::Connect, &reducer.name, header, &[], 0, calls);
     }
 
@@ -158,23 +218,49 @@ impl Core {
         });
     }
 
+    /// Sends a call that does nothing, unless the last one was such a call: once it is answered, all before it have run.
+    pub(super) fn fence(&mut self, calls: &mut Calls) {
+        if let Some(open) = self.window.last().filter(|open| open.kind != Kind::Fence) {
+            let fence = open.fence();
+            calls.push(MARK, &[&fence_args()], 0);
+            self.window.push(fence);
+        }
+    }
+
     fn answer(&mut self, command: &ResolvedCommand, answer: Answer) {
         self.window.push(Open::new(command, Kind::Answered(answer)));
     }
 
     /// A call's result came.
     pub(super) fn result(&mut self, result: AppliedCall) -> Result<(), Violation> {
-        let open = self.window.pop().ok_or(Violation::NoCall)?;
+        let open = self.window.first().ok_or(Violation::NoCall)?;
         // v1 echoes the arguments, and with them the position, but not always the request id.
         let (expected, got) = match result.index {
-            Some(index) => (open.position.0, index),
+            Some(index) => (open.index(), index),
             None => (open.request_id.into(), result.request_id.into()),
         };
         if let Outcome::Rejected(message) = result.outcome {
             return Err(Violation::Rejected(message));
         }
         if expected != got {
-            return Err(Violation::OtherCall { expected, got });
+            let position = open.position;
+            return Err(if self.overtaken(&result) {
+                Violation::Unanswered { position }
+            } else {
+                Violation::OtherCall { expected, got }
+            });
+        }
+        let open = self.window.pop().ok_or(Violation::NoCall)?;
+        if open.kind == Kind::Fence {
+            self.answer_first();
+            return Ok(());
+        }
+        if open.kind == Kind::Identify {
+            self.answer_first();
+            return identified(result.outcome);
+        }
+        if is_skipped(&result.outcome) {
+            return self.skipped(open);
         }
         if matches!(result.outcome, Outcome::Ok { .. }) {
             self.succeeded = self.succeeded.max(open.position);
@@ -189,7 +275,6 @@ impl Core {
             (kind, _) => self.cleans_up = *kind == Kind::Disconnect,
         }
         let result = match (&open.kind, result.outcome) {
-            (_, Outcome::OutOfEnergy) => return Err(Violation::OutOfEnergy),
             (
                 Kind::Call,
                 Outcome::Ok {
@@ -206,32 +291,65 @@ impl Core {
                 self.answer_first();
                 return Ok(());
             }
-            (Kind::Cleanup, Outcome::Failed { message, .. } | Outcome::Internal(message)) => {
+            (Kind::Cleanup, outcome) => {
                 return Err(Violation::Hidden {
                     reducer: DISCONNECT,
-                    message,
+                    message: format!("{outcome:?}"),
                 });
             }
             // As natively, a client is gone whatever its `client_disconnected` says.
             (_, Outcome::Ok { .. }) | (Kind::Disconnect, _) => Ok(Reply::Done),
-            (
-                _,
-                Outcome::Failed {
-                    message,
-                    execution_us,
-                    energy,
-                },
-            ) => Err(Failure::Reducer {
-                trapped: false,
-                message,
-                execution_us,
-                energy,
-            }),
-            (_, Outcome::Internal(message) | Outcome::Rejected(message)) => Err(Failure::trapped(message)),
+            (_, outcome) => Err(failed(outcome)),
         };
         self.tell(open, result);
         self.answer_first();
         Ok(())
+    }
+
+    /// The database is set aside: of what was under way nobody will know on this node.
+    pub(super) fn set_aside(&mut self) {
+        self.active = None;
+        for open in std::mem::take(&mut self.unsettled) {
+            match open.kind {
+                Kind::Cleanup => {}
+                _ => self.tell(open, Err(Failure::Unknown(SET_ASIDE))),
+            }
+        }
+    }
+
+    /// Passes over a command of a database that is set aside.
+    pub(super) fn pass(&mut self, command: &ResolvedCommand) {
+        let answer = match &command.command.body {
+            Some(Body::Disconnect(_)) => Ok(Reply::Done),
+            _ => Err(Failure::Unknown(SET_ASIDE)),
+        };
+        self.answer(command, answer);
+        self.answer_first();
+    }
+
+    /// A result came that is due later: notes that the server has run everything up to its call. What came of the calls
+    /// before it, the database must say. `false` if no call waits for it.
+    fn overtaken(&mut self, result: &AppliedCall) -> bool {
+        let Some(index) = result.index else { return false };
+        let Some((open, next)) = self.window.find(|open| open.index() == index) else {
+            return false;
+        };
+        let position = open.position;
+        match &result.outcome {
+            Outcome::Ok { .. } if !matches!(open.kind, Kind::Fence | Kind::Identify) => {
+                self.succeeded = self.succeeded.max(position)
+            }
+            outcome if matches!(open.kind, Kind::Call | Kind::Connect) => {
+                open.kind = Kind::Answered(Err(failed(outcome.clone())));
+            }
+            _ => {}
+        }
+        // The cleanup behind a disconnect is at the same position.
+        self.ran = match next == Some(position) {
+            true => Position(position.0.saturating_sub(1)),
+            false => position,
+        };
+        true
     }
 
     /// A publication begins: nothing else is open until [`Core::published`].
@@ -256,6 +374,12 @@ impl Core {
     /// The database was deleted.
     pub(super) fn deleted(&mut self, command: &ResolvedCommand) {
         self.active = None;
+        self.answer(command, Ok(Reply::Done));
+        self.answer_first();
+    }
+
+    /// What the database holds was read.
+    pub(super) fn verified(&mut self, command: &ResolvedCommand) {
         self.answer(command, Ok(Reply::Done));
         self.answer_first();
     }
@@ -288,30 +412,50 @@ impl Core {
         }
     }
 
-    /// The database's own record after a lost connection: everything up to `state.index` was applied or has failed, and
-    /// everything after it is read from the log again. `None`: there is no database, and all is read again.
-    pub(super) fn recovered(&mut self, state: Option<&DatabaseState>) {
+    /// Where the publication stands whose outcome is not known, since the connection was lost.
+    pub(super) fn unsettled_publication(&self) -> Option<Position> {
+        let open = self.unsettled.first()?;
+        matches!(open.kind, Kind::Publish { .. }).then_some(open.position)
+    }
+
+    /// The database's own record after a lost connection: everything up to `state.index` was applied or has failed.
+    /// Everything after the position that this gives is read from the log again. `None`: there is no database, and all is
+    /// read again.
+    pub(super) fn recovered(&mut self, state: Option<&DatabaseState>) -> Position {
         let unsettled = std::mem::take(&mut self.unsettled);
+        let ran = std::mem::take(&mut self.ran);
         let after = state.map_or_else(Successes::default, |state| state.successes);
         let before = std::mem::replace(&mut self.successes, after);
         let cleans_up = std::mem::take(&mut self.cleans_up);
-        let Some(state) = state else { return };
-        let ran = unsettled.iter().take_while(|open| open.position.0 <= state.index);
-        let ran = ran.enumerate().filter(|(place, open)| match open.kind {
+        let Some(state) = state else {
+            return Position::default();
+        };
+        let index = Position(state.index);
+        // What has run and is not part of the database has failed, unless the server has lost transactions since.
+        let done = if index >= self.succeeded {
+            index.max(ran)
+        } else {
+            index
+        };
+        let recorded = unsettled.iter().take_while(|open| open.position <= index);
+        let recorded = recorded.enumerate().filter(|(place, open)| match open.kind {
             Kind::Call | Kind::Connect | Kind::Disconnect => true,
             // Of a disconnect and its cleanup just one succeeds.
             Kind::Cleanup => *place == 0 && cleans_up,
-            Kind::Publish { .. } | Kind::Answered(_) => false,
+            Kind::Identify | Kind::Publish { .. } | Kind::Answered(_) | Kind::Fence => false,
         });
-        let ran: Vec<u64> = ran.map(|(_, open)| open.position.0).collect();
-        let failures = before.failures(&ran, after);
-        self.succeeded = self.succeeded.max(Position(state.index));
+        let recorded: Vec<u64> = recorded.map(|(_, open)| open.position.0).collect();
+        let failures = before.failures(&recorded, after);
+        self.succeeded = self.succeeded.max(index);
         for mut open in unsettled {
-            if open.position.0 > state.index {
+            if open.position > done {
                 break;
             }
             let result = match std::mem::replace(&mut open.kind, Kind::Cleanup) {
-                Kind::Cleanup => continue,
+                Kind::Cleanup | Kind::Identify | Kind::Fence => continue,
+                Kind::Call | Kind::Connect if open.position > index => {
+                    Err(Failure::trapped(NOT_ANSWERED.to_owned()))
+                }
                 Kind::Answered(result) => result,
                 Kind::Disconnect => Ok(Reply::Done),
                 Kind::Publish { created } if state.module == open.position.0 => {
@@ -327,7 +471,39 @@ impl Core {
             };
             self.tell(open, result);
         }
+        done
     }
+}
+
+/// What the caller of a call hears that has run, is not part of the database, and was not answered.
+const NOT_ANSWERED: &str = "the call failed, and SpacetimeDB gave no reason: it may have run out of energy";
+
+/// Why a call failed that was answered with anything but success.
+fn failed(outcome: Outcome) -> Failure {
+    match outcome {
+        Outcome::Failed {
+            message,
+            execution_us,
+            energy,
+        } => Failure::Reducer {
+            trapped: false,
+            message,
+            execution_us,
+            energy,
+        },
+        Outcome::Internal(message) | Outcome::Rejected(message) => Failure::trapped(message),
+        Outcome::OutOfEnergy => Failure::trapped("the reducer ran out of energy".to_owned()),
+        Outcome::Ok { .. } => Failure::trapped("the call succeeded".to_owned()),
+    }
+}
+
+/// The arguments of `rtdb_mark` that make it do nothing.
+pub(super) fn fence_args() -> Vec<u8> {
+    let header = CallHeader {
+        index: FENCE_INDEX,
+        ..CallHeader::default()
+    };
+    [header.encode().as_slice(), &[false.into()]].concat()
 }
 
 /// The outcome of a call of which just this is known.

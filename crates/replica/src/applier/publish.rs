@@ -11,7 +11,7 @@ use http::StatusCode;
 use rtdb_consensus::command::{Owner, Publish};
 use rtdb_consensus::{Refusal, ResolvedCommand};
 use rtdb_determinism::header::CallHeader;
-use rtdb_determinism::{MARK, Module};
+use rtdb_determinism::{Claims, MARK, Module};
 use rtdb_protocol::reply::Outcome;
 use std::sync::Arc;
 
@@ -85,7 +85,12 @@ impl Applier {
                         self.refused = Some((command.position, text.clone()));
                         return Ok(self.refused(text, None));
                     }
-                    Outcome::OutOfEnergy => return Err(Violation::OutOfEnergy.into()),
+                    Outcome::OutOfEnergy => {
+                        let text = "its `init` ran out of energy".to_owned();
+                        self.remove().await?;
+                        self.refused = Some((command.position, text.clone()));
+                        return Ok(self.refused(text, None));
+                    }
                     Outcome::Rejected(text) => return Err(Violation::Rejected(text).into()),
                 }
             }
@@ -99,6 +104,7 @@ impl Applier {
             identity,
             owner: owner.clone(),
             module: Arc::new(module),
+            claims: Claims::of(&publish.module),
             position,
         });
         self.core.set_active(Some(Arc::clone(&active)));
@@ -128,7 +134,7 @@ impl Applier {
     }
 
     /// The publication is refused; what was there before goes on.
-    fn refused(&mut self, text: String, connection: Option<Connection>) -> Option<Connection> {
+    pub(super) fn refused(&mut self, text: String, connection: Option<Connection>) -> Option<Connection> {
         if connection.is_none() {
             self.core.set_active(None);
         }
@@ -171,7 +177,11 @@ impl Applier {
 }
 
 /// Records the header's position as applied, and as that of the running module if that is `published` by it.
-async fn mark(connection: &mut Connection, header: CallHeader, published: bool) -> Result<(), Interrupt> {
+pub(super) async fn mark(
+    connection: &mut Connection,
+    header: CallHeader,
+    published: bool,
+) -> Result<(), Interrupt> {
     let args = [header.encode().as_slice(), &[published.into()]].concat();
     match connection.call(MARK, &args).await?.outcome {
         Outcome::Ok { .. } => Ok(()),
@@ -184,7 +194,7 @@ async fn mark(connection: &mut Connection, header: CallHeader, published: bool) 
 }
 
 /// A call of the owner's, as the server itself would make it: on no connection.
-fn header(command: &ResolvedCommand, owner: &Owner) -> CallHeader {
+pub(super) fn header(command: &ResolvedCommand, owner: &Owner) -> CallHeader {
     CallHeader {
         sender: owner.identity.as_ref().try_into().unwrap_or_default(),
         connection: [0; 16],

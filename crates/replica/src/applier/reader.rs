@@ -176,6 +176,8 @@ fn database_of(command: &ResolvedCommand) -> Option<&[u8]> {
         Body::Disconnect(_) => command.session.as_ref().map_or(&[], |session| &session.database),
         Body::Publish(publish) => &publish.database,
         Body::Delete(delete) => &delete.database,
+        Body::Verify(verify) => &verify.database,
+        Body::Poison(poison) if poison.decides() => &poison.database,
         // Nodes' and the meta group's commands concern no database's rows.
         _ => &[],
     })

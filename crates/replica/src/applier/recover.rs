@@ -1,11 +1,11 @@
 //! Where to go on: the database's own record of what was applied to it, compared with the log.
 
 use super::{Applier, Connection, Head, Interrupt, before};
-use crate::{ActiveDatabase, AdminError, DatabaseState, Fatal, Phase};
+use crate::{ActiveDatabase, AdminError, DatabaseState, Phase, Quarantine};
 use http::StatusCode;
 use rtdb_consensus::Position;
 use rtdb_consensus::command::{Body, Owner, Publish};
-use rtdb_determinism::Module;
+use rtdb_determinism::{Claims, Module};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,16 @@ impl Applier {
     pub(super) async fn recover(&mut self) -> Result<Option<Connection>, Interrupt> {
         self.slot.set_phase(Phase::Connecting);
         self.shared.admin.server().up().await;
+        self.life = self.shared.admin.server().life();
+        self.refresh_verdict();
+        if let Some(position) = self.core.unsettled_publication()
+            && self.verdict.failed(position).is_some()
+            && !self.passed_over.contains(&position)
+        {
+            // The server must not even look at it.
+            self.remove().await?;
+            self.passed_over.insert(position);
+        }
         let Some(state) = self.state().await? else {
             self.core.set_active(None);
             self.shared.deactivate(&self.database);
@@ -30,12 +40,12 @@ impl Applier {
             return Ok(None);
         };
         let active = self.verified(&state).await?;
-        self.core.recovered(Some(&state));
+        let done = self.core.recovered(Some(&state));
         self.core.set_active(Some(active.clone()));
         self.shared.activate(active);
-        self.reader.seek(Position(state.index));
+        self.reader.seek(done);
         self.report();
-        tracing::info!(database = self.hex(), position = %Position(state.index), "applying from here on");
+        tracing::info!(database = self.hex(), position = %done, "applying from here on");
         Ok(Some(
             Connection::open(&self.shared.admin, &self.owner, &self.database).await?,
         ))
@@ -64,11 +74,7 @@ impl Applier {
             Err(AdminError::Refused {
                 status: StatusCode::BAD_REQUEST,
                 text,
-            }) => Err(Fatal::Foreign {
-                database: self.hex(),
-                reason: text,
-            }
-            .into()),
+            }) => Err(Interrupt::Quarantine(Quarantine::Foreign(text))),
             Err(e) => Err(e.into()),
         }
     }
@@ -77,26 +83,30 @@ impl Applier {
     /// land on other rows than elsewhere.
     async fn verified(&mut self, state: &DatabaseState) -> Result<Arc<ActiveDatabase>, Interrupt> {
         let index = Position(state.index);
-        let database = self.hex();
-        let diverged = |reason| Fatal::Diverged {
-            database: database.clone(),
-            reason,
-        };
+        let diverged = |reason| Interrupt::Quarantine(Quarantine::Diverged(reason));
         // Before the wait: no log of this generation ever comes to a position of another one.
         of_generation(self.born, index).map_err(diverged)?;
         self.log_known_to(index).await?;
         // The mark before a publication has the position just before it.
         let next = Position(state.index.saturating_add(1));
-        if self.reader.at(index).await?.is_none() && self.reader.at(next).await?.is_none() {
-            return Err(diverged(format!("it has applied {index}, which is no command of its log")).into());
+        let last = match self.reader.at(index).await? {
+            None => self.reader.at(next).await?,
+            last => last,
+        };
+        self.checkpoints
+            .begin(last.as_ref().map(|head| head.command().timestamp_us));
+        if last.is_none() {
+            return Err(diverged(format!(
+                "it has applied {index}, which is no command of its log: the node's data directory and its SpacetimeDB do not \
+                 belong together"
+            )));
         }
         let position = Position(state.module);
         let head = self.reader.at(position).await?;
         let Some((publish, owner)) = head.as_ref().and_then(publication) else {
             return Err(diverged(format!(
                 "its module is that of {position}, where none was published"
-            ))
-            .into());
+            )));
         };
         let module = Module::from_def(&publish.original_def)
             .map_err(|e| diverged(format!("the module at {position} can't be read: {e}")))?;
@@ -105,6 +115,7 @@ impl Applier {
             identity,
             owner,
             module,
+            claims: Claims::of(&publish.module),
             position,
         }))
     }

@@ -8,6 +8,9 @@ pub(super) const CALLS_MAX: usize = 4096;
 /// Their bytes: more is sent only when there are fewer.
 pub(super) const BYTES_MAX: usize = 8 << 20;
 
+/// `rtdb_index` of a [`Kind::Fence`]: below all that a database has applied, so that the call does nothing.
+pub(super) const FENCE_INDEX: u64 = 0;
+
 /// A command whose outcome is open.
 #[derive(Debug)]
 pub(super) struct Open {
@@ -31,13 +34,17 @@ pub(super) enum Kind {
     Disconnect,
     /// The deletion of a receipt which a failed `client_disconnected` has left: nobody waits for it.
     Cleanup,
+    /// What the caller's token says, for the command at the same position: nobody waits for it.
+    Identify,
     /// A module's publication, which is alone in the window.
     Publish {
         /// Whether it creates the database.
         created: bool,
     },
-    /// Nothing was sent: this is the outcome, when it is its turn.
+    /// Nothing was sent, or the answer came out of turn: this is the outcome, when it is its turn.
     Answered(Answer),
+    /// A call that has no effect: its answer shows that all before it have run. It has the position of the last of them.
+    Fence,
 }
 
 /// An outcome that does not know its place in the log yet.
@@ -89,6 +96,27 @@ impl Open {
             request_id: 0,
             bytes: 0,
             kind,
+        }
+    }
+
+    /// A [`Kind::Fence`] behind this command.
+    pub(super) fn fence(&self) -> Self {
+        Self {
+            position: self.position,
+            timestamp_us: self.timestamp_us,
+            origin: self.origin,
+            seq: self.seq,
+            request_id: 0,
+            bytes: 0,
+            kind: Kind::Fence,
+        }
+    }
+
+    /// `rtdb_index` in the header that was sent: v1 echoes it.
+    pub(super) fn index(&self) -> u64 {
+        match self.kind {
+            Kind::Fence => FENCE_INDEX,
+            _ => self.position.0,
         }
     }
 
@@ -155,9 +183,36 @@ impl Window {
         self.open.front()
     }
 
+    /// The positions of the first and the last command that wait for the server.
+    pub(super) fn under_way(&self) -> Option<(Position, Position)> {
+        let mut sent = self
+            .open
+            .iter()
+            .filter(|open| !matches!(open.kind, Kind::Answered(_) | Kind::Fence));
+        let first = sent.next()?.position;
+        Some((first, sent.next_back().map_or(first, |open| open.position)))
+    }
+
+    pub(super) fn last(&self) -> Option<&Open> {
+        self.open.back()
+    }
+
+    /// The first command that `is` says so of, and the one behind it.
+    pub(super) fn find(&mut self, is: impl Fn(&Open) -> bool) -> Option<(&mut Open, Option<Position>)> {
+        let place = self.open.iter().position(is)?;
+        let next = self.open.get(place + 1).map(|open| open.position);
+        Some((self.open.get_mut(place)?, next))
+    }
+
     pub(super) fn push(&mut self, open: Open) {
         self.bytes += open.bytes;
         self.open.push_back(open);
+    }
+
+    /// Takes back what [`Window::pop`] gave.
+    pub(super) fn unpop(&mut self, open: Open) {
+        self.bytes += open.bytes;
+        self.open.push_front(open);
     }
 
     pub(super) fn pop(&mut self) -> Option<Open> {

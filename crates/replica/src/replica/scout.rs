@@ -2,10 +2,13 @@
 
 use super::{Shared, Slot};
 use crate::applier::Applier;
+use crate::views::refresher::Refresher;
 use crate::{DatabaseId, Fatal};
 use futures::FutureExt;
 use rtdb_consensus::command::{Body, Owner};
-use rtdb_consensus::{LogIndex, Outcome, Position, ReadError, Refusal, ResolvedCommand, Unapplied};
+use rtdb_consensus::{
+    Applied, LogIndex, Outcome, Position, ReadError, Refusal, Reply, ResolvedCommand, Unapplied,
+};
 use std::any::Any;
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -20,6 +23,7 @@ const READ_BYTES_MAX: usize = 4 << 20;
 pub(super) struct Scout {
     shared: Arc<Shared>,
     known: HashMap<DatabaseId, Birth>,
+    /// The appliers, and what refreshes views.
     appliers: JoinSet<DatabaseId>,
 }
 
@@ -29,6 +33,20 @@ struct Birth {
     position: Position,
     owner: Owner,
     exists: bool,
+    /// What is the case if the publication at `position` has failed by decision.
+    before: Option<Box<Birth>>,
+}
+
+impl Birth {
+    /// What is the case without the publication at `position`, which has failed by decision.
+    fn without(mut self, position: Position) -> Option<Self> {
+        let before = self.before.take();
+        if self.exists && self.position == position {
+            return before.map(|before| *before);
+        }
+        self.before = before.and_then(|before| before.without(position)).map(Box::new);
+        Some(self)
+    }
 }
 
 impl Scout {
@@ -104,23 +122,33 @@ impl Scout {
                 let Some((identity, owner)) = named(&publish.database, publish.owner.as_ref()) else {
                     return Ok(());
                 };
-                let known = self.known.get(&identity);
-                if publish.clear || known.is_none_or(|birth| !birth.exists) {
-                    self.known.insert(
-                        identity,
-                        Birth {
-                            position,
-                            owner,
-                            exists: true,
-                        },
-                    );
-                }
+                let before = self.known.remove(&identity).map(Box::new);
+                let birth = match before {
+                    Some(before) if before.exists && !publish.clear => *before,
+                    before => Birth {
+                        position,
+                        owner,
+                        exists: true,
+                        before,
+                    },
+                };
+                self.known.insert(identity, birth);
             }
             Some(Body::Delete(delete)) => {
                 let known = identity(&delete.database).and_then(|identity| self.known.get_mut(&identity));
                 if let Some(birth) = known {
-                    (birth.position, birth.exists) = (position, false);
+                    (birth.position, birth.exists, birth.before) = (position, false, None);
                 }
+            }
+            Some(Body::Poison(poison)) => {
+                self.shared.note(command.origin, poison);
+                let failed = Some(poison).filter(|poison| poison.decides());
+                let identity = failed.and_then(|poison| identity(&poison.database));
+                let struck = identity.and_then(|identity| {
+                    let birth = self.known.remove(&identity)?;
+                    Some((identity, birth.without(Position(poison.position))?))
+                });
+                self.known.extend(struck);
             }
             Some(_) => {}
         }
@@ -141,6 +169,7 @@ impl Scout {
                             position,
                             owner,
                             exists: true,
+                            before: None,
                         },
                     ),
                     None => self.refuse(command, Refusal::Module("the publication is malformed".into())),
@@ -150,6 +179,17 @@ impl Scout {
             Some(Body::Call(call)) => self.stray(command, &call.database),
             Some(Body::Connect(connect)) => self.stray(command, &connect.database),
             Some(Body::Delete(delete)) => self.stray(command, &delete.database),
+            Some(Body::Poison(poison)) => {
+                self.shared.note(command.origin, poison);
+                // The applier that it concerns may be waiting for just this.
+                let done = Applied {
+                    position,
+                    timestamp_us: command.timestamp_us,
+                    reply: Reply::Done,
+                };
+                self.shared.follow.complete(command.origin, command.seq, Ok(done));
+                Ok(())
+            }
             Some(_) => Ok(()),
         }
     }
@@ -170,7 +210,12 @@ impl Scout {
     fn appoint(&mut self, identity: DatabaseId, birth: Birth) {
         let slot = Arc::new(Slot::new(identity, birth.owner.clone()));
         self.shared.add_slot(slot.clone());
+        let refresher = Refresher::new(self.shared.clone(), slot.clone());
         let applier = Applier::new(self.shared.clone(), slot, birth.position, birth.owner.clone());
+        self.appliers.spawn(async move {
+            refresher.run().await;
+            identity
+        });
         self.appliers.spawn(async move {
             applier.run().await;
             identity
@@ -203,4 +248,28 @@ fn identity(database: &[u8]) -> Option<DatabaseId> {
 fn named(database: &[u8], owner: Option<&Owner>) -> Option<(DatabaseId, Owner)> {
     let owner = owner.filter(|owner| identity(&owner.identity).is_some())?;
     Some((identity(database)?, owner.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_publication_that_has_failed_is_no_birth() {
+        let birth = |position, before: Option<Birth>| Birth {
+            position: Position(position),
+            owner: Owner::default(),
+            exists: true,
+            before: before.map(Box::new),
+        };
+        let births = || birth(3, Some(birth(2, Some(birth(1, None)))));
+        let left = |birth: Option<Birth>| {
+            let each = std::iter::successors(birth.as_ref(), |birth| birth.before.as_deref());
+            each.map(|birth| birth.position.0).collect::<Vec<_>>()
+        };
+        assert_eq!(left(births().without(Position(3))), [2, 1]);
+        assert_eq!(left(births().without(Position(2))), [3, 1]);
+        assert_eq!(left(births().without(Position(9))), [3, 2, 1]);
+        assert!(birth(1, None).without(Position(1)).is_none());
+    }
 }

@@ -1,19 +1,33 @@
 //! What a replica's tasks share.
 
-use crate::{ActiveDatabase, Admin, DatabaseId, DatabaseStatus, Fatal, Phase};
+use super::{ReplicaConfig, Report, Verdicts};
+use crate::{ActiveDatabase, Admin, Contents, DatabaseId, DatabaseStatus, Fatal, Phase, Quarantine, Views};
 use parking_lot::{Mutex, RwLock};
-use rtdb_consensus::command::Owner;
-use rtdb_consensus::{Follow, LogIndex, Position};
-use std::collections::HashMap;
+use rtdb_consensus::command::{Owner, Poison};
+use rtdb_consensus::{Follow, Holding, LogIndex, Origin, Position};
+use spacetimedb_lib::Identity;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
+
+/// How long what was read for a comparison is kept.
+const CONTENTS_KEPT: Duration = Duration::from_secs(300);
+
+/// What a replica found that it holds, and has not told yet: the oldest goes first.
+const HOLDINGS_MAX: usize = 16;
 
 /// What a replica's tasks share.
 pub(crate) struct Shared {
     pub(crate) admin: Admin,
     pub(crate) follow: Arc<dyn Follow>,
+    /// What the log says of commands that stop the server.
+    pub(crate) verdicts: watch::Sender<Verdicts>,
+    pub(crate) reports: Option<Arc<dyn Report>>,
+    node: u64,
+    /// Whose command, of those that may stop the server, is on its way.
+    pub(crate) turns: Arc<tokio::sync::Mutex<()>>,
     active: RwLock<HashMap<DatabaseId, Arc<ActiveDatabase>>>,
     slots: RwLock<Vec<Arc<Slot>>>,
     scouted: AtomicU64,
@@ -37,8 +51,15 @@ pub(crate) struct Slot {
     pub(super) look: tokio::sync::Mutex<Look>,
     in_flight: AtomicUsize,
     in_flight_bytes: AtomicUsize,
+    overlong_calls: AtomicU64,
     phase: Mutex<Phase>,
+    /// The views that clients look at.
+    pub(crate) views: Arc<Views>,
     owner: Mutex<Owner>,
+    holdings: Mutex<VecDeque<Holding>>,
+    quarantine: watch::Sender<Option<Quarantine>>,
+    /// What was read last for a comparison.
+    contents: Mutex<Option<Arc<Contents>>>,
 }
 
 /// What was found when the server was asked where it is; see [`crate::Replica::caught_up`].
@@ -51,10 +72,15 @@ pub(super) struct Look {
 }
 
 impl Shared {
-    pub(super) fn new(admin: Admin, follow: Arc<dyn Follow>) -> Self {
+    pub(super) fn new(config: ReplicaConfig, follow: Arc<dyn Follow>) -> Self {
+        let admin = Admin::new(config.server, config.tokens, config.call_time_max);
         Self {
             admin,
             follow,
+            verdicts: watch::Sender::new(Verdicts::default()),
+            reports: config.reports,
+            node: config.node,
+            turns: Arc::default(),
             active: RwLock::default(),
             slots: RwLock::default(),
             scouted: AtomicU64::new(0),
@@ -63,7 +89,13 @@ impl Shared {
         }
     }
 
-    pub(super) fn active(&self, identity: &DatabaseId) -> Option<Arc<ActiveDatabase>> {
+    /// Takes what a command in the log says of commands that stop the server.
+    pub(super) fn note(&self, origin: Origin, poison: &Poison) {
+        self.verdicts
+            .send_modify(|verdicts| verdicts.note(self.node, origin, poison));
+    }
+
+    pub(crate) fn active(&self, identity: &DatabaseId) -> Option<Arc<ActiveDatabase>> {
         self.active.read().get(identity).cloned()
     }
 
@@ -140,8 +172,13 @@ impl Slot {
             look: tokio::sync::Mutex::default(),
             in_flight: AtomicUsize::new(0),
             in_flight_bytes: AtomicUsize::new(0),
+            overlong_calls: AtomicU64::new(0),
             phase: Mutex::new(Phase::Connecting),
+            views: Arc::default(),
             owner: Mutex::new(owner),
+            holdings: Mutex::default(),
+            quarantine: watch::Sender::new(None),
+            contents: Mutex::default(),
         }
     }
 
@@ -149,13 +186,20 @@ impl Slot {
         *self.phase.lock() = phase;
     }
 
+    /// A call has run for longer than it may.
+    pub(crate) fn count_overlong(&self) {
+        self.overlong_calls.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn set_owner(&self, owner: Owner) {
         *self.owner.lock() = owner;
     }
 
     pub(crate) fn set_progress(&self, done: LogIndex, completed: Position, calls: usize, bytes: usize) {
-        self.done.store(done, Ordering::Release);
-        self.completed.store(completed.0, Ordering::Relaxed);
+        let passed = self.done.swap(done, Ordering::AcqRel) != done;
+        if passed | (self.completed.swap(completed.0, Ordering::Relaxed) != completed.0) {
+            self.views.outdate();
+        }
         self.in_flight.store(calls, Ordering::Relaxed);
         self.in_flight_bytes.store(bytes, Ordering::Relaxed);
     }
@@ -184,8 +228,64 @@ impl Slot {
         self.publications.send_modify(|count| *count += 1);
     }
 
-    pub(super) fn publications(&self) -> watch::Receiver<u64> {
+    /// The database's identity as people write it.
+    pub(crate) fn hex(&self) -> String {
+        Identity::from_byte_array(self.identity).to_hex().to_string()
+    }
+
+    pub(crate) fn publications(&self) -> watch::Receiver<u64> {
         self.publications.subscribe()
+    }
+
+    /// What was read for a comparison. It is kept for a while only.
+    pub(crate) fn set_contents(self: &Arc<Self>, contents: Arc<Contents>) {
+        let position = contents.position;
+        *self.contents.lock() = Some(contents);
+        let slot = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(CONTENTS_KEPT).await;
+            let mut contents = slot.contents.lock();
+            if contents.as_ref().is_some_and(|it| it.position == position) {
+                *contents = None;
+            }
+        });
+    }
+
+    pub(super) fn contents(&self) -> Option<Arc<Contents>> {
+        self.contents.lock().clone()
+    }
+
+    /// What the replica holds, to be told to the others.
+    pub(crate) fn hold(&self, held: Holding) {
+        let mut holdings = self.holdings.lock();
+        holdings.truncate(HOLDINGS_MAX - 1);
+        holdings.push_front(held);
+    }
+
+    /// Takes what is to be told.
+    pub(super) fn take_holdings(&self) -> Vec<Holding> {
+        self.holdings.lock().drain(..).rev().collect()
+    }
+
+    /// Sets the database aside. The first reason is the one that counts.
+    pub(crate) fn set_aside(&self, why: Quarantine) {
+        self.quarantine.send_if_modified(|known| {
+            let first = known.is_none();
+            if first {
+                *known = Some(why);
+            }
+            first
+        });
+    }
+
+    /// The database is applied and served again.
+    pub(crate) fn take_back(&self) {
+        self.quarantine.send_replace(None);
+    }
+
+    /// Why the database is set aside, if it is.
+    pub(crate) fn quarantine(&self) -> watch::Receiver<Option<Quarantine>> {
+        self.quarantine.subscribe()
     }
 
     pub(super) fn status(&self) -> DatabaseStatus {
@@ -195,6 +295,7 @@ impl Slot {
             applied: Position(self.completed.load(Ordering::Relaxed)),
             in_flight: self.in_flight.load(Ordering::Relaxed),
             in_flight_bytes: self.in_flight_bytes.load(Ordering::Relaxed),
+            overlong_calls: self.overlong_calls.load(Ordering::Relaxed),
             digest: None,
         }
     }

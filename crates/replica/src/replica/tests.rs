@@ -30,6 +30,9 @@ async fn a_scout_that_panics_is_fatal() {
     let config = ReplicaConfig {
         server: server.clone(),
         tokens: Tokens::new(&keys).unwrap(),
+        call_time_max: Duration::from_secs(120),
+        node: 1,
+        reports: None,
     };
     let replica = Replica::start(config, Arc::new(Broken(watch::Sender::new(1))));
     let mut fatal = replica.fatal();

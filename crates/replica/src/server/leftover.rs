@@ -17,7 +17,7 @@ const END_TIMEOUT: Duration = Duration::from_secs(10);
 const END_POLL: Duration = Duration::from_millis(20);
 
 /// Notes which process serves.
-pub(super) fn record(pid_file: &Path, pid: u32) -> Result<(), ServerError> {
+pub(super) fn record(pid_file: &Path, pid: i32) -> Result<(), ServerError> {
     fs::write(pid_file, pid.to_string()).map_err(|source| ServerError::File {
         path: pid_file.to_owned(),
         source,
@@ -94,6 +94,10 @@ mod tests {
             .unwrap()
     }
 
+    fn pid(child: &std::process::Child) -> i32 {
+        i32::try_from(child.id()).unwrap()
+    }
+
     #[tokio::test]
     async fn only_a_server_of_this_folder_is_ended() {
         let folder = tempfile::tempdir().unwrap();
@@ -102,14 +106,14 @@ mod tests {
         end(&pid_file, &data_dir).await.unwrap();
 
         let mut other = imposter("/somewhere/else");
-        record(&pid_file, other.id()).unwrap();
+        record(&pid_file, pid(&other)).unwrap();
         end(&pid_file, &data_dir).await.unwrap();
         assert!(other.try_wait().unwrap().is_none());
         other.kill().unwrap();
         other.wait().unwrap();
 
         let mut ours = imposter(data_dir.to_str().unwrap());
-        record(&pid_file, ours.id()).unwrap();
+        record(&pid_file, pid(&ours)).unwrap();
         end(&pid_file, &data_dir).await.unwrap();
         assert!(!ours.wait().unwrap().success());
 

@@ -1,19 +1,18 @@
 //! A SpacetimeDB that we start, keep running, and stop.
 
-use super::{
-    Http, PING_INTERVAL, PING_RETRY, PING_TIMEOUT, ServerError, ServerState, Version, down, leftover, up,
-};
+use super::watchdog::{ServerLimits, watch_answers, watch_memory};
+use super::{Http, Lives, ServerError, ServerState, Version, down, leftover};
 use crate::keys::{KeyFiles, Keys};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use std::convert::Infallible;
+use nix::sys::signal::Signal;
+use rtdb_spawn::Process;
 use std::ffi::OsStr;
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{fs, io};
-use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +43,8 @@ pub(super) struct Managed {
     key_files: KeyFiles,
     pid_file: PathBuf,
     output: PathBuf,
+    limits: ServerLimits,
+    lives: Arc<Lives>,
 }
 
 /// Why a running server is not run any more.
@@ -54,7 +55,13 @@ enum End {
 
 impl Managed {
     /// Inspects the program, lays out `spacetimedb` in the node's `node_dir` and ends a server left behind.
-    pub(super) async fn prepare(program: PathBuf, node_dir: &Path, keys: &Keys) -> Result<Self, ServerError> {
+    pub(super) async fn prepare(
+        program: PathBuf,
+        node_dir: &Path,
+        keys: &Keys,
+        limits: ServerLimits,
+        lives: Arc<Lives>,
+    ) -> Result<Self, ServerError> {
         let root = absolute(&node_dir.join("spacetimedb"))?;
         let (data_dir, pid_file) = (root.join("data"), root.join("pid"));
         create_dir(&data_dir)?;
@@ -80,6 +87,8 @@ impl Managed {
             key_files,
             pid_file,
             output,
+            limits,
+            lives,
         })
     }
 
@@ -124,21 +133,33 @@ impl Managed {
             path: "127.0.0.1".into(),
             source,
         })?;
-        let mut child = self.spawn(&authority)?;
-        if let Some(pid) = child.id() {
-            leftover::record(&self.pid_file, pid)?;
-        }
+        let mut process = self.spawn(&authority).await?;
+        let pid = process.id();
+        leftover::record(&self.pid_file, pid)?;
         http.set_authority(authority);
-        let end = tokio::select! {
-            status = child.wait() => End::Died(match status {
+        let life = self.lives.begin();
+        let unwanted = tokio::select! {
+            status = process.wait() => Err(End::Died(match status {
                 Ok(status) => status.to_string(),
                 Err(e) => e.to_string(),
-            }),
-            never = report_health(http, report) => match never {},
-            () = stop.cancelled() => {
-                end(&mut child).await;
+            })),
+            why = watch_answers(pid, self.limits, http, report) => Ok(why),
+            why = watch_memory(pid, self.limits) => Ok(why),
+            why = self.lives.unwanted(life) => Ok(why),
+            () = stop.cancelled() => Err(End::Stopped),
+        };
+        let end = match unwanted {
+            Ok(why) => {
+                down(report, why.clone());
+                tracing::error!(pid, "killing SpacetimeDB: {why}");
+                end(&mut process, Signal::SIGKILL).await;
+                End::Died(format!("it was killed: {why}"))
+            }
+            Err(End::Stopped) => {
+                end(&mut process, Signal::SIGINT).await;
                 End::Stopped
             }
+            Err(died) => died,
         };
         // The process is known to be gone, so its number may become another's.
         if let Err(e) = fs::remove_file(&self.pid_file) {
@@ -147,7 +168,7 @@ impl Managed {
         Ok(end)
     }
 
-    fn spawn(&self, authority: &str) -> Result<Child, ServerError> {
+    async fn spawn(&self, authority: &str) -> Result<Process, ServerError> {
         let output = open_output(&self.output).map_err(|source| ServerError::File {
             path: self.output.clone(),
             source,
@@ -156,7 +177,7 @@ impl Managed {
             path: self.output.clone(),
             source,
         })?;
-        let mut command = Command::new(&self.program);
+        let mut command = std::process::Command::new(&self.program);
         command
             .arg("start")
             .args([OsStr::new("--data-dir"), self.data_dir.as_os_str()])
@@ -175,43 +196,29 @@ impl Managed {
             .stdout(output)
             .stderr(errors)
             // A terminal's Ctrl-C is for the node: it stops the server once its clients are gone.
-            .process_group(0)
-            .kill_on_drop(true);
-        command.spawn().map_err(|e| ServerError::Program {
+            .process_group(0);
+        Process::spawn(command).await.map_err(|e| ServerError::Program {
             program: self.program.clone(),
             reason: e.to_string(),
         })
     }
 }
 
-/// Asks the server how it is for as long as this is polled.
-async fn report_health(http: &Http, report: &watch::Sender<ServerState>) -> Infallible {
+/// Ends a server: by a signal, and if that is not enough, kills it. Two must not use one data directory, so that its end
+/// is waited for.
+async fn end(process: &mut Process, mut signal: Signal) {
     loop {
-        let pause = match http.ping(PING_TIMEOUT).await {
-            Ok(()) => {
-                up(report);
-                PING_INTERVAL
-            }
-            Err(e) => {
-                down(report, e.to_string());
-                PING_RETRY
-            }
-        };
-        tokio::time::sleep(pause).await;
-    }
-}
-
-/// Ends a server: asks, waits, kills.
-async fn end(child: &mut Child) {
-    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok())
-        && kill(Pid::from_raw(pid), Signal::SIGINT).is_ok()
-        && tokio::time::timeout(STOP_TIMEOUT, child.wait()).await.is_ok()
-    {
-        return;
-    }
-    tracing::warn!("SpacetimeDB did not stop within {STOP_TIMEOUT:?}: killing it");
-    if let Err(e) = child.kill().await {
-        tracing::error!(error = %e, "SpacetimeDB can't be killed");
+        if let Err(e) = process.signal(signal) {
+            tracing::error!(error = %e, "SpacetimeDB can't be sent {signal}");
+        }
+        if tokio::time::timeout(STOP_TIMEOUT, process.wait()).await.is_ok() {
+            return;
+        }
+        tracing::warn!(
+            pid = process.id(),
+            "SpacetimeDB did not end within {STOP_TIMEOUT:?} of {signal}"
+        );
+        signal = Signal::SIGKILL;
     }
 }
 
@@ -227,7 +234,7 @@ async fn inspect(program: &Path, args: &[&str]) -> Result<String, ServerError> {
         program: program.to_owned(),
         reason,
     };
-    let output = Command::new(program)
+    let output = tokio::process::Command::new(program)
         .args(args)
         .stdin(Stdio::null())
         .kill_on_drop(true)

@@ -4,10 +4,12 @@ mod http;
 mod leftover;
 mod managed;
 mod version;
+mod watchdog;
 
 use crate::keys::{KeyError, Keys};
 pub use http::{Body, BodyError, Http, HttpError};
 pub use version::{TESTED, Version};
+pub use watchdog::ServerLimits;
 
 use managed::Managed;
 use parking_lot::Mutex;
@@ -37,6 +39,8 @@ pub enum ServerConfig {
         program: PathBuf,
         /// The node's data directory: the server's data, its keys and its output go to `spacetimedb` in it.
         data_dir: PathBuf,
+        /// What it may do before it is killed and started again.
+        limits: ServerLimits,
     },
     /// One that somebody else runs, at a `ws://` or `http://` URL.
     External {
@@ -128,6 +132,7 @@ struct Shared {
     http: Http,
     state: watch::Receiver<ServerState>,
     version: Mutex<Option<Version>>,
+    lives: Arc<Lives>,
     stop: CancellationToken,
     keeper: Mutex<Option<JoinHandle<()>>>,
 }
@@ -141,9 +146,14 @@ impl LocalServer {
     pub async fn start(config: ServerConfig, keys: &Keys) -> Result<Self, ServerError> {
         let (report, state) = watch::channel(ServerState::Starting);
         let stop = CancellationToken::new();
+        let lives = Arc::new(Lives::default());
         let (http, version, keeper) = match config {
-            ServerConfig::Managed { program, data_dir } => {
-                let managed = Managed::prepare(program, &data_dir, keys).await?;
+            ServerConfig::Managed {
+                program,
+                data_dir,
+                limits,
+            } => {
+                let managed = Managed::prepare(program, &data_dir, keys, limits, lives.clone()).await?;
                 let http = Http::new(String::new());
                 let version = managed.version();
                 (
@@ -170,6 +180,7 @@ impl LocalServer {
                 http,
                 state,
                 version: Mutex::new(version),
+                lives,
                 stop,
                 keeper,
             }),
@@ -197,6 +208,18 @@ impl LocalServer {
         if state.wait_for(|state| *state == ServerState::Up).await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+
+    /// Which of a managed server's lives this is: each process is another one. 0 for an external server, and before the
+    /// first start.
+    pub fn life(&self) -> u64 {
+        *self.shared.lives.begun.lock()
+    }
+
+    /// Kills a managed server if `life` is its present one; it is started again. `false` for an external one.
+    pub fn end_life(&self, life: u64, why: String) -> bool {
+        self.shared.lives.ended.send_replace((life, why));
+        life > 0
     }
 
     /// Waits until nobody watches over the server any more: after [`LocalServer::stop`], or since the task that does has
@@ -259,6 +282,39 @@ impl LocalServer {
         {
             tracing::error!(error = %e, "the task that keeps SpacetimeDB running failed");
         }
+    }
+}
+
+/// The lives of a managed server, one for each process.
+struct Lives {
+    begun: Mutex<u64>,
+    /// The life that somebody wants ended, and why.
+    ended: watch::Sender<(u64, String)>,
+}
+
+impl Default for Lives {
+    fn default() -> Self {
+        Self {
+            begun: Mutex::default(),
+            ended: watch::Sender::new((0, String::new())),
+        }
+    }
+}
+
+impl Lives {
+    /// A process has been started. Gives its life.
+    fn begin(&self) -> u64 {
+        let mut begun = self.begun.lock();
+        *begun += 1;
+        *begun
+    }
+
+    /// Waits until somebody wants this life ended; says why.
+    async fn unwanted(&self, life: u64) -> String {
+        let mut ended = self.ended.subscribe();
+        let unwanted = ended.wait_for(|(unwanted, _)| *unwanted == life).await;
+        // The sender is here.
+        unwanted.map(|unwanted| unwanted.1.clone()).unwrap_or_default()
     }
 }
 

@@ -49,6 +49,7 @@ async fn a_program_that_is_no_spacetimedb_is_refused() {
         let config = ServerConfig::Managed {
             program: program.into(),
             data_dir,
+            limits: ServerLimits::default(),
         };
         let refused = LocalServer::start(config, &keys).await.err().unwrap();
         assert!(matches!(refused, ServerError::Program { .. }), "{refused}");

@@ -10,7 +10,9 @@ use rtdb_consensus::{
 };
 use rtdb_determinism::Prepared;
 use rtdb_determinism::header::CallHeader;
-use rtdb_replica::{DatabaseId, Keys, LocalServer, Minted, Replica, ReplicaConfig, ServerConfig, Tokens};
+use rtdb_replica::{
+    DatabaseId, Keys, LocalServer, Minted, Replica, ReplicaConfig, Report, ServerConfig, ServerLimits, Tokens,
+};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -99,6 +101,19 @@ impl Log {
         );
     }
 
+    /// Waits for a command that `is` says so of.
+    pub(crate) async fn find(&self, is: impl Fn(&Body) -> bool) {
+        let mut resolved = self.resolved.subscribe();
+        let found = || {
+            let entries = self.entries.lock();
+            let mut commands = entries.iter().flat_map(|entry| &entry.commands);
+            commands.any(|command| command.command.body.as_ref().is_some_and(&is))
+        };
+        while !found() {
+            resolved.changed().await.unwrap();
+        }
+    }
+
     /// Forgets how far the replica was, as for another replica.
     pub(crate) fn forget_applied(&self) {
         self.applied.send_replace(0);
@@ -180,10 +195,16 @@ pub(crate) struct Node {
     pub(crate) owner: Owner,
     pub(crate) server: LocalServer,
     pub(crate) program: PathBuf,
+    pub(crate) call_time_max: Duration,
 }
 
 impl Node {
     pub(crate) async fn start(program: PathBuf) -> Self {
+        Self::limited(program, ServerLimits::default()).await
+    }
+
+    /// With a server that may do less.
+    pub(crate) async fn limited(program: PathBuf, limits: ServerLimits) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let keys = Keys::generate().unwrap();
         let tokens = Tokens::new(&keys).unwrap();
@@ -193,7 +214,7 @@ impl Node {
             issuer: "localhost".into(),
             subject: "owner".into(),
         };
-        let server = start_server(&program, folder.path(), &keys).await;
+        let server = start_limited(&program, folder.path(), &keys, limits).await;
         Self {
             folder,
             keys,
@@ -201,15 +222,27 @@ impl Node {
             owner,
             server,
             program,
+            call_time_max: TIMEOUT,
         }
     }
 
     pub(crate) fn replica(&self, log: &Arc<Log>) -> Replica {
-        let config = ReplicaConfig {
+        Replica::start(self.config(None), log.clone())
+    }
+
+    /// One that has something to report.
+    pub(crate) fn reporting(&self, log: &Arc<Log>, reports: Arc<dyn Report>) -> Replica {
+        Replica::start(self.config(Some(reports)), log.clone())
+    }
+
+    fn config(&self, reports: Option<Arc<dyn Report>>) -> ReplicaConfig {
+        ReplicaConfig {
             server: self.server.clone(),
             tokens: self.tokens.clone(),
-        };
-        Replica::start(config, log.clone())
+            call_time_max: self.call_time_max,
+            node: ORIGIN.node,
+            reports,
+        }
     }
 
     /// The server's process.
@@ -249,9 +282,14 @@ impl Node {
 }
 
 pub(crate) async fn start_server(program: &Path, folder: &Path, keys: &Keys) -> LocalServer {
+    start_limited(program, folder, keys, ServerLimits::default()).await
+}
+
+async fn start_limited(program: &Path, folder: &Path, keys: &Keys, limits: ServerLimits) -> LocalServer {
     let config = ServerConfig::Managed {
         program: program.to_owned(),
         data_dir: folder.to_owned(),
+        limits,
     };
     let server = LocalServer::start(config, keys).await.unwrap();
     tokio::time::timeout(TIMEOUT, server.up()).await.unwrap();
@@ -276,6 +314,7 @@ pub(crate) fn call(reducer: &str, own: &[u8], session: u64) -> Body {
         reducer: reducer.to_owned(),
         args: [&header.encode(), own].concat().into(),
         request_id: 77,
+        claims: String::new(),
     })
 }
 
@@ -285,6 +324,7 @@ pub(crate) fn connect() -> Body {
         database,
         sender: vec![7; 32].into(),
         connection: vec![8; 16].into(),
+        claims: String::new(),
     })
 }
 

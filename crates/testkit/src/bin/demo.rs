@@ -122,7 +122,6 @@ async fn run(cluster: &mut Cluster, options: &Options, story: &Story) -> Result<
     let leader = cluster.wait_leader(PATIENCE).await?;
     let victim = cluster.node_mut(leader);
     victim.kill9().await?;
-    victim.kill9_server().await?;
     story.tell(format_args!(
         "kill -9 of node {leader}, the leader, and of its SpacetimeDB"
     ));

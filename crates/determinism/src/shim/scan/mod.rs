@@ -109,9 +109,9 @@ impl Scans {
                 (9, Self::add_index_scan::<9>)
             }
             "datastore_index_scan_point_bsatn" => (4, Self::add_index_scan::<4>),
+            "datastore_table_row_count" => (2, Self::add_row_count),
             "row_iter_bsatn_advance" => (3, Self::add_advance),
             "row_iter_bsatn_close" => (1, Self::add_close),
-            "datastore_table_row_count" => (2, Self::add_count),
             _ => return Ok(false),
         };
         let real = host::add(module, &import.from, name, params);
@@ -244,7 +244,8 @@ impl Scans {
         })
     }
 
-    fn add_count(self, module: &mut Module, real: FunctionId) -> FunctionId {
+    /// Of the module's own tables: what others have, the rows of views among them, differs from replica to replica.
+    fn add_row_count(self, module: &mut Module, real: FunctionId) -> FunctionId {
         function(module, [I32; 2], &[I32], |code, [table, out], locals| {
             self.ids.table(code, table, locals.add(I32));
             code.local_get(table).local_get(out).call(real);

@@ -25,7 +25,11 @@ impl Core {
                 Some(ClientMessage::Read(read)) if refusal(self.caller.server, read).is_some() => {
                     !self.is_busy() && self.reads.is_empty()
                 }
-                Some(ClientMessage::Read(_)) => !self.is_busy() && self.is_upstream_there(actions),
+                Some(ClientMessage::Read(_)) => {
+                    !self.is_busy()
+                        && self.is_upstream_there(actions)
+                        && self.are_views_there(context, actions)
+                }
                 None => false,
             };
             if !settled {
@@ -91,17 +95,7 @@ impl Core {
 
     fn admit_read(&mut self, read: Read, context: &Context<'_>, actions: &mut Vec<Action>) {
         if let Some(why) = refusal(self.caller.server, &read) {
-            let Caller {
-                identity, connection, ..
-            } = &self.caller;
-            let message = reply::read_refused(
-                self.subprotocol,
-                &read,
-                identity,
-                connection,
-                context.now_us,
-                &why,
-            );
+            let message = self.refused_read(&read, context, &why);
             actions.push(Action::Send(message));
             return;
         }
@@ -112,6 +106,14 @@ impl Core {
         self.bytes += read.raw.len();
         actions.push(Action::Forward(read.raw.clone()));
         self.reads.push_back(read);
+    }
+
+    /// The answer to a read that is not forwarded.
+    pub(super) fn refused_read(&self, read: &Read, context: &Context<'_>, why: &str) -> Bytes {
+        let Caller {
+            identity, connection, ..
+        } = &self.caller;
+        reply::read_refused(self.subprotocol, read, identity, connection, context.now_us, why)
     }
 
     pub(super) fn subscribe_receipts(&mut self, actions: &mut Vec<Action>) {

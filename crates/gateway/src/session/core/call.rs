@@ -109,6 +109,7 @@ impl CallUnderWay {
             reducer: self.reducer.to_string(),
             args: self.args.clone(),
             request_id: self.request_id,
+            claims: String::new(),
         };
         command::Body::Call(call).into()
     }

@@ -20,6 +20,7 @@ impl Core {
     /// The upstream is lost; it is asked for again.
     pub(super) fn reopen(&mut self, actions: &mut Vec<Action>) {
         self.losses += 1;
+        self.forget_views(actions);
         // Its client was not shown these yet: their rows, and the replies, come again.
         self.held.clear();
         if let Some(subscriptions) = &mut self.subscriptions {
@@ -86,6 +87,7 @@ impl Core {
         }
         let again = self.reads.iter().map(|read| Action::Forward(read.raw.clone()));
         actions.extend(again);
+        self.end_failed_views(actions);
     }
 
     /// Goes on without an upstream: no receipt will come any more.

@@ -101,7 +101,13 @@ impl Core {
                     self.close(CloseReason::new(CloseReason::ERROR, why), actions);
                 }
                 self.upstream = Upstream::Open;
+                self.end_failed_views(actions);
             }
+            ServerMessage::SubscribeReply {
+                request_id: Some(RECEIPT_QUERY_SET),
+                query_set: Some(query_set),
+                ..
+            } if self.is_ending(query_set) => self.ended(query_set, actions),
             ServerMessage::SubscribeReply {
                 request_id,
                 error,
@@ -115,6 +121,7 @@ impl Core {
                     subscriptions.answered(&read, error, &changes);
                 }
                 actions.push(Action::Send(raw));
+                self.end_failed_views(actions);
             }
             ServerMessage::QueryReply { raw } => {
                 self.take_read(true, None);

@@ -1,5 +1,7 @@
 //! Orders of events, as short scripts: what goes in, and what the session wants done.
 
+mod views;
+
 use super::*;
 use crate::limits::CALLS_MAX;
 use bytes::{BufMut, BytesMut};
@@ -141,11 +143,16 @@ fn describe(action: &Action) -> String {
     match action {
         Action::OpenUpstream => "open".into(),
         Action::ReopenUpstream => "reopen".into(),
+        Action::PrepareViews(wanted) => format!("prepare {}", wanted[0].view),
         Action::Close(reason) => format!("close {}", reason.code),
+        Action::Forward(message) if message[0] == 1 => {
+            format!("forward unsubscribe {}", number(message, 5))
+        }
         Action::Forward(message) if number(message, 5) == u32::MAX => "forward receipts".into(),
         Action::Forward(message) => format!("forward subscribe {}", number(message, 5)),
         Action::Send(message) => match message[0] {
             1 => format!("subscribed {}", number(message, 5)),
+            3 if message[1] == 1 => format!("subscription lost {}", number(message, 2)),
             3 => format!("subscription error {}", number(message, 6)),
             4 => "update".into(),
             6 => {

@@ -36,6 +36,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         {
             return Poll::Ready(Event::Published);
         }
+        if let Some(preparing) = &mut io.preparing
+            && let Poll::Ready(prepared) = preparing.poll_unpin(cx)
+        {
+            io.preparing = None;
+            return Poll::Ready(Event::Views(prepared));
+        }
+        if let Some(failed) = &mut io.view_failed
+            && failed.poll_unpin(cx).is_ready()
+        {
+            return Poll::Ready(Event::ViewFailed);
+        }
         if self.outbox.bytes() >= GATHER_BYTES && self.poll_write(cx).is_err() {
             return Poll::Ready(Event::Gone);
         }

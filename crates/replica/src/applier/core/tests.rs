@@ -3,6 +3,7 @@ use crate::applier::window::CALLS_MAX;
 use bytes::Bytes;
 use rtdb_consensus::command::{Call, Connect, Disconnect, Owner};
 use rtdb_consensus::{Applied, Origin, Unapplied};
+use rtdb_determinism::{CLAIMS_BYTES_MAX, IDENTIFY, SKIPPED};
 use rtdb_protocol::Subprotocol;
 use rtdb_protocol::client::{self, ClientMessage};
 use spacetimedb_lib::db::raw_def::v9::{Lifecycle, RawModuleDefV9Builder};
@@ -23,11 +24,16 @@ fn module(lifecycle: bool) -> Module {
 }
 
 fn core(lifecycle: bool) -> (Core, Calls) {
+    core_with(lifecycle, Claims::Ignored)
+}
+
+fn core_with(lifecycle: bool, claims: Claims) -> (Core, Calls) {
     let mut core = Core::default();
     core.set_active(Some(Arc::new(ActiveDatabase {
         identity: [1; 32],
         owner: Owner::default(),
         module: Arc::new(module(lifecycle)),
+        claims,
         position: Position(1),
     })));
     (core, Calls::new(Subprotocol::V3))
@@ -65,11 +71,16 @@ fn call(position: u64, session: u64, reducer: &str, name: &str) -> ResolvedComma
             reducer,
             args: args.into(),
             request_id,
+            claims: String::new(),
         }),
     )
 }
 
 fn connect(position: u64) -> ResolvedCommand {
+    connect_with(position, "")
+}
+
+fn connect_with(position: u64, claims: &str) -> ResolvedCommand {
     let (sender, connection) = (vec![4; 32].into(), vec![5; 16].into());
     command(
         position,
@@ -77,6 +88,7 @@ fn connect(position: u64) -> ResolvedCommand {
             database: Bytes::new(),
             sender,
             connection,
+            claims: claims.to_owned(),
         }),
     )
 }
@@ -298,6 +310,156 @@ fn arrivals_and_departures_call_the_modules_reducers() {
 }
 
 #[test]
+fn what_a_token_says_goes_before_the_arrival() {
+    for (claims, lifecycle) in [(Claims::Read, true), (Claims::Kept, true), (Claims::Kept, false)] {
+        let (mut core, mut calls) = core_with(lifecycle, claims);
+        core.take(&connect_with(20, "{}"), &mut calls);
+        core.take(&connect(21), &mut calls);
+        let sent = sent(&mut calls);
+        let (reducer, header, own, _) = &sent[0];
+        assert_eq!(
+            (reducer.as_str(), own.as_slice()),
+            (IDENTIFY, &[2, 0, 0, 0, b'{', b'}'][..])
+        );
+        assert_eq!(
+            (header.index, header.session, header.connection),
+            (20, 20, [5; 16])
+        );
+        assert_eq!(sent.len(), if lifecycle { 3 } else { 1 });
+        core.result(ok(0)).unwrap();
+        assert_eq!(
+            core.succeeded(),
+            Position(0),
+            "it is not part of the database by that"
+        );
+        for _ in 1..sent.len() {
+            core.result(ok(0)).unwrap();
+        }
+        let done = [(20, Ok(Reply::Done)), (21, Ok(Reply::Done))];
+        assert_eq!(outcomes(&mut core), done);
+        assert!(core.window().is_empty());
+    }
+    // The module could not say so, or the claims are longer than it takes.
+    for (claims, said) in [(Claims::Ignored, 2), (Claims::Read, CLAIMS_BYTES_MAX + 1)] {
+        let (mut core, mut calls) = core_with(false, claims);
+        core.take(&connect_with(20, &"x".repeat(said)), &mut calls);
+        assert_eq!(sent(&mut calls), []);
+        assert_eq!(outcomes(&mut core), [(20, Ok(Reply::Done))]);
+    }
+}
+
+#[test]
+fn what_a_token_says_goes_before_a_call_without_a_session() {
+    let said = |claims, session| {
+        let (mut core, mut calls) = core_with(false, claims);
+        let mut command = call(10, session, "add", "x");
+        if let Some(Body::Call(call)) = &mut command.command.body {
+            call.claims = "{}".to_owned();
+        }
+        core.take(&command, &mut calls);
+        sent(&mut calls)
+            .into_iter()
+            .map(|sent| (sent.0, sent.1.index))
+            .collect::<Vec<_>>()
+    };
+    let add = || ("add".to_owned(), 10);
+    assert_eq!(said(Claims::Read, 0), [(IDENTIFY.to_owned(), 10), add()]);
+    assert_eq!(said(Claims::Read, 7), [add()]);
+    assert_eq!(said(Claims::Kept, 0), [add()]);
+
+    // A session that wants no receipt is told to a module that asks for its claims.
+    for (claims, session) in [(Claims::Read, 7 | NO_RECEIPT), (Claims::Kept, 0)] {
+        let (mut core, mut calls) = core_with(false, claims);
+        let mut command = call(10, 0, "add", "x");
+        if let Some(Body::Call(call)) = &mut command.command.body {
+            call.session = 7;
+        }
+        core.take(&command, &mut calls);
+        assert_eq!(sent(&mut calls)[0].1.session, session);
+    }
+}
+
+#[test]
+fn a_token_that_was_being_kept_is_not_told_of_when_the_connection_is_lost() {
+    let (mut core, mut calls) = core_with(true, Claims::Read);
+    core.take(&connect_with(20, "{}"), &mut calls);
+    core.take(&connect_with(21, "{}"), &mut calls);
+    core.lost();
+    let mut sum = Successes::default();
+    sum.add(20);
+    let recorded = DatabaseState {
+        successes: sum,
+        ..state(20)
+    };
+    core.recovered(Some(&recorded));
+    assert_eq!(outcomes(&mut core), [(20, Ok(Reply::Done))]);
+
+    core.take(&connect_with(21, "{}"), &mut calls);
+    let refused = core.result(error(0, "no"));
+    assert!(
+        matches!(
+            refused,
+            Err(Violation::Hidden {
+                reducer: IDENTIFY,
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn a_call_that_was_passed_over_is_told_from_the_record() {
+    for failed in [10, 11] {
+        let (mut core, mut calls) = core(false);
+        for position in 10..13 {
+            core.take(&call(position, 7, "add", "x"), &mut calls);
+        }
+        // Sent on a connection before, and applied since: the first of them, and one behind it.
+        assert_eq!(
+            core.result(error(510, SKIPPED)),
+            Err(Violation::Skipped { index: 10 })
+        );
+        assert_eq!(outcomes(&mut core), []);
+        core.lost();
+        let mut sum = Successes::default();
+        [10, 11, 12]
+            .into_iter()
+            .filter(|at| *at != failed)
+            .for_each(|at| sum.add(at));
+        core.recovered(Some(&DatabaseState {
+            successes: sum,
+            ..state(12)
+        }));
+        let told = outcomes(&mut core);
+        assert_eq!(told.iter().map(|told| told.0).collect::<Vec<_>>(), [10, 11, 12]);
+        for (position, outcome) in told {
+            assert_eq!(outcome.is_ok(), position != failed, "{outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn a_module_that_says_it_passed_a_call_over_stops_nothing() {
+    let (mut core, mut calls) = core(false);
+    core.take(&call(10, 7, "add", "x"), &mut calls);
+    assert_eq!(
+        core.result(error(510, SKIPPED)),
+        Err(Violation::Skipped { index: 10 })
+    );
+    core.lost();
+    core.recovered(Some(&state(9)));
+    core.take(&call(10, 7, "add", "x"), &mut calls);
+    core.take(&call(11, 7, "add", "y"), &mut calls);
+    core.result(error(510, SKIPPED)).unwrap();
+    core.result(ok(511)).unwrap();
+    let told = outcomes(&mut core);
+    let unknown = told[0].1.as_ref().unwrap_err();
+    assert!(unknown.contains("unknown"), "{unknown}");
+    assert_eq!(told[1], (11, called()));
+}
+
+#[test]
 fn without_lifecycle_reducers_only_the_receipt_is_deleted() {
     let (mut core, mut calls) = core(false);
     core.take(&disconnect(21, 20, false), &mut calls);
@@ -316,6 +478,8 @@ fn a_result_that_is_not_the_next_ones_is_a_violation() {
             got: 511
         })
     );
+    // It still waits.
+    core.result(ok(510)).unwrap();
     core.take(&call(11, 7, "add", "x"), &mut calls);
     let other = AppliedCall {
         index: Some(12),
@@ -328,6 +492,7 @@ fn a_result_that_is_not_the_next_ones_is_a_violation() {
             got: 12
         })
     );
+    core.result(ok(511)).unwrap();
     // 1.2.0 forgets the request id of a call that fails; the position stands for it.
     core.take(&call(13, 7, "add", "x"), &mut calls);
     core.result(AppliedCall {
@@ -335,7 +500,22 @@ fn a_result_that_is_not_the_next_ones_is_a_violation() {
         ..error(0, "no")
     })
     .unwrap();
-    assert_eq!(outcomes(&mut core), [(13, Err("no".into()))]);
+    assert_eq!(outcomes(&mut core)[2], (13, Err("no".into())));
+}
+
+/// Else it would be said that they are applied.
+#[test]
+fn commands_whose_connection_is_lost_are_open_until_the_database_has_said_what_came_of_them() {
+    let (mut core, mut calls) = core(false);
+    for position in [10, 11] {
+        core.take(&call(position, 7, "add", "x"), &mut calls);
+    }
+    core.result(ok(510)).unwrap();
+    assert_eq!(core.first_open(), Some(Position(11)));
+    core.lost();
+    assert_eq!(core.first_open(), Some(Position(11)));
+    core.recovered(Some(&state(10)));
+    assert_eq!(core.first_open(), None);
 }
 
 #[test]
@@ -472,4 +652,109 @@ fn the_window_is_bounded_by_count_and_bytes() {
         core.take(&call(taken, 7, "add", &large), &mut calls);
     }
     assert_eq!(taken, 8);
+}
+
+/// v1 echoes a call's position.
+fn echoed(index: u64, result: AppliedCall) -> AppliedCall {
+    AppliedCall {
+        request_id: 0,
+        index: Some(index),
+        ..result
+    }
+}
+
+#[test]
+fn a_call_that_is_not_answered_has_failed_if_the_database_has_later_ones() {
+    let (mut core, mut calls) = core(false);
+    for position in 10..15 {
+        core.take(&call(position, 7, "add", "x"), &mut calls);
+    }
+    core.result(echoed(10, ok(0))).unwrap();
+    let unanswered = Violation::Unanswered {
+        position: Position(11),
+    };
+    assert_eq!(core.result(echoed(12, ok(0))), Err(unanswered));
+    core.lost();
+    let mut sums = Successes::default();
+    [10, 12].into_iter().for_each(|position| sums.add(position));
+    let recorded = DatabaseState {
+        successes: sums,
+        ..state(12)
+    };
+    assert_eq!(core.recovered(Some(&recorded)), Position(12));
+    let told = outcomes(&mut core);
+    let oks: Vec<_> = told
+        .iter()
+        .map(|(seq, outcome)| (*seq, outcome.is_ok()))
+        .collect();
+    assert_eq!(oks, [(10, true), (11, false), (12, true)]);
+}
+
+#[test]
+fn calls_that_have_run_and_left_no_trace_are_not_sent_again() {
+    let (mut core, mut calls) = core(false);
+    for position in 10..15 {
+        core.take(&call(position, 7, "add", "x"), &mut calls);
+    }
+    core.result(echoed(10, ok(0))).unwrap();
+    core.result(echoed(13, error(0, "its own"))).unwrap_err();
+    core.lost();
+    assert_eq!(core.recovered(Some(&state(10))), Position(13));
+    let told = outcomes(&mut core);
+    assert_eq!(told[0], (10, called()));
+    let errors: Vec<_> = told[1..]
+        .iter()
+        .map(|(seq, it)| (*seq, it.as_ref().unwrap_err()))
+        .collect();
+    assert_eq!(errors.len(), 3);
+    assert!(errors[0].1.contains("gave no reason") && errors[1].1.contains("gave no reason"));
+    assert_eq!(errors[2], (13, &"its own".to_owned()));
+}
+
+#[test]
+fn calls_that_have_run_are_sent_again_if_the_server_has_lost_later_ones() {
+    let (mut core, mut calls) = core(false);
+    for position in 10..13 {
+        core.take(&call(position, 7, "add", "x"), &mut calls);
+    }
+    core.result(echoed(10, ok(0))).unwrap();
+    core.result(echoed(12, ok(0))).unwrap_err();
+    core.lost();
+    // It died, too, and its last transaction is gone.
+    assert_eq!(core.recovered(Some(&state(10))), Position(10));
+    assert_eq!(outcomes(&mut core).len(), 1);
+}
+
+#[test]
+fn a_fence_shows_that_all_before_it_have_run() {
+    let (mut core, _) = core(false);
+    let mut calls = Calls::new(Subprotocol::V1);
+    core.fence(&mut calls);
+    assert!(calls.is_empty(), "nothing is under way");
+    core.take(&call(10, 7, "add", "x"), &mut calls);
+    core.fence(&mut calls);
+    core.fence(&mut calls);
+    assert_eq!(std::iter::from_fn(|| calls.pop()).count(), 2);
+    core.result(echoed(10, ok(0))).unwrap();
+    core.result(echoed(0, ok(0))).unwrap();
+    assert!(core.window().is_empty());
+
+    core.take(&call(11, 7, "add", "x"), &mut calls);
+    core.fence(&mut calls);
+    core.result(echoed(0, ok(0))).unwrap_err();
+    core.lost();
+    assert_eq!(core.recovered(Some(&state(10))), Position(11));
+    let told = outcomes(&mut core);
+    assert!(told[0].1.is_ok() && told[1].1.is_err() && told.len() == 2);
+}
+
+/// Both are at the same position.
+#[test]
+fn the_cleanup_behind_a_disconnect_that_was_overtaken_is_not_passed_over() {
+    let (mut core, mut calls) = core(true);
+    core.take(&call(10, 7, "add", "x"), &mut calls);
+    core.take(&disconnect(11, 7, false), &mut calls);
+    core.result(echoed(11, error(0, "no"))).unwrap_err();
+    core.lost();
+    assert_eq!(core.recovered(Some(&state(9))), Position(10));
 }

@@ -204,7 +204,6 @@ async fn three_nodes(figures: &mut Figures, loads: &[Load; 2], folder: &Path) ->
     let clients = measure::clients(&cluster.client_addrs(), DATABASE, &load)?;
     clients.rate(Duration::from_secs(2)).await;
     cluster.node_mut(leader).kill9().await?;
-    cluster.node_mut(leader).kill9_server().await?;
     sleep(Duration::from_secs(8)).await;
     let histories = clients.stop().await?;
     let wrong = histories.iter().flat_map(|history| &history.wrong).next();

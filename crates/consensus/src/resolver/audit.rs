@@ -1,0 +1,385 @@
+//! What replicas report of a database, and which of them are right.
+//!
+//! Pure, and part of the log's rules: every node comes to the same verdict at the same entry. Replicas report the digest
+//! that they hold at certain positions, the same on all of them. What a majority of the voters holds there is right, and
+//! whoever holds something else has diverged. Where there can be no majority the database is split, and takes no calls
+//! until an operator says which replica is right.
+
+use crate::Position;
+use crate::record::RecordError;
+use crate::version::decode;
+use bytes::Bytes;
+use prost::Message;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Positions of a database whose reports are kept until all voters' are there: how far behind a replica may be, in
+/// reports, and still be compared.
+const POSITIONS_MAX: usize = 64;
+
+/// How long replicas that contradict each other are waited with for the others to say who is right, in microseconds of
+/// the log's time.
+pub(super) const DOUBT_US: i64 = 10_000_000;
+
+/// A digest, and where it was held.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Holding {
+    /// The position of the last command in it.
+    #[prost(fixed64, tag = "1")]
+    pub position: u64,
+    /// The digest.
+    #[prost(fixed64, tag = "2")]
+    pub digest: u64,
+}
+
+/// How a replica differs from the majority.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Divergence {
+    /// The last position at which it was known to be the same; 0 if there is none.
+    #[prost(fixed64, tag = "1")]
+    pub after: u64,
+    /// The first position at which it is known to differ.
+    #[prost(fixed64, tag = "2")]
+    pub by: u64,
+}
+
+/// Replicas that contradict each other, and no majority yet.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Contest {
+    /// The last position at which a majority agreed; 0 if there is none.
+    #[prost(fixed64, tag = "1")]
+    pub after: u64,
+    /// The position at which they differ.
+    #[prost(fixed64, tag = "2")]
+    pub by: u64,
+    /// When that was seen, in microseconds of the log's time.
+    #[prost(sfixed64, tag = "3")]
+    pub since_us: i64,
+    /// Whether the voters that have not reported could not make a majority any more.
+    #[prost(bool, tag = "4")]
+    pub is_certain: bool,
+}
+
+impl Contest {
+    /// Whether the database is split at that time.
+    pub fn is_split(&self, now_us: i64) -> bool {
+        self.is_certain || now_us.saturating_sub(self.since_us) >= DOUBT_US
+    }
+}
+
+/// What is known of a database's replicas.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Audit {
+    agreed: Option<Holding>,
+    /// The last position at which each node was right.
+    right: BTreeMap<u64, u64>,
+    diverged: BTreeMap<u64, Divergence>,
+    contest: Option<Contest>,
+    /// Reports at positions where not all voters' are there, by position and node.
+    open: BTreeMap<u64, BTreeMap<u64, u64>>,
+}
+
+impl Audit {
+    /// The last position at which a majority held the same, and the digest there.
+    pub fn agreed(&self) -> Option<Holding> {
+        self.agreed
+    }
+
+    /// The replicas that have diverged, by node.
+    pub fn diverged(&self) -> &BTreeMap<u64, Divergence> {
+        &self.diverged
+    }
+
+    /// Replicas that contradict each other, if nobody can say yet who is right.
+    pub fn contest(&self) -> Option<Contest> {
+        self.contest
+    }
+
+    /// The nodes that have said what they hold where the replicas differ.
+    pub fn contestants(&self) -> impl Iterator<Item = u64> {
+        let by = self.contest.and_then(|contest| self.open.get(&contest.by));
+        by.into_iter().flat_map(BTreeMap::keys).copied()
+    }
+
+    /// Takes in what a node holds.
+    pub(super) fn note(&mut self, node: u64, held: Holding, voters: &BTreeSet<u64>, now_us: i64) {
+        let Holding { position, digest } = held;
+        if let Some(agreed) = self.agreed.filter(|agreed| agreed.position == position) {
+            self.compare(node, held, agreed);
+        }
+        let is_kept = self.open.len() < POSITIONS_MAX
+            || self.open.contains_key(&position)
+            || self.open.keys().next().is_some_and(|first| *first < position);
+        if !is_kept {
+            return;
+        }
+        self.open.entry(position).or_default().insert(node, digest);
+        if self.open.len() > POSITIONS_MAX {
+            self.open.pop_first();
+        }
+        self.judge(position, voters, now_us);
+    }
+
+    /// The replica of `node` is right where they differ; `false` if it has not said what it holds there.
+    pub(super) fn resolve(&mut self, node: u64) -> bool {
+        let Some(contest) = self.contest else { return false };
+        let Some(digest) = self.open.get(&contest.by).and_then(|held| held.get(&node)) else {
+            return false;
+        };
+        self.agree(Holding {
+            position: contest.by,
+            digest: *digest,
+        });
+        true
+    }
+
+    fn judge(&mut self, position: u64, voters: &BTreeSet<u64>, now_us: i64) {
+        let Some(held) = self.open.get(&position) else {
+            return;
+        };
+        let held: BTreeMap<u64, u64> = held
+            .iter()
+            .filter(|(node, _)| voters.contains(node))
+            .map(|(node, digest)| (*node, *digest))
+            .collect();
+        let reported = held.len();
+        // Who has diverged contradicts nobody any more; made anew, it may agree.
+        let sound = held.iter().filter(|(node, _)| !self.diverged.contains_key(node));
+        let sound: BTreeSet<u64> = sound.map(|(_, digest)| *digest).collect();
+        let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
+        for digest in held.values().filter(|digest| sound.contains(digest)) {
+            *counts.entry(*digest).or_default() += 1;
+        }
+        let Some((digest, most)) = counts.iter().max_by_key(|(_, count)| **count) else {
+            return;
+        };
+        let (digest, most, majority) = (*digest, *most, voters.len() / 2 + 1);
+        if most >= majority {
+            self.agree(Holding { position, digest });
+            if reported == voters.len() {
+                self.open.remove(&position);
+            }
+        } else if counts.len() > 1 {
+            let missing = voters.len() - reported;
+            let earlier = self.contest.filter(|contest| contest.by <= position);
+            let first = earlier.unwrap_or(Contest {
+                after: self.agreed.map_or(0, |agreed| agreed.position),
+                by: position,
+                since_us: now_us,
+                is_certain: false,
+            });
+            self.contest = Some(Contest {
+                is_certain: first.is_certain || most + missing < majority,
+                ..first
+            });
+        }
+    }
+
+    fn agree(&mut self, agreed: Holding) {
+        if self.agreed.is_none_or(|known| known.position < agreed.position) {
+            self.agreed = Some(agreed);
+        }
+        if self.contest.is_some_and(|contest| contest.by <= agreed.position) {
+            self.contest = None;
+        }
+        let held = self.open.get(&agreed.position).cloned().unwrap_or_default();
+        for (node, digest) in held {
+            let position = agreed.position;
+            self.compare(node, Holding { position, digest }, agreed);
+        }
+    }
+
+    /// A digest that holds all writes so far can't be the same again once it differs, unless the replica was made anew.
+    fn compare(&mut self, node: u64, held: Holding, agreed: Holding) {
+        if held == agreed {
+            let right = self.right.entry(node).or_default();
+            *right = agreed.position.max(*right);
+            if self
+                .diverged
+                .get(&node)
+                .is_some_and(|it| it.by <= agreed.position)
+            {
+                self.diverged.remove(&node);
+            }
+            return;
+        }
+        let after = self.right.get(&node).copied().unwrap_or(0).min(agreed.position);
+        let by = held.position;
+        let known = self.diverged.entry(node).or_insert(Divergence { after, by });
+        known.by = known.by.min(by);
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        AuditRecord {
+            agreed: self.agreed,
+            right: self.right.clone(),
+            diverged: self.diverged.clone(),
+            contest: self.contest,
+            open: self.open.iter().map(open_record).collect(),
+            version: 0,
+        }
+        .encode_to_vec()
+    }
+
+    pub(super) fn decode(bytes: Bytes) -> Result<Self, RecordError> {
+        let record: AuditRecord = decode(bytes)?;
+        Ok(Self {
+            agreed: record.agreed,
+            right: record.right,
+            diverged: record.diverged,
+            contest: record.contest,
+            open: record.open.into_iter().map(|it| (it.position, it.held)).collect(),
+        })
+    }
+}
+
+/// An [`Audit`], as it is written.
+#[derive(Clone, PartialEq, prost::Message)]
+struct AuditRecord {
+    #[prost(message, optional, tag = "1")]
+    agreed: Option<Holding>,
+    #[prost(btree_map = "uint64, fixed64", tag = "2")]
+    right: BTreeMap<u64, u64>,
+    #[prost(btree_map = "uint64, message", tag = "3")]
+    diverged: BTreeMap<u64, Divergence>,
+    #[prost(message, optional, tag = "4")]
+    contest: Option<Contest>,
+    #[prost(message, repeated, tag = "5")]
+    open: Vec<OpenRecord>,
+    #[prost(uint32, tag = "15")]
+    version: u32,
+}
+
+/// What was reported at a position.
+#[derive(Clone, PartialEq, prost::Message)]
+struct OpenRecord {
+    #[prost(fixed64, tag = "1")]
+    position: u64,
+    #[prost(btree_map = "uint64, fixed64", tag = "2")]
+    held: BTreeMap<u64, u64>,
+}
+
+fn open_record((position, held): (&u64, &BTreeMap<u64, u64>)) -> OpenRecord {
+    OpenRecord {
+        position: *position,
+        held: held.clone(),
+    }
+}
+
+impl Holding {
+    /// Where it was held.
+    pub fn at(&self) -> Position {
+        Position(self.position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn voters(count: u64) -> BTreeSet<u64> {
+        (1..=count).collect()
+    }
+
+    fn noted(audit: &mut Audit, voters: &BTreeSet<u64>, reports: &[(u64, u64, u64)]) {
+        for (node, position, digest) in reports.iter().copied() {
+            audit.note(node, Holding { position, digest }, voters, 0);
+        }
+    }
+
+    #[test]
+    fn a_majority_is_right_and_who_differs_is_named() {
+        let (mut audit, voters) = (Audit::default(), voters(3));
+        noted(&mut audit, &voters, &[(1, 10, 7), (2, 10, 7), (3, 10, 7)]);
+        assert_eq!(
+            audit.agreed(),
+            Some(Holding {
+                position: 10,
+                digest: 7
+            })
+        );
+        assert!(audit.open.is_empty() && audit.diverged().is_empty());
+
+        noted(&mut audit, &voters, &[(3, 20, 9), (1, 20, 8)]);
+        let contest = audit.contest().unwrap();
+        assert_eq!((contest.after, contest.by), (10, 20));
+        assert!(!contest.is_split(DOUBT_US - 1) && contest.is_split(DOUBT_US));
+        noted(&mut audit, &voters, &[(2, 20, 8)]);
+        assert_eq!(audit.contest(), None);
+        assert_eq!(audit.diverged().get(&3), Some(&Divergence { after: 10, by: 20 }));
+
+        // It stays so, and where it was first seen, until it holds what the others do.
+        noted(&mut audit, &voters, &[(1, 30, 1), (2, 30, 1), (3, 30, 2)]);
+        assert_eq!(audit.diverged().get(&3), Some(&Divergence { after: 10, by: 20 }));
+        noted(&mut audit, &voters, &[(1, 40, 3), (2, 40, 3), (3, 40, 3)]);
+        assert!(audit.diverged().is_empty());
+    }
+
+    #[test]
+    fn a_replica_that_is_behind_is_compared_when_it_comes() {
+        let (mut audit, voters) = (Audit::default(), voters(3));
+        noted(
+            &mut audit,
+            &voters,
+            &[(1, 10, 7), (2, 10, 7), (1, 20, 8), (2, 20, 8)],
+        );
+        assert!(audit.diverged().is_empty());
+        noted(&mut audit, &voters, &[(3, 10, 6)]);
+        assert_eq!(audit.diverged().get(&3), Some(&Divergence { after: 0, by: 10 }));
+    }
+
+    #[test]
+    fn learners_are_compared_and_do_not_count() {
+        let (mut audit, voters) = (Audit::default(), voters(3));
+        noted(&mut audit, &voters, &[(4, 10, 1), (5, 10, 1), (1, 10, 7)]);
+        assert_eq!((audit.agreed(), audit.contest()), (None, None));
+        noted(&mut audit, &voters, &[(2, 10, 7)]);
+        assert_eq!(audit.diverged().keys().copied().collect::<Vec<_>>(), [4, 5]);
+    }
+
+    #[test]
+    fn where_no_two_agree_the_database_is_split_until_someone_says_who_is_right() {
+        let (mut audit, voters) = (Audit::default(), voters(3));
+        noted(&mut audit, &voters, &[(1, 10, 1), (2, 10, 2), (3, 10, 3)]);
+        assert!(audit.contest().unwrap().is_split(0));
+        // Nor can it come right by itself.
+        noted(&mut audit, &voters, &[(1, 20, 4), (2, 20, 5)]);
+        assert!(audit.contest().unwrap().is_split(0));
+        assert!(!audit.resolve(4), "it has said nothing");
+        assert!(audit.resolve(2));
+        assert_eq!(audit.contest(), None);
+        assert_eq!(audit.diverged().keys().copied().collect::<Vec<_>>(), [1, 3]);
+        assert!(!audit.resolve(2));
+        // What those still say is no contradiction; the one that is right goes on alone.
+        noted(&mut audit, &voters, &[(3, 30, 4), (2, 30, 5)]);
+        assert_eq!(audit.contest(), None);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let (mut audit, voters) = (Audit::default(), voters(3));
+        for position in 0..10 * POSITIONS_MAX as u64 {
+            noted(&mut audit, &voters, &[(1, position, 1)]);
+        }
+        assert_eq!(audit.open.len(), POSITIONS_MAX);
+        // What is older than all that is kept is passed over.
+        noted(&mut audit, &voters, &[(2, 1, 1)]);
+        assert!(audit.open.len() == POSITIONS_MAX && !audit.open.contains_key(&1));
+    }
+
+    proptest! {
+        /// A restart between any two reports changes nothing.
+        #[test]
+        fn what_is_written_is_all_there_is(
+            reports in proptest::collection::vec((1..6u64, 1..4u64, 0..3u64), 1..24),
+        ) {
+            let (mut audit, mut restarted) = (Audit::default(), Audit::default());
+            for report in reports {
+                noted(&mut audit, &voters(3), &[report]);
+                noted(&mut restarted, &voters(3), &[report]);
+                restarted = Audit::decode(restarted.encode().into()).unwrap();
+                prop_assert_eq!(&restarted, &audit);
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What a prepared module does with the claims of its callers' tokens. The module says so itself, in a section of its own:
+//! whoever feeds it finds out whichever version of this program has prepared it.
+
+/// The section's name. Its contents are one byte.
+pub(crate) const SECTION: &str = "rtdb_claims";
+const KEPT: u8 = 1;
+const READ: u8 = 2;
+
+/// The longest claims that a prepared module keeps, in bytes.
+pub const CLAIMS_BYTES_MAX: usize = 16 << 10;
+
+/// What a prepared module does with the claims of its callers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Claims {
+    /// It can't know of any: it is of SpacetimeDB 1.x, or was prepared by an earlier version of this program.
+    Ignored,
+    /// It does not ask for them. Those of a session are kept, because the next module may.
+    Kept,
+    /// It may ask for them in each call.
+    Read,
+}
+
+impl Claims {
+    /// What a prepared module does.
+    pub fn of(wasm: &[u8]) -> Self {
+        match section(wasm) {
+            Some([READ]) => Self::Read,
+            Some([KEPT]) => Self::Kept,
+            _ => Self::Ignored,
+        }
+    }
+
+    /// The section's contents; `None` for no section.
+    pub(crate) fn contents(self) -> Option<Vec<u8>> {
+        match self {
+            Self::Ignored => None,
+            Self::Kept => Some(vec![KEPT]),
+            Self::Read => Some(vec![READ]),
+        }
+    }
+}
+
+/// The contents of the section.
+fn section(wasm: &[u8]) -> Option<&[u8]> {
+    let mut rest = wasm.strip_prefix(b"\0asm\x01\0\0\0")?;
+    while let Some((id, after)) = rest.split_first() {
+        let (section, after) = counted(after)?;
+        rest = after;
+        if *id == 0
+            && let Some((name, contents)) = counted(section)
+            && name == SECTION.as_bytes()
+        {
+            return Some(contents);
+        }
+    }
+    None
+}
+
+/// Splits off so many bytes as a number says that stands before them.
+fn counted(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut count = 0_u64;
+    for (at, byte) in bytes.iter().enumerate().take(5) {
+        count |= u64::from(byte & 0x7f) << (7 * at);
+        if byte & 0x80 == 0 {
+            return bytes[at + 1..].split_at_checked(usize::try_from(count).ok()?);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn module(sections: &[(u8, &[u8])]) -> Vec<u8> {
+        let mut wasm = b"\0asm\x01\0\0\0".to_vec();
+        for (id, contents) in sections {
+            // Lengths of two bytes, as a linker may write them.
+            wasm.extend([*id, contents.len() as u8 | 0x80, 0]);
+            wasm.extend(*contents);
+        }
+        wasm
+    }
+
+    #[test]
+    fn a_module_says_what_it_does() {
+        assert_eq!(
+            Claims::of(&module(&[(1, b"\0"), (0, b"\x0brtdb_claims\x01")])),
+            Claims::Kept
+        );
+        assert_eq!(
+            Claims::of(&module(&[
+                (0, b"\x04name"),
+                (0, b"\x0brtdb_claims\x02"),
+                (1, b"\0")
+            ])),
+            Claims::Read
+        );
+        for other in [
+            &b"\x0brtdb_claims"[..],
+            b"\x0brtdb_claims\x03",
+            b"\x0brtdb_claimz\x02",
+            b"\x7f",
+        ] {
+            assert_eq!(Claims::of(&module(&[(0, other)])), Claims::Ignored);
+        }
+        for cut in 0..24 {
+            Claims::of(&module(&[(0, b"\x0brtdb_claims\x02")])[..cut]);
+        }
+    }
+}

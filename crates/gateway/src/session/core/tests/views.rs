@@ -1,0 +1,142 @@
+//! Views: prepared before they are asked for, and given up when they fail.
+
+use super::*;
+use rtdb_determinism::view_key;
+use rtdb_replica::ViewError;
+use spacetimedb_lib::db::raw_def::v10::{RawModuleDefV10, RawModuleDefV10Section, RawViewDefV10};
+
+impl Script {
+    /// The same, to a module with the view `mine`.
+    fn with_view(self) -> Self {
+        let view = RawViewDefV10 {
+            source_name: "mine".into(),
+            index: 0,
+            is_public: true,
+            is_anonymous: false,
+            params: ProductType::unit(),
+            return_type: AlgebraicType::array(AlgebraicType::unit()),
+        };
+        let mut def = RawModuleDefV10::default();
+        def.sections.push(RawModuleDefV10Section::Views(vec![view]));
+        let def = bsatn::to_vec(&RawModuleDef::V10(def)).expect("a definition");
+        let module = Module::from_def(&def).expect("a module");
+        Self { module, ..self }
+    }
+
+    fn prepared(&mut self, prepared: Result<(), ViewError>) -> Vec<String> {
+        self.step(|core, context, actions| core.views_prepared(prepared, context, actions))
+    }
+
+    fn view_failed(&mut self) -> Vec<String> {
+        self.step(|core, _, actions| core.view_failed("mine".into(), "boom".into(), actions))
+    }
+
+    /// A session that is subscribed to `counter` and to the view, as 1 and 2.
+    fn viewing() -> Self {
+        let mut script = Self::subscribed().with_view();
+        assert_eq!(script.client(look(2)), ["prepare mine"]);
+        assert_eq!(script.prepared(Ok(())), ["forward subscribe 2"]);
+        assert_eq!(script.upstream(applied(2)), ["subscribed 2"]);
+        script
+    }
+}
+
+fn look(query_set: u32) -> Bytes {
+    client::subscribe(V2, &["SELECT * FROM mine"], query_set, query_set)
+}
+
+fn failed() -> ViewError {
+    ViewError::Failed {
+        view: "mine".into(),
+        reason: "boom".into(),
+    }
+}
+
+/// `UnsubscribeApplied` without rows, for an unsubscribe of the gateway's own.
+fn ended(query_set: u32) -> Bytes {
+    let mut payload = BytesMut::from(&[0, 2][..]);
+    payload.put_u32_le(u32::MAX);
+    payload.put_u32_le(query_set);
+    payload.put_u8(1);
+    payload.freeze()
+}
+
+#[test]
+fn a_query_waits_for_the_callers_own_instance_of_a_view() {
+    let mut script = Script::subscribed().with_view();
+    let mut actions = Vec::new();
+    let context = Context {
+        module: &script.module,
+        now_us: NOW_US,
+    };
+    script.core.client(look(2), &context, &mut actions);
+    let [Action::PrepareViews(wanted)] = &actions[..] else {
+        panic!("{actions:?}")
+    };
+    assert_eq!(wanted[0].key, view_key(0, Some([2; 32])));
+    assert!(!script.core.wants_client());
+    assert_eq!(script.upstream(update(None)), ["update"]);
+    assert_eq!(script.prepared(Ok(())), ["forward subscribe 2"]);
+    // The next one is prepared for itself.
+    assert_eq!(script.client(look(3)), ["prepare mine"]);
+}
+
+#[test]
+fn a_query_on_a_view_that_fails_is_refused_with_the_reason() {
+    let mut script = Script::subscribed().with_view();
+    assert_eq!(script.client(look(2)), ["prepare mine"]);
+    assert_eq!(script.prepared(Err(failed())), ["subscription error 2"]);
+    assert_eq!(script.client(subscribe(3)), ["forward subscribe 3"]);
+}
+
+#[test]
+fn a_view_that_fails_ends_the_subscriptions_that_read_it() {
+    let mut script = Script::viewing();
+    assert_eq!(script.view_failed(), ["forward unsubscribe 2"]);
+    assert_eq!(script.view_failed(), [""; 0]);
+    assert_eq!(script.upstream(update(None)), ["update"]);
+    assert_eq!(script.upstream(ended(2)), ["subscription lost 2"]);
+    assert_eq!(script.view_failed(), [""; 0]);
+    assert_eq!(script.lost(), ["reopen"]);
+    let reopened = script.step(Core::upstream_opened);
+    assert_eq!(reopened, ["forward receipts", "forward subscribe 1"]);
+}
+
+#[test]
+fn a_failure_before_the_subscription_is_there_ends_it_as_soon_as_it_is() {
+    let mut script = Script::subscribed().with_view();
+    script.client(look(2));
+    script.prepared(Ok(()));
+    assert_eq!(script.view_failed(), [""; 0]);
+    assert_eq!(
+        script.upstream(applied(2)),
+        ["subscribed 2", "forward unsubscribe 2"]
+    );
+}
+
+#[test]
+fn what_was_being_ended_has_ended_with_the_upstream() {
+    let mut script = Script::viewing();
+    script.view_failed();
+    assert_eq!(script.lost(), ["subscription lost 2", "reopen"]);
+}
+
+#[test]
+fn a_view_that_fails_after_a_restart_is_not_asked_for_again() {
+    let mut script = Script::viewing();
+    assert_eq!(script.lost(), ["reopen"]);
+    assert_eq!(script.view_failed(), ["subscription lost 2"]);
+    let reopened = script.step(Core::upstream_opened);
+    assert_eq!(reopened, ["forward receipts", "forward subscribe 1"]);
+}
+
+#[test]
+fn what_was_prepared_for_a_server_that_is_gone_is_prepared_again() {
+    let mut script = Script::subscribed().with_view();
+    assert_eq!(script.client(look(2)), ["prepare mine"]);
+    assert_eq!(script.lost(), ["reopen"]);
+    assert_eq!(script.prepared(Ok(())), [""; 0]);
+    script.step(Core::upstream_opened);
+    script.upstream(applied(u32::MAX));
+    assert_eq!(script.upstream(applied(1)), ["prepare mine"]);
+}

@@ -1,0 +1,129 @@
+//! What a client does about views.
+//!
+//! The local server evaluates a view when somebody first asks for it, but in a prepared module that evaluates nothing: see
+//! `rtdb_determinism`. So before a query on a view goes to the server, the gateway *prepares* it: it has the server make
+//! the client's instance of the view, by a query of its own in the client's name, and has it refreshed. What the server
+//! answers then is what the view shows.
+
+use crate::limits::LOCAL_ANSWER_MAX;
+use crate::node::Node;
+use axum::body::Body;
+use http::{HeaderValue, Method};
+use rtdb_determinism::{Module, View, view_key};
+use rtdb_protocol::hidden;
+use rtdb_replica::{ViewError, ViewHold};
+use spacetimedb_lib::Identity;
+
+/// An instance of a view that a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) view: String,
+    pub(crate) key: u64,
+}
+
+/// The instances that a client's queries need.
+pub(crate) fn wanted<'a>(
+    module: &Module,
+    queries: impl Iterator<Item = &'a str> + Clone,
+    identity: [u8; 32],
+) -> Vec<Wanted> {
+    let views = module.views().iter();
+    views
+        .filter(|view| queries.clone().any(|query| names(query, &view.name)))
+        .map(|view| Wanted::of(view, identity))
+        .collect()
+}
+
+/// The client's instance of the view of this name.
+pub(crate) fn named(module: &Module, name: &str, identity: [u8; 32]) -> Vec<Wanted> {
+    let views = module.views().iter().filter(|view| view.name == name);
+    views.map(|view| Wanted::of(view, identity)).collect()
+}
+
+impl Wanted {
+    fn of(view: &View, identity: [u8; 32]) -> Self {
+        Self {
+            view: view.name.clone(),
+            key: view_key(view.id, (!view.anonymous).then_some(identity)),
+        }
+    }
+}
+
+/// Whether a query may read a view.
+pub(crate) fn names(query: &str, view: &str) -> bool {
+    let all = ["select", "*", "from", "*"];
+    hidden::names(query).any(|name| name.eq_ignore_ascii_case(view))
+        || query
+            .split_whitespace()
+            .map(str::to_ascii_lowercase)
+            .eq(all.into_iter().map(str::to_owned))
+}
+
+/// Prepares instances, one after the other; they are refreshed for as long as they are held.
+///
+/// # Errors
+/// The first one's that fails.
+pub(crate) async fn prepare(
+    node: &Node,
+    database: &Identity,
+    token: &str,
+    wanted: &[Wanted],
+) -> Result<Vec<ViewHold>, ViewError> {
+    let Some(views) = node.local.views(database) else {
+        return Ok(Vec::new());
+    };
+    let mut holds = Vec::with_capacity(wanted.len());
+    for Wanted { view, key } in wanted {
+        let hold = views.hold(view, *key)?;
+        prepare_one(node, database, token, &hold).await?;
+        holds.push(hold);
+    }
+    Ok(holds)
+}
+
+/// Prepares an instance that is held.
+async fn prepare_one(
+    node: &Node,
+    database: &Identity,
+    token: &str,
+    hold: &ViewHold,
+) -> Result<(), ViewError> {
+    let path = format!("/v1/database/{}/sql?confirmed=false", database.to_hex());
+    let query = format!("SELECT COUNT(*) AS n FROM \"{}\"", hold.view());
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    let asked = node
+        .client
+        .send(Method::POST, &path, Some(token), Some(text), Body::from(query))
+        .await;
+    match asked.map(|answer| answer.status()) {
+        // If there is no such view, the server says so to the client's own query.
+        Ok(status) if !status.is_server_error() => tokio::time::timeout(LOCAL_ANSWER_MAX, hold.refresh())
+            .await
+            .unwrap_or_else(|_| Err(ViewError::Unavailable("it was not refreshed in time".into()))),
+        Ok(status) => Err(ViewError::Unavailable(status.to_string())),
+        Err(error) => Err(ViewError::Unavailable(error.body)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_that_may_read_a_view_is_known() {
+        for query in [
+            "SELECT * FROM my_player",
+            "select a.* from a join \"My_Player\" p on a.id = p.id",
+            " SELECT  *\nFROM * ",
+        ] {
+            assert!(names(query, "my_player"), "{query}");
+        }
+        for query in [
+            "SELECT * FROM player",
+            "SELECT * FROM a WHERE name = 'my_player'",
+            "SELECT * FROM my_players",
+        ] {
+            assert!(!names(query, "my_player"), "{query}");
+        }
+    }
+}

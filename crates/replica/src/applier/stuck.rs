@@ -1,0 +1,142 @@
+//! A command that stops the server: it is reported through the log, tried again after long, or passed over once the log
+//! says that it has failed.
+
+use super::poison::Stuck;
+use super::publish::{header, mark};
+use super::{Applier, Connection, Interrupt};
+use crate::Phase;
+use rtdb_consensus::command::{Body, Poison, PoisonStep, Publish};
+use rtdb_consensus::{Position, ResolvedCommand};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The pause before a command that has stopped the server again and again is tried once more.
+const STUCK_PAUSE: Duration = Duration::from_secs(300);
+/// How often a report is made until it is in the log.
+const REPORT_RETRY: Duration = Duration::from_secs(5);
+
+impl Applier {
+    /// A command has stopped the server again and again: waits until it has failed by decision, or is to be tried again.
+    pub(super) async fn stuck(&mut self, stuck: Stuck) {
+        let Stuck { position, attempts } = stuck;
+        tracing::error!(
+            database = self.hex(),
+            %position,
+            attempts,
+            "this command stops SpacetimeDB each time: it is not sent again for {STUCK_PAUSE:?}"
+        );
+        self.slot.set_phase(Phase::Stuck { position, attempts });
+        let end = Instant::now() + STUCK_PAUSE;
+        while Instant::now() < end {
+            self.refresh_verdict();
+            if self.verdict.failed(position).is_some() {
+                return self.poison.done(position);
+            }
+            if self.verdict.stuck() != Some(position) {
+                self.say_stuck(position, attempts);
+            }
+            self.verdict_changed(end).await;
+        }
+        tracing::error!(
+            database = self.hex(),
+            %position,
+            "not all replicas are stuck at this command: this one is behind, and tries it again. Has its SpacetimeDB \
+             less memory or time than the others?"
+        );
+        self.take_back(position).await;
+    }
+
+    /// Takes the promise back not to try a command.
+    pub(super) async fn take_back(&mut self, position: Position) {
+        loop {
+            self.refresh_verdict();
+            if self.verdict.stuck() != Some(position) || self.shared.reports.is_none() {
+                return;
+            }
+            self.say_stuck(position, 0);
+            self.verdict_changed(Instant::now() + REPORT_RETRY).await;
+        }
+    }
+
+    /// Whether the log says anything new of this database's commands.
+    pub(super) fn refresh_verdict(&mut self) {
+        self.verdict = self.verdicts.borrow_and_update().of(&self.database);
+        // A report of an earlier life may have come late.
+        if let Some(stuck) = self
+            .verdict
+            .stuck()
+            .filter(|stuck| *stuck <= self.core.succeeded())
+        {
+            self.say_stuck(stuck, 0);
+        }
+    }
+
+    async fn verdict_changed(&mut self, end: Instant) {
+        let soon = (Instant::now() + REPORT_RETRY).min(end);
+        // The sender lives as long as the replica.
+        let _ = tokio::time::timeout_at(soon, self.verdicts.changed()).await;
+    }
+
+    fn say_stuck(&self, position: Position, attempts: u32) {
+        let poison = Poison {
+            database: self.database.to_vec().into(),
+            position: position.0,
+            step: Some(PoisonStep::Stuck(rtdb_consensus::command::Stuck { attempts })),
+        };
+        if let Some(reports) = &self.shared.reports {
+            reports.report(Body::Poison(poison));
+        }
+    }
+
+    /// A publication that has failed by decision. The server may have taken a part of it in: the database is made again.
+    pub(super) async fn pass_over_publication(
+        &mut self,
+        command: &ResolvedCommand,
+        publish: &Publish,
+        connection: Option<Connection>,
+        why: &str,
+    ) -> Result<Option<Connection>, Interrupt> {
+        if !self.passed_over.contains(&command.position) {
+            self.remove().await?;
+            self.passed_over.insert(command.position);
+            if connection.is_some() {
+                return Err(Interrupt::Rebuild(command.position));
+            }
+        }
+        self.core.publishing(command);
+        let connection = self.refused(why.to_owned(), connection);
+        if publish.clear {
+            self.slot.published();
+        }
+        Ok(connection)
+    }
+
+    /// The log decides that the command at an earlier position has failed.
+    pub(super) async fn settle_poison(
+        &mut self,
+        command: &ResolvedCommand,
+        poison: &Poison,
+        connection: Option<Connection>,
+    ) -> Result<Option<Connection>, Interrupt> {
+        let Some(mut connection) = connection else {
+            return Ok(None);
+        };
+        let position = Position(poison.position);
+        if position >= self.born && !self.passed_over.contains(&position) {
+            tracing::error!(
+                database = self.hex(),
+                %position,
+                "this replica may have applied a command that has failed by decision: its database is made again, from \
+                 the log"
+            );
+            self.remove().await?;
+            return Err(Interrupt::Rebuild(position));
+        }
+        // From here on the database itself says that the command was passed over.
+        mark(&mut connection, header(command, &self.owner), false).await?;
+        if let Some(state) = self.state().await? {
+            self.core.counted(state.successes);
+        }
+        Ok(Some(connection))
+    }
+}

@@ -1,0 +1,102 @@
+//! What the log says of commands that stop the server: which have failed, and at which this node has said to be stuck.
+
+use crate::DatabaseId;
+use rtdb_consensus::command::{Poison, PoisonStep};
+use rtdb_consensus::{Origin, Position};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// What callers of a command hear that has failed by decision.
+const STOPPED_ALL: &str = "this call stopped SpacetimeDB on every node";
+const SKIPPED: &str = "this call stopped SpacetimeDB and was skipped by an operator";
+
+/// What the log says, by database.
+#[derive(Debug, Default)]
+pub(crate) struct Verdicts(HashMap<DatabaseId, Arc<Verdict>>);
+
+/// What it says of one database's commands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    failed: BTreeMap<Position, &'static str>,
+    stuck: Option<Position>,
+}
+
+impl Verdicts {
+    /// Takes what a command says, as `node` hears it.
+    pub(crate) fn note(&mut self, node: u64, origin: Origin, poison: &Poison) {
+        let Ok(database) = DatabaseId::try_from(poison.database.as_ref()) else {
+            return;
+        };
+        let position = Position(poison.position);
+        let verdict = Arc::make_mut(self.0.entry(database).or_default());
+        let why = match &poison.step {
+            Some(PoisonStep::Stuck(stuck)) => {
+                if origin.node == node {
+                    verdict.stuck = Some(position).filter(|_| stuck.attempts > 0);
+                }
+                return;
+            }
+            Some(PoisonStep::Failed(_)) => STOPPED_ALL,
+            Some(PoisonStep::Skipped(_)) => SKIPPED,
+            None => return,
+        };
+        verdict.failed.insert(position, why);
+        verdict.stuck = verdict.stuck.filter(|stuck| *stuck != position);
+    }
+
+    pub(crate) fn of(&self, database: &DatabaseId) -> Arc<Verdict> {
+        self.0.get(database).cloned().unwrap_or_default()
+    }
+}
+
+impl Verdict {
+    /// Why the command at `position` has failed, if that is decided.
+    pub(crate) fn failed(&self, position: Position) -> Option<&'static str> {
+        self.failed.get(&position).copied()
+    }
+
+    /// The command that this node has promised not to try.
+    pub(crate) fn stuck(&self) -> Option<Position> {
+        self.stuck
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rtdb_consensus::command::{Failed, Skipped, Stuck};
+
+    fn note(verdicts: &mut Verdicts, node: u64, position: u64, step: PoisonStep) {
+        let poison = Poison {
+            database: vec![7; 32].into(),
+            position,
+            step: Some(step),
+        };
+        verdicts.note(1, Origin { node, epoch: 1 }, &poison);
+    }
+
+    fn stuck(attempts: u32) -> PoisonStep {
+        PoisonStep::Stuck(Stuck { attempts })
+    }
+
+    #[test]
+    fn a_promise_holds_until_it_is_taken_back_or_the_command_has_failed() {
+        let mut verdicts = Verdicts::default();
+        let database = [7; 32];
+        note(&mut verdicts, 2, 9, stuck(3));
+        assert_eq!(verdicts.of(&database).stuck(), None, "another node's");
+        note(&mut verdicts, 1, 9, stuck(3));
+        assert_eq!(verdicts.of(&database).stuck(), Some(Position(9)));
+        note(&mut verdicts, 1, 9, stuck(0));
+        assert_eq!(verdicts.of(&database).stuck(), None);
+        note(&mut verdicts, 1, 9, stuck(4));
+        note(&mut verdicts, 2, 8, PoisonStep::Skipped(Skipped {}));
+        assert_eq!(verdicts.of(&database).stuck(), Some(Position(9)));
+        note(&mut verdicts, 2, 9, PoisonStep::Failed(Failed::default()));
+        let verdict = verdicts.of(&database);
+        assert_eq!(verdict.stuck(), None);
+        let failed = [8, 9, 10].map(|position| verdict.failed(Position(position)));
+        assert_eq!(failed, [Some(SKIPPED), Some(STOPPED_ALL), None]);
+        assert_eq!(*verdicts.of(&[8; 32]), Verdict::default());
+    }
+}
