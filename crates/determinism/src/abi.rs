@@ -32,8 +32,13 @@ pub(crate) const IMPORT_MODULES: [&str; 6] = [
 
 /// `row_iter_bsatn_advance`, `bytes_source_read`: done, and the handle is closed.
 pub(crate) const EXHAUSTED: i32 = -1;
+/// `table_id_from_name`, `index_id_from_name`.
+pub(crate) const NO_SUCH_TABLE: i32 = 4;
+pub(crate) const NO_SUCH_INDEX: i32 = 5;
 /// `row_iter_bsatn_advance`: there is no such iterator.
 pub(crate) const NO_SUCH_ITERATOR: i32 = 6;
+/// `console_timer_end`.
+pub(crate) const NO_SUCH_TIMER: i32 = 7;
 /// `bytes_source_read`, `bytes_source_remaining_length`: there is no such source.
 pub(crate) const NO_SUCH_BYTES: i32 = 8;
 /// `row_iter_bsatn_advance`: there are more rows, but the next one doesn't fit.
@@ -50,13 +55,9 @@ pub(crate) const FAILED: i32 = 1;
 pub(crate) const SCHEDULE_IMMEDIATE: &str = "volatile_nonatomic_schedule_immediate";
 
 /// Host functions whose result or effect is the same on every replica, given the same rows and calls.
-pub(crate) const HARMLESS: [&str; 12] = [
-    "table_id_from_name",
-    "index_id_from_name",
+pub(crate) const HARMLESS: [&str; 8] = [
     "bytes_sink_write",
     "console_log",
-    "console_timer_start",
-    "console_timer_end",
     "identity",
     // Only procedures can use these; a module that has procedures is refused.
     "procedure_start_mut_tx",

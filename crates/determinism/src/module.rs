@@ -212,13 +212,14 @@ impl Module {
                 kind: kind_of(lifecycle_of(&reducer.source_name)),
                 private: matches!(reducer.visibility, FunctionVisibility::Private),
             });
+        let typespace = def.typespace().cloned().unwrap_or_default();
         let tables = def.tables().into_iter().flatten().map(|table| {
             Ok(Table {
                 name: names.table(&table.source_name),
                 row: table.product_type_ref,
                 public: matches!(table.table_access, TableAccess::Public),
                 auto_inc: ascending(table.sequences.iter().map(|sequence| sequence.column.0)),
-                ordered: Indexes::of_v10(table)?.first().is_some(),
+                ordered: Indexes::of_v10(table, &typespace)?.first().is_some(),
                 source_name: table.source_name.to_string(),
                 sequences: table.sequences.iter().map(RawSequence::of_v10).collect(),
             })
@@ -234,7 +235,7 @@ impl Module {
             anonymous: view.is_anonymous,
         });
         let module = Self {
-            typespace: def.typespace().cloned().unwrap_or_default(),
+            typespace: typespace.clone(),
             reducers: reducers.collect(),
             tables: tables.collect::<Result<_, PrepareError>>()?,
             schedules: schedules.collect(),

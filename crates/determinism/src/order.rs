@@ -52,8 +52,15 @@ pub(crate) enum Part {
 #[derive(Debug)]
 pub(crate) struct Indexes {
     indexes: Vec<Index>,
-    /// The columns of unique constraints, the primary key first.
-    unique: Vec<ColList>,
+    /// The unique constraints, the primary key's first.
+    unique: Vec<Unique>,
+}
+
+#[derive(Debug)]
+struct Unique {
+    columns: ColList,
+    /// Whether two values that differ to one index do so to all. Floats may not: to a hash index, 0 and -0 can differ.
+    plain: bool,
 }
 
 #[derive(Debug)]
@@ -79,11 +86,14 @@ impl Indexes {
             unique: unique(
                 &table.primary_key,
                 table.constraints.iter().map(|constraint| &constraint.data),
+                row,
+                types,
             ),
         })
     }
 
-    pub(crate) fn of_v10(table: &RawTableDefV10) -> Result<Self, PrepareError> {
+    pub(crate) fn of_v10(table: &RawTableDefV10, types: &Typespace) -> Result<Self, PrepareError> {
+        let row = types.get(table.product_type_ref).and_then(|ty| ty.as_product());
         let indexes = table.indexes.iter().map(|index| {
             let name = index.source_name.as_ref().ok_or_else(|| {
                 PrepareError::Definition(format!(
@@ -98,6 +108,8 @@ impl Indexes {
             unique: unique(
                 &table.primary_key,
                 table.constraints.iter().map(|constraint| &constraint.data),
+                row,
+                types,
             ),
         })
     }
@@ -110,17 +122,14 @@ impl Indexes {
                 .iter()
                 .position(|index| index.ordered && wanted(index))
         };
-        let exact = self
-            .unique
-            .iter()
-            .find_map(|key| with(&|index| contains(&index.columns, key) && contains(key, &index.columns)));
+        let exact = self.unique.iter().find_map(|key| with(&|index| key.is_of(index)));
         exact.or_else(|| with(&|index| self.is_unique(index)))
     }
 
     /// The place of an index that knows which values of a unique column are taken.
     pub(crate) fn of_unique(&self, column: u16) -> Option<usize> {
         let column = ColList::new(ColId(column));
-        let unique = self.unique.contains(&column);
+        let unique = self.unique.iter().any(|key| key.columns == column);
         let mut indexes = self.indexes.iter();
         indexes
             .position(|index| index.columns == column)
@@ -128,7 +137,8 @@ impl Indexes {
     }
 
     fn is_unique(&self, index: &Index) -> bool {
-        self.unique.iter().any(|key| contains(&index.columns, key))
+        let mut keys = self.unique.iter();
+        keys.any(|key| key.is_of(index) || key.plain && contains(&index.columns, &key.columns))
     }
 
     /// How to order a table's rows, or why that can't be done.
@@ -178,6 +188,13 @@ impl Indexes {
                 None => Some(sorting(&ColList::empty())?),
             },
         })
+    }
+}
+
+impl Unique {
+    /// Whether the index itself sees to it: its columns are those of the constraint.
+    fn is_of(&self, index: &Index) -> bool {
+        contains(&index.columns, &self.columns) && contains(&self.columns, &index.columns)
     }
 }
 
@@ -255,7 +272,12 @@ fn shape(columns: Vec<spacetimedb_sats::ProductTypeElement>, types: &Typespace) 
     Shape::of(&AlgebraicType::Product(columns.into_iter().collect()), types)
 }
 
-fn unique<'a>(primary: &ColList, constraints: impl Iterator<Item = &'a RawConstraintDataV9>) -> Vec<ColList> {
+fn unique<'a>(
+    primary: &ColList,
+    constraints: impl Iterator<Item = &'a RawConstraintDataV9>,
+    row: Option<&ProductType>,
+    types: &Typespace,
+) -> Vec<Unique> {
     let mut unique: Vec<_> = constraints
         .filter_map(|data| match data {
             RawConstraintDataV9::Unique(RawUniqueConstraintDataV9 { columns }) => Some(columns.clone()),
@@ -264,7 +286,20 @@ fn unique<'a>(primary: &ColList, constraints: impl Iterator<Item = &'a RawConstr
         .filter(|columns| !columns.is_empty())
         .collect();
     unique.sort_by_key(|columns| columns != primary);
-    unique
+    let plain = |column: ColId| {
+        let ty = row.and_then(|row| row.elements.get(column.idx()));
+        ty.is_some_and(|column| is_plain(&column.algebraic_type, types))
+    };
+    let unique = unique.into_iter().map(|columns| {
+        let plain = columns.iter().all(plain);
+        Unique { columns, plain }
+    });
+    unique.collect()
+}
+
+/// Whether a type is known to hold no floats.
+fn is_plain(ty: &AlgebraicType, types: &Typespace) -> bool {
+    Shape::of(ty, types).is_some() && !has_float(ty, types)
 }
 
 /// Whether all of `some` are among `columns`.

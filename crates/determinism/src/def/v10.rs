@@ -174,7 +174,7 @@ fn called_by_log(def: &RawModuleDefV10, reducer: &RawReducerDefV10) -> bool {
 fn plan_table(types: &Typespace, names: &Names, table: &RawTableDefV10) -> Result<TablePlan, PrepareError> {
     let row = row_type(types, table.product_type_ref, &table.source_name)?;
     let sequences: Vec<_> = table.sequences.iter().map(RawSequence::of_v10).collect();
-    let indexes = Indexes::of_v10(table)?;
+    let indexes = Indexes::of_v10(table, types)?;
     let named = |source: &str, canonical| Named {
         source: source.to_owned(),
         canonical,

@@ -127,13 +127,14 @@ impl Reset {
         self.dirty.mark_constant(code, at, bytes);
     }
 
-    /// Adds a function like `original`, which the host calls, with `before` called before it and the instance put back
-    /// at its end.
+    /// Adds a function like `original`, which the host calls, with `before` called before it, and `after` and the
+    /// instance put back at its end.
     pub(crate) fn add_wrapper(
         self,
         module: &mut Module,
         before: Option<FunctionId>,
         original: FunctionId,
+        after: impl FnOnce(&mut Code<'_>),
     ) -> FunctionId {
         let ty = module.types.get(module.funcs.get(original).ty());
         let (params, results) = (ty.params().to_vec(), ty.results().to_vec());
@@ -148,6 +149,7 @@ impl Reset {
             code.local_get(*local);
         }
         code.call(original);
+        after(&mut code);
         self.reset(&mut code);
         builder.finish(locals, &mut module.funcs)
     }

@@ -409,7 +409,7 @@ fn whatever_the_host_calls_is_undone() {
     );
     let reset = Reset::install(&mut module, memory, false).unwrap();
     let original = module.exports.get_func("run").unwrap();
-    let wrapper = reset.add_wrapper(&mut module, None, original);
+    let wrapper = reset.add_wrapper(&mut module, None, original, |_| {});
     module.exports.remove("run").unwrap();
     module.exports.add("run", wrapper);
     let mut builder = FunctionBuilder::new(&mut module.types, &[], &[]);

@@ -7,6 +7,7 @@ use super::emit::{Code, Emit, I32, I64, function};
 use super::host::Host;
 use super::jwt::Jwt;
 use super::layout::*;
+use super::scan::Scans;
 use super::scratch::Scratch;
 use super::sequence::Sequences;
 use super::state::State;
@@ -34,6 +35,7 @@ pub(super) struct Call {
     pub(super) skipped: Name,
     /// `begin()`.
     pub(super) begin: FunctionId,
+    pub(super) scans: Scans,
     /// The module's own `__call_reducer__`.
     pub(super) original: FunctionId,
 }
@@ -43,7 +45,7 @@ pub(super) const PARAMS: [ValType; 10] = [I32, I64, I64, I64, I64, I64, I64, I64
 
 impl Call {
     pub(super) fn add(self, module: &mut Module, plan: &Plan) -> FunctionId {
-        let (begin, reset) = (self.begin, self.reset);
+        let (begin, scans, reset) = (self.begin, self.scans, self.reset);
         let body = self.add_body(module, plan);
         function(module, PARAMS, &[I32], |code, params, _| {
             code.call(begin);
@@ -51,6 +53,7 @@ impl Call {
                 code.local_get(param);
             }
             code.call(body);
+            scans.end(code);
             reset.reset(code);
         })
     }

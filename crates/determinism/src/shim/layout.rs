@@ -1,6 +1,6 @@
 //! The shim's data. What host functions see of it stands in the [window](super::window) at the same offsets.
 
-use super::names;
+use super::{names, timers};
 use crate::claims::CLAIMS_BYTES_MAX;
 use crate::hidden::{self, NOW, SEQUENCE, SESSION, STATE, STATE_PAIRS};
 use crate::plan::{Plan, SEQUENCES_MAX};
@@ -116,6 +116,12 @@ pub(super) const VARIABLE: u32 = VIEW_HASH + 32;
 /// A slot of a map of ids: `id: u32, value: u32`. The id 0 is an empty slot.
 pub(super) const SLOT_BYTES: u32 = 8;
 
+/// The server's id of a table.
+pub(super) const TABLE_BYTES: u32 = 4;
+/// An index: `id: u32, sorting: u32`. The id is the server's, the other one says how what it gives is sorted.
+pub(super) const INDEX_BYTES: u32 = 8;
+pub(super) const INDEX_SORTING: u32 = 4;
+
 /// The order of a table: `index_id: u32, sorting: u32`, one of which is 0.
 pub(super) const ORDER_BYTES: u32 = 8;
 pub(super) const ORDER_SORTING: u32 = 4;
@@ -143,18 +149,19 @@ pub(super) struct Map {
 /// An index to look up at first use.
 pub(super) struct Index {
     pub(super) name: Name,
-    /// How what it gives is sorted; 0 for as it is.
-    pub(super) sorting: u32,
     /// The places for its id: as the order of a table, and as what knows the numbers that are taken.
     pub(super) places: Vec<u32>,
 }
 
 /// Where everything stands whose size depends on the module, and the region's initial contents.
 pub(super) struct Layout {
-    /// From a table's id to its ordinal.
-    pub(super) ordinals: Map,
-    /// From an index's id to how what it gives is sorted.
-    pub(super) sortings: Map,
+    /// From a server's id of a table, or of an index, to the module's.
+    pub(super) known_tables: Map,
+    pub(super) known_indexes: Map,
+    /// The tables by ordinal, [`TABLE_BYTES`] each.
+    pub(super) table_ids: u32,
+    /// The indexes, [`INDEX_BYTES`] each.
+    pub(super) index_ids: u32,
     /// The orders of the module's tables, by ordinal.
     pub(super) orders: u32,
     /// The columns that the current write has generated.
@@ -176,8 +183,10 @@ pub(super) struct Layout {
     pub(super) claims: u32,
     /// What the data begins with from [`VARIABLE`] on.
     pub(super) initial: Vec<u8>,
-    /// The ids that the module has looked up: of tables, and of indexes.
-    pub(super) known_ids: [u32; 2],
+    /// The names that the module has looked up: of tables, and of indexes.
+    pub(super) known_names: [u32; 2],
+    /// The module's timers.
+    pub(super) timers: u32,
     /// The end of the data.
     pub(super) end: u32,
 }
@@ -197,9 +206,11 @@ impl Layout {
             )));
         }
         let mut initial = Vec::new();
-        let ordinals = map(&mut initial, plan.tables.len());
+        let known_tables = map(&mut initial, plan.tables.len());
         let index_count = plan.tables.iter().map(|table| table.order.indexes.len()).sum();
-        let sortings = map(&mut initial, index_count);
+        let known_indexes = map(&mut initial, index_count);
+        let table_ids = reserve(&mut initial, plan.tables.len() as u32 * TABLE_BYTES);
+        let index_ids = reserve(&mut initial, index_count as u32 * INDEX_BYTES);
         let orders = reserve(&mut initial, plan.tables.len() as u32 * ORDER_BYTES);
         let widest = plan
             .tables
@@ -215,7 +226,7 @@ impl Layout {
             .map(|table| name(&mut initial, &table.name))
             .collect();
         let probes = reserve(&mut initial, plan.sequences().count() as u32 * 4);
-        let indexes = indexes(&mut initial, plan, orders, probes);
+        let indexes = indexes(&mut initial, plan, orders, index_ids, probes);
         let mut hidden = vec![
             (&STATE, STATE_ROW.table_id, STATE_ROW.index_id),
             (&SESSION, SESSION_ROW.table_id, SESSION_ROW.index_id),
@@ -234,9 +245,13 @@ impl Layout {
         let views = views.map(|view| name(&mut initial, &view.index)).collect();
         let skipped = name(&mut initial, SKIPPED);
         let end = (VARIABLE + initial.len() as u32).next_multiple_of(8);
+        let claims = end + 2 * names::CACHE_BYTES;
+        let timers = claims + (CLAIMS_END - CLAIMS).next_multiple_of(8);
         Ok(Self {
-            ordinals,
-            sortings,
+            known_tables,
+            known_indexes,
+            table_ids,
+            index_ids,
             orders,
             generated,
             probes,
@@ -246,10 +261,11 @@ impl Layout {
             hidden_indexes,
             views,
             skipped,
-            claims: end + 2 * names::CACHE_BYTES,
+            claims,
             initial,
-            known_ids: [end, end + names::CACHE_BYTES],
-            end: end + 2 * names::CACHE_BYTES + (CLAIMS_END - CLAIMS).next_multiple_of(8),
+            known_names: [end, end + names::CACHE_BYTES],
+            timers,
+            end: timers + timers::BYTES,
         })
     }
 }
@@ -264,7 +280,7 @@ fn map(initial: &mut Vec<u8>, entries: usize) -> Map {
 }
 
 /// The module's indexes; their sortings are counted from 1, in the order of [`Plan::sortings`].
-fn indexes(initial: &mut Vec<u8>, plan: &Plan, orders: u32, probes: u32) -> Vec<Index> {
+fn indexes(initial: &mut Vec<u8>, plan: &Plan, orders: u32, ids: u32, probes: u32) -> Vec<Index> {
     let mut indexes = Vec::new();
     let mut probes = (probes..).step_by(4);
     let mut sortings = 0;
@@ -274,20 +290,25 @@ fn indexes(initial: &mut Vec<u8>, plan: &Plan, orders: u32, probes: u32) -> Vec<
     };
     for (table, ordinal) in plan.tables.iter().zip(0..) {
         let at = orders + ordinal * ORDER_BYTES;
-        let scan = (at + ORDER_SORTING - VARIABLE) as usize;
-        initial[scan..scan + 4].copy_from_slice(&next(table.order.scan.is_some()).to_le_bytes());
+        put(initial, at + ORDER_SORTING, next(table.order.scan.is_some()));
         let probes: Vec<_> = table.sequences().zip(&mut probes).collect();
         for (nth, index) in table.order.indexes.iter().enumerate() {
+            let described = ids + indexes.len() as u32 * INDEX_BYTES;
+            put(initial, described + INDEX_SORTING, next(index.sorting.is_some()));
             let order = (table.order.index == Some(nth)).then_some(at);
             let probes = probes.iter().filter(|(sequence, _)| sequence.index == Some(nth));
             indexes.push(Index {
                 name: name(initial, &index.name),
-                sorting: next(index.sorting.is_some()),
                 places: order.into_iter().chain(probes.map(|(_, place)| *place)).collect(),
             });
         }
     }
     indexes
+}
+
+fn put(initial: &mut [u8], at: u32, value: u32) {
+    let at = (at - VARIABLE) as usize;
+    initial[at..at + 4].copy_from_slice(&value.to_le_bytes());
 }
 
 fn reserve(initial: &mut Vec<u8>, bytes: u32) -> u32 {

@@ -3,14 +3,16 @@
 //! The pieces, in the order of a call: `call` wraps `__call_reducer__`, which `setup` prepares at its first use in an
 //! instance and `source` feeds; `state` tells whether the call is new; the module runs, its reads pass through `scan`,
 //! and its writes through `write`, where `walk`, `sequence` and `taken` fill in generated columns and `digest` keeps account;
-//! `successes` counts the call, and `sequence` and `state` write back. A hidden row that can't be read or written traps, which makes the host
-//! roll everything back.
+//! tables, indexes, iterators and timers have numbers of its own for it (`ids`, `names`, `timers`); `successes` counts the
+//! call, and `sequence` and `state` write back. A hidden row that can't be read or written traps, which makes the host roll
+//! everything back.
 
 mod call;
 mod describe;
 mod digest;
 mod hash;
 mod host;
+mod ids;
 mod jwt;
 mod layout;
 mod load;
@@ -23,6 +25,7 @@ mod source;
 mod state;
 mod successes;
 mod taken;
+mod timers;
 mod views;
 mod walk;
 mod window;
@@ -36,16 +39,19 @@ use walrus::{ExportItem, FunctionId, MemoryId, Module, ModuleConfig, RawCustomSe
 use self::call::Call;
 use self::describe::Describe;
 use self::digest::Digest;
-use self::emit::{Emit, I32, I64, function, global};
+use self::emit::{Code, Emit, I32, I64, function, global};
 use self::host::Host;
 pub(crate) use self::host::Imported;
+use self::ids::Ids;
 use self::jwt::Jwt;
 use self::layout::{Layout, Name};
+use self::names::Known;
 use self::scan::{Scans, Shared};
 use self::scratch::Scratch;
 use self::sequence::Sequences;
 use self::state::{Rows, State};
 use self::taken::Taken;
+use self::timers::Timers;
 use self::views::Views;
 use self::walk::Generated;
 use self::window::Window;
@@ -136,22 +142,23 @@ impl Target {
 
         let digest = global(module, I64);
         let in_call = global(module, I32);
-        let setup = setup::add(module, host, window, reset, &layout);
+        let ids = Ids::add(module, scratch, &layout);
+        let setup = setup::add(module, host, window, reset, &layout, ids);
         let rows = Rows::add(module, host, window);
         let sequences = Sequences::add(module, window, rows);
         let count = global(module, I32);
         let generated = Generated::new(self.memory, scratch, &layout, count);
-        let ordinal = setup::add_find(module, scratch, layout.ordinals);
+        let timers = Timers::add(module, scratch, layout.timers);
         let shared = Shared {
             host,
             scratch,
             memory: self.memory,
             reset,
             layout: &layout,
-            ordinal,
+            ids,
         };
         let scans = Scans::add(module, plan, &shared);
-        let begin = add_begin(module, setup, scans);
+        let begin = add_begin(module, setup, timers);
         let takes: Vec<_> = plan
             .sequences()
             .map(|it| sequences.add_take(module, it))
@@ -170,19 +177,30 @@ impl Target {
             digest: Digest::add(module, self.memory, digest),
             generated,
             in_call,
-            ordinal,
-            known_index: scans.sorting,
+            ids,
             fill: add_fill(module, plan, generated, &takes),
             again: taken.add_again(module, plan),
             write_back: generated.add_write_back(module),
         };
         let muted = describe::mute(module, host, &self.imports)?;
-        let [known_tables, known_indexes] = layout.known_ids;
+        let tables = Known {
+            id: ids.known_table,
+            none: abi::NO_SUCH_TABLE,
+        };
+        let indexes = Known {
+            id: ids.known_index,
+            none: abi::NO_SUCH_INDEX,
+        };
+        let [known_tables, known_indexes] = layout.known_names;
         for import in &self.imports {
             match import.name.as_str() {
-                "table_id_from_name" => names::wrap(module, import, self.memory, scratch, known_tables)?,
-                "index_id_from_name" => names::wrap(module, import, self.memory, scratch, known_indexes)?,
-                _ if scans.wrap(module, import)? => {}
+                "table_id_from_name" => {
+                    names::wrap(module, import, self.memory, scratch, known_tables, tables)?;
+                }
+                "index_id_from_name" => {
+                    names::wrap(module, import, self.memory, scratch, known_indexes, indexes)?;
+                }
+                _ if scans.wrap(module, import)? || timers.wrap(module, import)? => {}
                 _ if jwt.wrap(module, import)? => {}
                 _ => writes.wrap(module, import)?,
             }
@@ -198,7 +216,7 @@ impl Target {
         };
         let describe = describe.add(module);
         let state = State::add(module, host, window, rows);
-        let views = Views::add(module, host, window, reset, begin);
+        let views = Views::add(module, host, window, reset, begin, scans);
         let call = Call {
             host,
             window,
@@ -211,6 +229,7 @@ impl Target {
             jwt,
             skipped: layout.skipped,
             begin,
+            scans,
             original: original_call,
         };
         let call = call.add(module, plan);
@@ -218,9 +237,9 @@ impl Target {
         export(module, abi::CALL_REDUCER, call)?;
         match &plan.views {
             Some(plans) => self.wrap_views(views, plans, &layout.views)?,
-            None => self.wrap_other_calls(begin, &abi::CALL_VIEWS)?,
+            None => self.wrap_other_calls(begin, scans, &abi::CALL_VIEWS)?,
         }
-        self.wrap_other_calls(begin, &abi::OTHER_CALLS)?;
+        self.wrap_other_calls(begin, scans, &abi::OTHER_CALLS)?;
         self.say_claims(plan);
         Ok(self.module.emit_wasm())
     }
@@ -260,7 +279,12 @@ impl Target {
     }
 
     /// Has the instance put back after what else the host may call: views of old modules, procedures, handlers.
-    fn wrap_other_calls(&mut self, begin: FunctionId, names: &[&str]) -> Result<(), PrepareError> {
+    fn wrap_other_calls(
+        &mut self,
+        begin: FunctionId,
+        scans: Scans,
+        names: &[&str],
+    ) -> Result<(), PrepareError> {
         let exported: Vec<_> = self
             .module
             .exports
@@ -274,7 +298,8 @@ impl Target {
         for (name, original) in exported {
             // Only a view runs in a transaction from its beginning.
             let before = abi::CALL_VIEWS.contains(&name.as_str()).then_some(begin);
-            let wrapper = self.reset.add_wrapper(&mut self.module, before, original);
+            let end = |code: &mut Code<'_>| scans.end(code);
+            let wrapper = self.reset.add_wrapper(&mut self.module, before, original, end);
             export(&mut self.module, &name, wrapper)?;
         }
         Ok(())
@@ -282,13 +307,13 @@ impl Target {
 }
 
 /// `begin()`: what comes before each call that reads rows. The first one sets the instance up.
-fn add_begin(module: &mut Module, setup: FunctionId, scans: Scans) -> FunctionId {
+fn add_begin(module: &mut Module, setup: FunctionId, timers: Timers) -> FunctionId {
     let is_ready = global(module, I32);
     function(module, [], &[], |code, [], _| {
         code.global_get(is_ready).is_zero().when(|code| {
             code.call(setup).i32_const(1).global_set(is_ready);
         });
-        scans.begin(code);
+        timers.begin(code);
     })
 }
 

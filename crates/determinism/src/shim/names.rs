@@ -1,5 +1,6 @@
-//! `table_id_from_name` and `index_id_from_name`, which ask the host once for each name. The module's bindings keep ids
-//! too, but in statics, which are as new in every call. An instance serves one version of a module, and sees no id change.
+//! `table_id_from_name` and `index_id_from_name`, which ask the host once for each name, and give the module [an id of
+//! its own](super::ids); what the module does not define, there is not. The module's bindings keep ids too, but in statics,
+//! which are as new in every call. An instance serves one version of a module, and sees no id change.
 
 use walrus::ir::{BinaryOp, UnaryOp};
 use walrus::{FunctionId, LocalId, MemoryId, Module};
@@ -30,12 +31,28 @@ pub(super) fn wrap(
     own: MemoryId,
     scratch: Scratch,
     at: u32,
+    known: Known,
 ) -> Result<(), PrepareError> {
     let real = host::add(module, &import.from, &import.name, 3);
-    let cached = Cache { own, scratch, at }.add(module, real);
+    let cache = Cache {
+        own,
+        scratch,
+        at,
+        known,
+    };
+    let cached = cache.add(module, real);
     host::replace(module, import, 3, |code| {
         code.call(cached);
     })
+}
+
+/// What the module defines.
+#[derive(Clone, Copy)]
+pub(super) struct Known {
+    /// `id(id) -> id`: the module's in the place of the server's; 0 if it has none.
+    pub(super) id: FunctionId,
+    /// The error if there is none.
+    pub(super) none: i32,
 }
 
 /// What a cache is made from.
@@ -44,6 +61,7 @@ struct Cache {
     own: MemoryId,
     scratch: Scratch,
     at: u32,
+    known: Known,
 }
 
 /// The locals of a look-up.
@@ -62,6 +80,7 @@ impl Cache {
         let memory = self.scratch.memory;
         let short = self.add_short(module);
         let compare = self.add_compare(module);
+        let ask = self.add_ask(module, real);
         function(module, [I32; 3], &[I32], |code, [name, bytes, out], locals| {
             let (first, slot, errno) = (locals.add(I64), locals.add(I32), locals.add(I32));
             let it = LookUp {
@@ -79,7 +98,7 @@ impl Cache {
                     code.local_get(name)
                         .local_get(bytes)
                         .local_get(out)
-                        .call(real)
+                        .call(ask)
                         .return_();
                 });
             is_short(code, bytes);
@@ -117,14 +136,44 @@ impl Cache {
                             .return_();
                     });
             });
+            self.take_slot(code, it);
+            code.local_get(name)
+                .local_get(bytes)
+                .local_get(out)
+                .call(ask)
+                .local_tee(errno)
+                .is_zero()
+                .when(|code| {
+                    code.local_get(slot).local_get(bytes).write32(memory, 0);
+                    code.local_get(slot)
+                        .local_get(out)
+                        .read32(self.own, 0)
+                        .write32(memory, SLOT_ID);
+                });
+            code.local_get(errno);
+        })
+    }
+
+    /// `ask(name, bytes, out) -> errno`: the host.
+    fn add_ask(&self, module: &mut Module, real: FunctionId) -> FunctionId {
+        let Known { id, none } = self.known;
+        function(module, [I32; 3], &[I32], |code, [name, bytes, out], locals| {
+            let (errno, known) = (locals.add(I32), locals.add(I32));
             code.local_get(name)
                 .local_get(bytes)
                 .local_get(out)
                 .call(real)
                 .local_tee(errno)
-                .is_zero()
-                .when(|code| self.keep(code, it, out));
-            code.local_get(errno);
+                .when(|code| {
+                    code.local_get(errno).return_();
+                });
+            code.local_get(out)
+                .local_get(out)
+                .read32(self.own, 0)
+                .call(id)
+                .local_tee(known)
+                .write32(self.own, 0);
+            code.i32_const(0).i32_const(none).local_get(known).select(None);
         })
     }
 
@@ -163,14 +212,10 @@ impl Cache {
             .local_set(it.slot);
     }
 
-    /// Gives the slot to a name whose id the host has left at `out`.
-    fn keep(&self, code: &mut Code<'_>, it: LookUp, out: LocalId) {
+    /// Gives the slot to a name whose id is not known yet: the id may be put where the name stands.
+    fn take_slot(&self, code: &mut Code<'_>, it: LookUp) {
         let memory = self.scratch.memory;
-        code.local_get(it.slot).local_get(it.bytes).write32(memory, 0);
-        code.local_get(it.slot)
-            .local_get(out)
-            .read32(self.own, 0)
-            .write32(memory, SLOT_ID);
+        code.local_get(it.slot).i32_const(0).write32(memory, 0);
         is_short(code, it.bytes);
         code.if_else(
             None,

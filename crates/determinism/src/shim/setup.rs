@@ -1,12 +1,12 @@
 //! The first call in an instance: the ids that the server has given to tables and indexes.
 
-use walrus::ir::{BinaryOp, Value};
-use walrus::{ConstExpr, DataKind, FunctionId, LocalId, Module};
+use walrus::ir::Value;
+use walrus::{ConstExpr, DataKind, FunctionId, Module};
 
 use super::emit::{Code, Emit, I32, function};
 use super::host::Host;
-use super::layout::{Layout, Map, NAME, Name, OUT, SLOT_BYTES, VARIABLE, WINDOW_END};
-use super::scratch::Scratch;
+use super::ids::{Ids, add_register};
+use super::layout::{Layout, NAME, Name, OUT, VARIABLE, WINDOW_END};
 use super::window::Window;
 use crate::reset::Reset;
 
@@ -17,6 +17,7 @@ pub(super) fn add(
     window: Window,
     reset: Reset,
     layout: &Layout,
+    ids: Ids,
 ) -> FunctionId {
     let scratch = window.own;
     let offset = ConstExpr::Value(Value::I32((scratch.base + VARIABLE) as i32));
@@ -25,8 +26,8 @@ pub(super) fn add(
         offset,
     };
     module.data.add(place, layout.initial.clone());
-    let ordinals = add_register(module, scratch, layout.ordinals);
-    let sortings = add_register(module, scratch, layout.sortings);
+    let know_table = add_register(module, scratch, layout.known_tables);
+    let know_index = add_register(module, scratch, layout.known_indexes);
     function(module, [], &[], |code, [], locals| {
         let id = locals.add(I32);
         reset.require_image(code);
@@ -43,15 +44,18 @@ pub(super) fn add(
         }
         for (name, ordinal) in layout.tables.iter().zip(0..) {
             look_up(code, window, host.table_id, *name);
-            code.i32_const(ordinal).call(ordinals);
+            code.local_set(id);
+            ids.set_table(code, ordinal, id);
+            code.local_get(id).i32_const(ordinal as i32 + 1).call(know_table);
         }
-        for index in &layout.indexes {
+        for (index, place) in layout.indexes.iter().zip(0..) {
             look_up(code, window, host.index_id, index.name);
             code.local_set(id);
+            ids.set_index(code, place, id);
             for place in &index.places {
                 scratch.set32(code, *place, id);
             }
-            code.local_get(id).i32_const(index.sorting as i32).call(sortings);
+            code.local_get(id).i32_const(place as i32 + 1).call(know_index);
         }
         window.restore(code, WINDOW_END);
     })
@@ -65,61 +69,4 @@ fn look_up(code: &mut Code<'_>, window: Window, lookup: FunctionId, name: Name) 
     window.seen.at(code, OUT);
     code.call(lookup).must();
     window.seen.get32(code, OUT);
-}
-
-/// `register(id, value)`: into the first free slot from the id's own on. Traps if the id is there already.
-fn add_register(module: &mut Module, scratch: Scratch, map: Map) -> FunctionId {
-    function(module, [I32, I32], &[], |code, [id, value], locals| {
-        let (at, found) = (locals.add(I32), locals.add(I32));
-        code.local_get(id).local_set(at);
-        code.repeat(
-            |code| {
-                slot(code, scratch, at, map);
-                code.read32(scratch.memory, 0).local_tee(found);
-            },
-            |code| {
-                code.local_get(found)
-                    .local_get(id)
-                    .binop(BinaryOp::I32Eq)
-                    .trap_if();
-                code.advance(at, 1);
-            },
-        );
-        slot(code, scratch, at, map);
-        code.local_get(id).write32(scratch.memory, 0);
-        slot(code, scratch, at, map);
-        code.local_get(value).write32(scratch.memory, 4);
-    })
-}
-
-/// `find(id) -> value`: traps for what the module does not define.
-pub(super) fn add_find(module: &mut Module, scratch: Scratch, map: Map) -> FunctionId {
-    function(module, [I32], &[I32], |code, [id], locals| {
-        let (at, found) = (locals.add(I32), locals.add(I32));
-        code.local_get(id).local_set(at);
-        code.repeat(
-            |code| {
-                slot(code, scratch, at, map);
-                code.read32(scratch.memory, 0)
-                    .local_tee(found)
-                    .is_zero()
-                    .trap_if();
-                code.local_get(found).local_get(id).binop(BinaryOp::I32Ne);
-            },
-            |code| {
-                code.advance(at, 1);
-            },
-        );
-        slot(code, scratch, at, map);
-        code.read32(scratch.memory, 4);
-    })
-}
-
-/// Pushes the address of the slot at `at`, round and round.
-fn slot(code: &mut Code<'_>, scratch: Scratch, at: LocalId, map: Map) {
-    scratch.at(code, map.slots);
-    code.local_get(at)
-        .i32_const(map.mask as i32)
-        .binop(BinaryOp::I32And);
-    code.i32_const(SLOT_BYTES as i32).binop(BinaryOp::I32Mul).add();
 }

@@ -18,6 +18,7 @@ use super::emit::{Code, Emit, I32, I64, function};
 use super::hash;
 use super::host::Host;
 use super::layout::*;
+use super::scan::Scans;
 use super::walk;
 use super::window::Window;
 use crate::abi;
@@ -43,6 +44,7 @@ pub(super) struct Views {
     reset: Reset,
     /// `begin()`.
     begin: FunctionId,
+    scans: Scans,
     /// `mark(key)`: makes this transaction a refresh of what goes by the key.
     pub(super) mark: FunctionId,
     /// `is_marked(key) -> i32`.
@@ -60,6 +62,7 @@ impl Views {
         window: Window,
         reset: Reset,
         begin: FunctionId,
+        scans: Scans,
     ) -> Self {
         let mark = add_mark(module, host, window);
         Self {
@@ -67,6 +70,7 @@ impl Views {
             window,
             reset,
             begin,
+            scans,
             mark,
             is_marked: add_is_marked(module, host, window, mark),
             depend: add_depend(module, host, window),
@@ -177,6 +181,7 @@ impl Views {
                 );
             },
         );
+        self.scans.end(code);
         self.reset.reset(code);
         code.local_get(result);
     }

@@ -5,6 +5,7 @@ use walrus::{FunctionId, GlobalId, LocalId, MemoryId, Module, ModuleLocals, ValT
 use super::digest::{Digest, Operation};
 use super::emit::{Code, Emit, I32, function};
 use super::host::{self, Imported};
+use super::ids::Ids;
 use super::walk::Generated;
 use crate::PrepareError;
 use crate::abi;
@@ -18,10 +19,7 @@ pub(super) struct Writes {
     pub(super) generated: Generated,
     /// Whether a replicated call is running: nothing else may write.
     pub(super) in_call: GlobalId,
-    /// `ordinal(table_id) -> ordinal`.
-    pub(super) ordinal: FunctionId,
-    /// `known(index_id) -> i32`: traps for an index that is not the module's.
-    pub(super) known_index: FunctionId,
+    pub(super) ids: Ids,
     /// `fill(ordinal, row)`.
     pub(super) fill: FunctionId,
     /// `again() -> changed`, if a generated number may be taken.
@@ -71,6 +69,7 @@ impl Writes {
     fn add_update(self, module: &mut Module, real: FunctionId) -> FunctionId {
         self.writer(module, |code, [table, index, row, len_at], locals| {
             let (ordinal, len) = (locals.add(I32), locals.add(I32));
+            self.ids.index(code, index);
             self.before_row(code, table, row, len_at, ordinal, len);
             self.write_row(code, len_at, len, locals.add(I32), |code| {
                 code.local_get(table)
@@ -85,13 +84,15 @@ impl Writes {
 
     fn add_delete_equal(self, module: &mut Module, real: FunctionId) -> FunctionId {
         self.writer(module, |code, [table, rows, len, out], locals| {
+            let ordinal = locals.add(I32);
+            self.ids.table(code, table, ordinal);
             code.local_get(table)
                 .local_get(rows)
                 .local_get(len)
                 .local_get(out)
                 .call(real);
             unless_failed(code, locals.add(I32));
-            code.local_get(table).call(self.ordinal);
+            code.local_get(ordinal);
             self.digest.operation(code, Operation::DeleteEqual);
             code.local_get(rows).local_get(len);
             self.digest.bytes(code);
@@ -100,7 +101,7 @@ impl Writes {
 
     fn add_delete_range(self, module: &mut Module, real: FunctionId) -> FunctionId {
         self.writer(module, |code, args: [_; 9], locals| {
-            code.local_get(args[0]).call(self.known_index).drop();
+            self.ids.index(code, args[0]);
             for arg in args {
                 code.local_get(arg);
             }
@@ -118,7 +119,7 @@ impl Writes {
 
     fn add_delete_point(self, module: &mut Module, real: FunctionId) -> FunctionId {
         self.writer(module, |code, [index, point, len, out], locals| {
-            code.local_get(index).call(self.known_index).drop();
+            self.ids.index(code, index);
             code.local_get(index)
                 .local_get(point)
                 .local_get(len)
@@ -134,9 +135,11 @@ impl Writes {
 
     fn add_clear(self, module: &mut Module, real: FunctionId) -> FunctionId {
         self.writer(module, |code, [table, out], locals| {
+            let ordinal = locals.add(I32);
+            self.ids.table(code, table, ordinal);
             code.local_get(table).local_get(out).call(real);
             unless_failed(code, locals.add(I32));
-            code.local_get(table).call(self.ordinal);
+            code.local_get(ordinal);
             self.digest.operation(code, Operation::Clear);
             code.local_get(out).i32_const(8);
             self.digest.bytes(code);
@@ -165,7 +168,7 @@ impl Writes {
         ordinal: LocalId,
         len: LocalId,
     ) {
-        code.local_get(table).call(self.ordinal).local_set(ordinal);
+        self.ids.table(code, table, ordinal);
         code.local_get(len_at).read32(self.memory, 0).local_set(len);
         code.i32_const(0).global_set(self.generated.count);
         code.local_get(ordinal).local_get(row).call(self.fill);

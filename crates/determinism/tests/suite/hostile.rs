@@ -114,3 +114,126 @@ fn a_buffer_holds_nothing_but_the_rows_that_are_told_of() {
     assert_eq!((first[1], first.len()), (7, 1 + ROOM));
     assert!(first[1 + rows..].iter().all(|byte| *byte == 0), "{first:?}");
 }
+
+#[test]
+fn iterators_are_counted_anew_in_each_call_and_end_with_it() {
+    for table in ["keyed", "loose"] {
+        let [first, second, third] = acts(&format!(
+            "(call $note (call $read (i32.const 1) (i32.const 1000)))
+            (call $note (call $close (i32.const 2)))
+            (loop $more
+                (call $must (call $scan (call ${table}) (i32.const 8)))
+                (call $note (i32.load (i32.const 8)))
+                (local.set $n (i32.add (local.get $n) (i32.const 1)))
+                (br_if $more (i32.lt_u (local.get $n) (i32.const 3))))
+            (call $must (call $read (i32.const 2) (i32.const 200)))
+            (call $must (call $close (i32.const 2)))
+            (call $note (call $read (i32.const 2) (i32.const 1000)))
+            (call $must (call $point (call $by_key) (i32.const 0x7000) (i32.const 4) (i32.const 8)))
+            (call $note (i32.load (i32.const 8)))
+            (call $note (call $read (i32.load (i32.const 8)) (i32.const 1000)))
+            (call $note (call $read (i32.load (i32.const 8)) (i32.const 1000)))
+            (call $note (call $read (i32.const 0) (i32.const 1000)))
+            (call $note (call $read (i32.const 0x80000001) (i32.const 1000)))
+            (call $note (call $read (i32.const 0x10000001) (i32.const 1000)))"
+        ));
+        assert_eq!(first, [6, 6, 1, 2, 3, 6, 2, u32::MAX, 6, 6, 6, 6], "{table}");
+        assert_eq!([&first, &first], [&second, &third]);
+    }
+}
+
+#[test]
+fn timers_are_counted_anew_in_each_call_and_end_with_it() {
+    let [first, second, third] = acts(
+        "(call $note (call $timer_end (i32.const 1)))
+        (loop $more
+            (call $note (call $timer (i32.const 32) (i32.const 5)))
+            (local.set $n (i32.add (local.get $n) (i32.const 1)))
+            (br_if $more (i32.lt_u (local.get $n) (i32.const 3))))
+        (call $note (call $timer_end (i32.const 2)))
+        (call $note (call $timer_end (i32.const 2)))
+        (call $note (call $timer_end (i32.const 3)))
+        (call $note (call $timer_end (i32.const 3)))
+        (call $note (call $timer (i32.const 32) (i32.const 5)))
+        ;; More of them than are measured.
+        (local.set $n (i32.const 0))
+        (loop $more
+            (local.set $handle (call $timer (i32.const 32) (i32.const 5)))
+            (local.set $n (i32.add (local.get $n) (i32.const 1)))
+            (br_if $more (i32.lt_u (local.get $n) (i32.const 500))))
+        (call $note (local.get $handle))
+        (loop $more
+            (call $must (call $timer_end (local.get $handle)))
+            (local.set $handle (i32.sub (local.get $handle) (i32.const 1)))
+            (br_if $more (i32.gt_u (local.get $handle) (i32.const 3))))
+        (call $note (call $timer (i32.const 32) (i32.const 5)))",
+    );
+    assert_eq!(first, [7, 1, 2, 3, 0, 7, 0, 7, 3, 503, 4]);
+    assert_eq!([&first, &first], [&second, &third]);
+}
+
+#[test]
+fn an_iterator_may_be_put_anywhere() {
+    let [first, second, third] = acts(
+        "(local.set $n (i32.const 1020))
+        (loop $more
+            (i64.store (local.get $n) (i64.const -1))
+            (call $must (call $scan (call $keyed) (local.get $n)))
+            (call $note (i32.load (local.get $n)))
+            (call $note (i32.load8_u (i32.add (local.get $n) (i32.const 4))))
+            (call $must (call $close (i32.load (local.get $n))))
+            (local.set $n (i32.add (local.get $n) (i32.const 1)))
+            (br_if $more (i32.lt_u (local.get $n) (i32.const 1026))))",
+    );
+    assert_eq!(first, [1, 255].repeat(6));
+    assert_eq!([&first, &first], [&second, &third]);
+}
+
+#[test]
+fn ids_are_those_of_the_module_and_there_are_no_others() {
+    let [first, second, third] = acts(
+        "(call $note (call $loose))
+        (call $note (call $keyed))
+        (call $note (call $by_key))
+        (i32.store (i32.const 8) (i32.const 0))
+        (call $note (call $table_id (i32.const 56) (i32.const 9) (i32.const 8)))
+        (call $note (i32.load (i32.const 8)))
+        (call $note (call $table_id (i32.const 72) (i32.const 12) (i32.const 8)))
+        (call $note (i32.load (i32.const 8)))
+        (call $must (call $count (call $keyed) (i32.const 128)))
+        (call $note (i32.load (i32.const 128)))",
+    );
+    assert_eq!(first, [1, 2, 1, 4, 0, 4, 0, 40]);
+    assert_eq!([&first, &first], [&second, &third]);
+    // The server's own: `st_client`, an index of `rtdb_session`.
+    for body in [
+        "(call $must (call $count (i32.const 12) (i32.const 128)))",
+        "(call $must (call $scan (i32.const 4) (i32.const 128)))",
+        "(call $must (call $scan (i32.const 0) (i32.const 128)))",
+        "(call $must (call $delete (i32.const 2) (i32.const 0x7000) (i32.const 8) (i32.const 128)))",
+        "(call $must (call $point (i32.const 0) (i32.const 0x7000) (i32.const 8) (i32.const 128)))",
+    ] {
+        let mut host = FakeHost::new(&hostile(body, "loose"), 1);
+        assert_eq!(call(&mut host, "act", 1), Err(Failure::Trapped), "{body}");
+    }
+}
+
+/// An id that is put where the name stands does not become a part of the name that is kept.
+#[test]
+fn a_name_may_be_overwritten_by_its_id() {
+    // Where a name is kept, see `names`.
+    let slot = |name: &[u8]| {
+        let word = |at: usize| u64::from_le_bytes(name[at..at + 8].try_into().unwrap());
+        let mixed = word(name.len() - 8).rotate_left(21) ^ word(0) ^ name.len() as u64;
+        mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56
+    };
+    let written = |name: &str| [&name.as_bytes()[..8], &1_u32.to_le_bytes()].concat();
+    let mut names = (0..).map(|n| format!("loose_{n:06}"));
+    let name = names.find(|name| slot(name.as_bytes()) == slot(&written(name)));
+    let body = "(call $must (call $table_id (i32.const 16) (i32.const 12) (i32.const 24)))
+        (call $note (i32.load (i32.const 24)))
+        (call $note (call $table_id (i32.const 16) (i32.const 12) (i32.const 8)))";
+    let [first, second, third] = acts_of(&hostile(body, &name.expect("there are enough names")));
+    assert_eq!(first, [1, 4]);
+    assert_eq!([&first, &first], [&second, &third]);
+}

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use proptest::sample::Index;
 use rtdb_determinism::header::CallHeader;
-use rtdb_determinism::prepare;
+use rtdb_determinism::{Module, prepare};
 use spacetimedb_lib::db::raw_def::v9::{
     RawConstraintDataV9, RawConstraintDefV9, RawIndexAlgorithm, RawIndexDefV9, RawModuleDefV9,
     RawUniqueConstraintDataV9,
@@ -370,4 +370,47 @@ fn a_table_with_a_unique_index_is_read_in_its_order_without_a_copy() {
     };
     assert_eq!(ids(1), Vec::from_iter(0..40));
     assert_eq!(ids(2), Vec::from_iter([41].into_iter().chain(0..40)));
+}
+
+/// What a hash index takes for two values may be one to another index, so that its keys are not unique.
+#[test]
+fn a_unique_float_makes_no_other_index_unique() {
+    let float = || AlgebraicType::option(AlgebraicType::F32);
+    for (ty, unique, key, ordered) in [
+        (AlgebraicType::U32, vec![0], vec![0, 1], true),
+        (AlgebraicType::F32, vec![0], vec![0, 1], false),
+        (float(), vec![0], vec![0, 1], false),
+        (float(), vec![0, 1], vec![1, 0], true),
+    ] {
+        let mut def = RawModuleDefV9::default();
+        table(
+            &mut def,
+            "rows",
+            product(vec![ty.clone(), AlgebraicType::U64]),
+            &[],
+        );
+        let columns = |columns: &[u16]| columns.iter().copied().collect::<ColList>();
+        def.tables[0].constraints = vec![RawConstraintDefV9 {
+            name: None,
+            data: RawConstraintDataV9::Unique(RawUniqueConstraintDataV9 {
+                columns: columns(&unique),
+            }),
+        }];
+        let algorithms = [
+            RawIndexAlgorithm::Hash {
+                columns: columns(&unique),
+            },
+            RawIndexAlgorithm::BTree {
+                columns: columns(&key),
+            },
+        ];
+        let indexes = algorithms.into_iter().map(|algorithm| RawIndexDefV9 {
+            name: None,
+            accessor_name: None,
+            algorithm,
+        });
+        def.tables[0].indexes = indexes.collect();
+        let module = Module::from_def(&encode(RawModuleDef::V9(def))).unwrap();
+        assert_eq!(module.tables()[0].ordered, ordered, "{ty:?}, {unique:?}, {key:?}");
+    }
 }

@@ -10,8 +10,8 @@ use walrus::{ConstExpr, FunctionId, GlobalId, MemoryId, Module};
 use super::super::emit::{Code, Emit, I32, function};
 use crate::reset::PAGE_BYTES;
 
-/// The most iterators of sorted rows that a call may have open at the same time.
-const ITERATORS_MAX: u32 = 4_096;
+/// The most iterators that a call may have open at the same time.
+pub(super) const ITERATORS_MAX: u32 = 4_096;
 /// An iterator: see `iterators`.
 pub(super) const ITERATOR_BYTES: u32 = 16;
 /// The end of the room for iterators, where rows begin.

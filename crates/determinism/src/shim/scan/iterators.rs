@@ -1,13 +1,17 @@
-//! The iterators that the shim hands out. Natively an iterator's rows are fixed when it is opened; here they are fetched
-//! from the host's iterator and sorted when the first are asked for, so that one which is only opened costs nothing.
+//! The iterators that the shim hands out: the module sees none of the host's, which are numbered through all calls of an
+//! instance, and stay open when a call ends.
+//!
+//! Natively an iterator's rows are fixed when it is opened. Rows that are to be sorted are fetched from the host's iterator
+//! when the first are asked for, so that one which is only opened costs nothing.
 
 use walrus::ir::BinaryOp;
-use walrus::{FunctionId, GlobalId, MemoryId, Module};
+use walrus::{FunctionId, GlobalId, LocalId, MemoryId, Module};
 
 use super::super::emit::{Code, Emit, I32, function, global};
-use super::arena::{Arena, ITERATOR_BYTES, ROWS};
+use super::super::host::Host;
+use super::arena::{Arena, ITERATOR_BYTES, ITERATORS_MAX, ROWS};
 
-/// How it is sorted; 0 for a free place.
+/// How it is sorted, or [`AS_IT_IS`]; 0 for a free place.
 pub(super) const SORTING: u32 = 0;
 /// The host's iterator.
 pub(super) const HANDLE: u32 = 4;
@@ -15,8 +19,8 @@ pub(super) const HANDLE: u32 = 4;
 pub(super) const NEXT: u32 = 8;
 pub(super) const LAST: u32 = 12;
 
-/// What tells a handle of ours from the host's, which counts iterators from 0.
-const OURS: i32 = i32::MIN;
+/// The host's order is good.
+pub(super) const AS_IT_IS: i32 = -1;
 
 /// The open iterators.
 #[derive(Clone, Copy)]
@@ -24,16 +28,18 @@ pub(super) struct Iterators {
     pub(super) arena: Arena,
     /// The end of the places in use.
     end: GlobalId,
-    /// `open(sorting, handle_at)`: puts an iterator of ours in the place of the host's.
+    /// `open(sorting, handle_at)`: puts an iterator of ours in the place of the host's. They are counted from 1.
     pub(super) open: FunctionId,
     /// `find(handle) -> iterator`: -1 if there is none.
     pub(super) find: FunctionId,
     /// `release(iterator)`.
     pub(super) release: FunctionId,
+    /// `end()`: closes whatever the call has left open.
+    pub(super) close_all: FunctionId,
 }
 
 impl Iterators {
-    pub(super) fn add(module: &mut Module, arena: Arena, memory: MemoryId) -> Self {
+    pub(super) fn add(module: &mut Module, host: Host, arena: Arena, memory: MemoryId) -> Self {
         let end = global(module, I32);
         Self {
             arena,
@@ -41,35 +47,53 @@ impl Iterators {
             open: add_open(module, arena, memory, end),
             find: add_find(module, arena),
             release: add_release(module, arena, end),
+            close_all: add_close_all(module, host, arena, end),
         }
     }
 
-    /// Pushes whether a handle on the stack is of ours.
-    pub(super) fn is_ours(code: &mut Code<'_>) {
-        code.i32_const(0).binop(BinaryOp::I32LtS);
-    }
-
-    /// Forgets whatever an earlier call has left open.
-    pub(super) fn reset(self, code: &mut Code<'_>) {
+    /// A call ends.
+    pub(super) fn end(self, code: &mut Code<'_>) {
         code.global_get(self.end).when(|code| {
-            code.i32_const(0)
-                .i32_const(0)
-                .global_get(self.end)
-                .memory_fill(self.arena.memory)
-                .i32_const(0)
-                .global_set(self.end)
-                .i32_const(ROWS as i32)
-                .global_set(self.arena.top);
+            code.call(self.close_all);
         });
     }
+}
+
+/// Pushes whether the host's iterator is open: it is closed when all its rows have been collected.
+pub(super) fn is_host_open(code: &mut Code<'_>, arena: Arena, iterator: LocalId) {
+    code.local_get(iterator).read32(arena.memory, LAST).is_zero();
+}
+
+fn add_close_all(module: &mut Module, host: Host, arena: Arena, end: GlobalId) -> FunctionId {
+    function(module, [], &[], |code, [], locals| {
+        let iterator = locals.add(I32);
+        code.repeat(
+            |code| {
+                code.local_get(iterator).global_get(end).less();
+            },
+            |code| {
+                code.local_get(iterator).read32(arena.memory, SORTING);
+                code.when(|code| {
+                    is_host_open(code, arena, iterator);
+                    code.when(|code| {
+                        code.local_get(iterator).read32(arena.memory, HANDLE);
+                        code.call(host.close).must();
+                    });
+                    code.local_get(iterator).i32_const(0);
+                    code.write32(arena.memory, SORTING);
+                });
+                code.advance(iterator, ITERATOR_BYTES);
+            },
+        );
+        code.i32_const(0).global_set(end);
+        code.i32_const(ROWS as i32).global_set(arena.top);
+    })
 }
 
 fn add_open(module: &mut Module, arena: Arena, memory: MemoryId, end: GlobalId) -> FunctionId {
     function(module, [I32, I32], &[], |code, [sorting, handle_at], locals| {
         let (handle, iterator) = (locals.add(I32), locals.add(I32));
-        code.local_get(handle_at).read32(memory, 0).local_tee(handle);
-        Iterators::is_ours(code);
-        code.trap_if();
+        code.local_get(handle_at).read32(memory, 0).local_set(handle);
         code.repeat(
             |code| {
                 code.local_get(iterator).read32(arena.memory, SORTING);
@@ -93,8 +117,9 @@ fn add_open(module: &mut Module, arena: Arena, memory: MemoryId, end: GlobalId) 
             });
         code.local_get(handle_at)
             .local_get(iterator)
-            .i32_const(OURS)
-            .binop(BinaryOp::I32Or)
+            .i32_const(ITERATOR_BYTES.ilog2() as i32)
+            .binop(BinaryOp::I32ShrU)
+            .plus(1)
             .write32(memory, 0);
     })
 }
@@ -102,18 +127,16 @@ fn add_open(module: &mut Module, arena: Arena, memory: MemoryId, end: GlobalId) 
 fn add_find(module: &mut Module, arena: Arena) -> FunctionId {
     function(module, [I32], &[I32], |code, [handle], locals| {
         let iterator = locals.add(I32);
+        code.local_get(handle).i32_const(1).sub().local_tee(handle);
+        code.i32_const(ITERATORS_MAX as i32)
+            .binop(BinaryOp::I32GeU)
+            .when(|code| {
+                code.i32_const(-1).return_();
+            });
         code.local_get(handle)
-            .i32_const(!OURS)
-            .binop(BinaryOp::I32And)
-            .local_tee(iterator);
-        code.i32_const(ITERATOR_BYTES as i32 - 1).binop(BinaryOp::I32And);
-        code.local_get(iterator)
-            .i32_const(ROWS as i32)
-            .binop(BinaryOp::I32GeU);
-        code.binop(BinaryOp::I32Or).when(|code| {
-            code.i32_const(-1).return_();
-        });
-        code.local_get(iterator)
+            .i32_const(ITERATOR_BYTES.ilog2() as i32)
+            .binop(BinaryOp::I32Shl)
+            .local_tee(iterator)
             .read32(arena.memory, SORTING)
             .is_zero()
             .when(|code| {
