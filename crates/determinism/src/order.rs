@@ -152,7 +152,7 @@ impl Indexes {
             .indexes
             .iter()
             .map(|index| &index.columns)
-            .chain(&self.unique);
+            .chain(self.unique.iter().map(|key| &key.columns));
         if columns
             .flat_map(ColList::iter)
             .any(|column| column.idx() >= row.elements.len())

@@ -136,7 +136,11 @@ impl Applier {
         }
         // From here on the database itself says that the command was passed over.
         if let Err(message) = mark(&mut connection, header(command, &self.owner), false).await? {
-            return Err(Violation::Hidden { reducer: MARK, message }.into());
+            return Err(Violation::Hidden {
+                reducer: MARK,
+                message,
+            }
+            .into());
         }
         if let Some(state) = self.state().await? {
             self.core.counted(state.successes);
