@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 /// What this version's nodes can apply. Raised with each command, or field of one, that a node must know; none is
 /// proposed before every node of the cluster has announced the level that it came with.
-pub const FEATURE_LEVEL: u32 = 2;
+pub const FEATURE_LEVEL: u32 = 3;
 
 /// The level from which on replicas report what they hold, and an operator may say which is right.
 pub const LEVEL_REPORTS: u32 = 2;
@@ -17,6 +17,13 @@ pub const POISON_LEVEL: u32 = 2;
 /// The level from which on [`Connect`] and [`Call`] carry claims.
 pub const CLAIMS_LEVEL: u32 = 2;
 
+/// The level that [`Judgement`] and [`Trapped`] came with.
+pub const JUDGEMENT_LEVEL: u32 = 3;
+/// Bytes of a [`Judgement::refusal`].
+pub const REFUSAL_BYTES_MAX: usize = 4096;
+/// Positions in one [`Trapped`].
+pub const TRAPPED_MAX: usize = 1024;
+
 /// Bytes of an address that a node announces: the longest name of DNS (253), a colon and a port (5).
 pub const NODE_ADDR_BYTES_MAX: usize = 259;
 
@@ -27,7 +34,10 @@ pub const NODE_TEXT_BYTES_MAX: usize = 128;
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Command {
     /// What to do. `None` is a command of a newer version: the node stops rather than skip it.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 16, 17, 18, 19")]
+    #[prost(
+        oneof = "Body",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16, 17, 18, 19"
+    )]
     pub body: Option<Body>,
     /// The version that whoever applies it must know: raised by whoever sets a field that must not be passed over. 0 for
     /// the first.
@@ -68,6 +78,12 @@ pub enum Body {
     /// A command stops SpacetimeDB: a replica says so, or it is decided that the command has failed.
     #[prost(message, tag = "8")]
     Poison(Poison),
+    /// What a replica's SpacetimeDB says of a publication.
+    #[prost(message, tag = "11")]
+    Judgement(Judgement),
+    /// Which calls have not come to an end of their own on a replica.
+    #[prost(message, tag = "12")]
+    Trapped(Trapped),
     /// The cluster's settings, written once by `rtdb init`.
     #[prost(message, tag = "16")]
     InitCluster(InitCluster),
@@ -293,6 +309,34 @@ impl Poison {
     pub fn decides(&self) -> bool {
         matches!(self.step, Some(PoisonStep::Failed(_) | PoisonStep::Skipped(_)))
     }
+}
+
+/// What the proposer's SpacetimeDB says of a publication. The first one in the log holds for every replica: whatever their
+/// own servers say, they go on with the same module. Of [`JUDGEMENT_LEVEL`].
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Judgement {
+    /// The database's identity, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub database: Bytes,
+    /// The publication's position.
+    #[prost(fixed64, tag = "2")]
+    pub position: u64,
+    /// Why the module is refused, in the server's words, at most [`REFUSAL_BYTES_MAX`]; `None` if it is not.
+    #[prost(string, optional, tag = "3")]
+    pub refusal: Option<String>,
+}
+
+/// Calls to which the proposer's SpacetimeDB, rather than their reducers, has given an answer: they trapped, ran out of
+/// energy or memory, or the server had troubles of its own. A caller is told once a majority of the replicas says the same.
+/// Of [`JUDGEMENT_LEVEL`].
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Trapped {
+    /// The database's identity, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub database: Bytes,
+    /// The calls' positions; at most [`TRAPPED_MAX`] of them count.
+    #[prost(fixed64, repeated, tag = "2")]
+    pub positions: Vec<u64>,
 }
 
 /// The cluster's settings.

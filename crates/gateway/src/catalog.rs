@@ -31,6 +31,9 @@ pub trait Catalog: Send + Sync {
     /// Whether every node of the cluster knows of claims in commands: before, none may be proposed.
     fn takes_claims(&self) -> bool;
 
+    /// Whether the nodes have processors of different kinds.
+    fn has_mixed_processors(&self) -> bool;
+
     /// The database of that identity.
     fn by_identity(&self, identity: &Identity) -> Option<DatabaseRecord>;
 

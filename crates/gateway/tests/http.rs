@@ -255,6 +255,36 @@ async fn publishing_is_for_owners_and_modules() {
 }
 
 #[tokio::test]
+async fn a_module_has_one_nan_where_processors_differ() {
+    let wasm = std::fs::read(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../modules/walks-1x/walks-1x.wasm"
+    ))
+    .unwrap();
+    let mut published = Vec::new();
+    for mixed_processors in [false, true] {
+        let gateway = Fixture::start(Settings {
+            mixed_processors,
+            ..Settings::default()
+        })
+        .await;
+        let named = format!("PUT /v1/database/{NAME}");
+        assert_eq!(gateway.request(&named, OWNER, &wasm).await.0, 200);
+        let commands = gateway.log.commands.lock();
+        let modules = commands.iter().filter_map(|body| match body {
+            Body::Publish(publish) => Some(publish.module.clone()),
+            _ => None,
+        });
+        published.extend(modules);
+    }
+    let options = rtdb_determinism::Options { canonical_nan: true };
+    let canonical = rtdb_determinism::prepare_with(&wasm, &options).unwrap().wasm;
+    assert_eq!(published.len(), 2);
+    assert_ne!(published[0], published[1]);
+    assert_eq!(published[1], canonical);
+}
+
+#[tokio::test]
 async fn names_and_the_end_of_a_database_are_the_owners() {
     let gateway = Fixture::start(Settings::default()).await;
     let names = format!("PUT /v1/database/{NAME}/names");

@@ -1,5 +1,6 @@
 //! The cluster's databases, as the gateway asks for them.
 
+use crate::kinds;
 use rtdb_consensus::command::CLAIMS_LEVEL;
 use rtdb_consensus::{Database, Group};
 use rtdb_gateway::{Catalog, DatabaseRecord};
@@ -16,6 +17,10 @@ impl Catalog for MetaCatalog {
 
     fn takes_claims(&self) -> bool {
         self.0.feature_level() >= CLAIMS_LEVEL
+    }
+
+    fn has_mixed_processors(&self) -> bool {
+        kinds::has_mixed_processors(self.0.meta().nodes())
     }
 
     fn by_identity(&self, identity: &Identity) -> Option<DatabaseRecord> {

@@ -62,6 +62,10 @@ pub(crate) struct Config {
     #[arg(long, env = "RTDB_CALL_TIME_MAX_S", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) call_time_max_s: u64,
 
+    /// How long SpacetimeDB must call a database's files damaged, in seconds, before the database is made again from the log
+    #[arg(long, env = "RTDB_STDB_DAMAGE_WAIT_S", default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) stdb_damage_wait_s: u64,
+
     /// How many MiB of the disk must stay free: below, this node takes no calls and gives leadership away
     #[arg(long, env = "RTDB_DISK_RESERVE_MB", default_value_t = rtdb_consensus::DISK_RESERVE_BYTES >> 20, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
     pub(crate) disk_reserve_mb: u64,
@@ -169,6 +173,11 @@ impl Config {
     /// How long one call may run.
     pub(crate) fn call_time_max(&self) -> Duration {
         Duration::from_secs(self.call_time_max_s)
+    }
+
+    /// How long a database's files must have been called damaged.
+    pub(crate) fn damage_wait(&self) -> Duration {
+        Duration::from_secs(self.stdb_damage_wait_s)
     }
 
     /// What a managed server may do. One call may keep it from answering for as long as a call may run.
@@ -302,6 +311,7 @@ mod tests {
     fn the_server_is_limited_as_the_settings_say() {
         let config = parse(&["--node-id", "1", "--stdb-bin", "x"]).unwrap();
         assert_eq!(config.call_time_max(), Duration::from_secs(120));
+        assert_eq!(config.damage_wait(), Duration::from_secs(180));
         assert_eq!(config.server_limits().memory_max, None);
         let limited = ["--call-time-max-s", "7", "--stdb-memory-max", "100"];
         let config = parse(&[&["--node-id", "1", "--stdb-bin", "x"][..], &limited].concat()).unwrap();

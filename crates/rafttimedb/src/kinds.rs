@@ -27,11 +27,19 @@ pub(crate) fn differences<'a>(nodes: impl Iterator<Item = &'a SetNode>) -> Vec<S
     }
     if cpus.len() > 1 {
         differences.push(format!(
-            "the nodes have different kinds of CPU ({}): the bits of a NaN may differ between them",
+            "the nodes have different kinds of CPU ({}): the bits of a NaN may differ between them in modules that were \
+             published when they had not; publish those again",
             shown(&cpus)
         ));
     }
     differences
+}
+
+/// Whether the nodes have processors of different kinds, as far as that is known.
+pub(crate) fn has_mixed_processors<'a>(nodes: impl Iterator<Item = &'a SetNode>) -> bool {
+    let mut cpus = nodes.map(|node| node.cpu.as_str()).filter(|cpu| !cpu.is_empty());
+    let first = cpus.next();
+    cpus.any(|cpu| Some(cpu) != first)
 }
 
 fn shown(groups: &Groups<'_>) -> String {
@@ -66,11 +74,13 @@ mod tests {
             node(3, "", ""),
         ];
         assert!(differences(alike.iter()).is_empty());
+        assert!(!has_mixed_processors(alike.iter()));
         let mixed = [
             node(1, "2.8.3", "x86_64"),
             node(2, "2.8.1", "x86_64"),
             node(3, "2.8.3", "aarch64"),
         ];
+        assert!(has_mixed_processors(mixed.iter()));
         let said = differences(mixed.iter());
         assert!(said[0].contains("(2.8.1 on 2; 2.8.3 on 1, 3)"), "{said:?}");
         assert!(said[1].contains("(aarch64 on 3; x86_64 on 1, 2)"), "{said:?}");

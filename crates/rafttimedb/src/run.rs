@@ -193,6 +193,7 @@ async fn start_replica<'a>(node: &'a Node, settings: &InitCluster) -> anyhow::Re
         server: server.clone(),
         tokens: tokens.clone(),
         call_time_max: node.config.call_time_max(),
+        damage_wait: node.config.damage_wait(),
         node: node.config.node_id,
         reports: Some(Arc::new(Reports(node.manager.clone()))),
     };

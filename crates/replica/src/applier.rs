@@ -9,6 +9,7 @@ mod calls;
 mod checkpoint;
 mod connection;
 mod core;
+mod held;
 mod poison;
 mod publish;
 mod reader;
@@ -21,14 +22,16 @@ mod words;
 use self::checkpoint::Checkpoints;
 pub(crate) use self::connection::{Connection, ConnectionError};
 use self::core::{Core, Violation};
+use self::held::Held;
 use self::poison::Poison;
 use self::reader::{Head, Reader};
-use crate::replica::{Shared, Slot, Verdict, Verdicts};
+use self::window::Told;
+use crate::replica::{Shared, Slot, Verdict, Verdicts, Witnesses};
 use crate::{AdminError, DatabaseId, Fatal, Phase, Quarantine};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{Either, select};
-use rtdb_consensus::command::{Body, Owner};
+use rtdb_consensus::command::{Body, Owner, Trapped};
 use rtdb_consensus::{Holding, Position, ReadError, ResolvedCommand};
 use rtdb_protocol::FrameError;
 use spacetimedb_lib::Identity;
@@ -83,6 +86,11 @@ pub(crate) struct Applier {
     verdict: Arc<Verdict>,
     /// The commands that have failed by decision, as far as this applier has passed over them.
     passed_over: BTreeSet<Position>,
+    /// Answers that a majority has to confirm.
+    held: Held,
+    witnesses: watch::Receiver<Witnesses>,
+    /// Since when the server has not taken the publication at a position.
+    untaken: Option<(Position, Instant)>,
     /// Held while a command that may be poison is alone on its way.
     turn: Option<OwnedMutexGuard<()>>,
 }
@@ -107,12 +115,10 @@ enum Interrupt {
     },
     #[error("the command at {0} has failed by decision: the database is made again, without it")]
     Rebuild(Position),
-    #[error("the module was refused: {0}")]
-    ModuleRefused(String),
+    #[error("SpacetimeDB does not take a module: {0}")]
+    Untaken(String),
     #[error("{0}")]
     Quarantine(Quarantine),
-    #[error("SpacetimeDB has troubles of its own: {0}")]
-    Troubled(String),
     #[error(transparent)]
     Fatal(#[from] Fatal),
 }
@@ -143,7 +149,7 @@ impl Applier {
     pub(crate) fn new(shared: Arc<Shared>, slot: Arc<Slot>, born: Position, owner: Owner) -> Self {
         let database = slot.identity;
         let reader = Reader::new(shared.follow.clone(), database, before(born));
-        let verdicts = shared.verdicts.subscribe();
+        let (verdicts, witnesses) = (shared.verdicts.subscribe(), slot.witnesses.subscribe());
         Self {
             database,
             shared,
@@ -161,6 +167,9 @@ impl Applier {
             verdicts,
             verdict: Arc::default(),
             passed_over: BTreeSet::new(),
+            held: Held::default(),
+            witnesses,
+            untaken: None,
             turn: None,
         }
     }
@@ -205,6 +214,13 @@ impl Applier {
                     violations += 1;
                     self.retry(&violation, pause);
                     (violations >= VIOLATIONS_MAX).then(|| Quarantine::Misbehaves(violation.to_string()))
+                }
+                Interrupt::Untaken(text) => {
+                    let refuses = self
+                        .is_untaken_for_long()
+                        .then(|| Quarantine::Refuses(text.clone()));
+                    self.retry(&Interrupt::Untaken(text), pause);
+                    refuses
                 }
                 interrupt => {
                     self.retry(&interrupt, pause);
@@ -273,6 +289,8 @@ impl Applier {
         self.shared.deactivate(&self.database);
         self.core.lost();
         self.core.set_aside();
+        self.tell(|held| held.give_up());
+        let end = why.pause().map(|pause| tokio::time::Instant::now() + pause);
         loop {
             while let Some(head) = self.reader.head() {
                 let is_anew = match &head.command().command.body {
@@ -289,7 +307,14 @@ impl Applier {
                 self.report();
             }
             self.report();
-            self.reader.more().await?;
+            let Some(end) = end else {
+                self.reader.more().await?;
+                continue;
+            };
+            match tokio::time::timeout_at(end, self.reader.more()).await {
+                Ok(more) => more?,
+                Err(_) => return Ok(()),
+            }
         }
     }
 
@@ -351,6 +376,9 @@ impl Applier {
                 self.take_turn(connection).await?;
             }
             let alone = self.fill(connection);
+            if let Some(position) = self.runs_refused() {
+                return Err(self.rebuild(position).await);
+            }
             self.report();
             if self.core.window().is_empty() && self.is_checkpoint_due() {
                 self.check().await?;
@@ -370,6 +398,8 @@ impl Applier {
                     gathers = self.core.window().len() >= GATHER_FROM;
                 }
                 read = self.reader.more(), if self.reader.is_empty() => read?,
+                // The sender lives as long as the slot.
+                Ok(()) = self.witnesses.changed(), if self.held.is_waiting() => {}
                 _ = poll.tick() => {
                     let (ran, max) = (last_result.elapsed(), self.shared.admin.call_time_max());
                     if let Some(first) = self.core.window().first().filter(|_| ran >= max) {
@@ -498,8 +528,27 @@ impl Applier {
 
     /// Tells outcomes, and how far we are.
     fn report(&mut self) {
+        let majority = self
+            .shared
+            .reports
+            .as_ref()
+            .and_then(|reports| reports.majority());
         for told in self.core.told() {
-            self.shared.follow.complete(told.origin, told.seq, told.outcome);
+            match told.doubtful.filter(|_| majority.is_some()) {
+                Some(position) => {
+                    let is_own = told.origin.node == self.shared.node;
+                    self.held.take(position, is_own.then_some(told), Instant::now());
+                }
+                None => self.shared.follow.complete(told.origin, told.seq, told.outcome),
+            }
+        }
+        self.say_trapped();
+        if self.held.is_waiting() {
+            let witnesses = self.witnesses.borrow_and_update();
+            let is_shared = |position| majority.is_none_or(|majority| witnesses.count(position) >= majority);
+            let settled = self.held.settled(Instant::now(), is_shared);
+            drop(witnesses);
+            self.tell(|_| settled);
         }
         let passed = self.reader.passed();
         self.slot.set_reach(self.reader.reached(), self.core.succeeded());
@@ -510,6 +559,28 @@ impl Applier {
         self.slot
             .set_progress(done, self.core.completed(), window.len(), window.bytes());
         self.shared.report_applied();
+    }
+
+    /// Tells what is held no longer.
+    fn tell(&mut self, settled: impl FnOnce(&mut Held) -> Vec<Told>) {
+        for told in settled(&mut self.held) {
+            self.shared.follow.complete(told.origin, told.seq, told.outcome);
+        }
+    }
+
+    /// Says to the others which calls the server did not run to their end.
+    fn say_trapped(&mut self) {
+        let Some(reports) = &self.shared.reports else {
+            return;
+        };
+        while let Some(positions) = self.held.unsaid() {
+            let count = positions.len();
+            let database = self.database.to_vec().into();
+            if !reports.report(Body::Trapped(Trapped { database, positions })) {
+                return;
+            }
+            self.held.said(count);
+        }
     }
 
     fn hex(&self) -> String {

@@ -3,9 +3,11 @@
 mod scout;
 mod shared;
 mod verdicts;
+mod witnesses;
 
 pub(crate) use shared::{Shared, Slot};
 pub(crate) use verdicts::{Verdict, Verdicts};
+pub(crate) use witnesses::Witnesses;
 
 use crate::{
     ActiveDatabase, Admin, Contents, DatabaseId, DatabaseStatus, Digest, Fatal, LocalServer, Quarantine,
@@ -35,6 +37,8 @@ pub struct ReplicaConfig {
     pub tokens: Tokens,
     /// How long the cluster lets one call run on a server.
     pub call_time_max: Duration,
+    /// How long the server must call a database's files damaged before the database is made again from the log.
+    pub damage_wait: Duration,
     /// This node's id.
     pub node: u64,
     /// What carries its reports into the log; `None` if it reports nothing.
@@ -43,9 +47,13 @@ pub struct ReplicaConfig {
 
 /// Carries what a replica has to say into the log.
 pub trait Report: Send + Sync {
-    /// Proposes a command, if the cluster knows its kind and there is room. What is said is said again until it is in the
-    /// log.
-    fn report(&self, body: Body);
+    /// Proposes a command, if the cluster knows its kind and there is room, and says whether it did. What is said is said
+    /// again until it is in the log.
+    fn report(&self, body: Body) -> bool;
+
+    /// How many replicas are a majority of those that count; `None` as long as there are nodes that don't know
+    /// [`Judgement`](rtdb_consensus::command::Judgement) and [`Trapped`](rtdb_consensus::command::Trapped).
+    fn majority(&self) -> Option<usize>;
 }
 
 /// The local copy of a shard: follows the log, and applies it to the local server. Dropping it ends the appliers.

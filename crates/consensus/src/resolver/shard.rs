@@ -7,7 +7,7 @@ use super::{Change, Stamp, Verdict};
 use crate::command::{Body, Call, REPORTS_MAX, Reports, Resolve};
 use crate::record::RecordError;
 use crate::version::decode;
-use crate::{Refusal, Reply, Session};
+use crate::{Position, Refusal, Reply, Session};
 use bytes::Bytes;
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +46,11 @@ impl ShardState {
     /// What is known of a database's replicas; `None` if none has reported yet.
     pub fn audit(&self, database: &[u8]) -> Option<&Audit> {
         self.audits.get(database)
+    }
+
+    /// The nodes that vote.
+    pub fn voters(&self) -> &BTreeSet<u64> {
+        &self.voters
     }
 
     pub(super) fn set_voters(&mut self, voters: BTreeSet<u64>) {
@@ -129,6 +134,8 @@ impl ShardState {
                 }
                 self.stuck.judge(poison, stamp, changes)
             }
+            Body::Judgement(it) => self.about(&it.database, &[it.position], position),
+            Body::Trapped(it) => self.about(&it.database, &it.positions, position),
             // Nothing proposes a meta command here; a log that holds one must stay readable all the same.
             _ => Verdict::Refused(Refusal::NoSuchDatabase),
         }
@@ -144,6 +151,17 @@ impl ShardState {
         }
         if self.is_split(&call.database, now_us) {
             return Verdict::Refused(Refusal::Split);
+        }
+        Verdict::Effect(None)
+    }
+
+    /// What a replica says of earlier commands: the replicas make of it what it is to them.
+    fn about(&self, database: &Bytes, positions: &[u64], now: Position) -> Verdict {
+        if !self.databases.contains(database) {
+            return Verdict::Refused(Refusal::NoSuchDatabase);
+        }
+        if positions.iter().any(|position| Position(*position) >= now) {
+            return Verdict::Refused(Refusal::NotYet);
         }
         Verdict::Effect(None)
     }

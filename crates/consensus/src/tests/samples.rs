@@ -5,8 +5,8 @@ use super::hub::{Hub, addr};
 use super::replica::name;
 use super::run;
 use crate::command::{
-    Body, Connect, Failed, Owner, Poison, PoisonStep, RegisterDatabase, Report, Reports, Resolve, SetNode,
-    Skipped, Stuck,
+    Body, Connect, Failed, Judgement, Owner, Poison, PoisonStep, RegisterDatabase, Report, Reports, Resolve,
+    SetNode, Skipped, Stuck, Trapped,
 };
 use crate::record::{
     Batch, EncodedBatch, Entry, LogIdRecord, LogRecord, MemberRecord, MembershipRecord, RecordError,
@@ -204,6 +204,17 @@ fn messages() -> Vec<Sample> {
             step: Some(step),
         }))
     };
+    let judgement = |refusal: Option<&str>| {
+        Command::from(Body::Judgement(Judgement {
+            database: DATABASE,
+            position: 65_537,
+            refusal: refusal.map(str::to_owned),
+        }))
+    };
+    let trapped = Command::from(Body::Trapped(Trapped {
+        database: DATABASE,
+        positions: vec![65_537, 65_538],
+    }));
     let voters = vec![1, 2, 3];
     let with_claims = Command::from(Body::Connect(Connect {
         database: DATABASE,
@@ -241,6 +252,9 @@ fn messages() -> Vec<Sample> {
         Sample::of("reports", reports),
         Sample::of("resolve", resolve),
         Sample::of("connect_with_claims", with_claims),
+        Sample::of("judgement_accepted", judgement(None)),
+        Sample::of("judgement_refused", judgement(Some("bad module"))),
+        Sample::of("trapped", trapped),
     ]
 }
 

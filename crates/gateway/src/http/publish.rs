@@ -11,7 +11,7 @@ use axum::response::Response;
 use http::{Method, StatusCode};
 use rtdb_consensus::command::{self, Owner, RegisterDatabase};
 use rtdb_consensus::{Applied, GroupId, Refusal, Reply, Unapplied};
-use rtdb_determinism::{Module, Prepared};
+use rtdb_determinism::{Module, Options, Prepared};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use spacetimedb_lib::Identity;
@@ -234,7 +234,10 @@ async fn register(
 /// Prepares a module, away from the tasks that serve clients.
 async fn prepare(node: &Node, module: Bytes) -> Result<Prepared, HttpError> {
     let _permit = node.preparing.acquire().await;
-    match tokio::task::spawn_blocking(move || rtdb_determinism::prepare(&module)).await {
+    let options = Options {
+        canonical_nan: node.catalog.has_mixed_processors(),
+    };
+    match tokio::task::spawn_blocking(move || rtdb_determinism::prepare_with(&module, &options)).await {
         Ok(prepared) => prepared.map_err(|error| HttpError::bad_request(error.to_string())),
         Err(error) => {
             tracing::error!(%error, "preparing a module failed");
@@ -252,6 +255,11 @@ fn warn(prepared: &Prepared, target: Option<&str>) {
         return;
     };
     let database = target.unwrap_or("(without a name)");
+    tracing::info!(
+        database,
+        "each call of the module starts from the same instance: what it keeps in statics, thread locals and lazy caches is \
+         made anew in every call"
+    );
     for schedule in module.schedules() {
         tracing::warn!(
             database,

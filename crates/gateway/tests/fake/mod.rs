@@ -130,6 +130,7 @@ impl Propose for FakeLog {
 struct FakeCatalog {
     ready: bool,
     takes_claims: bool,
+    mixed_processors: bool,
 }
 
 impl FakeCatalog {
@@ -151,6 +152,10 @@ impl FakeCatalog {
 impl Catalog for FakeCatalog {
     fn ready(&self) -> bool {
         self.ready
+    }
+
+    fn has_mixed_processors(&self) -> bool {
+        self.mixed_processors
     }
 
     fn takes_claims(&self) -> bool {
@@ -256,6 +261,7 @@ pub struct Fixture {
 pub struct Settings {
     pub ready: bool,
     pub takes_claims: bool,
+    pub mixed_processors: bool,
     pub lifecycle: bool,
     pub newest: Subprotocol,
 }
@@ -265,6 +271,7 @@ impl Default for Settings {
         Self {
             ready: true,
             takes_claims: true,
+            mixed_processors: false,
             lifecycle: false,
             newest: Subprotocol::V3,
         }
@@ -282,6 +289,7 @@ impl Fixture {
         let catalog = Arc::new(FakeCatalog {
             ready: settings.ready,
             takes_claims: settings.takes_claims,
+            mixed_processors: settings.mixed_processors,
         });
         let gateway = Gateway::new(
             log.clone(),

@@ -165,6 +165,10 @@ impl Catalog for MemoryMeta {
         true
     }
 
+    fn has_mixed_processors(&self) -> bool {
+        false
+    }
+
     fn takes_claims(&self) -> bool {
         true
     }
@@ -222,6 +226,7 @@ impl Pair {
             server: servers[1].clone(),
             tokens: tokens.clone(),
             call_time_max: std::time::Duration::from_secs(120),
+            damage_wait: std::time::Duration::from_secs(180),
             node: 1,
             reports: None,
         };

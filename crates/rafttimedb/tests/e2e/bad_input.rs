@@ -479,7 +479,8 @@ fn a_node_whose_disk_is_full_stops_and_loses_nothing() {
         let mut scene = Scene::with(3, |config| {
             disk = Disk::mount(&config.folder.join("node-3"));
             // The disk is small: less than what is kept free by default.
-            config.arguments = vec!["--disk-reserve-mb".to_owned(), "0".to_owned()];
+            let arguments = ["--disk-reserve-mb", "0", "--stdb-damage-wait-s", "3"];
+            config.arguments = arguments.map(str::to_owned).to_vec();
         })
         .await?;
         let Some(disk) = disk else {

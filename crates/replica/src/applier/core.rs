@@ -458,7 +458,7 @@ impl Core {
             let result = match std::mem::replace(&mut open.kind, Kind::Cleanup) {
                 Kind::Cleanup | Kind::Identify | Kind::Fence => continue,
                 Kind::Call | Kind::Connect if open.position > index => {
-                    Err(Failure::trapped(NOT_ANSWERED.to_owned()))
+                    Err(Failure::ended(NOT_ANSWERED.to_owned()))
                 }
                 Kind::Answered(result) => result,
                 Kind::Disconnect => Ok(Reply::Done),
@@ -482,6 +482,12 @@ impl Core {
 /// What the caller of a call hears that has run, is not part of the database, and was not answered.
 const NOT_ANSWERED: &str = "the call failed, and SpacetimeDB gave no reason: it may have run out of energy";
 
+/// What v1 says of a call that trapped, where a reducer's own error stands otherwise (SpacetimeDB 1.2.0 and 2.8.3).
+const TRAPS: [&str; 2] = [
+    "The Wasm instance encountered a fatal error",
+    "The instance encountered a fatal error",
+];
+
 /// Why a call failed that was answered with anything but success.
 fn failed(outcome: Outcome) -> Failure {
     match outcome {
@@ -491,13 +497,14 @@ fn failed(outcome: Outcome) -> Failure {
             energy,
         } => Failure::Reducer {
             trapped: false,
+            doubtful: TRAPS.iter().any(|trap| message.starts_with(trap)),
             message,
             execution_us,
             energy,
         },
-        Outcome::Internal(message) | Outcome::Rejected(message) => Failure::trapped(message),
-        Outcome::OutOfEnergy => Failure::trapped("the reducer ran out of energy".to_owned()),
-        Outcome::Ok { .. } => Failure::trapped("the call succeeded".to_owned()),
+        Outcome::Internal(message) | Outcome::Rejected(message) => Failure::ended(message),
+        Outcome::OutOfEnergy => Failure::ended("the reducer ran out of energy".to_owned()),
+        Outcome::Ok { .. } => Failure::ended("the call succeeded".to_owned()),
     }
 }
 
@@ -521,6 +528,7 @@ fn settled(kind: &Kind, succeeded: bool) -> Answer {
         _ if succeeded => Ok(Reply::Done),
         _ => Err(Failure::Reducer {
             trapped: false,
+            doubtful: false,
             message: "the call failed; the reason was lost with the connection to SpacetimeDB".to_owned(),
             execution_us: 0,
             energy: 0,

@@ -1,23 +1,38 @@
 //! Publishing and deleting: nothing else is under way meanwhile.
 //!
 //! Each step can be broken off and done again: the database's state says whether the publication is part of it, and if
-//! not, all steps are repeated. So are they, for as long as it takes, when the server has troubles of its own: the
-//! outcome of a publication is the module's, and the same on every node.
+//! not, all steps are repeated. So are they, for as long as it takes, when the server has troubles of its own. Whether a
+//! module is taken is the same on every node: the first that knows says so through the log, and all go by that.
 
 use super::window::Failure;
 use super::{Applier, Connection, Interrupt, before, words};
 use crate::{ActiveDatabase, AdminError, DatabaseId};
 use bytes::Bytes;
-use rtdb_consensus::command::{Body, Owner, Publish};
-use rtdb_consensus::{Refusal, ResolvedCommand};
+use rtdb_consensus::command::{Body, Judgement, Owner, Publish, REFUSAL_BYTES_MAX};
+use rtdb_consensus::{Position, Refusal, ResolvedCommand};
 use rtdb_determinism::header::CallHeader;
 use rtdb_determinism::{Claims, MARK, Module};
 use rtdb_protocol::reply::Outcome;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// What the server, or the module on it, says against a module: the same on every node.
-type Judged = Result<(), String>;
+/// What the server, or the module on it, says against a module.
+pub(super) type Judged = Result<(), String>;
+
+/// Once the server has answered a publication with an error of an unknown kind for so long, it is the module's.
+const UNKNOWN_MAX: Duration = Duration::from_secs(30);
+/// Once the server has not taken for so long what the other nodes run, this one does not serve the database any more.
+const UNTAKEN_MAX: Duration = Duration::from_secs(60);
+
+/// A publication under way.
+#[derive(Clone, Copy)]
+struct Publication<'a> {
+    command: &'a ResolvedCommand,
+    publish: &'a Publish,
+    owner: &'a Owner,
+    module: &'a Module,
+}
 
 impl Applier {
     /// Creates the database or replaces its module. Gives the connection to go on with; `None` if there is no database
@@ -26,85 +41,210 @@ impl Applier {
         &mut self,
         command: &ResolvedCommand,
         publish: &Publish,
-        mut connection: Option<Connection>,
+        connection: Option<Connection>,
     ) -> Result<Option<Connection>, Interrupt> {
         self.core.publishing(command);
-        if let Some((position, text)) = &self.refused
-            && *position == command.position
-        {
-            return Ok(self.refused(text.clone(), connection));
-        }
         let (module, owner) = match (Module::from_def(&publish.original_def), &publish.owner) {
             (Ok(module), Some(owner)) => (module, owner),
             (Err(e), _) => return Ok(self.refused(e.to_string(), connection)),
             (_, None) => return Ok(self.refused("the module has no owner".into(), connection)),
         };
-        if publish.clear
-            && connection.is_some()
-            && let Err(text) = self.rehearse(command, publish, owner, &module).await?
-        {
-            self.refused = Some((command.position, text.clone()));
-            self.slot.published();
-            return Ok(self.refused(text, connection));
+        let publication = Publication {
+            command,
+            publish,
+            owner,
+            module: &module,
+        };
+        let position = command.position;
+        if self.untaken.is_none_or(|(of, _)| of != position) {
+            self.untaken = Some((position, Instant::now()));
         }
-        let anew = publish.clear || connection.is_none();
-        match &mut connection {
-            Some(connection) if !anew => self.settle(connection, command, owner).await?,
-            // What is there is to go, or was never finished. Whatever comes, it does not come again.
-            _ => {
-                connection = None;
-                self.born = command.position;
-                self.remove().await?;
+        self.refresh_verdict();
+        if let Some(Err(text)) = self.judged(position) {
+            return self.turn_down(publication, text, connection).await;
+        }
+        let (tried, before) = match connection {
+            Some(connection) if publish.clear => {
+                let rehearsed = self.rehearse(publication).await?;
+                if let Err(text) = self.decide(position, rehearsed).await {
+                    return self.turn_down(publication, text, Some(connection)).await;
+                }
+                drop(connection);
+                (self.create(publication).await?, false)
             }
-        }
-        if let Err(text) = self.upload(self.database, publish, owner).await? {
-            self.refused = Some((command.position, text.clone()));
-            let stays = connection.is_some();
-            if !stays {
-                self.remove().await?;
+            Some(connection) => (self.update(publication, connection).await?, true),
+            None => (self.create(publication).await?, false),
+        };
+        let word = tried.as_ref().map(drop).map_err(String::clone);
+        let connection = match (self.decide(position, word).await, tried) {
+            (Ok(()), Ok(connection)) => connection,
+            (Ok(()), Err(text)) => return Err(Interrupt::Untaken(text)),
+            (Err(_), Ok(connection)) if before => {
+                drop(connection);
+                tracing::error!(
+                    database = self.hex(),
+                    %position,
+                    "SpacetimeDB has taken a module here that the others refuse: the database is made again, without it"
+                );
+                return Err(self.rebuild(position).await);
             }
-            self.refused(text.clone(), connection);
-            self.slot.published();
-            // 1.2.0 drops the running database when it can't compile an update, and opens it again for whoever comes
-            // next: a connection from before goes on with rows that nobody else sees.
-            return if stays {
-                Err(Interrupt::ModuleRefused(text))
-            } else {
-                Ok(None)
-            };
-        }
+            (Err(text), _) if before => {
+                // 1.2.0 drops the running database when it can't compile an update, and opens it again for whoever comes
+                // next: a connection from before goes on with rows that nobody else sees.
+                let connection = Connection::open(&self.shared.admin, &self.owner, &self.database).await?;
+                return self.turn_down(publication, text, Some(connection)).await;
+            }
+            (Err(text), _) => return self.turn_down(publication, text, None).await,
+        };
         self.owner = owner.clone();
         self.slot.set_owner(owner.clone());
-
-        let mut connection = Connection::open(&self.shared.admin, owner, &self.database).await?;
-        if let Err(text) = begin(&mut connection, command, owner, anew.then_some(&module)).await? {
-            self.refused = Some((command.position, text.clone()));
-            self.slot.published();
-            if anew {
-                self.remove().await?;
-                return Ok(self.refused(text, None));
-            }
-            self.revert().await?;
-            self.refused(text.clone(), Some(connection));
-            return Err(Interrupt::ModuleRefused(text));
-        }
         if let Some(state) = self.state().await? {
             self.core.counted(state.successes);
         }
-        let (identity, position) = (self.database, command.position);
         let active = Arc::new(ActiveDatabase {
-            identity,
+            identity: self.database,
             owner: owner.clone(),
-            module: Arc::new(module),
             claims: Claims::of(&publish.module),
             position,
+            module: Arc::new(module),
         });
         self.core.set_active(Some(Arc::clone(&active)));
         self.shared.activate(active);
         self.core.published(Ok(()));
         self.slot.published();
-        tracing::info!(database = self.hex(), position = %command.position, "module published");
+        self.untaken = None;
+        tracing::info!(database = self.hex(), %position, "module published");
         Ok(Some(connection))
+    }
+
+    /// Makes the database, in the place of what is there or was never finished. Whatever comes, that does not come again.
+    async fn create(
+        &mut self,
+        publication: Publication<'_>,
+    ) -> Result<Result<Connection, String>, Interrupt> {
+        let Publication {
+            command,
+            owner,
+            module,
+            ..
+        } = publication;
+        self.born = command.position;
+        self.remove().await?;
+        if let Err(text) = self.upload(self.database, publication).await? {
+            return Ok(Err(text));
+        }
+        let mut connection = Connection::open(&self.shared.admin, owner, &self.database).await?;
+        let begun = begin(&mut connection, command, owner, Some(module)).await?;
+        Ok(begun.map(|()| connection))
+    }
+
+    /// Replaces the module.
+    async fn update(
+        &mut self,
+        publication: Publication<'_>,
+        mut connection: Connection,
+    ) -> Result<Result<Connection, String>, Interrupt> {
+        let Publication { command, owner, .. } = publication;
+        self.settle(&mut connection, command, owner).await?;
+        drop(connection);
+        if let Err(text) = self.upload(self.database, publication).await? {
+            self.passed_over.insert(command.position);
+            return Ok(Err(text));
+        }
+        self.passed_over.remove(&command.position);
+        let mut connection = Connection::open(&self.shared.admin, owner, &self.database).await?;
+        let begun = begin(&mut connection, command, owner, None).await?;
+        Ok(begun.map(|()| connection))
+    }
+
+    /// What came of a publication, if that is decided.
+    fn judged(&self, position: Position) -> Option<Judged> {
+        let here = || {
+            let (_, text) = self.refused.as_ref().filter(|(of, _)| *of == position)?;
+            Some(Err(text.clone()))
+        };
+        self.verdict.judged(position).cloned().or_else(here)
+    }
+
+    /// Says what this node's server says of a publication, and waits for what the log has heard first.
+    pub(super) async fn decide(&mut self, position: Position, word: Judged) -> Judged {
+        loop {
+            self.refresh_verdict();
+            if let Some(judged) = self.verdict.judged(position) {
+                return judged.clone();
+            }
+            let Some(reports) = self
+                .shared
+                .reports
+                .as_ref()
+                .filter(|reports| reports.majority().is_some())
+            else {
+                if let Err(text) = &word {
+                    self.refused = Some((position, text.clone()));
+                }
+                return word;
+            };
+            reports.report(Body::Judgement(Judgement {
+                database: self.database.to_vec().into(),
+                position: position.0,
+                refusal: word.as_ref().err().map(|text| shortened(text).to_owned()),
+            }));
+            self.verdict_changed_soon().await;
+        }
+    }
+
+    /// The publication is refused: what was there before goes on, with its own module.
+    async fn turn_down(
+        &mut self,
+        publication: Publication<'_>,
+        text: String,
+        connection: Option<Connection>,
+    ) -> Result<Option<Connection>, Interrupt> {
+        let Publication { command, publish, .. } = publication;
+        self.untaken = None;
+        self.slot.published();
+        let Some(mut connection) = connection else {
+            self.remove().await?;
+            return Ok(self.refused(text, None));
+        };
+        if !publish.clear {
+            // As where it was tried.
+            let owner = self.owner.clone();
+            self.settle(&mut connection, command, &owner).await?;
+            if self.passed_over.insert(command.position) {
+                drop(connection);
+                if !self.revert().await? {
+                    return Err(self.rebuild(command.position).await);
+                }
+                connection = Connection::open(&self.shared.admin, &self.owner, &self.database).await?;
+            }
+            if let Some(state) = self.state().await? {
+                self.core.counted(state.successes);
+            }
+        }
+        Ok(self.refused(text, Some(connection)))
+    }
+
+    /// The database goes, to be made again without the command at `position`.
+    pub(super) async fn rebuild(&mut self, position: Position) -> Interrupt {
+        self.passed_over.insert(position);
+        match self.remove().await {
+            Ok(()) => Interrupt::Rebuild(position),
+            Err(interrupt) => interrupt,
+        }
+    }
+
+    /// Whether the module that runs here is one that the log has refused meanwhile.
+    pub(super) fn runs_refused(&self) -> Option<Position> {
+        let position = self.core.active()?.position;
+        matches!(self.verdict.judged(position), Some(Err(_))).then_some(position)
+    }
+
+    /// Whether the server has not taken for long what the other nodes run.
+    pub(super) fn is_untaken_for_long(&self) -> bool {
+        self.untaken.is_some_and(|(position, since)| {
+            self.verdict.judged(position) == Some(&Ok(())) && since.elapsed() >= UNTAKEN_MAX
+        })
     }
 
     /// Deletes the database.
@@ -161,75 +301,92 @@ impl Applier {
     async fn upload(
         &mut self,
         database: DatabaseId,
-        publish: &Publish,
-        owner: &Owner,
+        publication: Publication<'_>,
     ) -> Result<Judged, Interrupt> {
+        let Publication { publish, owner, .. } = publication;
         let module = publish.module.clone();
         match self.shared.admin.publish(owner, &database, module).await {
             Ok(()) => Ok(Ok(())),
-            Err(AdminError::Refused { status, text }) if words::is_of_module(status, &text) => Ok(Err(text)),
+            Err(AdminError::Refused { status, text }) => {
+                let unknown = || {
+                    let since = self.untaken.map(|(_, since)| since.elapsed());
+                    since >= Some(UNKNOWN_MAX) && !words::is_trouble(&text)
+                };
+                match words::is_of_module(status, &text) || unknown() {
+                    true => Ok(Err(text)),
+                    false => Err(Interrupt::Untaken(text)),
+                }
+            }
             Err(e) => Err(e.into()),
         }
     }
 
     /// Creates a database of the module beside the one that it is to take the place of, with all that comes first, and
     /// deletes it again.
-    async fn rehearse(
-        &mut self,
-        command: &ResolvedCommand,
-        publish: &Publish,
-        owner: &Owner,
-        module: &Module,
-    ) -> Result<Judged, Interrupt> {
+    async fn rehearse(&mut self, publication: Publication<'_>) -> Result<Judged, Interrupt> {
         // Nobody can know it, and publish under it.
         let mut stage = DatabaseId::default();
         for half in stage.chunks_exact_mut(size_of::<uuid::Bytes>()) {
             half.copy_from_slice(Uuid::new_v4().as_bytes());
         }
-        let played = self.play(&stage, command, publish, owner, module).await;
+        let played = self.play(&stage, publication).await;
         // It is empty, and in nobody's way: if it can't be deleted now, it stays.
-        if let Err(error) = self.shared.admin.delete(owner, &stage).await {
+        if let Err(error) = self.shared.admin.delete(publication.owner, &stage).await {
             tracing::warn!(database = super::hex(&stage), %error, "a module's trial database can't be deleted");
         }
         played
     }
 
-    async fn play(
-        &mut self,
-        stage: &DatabaseId,
-        command: &ResolvedCommand,
-        publish: &Publish,
-        owner: &Owner,
-        module: &Module,
-    ) -> Result<Judged, Interrupt> {
-        if let Err(text) = self.upload(*stage, publish, owner).await? {
+    async fn play(&mut self, stage: &DatabaseId, publication: Publication<'_>) -> Result<Judged, Interrupt> {
+        let Publication {
+            command,
+            owner,
+            module,
+            ..
+        } = publication;
+        if let Err(text) = self.upload(*stage, publication).await? {
             return Ok(Err(text));
         }
         let mut connection = Connection::open(&self.shared.admin, owner, stage).await?;
         begin(&mut connection, command, owner, Some(module)).await
     }
 
-    /// An update is in place, and its hidden parts do not work: the module before it comes back, if the server lets it.
-    async fn revert(&mut self) -> Result<(), Interrupt> {
+    /// An update may be in place that is refused: the module before it comes back, if the server lets it.
+    async fn revert(&mut self) -> Result<bool, Interrupt> {
         let Some(active) = self.core.active() else {
-            return Ok(());
+            return Ok(false);
         };
         let head = self.reader.at(active.position).await?;
         let Some(Body::Publish(before)) = head
             .as_ref()
             .and_then(|head| head.command().command.body.as_ref())
         else {
-            return Ok(());
+            return Ok(false);
         };
-        if let Err(text) = self.upload(self.database, before, &active.owner).await? {
-            tracing::error!(
-                database = self.hex(),
-                text,
-                "SpacetimeDB does not take back the module before one that does not work: publish one that does"
-            );
+        let module = before.module.clone();
+        match self
+            .shared
+            .admin
+            .publish(&active.owner, &self.database, module)
+            .await
+        {
+            Ok(()) => Ok(true),
+            Err(AdminError::Refused { status, text }) if words::is_of_module(status, &text) => {
+                tracing::error!(
+                    database = self.hex(),
+                    text,
+                    "SpacetimeDB does not take back the module before one that is refused: the database is made again"
+                );
+                Ok(false)
+            }
+            Err(e) => Err(e.into()),
         }
-        Ok(())
     }
+}
+
+/// As much of a text as fits into a judgement.
+fn shortened(text: &str) -> &str {
+    &text[..text.floor_char_boundary(REFUSAL_BYTES_MAX)]
 }
 
 /// The first call of a module in a database: `init`, if it is new, or else the mark of the publication.
@@ -264,7 +421,7 @@ async fn call(connection: &mut Connection, reducer: &str, args: Bytes) -> Result
         Outcome::OutOfEnergy => format!("`{reducer}` runs for too long"),
     };
     if words::is_trouble(&text) {
-        return Err(Interrupt::Troubled(text));
+        return Err(Interrupt::Untaken(text));
     }
     Ok(Err(text))
 }

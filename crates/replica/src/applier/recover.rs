@@ -36,9 +36,17 @@ impl Applier {
             return Ok(None);
         };
         let active = self.verified(&state).await?;
+        let position = active.position;
+        if self.core.unsettled_publication() == Some(position) && self.decide(position, Ok(())).await.is_err()
+        {
+            return Err(self.rebuild(position).await);
+        }
         let done = self.core.recovered(Some(&state));
         self.core.set_active(Some(active.clone()));
         self.shared.activate(active);
+        if let Some(position) = self.runs_refused() {
+            return Err(self.rebuild(position).await);
+        }
         self.reader.seek(done);
         self.report();
         tracing::info!(database = self.hex(), position = %done, "applying from here on");
@@ -57,7 +65,8 @@ impl Applier {
             Ok(state) => Ok(state),
             // A full disk or a power cut leaves such files. A server that is slow, or short of something, is waited for.
             Err(AdminError::Refused { status, text })
-                if status.is_server_error() && self.damage.named(Instant::now(), &text) =>
+                if status.is_server_error()
+                    && self.damage.named(Instant::now(), &text, self.shared.damage_wait) =>
             {
                 tracing::error!(
                     database = self.hex(),

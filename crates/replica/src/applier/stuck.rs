@@ -73,6 +73,10 @@ impl Applier {
         }
     }
 
+    pub(super) async fn verdict_changed_soon(&mut self) {
+        self.verdict_changed(Instant::now() + REPORT_RETRY).await;
+    }
+
     async fn verdict_changed(&mut self, end: Instant) {
         let soon = (Instant::now() + REPORT_RETRY).min(end);
         // The sender lives as long as the replica.

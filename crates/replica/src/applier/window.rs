@@ -51,10 +51,22 @@ pub(super) enum Kind {
 pub(super) type Answer = Result<Reply, Failure>;
 
 impl Failure {
-    /// The server does not run the reducer, or not to its end.
+    /// The reducer is not run: on all nodes alike.
     pub(super) fn trapped(message: String) -> Self {
         Self::Reducer {
             trapped: true,
+            doubtful: false,
+            message,
+            execution_us: 0,
+            energy: 0,
+        }
+    }
+
+    /// The server did not run the reducer to its end.
+    pub(super) fn ended(message: String) -> Self {
+        Self::Reducer {
+            trapped: true,
+            doubtful: true,
             message,
             execution_us: 0,
             energy: 0,
@@ -68,6 +80,8 @@ pub(super) enum Failure {
     /// The reducer failed, or could not be called.
     Reducer {
         trapped: bool,
+        /// Whether that is the local server's word, rather than the module's or ours.
+        doubtful: bool,
         message: String,
         execution_us: u64,
         energy: u128,
@@ -84,6 +98,8 @@ pub(super) struct Told {
     pub(super) origin: Origin,
     pub(super) seq: u64,
     pub(super) outcome: Outcome,
+    /// Where the call stands, if this is the local server's word alone.
+    pub(super) doubtful: Option<Position>,
 }
 
 impl Open {
@@ -128,6 +144,7 @@ impl Open {
             seq,
             ..
         } = self;
+        let is_doubtful = matches!(answer, Err(Failure::Reducer { doubtful: true, .. }));
         let outcome = match answer {
             Ok(reply) => Ok(Applied {
                 position,
@@ -139,6 +156,7 @@ impl Open {
                 message,
                 execution_us,
                 energy,
+                ..
             }) => Err(Unapplied::Reducer {
                 position,
                 timestamp_us,
@@ -150,7 +168,12 @@ impl Open {
             Err(Failure::Refused(refusal)) => Err(Unapplied::Refused(refusal)),
             Err(Failure::Unknown(why)) => Err(Unapplied::Unknown(why)),
         };
-        Told { origin, seq, outcome }
+        Told {
+            origin,
+            seq,
+            outcome,
+            doubtful: is_doubtful.then_some(position),
+        }
     }
 }
 

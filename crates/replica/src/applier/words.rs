@@ -7,9 +7,6 @@
 use http::StatusCode;
 use std::time::{Duration, Instant};
 
-/// How long a server must have called a database's files damaged before the database is made again.
-pub(super) const DAMAGE_PATIENCE: Duration = Duration::from_secs(180);
-
 /// What a server says whose machine or load is the matter, whatever else it says.
 const TROUBLES: [&str; 9] = [
     "os error",
@@ -141,15 +138,15 @@ pub(super) struct Damage {
 
 impl Damage {
     /// The server could not open the database, and said why. Says whether it is to be made again: damage was named first
-    /// [`DAMAGE_PATIENCE`] ago, the database has not been opened since, and damage is named now.
-    pub(super) fn named(&mut self, now: Instant, text: &str) -> bool {
+    /// so long ago as `wait` says, the database has not been opened since, and damage is named now.
+    pub(super) fn named(&mut self, now: Instant, text: &str, wait: Duration) -> bool {
         // A module that can't be started has never been accepted: its creation was broken off.
         let is_damage = (has_any(text, &OF_DAMAGE) || has_any(text, &OF_MODULE)) && !is_trouble(text);
         if !is_damage {
             return false;
         }
         let since = *self.since.get_or_insert(now);
-        now.saturating_duration_since(since) >= DAMAGE_PATIENCE
+        now.saturating_duration_since(since) >= wait
     }
 
     /// The database is open, or is not there.
@@ -162,6 +159,7 @@ impl Damage {
 mod tests {
     use super::*;
 
+    const WAIT: Duration = Duration::from_secs(180);
     const SERVER_ERROR: StatusCode = StatusCode::INTERNAL_SERVER_ERROR;
 
     #[test]
@@ -219,9 +217,9 @@ mod tests {
         let start = Instant::now();
         for second in 0..100_000 {
             let now = start + Duration::from_secs(second);
-            assert!(!damage.named(now, "deadline has elapsed"));
-            assert!(!damage.named(now, "error starting database: timed out waiting for lock"));
-            assert!(!damage.named(now, "Cannot allocate memory (os error 12)"));
+            assert!(!damage.named(now, "deadline has elapsed", WAIT));
+            assert!(!damage.named(now, "error starting database: timed out waiting for lock", WAIT));
+            assert!(!damage.named(now, "Cannot allocate memory (os error 12)", WAIT));
         }
     }
 
@@ -231,15 +229,15 @@ mod tests {
             "error starting database: Error replaying the commit log: checksum mismatch at offset=7";
         let mut damage = Damage::default();
         let start = Instant::now();
-        let just_before = start + DAMAGE_PATIENCE - Duration::from_millis(1);
-        assert!(!damage.named(start, TEXT));
-        assert!(!damage.named(just_before, TEXT));
-        assert!(!damage.named(start + DAMAGE_PATIENCE, "deadline has elapsed"));
-        assert!(damage.named(start + DAMAGE_PATIENCE, TEXT));
+        let just_before = start + WAIT - Duration::from_millis(1);
+        assert!(!damage.named(start, TEXT, WAIT));
+        assert!(!damage.named(just_before, TEXT, WAIT));
+        assert!(!damage.named(start + WAIT, "deadline has elapsed", WAIT));
+        assert!(damage.named(start + WAIT, TEXT, WAIT));
 
         let mut damage = Damage::default();
-        assert!(!damage.named(start, TEXT));
+        assert!(!damage.named(start, TEXT, WAIT));
         damage.gone();
-        assert!(!damage.named(start + DAMAGE_PATIENCE, TEXT));
+        assert!(!damage.named(start + WAIT, TEXT, WAIT));
     }
 }

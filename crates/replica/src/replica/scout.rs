@@ -151,6 +151,7 @@ impl Scout {
                 });
                 self.known.extend(struck);
             }
+            Some(Body::Judgement(judgement)) => self.shared.judge(judgement),
             Some(_) => {}
         }
         Ok(())
@@ -183,12 +184,17 @@ impl Scout {
             Some(Body::Poison(poison)) => {
                 self.shared.note(command.origin, poison);
                 // The applier that it concerns may be waiting for just this.
-                let done = Applied {
-                    position,
-                    timestamp_us: command.timestamp_us,
-                    reply: Reply::Done,
-                };
-                self.shared.follow.complete(command.origin, command.seq, Ok(done));
+                self.done(command);
+                Ok(())
+            }
+            Some(Body::Judgement(judgement)) => {
+                self.shared.judge(judgement);
+                self.done(command);
+                Ok(())
+            }
+            Some(Body::Trapped(trapped)) => {
+                self.shared.witness(command.origin.node, trapped);
+                self.done(command);
                 Ok(())
             }
             Some(_) => Ok(()),
@@ -201,6 +207,15 @@ impl Scout {
             self.refuse(command, Refusal::NoSuchDatabase);
         }
         Ok(())
+    }
+
+    fn done(&self, command: &ResolvedCommand) {
+        let done = Applied {
+            position: command.position,
+            timestamp_us: command.timestamp_us,
+            reply: Reply::Done,
+        };
+        self.shared.follow.complete(command.origin, command.seq, Ok(done));
     }
 
     fn refuse(&self, command: &ResolvedCommand, refusal: Refusal) {

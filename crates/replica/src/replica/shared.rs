@@ -1,9 +1,9 @@
 //! What a replica's tasks share.
 
-use super::{ReplicaConfig, Report, Verdicts};
+use super::{ReplicaConfig, Report, Verdicts, Witnesses};
 use crate::{ActiveDatabase, Admin, Contents, DatabaseId, DatabaseStatus, Fatal, Phase, Quarantine, Views};
 use parking_lot::{Mutex, RwLock};
-use rtdb_consensus::command::{Owner, Poison};
+use rtdb_consensus::command::{Judgement, Owner, Poison, Trapped};
 use rtdb_consensus::{Follow, Holding, LogIndex, Origin, Position};
 use spacetimedb_lib::Identity;
 use std::collections::{HashMap, VecDeque};
@@ -25,7 +25,8 @@ pub(crate) struct Shared {
     /// What the log says of commands that stop the server.
     pub(crate) verdicts: watch::Sender<Verdicts>,
     pub(crate) reports: Option<Arc<dyn Report>>,
-    node: u64,
+    pub(crate) damage_wait: Duration,
+    pub(crate) node: u64,
     /// Whose command, of those that may stop the server, is on its way.
     pub(crate) turns: Arc<tokio::sync::Mutex<()>>,
     active: RwLock<HashMap<DatabaseId, Arc<ActiveDatabase>>>,
@@ -60,6 +61,8 @@ pub(crate) struct Slot {
     quarantine: watch::Sender<Option<Quarantine>>,
     /// What was read last for a comparison.
     contents: Mutex<Option<Arc<Contents>>>,
+    /// On which nodes calls have trapped.
+    pub(crate) witnesses: watch::Sender<Witnesses>,
 }
 
 /// What was found when the server was asked where it is; see [`crate::Replica::caught_up`].
@@ -79,6 +82,7 @@ impl Shared {
             follow,
             verdicts: watch::Sender::new(Verdicts::default()),
             reports: config.reports,
+            damage_wait: config.damage_wait,
             node: config.node,
             turns: Arc::default(),
             active: RwLock::default(),
@@ -93,6 +97,23 @@ impl Shared {
     pub(super) fn note(&self, origin: Origin, poison: &Poison) {
         self.verdicts
             .send_modify(|verdicts| verdicts.note(self.node, origin, poison));
+    }
+
+    /// Takes what a replica has said of a publication.
+    pub(super) fn judge(&self, judgement: &Judgement) {
+        self.verdicts.send_modify(|verdicts| verdicts.judge(judgement));
+    }
+
+    /// Takes which calls a node's server has not brought to an end of their own.
+    pub(super) fn witness(&self, node: u64, trapped: &Trapped) {
+        let slots = self.slots.read();
+        let slot = slots
+            .iter()
+            .find(|slot| slot.identity[..] == trapped.database[..]);
+        if let Some(slot) = slot {
+            slot.witnesses
+                .send_modify(|witnesses| witnesses.hear(node, &trapped.positions));
+        }
     }
 
     pub(crate) fn active(&self, identity: &DatabaseId) -> Option<Arc<ActiveDatabase>> {
@@ -179,6 +200,7 @@ impl Slot {
             holdings: Mutex::default(),
             quarantine: watch::Sender::new(None),
             contents: Mutex::default(),
+            witnesses: watch::Sender::new(Witnesses::default()),
         }
     }
 

@@ -31,6 +31,7 @@ async fn a_scout_that_panics_is_fatal() {
         server: server.clone(),
         tokens: Tokens::new(&keys).unwrap(),
         call_time_max: Duration::from_secs(120),
+        damage_wait: Duration::from_secs(180),
         node: 1,
         reports: None,
     };

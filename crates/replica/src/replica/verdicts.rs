@@ -1,7 +1,8 @@
-//! What the log says of commands that stop the server: which have failed, and at which this node has said to be stuck.
+//! What the log says of commands: which have failed, at which this node has said to be stuck, and which publications are
+//! refused.
 
 use crate::DatabaseId;
-use rtdb_consensus::command::{Poison, PoisonStep};
+use rtdb_consensus::command::{Judgement, Poison, PoisonStep};
 use rtdb_consensus::{Origin, Position};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -19,6 +20,8 @@ pub(crate) struct Verdicts(HashMap<DatabaseId, Arc<Verdict>>);
 pub(crate) struct Verdict {
     failed: BTreeMap<Position, &'static str>,
     stuck: Option<Position>,
+    /// What came of publications, and why those that were refused were.
+    judged: BTreeMap<Position, Result<(), String>>,
 }
 
 impl Verdicts {
@@ -44,6 +47,18 @@ impl Verdicts {
         verdict.stuck = verdict.stuck.filter(|stuck| *stuck != position);
     }
 
+    /// Takes what a replica says of a publication. The first word holds.
+    pub(crate) fn judge(&mut self, judgement: &Judgement) {
+        let Ok(database) = DatabaseId::try_from(judgement.database.as_ref()) else {
+            return;
+        };
+        let verdict = Arc::make_mut(self.0.entry(database).or_default());
+        verdict
+            .judged
+            .entry(Position(judgement.position))
+            .or_insert_with(|| judgement.refusal.clone().map_or(Ok(()), Err));
+    }
+
     pub(crate) fn of(&self, database: &DatabaseId) -> Arc<Verdict> {
         self.0.get(database).cloned().unwrap_or_default()
     }
@@ -53,6 +68,11 @@ impl Verdict {
     /// Why the command at `position` has failed, if that is decided.
     pub(crate) fn failed(&self, position: Position) -> Option<&'static str> {
         self.failed.get(&position).copied()
+    }
+
+    /// What came of the publication at `position`, if that is decided.
+    pub(crate) fn judged(&self, position: Position) -> Option<&Result<(), String>> {
+        self.judged.get(&position)
     }
 
     /// The command that this node has promised not to try.
@@ -98,5 +118,23 @@ mod tests {
         let failed = [8, 9, 10].map(|position| verdict.failed(Position(position)));
         assert_eq!(failed, [Some(SKIPPED), Some(STOPPED_ALL), None]);
         assert_eq!(*verdicts.of(&[8; 32]), Verdict::default());
+    }
+
+    #[test]
+    fn the_first_word_about_a_publication_holds() {
+        let mut verdicts = Verdicts::default();
+        let judge = |position, refusal: Option<&str>| Judgement {
+            database: vec![7; 32].into(),
+            position,
+            refusal: refusal.map(str::to_owned),
+        };
+        verdicts.judge(&judge(5, None));
+        verdicts.judge(&judge(5, Some("disk full")));
+        verdicts.judge(&judge(6, Some("no memory")));
+        verdicts.judge(&judge(6, None));
+        let verdict = verdicts.of(&[7; 32]);
+        assert_eq!(verdict.judged(Position(5)), Some(&Ok(())));
+        assert_eq!(verdict.judged(Position(6)), Some(&Err("no memory".to_owned())));
+        assert_eq!(verdict.judged(Position(7)), None);
     }
 }

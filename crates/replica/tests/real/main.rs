@@ -8,3 +8,4 @@ mod poison;
 mod publish;
 mod server;
 mod support;
+mod verdict;

@@ -220,8 +220,13 @@ fn failed(position: Position) -> Body {
 struct ToLog(Arc<Log>);
 
 impl Report for ToLog {
-    fn report(&self, body: Body) {
+    fn report(&self, body: Body) -> bool {
         self.0.append(vec![body]);
+        true
+    }
+
+    fn majority(&self) -> Option<usize> {
+        Some(1)
     }
 }
 

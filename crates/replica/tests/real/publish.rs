@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use walrus::{ExportItem, FunctionBuilder};
 
 /// A module whose reducers trap, the hidden ones too: no gateway lets it pass.
-fn trapping(node: &Node, clear: bool) -> Body {
+pub(crate) fn trapping(node: &Node, clear: bool) -> Body {
     let mut module = walrus::Module::from_buffer(&prepared().wasm).unwrap();
     let export = module
         .exports
@@ -31,7 +31,7 @@ fn trapping(node: &Node, clear: bool) -> Body {
     with_module(node.publish(clear), module.emit_wasm())
 }
 
-fn with_module(body: Body, module: Vec<u8>) -> Body {
+pub(crate) fn with_module(body: Body, module: Vec<u8>) -> Body {
     match body {
         Body::Publish(mut publish) => {
             publish.module = module.into();
@@ -41,11 +41,11 @@ fn with_module(body: Body, module: Vec<u8>) -> Body {
     }
 }
 
-fn is_refused(log: &Log, position: Position) -> bool {
+pub(crate) fn is_refused(log: &Log, position: Position) -> bool {
     matches!(log.outcome(position), Err(Unapplied::Refused(Refusal::Module(_))))
 }
 
-async fn counters(node: &Node, replica: &Replica) -> Vec<String> {
+pub(crate) async fn counters(node: &Node, replica: &Replica) -> Vec<String> {
     let query = "SELECT name FROM counter WHERE name != 'init'";
     let mut rows = node.rows(replica, query).await;
     rows.sort();
@@ -132,7 +132,7 @@ async fn a_clear_that_the_server_refuses_removes_nothing() {
 }
 
 /// Waits until the replica has been told so more than once, and has tried again each time.
-async fn tried_again(replica: &Replica, words: &str, times: usize) {
+pub(crate) async fn tried_again(replica: &Replica, words: &str, times: usize) {
     let deadline = Instant::now() + TIMEOUT;
     let (mut seen, mut before) = (0, false);
     while seen < times {

@@ -52,6 +52,11 @@ impl Log {
 
     /// Appends an entry; gives its commands' positions.
     pub(crate) fn append(&self, bodies: Vec<Body>) -> Vec<Position> {
+        self.append_from(ORIGIN, bodies)
+    }
+
+    /// The same, from any node.
+    pub(crate) fn append_from(&self, origin: Origin, bodies: Vec<Body>) -> Vec<Position> {
         let mut entries = self.entries.lock();
         let index = entries.len() as LogIndex + 1;
         let mut seq = self.seq.lock();
@@ -72,7 +77,7 @@ impl Log {
             ResolvedCommand {
                 position,
                 timestamp_us,
-                origin: ORIGIN,
+                origin,
                 seq: *seq,
                 command: body.into(),
                 session,
@@ -153,7 +158,10 @@ impl Follow for Log {
     }
 
     fn complete(&self, origin: Origin, seq: u64, outcome: Outcome) {
-        assert_eq!(origin, ORIGIN);
+        // Others' commands are passed over.
+        if origin != ORIGIN {
+            return;
+        }
         self.outcomes.lock().entry(seq).or_default().push(outcome);
     }
 
@@ -240,6 +248,7 @@ impl Node {
             server: self.server.clone(),
             tokens: self.tokens.clone(),
             call_time_max: self.call_time_max,
+            damage_wait: Duration::from_secs(5),
             node: ORIGIN.node,
             reports,
         }
