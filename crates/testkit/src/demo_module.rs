@@ -36,6 +36,14 @@ pub fn wasm() -> Result<Vec<u8>> {
     wasm_named(name()?)
 }
 
+/// The same module as another build of it: with a section that says which.
+pub fn another_build(wasm: &[u8], build: u8) -> Vec<u8> {
+    const CUSTOM: u8 = 0;
+    const NAME: &[u8] = b"build";
+    let content = [&[NAME.len() as u8], NAME, &[build]].concat();
+    [wasm, &[CUSTOM, content.len() as u8], &content].concat()
+}
+
 /// One of the prebuilt modules.
 pub fn wasm_named(name: &str) -> Result<Vec<u8>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../modules/{name}/{name}.wasm"));

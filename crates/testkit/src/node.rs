@@ -172,6 +172,11 @@ impl Node {
         Ok(())
     }
 
+    /// From its next start on, another SpacetimeDB: it finds the data of the one before.
+    pub fn use_server(&mut self, server: PathBuf) {
+        self.launch.server = server;
+    }
+
     /// SIGTERM, and the wait for the end; SIGKILL and an error if it takes too long.
     pub async fn stop(&mut self) -> Result<()> {
         if self.is_running() {

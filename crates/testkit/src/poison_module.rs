@@ -30,6 +30,8 @@ const V9: u8 = 1;
 const SOME: u8 = 0;
 const NONE: u8 = 1;
 const U32: u8 = 11;
+/// The first of the places in a module's life.
+const INIT: u8 = 0;
 
 /// The module.
 pub fn wasm() -> Result<Vec<u8>> {
@@ -89,26 +91,83 @@ pub fn eats_when_loaded() -> Result<Vec<u8>> {
     wat::parse_str(text).context("the module is not well formed")
 }
 
+/// Modules that a stranger may try: each harms whoever trusts it, some of them only once they run. With what is wrong.
+pub fn crafted() -> Result<Vec<(&'static str, Vec<u8>)>> {
+    let describes = |def: &[u8], start: &str, call: &str| {
+        let data: String = def.iter().map(|byte| format!("\\{byte:02x}")).collect();
+        let len = def.len();
+        let text = format!(
+            r#"(module
+            (import "spacetime_10.0" "bytes_source_read" (func $read (param i32 i32 i32) (result i32)))
+            (import "spacetime_10.0" "bytes_sink_write" (func $write (param i32 i32 i32) (result i32)))
+            (memory (export "memory") 2)
+            (data (i32.const 1024) "{data}")
+            (func (export "__preinit__00") {start})
+            (func (export "__describe_module__") (param $sink i32)
+                (i32.store (i32.const 12) (i32.const {len}))
+                (drop (call $write (local.get $sink) (i32.const 1024) (i32.const 12))))
+            (func (export "__call_reducer__")
+                (param $id i32) (param i64 i64 i64 i64 i64 i64 i64) (param $source i32) (param i32) (result i32)
+                {call} (i32.const 0)))"#
+        );
+        wat::parse_str(text).context("a crafted module is not well formed")
+    };
+    let endless = "(loop $again (br $again))";
+    let def = definition();
+    let init = definition_of(&[("init", false)], Some(INIT));
+    Ok(vec![
+        ("it is no module", b"\x7fELF\x02\x01\x01".to_vec()),
+        ("it is cut off", b"\0asm\x01\0\0\0\x01\x7f".to_vec()),
+        ("it never starts", describes(&def, endless, "")?),
+        ("it traps when it starts", describes(&def, "(unreachable)", "")?),
+        ("it describes itself as nothing", describes(b"\xff\xff", "", "")?),
+        (
+            "its definition lies about lengths",
+            describes(&[V9, 0xff, 0xff, 0xff, 0xff], "", "")?,
+        ),
+        (
+            "it has a name of ours",
+            describes(&definition_of(&[("rtdb_mark", false)], None), "", "")?,
+        ),
+        (
+            "its `init` has a parameter",
+            describes(&definition_of(&[("init", true)], Some(INIT)), "", "")?,
+        ),
+        ("its `init` traps", describes(&init, "", "(unreachable)")?),
+        ("its `init` never ends", describes(&init, "", endless)?),
+        ("it takes all memory when it is loaded", eats_when_loaded()?),
+    ])
+}
+
 /// `RawModuleDefV9`: no types, no tables, and the reducers.
 fn definition() -> Vec<u8> {
+    definition_of(&REDUCERS, None)
+}
+
+/// The same of other reducers, the first of which has a place in the module's life.
+fn definition_of(reducers: &[(&str, bool)], lifecycle: Option<u8>) -> Vec<u8> {
     let count = |out: &mut Vec<u8>, count: usize| out.extend((count as u32).to_le_bytes());
     let text = |out: &mut Vec<u8>, text: &str| {
         count(out, text.len());
         out.extend(text.as_bytes());
     };
     let mut out = vec![V9];
-    for of in [0, 0, REDUCERS.len()] {
+    for of in [0, 0, reducers.len()] {
         count(&mut out, of);
     }
-    for (name, has_argument) in REDUCERS {
+    let lifecycles = lifecycle.into_iter().map(Some).chain(std::iter::repeat(None));
+    for ((name, has_argument), lifecycle) in reducers.iter().zip(lifecycles) {
         text(&mut out, name);
-        count(&mut out, usize::from(has_argument));
-        if has_argument {
+        count(&mut out, usize::from(*has_argument));
+        if *has_argument {
             out.push(SOME);
             text(&mut out, "times");
             out.push(U32);
         }
-        out.push(NONE);
+        match lifecycle {
+            Some(lifecycle) => out.extend([SOME, lifecycle]),
+            None => out.push(NONE),
+        }
     }
     // Types, other exports, row level security.
     out.extend([0; 12]);
@@ -122,5 +181,14 @@ mod tests {
     #[test]
     fn it_can_be_prepared() {
         rtdb_determinism::prepare(&wasm().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn only_what_shows_when_it_runs_can_be_prepared() {
+        for (what, module) in crafted().unwrap() {
+            let prepared = rtdb_determinism::prepare(&module);
+            let runs = what.starts_with("its `init` traps") || what.starts_with("its `init` never");
+            assert_eq!(prepared.is_ok(), runs, "{what}: {:?}", prepared.err());
+        }
     }
 }

@@ -43,10 +43,18 @@ pub struct PlainServer {
 impl PlainServer {
     /// Starts a server on a free loopback port with its data and keys under `folder`.
     pub async fn start(binary: &Path, folder: &Path) -> Result<Self> {
+        Self::configured(binary, folder, "").await
+    }
+
+    /// The same, with more lines in its `config.toml`.
+    pub async fn configured(binary: &Path, folder: &Path, config: &str) -> Result<Self> {
         let data = folder.join("data");
         fs::create_dir_all(&data)?;
         // The default level, debug, slows the server down; a managed server runs at this one too.
-        fs::write(data.join("config.toml"), "[logs]\nlevel = \"warn\"\n")?;
+        fs::write(
+            data.join("config.toml"),
+            format!("[logs]\nlevel = \"warn\"\n{config}"),
+        )?;
         let addr = format!("127.0.0.1:{}", ports::free(0)?);
         let log = fs::File::create(folder.join("server.log"))?;
         let mut start = Command::new(binary);

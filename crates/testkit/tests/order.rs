@@ -1,6 +1,7 @@
 //! What a module reads does not depend on where rows happen to stand: two servers that are killed and started again at
 //! different times, and get the same calls of a module that lets the first row it reads decide what it writes, have the
-//! same rows.
+//! same rows: also when the module is replaced meanwhile, and when one of them begins with a snapshot (2.x makes one with
+//! each segment of its log).
 
 #![allow(clippy::unwrap_used, reason = "a test's failure is a panic")]
 
@@ -8,8 +9,8 @@ use std::time::Duration;
 
 use rtdb_determinism::header::CallHeader;
 use rtdb_testkit::client::{Args, Client, Connect, Wire};
-use rtdb_testkit::demo_module::walks;
-use rtdb_testkit::server::{PlainServer, binary};
+use rtdb_testkit::demo_module::{another_build, walks};
+use rtdb_testkit::server::{PlainServer, binary, major};
 use rtdb_testkit::sql;
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -21,6 +22,13 @@ const CALLS: usize = 1_500;
 
 /// How often a server is killed: once in so many calls.
 const KILLED_EVERY: u64 = 200;
+
+/// How often the module is replaced: once in so many calls.
+const UPDATED_EVERY: u64 = 400;
+
+/// How long a segment of a server's log is that makes snapshots. A server that is started at a snapshot has its rows in
+/// another order than one that has made each change.
+const SEGMENT_BYTES: usize = 128 << 10;
 
 /// How long a test may take.
 const TEST_MAX: Duration = Duration::from_secs(240);
@@ -61,12 +69,17 @@ struct Replica {
     token: String,
     client: Client,
     called: usize,
+    config: String,
 }
 
 impl Replica {
-    async fn start(wasm: &[u8]) -> Self {
+    async fn start(wasm: &[u8], snapshots: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let server = PlainServer::start(&binary().unwrap(), folder.path())
+        let config = match snapshots && major().unwrap() >= 2 {
+            true => format!("[commitlog]\nmax-segment-size = {SEGMENT_BYTES}\n"),
+            false => String::new(),
+        };
+        let server = PlainServer::configured(&binary().unwrap(), folder.path(), &config)
             .await
             .unwrap();
         let token = server.api().new_token().await.unwrap();
@@ -79,16 +92,25 @@ impl Replica {
             token,
             client,
             called: 0,
+            config,
         }
     }
 
-    /// Kills the server, and starts it with what it had on disk.
-    async fn restart(self) -> Self {
+    /// Replaces the module.
+    async fn update(&mut self, wasm: Vec<u8>) {
+        let owner = self.server.api().with_token(&self.token);
+        owner.publish(DATABASE, wasm).await.unwrap();
+        self.client = connect(&self.server, &self.token).await;
+    }
+
+    /// Kills the server, and starts it with what it had on disk. It may have lost that its module was replaced.
+    async fn restart(self, wasm: Vec<u8>) -> Self {
         self.server.kill().await.unwrap();
-        let server = PlainServer::start(&binary().unwrap(), self.folder.path())
+        let server = PlainServer::configured(&binary().unwrap(), self.folder.path(), &self.config)
             .await
             .unwrap();
         let api = server.api().with_token(&self.token);
+        api.publish(DATABASE, wasm).await.unwrap();
         let state = sql::select(&api, DATABASE, "SELECT index FROM rtdb_state").await;
         let state = state.unwrap();
         let index = state.column("index").unwrap().first().and_then(|it| it.as_u64());
@@ -137,8 +159,12 @@ async fn connect(server: &PlainServer, token: &str) -> Client {
 
 async fn two_servers_stay_the_same(seed: u64) {
     let wasm = rtdb_determinism::prepare(&walks().unwrap()).unwrap().wasm;
-    let mut replicas = [Replica::start(&wasm).await, Replica::start(&wasm).await];
+    let mut replicas = [
+        Replica::start(&wasm, true).await,
+        Replica::start(&wasm, false).await,
+    ];
     let (mut dice, mut calls) = (Dice(seed), Vec::new());
+    let mut build = 0;
     while calls.len() < CALLS {
         calls.push(call(&mut dice));
         let mut outcomes = Vec::new();
@@ -151,6 +177,12 @@ async fn two_servers_stay_the_same(seed: u64) {
             "{:?}: {outcomes:?}",
             calls.last()
         );
+        if dice.below(UPDATED_EVERY) == 0 {
+            build += 1;
+            for replica in &mut replicas {
+                replica.update(another_build(&wasm, build)).await;
+            }
+        }
         let killed = dice.below(2 * KILLED_EVERY);
         if killed < 2 || calls.len() == CALLS {
             let [one, other] = replicas;
@@ -161,8 +193,8 @@ async fn two_servers_stay_the_same(seed: u64) {
                 calls.len()
             );
             replicas = match killed {
-                0 => [one.restart().await, other],
-                _ => [one, other.restart().await],
+                0 => [one.restart(another_build(&wasm, build)).await, other],
+                _ => [one, other.restart(another_build(&wasm, build)).await],
             };
         }
     }

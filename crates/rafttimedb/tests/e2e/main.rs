@@ -12,5 +12,8 @@ mod lifecycle;
 mod partition;
 mod poison;
 mod sdk;
+mod stranger;
 mod support;
+mod upgrade;
 mod views;
+mod walks;

@@ -148,6 +148,11 @@ impl Scene {
         })
     }
 
+    /// Where nodes keep their data and logs.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.as_ref().map_or(Path::new(""), TempDir::path)
+    }
+
     /// `per_node` clients for each node, numbered from `from`; every second one subscribes to its own rows.
     pub(crate) fn loads(&self, from: u32, per_node: u32) -> Vec<Load> {
         let addrs = self.cluster.client_addrs();
@@ -200,6 +205,12 @@ impl Scene {
         for node in self.cluster.running() {
             self.present(node.id(), 0).await?;
         }
+        self.level_and_identical().await
+    }
+
+    /// The same of a module that does not say who is connected.
+    pub(crate) async fn level_and_identical(&self) -> Result<Dump> {
+        self.cluster.wait_ready(PATIENCE).await?;
         let replicas = self.cluster.wait_level(DATABASE, PATIENCE).await?;
         ensure!(
             replicas
