@@ -129,7 +129,7 @@ impl Manager {
         let announced = announce(groups[&GroupId::META].clone(), config.clone(), met);
         supervisor.run_once("the announcement of this node", announced);
         let meta = groups[&GroupId::META].clone();
-        let compared = compare_clocks(meta, peers.clone(), vitals.clone());
+        let compared = compare_clocks(meta, peers.clone(), vitals.clone(), config.timing.lease());
         supervisor.run("the comparison of clocks", compared);
         let watched = watch_space(
             config.free_space.clone(),

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Between two comparisons of clocks.
+/// Between two comparisons of clocks, at most: there are four within a lease, since an answer is a sign of life.
 const COMPARE: Duration = Duration::from_secs(1);
 
 /// The same, while it is not known whether the clock is good.
@@ -30,7 +30,12 @@ const FULL_BYTES: u64 = 64 << 10;
 const FIT_FOR: Duration = Duration::from_secs(5);
 
 /// Asks all members, again and again, what time it is.
-pub(super) async fn compare_clocks(meta: Arc<Group>, peers: Arc<Peers>, vitals: Arc<Vitals>) {
+pub(super) async fn compare_clocks(
+    meta: Arc<Group>,
+    peers: Arc<Peers>,
+    vitals: Arc<Vitals>,
+    lease: Duration,
+) {
     let metrics = meta.raft().metrics();
     loop {
         let (voters, others) = {
@@ -57,7 +62,7 @@ pub(super) async fn compare_clocks(meta: Arc<Group>, peers: Arc<Peers>, vitals: 
         }
         vitals.clock.judge(&voters);
         let pause = match vitals.clock.stamp_us() {
-            Some(_) => COMPARE,
+            Some(_) => COMPARE.min(lease / 4),
             None => COMPARE_SOON,
         };
         tokio::time::sleep(pause).await;
