@@ -230,6 +230,10 @@ pub struct Report {
     /// The digest of all writes up to there.
     #[prost(fixed64, tag = "3")]
     pub digest: u64,
+    /// Whether it is a hash of all rows instead, as they are stored: what was read at the [`Verify`] at `position`. Of
+    /// [`JUDGEMENT_LEVEL`].
+    #[prost(bool, tag = "4")]
+    pub of_rows: bool,
 }
 
 /// Which replica of a split database is right: an operator's word. Refused if the database is not split, or that replica
@@ -250,6 +254,9 @@ pub struct Verify {
     /// The database's identity, 32 bytes.
     #[prost(bytes = "bytes", tag = "1")]
     pub database: Bytes,
+    /// Whether the cluster asks of itself: then only a small database is read.
+    #[prost(bool, tag = "2")]
+    pub scrub: bool,
 }
 
 /// About a command that stops SpacetimeDB each time it is tried.

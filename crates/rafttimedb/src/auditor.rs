@@ -2,7 +2,7 @@
 
 use crate::kinds;
 use crate::node::big_endian_hex;
-use rtdb_consensus::command::{Body, LEVEL_REPORTS, REPORTS_MAX, Report, Reports};
+use rtdb_consensus::command::{Body, JUDGEMENT_LEVEL, LEVEL_REPORTS, REPORTS_MAX, Report, Reports};
 use rtdb_consensus::{Audit, Contest, Divergence, Follow, Manager, Pending, Position, Propose};
 use rtdb_replica::{DatabaseId, Quarantine, Replica};
 use std::collections::BTreeMap;
@@ -25,7 +25,8 @@ pub(crate) struct Auditor {
     replica: Arc<Replica>,
     waiting: Vec<Report>,
     pending: Option<Pending>,
-    said: BTreeMap<DatabaseId, Said>,
+    /// By database, and whether it is about the rows as they are stored.
+    said: BTreeMap<(DatabaseId, bool), Said>,
     warned: Vec<String>,
 }
 
@@ -74,20 +75,22 @@ impl Auditor {
 
     /// Proposes what has been found. One proposal at a time; what finds no place in it is the newest, next time.
     fn tell(&mut self) {
-        let found = self.replica.take_holdings();
-        self.waiting
-            .extend(found.into_iter().map(|(database, held)| Report {
-                database: database.to_vec().into(),
-                position: held.position,
-                digest: held.digest,
-            }));
+        let level = self.manager.feature_level();
+        let found = self.replica.take_holdings().into_iter();
+        let found = found.filter(|(_, found)| !found.of_rows || level >= JUDGEMENT_LEVEL);
+        self.waiting.extend(found.map(|(database, found)| Report {
+            database: database.to_vec().into(),
+            position: found.held.position,
+            digest: found.held.digest,
+            of_rows: found.of_rows,
+        }));
         let surplus = self.waiting.len().saturating_sub(REPORTS_MAX);
         self.waiting.drain(..surplus);
         if self.pending.as_mut().is_some_and(|pending| !pending.is_done()) {
             return;
         }
         self.pending = None;
-        if self.waiting.is_empty() || self.manager.feature_level() < LEVEL_REPORTS {
+        if self.waiting.is_empty() || level < LEVEL_REPORTS {
             return;
         }
         let reports = std::mem::take(&mut self.waiting);
@@ -103,27 +106,28 @@ impl Auditor {
         let mut is_new = false;
         let databases = self.replica.progress().databases;
         self.said
-            .retain(|known, _| databases.iter().any(|database| database.identity == *known));
+            .retain(|(known, _), _| databases.iter().any(|database| database.identity == *known));
         for database in databases {
-            let audit = self
-                .manager
-                .shard()
-                .with_shard(|shard| shard.audit(&database.identity).cloned())
-                .flatten()
-                .unwrap_or_default();
-            if let Some(divergence) = audit.diverged().get(&me) {
-                let known = self.replica.quarantine(&database.identity);
-                is_new |= known.is_some_and(|known| known.borrow().is_none());
-                let why = Quarantine::Diverged(range(*divergence));
-                self.replica.set_aside(&database.identity, why);
+            let audits = self.manager.shard().with_shard(|shard| {
+                let identity = &database.identity;
+                [shard.audit(identity), shard.stored(identity)].map(Option::<&Audit>::cloned)
+            });
+            for (audit, of_rows) in audits.unwrap_or_default().into_iter().zip([false, true]) {
+                let audit = audit.unwrap_or_default();
+                if let Some(divergence) = audit.diverged().get(&me) {
+                    let known = self.replica.quarantine(&database.identity);
+                    is_new |= known.is_some_and(|known| known.borrow().is_none());
+                    let why = Quarantine::Diverged(range(*divergence));
+                    self.replica.set_aside(&database.identity, why);
+                }
+                self.say(database.identity, of_rows, &audit);
             }
-            self.say(database.identity, &audit);
         }
         is_new
     }
 
-    fn say(&mut self, database: DatabaseId, audit: &Audit) {
-        let said = self.said.entry(database).or_default();
+    fn say(&mut self, database: DatabaseId, of_rows: bool, audit: &Audit) {
+        let said = self.said.entry((database, of_rows)).or_default();
         let news = Said {
             diverged: audit.diverged().clone(),
             contest: audit.contest(),

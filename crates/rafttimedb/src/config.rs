@@ -66,6 +66,10 @@ pub(crate) struct Config {
     #[arg(long, env = "RTDB_STDB_DAMAGE_WAIT_S", default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) stdb_damage_wait_s: u64,
 
+    /// How often the replicas compare all rows of each small database (8 MiB, and 50,000 rows a table), in seconds; 0 for never
+    #[arg(long, env = "RTDB_SCRUB_INTERVAL_S", default_value_t = 21_600, value_parser = clap::value_parser!(u64).range(..=31_536_000))]
+    pub(crate) scrub_interval_s: u64,
+
     /// How many MiB of the disk must stay free: below, this node takes no calls and gives leadership away
     #[arg(long, env = "RTDB_DISK_RESERVE_MB", default_value_t = rtdb_consensus::DISK_RESERVE_BYTES >> 20, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
     pub(crate) disk_reserve_mb: u64,
@@ -178,6 +182,11 @@ impl Config {
     /// How long a database's files must have been called damaged.
     pub(crate) fn damage_wait(&self) -> Duration {
         Duration::from_secs(self.stdb_damage_wait_s)
+    }
+
+    /// How often all rows are compared; zero for never.
+    pub(crate) fn scrub_interval(&self) -> Duration {
+        Duration::from_secs(self.scrub_interval_s)
     }
 
     /// What a managed server may do. One call may keep it from answering for as long as a call may run.

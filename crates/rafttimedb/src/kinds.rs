@@ -42,6 +42,15 @@ pub(crate) fn has_mixed_processors<'a>(nodes: impl Iterator<Item = &'a SetNode>)
     cpus.any(|cpu| Some(cpu) != first)
 }
 
+/// Whether the nodes run different versions of SpacetimeDB, as far as that is known.
+pub(crate) fn has_mixed_servers<'a>(nodes: impl Iterator<Item = &'a SetNode>) -> bool {
+    let mut servers = nodes
+        .map(|node| node.spacetimedb_version.as_str())
+        .filter(|it| !it.is_empty());
+    let first = servers.next();
+    servers.any(|server| Some(server) != first)
+}
+
 fn shown(groups: &Groups<'_>) -> String {
     let shown: Vec<String> = groups
         .iter()
@@ -74,13 +83,13 @@ mod tests {
             node(3, "", ""),
         ];
         assert!(differences(alike.iter()).is_empty());
-        assert!(!has_mixed_processors(alike.iter()));
+        assert!(!has_mixed_processors(alike.iter()) && !has_mixed_servers(alike.iter()));
         let mixed = [
             node(1, "2.8.3", "x86_64"),
             node(2, "2.8.1", "x86_64"),
             node(3, "2.8.3", "aarch64"),
         ];
-        assert!(has_mixed_processors(mixed.iter()));
+        assert!(has_mixed_processors(mixed.iter()) && has_mixed_servers(mixed.iter()));
         let said = differences(mixed.iter());
         assert!(said[0].contains("(2.8.1 on 2; 2.8.3 on 1, 3)"), "{said:?}");
         assert!(said[1].contains("(aarch64 on 3; x86_64 on 1, 2)"), "{said:?}");

@@ -12,6 +12,7 @@ mod metrics;
 mod node;
 mod reports;
 mod run;
+mod scrubber;
 mod status;
 
 use clap::{CommandFactory, Parser};

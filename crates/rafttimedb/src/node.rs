@@ -15,7 +15,7 @@ use rtdb_consensus::command::{
     Body, InitCluster, LEVEL_REPORTS, POISON_LEVEL, Poison, PoisonStep, Resolve, Skipped, Verify,
 };
 use rtdb_consensus::{
-    Applied, ClockVerdict, GroupId, InitError, Manager, Position, Propose, Role, Unapplied,
+    Applied, Audit, ClockVerdict, GroupId, InitError, Manager, Position, Propose, Role, Unapplied,
 };
 use rtdb_replica::{Contents, Phase, ReplicaStatus, ServerState};
 use serde::Serialize;
@@ -125,7 +125,12 @@ impl Node {
     pub(crate) async fn verify(&self, database: &str) -> Result<(Position, String), Refused> {
         let database = self.identity_of(database)?;
         let identity = hex_of(&database);
-        let applied = self.command(Body::Verify(Verify { database })).await?;
+        let applied = self
+            .command(Body::Verify(Verify {
+                database,
+                scrub: false,
+            }))
+            .await?;
         Ok((applied.position, identity))
     }
 
@@ -203,13 +208,15 @@ impl Node {
                     .map(|it| it.names.clone())
                     .unwrap_or_default();
                 let position = database.digest.map_or(database.applied, |digest| digest.position);
-                let audit = self
-                    .manager
-                    .shard()
-                    .with_shard(|shard| shard.audit(&database.identity).cloned())
-                    .flatten()
-                    .unwrap_or_default();
-                let diverged = audit.diverged().iter().map(|(node, it)| DivergedReplica {
+                let audits = self.manager.shard().with_shard(|shard| {
+                    let identity = &database.identity;
+                    [shard.audit(identity), shard.stored(identity)]
+                        .map(|audit| audit.cloned().unwrap_or_default())
+                });
+                let [audit, stored] = audits.unwrap_or_default();
+                let mut all = stored.diverged().clone();
+                all.extend(audit.diverged());
+                let diverged = all.iter().map(|(node, it)| DivergedReplica {
                     node: *node,
                     after: Position(it.after).to_string(),
                     by: Position(it.by).to_string(),
@@ -221,11 +228,7 @@ impl Node {
                     },
                     agreed_index: audit.agreed().map(|agreed| agreed.position),
                     diverged: diverged.collect(),
-                    split: audit.contest().map(|contest| SplitReplicas {
-                        after: Position(contest.after).to_string(),
-                        by: Position(contest.by).to_string(),
-                        nodes: audit.contestants().collect(),
-                    }),
+                    split: split(&audit).or_else(|| split(&stored)),
                     identity: big_endian_hex(database.identity),
                     names,
                     applied: database.applied.to_string(),
@@ -393,4 +396,13 @@ pub(crate) fn big_endian_hex(mut identity: [u8; 32]) -> String {
 /// The same, of bytes that may be none.
 fn hex_of(identity: &[u8]) -> String {
     identity.try_into().map(big_endian_hex).unwrap_or_default()
+}
+
+fn split(audit: &Audit) -> Option<SplitReplicas> {
+    let contest = audit.contest()?;
+    Some(SplitReplicas {
+        after: Position(contest.after).to_string(),
+        by: Position(contest.by).to_string(),
+        nodes: audit.contestants().collect(),
+    })
 }

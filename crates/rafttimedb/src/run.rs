@@ -10,6 +10,7 @@ use crate::local::{LocalNode, Running};
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::reports::Reports;
+use crate::scrubber::Scrubber;
 use anyhow::{Context, anyhow, bail};
 use axum::serve::ListenerExt;
 use futures::future::BoxFuture;
@@ -126,9 +127,15 @@ async fn serve(node: &Arc<Node>, gateway: &Gateway, listener: TcpListener) -> an
         tracing::info!(spacetimedb = running.server.url(), "ready");
         let auditor = Auditor::new(node.manager.clone(), running.replica.clone());
         let mut auditor = std::pin::pin!(auditor.run());
+        let scrubber = Scrubber {
+            manager: node.manager.clone(),
+            interval: node.config.scrub_interval(),
+        };
+        let mut scrubber = std::pin::pin!(scrubber.run());
         loop {
             tokio::select! {
                 () = &mut auditor => bail!("the replicas are not compared any more"),
+                () = &mut scrubber => bail!("the replicas' rows are not compared any more"),
                 changed = fatal.changed() => match (changed, fatal.borrow_and_update().clone()) {
                     (_, Some(reason)) => return Err(anyhow!(reason)),
                     (Err(_), None) => bail!("the replica has stopped"),

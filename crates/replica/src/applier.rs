@@ -26,7 +26,7 @@ use self::held::Held;
 use self::poison::Poison;
 use self::reader::{Head, Reader};
 use self::window::Told;
-use crate::replica::{Shared, Slot, Verdict, Verdicts, Witnesses};
+use crate::replica::{Found, Shared, Slot, Verdict, Verdicts, Witnesses};
 use crate::{AdminError, DatabaseId, Fatal, Phase, Quarantine};
 use bytes::Bytes;
 use futures::FutureExt;
@@ -336,8 +336,8 @@ impl Applier {
                 Some(connection) => self.pump(connection).await?,
                 None => self.skim().await?,
             };
-            if let Some(Body::Verify(_)) = &head.command().command.body {
-                self.verify(head.command(), connection.is_some()).await?;
+            if let Some(Body::Verify(verify)) = &head.command().command.body {
+                self.verify(head.command(), verify, connection.is_some()).await?;
                 self.reader.advance();
                 self.report();
                 continue;
@@ -482,7 +482,8 @@ impl Applier {
             digest: state.digest,
         });
         if let Some(news) = self.checkpoints.found(held) {
-            self.slot.hold(news);
+            let of_rows = false;
+            self.slot.hold(Found { held: news, of_rows });
         }
         Ok(())
     }

@@ -28,7 +28,7 @@ pub use database::{ActiveDatabase, DatabaseId};
 pub use fatal::Fatal;
 pub use keys::{KeyError, KeyFiles, Keys};
 pub use quarantine::Quarantine;
-pub use replica::{Replica, ReplicaConfig, Report};
+pub use replica::{Found, Replica, ReplicaConfig, Report};
 pub use server::{LocalServer, ServerConfig, ServerError, ServerLimits, ServerState};
 pub use status::{DatabaseStatus, Digest, Phase, ReplicaStatus};
 pub use tokens::{Claims, LOCAL_ISSUER, Minted, TokenError, Tokens};

@@ -5,6 +5,7 @@ mod shared;
 mod verdicts;
 mod witnesses;
 
+pub use shared::Found;
 pub(crate) use shared::{Shared, Slot};
 pub(crate) use verdicts::{Verdict, Verdicts};
 pub(crate) use witnesses::Witnesses;
@@ -15,7 +16,7 @@ use crate::{
 };
 use parking_lot::Mutex;
 use rtdb_consensus::command::Body;
-use rtdb_consensus::{Follow, Holding, LogIndex, Position};
+use rtdb_consensus::{Follow, LogIndex, Position};
 use scout::Scout;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -122,7 +123,7 @@ impl Replica {
     }
 
     /// Takes what the databases' replicas hold, at places where all nodes look: to be told to the others.
-    pub fn take_holdings(&self) -> Vec<(DatabaseId, Holding)> {
+    pub fn take_holdings(&self) -> Vec<(DatabaseId, Found)> {
         let slots = self.shared.slots();
         let told = slots.iter().flat_map(|slot| {
             let holdings = slot.take_holdings();

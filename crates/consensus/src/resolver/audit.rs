@@ -119,6 +119,11 @@ impl Audit {
         self.judge(position, voters, now_us);
     }
 
+    /// Whether a node has said what it holds where the replicas differ.
+    pub(super) fn has_contested(&self, node: u64) -> bool {
+        self.contestants().any(|it| it == node)
+    }
+
     /// The replica of `node` is right where they differ; `false` if it has not said what it holds there.
     pub(super) fn resolve(&mut self, node: u64) -> bool {
         let Some(contest) = self.contest else { return false };

@@ -18,6 +18,8 @@ pub struct ShardState {
     databases: BTreeSet<Bytes>,
     sessions: BTreeMap<u64, Session>,
     audits: BTreeMap<Bytes, Audit>,
+    /// The same of rows as they are stored. What differs there may be the same again in all writes that follow.
+    stored: BTreeMap<Bytes, Audit>,
     voters: BTreeSet<u64>,
     stuck: StuckReplicas,
 }
@@ -46,6 +48,11 @@ impl ShardState {
     /// What is known of a database's replicas; `None` if none has reported yet.
     pub fn audit(&self, database: &[u8]) -> Option<&Audit> {
         self.audits.get(database)
+    }
+
+    /// What is known of a database's rows as the replicas have stored them; `None` if none has read them yet.
+    pub fn stored(&self, database: &[u8]) -> Option<&Audit> {
+        self.stored.get(database)
     }
 
     /// The nodes that vote.
@@ -99,8 +106,8 @@ impl ShardState {
                 Verdict::Refused(Refusal::Split)
             }
             Body::Publish(publish) => {
-                if publish.clear && self.audits.remove(&publish.database).is_some() {
-                    changes.push((StateKey::Audit(publish.database.clone()), None));
+                if publish.clear {
+                    self.forget_audits(&publish.database, changes);
                 }
                 if self.databases.insert(publish.database.clone()) {
                     changes.push(database_change(&publish.database));
@@ -112,9 +119,7 @@ impl ShardState {
                     return Verdict::Refused(Refusal::NoSuchDatabase);
                 }
                 changes.push((StateKey::Database(delete.database.clone()), None));
-                if self.audits.remove(&delete.database).is_some() {
-                    changes.push((StateKey::Audit(delete.database.clone()), None));
-                }
+                self.forget_audits(&delete.database, changes);
                 self.stuck.forget(&delete.database, changes);
                 self.sessions.retain(|id, session| {
                     let stays = session.database != delete.database;
@@ -167,8 +172,18 @@ impl ShardState {
     }
 
     fn is_split(&self, database: &Bytes, now_us: i64) -> bool {
-        let contest = self.audits.get(database).and_then(Audit::contest);
-        contest.is_some_and(|contest| contest.is_split(now_us))
+        let audits = [&self.audits, &self.stored].map(|audits| audits.get(database));
+        let mut contests = audits.into_iter().flatten().filter_map(Audit::contest);
+        contests.any(|contest| contest.is_split(now_us))
+    }
+
+    fn forget_audits(&mut self, database: &Bytes, changes: &mut Vec<Change>) {
+        if self.audits.remove(database).is_some() {
+            changes.push((StateKey::Audit(database.clone()), None));
+        }
+        if self.stored.remove(database).is_some() {
+            changes.push((StateKey::Rows(database.clone()), None));
+        }
     }
 
     fn reported(&mut self, reports: &Reports, stamp: Stamp, changes: &mut Vec<Change>) -> Verdict {
@@ -176,27 +191,44 @@ impl ShardState {
             if !self.databases.contains(&report.database) {
                 continue;
             }
-            let audit = self.audits.entry(report.database.clone()).or_default();
+            let (audits, key): (_, fn(Bytes) -> StateKey) = match report.of_rows {
+                false => (&mut self.audits, StateKey::Audit),
+                true => (&mut self.stored, StateKey::Rows),
+            };
+            let audit = audits.entry(report.database.clone()).or_default();
             let (position, digest) = (report.position, report.digest);
             let held = Holding { position, digest };
             audit.note(stamp.origin.node, held, &self.voters, stamp.timestamp_us);
-            changes.push(audit_change(&report.database, audit));
+            changes.push((key(report.database.clone()), Some(audit.encode())));
         }
         Verdict::Done(Reply::Done)
     }
 
     fn resolve(&mut self, resolve: &Resolve, changes: &mut Vec<Change>) -> Verdict {
-        let Some(audit) = self
-            .audits
-            .get_mut(&resolve.database)
-            .filter(|audit| audit.contest().is_some())
-        else {
+        let database = &resolve.database;
+        let audits = [
+            self.audits
+                .get_mut(database)
+                .map(|audit| (StateKey::Audit(database.clone()), audit)),
+            self.stored
+                .get_mut(database)
+                .map(|audit| (StateKey::Rows(database.clone()), audit)),
+        ];
+        let split: Vec<_> = audits
+            .into_iter()
+            .flatten()
+            .filter(|(_, audit)| audit.contest().is_some())
+            .collect();
+        if split.is_empty() {
             return Verdict::Refused(Refusal::NotSplit);
-        };
-        if !audit.resolve(resolve.node) {
+        }
+        if split.iter().any(|(_, audit)| !audit.has_contested(resolve.node)) {
             return Verdict::Refused(Refusal::NotReported(resolve.node));
         }
-        changes.push(audit_change(&resolve.database, audit));
+        for (key, audit) in split {
+            audit.resolve(resolve.node);
+            changes.push((key, Some(audit.encode())));
+        }
         Verdict::Done(Reply::Done)
     }
 
@@ -217,6 +249,9 @@ impl ShardState {
             StateKey::Audit(identity) => {
                 self.audits.insert(identity.clone(), Audit::decode(value)?);
             }
+            StateKey::Rows(identity) => {
+                self.stored.insert(identity.clone(), Audit::decode(value)?);
+            }
             _ => return Err(RecordError::Missing("the meaning of a shard's key")),
         }
         Ok(())
@@ -226,7 +261,12 @@ impl ShardState {
         changes.extend(self.databases.iter().map(database_change));
         changes.extend(self.sessions.values().map(session_change));
         let audits = self.audits.iter();
-        changes.extend(audits.map(|(database, audit)| audit_change(database, audit)));
+        changes.extend(
+            audits.map(|(database, audit)| (StateKey::Audit(database.clone()), Some(audit.encode()))),
+        );
+        let stored = self.stored.iter();
+        changes
+            .extend(stored.map(|(database, audit)| (StateKey::Rows(database.clone()), Some(audit.encode()))));
         self.stuck.dump(changes);
     }
 }
@@ -236,10 +276,6 @@ fn session_change(session: &Session) -> Change {
         StateKey::Session(session.id),
         Some(SessionRecord::from(session).encode_to_vec()),
     )
-}
-
-fn audit_change(database: &Bytes, audit: &Audit) -> Change {
-    (StateKey::Audit(database.clone()), Some(audit.encode()))
 }
 
 fn database_change(identity: &Bytes) -> Change {

@@ -17,6 +17,8 @@ pub(crate) enum StateKey {
     Database(Bytes),
     /// What a shard's log knows of a database's replicas.
     Audit(Bytes),
+    /// The same of rows as they are stored.
+    Rows(Bytes),
     /// The cluster's settings.
     Cluster,
     /// A node: where and what it is.
@@ -40,6 +42,10 @@ impl StateKey {
                 out.push(b'a');
                 out.extend_from_slice(identity);
             }
+            Self::Rows(identity) => {
+                out.push(b'r');
+                out.extend_from_slice(identity);
+            }
             Self::Cluster => out.push(b'c'),
             Self::Node(node) => numbered(out, b'n', *node),
             Self::Stuck(node, database) => {
@@ -59,6 +65,7 @@ impl StateKey {
             b's' => number().map(Self::Session),
             b'd' => Some(Self::Database(Bytes::copy_from_slice(rest))),
             b'a' => Some(Self::Audit(Bytes::copy_from_slice(rest))),
+            b'r' => Some(Self::Rows(Bytes::copy_from_slice(rest))),
             b'c' => Some(Self::Cluster),
             b'n' => number().map(Self::Node),
             b'p' => {

@@ -491,15 +491,62 @@ proptest! {
 }
 
 fn report(position: u64, digest: u64) -> Body {
+    reported(position, digest, false)
+}
+
+fn reported(position: u64, digest: u64, of_rows: bool) -> Body {
     let database = DATABASE;
     let report = Report {
         database,
         position,
         digest,
+        of_rows,
     };
     Body::Reports(Reports {
         reports: vec![report],
     })
+}
+
+#[test]
+fn rows_that_are_stored_otherwise_differ_whatever_is_written_later() {
+    let mut bench = Bench::new(Resolver::shard());
+    bench.resolver.set_voters([1, 2, 3].into());
+    bench.resolve(entry(1, vec![batch(1, 1, 1, vec![publish(), report(5, 1)])]));
+    for (node, seq, hash) in [(1, 3, 7), (2, 1, 7), (3, 1, 8)] {
+        let batch = batch(node, 1, seq, vec![reported(6, hash, true)]);
+        bench.resolve(entry(2, vec![batch]));
+    }
+    for (node, seq) in [(1, 4), (2, 2), (3, 2)] {
+        bench.resolve(entry(3, vec![batch(node, 1, seq, vec![report(9, 2)])]));
+    }
+    let shard = bench.resolver.shard_state().unwrap();
+    let diverged =
+        |audit: Option<&super::Audit>| audit.unwrap().diverged().keys().copied().collect::<Vec<_>>();
+    assert_eq!(diverged(shard.audit(&DATABASE)), [0; 0]);
+    assert_eq!(diverged(shard.stored(&DATABASE)), [3]);
+    // Two that are left contradict each other: no calls.
+    for (node, seq, hash) in [(1, 5, 1), (2, 3, 2)] {
+        bench.resolve(entry(
+            4,
+            vec![batch(node, 1, seq, vec![reported(10, hash, true)])],
+        ));
+    }
+    let refused = |bench: &mut Bench, seq, body: Body| {
+        let decision = bench.resolve(entry(LATER_US, vec![batch(1, 1, seq, vec![body])]));
+        decision
+            .settled
+            .into_iter()
+            .next()
+            .is_some_and(|(_, _, outcome)| outcome.is_err())
+    };
+    assert!(refused(&mut bench, 6, call(0, "a")));
+    let database = DATABASE;
+    assert!(!refused(
+        &mut bench,
+        7,
+        Body::Resolve(Resolve { database, node: 1 })
+    ));
+    assert!(!refused(&mut bench, 8, call(0, "a")));
 }
 
 /// Time that replicas which contradict each other are given, and more.

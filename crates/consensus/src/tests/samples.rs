@@ -6,7 +6,7 @@ use super::replica::name;
 use super::run;
 use crate::command::{
     Body, Connect, Failed, Judgement, Owner, Poison, PoisonStep, RegisterDatabase, Report, Reports, Resolve,
-    SetNode, Skipped, Stuck, Trapped,
+    SetNode, Skipped, Stuck, Trapped, Verify,
 };
 use crate::record::{
     Batch, EncodedBatch, Entry, LogIdRecord, LogRecord, MemberRecord, MembershipRecord, RecordError,
@@ -191,6 +191,7 @@ fn messages() -> Vec<Sample> {
             database: DATABASE,
             position: 65_536,
             digest: 0xd1,
+            of_rows: false,
         }],
     }));
     let resolve = Command::from(Body::Resolve(Resolve {
@@ -214,6 +215,18 @@ fn messages() -> Vec<Sample> {
     let trapped = Command::from(Body::Trapped(Trapped {
         database: DATABASE,
         positions: vec![65_537, 65_538],
+    }));
+    let scrub = Command::from(Body::Verify(Verify {
+        database: DATABASE,
+        scrub: true,
+    }));
+    let rows = Command::from(Body::Reports(Reports {
+        reports: vec![Report {
+            database: DATABASE,
+            position: 65_537,
+            digest: 5,
+            of_rows: true,
+        }],
     }));
     let voters = vec![1, 2, 3];
     let with_claims = Command::from(Body::Connect(Connect {
@@ -255,6 +268,8 @@ fn messages() -> Vec<Sample> {
         Sample::of("judgement_accepted", judgement(None)),
         Sample::of("judgement_refused", judgement(Some("bad module"))),
         Sample::of("trapped", trapped),
+        Sample::of("scrub", scrub),
+        Sample::of("reports_of_rows", rows),
     ]
 }
 

@@ -36,6 +36,15 @@ pub(crate) struct Shared {
     fatal: watch::Sender<Option<Arc<Fatal>>>,
 }
 
+/// What a replica has found that it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// What it is, and where.
+    pub held: Holding,
+    /// Whether the digest is of the rows as they are stored, rather than of all that was written.
+    pub of_rows: bool,
+}
+
 /// What one applier tells of itself.
 pub(crate) struct Slot {
     pub(crate) identity: DatabaseId,
@@ -57,7 +66,7 @@ pub(crate) struct Slot {
     /// The views that clients look at.
     pub(crate) views: Arc<Views>,
     owner: Mutex<Owner>,
-    holdings: Mutex<VecDeque<Holding>>,
+    holdings: Mutex<VecDeque<Found>>,
     quarantine: watch::Sender<Option<Quarantine>>,
     /// What was read last for a comparison.
     contents: Mutex<Option<Arc<Contents>>>,
@@ -278,14 +287,14 @@ impl Slot {
     }
 
     /// What the replica holds, to be told to the others.
-    pub(crate) fn hold(&self, held: Holding) {
+    pub(crate) fn hold(&self, found: Found) {
         let mut holdings = self.holdings.lock();
         holdings.truncate(HOLDINGS_MAX - 1);
-        holdings.push_front(held);
+        holdings.push_front(found);
     }
 
     /// Takes what is to be told.
-    pub(super) fn take_holdings(&self) -> Vec<Holding> {
+    pub(super) fn take_holdings(&self) -> Vec<Found> {
         self.holdings.lock().drain(..).rev().collect()
     }
 
