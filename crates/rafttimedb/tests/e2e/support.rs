@@ -227,6 +227,18 @@ impl Scene {
             }
             ensure!(&first == other, "not the same tables");
         }
+        for node in self.cluster.nodes() {
+            let log = std::fs::read_to_string(node.log())?;
+            let alarm = log
+                .lines()
+                .find(|line| line.contains("has diverged") || line.contains("replicas differ"));
+            ensure!(
+                alarm.is_none(),
+                "node {}: {}",
+                node.id(),
+                alarm.unwrap_or_default()
+            );
+        }
         Ok(first)
     }
 

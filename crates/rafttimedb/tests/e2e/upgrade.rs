@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use rtdb_testkit::clients::Clients;
 
 use crate::support::{PATIENCE, Scene, answered, run};
@@ -41,10 +41,6 @@ fn spacetimedb_is_exchanged_node_by_node() {
         }
         let histories = clients.stop().await?;
         scene.settled(&histories).await?;
-        for node in scene.cluster.nodes() {
-            let log = std::fs::read_to_string(node.log())?;
-            ensure!(!log.contains("has diverged"), "on node {}", node.id());
-        }
         scene.end().await
     });
 }

@@ -28,7 +28,8 @@ fn run_with_views(scenario: impl AsyncFnOnce(&mut Scene) -> Result<()>) {
             return Ok(());
         }
         let mut scene = Scene::publishing(demo_module::wasm_named("views-2x")?, 3, |config| {
-            config.arguments = vec!["--call-time-max-s".to_owned(), CALL_TIME_MAX_S.to_owned()];
+            let arguments = ["--call-time-max-s", CALL_TIME_MAX_S, "--scrub-interval-s", "1"];
+            config.arguments = arguments.map(str::to_owned).to_vec();
         })
         .await?;
         scenario(&mut scene).await?;
