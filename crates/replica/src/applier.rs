@@ -1,8 +1,9 @@
 //! Carries one database's commands from the log into the local server.
 //!
-//! `reader` takes them off the log, `core` decides (pure), `connection` sends and receives, `recover` finds out where to
-//! go on, `publish` exchanges the module under way, `poison` finds out which command stops the server, and `stuck` is what
-//! is done about it.
+//! `reader` takes them off the log, `core` decides (pure), `pump` moves them, `connection` sends and receives, `recover`
+//! finds out where to go on, `publish` exchanges the module under way, `judge` goes by what the log says of it, `held` keeps
+//! answers until a majority has them, `poison` finds out which command stops the server, and `stuck` is what is done about
+//! it.
 
 mod args;
 mod calls;
@@ -10,8 +11,10 @@ mod checkpoint;
 mod connection;
 mod core;
 mod held;
+mod judge;
 mod poison;
 mod publish;
+mod pump;
 mod reader;
 mod recover;
 mod stuck;
@@ -25,19 +28,15 @@ use self::core::{Core, Violation};
 use self::held::Held;
 use self::poison::Poison;
 use self::reader::{Head, Reader};
-use self::window::Told;
-use crate::replica::{Found, Shared, Slot, Verdict, Verdicts, Witnesses};
+use crate::replica::{Shared, Slot, Verdict, Verdicts, Witnesses};
 use crate::{AdminError, DatabaseId, Fatal, Phase, Quarantine};
-use bytes::Bytes;
-use futures::FutureExt;
 use futures::future::{Either, select};
-use rtdb_consensus::command::{Body, Owner, Trapped};
-use rtdb_consensus::{Holding, Position, ReadError, ResolvedCommand};
+use rtdb_consensus::command::{Body, Owner};
+use rtdb_consensus::{Position, ReadError, ResolvedCommand};
 use rtdb_protocol::FrameError;
 use spacetimedb_lib::Identity;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use thiserror::Error;
@@ -46,17 +45,6 @@ use tokio::sync::{OwnedMutexGuard, watch};
 /// The pause before a lost connection is tried again: doubles from the first to the second.
 const BACK_OFF_MIN: Duration = Duration::from_millis(20);
 const BACK_OFF_MAX: Duration = Duration::from_secs(2);
-/// How often it is looked at how long the first of the calls under way has been running.
-const RESULT_POLL: Duration = Duration::from_millis(500);
-/// A call that runs for so long may have run out of energy, of which 1.2.0 says nothing.
-const FENCE_AFTER: Duration = Duration::from_secs(5);
-/// Payloads that are handled in one go, before more calls are sent.
-const PAYLOADS_MAX: usize = 256;
-/// While so many results are still to come, they are let gather for a moment before they are handled, so that they are
-/// read, told and answered many at a time; the server has enough to do meanwhile.
-const GATHER_FROM: usize = 256;
-/// The moment.
-const GATHER: Duration = Duration::from_millis(1);
 /// Violations in a row, without a result in between, that set the database aside: a server that breaks off while it stops is
 /// forgiven.
 const VIOLATIONS_MAX: u32 = 3;
@@ -362,225 +350,6 @@ impl Applier {
             self.checkpoints.took(head.command().timestamp_us);
             self.reader.advance();
             self.report();
-        }
-    }
-
-    /// Applies commands until one comes that must be alone, and everything before it is done.
-    async fn pump(&mut self, connection: &mut Connection) -> Result<Head, Interrupt> {
-        let mut poll = tokio::time::interval(RESULT_POLL);
-        let mut last_result = Instant::now();
-        let mut gathers = false;
-        loop {
-            if self.core.window().is_empty() {
-                last_result = Instant::now();
-                self.take_turn(connection).await?;
-            }
-            let alone = self.fill(connection);
-            if let Some(position) = self.runs_refused() {
-                return Err(self.rebuild(position).await);
-            }
-            self.report();
-            if self.core.window().is_empty() && self.is_checkpoint_due() {
-                self.check().await?;
-                continue;
-            }
-            if let Some(head) = alone.filter(|_| self.core.window().is_empty()) {
-                return Ok(head);
-            }
-            if std::mem::take(&mut gathers) {
-                connection.send_for(GATHER).await?;
-            }
-            tokio::select! {
-                biased;
-                payload = connection.next() => {
-                    self.results(connection, payload?)?;
-                    last_result = Instant::now();
-                    gathers = self.core.window().len() >= GATHER_FROM;
-                }
-                read = self.reader.more(), if self.reader.is_empty() => read?,
-                // The sender lives as long as the slot.
-                Ok(()) = self.witnesses.changed(), if self.held.is_waiting() => {}
-                _ = poll.tick() => {
-                    let (ran, max) = (last_result.elapsed(), self.shared.admin.call_time_max());
-                    if let Some(first) = self.core.window().first().filter(|_| ran >= max) {
-                        return Err(Interrupt::Overlong { position: first.position, ran, max });
-                    }
-                    if ran >= FENCE_AFTER && connection.may_leave_calls_unanswered() {
-                        self.core.fence(&mut connection.calls);
-                    }
-                    // The log rests, here as on the other nodes.
-                    if self.core.window().is_empty() && self.reader.peek().is_none() && self.checkpoints.is_dirty() {
-                        self.check().await?;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Before a command that may stop the server is sent: waits until no other database's is on its way, so that it is
-    /// known which one it was.
-    async fn take_turn(&mut self, connection: &mut Connection) -> Result<(), Interrupt> {
-        self.turn = None;
-        let next = self.reader.peek().map(|command| command.position);
-        if !next.is_some_and(|next| self.poison.is_suspect(next)) {
-            return Ok(());
-        }
-        let mut turn = pin!(self.shared.turns.clone().lock_owned());
-        loop {
-            tokio::select! {
-                turn = &mut turn => {
-                    self.turn = Some(turn);
-                    return Ok(());
-                }
-                payload = connection.next() => self.results(connection, payload?)?,
-            }
-        }
-    }
-
-    /// Takes commands from the log into the window while there is room; stops at one that must be alone.
-    fn fill(&mut self, connection: &mut Connection) -> Option<Head> {
-        if self.verdicts.has_changed().is_ok_and(|changed| changed) {
-            self.refresh_verdict();
-        }
-        while self.core.window().has_room() {
-            let command = self.reader.peek()?;
-            if self.checkpoints.is_due(command.timestamp_us) {
-                return None;
-            }
-            if is_alone(command) {
-                return self.reader.head();
-            }
-            let on_its_way = self.core.window().first().map(|open| open.position);
-            let mut either = [Some(command.position), on_its_way].into_iter().flatten();
-            if on_its_way.is_some() && either.any(|position| self.poison.is_suspect(position)) {
-                return None;
-            }
-            match self.verdict.failed(command.position) {
-                None => {
-                    self.checkpoints.took(command.timestamp_us);
-                    self.core.take(command, &mut connection.calls);
-                }
-                Some(why) => {
-                    self.passed_over.insert(command.position);
-                    self.core.pass_over(command, why, &mut connection.calls);
-                }
-            }
-            self.reader.advance();
-        }
-        None
-    }
-
-    fn is_checkpoint_due(&mut self) -> bool {
-        let next = self.reader.peek().map(|command| command.timestamp_us);
-        next.is_some_and(|next_us| self.checkpoints.is_due(next_us))
-    }
-
-    /// Looks at what the replica holds, with nothing under way.
-    async fn check(&mut self) -> Result<(), Interrupt> {
-        let held = self.state().await?.map(|state| Holding {
-            position: state.index,
-            digest: state.digest,
-        });
-        if let Some(news) = self.checkpoints.found(held) {
-            let of_rows = false;
-            self.slot.hold(Found { held: news, of_rows });
-        }
-        Ok(())
-    }
-
-    /// Handles a payload, and what else has come by now.
-    fn results(&mut self, connection: &mut Connection, payload: Bytes) -> Result<(), Interrupt> {
-        let mut payload = Some(Ok(payload));
-        for _ in 0..PAYLOADS_MAX {
-            let Some(received) = payload.take() else { break };
-            for result in connection.results(received?) {
-                self.core.result(result?)?;
-            }
-            payload = connection.next().now_or_never();
-        }
-        match payload {
-            Some(received) => self.results_last(connection, received?),
-            None => Ok(()),
-        }
-    }
-
-    fn results_last(&mut self, connection: &Connection, payload: Bytes) -> Result<(), Interrupt> {
-        connection
-            .results(payload)
-            .try_for_each(|result| Ok(self.core.result(result?)?))
-    }
-
-    /// Answers commands for a database that does not exist, until one comes that may create it.
-    async fn skim(&mut self) -> Result<Head, Interrupt> {
-        let mut nothing = calls::Calls::new(rtdb_protocol::Subprotocol::V3);
-        loop {
-            while let Some(head) = self.reader.head() {
-                if is_alone(head.command()) {
-                    return Ok(head);
-                }
-                self.core.take(head.command(), &mut nothing);
-                self.reader.advance();
-                self.report();
-            }
-            self.report();
-            self.reader.more().await?;
-        }
-    }
-
-    /// Tells outcomes, and how far we are.
-    fn report(&mut self) {
-        let majority = self
-            .shared
-            .reports
-            .as_ref()
-            .and_then(|reports| reports.majority());
-        for told in self.core.told() {
-            match told.doubtful.filter(|_| majority.is_some()) {
-                Some(position) => {
-                    let is_own = told.origin.node == self.shared.node;
-                    self.held.take(position, is_own.then_some(told), Instant::now());
-                }
-                None => self.shared.follow.complete(told.origin, told.seq, told.outcome),
-            }
-        }
-        self.say_trapped();
-        if self.held.is_waiting() {
-            let witnesses = self.witnesses.borrow_and_update();
-            let is_shared = |position| majority.is_none_or(|majority| witnesses.count(position) >= majority);
-            let settled = self.held.settled(Instant::now(), is_shared);
-            drop(witnesses);
-            self.tell(|_| settled);
-        }
-        let passed = self.reader.passed();
-        self.slot.set_reach(self.reader.reached(), self.core.succeeded());
-        let open = self.core.first_open();
-        let done = open.map_or(passed, |open| passed.min(open.index().saturating_sub(1)));
-        self.poison.done(open.map_or(self.core.completed(), before));
-        let window = self.core.window();
-        self.slot
-            .set_progress(done, self.core.completed(), window.len(), window.bytes());
-        self.shared.report_applied();
-    }
-
-    /// Tells what is held no longer.
-    fn tell(&mut self, settled: impl FnOnce(&mut Held) -> Vec<Told>) {
-        for told in settled(&mut self.held) {
-            self.shared.follow.complete(told.origin, told.seq, told.outcome);
-        }
-    }
-
-    /// Says to the others which calls the server did not run to their end.
-    fn say_trapped(&mut self) {
-        let Some(reports) = &self.shared.reports else {
-            return;
-        };
-        while let Some(positions) = self.held.unsaid() {
-            let count = positions.len();
-            let database = self.database.to_vec().into();
-            if !reports.report(Body::Trapped(Trapped { database, positions })) {
-                return;
-            }
-            self.held.said(count);
         }
     }
 

@@ -1,8 +1,8 @@
 //! One WebSocket connection to the local server, in the name of a database's owner.
 
-use super::FENCE_AFTER;
 use super::calls::Calls;
 use super::core::fence_args;
+use super::pump::FENCE_AFTER;
 use super::window::FENCE_INDEX;
 use crate::{Admin, DatabaseId, TokenError};
 use bytes::Bytes;

@@ -1,6 +1,7 @@
 //! What an applier does with commands and results: pure, without sockets or clocks.
 
 mod identify;
+mod recovered;
 mod skipped;
 
 use self::identify::identified;
@@ -8,7 +9,7 @@ use self::skipped::is_skipped;
 use super::args;
 use super::calls::{self, Calls};
 use super::window::{Answer, FENCE_INDEX, Failure, Kind, Open, Told, Window};
-use crate::{ActiveDatabase, DatabaseState};
+use crate::ActiveDatabase;
 use rtdb_consensus::command::{Body, Call, Connect, Disconnect};
 use rtdb_consensus::{Position, Refusal, Reply, ResolvedCommand, Session};
 use rtdb_determinism::header::{self, CallHeader, NO_RECEIPT};
@@ -408,79 +409,7 @@ impl Core {
             self.told.push(open.told(result));
         }
     }
-
-    /// The connection is lost: what was open waits for [`Core::recovered`].
-    pub(super) fn lost(&mut self) {
-        while let Some(open) = self.window.pop() {
-            self.unsettled.push(open);
-        }
-    }
-
-    /// Where the publication stands whose outcome is not known, since the connection was lost.
-    pub(super) fn unsettled_publication(&self) -> Option<Position> {
-        let open = self.unsettled.first()?;
-        matches!(open.kind, Kind::Publish { .. }).then_some(open.position)
-    }
-
-    /// The database's own record after a lost connection: everything up to `state.index` was applied or has failed.
-    /// Everything after the position that this gives is read from the log again. `None`: there is no database, and all is
-    /// read again.
-    pub(super) fn recovered(&mut self, state: Option<&DatabaseState>) -> Position {
-        let unsettled = std::mem::take(&mut self.unsettled);
-        let ran = std::mem::take(&mut self.ran);
-        let after = state.map_or_else(Successes::default, |state| state.successes);
-        let before = std::mem::replace(&mut self.successes, after);
-        let cleans_up = std::mem::take(&mut self.cleans_up);
-        let Some(state) = state else {
-            return Position::default();
-        };
-        let index = Position(state.index);
-        // What has run and is not part of the database has failed, unless the server has lost transactions since.
-        let done = if index >= self.succeeded {
-            index.max(ran)
-        } else {
-            index
-        };
-        let recorded = unsettled.iter().take_while(|open| open.position <= index);
-        let recorded = recorded.enumerate().filter(|(place, open)| match open.kind {
-            Kind::Call | Kind::Connect | Kind::Disconnect => true,
-            // Of a disconnect and its cleanup just one succeeds.
-            Kind::Cleanup => *place == 0 && cleans_up,
-            Kind::Identify | Kind::Publish { .. } | Kind::Answered(_) | Kind::Fence => false,
-        });
-        let recorded: Vec<u64> = recorded.map(|(_, open)| open.position.0).collect();
-        let failures = before.failures(&recorded, after);
-        self.succeeded = self.succeeded.max(index);
-        for mut open in unsettled {
-            if open.position > done {
-                break;
-            }
-            let result = match std::mem::replace(&mut open.kind, Kind::Cleanup) {
-                Kind::Cleanup | Kind::Identify | Kind::Fence => continue,
-                Kind::Call | Kind::Connect if open.position > index => {
-                    Err(Failure::ended(NOT_ANSWERED.to_owned()))
-                }
-                Kind::Answered(result) => result,
-                Kind::Disconnect => Ok(Reply::Done),
-                Kind::Publish { created } if state.module == open.position.0 => {
-                    Ok(Reply::Published { created })
-                }
-                Kind::Publish { .. } => Err(Failure::Unknown("SpacetimeDB runs another module by now")),
-                kind @ (Kind::Call | Kind::Connect) => match &failures {
-                    Some(failures) => settled(&kind, !failures.contains(&open.position.0)),
-                    None => Err(Failure::Unknown(
-                        "the connection to SpacetimeDB was lost, and too many calls failed to say which",
-                    )),
-                },
-            };
-            self.tell(open, result);
-        }
-        done
-    }
 }
-
-/// What the caller of a call hears that has run, is not part of the database, and was not answered.
-const NOT_ANSWERED: &str = "the call failed, and SpacetimeDB gave no reason: it may have run out of energy";
 
 /// What v1 says of a call that trapped, where a reducer's own error stands otherwise (SpacetimeDB 1.2.0 and 2.8.3).
 const TRAPS: [&str; 2] = [
@@ -515,25 +444,6 @@ pub(super) fn fence_args() -> Vec<u8> {
         ..CallHeader::default()
     };
     [header.encode().as_slice(), &[false.into()]].concat()
-}
-
-/// The outcome of a call of which just this is known.
-fn settled(kind: &Kind, succeeded: bool) -> Answer {
-    match kind {
-        Kind::Call if succeeded => Ok(Reply::Call {
-            return_value: bytes::Bytes::new(),
-            execution_us: 0,
-            energy: 0,
-        }),
-        _ if succeeded => Ok(Reply::Done),
-        _ => Err(Failure::Reducer {
-            trapped: false,
-            doubtful: false,
-            message: "the call failed; the reason was lost with the connection to SpacetimeDB".to_owned(),
-            execution_us: 0,
-            energy: 0,
-        }),
-    }
 }
 
 fn caller(command: &ResolvedCommand, sender: &[u8], connection: &[u8], session: u64) -> CallHeader {

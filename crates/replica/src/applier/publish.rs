@@ -8,8 +8,8 @@ use super::window::Failure;
 use super::{Applier, Connection, Interrupt, before, words};
 use crate::{ActiveDatabase, AdminError, DatabaseId};
 use bytes::Bytes;
-use rtdb_consensus::command::{Body, Judgement, Owner, Publish, REFUSAL_BYTES_MAX};
-use rtdb_consensus::{Position, Refusal, ResolvedCommand};
+use rtdb_consensus::command::{Owner, Publish};
+use rtdb_consensus::{Refusal, ResolvedCommand};
 use rtdb_determinism::header::CallHeader;
 use rtdb_determinism::{Claims, MARK, Module};
 use rtdb_protocol::reply::Outcome;
@@ -22,16 +22,14 @@ pub(super) type Judged = Result<(), String>;
 
 /// Once the server has answered a publication with an error of an unknown kind for so long, it is the module's.
 const UNKNOWN_MAX: Duration = Duration::from_secs(30);
-/// Once the server has not taken for so long what the other nodes run, this one does not serve the database any more.
-const UNTAKEN_MAX: Duration = Duration::from_secs(60);
 
 /// A publication under way.
 #[derive(Clone, Copy)]
-struct Publication<'a> {
-    command: &'a ResolvedCommand,
-    publish: &'a Publish,
-    owner: &'a Owner,
-    module: &'a Module,
+pub(super) struct Publication<'a> {
+    pub(super) command: &'a ResolvedCommand,
+    pub(super) publish: &'a Publish,
+    pub(super) owner: &'a Owner,
+    pub(super) module: &'a Module,
 }
 
 impl Applier {
@@ -157,96 +155,6 @@ impl Applier {
         Ok(begun.map(|()| connection))
     }
 
-    /// What came of a publication, if that is decided.
-    fn judged(&self, position: Position) -> Option<Judged> {
-        let here = || {
-            let (_, text) = self.refused.as_ref().filter(|(of, _)| *of == position)?;
-            Some(Err(text.clone()))
-        };
-        self.verdict.judged(position).cloned().or_else(here)
-    }
-
-    /// Says what this node's server says of a publication, and waits for what the log has heard first.
-    pub(super) async fn decide(&mut self, position: Position, word: Judged) -> Judged {
-        loop {
-            self.refresh_verdict();
-            if let Some(judged) = self.verdict.judged(position) {
-                return judged.clone();
-            }
-            let Some(reports) = self
-                .shared
-                .reports
-                .as_ref()
-                .filter(|reports| reports.majority().is_some())
-            else {
-                if let Err(text) = &word {
-                    self.refused = Some((position, text.clone()));
-                }
-                return word;
-            };
-            reports.report(Body::Judgement(Judgement {
-                database: self.database.to_vec().into(),
-                position: position.0,
-                refusal: word.as_ref().err().map(|text| shortened(text).to_owned()),
-            }));
-            self.verdict_changed_soon().await;
-        }
-    }
-
-    /// The publication is refused: what was there before goes on, with its own module.
-    async fn turn_down(
-        &mut self,
-        publication: Publication<'_>,
-        text: String,
-        connection: Option<Connection>,
-    ) -> Result<Option<Connection>, Interrupt> {
-        let Publication { command, publish, .. } = publication;
-        self.untaken = None;
-        self.slot.published();
-        let Some(mut connection) = connection else {
-            self.remove().await?;
-            return Ok(self.refused(text, None));
-        };
-        if !publish.clear {
-            // As where it was tried.
-            let owner = self.owner.clone();
-            self.settle(&mut connection, command, &owner).await?;
-            if self.passed_over.insert(command.position) {
-                drop(connection);
-                if !self.revert().await? {
-                    return Err(self.rebuild(command.position).await);
-                }
-                connection = Connection::open(&self.shared.admin, &self.owner, &self.database).await?;
-            }
-            if let Some(state) = self.state().await? {
-                self.core.counted(state.successes);
-            }
-        }
-        Ok(self.refused(text, Some(connection)))
-    }
-
-    /// The database goes, to be made again without the command at `position`.
-    pub(super) async fn rebuild(&mut self, position: Position) -> Interrupt {
-        self.passed_over.insert(position);
-        match self.remove().await {
-            Ok(()) => Interrupt::Rebuild(position),
-            Err(interrupt) => interrupt,
-        }
-    }
-
-    /// Whether the module that runs here is one that the log has refused meanwhile.
-    pub(super) fn runs_refused(&self) -> Option<Position> {
-        let position = self.core.active()?.position;
-        matches!(self.verdict.judged(position), Some(Err(_))).then_some(position)
-    }
-
-    /// Whether the server has not taken for long what the other nodes run.
-    pub(super) fn is_untaken_for_long(&self) -> bool {
-        self.untaken.is_some_and(|(position, since)| {
-            self.verdict.judged(position) == Some(&Ok(())) && since.elapsed() >= UNTAKEN_MAX
-        })
-    }
-
     /// Deletes the database.
     pub(super) async fn delete(
         &mut self,
@@ -276,7 +184,7 @@ impl Applier {
     }
 
     /// Before the module is replaced: calls before the publication that failed must not be tried again with the new one.
-    async fn settle(
+    pub(super) async fn settle(
         &mut self,
         connection: &mut Connection,
         command: &ResolvedCommand,
@@ -350,43 +258,6 @@ impl Applier {
         let mut connection = Connection::open(&self.shared.admin, owner, stage).await?;
         begin(&mut connection, command, owner, Some(module)).await
     }
-
-    /// An update may be in place that is refused: the module before it comes back, if the server lets it.
-    async fn revert(&mut self) -> Result<bool, Interrupt> {
-        let Some(active) = self.core.active() else {
-            return Ok(false);
-        };
-        let head = self.reader.at(active.position).await?;
-        let Some(Body::Publish(before)) = head
-            .as_ref()
-            .and_then(|head| head.command().command.body.as_ref())
-        else {
-            return Ok(false);
-        };
-        let module = before.module.clone();
-        match self
-            .shared
-            .admin
-            .publish(&active.owner, &self.database, module)
-            .await
-        {
-            Ok(()) => Ok(true),
-            Err(AdminError::Refused { status, text }) if words::is_of_module(status, &text) => {
-                tracing::error!(
-                    database = self.hex(),
-                    text,
-                    "SpacetimeDB does not take back the module before one that is refused: the database is made again"
-                );
-                Ok(false)
-            }
-            Err(e) => Err(e.into()),
-        }
-    }
-}
-
-/// As much of a text as fits into a judgement.
-fn shortened(text: &str) -> &str {
-    &text[..text.floor_char_boundary(REFUSAL_BYTES_MAX)]
 }
 
 /// The first call of a module in a database: `init`, if it is new, or else the mark of the publication.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::DatabaseState;
 use crate::applier::window::CALLS_MAX;
 use bytes::Bytes;
 use rtdb_consensus::command::{Call, Connect, Disconnect, Owner};

@@ -1,0 +1,140 @@
+//! Whether a publication is taken: what the log has heard first, and what is done about it here.
+
+use super::publish::{Judged, Publication};
+use super::{Applier, Connection, Interrupt, words};
+use crate::AdminError;
+use rtdb_consensus::Position;
+use rtdb_consensus::command::{Body, Judgement, REFUSAL_BYTES_MAX};
+use std::time::Duration;
+
+/// Once the server has not taken for so long what the other nodes run, this one does not serve the database any more.
+const UNTAKEN_MAX: Duration = Duration::from_secs(60);
+
+impl Applier {
+    /// What came of a publication, if that is decided.
+    pub(super) fn judged(&self, position: Position) -> Option<Judged> {
+        let here = || {
+            let (_, text) = self.refused.as_ref().filter(|(of, _)| *of == position)?;
+            Some(Err(text.clone()))
+        };
+        self.verdict.judged(position).cloned().or_else(here)
+    }
+
+    /// Says what this node's server says of a publication, and waits for what the log has heard first.
+    pub(super) async fn decide(&mut self, position: Position, word: Judged) -> Judged {
+        loop {
+            self.refresh_verdict();
+            if let Some(judged) = self.verdict.judged(position) {
+                return judged.clone();
+            }
+            let Some(reports) = self
+                .shared
+                .reports
+                .as_ref()
+                .filter(|reports| reports.majority().is_some())
+            else {
+                if let Err(text) = &word {
+                    self.refused = Some((position, text.clone()));
+                }
+                return word;
+            };
+            reports.report(Body::Judgement(Judgement {
+                database: self.database.to_vec().into(),
+                position: position.0,
+                refusal: word.as_ref().err().map(|text| shortened(text).to_owned()),
+            }));
+            self.verdict_changed_soon().await;
+        }
+    }
+
+    /// The publication is refused: what was there before goes on, with its own module.
+    pub(super) async fn turn_down(
+        &mut self,
+        publication: Publication<'_>,
+        text: String,
+        connection: Option<Connection>,
+    ) -> Result<Option<Connection>, Interrupt> {
+        let Publication { command, publish, .. } = publication;
+        self.untaken = None;
+        self.slot.published();
+        let Some(mut connection) = connection else {
+            self.remove().await?;
+            return Ok(self.refused(text, None));
+        };
+        if !publish.clear {
+            // As where it was tried.
+            let owner = self.owner.clone();
+            self.settle(&mut connection, command, &owner).await?;
+            if self.passed_over.insert(command.position) {
+                drop(connection);
+                if !self.revert().await? {
+                    return Err(self.rebuild(command.position).await);
+                }
+                connection = Connection::open(&self.shared.admin, &self.owner, &self.database).await?;
+            }
+            if let Some(state) = self.state().await? {
+                self.core.counted(state.successes);
+            }
+        }
+        Ok(self.refused(text, Some(connection)))
+    }
+
+    /// The database goes, to be made again without the command at `position`.
+    pub(super) async fn rebuild(&mut self, position: Position) -> Interrupt {
+        self.passed_over.insert(position);
+        match self.remove().await {
+            Ok(()) => Interrupt::Rebuild(position),
+            Err(interrupt) => interrupt,
+        }
+    }
+
+    /// Whether the module that runs here is one that the log has refused meanwhile.
+    pub(super) fn runs_refused(&self) -> Option<Position> {
+        let position = self.core.active()?.position;
+        matches!(self.verdict.judged(position), Some(Err(_))).then_some(position)
+    }
+
+    /// Whether the server has not taken for long what the other nodes run.
+    pub(super) fn is_untaken_for_long(&self) -> bool {
+        self.untaken.is_some_and(|(position, since)| {
+            self.verdict.judged(position) == Some(&Ok(())) && since.elapsed() >= UNTAKEN_MAX
+        })
+    }
+
+    /// An update may be in place that is refused: the module before it comes back, if the server lets it.
+    async fn revert(&mut self) -> Result<bool, Interrupt> {
+        let Some(active) = self.core.active() else {
+            return Ok(false);
+        };
+        let head = self.reader.at(active.position).await?;
+        let Some(Body::Publish(before)) = head
+            .as_ref()
+            .and_then(|head| head.command().command.body.as_ref())
+        else {
+            return Ok(false);
+        };
+        let module = before.module.clone();
+        match self
+            .shared
+            .admin
+            .publish(&active.owner, &self.database, module)
+            .await
+        {
+            Ok(()) => Ok(true),
+            Err(AdminError::Refused { status, text }) if words::is_of_module(status, &text) => {
+                tracing::error!(
+                    database = self.hex(),
+                    text,
+                    "SpacetimeDB does not take back the module before one that is refused: the database is made again"
+                );
+                Ok(false)
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+/// As much of a text as fits into a judgement.
+fn shortened(text: &str) -> &str {
+    &text[..text.floor_char_boundary(REFUSAL_BYTES_MAX)]
+}
