@@ -37,6 +37,8 @@ pub(crate) struct Figures {
     pub(crate) idle_connection_kib: f64,
     /// One call at a time beside the idle connections, as a multiple of without them.
     pub(crate) idle_latency_ratio: f64,
+    /// One call at a time beside a stranger who tries everything, as a multiple of without.
+    pub(crate) stranger_latency_ratio: f64,
 }
 
 impl Figures {
@@ -98,6 +100,11 @@ impl fmt::Display for Figures {
             f,
             "  latency beside them      {:>8.2} of without  (goal 2)",
             self.idle_latency_ratio
+        )?;
+        writeln!(
+            f,
+            "  latency beside a stranger{:>7.2} of without  (goal 2)",
+            self.stranger_latency_ratio
         )
     }
 }

@@ -5,6 +5,7 @@
 
 mod figures;
 mod measure;
+mod stranger;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -66,6 +67,9 @@ pub(crate) struct Options {
     /// Only compare ways of reading rows.
     #[arg(long)]
     reading: bool,
+    /// Only measure what a stranger who tries everything costs others.
+    #[arg(long)]
+    stranger: bool,
 }
 
 #[tokio::main]
@@ -110,6 +114,9 @@ async fn bench(options: &Options) -> Result<()> {
         clients: options.clients,
         ..Figures::default()
     };
+    if options.stranger {
+        return beside_a_stranger(&mut figures, folder.path()).await;
+    }
     read_rows(&mut figures, folder.path())
         .await
         .context("reading rows")?;
@@ -126,9 +133,20 @@ async fn bench(options: &Options) -> Result<()> {
         .await
         .context("three nodes")?;
 
+    beside_a_stranger(&mut figures, folder.path()).await?;
+
     let written = target.join("bench").join("latest.json");
     figures.write(&written)?;
     println!("\n{figures}\nWritten to {}", written.display());
+    Ok(())
+}
+
+async fn beside_a_stranger(figures: &mut Figures, folder: &Path) -> Result<()> {
+    eprintln!("three nodes, and a stranger who tries everything");
+    figures.stranger_latency_ratio = stranger::latency_ratio(&folder.join("stranger"))
+        .await
+        .context("beside a stranger")?;
+    eprintln!("  {:.2} of without", figures.stranger_latency_ratio);
     Ok(())
 }
 

@@ -45,7 +45,7 @@ pub(crate) struct Load {
 }
 
 /// A new identity, speaking what today's SDKs speak with this server.
-fn connect_to(addr: &str, database: &str) -> Result<Connect> {
+pub(crate) fn connect_to(addr: &str, database: &str) -> Result<Connect> {
     let wire = Wire::usual()?;
     Ok(Connect {
         wire,
@@ -108,7 +108,7 @@ pub(crate) fn fdatasync_p50(path: &Path) -> Result<f64> {
     Ok(median_ms(times))
 }
 
-fn median_ms(mut times: Vec<Duration>) -> f64 {
+pub(crate) fn median_ms(mut times: Vec<Duration>) -> f64 {
     times.sort_unstable();
     times
         .get(times.len() / 2)
