@@ -20,7 +20,7 @@ pub const CLAIMS_LEVEL: u32 = 2;
 /// The level that [`Judgement`] and [`Trapped`] came with.
 pub const JUDGEMENT_LEVEL: u32 = 3;
 /// Bytes of a [`Judgement::refusal`].
-pub const REFUSAL_BYTES_MAX: usize = 4096;
+pub const REFUSAL_BYTES_MAX: usize = 2048;
 /// Positions in one [`Trapped`].
 pub const TRAPPED_MAX: usize = 1024;
 
@@ -171,6 +171,10 @@ pub struct Publish {
     /// Whether all rows are thrown away first.
     #[prost(bool, tag = "6")]
     pub clear: bool,
+    /// Whether the first [`Judgement`] in the log says if it is taken; else each replica's server does, as it was before
+    /// [`JUDGEMENT_LEVEL`].
+    #[prost(bool, tag = "7")]
+    pub judged: bool,
 }
 
 /// Who owns a database: enough to mint the owner's token on any node.

@@ -31,6 +31,9 @@ pub trait Catalog: Send + Sync {
     /// Whether every node of the cluster knows of claims in commands: before, none may be proposed.
     fn takes_claims(&self) -> bool;
 
+    /// Whether every node of the cluster goes by what the log says of a publication.
+    fn judges(&self) -> bool;
+
     /// Whether the nodes have processors of different kinds.
     fn has_mixed_processors(&self) -> bool;
 

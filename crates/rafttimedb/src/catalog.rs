@@ -1,7 +1,7 @@
 //! The cluster's databases, as the gateway asks for them.
 
 use crate::kinds;
-use rtdb_consensus::command::CLAIMS_LEVEL;
+use rtdb_consensus::command::{CLAIMS_LEVEL, JUDGEMENT_LEVEL};
 use rtdb_consensus::{Database, Group};
 use rtdb_gateway::{Catalog, DatabaseRecord};
 use spacetimedb_lib::Identity;
@@ -17,6 +17,10 @@ impl Catalog for MetaCatalog {
 
     fn takes_claims(&self) -> bool {
         self.0.feature_level() >= CLAIMS_LEVEL
+    }
+
+    fn judges(&self) -> bool {
+        self.0.feature_level() >= JUDGEMENT_LEVEL
     }
 
     fn has_mixed_processors(&self) -> bool {

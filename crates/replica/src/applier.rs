@@ -61,6 +61,10 @@ pub(crate) struct Applier {
     is_stale: bool,
     /// The position after which the database, as it is now, began: what to read again if the server lost it.
     born: Position,
+    /// Where it began before it was cleared: what to read again if that publication has failed after all.
+    created: Position,
+    /// Whether the log says if the module that runs is taken.
+    is_judged: bool,
     owner: Owner,
     /// The last `Publish` that the server refused, and its words: it is not asked again.
     refused: Option<(Position, String)>,
@@ -79,6 +83,8 @@ pub(crate) struct Applier {
     witnesses: watch::Receiver<Witnesses>,
     /// Since when the server has not taken the publication at a position.
     untaken: Option<(Position, Instant)>,
+    /// Commands that stop the server, of a database that is deleted behind them.
+    abandoned: BTreeSet<Position>,
     /// Held while a command that may be poison is alone on its way.
     turn: Option<OwnedMutexGuard<()>>,
 }
@@ -147,6 +153,8 @@ impl Applier {
             checkpoints: Checkpoints::default(),
             is_stale: false,
             born,
+            created: born,
+            is_judged: false,
             owner,
             refused: None,
             damage: words::Damage::default(),
@@ -155,6 +163,7 @@ impl Applier {
             verdicts,
             verdict: Arc::default(),
             passed_over: BTreeSet::new(),
+            abandoned: BTreeSet::new(),
             held: Held::default(),
             witnesses,
             untaken: None,
@@ -185,8 +194,8 @@ impl Applier {
                     },
                 }
             };
-            self.turn = None;
             self.blame(&interrupt);
+            self.turn = None;
             if self.core.completed() > progress {
                 progress = self.core.completed();
                 (pause, violations) = (BACK_OFF_MIN, 0);
@@ -252,9 +261,10 @@ impl Applier {
                 tracing::error!(database = self.hex(), error = %interrupt, "the connection to SpacetimeDB is closed");
             }
             // The calls behind it have not run.
-            self.poison.stopped(first, first);
+            self.poison.stopped(first, first, true);
         } else {
-            self.poison.stopped(first, last);
+            // Without the turn, another database's command may have stopped the server.
+            self.poison.stopped(first, last, self.turn.is_some());
         }
     }
 
@@ -281,16 +291,27 @@ impl Applier {
         let end = why.pause().map(|pause| tokio::time::Instant::now() + pause);
         loop {
             while let Some(head) = self.reader.head() {
-                let is_anew = match &head.command().command.body {
-                    Some(Body::Publish(publish)) => publish.clear,
-                    Some(Body::Delete(_)) => true,
-                    _ => false,
-                };
-                if is_anew && why.ends_anew() {
-                    (self.born, self.is_stale) = (head.command().position, true);
+                let command = head.command();
+                let is_anew = why.ends_anew()
+                    && match &command.command.body {
+                        Some(Body::Publish(publish)) if publish.clear => {
+                            match self.foretold(command, publish).await {
+                                Ok(taken) => taken,
+                                Err(interrupt) => {
+                                    tracing::warn!(database = self.hex(), error = %interrupt, "a publication is tried again");
+                                    tokio::time::sleep(BACK_OFF_MAX).await;
+                                    continue;
+                                }
+                            }
+                        }
+                        Some(Body::Delete(_)) => true,
+                        _ => false,
+                    };
+                if is_anew {
+                    (self.born, self.is_stale) = (command.position, true);
                     return Ok(());
                 }
-                self.core.pass(head.command());
+                self.core.pass(command);
                 self.reader.advance();
                 self.report();
             }
@@ -330,8 +351,11 @@ impl Applier {
                 self.report();
                 continue;
             }
+            if let Some(Body::Publish(_)) = &head.command().command.body {
+                self.take_turn_for(head.command().position).await;
+            }
             connection = match &head.command().command.body {
-                Some(Body::Publish(publish)) => match self.verdict.failed(head.command().position) {
+                Some(Body::Publish(publish)) => match self.failed(head.command().position) {
                     None => self.publish(head.command(), publish, connection).await?,
                     Some(why) => {
                         self.pass_over_publication(head.command(), publish, connection, why)
@@ -347,9 +371,18 @@ impl Applier {
                     .into());
                 }
             };
+            self.turn = None;
             self.checkpoints.took(head.command().timestamp_us);
             self.reader.advance();
             self.report();
+        }
+    }
+
+    /// Before a publication that may stop the server is tried, or its database looked at: waits until no other database's
+    /// suspect is on its way.
+    async fn take_turn_for(&mut self, position: Position) {
+        if self.turn.is_none() && self.poison.is_suspect(position) {
+            self.turn = Some(self.shared.turns.clone().lock_owned().await);
         }
     }
 

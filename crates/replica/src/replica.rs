@@ -203,12 +203,12 @@ impl Replica {
         })
     }
 
-    /// Ends the appliers. Outcomes that are still open are not told.
+    /// Ends the appliers, and waits until nothing more is sent to the server. Outcomes that are still open are not told.
     pub async fn stop(&self) {
         let scout = self.scout.lock().take();
         if let Some(scout) = scout {
-            scout.abort();
-            // It ends either because it was aborted or because it had ended: both are what we want.
+            self.shared.stop.notify_one();
+            // It ends either because it was told to or because it had ended: both are what we want.
             let _ = scout.await;
         }
     }

@@ -151,6 +151,7 @@ async fn publish(
         module: prepared.wasm.into(),
         original_def: prepared.original_def.into(),
         clear: params.clear.unwrap_or(false),
+        judged: node.catalog.judges(),
     };
     let op = match node.propose(&node.shard, command::Body::Publish(publish)).await? {
         Ok(Applied {

@@ -154,6 +154,10 @@ impl Catalog for FakeCatalog {
         self.ready
     }
 
+    fn judges(&self) -> bool {
+        true
+    }
+
     fn has_mixed_processors(&self) -> bool {
         self.mixed_processors
     }

@@ -165,6 +165,10 @@ impl Catalog for MemoryMeta {
         true
     }
 
+    fn judges(&self) -> bool {
+        true
+    }
+
     fn has_mixed_processors(&self) -> bool {
         false
     }

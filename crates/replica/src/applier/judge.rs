@@ -3,8 +3,10 @@
 use super::publish::{Judged, Publication};
 use super::{Applier, Connection, Interrupt, words};
 use crate::AdminError;
-use rtdb_consensus::Position;
-use rtdb_consensus::command::{Body, Judgement, REFUSAL_BYTES_MAX};
+use rtdb_consensus::command::{Body, Judgement, Publish, REFUSAL_BYTES_MAX};
+use rtdb_consensus::{Position, ResolvedCommand};
+use rtdb_determinism::Module;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Once the server has not taken for so long what the other nodes run, this one does not serve the database any more.
@@ -17,7 +19,8 @@ impl Applier {
             let (_, text) = self.refused.as_ref().filter(|(of, _)| *of == position)?;
             Some(Err(text.clone()))
         };
-        self.verdict.judged(position).cloned().or_else(here)
+        let judged = self.verdict.judged(position);
+        judged.map(told).or_else(here)
     }
 
     /// Says what this node's server says of a publication, and waits for what the log has heard first.
@@ -25,7 +28,11 @@ impl Applier {
         loop {
             self.refresh_verdict();
             if let Some(judged) = self.verdict.judged(position) {
-                return judged.clone();
+                return told(judged);
+            }
+            if self.verdict.is_deleted_after(position) {
+                // Nothing is said of it any more, and nobody will see it.
+                return word;
             }
             let Some(reports) = self
                 .shared
@@ -65,11 +72,12 @@ impl Applier {
             // As where it was tried.
             let owner = self.owner.clone();
             self.settle(&mut connection, command, &owner).await?;
-            if self.passed_over.insert(command.position) {
+            if !self.passed_over.contains(&command.position) {
                 drop(connection);
                 if !self.revert().await? {
                     return Err(self.rebuild(command.position).await);
                 }
+                self.passed_over.insert(command.position);
                 connection = Connection::open(&self.shared.admin, &self.owner, &self.database).await?;
             }
             if let Some(state) = self.state().await? {
@@ -81,16 +89,53 @@ impl Applier {
 
     /// The database goes, to be made again without the command at `position`.
     pub(super) async fn rebuild(&mut self, position: Position) -> Interrupt {
-        self.passed_over.insert(position);
-        match self.remove().await {
-            Ok(()) => Interrupt::Rebuild(position),
-            Err(interrupt) => interrupt,
+        if let Err(interrupt) = self.remove().await {
+            return interrupt;
         }
+        self.passed_over.insert(position);
+        if position == self.born {
+            // What it has cleared comes back.
+            self.born = self.created;
+        }
+        Interrupt::Rebuild(position)
+    }
+
+    /// What came of a publication that clears a database which is set aside: nothing is removed before it is taken.
+    pub(super) async fn foretold(
+        &mut self,
+        command: &ResolvedCommand,
+        publish: &Publish,
+    ) -> Result<bool, Interrupt> {
+        self.refresh_verdict();
+        if self.verdict.failed(command.position).is_some() {
+            return Ok(false);
+        }
+        let (Ok(module), Some(owner)) = (Module::from_def(&publish.original_def), &publish.owner) else {
+            return Ok(false);
+        };
+        let judged = match self.judged(command.position) {
+            Some(judged) => judged,
+            None => {
+                self.shared.admin.server().up().await;
+                let publication = Publication {
+                    command,
+                    publish,
+                    owner,
+                    module: &module,
+                };
+                let rehearsed = self.rehearse(publication).await?;
+                match publish.judged {
+                    true => self.decide(command.position, rehearsed).await,
+                    false => rehearsed,
+                }
+            }
+        };
+        Ok(judged.is_ok())
     }
 
     /// Whether the module that runs here is one that the log has refused meanwhile.
     pub(super) fn runs_refused(&self) -> Option<Position> {
-        let position = self.core.active()?.position;
+        let position = self.core.active().filter(|_| self.is_judged)?.position;
         matches!(self.verdict.judged(position), Some(Err(_))).then_some(position)
     }
 
@@ -132,6 +177,10 @@ impl Applier {
             Err(e) => Err(e.into()),
         }
     }
+}
+
+fn told(judged: &Result<(), Arc<str>>) -> Judged {
+    judged.clone().map_err(|text| text.to_string())
 }
 
 /// As much of a text as fits into a judgement.

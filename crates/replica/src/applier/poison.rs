@@ -38,8 +38,9 @@ pub(super) struct Stuck {
 }
 
 impl Poison {
-    /// The server was stopped, or broke the connection, with the commands from `first` to `last` on their way.
-    pub(super) fn stopped(&mut self, first: Position, last: Position) {
+    /// The server was stopped, or broke the connection, with the commands from `first` to `last` on their way;
+    /// `undisturbed` if no other database's suspect was.
+    pub(super) fn stopped(&mut self, first: Position, last: Position, undisturbed: bool) {
         let before = self.suspects.filter(|it| first <= it.last && it.first <= last);
         self.suspects = Some(Suspects {
             // What comes before it was not on its way the other time.
@@ -47,7 +48,7 @@ impl Poison {
             last: before.map_or(last, |before| before.last.max(last)),
             stops: before.map_or(0, |before| before.stops) + 1,
         });
-        if first == last {
+        if first == last && undisturbed {
             let before = self.alone.filter(|alone| alone.position == first);
             self.alone = Some(Stuck {
                 position: first,
@@ -91,7 +92,7 @@ mod tests {
                 let more = (first.0..=(done + window).min(count)).take_while(unsuspected);
                 let last = Position(more.last().unwrap_or(first.0));
                 if (first.0..=last.0).contains(&poison) {
-                    known.stopped(first, last);
+                    known.stopped(first, last, known.is_suspect(first));
                     done = (poison - 1).saturating_sub(lost);
                     break;
                 }
@@ -124,7 +125,7 @@ mod tests {
         let mut poison = Poison::default();
         for round in 0..100 {
             let (first, last) = (Position(round * 10 + 1), Position(round * 10 + 10));
-            poison.stopped(first, last);
+            poison.stopped(first, last, true);
             assert!(!poison.is_suspect(first));
             poison.done(last);
             assert_eq!(poison.stuck(), None);
@@ -136,12 +137,12 @@ mod tests {
     fn what_was_done_before_is_applied_again_at_full_speed() {
         let mut poison = Poison::default();
         for _ in 0..STOPS_UNTIL_WARY {
-            poison.stopped(Position(900), Position(950));
+            poison.stopped(Position(900), Position(950), true);
         }
         let suspects: Vec<u64> = (1..1000).filter(|at| poison.is_suspect(Position(*at))).collect();
         assert_eq!(suspects, (900..=950).collect::<Vec<_>>());
         // It died of something else.
-        poison.stopped(Position(10), Position(20));
+        poison.stopped(Position(10), Position(20), true);
         assert!(!poison.is_suspect(Position(10)) && !poison.is_suspect(Position(900)));
     }
 
@@ -149,13 +150,13 @@ mod tests {
     fn what_is_done_is_not_suspect() {
         let mut poison = Poison::default();
         for _ in 0..ATTEMPTS_MAX - 1 {
-            poison.stopped(Position(5), Position(5));
+            poison.stopped(Position(5), Position(5), true);
         }
         assert!(poison.is_suspect(Position(5)) && !poison.is_suspect(Position(6)));
         poison.done(Position(5));
         assert!(!poison.is_suspect(Position(5)));
         // Another one that is alone is counted from the beginning.
-        poison.stopped(Position(6), Position(6));
+        poison.stopped(Position(6), Position(6), true);
         assert_eq!(poison.stuck(), None);
     }
 }

@@ -8,6 +8,7 @@ use super::window::Failure;
 use super::{Applier, Connection, Interrupt, before, words};
 use crate::{ActiveDatabase, AdminError, DatabaseId};
 use bytes::Bytes;
+use http::StatusCode;
 use rtdb_consensus::command::{Owner, Publish};
 use rtdb_consensus::{Refusal, ResolvedCommand};
 use rtdb_determinism::header::CallHeader;
@@ -54,9 +55,6 @@ impl Applier {
             module: &module,
         };
         let position = command.position;
-        if self.untaken.is_none_or(|(of, _)| of != position) {
-            self.untaken = Some((position, Instant::now()));
-        }
         self.refresh_verdict();
         if let Some(Err(text)) = self.judged(position) {
             return self.turn_down(publication, text, connection).await;
@@ -64,17 +62,22 @@ impl Applier {
         let (tried, before) = match connection {
             Some(connection) if publish.clear => {
                 let rehearsed = self.rehearse(publication).await?;
-                if let Err(text) = self.decide(position, rehearsed).await {
+                if let Err(text) = self.decided(publication, rehearsed).await {
                     return self.turn_down(publication, text, Some(connection)).await;
                 }
                 drop(connection);
                 (self.create(publication).await?, false)
             }
             Some(connection) => (self.update(publication, connection).await?, true),
-            None => (self.create(publication).await?, false),
+            None => {
+                if !publish.clear {
+                    self.created = position;
+                }
+                (self.create(publication).await?, false)
+            }
         };
         let word = tried.as_ref().map(drop).map_err(String::clone);
-        let connection = match (self.decide(position, word).await, tried) {
+        let connection = match (self.decided(publication, word).await, tried) {
             (Ok(()), Ok(connection)) => connection,
             (Ok(()), Err(text)) => return Err(Interrupt::Untaken(text)),
             (Err(_), Ok(connection)) if before => {
@@ -94,6 +97,7 @@ impl Applier {
             }
             (Err(text), _) => return self.turn_down(publication, text, None).await,
         };
+        self.is_judged = publish.judged;
         self.owner = owner.clone();
         self.slot.set_owner(owner.clone());
         if let Some(state) = self.state().await? {
@@ -113,6 +117,18 @@ impl Applier {
         self.untaken = None;
         tracing::info!(database = self.hex(), %position, "module published");
         Ok(Some(connection))
+    }
+
+    /// What holds for the publication, of which this node's server says `word`.
+    async fn decided(&mut self, publication: Publication<'_>, word: Judged) -> Judged {
+        let position = publication.command.position;
+        if publication.publish.judged {
+            return self.decide(position, word).await;
+        }
+        if let Err(text) = &word {
+            self.refused = Some((position, text.clone()));
+        }
+        word
     }
 
     /// Makes the database, in the place of what is there or was never finished. Whatever comes, that does not come again.
@@ -161,7 +177,7 @@ impl Applier {
         command: &ResolvedCommand,
     ) -> Result<Option<Connection>, Interrupt> {
         self.remove().await?;
-        self.born = command.position;
+        (self.born, self.created) = (command.position, command.position);
         self.core.deleted(command);
         tracing::info!(database = self.hex(), position = %command.position, "database deleted");
         Ok(None)
@@ -216,9 +232,13 @@ impl Applier {
         match self.shared.admin.publish(owner, &database, module).await {
             Ok(()) => Ok(Ok(())),
             Err(AdminError::Refused { status, text }) => {
+                let (position, now) = (publication.command.position, Instant::now());
+                let before = self.untaken.filter(|(of, _)| *of == position);
+                let (_, since) = before.unwrap_or((position, now));
+                self.untaken = Some((position, since));
                 let unknown = || {
-                    let since = self.untaken.map(|(_, since)| since.elapsed());
-                    since >= Some(UNKNOWN_MAX) && !words::is_trouble(&text)
+                    let is_error = status == StatusCode::INTERNAL_SERVER_ERROR;
+                    is_error && since.elapsed() >= UNKNOWN_MAX && !words::is_trouble(&text)
                 };
                 match words::is_of_module(status, &text) || unknown() {
                     true => Ok(Err(text)),
@@ -231,7 +251,7 @@ impl Applier {
 
     /// Creates a database of the module beside the one that it is to take the place of, with all that comes first, and
     /// deletes it again.
-    async fn rehearse(&mut self, publication: Publication<'_>) -> Result<Judged, Interrupt> {
+    pub(super) async fn rehearse(&mut self, publication: Publication<'_>) -> Result<Judged, Interrupt> {
         // Nobody can know it, and publish under it.
         let mut stage = DatabaseId::default();
         for half in stage.chunks_exact_mut(size_of::<uuid::Bytes>()) {

@@ -2,6 +2,7 @@
 
 use super::held::Held;
 use super::reader::Head;
+use super::stuck::ABANDONED;
 use super::window::Told;
 use super::{Applier, Connection, Interrupt, before, calls, is_alone};
 use crate::replica::Found;
@@ -115,7 +116,8 @@ impl Applier {
             if on_its_way.is_some() && either.any(|position| self.poison.is_suspect(position)) {
                 return None;
             }
-            match self.verdict.failed(command.position) {
+            let abandoned = self.abandoned.contains(&command.position).then_some(ABANDONED);
+            match self.verdict.failed(command.position).or(abandoned) {
                 None => {
                     self.checkpoints.took(command.timestamp_us);
                     self.core.take(command, &mut connection.calls);
@@ -183,7 +185,11 @@ impl Applier {
                 self.report();
             }
             self.report();
-            self.reader.more().await?;
+            // Somebody may wait for an answer that is held.
+            match tokio::time::timeout(RESULT_POLL, self.reader.more()).await {
+                Ok(more) => more?,
+                Err(_) => continue,
+            }
         }
     }
 

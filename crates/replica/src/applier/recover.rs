@@ -28,6 +28,9 @@ impl Applier {
             self.remove().await?;
             self.passed_over.insert(position);
         }
+        if let Some(position) = self.core.unsettled_publication() {
+            self.take_turn_for(position).await;
+        }
         let Some(state) = self.state().await? else {
             self.core.set_active(None);
             self.shared.deactivate(&self.database);
@@ -37,16 +40,13 @@ impl Applier {
         };
         let active = self.verified(&state).await?;
         let position = active.position;
-        if self.core.unsettled_publication() == Some(position) && self.decide(position, Ok(())).await.is_err()
-        {
+        // An earlier life of the node may have ended before it has said what its server makes of the module.
+        if self.is_judged && self.decide(position, Ok(())).await.is_err() {
             return Err(self.rebuild(position).await);
         }
         let done = self.core.recovered(Some(&state));
         self.core.set_active(Some(active.clone()));
         self.shared.activate(active);
-        if let Some(position) = self.runs_refused() {
-            return Err(self.rebuild(position).await);
-        }
         self.reader.seek(done);
         self.report();
         tracing::info!(database = self.hex(), position = %done, "applying from here on");
@@ -118,6 +118,7 @@ impl Applier {
         };
         let module = Module::from_def(&publish.original_def)
             .map_err(|e| diverged(format!("the module at {position} can't be read: {e}")))?;
+        self.is_judged = publish.judged;
         if publish.clear {
             // What came before it is not needed again.
             self.born = position;

@@ -14,6 +14,8 @@ use tokio::time::Instant;
 
 /// The pause before a command that has stopped the server again and again is tried once more.
 const STUCK_PAUSE: Duration = Duration::from_secs(300);
+/// What the caller of a call hears that nothing will be decided about.
+pub(super) const ABANDONED: &str = "this call stopped SpacetimeDB, and the database has been deleted since";
 /// How often a report is made until it is in the log.
 const REPORT_RETRY: Duration = Duration::from_secs(5);
 
@@ -31,7 +33,8 @@ impl Applier {
         let end = Instant::now() + STUCK_PAUSE;
         while Instant::now() < end {
             self.refresh_verdict();
-            if self.verdict.failed(position).is_some() {
+            let is_refused = matches!(self.verdict.judged(position), Some(Err(_)));
+            if is_refused || self.failed(position).is_some() {
                 return self.poison.done(position);
             }
             if self.verdict.stuck() != Some(position) {
@@ -48,11 +51,26 @@ impl Applier {
         self.take_back(position).await;
     }
 
+    /// Why a command has failed: by decision, or because it stops the server and the database is deleted behind it, so that
+    /// nothing more will be decided.
+    pub(super) fn failed(&mut self, position: Position) -> Option<&'static str> {
+        let is_stuck = self
+            .poison
+            .stuck()
+            .is_some_and(|stuck| stuck.position == position);
+        if is_stuck && self.verdict.is_deleted_after(position) {
+            self.abandoned.insert(position);
+        }
+        let abandoned = self.abandoned.contains(&position).then_some(ABANDONED);
+        self.verdict.failed(position).or(abandoned)
+    }
+
     /// Takes the promise back not to try a command.
     pub(super) async fn take_back(&mut self, position: Position) {
         loop {
             self.refresh_verdict();
-            if self.verdict.stuck() != Some(position) || self.shared.reports.is_none() {
+            let is_over = self.verdict.stuck() != Some(position) || self.verdict.is_deleted_after(position);
+            if is_over || self.shared.reports.is_none() {
                 return;
             }
             self.say_stuck(position, 0);
@@ -103,10 +121,9 @@ impl Applier {
         why: &str,
     ) -> Result<Option<Connection>, Interrupt> {
         if !self.passed_over.contains(&command.position) {
-            self.remove().await?;
-            self.passed_over.insert(command.position);
-            if connection.is_some() {
-                return Err(Interrupt::Rebuild(command.position));
+            let rebuild = self.rebuild(command.position).await;
+            if connection.is_some() || !self.passed_over.contains(&command.position) {
+                return Err(rebuild);
             }
         }
         self.core.publishing(command);
@@ -128,6 +145,15 @@ impl Applier {
             return Ok(None);
         };
         let position = Position(poison.position);
+        let is_ours = async {
+            let head = self.reader.at(position).await?;
+            Ok::<_, Interrupt>(head.is_some())
+        };
+        if !is_ours.await? {
+            // A slip of the operator's.
+            tracing::warn!(database = self.hex(), %position, "what is to be skipped is no command of this database");
+            return Ok(Some(connection));
+        }
         if position >= self.born && !self.passed_over.contains(&position) {
             tracing::error!(
                 database = self.hex(),
@@ -135,8 +161,7 @@ impl Applier {
                 "this replica may have applied a command that has failed by decision: its database is made again, from \
                  the log"
             );
-            self.remove().await?;
-            return Err(Interrupt::Rebuild(position));
+            return Err(self.rebuild(position).await);
         }
         // From here on the database itself says that the command was passed over.
         if let Err(message) = mark(&mut connection, header(command, &self.owner), false).await? {

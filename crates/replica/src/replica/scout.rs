@@ -10,7 +10,7 @@ use rtdb_consensus::{
     Applied, LogIndex, Outcome, Position, ReadError, Refusal, Reply, ResolvedCommand, Unapplied,
 };
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -27,24 +27,34 @@ pub(super) struct Scout {
     appliers: JoinSet<DatabaseId>,
 }
 
-/// Where a database, as it is at this place in the log, begins: at its creation, at the last publication that cleared it, or
-/// at its deletion. Nothing before that has a trace in it.
+/// Where a database, as it is at this place in the log, begins: at its creation or at its deletion. Nothing before that has a
+/// trace in it. A publication that clears it may be refused, and then all stays: so it is no beginning.
 struct Birth {
     position: Position,
     owner: Owner,
     exists: bool,
-    /// What is the case if the publication at `position` has failed by decision.
+    /// The publications since, whose owners are the same: if the first of them has failed by decision, the database begins
+    /// at the next.
+    later: VecDeque<Position>,
+    /// What is the case if all of them have failed.
     before: Option<Box<Birth>>,
 }
 
 impl Birth {
     /// What is the case without the publication at `position`, which has failed by decision.
     fn without(mut self, position: Position) -> Option<Self> {
-        let before = self.before.take();
+        self.later.retain(|later| *later != position);
         if self.exists && self.position == position {
-            return before.map(|before| *before);
+            let Some(next) = self.later.pop_front() else {
+                return self.before.map(|before| *before);
+            };
+            self.position = next;
+            return Some(self);
         }
-        self.before = before.and_then(|before| before.without(position)).map(Box::new);
+        self.before = self
+            .before
+            .and_then(|before| before.without(position))
+            .map(Box::new);
         Some(self)
     }
 }
@@ -61,7 +71,10 @@ impl Scout {
     /// Looks for as long as it is polled; the appliers end with it.
     pub(super) async fn run(mut self) {
         let shared = self.shared.clone();
-        let looked = AssertUnwindSafe(self.look()).catch_unwind().await;
+        let looked = tokio::select! {
+            looked = AssertUnwindSafe(self.look()).catch_unwind() => looked,
+            () = shared.stop.notified() => return self.appliers.shutdown().await,
+        };
         shared.fail(match looked {
             Ok(Err(fatal)) => fatal,
             Err(panic) => Fatal::Scout {
@@ -122,23 +135,29 @@ impl Scout {
                 let Some((identity, owner)) = named(&publish.database, publish.owner.as_ref()) else {
                     return Ok(());
                 };
-                let before = self.known.remove(&identity).map(Box::new);
-                let birth = match before {
-                    // Also where it is cleared: the module may be refused, and then all stays.
-                    Some(before) if before.exists => *before,
+                let birth = match self.known.remove(&identity) {
+                    Some(mut birth) if birth.exists => {
+                        birth.later.push_back(position);
+                        birth
+                    }
                     before => Birth {
                         position,
                         owner,
                         exists: true,
-                        before,
+                        later: VecDeque::new(),
+                        before: before.map(Box::new),
                     },
                 };
                 self.known.insert(identity, birth);
             }
             Some(Body::Delete(delete)) => {
-                let known = identity(&delete.database).and_then(|identity| self.known.get_mut(&identity));
-                if let Some(birth) = known {
+                let Some(identity) = identity(&delete.database) else {
+                    return Ok(());
+                };
+                self.shared.end(identity, position);
+                if let Some(birth) = self.known.get_mut(&identity) {
                     (birth.position, birth.exists, birth.before) = (position, false, None);
+                    birth.later.clear();
                 }
             }
             Some(Body::Poison(poison)) => {
@@ -171,6 +190,7 @@ impl Scout {
                             position,
                             owner,
                             exists: true,
+                            later: VecDeque::new(),
                             before: None,
                         },
                     ),
@@ -180,7 +200,12 @@ impl Scout {
             }
             Some(Body::Call(call)) => self.stray(command, &call.database),
             Some(Body::Connect(connect)) => self.stray(command, &connect.database),
-            Some(Body::Delete(delete)) => self.stray(command, &delete.database),
+            Some(Body::Delete(delete)) => {
+                if let Some(identity) = identity(&delete.database) {
+                    self.shared.end(identity, position);
+                }
+                self.stray(command, &delete.database)
+            }
             Some(Body::Poison(poison)) => {
                 self.shared.note(command.origin, poison);
                 // The applier that it concerns may be waiting for just this.
@@ -276,6 +301,7 @@ mod tests {
             position: Position(position),
             owner: Owner::default(),
             exists: true,
+            later: VecDeque::new(),
             before: before.map(Box::new),
         };
         let births = || birth(3, Some(birth(2, Some(birth(1, None)))));
@@ -287,5 +313,15 @@ mod tests {
         assert_eq!(left(births().without(Position(2))), [3, 1]);
         assert_eq!(left(births().without(Position(9))), [3, 2, 1]);
         assert!(birth(1, None).without(Position(1)).is_none());
+        let mut updated = birth(1, None);
+        updated.later.extend([Position(5), Position(7)]);
+        assert_eq!(
+            left(
+                updated
+                    .without(Position(5))
+                    .and_then(|it| it.without(Position(1)))
+            ),
+            [7]
+        );
     }
 }

@@ -10,7 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// How long what was read for a comparison is kept.
 const CONTENTS_KEPT: Duration = Duration::from_secs(300);
@@ -25,6 +25,8 @@ pub(crate) struct Shared {
     /// What the log says of commands that stop the server.
     pub(crate) verdicts: watch::Sender<Verdicts>,
     pub(crate) reports: Option<Arc<dyn Report>>,
+    /// Told when the replica is to end.
+    pub(super) stop: Notify,
     pub(crate) damage_wait: Duration,
     pub(crate) node: u64,
     /// Whose command, of those that may stop the server, is on its way.
@@ -91,6 +93,7 @@ impl Shared {
             follow,
             verdicts: watch::Sender::new(Verdicts::default()),
             reports: config.reports,
+            stop: Notify::new(),
             damage_wait: config.damage_wait,
             node: config.node,
             turns: Arc::default(),
@@ -111,6 +114,12 @@ impl Shared {
     /// Takes what a replica has said of a publication.
     pub(super) fn judge(&self, judgement: &Judgement) {
         self.verdicts.send_modify(|verdicts| verdicts.judge(judgement));
+    }
+
+    /// Takes that a database is deleted.
+    pub(super) fn end(&self, database: DatabaseId, position: Position) {
+        self.verdicts
+            .send_modify(|verdicts| verdicts.delete(database, position));
     }
 
     /// Takes which calls a node's server has not brought to an end of their own.

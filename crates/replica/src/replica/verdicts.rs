@@ -1,5 +1,5 @@
-//! What the log says of commands: which have failed, at which this node has said to be stuck, and which publications are
-//! refused.
+//! What the log says of commands: which have failed, at which this node has said to be stuck, which publications are
+//! refused, and where the database ends.
 
 use crate::DatabaseId;
 use rtdb_consensus::command::{Judgement, Poison, PoisonStep};
@@ -21,7 +21,9 @@ pub(crate) struct Verdict {
     failed: BTreeMap<Position, &'static str>,
     stuck: Option<Position>,
     /// What came of publications, and why those that were refused were.
-    judged: BTreeMap<Position, Result<(), String>>,
+    judged: BTreeMap<Position, Result<(), Arc<str>>>,
+    /// Where the database was deleted last.
+    deleted: Position,
 }
 
 impl Verdicts {
@@ -56,7 +58,21 @@ impl Verdicts {
         verdict
             .judged
             .entry(Position(judgement.position))
-            .or_insert_with(|| judgement.refusal.clone().map_or(Ok(()), Err));
+            .or_insert_with(|| {
+                judgement
+                    .refusal
+                    .as_deref()
+                    .map_or(Ok(()), |text| Err(text.into()))
+            });
+    }
+
+    /// The database is deleted at `position`: what is said of what stands before it helps nobody any more.
+    pub(crate) fn delete(&mut self, database: DatabaseId, position: Position) {
+        let verdict = Arc::make_mut(self.0.entry(database).or_default());
+        verdict.deleted = position;
+        verdict.failed = verdict.failed.split_off(&position);
+        verdict.judged = verdict.judged.split_off(&position);
+        verdict.stuck = verdict.stuck.filter(|stuck| *stuck > position);
     }
 
     pub(crate) fn of(&self, database: &DatabaseId) -> Arc<Verdict> {
@@ -71,8 +87,13 @@ impl Verdict {
     }
 
     /// What came of the publication at `position`, if that is decided.
-    pub(crate) fn judged(&self, position: Position) -> Option<&Result<(), String>> {
+    pub(crate) fn judged(&self, position: Position) -> Option<&Result<(), Arc<str>>> {
         self.judged.get(&position)
+    }
+
+    /// Whether the database is deleted further on: then nothing more is said of the command at `position`.
+    pub(crate) fn is_deleted_after(&self, position: Position) -> bool {
+        self.deleted > position
     }
 
     /// The command that this node has promised not to try.
@@ -134,7 +155,11 @@ mod tests {
         verdicts.judge(&judge(6, None));
         let verdict = verdicts.of(&[7; 32]);
         assert_eq!(verdict.judged(Position(5)), Some(&Ok(())));
-        assert_eq!(verdict.judged(Position(6)), Some(&Err("no memory".to_owned())));
+        assert_eq!(verdict.judged(Position(6)), Some(&Err("no memory".into())));
         assert_eq!(verdict.judged(Position(7)), None);
+        verdicts.delete([7; 32], Position(6));
+        let verdict = verdicts.of(&[7; 32]);
+        assert_eq!(verdict.judged(Position(5)), None);
+        assert!(verdict.is_deleted_after(Position(5)) && !verdict.is_deleted_after(Position(6)));
     }
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod apply;
+mod decisions;
 mod poison;
 mod publish;
 mod server;

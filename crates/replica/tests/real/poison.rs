@@ -15,7 +15,7 @@ fn prepared() -> &'static Prepared {
     PREPARED.get_or_init(|| rtdb_determinism::prepare(&poison_module::wasm().unwrap()).unwrap())
 }
 
-fn publish(node: &Node) -> Body {
+pub(crate) fn publish(node: &Node) -> Body {
     Body::Publish(Publish {
         database: Bytes::copy_from_slice(&DATABASE),
         owner: Some(node.owner.clone()),
@@ -23,6 +23,7 @@ fn publish(node: &Node) -> Body {
         module: prepared().wasm.clone().into(),
         original_def: prepared().original_def.clone().into(),
         clear: false,
+        judged: true,
     })
 }
 

@@ -119,6 +119,26 @@ impl Log {
         }
     }
 
+    /// Whether the log's rules know the database at its end.
+    pub(crate) fn exists(&self) -> bool {
+        let entries = self.entries.lock();
+        let mut commands = entries.iter().flat_map(|entry| &entry.commands).rev();
+        let last = commands.find_map(|command| match command.command.body {
+            Some(Body::Publish(_)) => Some(true),
+            Some(Body::Delete(_)) => Some(false),
+            _ => None,
+        });
+        last.unwrap_or(false)
+    }
+
+    pub(crate) fn end(&self) -> LogIndex {
+        *self.resolved.borrow()
+    }
+
+    pub(crate) fn applied_now(&self) -> LogIndex {
+        *self.applied.borrow()
+    }
+
     /// Forgets how far the replica was, as for another replica.
     pub(crate) fn forget_applied(&self) {
         self.applied.send_replace(0);
@@ -276,6 +296,7 @@ impl Node {
             module: prepared().wasm.clone().into(),
             original_def: prepared().original_def.clone().into(),
             clear,
+            judged: true,
         })
     }
 

@@ -33,6 +33,8 @@ impl Core {
         let before = std::mem::replace(&mut self.successes, after);
         let cleans_up = std::mem::take(&mut self.cleans_up);
         let Some(state) = state else {
+            // All of it is to become part of the database once more.
+            self.succeeded = Position::default();
             return Position::default();
         };
         let index = Position(state.index);
