@@ -1,7 +1,7 @@
 //! Calls that no SpacetimeDB survives: they end, and the cluster goes on.
 
 use anyhow::{Context, Result, ensure};
-use http::StatusCode;
+use http::{Method, StatusCode};
 use rtdb_testkit::Api;
 use rtdb_testkit::poison_module::{self, EAT, FILL, NOTHING};
 use serde_json::{Value, json};
@@ -158,6 +158,74 @@ fn a_server_dies_with_its_node() {
         scene.cluster.wait_ready(PATIENCE).await?;
         let api = scene.cluster.node(1).api().with_token(&scene.owner);
         until("calls are answered", async || nothing_works(&api).await).await?;
+        scene.end().await
+    });
+}
+
+/// Nothing more is decided about the calls of a database that is gone: they keep nobody waiting.
+#[test]
+fn a_call_that_stops_servers_ends_with_its_database() {
+    run(async {
+        let scene = scene(1).await?;
+        let api = scene.cluster.node(1).api().with_token(&scene.owner);
+        nothing_works(&api).await?;
+        let eating = tokio::spawn({
+            let api = api.clone();
+            async move { call(&api, EAT, json!([])).await }
+        });
+        until("the call is under way", async || {
+            let status: Value = scene.cluster.node(1).admin().get("/cluster/status").await?;
+            ensure!(status["databases"][0]["in_flight"] == 1, "{status}");
+            Ok(())
+        })
+        .await?;
+        let path = format!("/v1/database/{DATABASE}");
+        api.expect(Method::DELETE, &path, "").await?;
+        let (status, text) = eating.await??;
+        ensure!(!status.is_success(), "{status} {text}");
+        scene.end().await
+    });
+}
+
+#[test]
+fn a_slip_of_the_operators_skips_nothing() {
+    run(async {
+        let scene = scene(3).await?;
+        let api = scene.cluster.node(1).api().with_token(&scene.owner);
+        nothing_works(&api).await?;
+        level(&scene).await?;
+        // A position behind the database's last call, which is another one's or nobody's.
+        let own = api.with_token(api.new_token().await?);
+        own.publish("another", poison_module::wasm()?).await?;
+        let status: Value = scene.cluster.node(1).admin().get("/cluster/status").await?;
+        let databases = status["databases"].as_array().context("no databases")?;
+        let named = |name: &str| {
+            let mut all = databases.iter();
+            all.find(|it| it["names"][0] == name)
+                .and_then(|it| it["applied"].as_str())
+                .context("no position")
+        };
+        ensure!(named("another")? != named(DATABASE)?, "{status}");
+        let addr = scene.cluster.node(1).raft_addr().to_owned();
+        let position = named("another")?.to_owned();
+        let args = [
+            "skip",
+            "--database",
+            DATABASE,
+            "--position",
+            &position,
+            "--yes",
+            "--addr",
+            &addr,
+        ];
+        // Whether it is refused or without effect, the database is as it was.
+        program("rtdb", args).await?;
+        nothing_works(&api).await?;
+        level(&scene).await?;
+        for node in scene.cluster.nodes() {
+            let log = std::fs::read_to_string(node.log())?;
+            ensure!(!log.contains("its database is made again"), "node {}", node.id());
+        }
         scene.end().await
     });
 }

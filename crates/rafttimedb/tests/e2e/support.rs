@@ -227,6 +227,33 @@ impl Scene {
             }
             ensure!(&first == other, "not the same tables");
         }
+        Ok(first)
+    }
+
+    /// [`Self::identical`], and holds what the clients were told against the rows.
+    pub(crate) async fn settled(&self, histories: &[History]) -> Result<Verdict> {
+        self.settled_beside(histories, &[]).await
+    }
+
+    /// The same, with rows of these names that somebody else has added.
+    pub(crate) async fn settled_beside(&self, histories: &[History], others: &[&str]) -> Result<Verdict> {
+        self.identical().await?;
+        self.no_alarms()?;
+        let (server, database) = self.server(1).await?;
+        let mut rows = demo_module::rows(&server, &database).await?;
+        rows.retain(|row| !others.contains(&row.name.as_str()));
+        let verdict = check(histories, &rows);
+        let wrong: Vec<_> = histories.iter().flat_map(|history| &history.wrong).collect();
+        ensure!(
+            verdict.holds(),
+            "{verdict:?}\n{:?}",
+            &wrong[..wrong.len().min(10)]
+        );
+        Ok(verdict)
+    }
+
+    /// Fails if a node has taken a replica for a wrong one.
+    pub(crate) fn no_alarms(&self) -> Result<()> {
         for node in self.cluster.nodes() {
             let log = std::fs::read_to_string(node.log())?;
             let alarm = log
@@ -239,28 +266,7 @@ impl Scene {
                 alarm.unwrap_or_default()
             );
         }
-        Ok(first)
-    }
-
-    /// [`Self::identical`], and holds what the clients were told against the rows.
-    pub(crate) async fn settled(&self, histories: &[History]) -> Result<Verdict> {
-        self.settled_beside(histories, &[]).await
-    }
-
-    /// The same, with rows of these names that somebody else has added.
-    pub(crate) async fn settled_beside(&self, histories: &[History], others: &[&str]) -> Result<Verdict> {
-        self.identical().await?;
-        let (server, database) = self.server(1).await?;
-        let mut rows = demo_module::rows(&server, &database).await?;
-        rows.retain(|row| !others.contains(&row.name.as_str()));
-        let verdict = check(histories, &rows);
-        let wrong: Vec<_> = histories.iter().flat_map(|history| &history.wrong).collect();
-        ensure!(
-            verdict.holds(),
-            "{verdict:?}\n{:?}",
-            &wrong[..wrong.len().min(10)]
-        );
-        Ok(verdict)
+        Ok(())
     }
 
     /// Fails if a node has panicked.

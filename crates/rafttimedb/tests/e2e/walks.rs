@@ -136,6 +136,7 @@ fn random_calls_leave_the_same_rows_whatever_is_killed() {
             "only {succeeded} calls succeeded"
         );
         scene.level_and_identical().await?;
+        scene.no_alarms()?;
         scene.end().await
     });
 }
