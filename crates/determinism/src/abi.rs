@@ -7,7 +7,7 @@ pub(crate) const TABLES_MAX: usize = 64;
 pub(crate) const PREPARED_MEMORIES: usize = 3;
 
 pub(crate) const CALL_REDUCER: &str = "__call_reducer__";
-/// What else the host calls in an instance that is at work.
+/// What the host would call of procedures and of HTTP handlers. Modules that have any are refused.
 pub(crate) const OTHER_CALLS: [&str; 2] = ["__call_procedure__", "__call_http_handler__"];
 /// What evaluates a view: one that knows its sender, and one that does not.
 pub(crate) const CALL_VIEWS: [&str; 2] = ["__call_view__", "__call_view_anon__"];
@@ -55,11 +55,11 @@ pub(crate) const FAILED: i32 = 1;
 pub(crate) const SCHEDULE_IMMEDIATE: &str = "volatile_nonatomic_schedule_immediate";
 
 /// Host functions whose result or effect is the same on every replica, given the same rows and calls.
-pub(crate) const HARMLESS: [&str; 8] = [
-    "bytes_sink_write",
-    "console_log",
-    "identity",
-    // Only procedures can use these; a module that has procedures is refused.
+pub(crate) const HARMLESS: [&str; 3] = ["bytes_sink_write", "console_log", "identity"];
+
+/// What only procedures may use; a module that has procedures is refused. During start-up the server lets any code use
+/// them, and tells it the time.
+pub(crate) const OF_PROCEDURES: [&str; 5] = [
     "procedure_start_mut_tx",
     "procedure_commit_mut_tx",
     "procedure_abort_mut_tx",

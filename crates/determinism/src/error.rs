@@ -14,6 +14,19 @@ pub enum PrepareError {
         /// The limit in bytes.
         max: usize,
     },
+    /// The module declares more than can be rewritten.
+    #[error(
+        "the module has {count} {what}; at most {max} can be replicated: build it in release mode, and optimize it for \
+         size"
+    )]
+    TooMuch {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much there is.
+        count: u64,
+        /// The limit.
+        max: u64,
+    },
     /// The upload is not a WebAssembly module.
     #[error("this is not a WebAssembly module ({0}): publish the .wasm file that `spacetime build` writes")]
     NotWasm(String),
@@ -42,6 +55,11 @@ pub enum PrepareError {
         "the name `{0}` is reserved: `rtdb` and names beginning with `rtdb_` belong to RaftTimeDB, please rename it"
     )]
     HiddenName(String),
+    /// A name that the server does not take.
+    #[error(
+        "the name `{0}` can't be used: a name begins with a letter or `_`, and goes on with letters, digits and `_`"
+    )]
+    Name(String),
     /// A table that is called like one of SpacetimeDB's own, or is said to be one.
     #[error(
         "the table `{0}` is reserved: names beginning with `st_` belong to SpacetimeDB, please rename it"

@@ -10,6 +10,7 @@
 //! module interface (`spacetime_10.x`) and its `RawModuleDef` types, versions 9 and 10.
 
 mod abi;
+mod bounds;
 mod claims;
 mod def;
 mod emit;
@@ -100,6 +101,7 @@ pub fn prepare_with(wasm: &[u8], options: &Options) -> Result<Prepared, PrepareE
             PrepareError::NotWasm("it has no WASM header".into())
         });
     }
+    bounds::check(wasm)?;
     let target = shim::Target::parse(wasm, options)?;
     let original_def = sandbox::describe(wasm)?;
     let plan = def::rewrite(&original_def)?;

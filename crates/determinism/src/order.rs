@@ -69,6 +69,8 @@ struct Index {
     columns: ColList,
     /// Whether it can be walked from its first key to its last.
     ordered: bool,
+    /// Whether it is an array with a place for each key.
+    direct: bool,
 }
 
 impl Indexes {
@@ -161,6 +163,14 @@ impl Indexes {
                 "table `{table}` has an index or a constraint on a column it lacks"
             )));
         }
+        // SpacetimeDB 1.2.0 takes such an index, and ends itself.
+        if let Some(index) = self.indexes.iter().find(|it| it.direct && !self.is_unique(it)) {
+            return Err(PrepareError::Definition(format!(
+                "the direct index `{}` of table `{table}` is of a column that is not unique: make it unique, or the index \
+                 a btree",
+                index.name
+            )));
+        }
         let sorting = |key: &ColList| {
             Sorting::new(row, types, key).ok_or_else(|| PrepareError::Unsortable(table.to_owned()))
         };
@@ -207,6 +217,7 @@ impl Index {
             name,
             columns,
             ordered,
+            direct: matches!(algorithm, RawIndexAlgorithm::Direct { .. }),
         })
     }
 }

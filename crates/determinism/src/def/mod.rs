@@ -2,6 +2,8 @@
 //! the hidden tables and reducers at the end, so that the module's own numbers stay as they are.
 
 mod depth;
+mod names;
+mod rules;
 mod types;
 mod v10;
 mod v9;

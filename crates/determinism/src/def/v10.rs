@@ -11,8 +11,8 @@ use spacetimedb_lib::db::view::extract_view_return_product_type_ref;
 use spacetimedb_sats::{AlgebraicType, AlgebraicTypeRef, Typespace};
 
 use super::{
-    access, bsatn, check_lifecycle, check_rows, check_schedules, check_tables, key_columns, row_type,
-    unique_key, with_lifecycle,
+    access, bsatn, check_lifecycle, check_rows, check_schedules, check_tables, key_columns, names, row_type,
+    rules, unique_key, with_lifecycle,
 };
 use crate::PrepareError;
 use crate::hidden::{self, HiddenTable};
@@ -42,6 +42,7 @@ macro_rules! section {
 pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
     let names = Names::of(&def)?;
     check(&def)?;
+    check_names(&def, &names)?;
     let of = |wanted| {
         with_lifecycle(
             reducers(&def).iter().map(|reducer| lifecycle_of(&def, reducer)),
@@ -112,6 +113,12 @@ fn check(def: &RawModuleDefV10) -> Result<(), PrepareError> {
     if let Some(submodule) = def.submodules().and_then(|submodules| submodules.first()) {
         return Err(PrepareError::Submodules(submodule.namespace.clone()));
     }
+    rules::check(
+        def.row_level_security()
+            .into_iter()
+            .flatten()
+            .map(|rule| &*rule.sql),
+    )?;
     let types = def.typespace().cloned().unwrap_or_default();
     let lifecycle = def.lifecycle_reducers().into_iter().flatten();
     let lifecycle = lifecycle.map(|assigned| {
@@ -152,6 +159,29 @@ fn check(def: &RawModuleDefV10) -> Result<(), PrepareError> {
     let params = params.chain(views().flat_map(|view| &*view.params.elements));
     let params = params.map(|param| &param.algebraic_type);
     check_tables(&types, heads, params.chain(views().map(|view| &view.return_type)))
+}
+
+/// Checks names as the server spells them.
+fn check_names(def: &RawModuleDefV10, spelled: &Names) -> Result<(), PrepareError> {
+    for table in def.tables().into_iter().flatten() {
+        names::check([spelled.table(&table.source_name)].into_iter())?;
+        let types = def.typespace();
+        let row = types.and_then(|types| types.get(table.product_type_ref)?.as_product());
+        let columns = row.into_iter().flat_map(names::of_elements);
+        names::check(columns.map(|column| spelled.column(column)))?;
+    }
+    let params = reducers(def).iter().map(|reducer| &reducer.params);
+    let params = params.chain(def.views().into_iter().flatten().map(|view| &view.params));
+    names::check(
+        params
+            .flat_map(names::of_elements)
+            .map(|param| spelled.column(param)),
+    )?;
+    let functions = reducers(def).iter().map(|reducer| &reducer.source_name);
+    let functions = functions.chain(def.views().into_iter().flatten().map(|view| &view.source_name));
+    let functions: Vec<_> = functions.map(|name| spelled.function(name)).collect();
+    names::check(functions.iter())?;
+    names::check_functions(functions.into_iter())
 }
 
 fn reducers(def: &RawModuleDefV10) -> &[RawReducerDefV10] {

@@ -8,8 +8,8 @@ use spacetimedb_lib::db::raw_def::v9::{
 use spacetimedb_sats::{AlgebraicType, AlgebraicTypeRef};
 
 use super::{
-    access, bsatn, check_lifecycle, check_rows, check_schedules, check_tables, key_columns, row_type,
-    unique_key, with_lifecycle,
+    access, bsatn, check_lifecycle, check_rows, check_schedules, check_tables, key_columns, names, row_type,
+    rules, unique_key, with_lifecycle,
 };
 use crate::PrepareError;
 use crate::hidden::{self, HiddenTable};
@@ -73,6 +73,8 @@ fn check(def: &RawModuleDefV9) -> Result<(), PrepareError> {
             _ => {}
         }
     }
+    check_names(def)?;
+    rules::check(def.row_level_security.iter().map(|rule| &*rule.sql))?;
     check_lifecycle(def.reducers.iter().filter_map(|reducer| {
         let lifecycle = reducer.lifecycle?;
         Some((lifecycle, &*reducer.name, &reducer.params))
@@ -108,6 +110,28 @@ fn check(def: &RawModuleDefV9) -> Result<(), PrepareError> {
         tables,
         params.chain(views.map(|view| &view.return_type)),
     )
+}
+
+fn check_names(def: &RawModuleDefV9) -> Result<(), PrepareError> {
+    names::check(def.tables.iter().map(|table| &*table.name))?;
+    for table in &def.tables {
+        let row = def
+            .typespace
+            .get(table.product_type_ref)
+            .and_then(|ty| ty.as_product());
+        names::check(row.into_iter().flat_map(names::of_elements))?;
+    }
+    for reducer in &def.reducers {
+        names::check(
+            [&*reducer.name]
+                .into_iter()
+                .chain(names::of_elements(&reducer.params)),
+        )?;
+    }
+    for ty in &def.types {
+        names::check(ty.name.scope.iter().chain([&ty.name.name]).map(|name| &**name))?;
+    }
+    names::check_functions(def.reducers.iter().map(|reducer| &*reducer.name))
 }
 
 fn plan_table(def: &RawModuleDefV9, table: &RawTableDefV9) -> Result<TablePlan, PrepareError> {

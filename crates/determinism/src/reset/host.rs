@@ -38,7 +38,7 @@ fn written(name: &str) -> Written {
         tells: false,
     };
     match name {
-        "identity" | "procedure_start_mut_tx" => values(&[0]),
+        "identity" => values(&[0]),
         "datastore_table_row_count"
         | "datastore_clear"
         | "datastore_table_scan_bsatn"
@@ -48,7 +48,6 @@ fn written(name: &str) -> Written {
         "datastore_index_scan_point_bsatn"
         | "datastore_delete_by_index_scan_point_bsatn"
         | "datastore_delete_all_by_eq_bsatn" => values(&[3]),
-        "procedure_http_request" => values(&[4]),
         "datastore_index_scan_range_bsatn"
         | "datastore_btree_scan_bsatn"
         | "datastore_delete_by_index_scan_range_bsatn"

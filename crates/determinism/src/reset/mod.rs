@@ -28,7 +28,7 @@ mod stack;
 #[cfg(test)]
 mod tests;
 
-use walrus::{FunctionBuilder, FunctionId, LocalId, MemoryId, Module};
+use walrus::{FunctionId, LocalId, MemoryId, Module};
 
 use self::dirty::DirtyMap;
 use self::image::Image;
@@ -125,33 +125,6 @@ impl Reset {
     /// Marks `bytes` of memory at `at`, so that they are put back after the call.
     pub(crate) fn mark(self, code: &mut Code<'_>, at: u32, bytes: u32) {
         self.dirty.mark_constant(code, at, bytes);
-    }
-
-    /// Adds a function like `original`, which the host calls, with `before` called before it, and `after` and the
-    /// instance put back at its end.
-    pub(crate) fn add_wrapper(
-        self,
-        module: &mut Module,
-        before: Option<FunctionId>,
-        original: FunctionId,
-        after: impl FnOnce(&mut Code<'_>),
-    ) -> FunctionId {
-        let ty = module.types.get(module.funcs.get(original).ty());
-        let (params, results) = (ty.params().to_vec(), ty.results().to_vec());
-        let locals: Vec<_> = params.iter().map(|ty| module.locals.add(*ty)).collect();
-        let mut builder = FunctionBuilder::new(&mut module.types, &params, &results);
-        let mut code = builder.func_body();
-        self.require_image(&mut code);
-        if let Some(before) = before {
-            code.call(before);
-        }
-        for local in &locals {
-            code.local_get(*local);
-        }
-        code.call(original);
-        after(&mut code);
-        self.reset(&mut code);
-        builder.finish(locals, &mut module.funcs)
     }
 
     /// `room(at, bytes)`: makes memory reach to `at + bytes`, whatever the module's maximum, and marks these bytes. Traps

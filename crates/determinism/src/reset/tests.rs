@@ -8,6 +8,7 @@ use wasmi::{Config, Engine, Global, Instance, Linker, Memory, Store, Val};
 
 use super::Reset;
 use crate::PrepareError;
+use crate::emit::{I32, function};
 
 /// The plain programs' memory: so many pages, up to so many.
 const PAGES: usize = 3;
@@ -409,7 +410,14 @@ fn whatever_the_host_calls_is_undone() {
     );
     let reset = Reset::install(&mut module, memory, false).unwrap();
     let original = module.exports.get_func("run").unwrap();
-    let wrapper = reset.add_wrapper(&mut module, None, original, |_| {});
+    let wrapper = function(&mut module, [I32, I32, I32], &[I32], |code, params, _| {
+        reset.require_image(code);
+        for param in params {
+            code.local_get(param);
+        }
+        code.call(original);
+        reset.reset(code);
+    });
     module.exports.remove("run").unwrap();
     module.exports.add("run", wrapper);
     let mut builder = FunctionBuilder::new(&mut module.types, &[], &[]);

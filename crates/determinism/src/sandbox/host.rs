@@ -15,6 +15,8 @@ use crate::hidden::HiddenTable;
 pub(super) const SINK: u32 = 1;
 pub(super) const SOURCE: u32 = 2;
 const ITERATOR: u32 = 3;
+/// The database's identity, little-endian: like a real one, so that no module can tell where it runs.
+const IDENTITY: [u8; 32] = *b"\x5f\x1d\x90\xe3\x42\xa8\x0b\x77\x36\xce\x19\xf4\x8d\x61\xb2\x2a\xd5\x70\x08\x9c\xe6\x3b\x54\xaf\x11\x7d\xc3\x92\x48\xfe\x00\xc2";
 
 const NO_SUCH_TABLE: u32 = 4;
 const NO_SUCH_INDEX: u32 = 5;
@@ -110,6 +112,7 @@ pub(super) fn imports(store: &mut Store<Host>, module: &Module) -> Result<Linker
         }
         match name.as_str() {
             "bytes_sink_write" => linker.func_wrap(from, &name, write)?,
+            "identity" => linker.func_wrap(from, &name, identity)?,
             "bytes_source_read" => linker.func_wrap(from, &name, read)?,
             "table_id_from_name" => linker.func_wrap(from, &name, table_id)?,
             "index_id_from_name" => linker.func_wrap(from, &name, index_id)?,
@@ -173,6 +176,11 @@ fn write(mut caller: Context<'_>, _sink: u32, from: u32, len_at: u32) -> Result<
     }
     host.sink.extend_from_slice(written);
     Ok(0)
+}
+
+fn identity(mut caller: Context<'_>, out: u32) -> Result<(), Error> {
+    let (bytes, _) = split(&mut caller)?;
+    put(bytes, out, &IDENTITY)
 }
 
 fn read(mut caller: Context<'_>, source: u32, to: u32, len_at: u32) -> Result<i32, Error> {

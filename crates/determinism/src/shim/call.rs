@@ -3,6 +3,7 @@
 use walrus::ir::BinaryOp;
 use walrus::{FunctionId, GlobalId, LocalId, Module, ValType};
 
+use super::describe::Sinks;
 use super::emit::{Code, Emit, I32, I64, function};
 use super::host::Host;
 use super::jwt::Jwt;
@@ -36,6 +37,7 @@ pub(super) struct Call {
     /// `begin()`.
     pub(super) begin: FunctionId,
     pub(super) scans: Scans,
+    pub(super) sinks: Sinks,
     /// The module's own `__call_reducer__`.
     pub(super) original: FunctionId,
 }
@@ -132,10 +134,10 @@ impl Call {
                 for word in (header::SENDER_AT..header::INDEX_AT).step_by(8) {
                     scratch.get64(code, HEADER + word);
                 }
-                code.local_get(args)
-                    .local_get(error)
-                    .call(self.original)
-                    .local_set(errno);
+                code.local_get(args);
+                self.sinks.begin(code, error);
+                code.call(self.original).local_set(errno);
+                self.sinks.end(code);
                 code.i32_const(0).global_set(in_call);
                 code.local_get(errno).when(|code| {
                     code.local_get(errno).return_();

@@ -1,33 +1,73 @@
 //! The wrapped `__describe_module__`.
 
 use walrus::ir::BinaryOp;
-use walrus::{DataId, DataKind, FunctionId, GlobalId, Module};
+use walrus::{DataId, DataKind, FunctionId, GlobalId, LocalId, Module};
 
 use super::emit::{Code, Emit, I32, function, global};
 use super::host::{self, Host, Imported};
 use super::layout::{LEN, NAME, NAME_BYTES_MAX, WINDOW_END};
 use super::window::Window;
 use crate::PrepareError;
+use crate::abi;
 use crate::reset::Reset;
 
-/// Mutes the module's own writes to a sink for as long as the returned global is not 0.
-pub(super) fn mute(module: &mut Module, host: Host, imports: &[Imported]) -> Result<GlobalId, PrepareError> {
-    let muted = global(module, I32);
-    let write = function(module, [I32, I32, I32], &[I32], |code, args, _| {
-        code.global_get(muted).when(|code| {
-            code.i32_const(0).return_();
-        });
-        for arg in args {
-            code.local_get(arg);
+/// What the module knows its sinks by. The host counts handles through all calls of an instance, and so would tell it
+/// which call this is.
+const SINK: i32 = 1;
+
+/// The module's own writes to sinks.
+#[derive(Clone, Copy)]
+pub(super) struct Sinks {
+    /// Nothing is written for as long as this is not 0.
+    muted: GlobalId,
+    /// The host's handle of the sink of the call under way. It is 0 during start-up, which is the same in each instance.
+    open: GlobalId,
+}
+
+impl Sinks {
+    /// Stands between the module and its sinks.
+    pub(super) fn add(module: &mut Module, host: Host, imports: &[Imported]) -> Result<Self, PrepareError> {
+        let [muted, open] = [(); 2].map(|()| global(module, I32));
+        let write = function(
+            module,
+            [I32, I32, I32],
+            &[I32],
+            |code, [sink, from, len_at], _| {
+                code.global_get(muted).when(|code| {
+                    code.i32_const(0).return_();
+                });
+                code.global_get(open).when(|code| {
+                    code.local_get(sink)
+                        .i32_const(SINK)
+                        .binop(BinaryOp::I32Ne)
+                        .when(|code| {
+                            code.i32_const(abi::NO_SUCH_BYTES).return_();
+                        });
+                    code.global_get(open).local_set(sink);
+                });
+                for arg in [sink, from, len_at] {
+                    code.local_get(arg);
+                }
+                code.call(host.sink_write);
+            },
+        );
+        for import in imports.iter().filter(|import| import.name == "bytes_sink_write") {
+            host::replace(module, import, 3, |code| {
+                code.call(write);
+            })?;
         }
-        code.call(host.sink_write);
-    });
-    for import in imports.iter().filter(|import| import.name == "bytes_sink_write") {
-        host::replace(module, import, 3, |code| {
-            code.call(write);
-        })?;
+        Ok(Self { muted, open })
     }
-    Ok(muted)
+
+    /// A call begins: pushes the handle of its sink.
+    pub(super) fn begin(self, code: &mut Code<'_>, sink: LocalId) {
+        code.local_get(sink).global_set(self.open).i32_const(SINK);
+    }
+
+    /// The call ends.
+    pub(super) fn end(self, code: &mut Code<'_>) {
+        code.i32_const(0).global_set(self.open);
+    }
 }
 
 /// What the wrapped `__describe_module__` is made from.
@@ -37,7 +77,7 @@ pub(super) struct Describe<'a> {
     pub(super) reset: Reset,
     /// The module's own `__describe_module__`.
     pub(super) original: FunctionId,
-    pub(super) muted: GlobalId,
+    pub(super) sinks: Sinks,
     /// The rewritten definition.
     pub(super) def: &'a [u8],
 }
@@ -50,11 +90,11 @@ impl Describe<'_> {
         let write = self.add_write(module, data);
         function(module, [I32], &[], |code, [sink], _| {
             code.i32_const(1)
-                .global_set(self.muted)
-                .local_get(sink)
+                .global_set(self.sinks.muted)
+                .i32_const(SINK)
                 .call(self.original)
                 .i32_const(0)
-                .global_set(self.muted);
+                .global_set(self.sinks.muted);
             self.reset.started(code);
             code.local_get(sink).call(write);
             self.window.restore(code, WINDOW_END);

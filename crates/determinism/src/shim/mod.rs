@@ -37,9 +37,9 @@ use walrus::ir::BinaryOp;
 use walrus::{ExportItem, FunctionId, MemoryId, Module, ModuleConfig, RawCustomSection};
 
 use self::call::Call;
-use self::describe::Describe;
+use self::describe::{Describe, Sinks};
 use self::digest::Digest;
-use self::emit::{Code, Emit, I32, I64, function, global};
+use self::emit::{Emit, I32, I64, function, global};
 use self::host::Host;
 pub(crate) use self::host::Imported;
 use self::ids::Ids;
@@ -182,7 +182,7 @@ impl Target {
             again: taken.add_again(module, plan),
             write_back: generated.add_write_back(module),
         };
-        let muted = describe::mute(module, host, &self.imports)?;
+        let sinks = Sinks::add(module, host, &self.imports)?;
         let tables = Known {
             id: ids.known_table,
             none: abi::NO_SUCH_TABLE,
@@ -211,12 +211,12 @@ impl Target {
             window,
             reset,
             original: original_describe,
-            muted,
+            sinks,
             def: &plan.def,
         };
         let describe = describe.add(module);
         let state = State::add(module, host, window, rows);
-        let views = Views::add(module, host, window, reset, begin, scans);
+        let views = Views::add(module, host, window, reset, begin, scans, sinks);
         let call = Call {
             host,
             window,
@@ -230,6 +230,7 @@ impl Target {
             skipped: layout.skipped,
             begin,
             scans,
+            sinks,
             original: original_call,
         };
         let call = call.add(module, plan);
@@ -237,9 +238,9 @@ impl Target {
         export(module, abi::CALL_REDUCER, call)?;
         match &plan.views {
             Some(plans) => self.wrap_views(views, plans, &layout.views)?,
-            None => self.wrap_other_calls(begin, scans, &abi::CALL_VIEWS)?,
+            None => self.drop_exports(&abi::CALL_VIEWS),
         }
-        self.wrap_other_calls(begin, scans, &abi::OTHER_CALLS)?;
+        self.drop_exports(&abi::OTHER_CALLS);
         self.say_claims(plan);
         Ok(self.module.emit_wasm())
     }
@@ -278,31 +279,16 @@ impl Target {
         Ok(())
     }
 
-    /// Has the instance put back after what else the host may call: views of old modules, procedures, handlers.
-    fn wrap_other_calls(
-        &mut self,
-        begin: FunctionId,
-        scans: Scans,
-        names: &[&str],
-    ) -> Result<(), PrepareError> {
-        let exported: Vec<_> = self
-            .module
-            .exports
-            .iter()
-            .filter_map(|export| match export.item {
-                ExportItem::Function(function) => Some((export.name.clone(), function)),
-                _ => None,
-            })
-            .filter(|(name, _)| names.contains(&name.as_str()))
+    /// Takes away entry points that the module has nothing behind. A server ends itself if one is not what it expects.
+    fn drop_exports(&mut self, names: &[&str]) {
+        let exports = self.module.exports.iter();
+        let dropped: Vec<_> = exports
+            .filter(|it| names.contains(&it.name.as_str()))
+            .map(|it| it.id())
             .collect();
-        for (name, original) in exported {
-            // Only a view runs in a transaction from its beginning.
-            let before = abi::CALL_VIEWS.contains(&name.as_str()).then_some(begin);
-            let end = |code: &mut Code<'_>| scans.end(code);
-            let wrapper = self.reset.add_wrapper(&mut self.module, before, original, end);
-            export(&mut self.module, &name, wrapper)?;
+        for export in dropped {
+            self.module.exports.delete(export);
         }
-        Ok(())
     }
 }
 

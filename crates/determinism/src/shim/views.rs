@@ -14,6 +14,7 @@
 use walrus::ir::BinaryOp;
 use walrus::{FunctionId, LocalId, MemoryId, Module};
 
+use super::describe::Sinks;
 use super::emit::{Code, Emit, I32, I64, function};
 use super::hash;
 use super::host::Host;
@@ -45,6 +46,7 @@ pub(super) struct Views {
     /// `begin()`.
     begin: FunctionId,
     scans: Scans,
+    sinks: Sinks,
     /// `mark(key)`: makes this transaction a refresh of what goes by the key.
     pub(super) mark: FunctionId,
     /// `is_marked(key) -> i32`.
@@ -63,6 +65,7 @@ impl Views {
         reset: Reset,
         begin: FunctionId,
         scans: Scans,
+        sinks: Sinks,
     ) -> Self {
         let mark = add_mark(module, host, window);
         Self {
@@ -71,6 +74,7 @@ impl Views {
             reset,
             begin,
             scans,
+            sinks,
             mark,
             is_marked: add_is_marked(module, host, window, mark),
             depend: add_depend(module, host, window),
@@ -95,10 +99,12 @@ impl Views {
             }
             code.call(self.hash);
             self.evaluate(code, locals.add(I64), locals.add(I32), id, sink, keep, |code| {
-                for param in params {
+                for param in params.into_iter().filter(|param| *param != sink) {
                     code.local_get(param);
                 }
+                self.sinks.begin(code, sink);
                 code.call(original);
+                self.sinks.end(code);
             });
         })
     }
@@ -122,10 +128,12 @@ impl Views {
                 });
             }
             self.evaluate(code, locals.add(I64), locals.add(I32), id, sink, keep, |code| {
-                for param in params {
+                for param in params.into_iter().filter(|param| *param != sink) {
                     code.local_get(param);
                 }
+                self.sinks.begin(code, sink);
                 code.call(original);
+                self.sinks.end(code);
             });
         })
     }

@@ -45,6 +45,7 @@ impl Writes {
             "datastore_delete_by_index_scan_point_bsatn" => (4, Self::add_delete_point),
             "datastore_clear" => (2, Self::add_clear),
             abi::SCHEDULE_IMMEDIATE => return host::forbid(module, import),
+            _ if abi::OF_PROCEDURES.contains(&name) => return host::forbid(module, import),
             _ if abi::HARMLESS.contains(&name) => return Ok(()),
             _ => return Err(PrepareError::Import(import.name.clone())),
         };

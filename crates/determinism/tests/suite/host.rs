@@ -60,6 +60,8 @@ struct World {
     /// What the order of rows comes from.
     disorder: u64,
     sink: Vec<u8>,
+    /// The handle of the open sink: another one in each call.
+    sink_handle: u32,
     handles: u32,
     touched: Vec<String>,
     /// While a view runs: what it has read.
@@ -210,6 +212,8 @@ impl FakeHost {
         world.sink.clear();
         world.touched.clear();
         let source = world.handle();
+        let sink = world.handle();
+        world.sink_handle = sink;
         world.sources.insert(source, [&header.encode(), args].concat());
         let call = instance
             .get_func(&store, "__call_reducer__")
@@ -218,7 +222,7 @@ impl FakeHost {
         let junk = i64::from(store.data().handles);
         let mut params = vec![wasmi::Val::I32(id as i32)];
         params.extend([junk; 7].map(wasmi::Val::I64));
-        params.extend([wasmi::Val::I32(source as i32), wasmi::Val::I32(SINK as i32)]);
+        params.extend([wasmi::Val::I32(source as i32), wasmi::Val::I32(sink as i32)]);
         let mut results = [wasmi::Val::I32(0)];
         if call.call(&mut store, &params, &mut results).is_err() {
             return Err(Failure::Trapped);
@@ -356,6 +360,8 @@ fn evaluate(
     let world = store.data_mut();
     world.reads = Some(Vec::new());
     world.sink.clear();
+    let sink = world.handle();
+    world.sink_handle = sink;
     let db = world.db.as_ref().expect("a transaction");
     let def = db
         .views
@@ -378,7 +384,7 @@ fn evaluate(
         None => "__call_view_anon__",
     };
     assert_eq!(def.anonymous, sender.is_none());
-    params.extend([wasmi::Val::I32(0), wasmi::Val::I32(SINK as i32)]);
+    params.extend([wasmi::Val::I32(0), wasmi::Val::I32(sink as i32)]);
     let mut results = [wasmi::Val::I32(0)];
     let call = instance.get_func(&*store, entry).expect("the export exists");
     if call.call(&mut *store, &params, &mut results).is_err() {
@@ -429,6 +435,7 @@ fn instantiate(
         committed: Vec::new(),
         disorder: u64::from(first_id),
         sink: Vec::new(),
+        sink_handle: SINK,
         handles: first_id,
         touched: Vec::new(),
         reads: None,
@@ -771,7 +778,7 @@ fn remaining(mut host: Host, source: u32, out: u32) -> i32 {
 
 fn sink_write(mut host: Host, sink: u32, from: u32, len_at: u32) -> u32 {
     let (bytes, world) = memory(&mut host);
-    if sink != SINK {
+    if sink != world.sink_handle {
         return NO_SUCH_BYTES;
     }
     world

@@ -218,6 +218,38 @@ fn ids_are_those_of_the_module_and_there_are_no_others() {
     }
 }
 
+#[test]
+fn the_handles_of_a_call_tell_nothing_of_it() {
+    let [first, second, third] = acts(
+        "(call $note (global.get $source))
+        (call $note (global.get $sink))
+        (i32.store (i32.const 12) (i32.const 1))
+        (call $note (call $write (global.get $sink) (i32.const 16) (i32.const 12)))
+        (loop $more
+            (local.set $n (i32.add (local.get $n) (i32.const 1)))
+            (call $note (call $write (i32.add (global.get $sink) (local.get $n)) (i32.const 16) (i32.const 12)))
+            (br_if $more (i32.lt_u (local.get $n) (i32.const 5))))",
+    );
+    assert_eq!(first, [0, 1, 0, 8, 8, 8, 8, 8]);
+    assert_eq!([&first, &first], [&second, &third]);
+}
+
+/// A call that grows memory leaves pages which a later one, that has not grown, can write to: they are zeros again when they
+/// are grown.
+#[test]
+fn what_is_written_behind_the_end_of_memory_is_undone() {
+    let body =
+        "(if (i32.ne (i32.load (i32.const 260)) (i32.const 2)) (then (drop (memory.grow (i32.const 2)))))
+        (call $note (i32.load (i32.const 0x90000)))
+        (if (i32.eq (i32.load (i32.const 260)) (i32.const 2)) (then
+            (i32.store (i32.const 0x90000) (i32.const 77))))";
+    let mut host = FakeHost::new(&hostile(body, "loose"), 1);
+    for index in 1..=3 {
+        assert_eq!(call(&mut host, "act", index), Ok(()));
+    }
+    assert_eq!([1, 2, 3].map(|index| noted(&host, index)), [[0], [0], [0]]);
+}
+
 /// An id that is put where the name stands does not become a part of the name that is kept.
 #[test]
 fn a_name_may_be_overwritten_by_its_id() {

@@ -50,11 +50,15 @@
     (i32.store (i32.const 12) (local.get $room))
     (call $advance (local.get $handle) (i32.const 0x8000) (i32.const 12)))
 
+  ;; The handles of the call under way.
+  (global $source (mut i32) (i32.const 0))
+  (global $sink (mut i32) (i32.const 0))
+
   (func $act (local $n i32) (local $handle i32)
     {BODY})
 
   (func (export "__call_reducer__")
-    (param $id i32) (param i64 i64 i64 i64 i64 i64) (param $time i64) (param $source i32) (param i32) (result i32)
+    (param $id i32) (param i64 i64 i64 i64 i64 i64) (param $time i64) (param $source i32) (param $sink i32) (result i32)
     (local $n i32)
     (if (i32.eqz (local.get $id))
       (then
@@ -75,6 +79,8 @@
         (return (i32.const 0))))
     (i32.store (i32.const 256) (i32.const 4))
     (i32.store (i32.const 260) (i32.wrap_i64 (local.get $time)))
+    (global.set $source (local.get $source))
+    (global.set $sink (local.get $sink))
     (call $act)
     (i32.store (i32.const 12) (i32.add (i32.load (i32.const 256)) (i32.const 4)))
     (call $must (call $table_id (i32.const 40) (i32.const 4) (i32.const 8)))

@@ -95,7 +95,7 @@ pub(crate) fn module_with_memory(def: &[u8], initial: u32, maximum: u32) -> Vec<
     wat::parse_str(text).expect("the module is well formed")
 }
 
-fn text(def: &[u8], extra: &str) -> String {
+pub(crate) fn text(def: &[u8], extra: &str) -> String {
     let (len, data) = (def.len(), escape(def));
     format!(
         r#"(module

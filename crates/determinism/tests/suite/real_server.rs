@@ -12,6 +12,7 @@ use rtdb_determinism::{
 };
 use serde_json::{Value, json};
 use spacetimedb_lib::Identity;
+use spacetimedb_lib::db::raw_def::v9::RawRowLevelSecurityDefV9;
 use spacetimedb_sats::AlgebraicType;
 
 use crate::fixtures::{prepared, wasm};
@@ -549,4 +550,46 @@ fn a_module_that_an_earlier_version_has_prepared_is_updated() {
     assert_eq!(server.rows("rtdb_claims"), json!([[7, 4, "{}"]]));
     assert_eq!(server.call(DISCONNECT, 4, json!([])).0, 200);
     assert_eq!(server.rows("rtdb_claims"), json!([]));
+}
+
+/// Rules of row-level security that are as long, and as deep, as they may be.
+#[test]
+fn the_longest_rules_end_no_real_server() {
+    let Some(bin) = program() else { return };
+    let long =
+        |start: &str, more: &str, times: usize, end: &str| format!("{start}{}{end}", more.repeat(times));
+    let rules = [
+        long("SELECT * FROM rows WHERE c0 = 1", " AND c0 = 1", 180, ""),
+        long("SELECT * FROM rows WHERE c0 = 1", " OR c0 = 1", 200, ""),
+        long("SELECT * FROM rows WHERE c0 = ", "- ", 64, "1"),
+        long("SELECT * FROM rows WHERE c0 = ", "+-", 32, "1"),
+        long("SELECT * FROM rows WHERE ", "NOT ", 64, "c0 = 1"),
+        long("SELECT * FROM rows WHERE ", "(", 64, "c0 = 1"),
+        long("SELECT * FROM rows WHERE c0 = ", "CASE ", 400, "1"),
+        long("SELECT * FROM rows WHERE c0 = ", "INTERVAL ", 220, "1"),
+        long(
+            "SELECT rows.* FROM rows ",
+            "JOIN left ON rows.c0 = left.c0 ",
+            60,
+            "",
+        ),
+        long("SELECT * FROM rows", " UNION SELECT * FROM rows", 80, ""),
+        long("SELECT * FROM rows WHERE c0 = ", "EXISTS ", 280, "1"),
+        long("SELECT * FROM rows WHERE c0 = c0", "[c0", 650, ""),
+        long("EXPLAIN ", "EXPLAIN ", 250, "SELECT 1"),
+        long("SELECT c0::int", "[]", 1_000, " FROM rows"),
+    ];
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let server = Server::start(&bin, data.path()).with_token(None);
+    for (nth, rule) in rules.iter().enumerate() {
+        let module = numbered(1, &[], |def| {
+            def.row_level_security.push(RawRowLevelSecurityDefV9 {
+                sql: rule.as_str().into(),
+            });
+        });
+        // It is taken or refused, but there is an answer.
+        let answer = server.try_request("PUT", &format!("/v1/database/rule{nth}"), module);
+        assert!(answer.is_ok(), "{rule}: {answer:?}");
+    }
+    server.publish("prepared", &numbered(1, &[], |_| {}));
 }

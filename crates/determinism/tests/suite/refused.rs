@@ -456,3 +456,150 @@ fn what_is_not_served_yet() {
         PrepareError::Submodules("inner".into())
     );
 }
+
+/// A module with an empty definition, and these functions and imports.
+fn with(extra: &str) -> Result<rtdb_determinism::Prepared, PrepareError> {
+    let def = encode(RawModuleDef::V9(RawModuleDefV9::default()));
+    let text = crate::raw_module::text(&def, "");
+    let (imports, functions) = match extra.starts_with("(import") {
+        true => (extra, ""),
+        false => ("", extra),
+    };
+    let text = text
+        .strip_prefix("(module")
+        .and_then(|text| text.strip_suffix(')'));
+    let text = text.expect("a module in parentheses");
+    prepare(
+        &wat::parse_str(format!("(module {imports} {text} {functions})")).expect("the module is well formed"),
+    )
+}
+
+#[test]
+fn a_small_upload_that_would_grow_large() {
+    let too_much = |what, count, max| Err(PrepareError::TooMuch { what, count, max });
+    let locals =
+        |functions: usize| with(&format!("(func (local {}))", "i64 ".repeat(40_000)).repeat(functions));
+    assert!(locals(10).is_ok());
+    assert_eq!(
+        locals(101).map(drop),
+        too_much("local variables", 4_000_002, 4_000_000)
+    );
+    let import = r#"(import "spacetime_10.0" "table_id_from_name" (func (param i32 i32 i32) (result i32)))"#;
+    assert!(with(&import.repeat(100)).is_ok());
+    assert_eq!(
+        with(&import.repeat(1_000)).map(drop),
+        too_much("imports", 1_004, 512)
+    );
+}
+
+#[test]
+fn names_that_are_no_identifiers() {
+    for name in ["timed out", "", "1a", "a`b", "a-b", "\u{1F600}"] {
+        let refused = PrepareError::Name(name.into());
+        let column =
+            || ProductType::from_iter([ProductTypeElement::new(AlgebraicType::U64, Some(name.into()))]);
+        assert_eq!(v9(|def| table(def, name, row(vec![]), &[])), refused);
+        assert_eq!(v9(|def| table(def, "rows", column(), &[])), refused);
+        assert_eq!(v9(|def| reducer(def, name)), refused);
+        let with_param = |def: &mut RawModuleDefV9| {
+            reducer(def, "act");
+            def.reducers[0].params = column();
+        };
+        assert_eq!(v9(with_param), refused);
+        let with_type = |def: &mut RawModuleDefV9| {
+            table(def, "rows", row(vec![]), &[]);
+            def.types[0].name.name = name.into();
+        };
+        assert_eq!(v9(with_type), refused);
+        let renamed = |def: &mut RawModuleDefV10Builder| {
+            def.add_reducer("act", row(vec![]));
+            let mut names = ExplicitNames::default();
+            names.insert_function("act", name);
+            def.add_explicit_names(names);
+        };
+        assert_eq!(v10(renamed), refused);
+    }
+}
+
+#[test]
+fn two_functions_of_one_name() {
+    let twice = |def: &mut RawModuleDefV9| {
+        for _ in 0..2 {
+            reducer(def, "act");
+        }
+    };
+    assert!(matches!(v9(twice), PrepareError::Definition(_)));
+    let in_one_spelling = |def: &mut RawModuleDefV10Builder| {
+        for name in ["actNow", "act_now"] {
+            def.add_reducer(name, row(vec![]));
+        }
+    };
+    assert!(matches!(v10(in_one_spelling), PrepareError::Definition(_)));
+}
+
+#[test]
+fn what_would_end_a_server() {
+    let rules = [
+        format!("SELECT * FROM rows WHERE c0 = 1{}", " AND c0 = 1".repeat(4_000)),
+        format!("SELECT * FROM rows WHERE c0 = {}1", "- ".repeat(65)),
+        format!("SELECT * FROM rows WHERE {} c0 = 1", "not ".repeat(65)),
+        format!(
+            "SELECT * FROM rows WHERE {}c0 = 1{}",
+            "(".repeat(65),
+            ")".repeat(65)
+        ),
+    ];
+    for rule in rules {
+        let refused = v9(|def| {
+            def.row_level_security.push(RawRowLevelSecurityDefV9 {
+                sql: rule.clone().into(),
+            })
+        });
+        assert!(matches!(refused, PrepareError::Definition(_)), "{rule}");
+        let refused = v10(|def| def.add_row_level_security(&rule));
+        assert!(matches!(refused, PrepareError::Definition(_)), "{rule}");
+    }
+    let direct = |def: &mut RawModuleDefV9| {
+        table(def, "rows", row(vec![AlgebraicType::U64]), &[]);
+        def.tables[0].indexes.push(RawIndexDefV9 {
+            name: Some("by".into()),
+            accessor_name: None,
+            algorithm: RawIndexAlgorithm::Direct { column: 0.into() },
+        });
+    };
+    assert!(matches!(v9(direct), PrepareError::Definition(_)));
+}
+
+/// Entry points that nothing is behind are taken away, whatever they are: a server would look at them.
+#[test]
+fn entry_points_of_nothing_are_gone() {
+    for export in [
+        r#"(func (export "__call_view__") (param i32))"#,
+        r#"(table (export "__call_view_anon__") 1 funcref)"#,
+        r#"(func (export "__call_procedure__") (result f64) (f64.const 1))"#,
+        r#"(global (export "__call_http_handler__") i32 (i32.const 1))"#,
+    ] {
+        let prepared = with(export).expect("it is taken").wasm;
+        let module = wasmi::Module::new(&wasmi::Engine::default(), &prepared).expect("a module");
+        let called = module
+            .exports()
+            .filter(|export| export.name().starts_with("__call_"));
+        assert_eq!(
+            called.map(|export| export.name().to_owned()).collect::<Vec<_>>(),
+            ["__call_reducer__"]
+        );
+    }
+}
+
+/// What only procedures use, and what tells the time during start-up, does not reach the host.
+#[test]
+fn functions_of_procedures_are_not_imported() {
+    let import = r#"(import "spacetime_10.3" "procedure_start_mut_tx" (func (param i32) (result i32)))"#;
+    let prepared = with(import).expect("it is taken").wasm;
+    let module = wasmi::Module::new(&wasmi::Engine::default(), &prepared).expect("a module");
+    assert!(
+        module
+            .imports()
+            .all(|import| !import.name().starts_with("procedure_"))
+    );
+}

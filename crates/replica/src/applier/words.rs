@@ -111,6 +111,9 @@ const OF_DAMAGE: [&str; 18] = [
     "database improperly initialized",
 ];
 
+/// What a server quotes to the end of its answer: a rule, a query, what the module says itself.
+const QUOTING: [&str; 3] = ["executing: ", "query: ", "setup function returned an error"];
+
 /// Whether an answer to a publication speaks of the module: 4xx does, if its text does not speak of something else.
 pub(super) fn is_of_module(status: StatusCode, text: &str) -> bool {
     let says_so = match status {
@@ -121,9 +124,27 @@ pub(super) fn is_of_module(status: StatusCode, text: &str) -> bool {
     says_so && !is_trouble(text)
 }
 
-/// Whether a text speaks of the server's own troubles.
+/// Whether a text speaks of the server's own troubles, in its own words: what it quotes may be of the module.
 pub(super) fn is_trouble(text: &str) -> bool {
-    has_any(text, &TROUBLES)
+    has_any(&unquoted(text), &TROUBLES)
+}
+
+/// A text without what it quotes. An apostrophe within a word quotes nothing, nor does a mark without its other one.
+fn unquoted(text: &str) -> String {
+    let end = QUOTING.iter().filter_map(|it| text.find(it)).min();
+    let mut rest = &text[..end.unwrap_or(text.len())];
+    let mut own = String::new();
+    while let Some(open) = rest.find(['`', '\'', '"']) {
+        let (before, quoted) = rest.split_at(open);
+        let (mark, inside) = quoted.split_at(1);
+        let in_word = before.ends_with(char::is_alphanumeric) && inside.starts_with(char::is_alphanumeric);
+        own.push_str(before);
+        rest = match inside.split_once(mark) {
+            Some((_, behind)) if !in_word => behind,
+            _ => inside,
+        };
+    }
+    own + rest
 }
 
 fn has_any(text: &str, words: &[&str]) -> bool {
@@ -208,6 +229,26 @@ mod tests {
             StatusCode::SERVICE_UNAVAILABLE,
         ] {
             assert!(!is_of_module(status, "wasm trap"), "{status}");
+        }
+    }
+
+    #[test]
+    fn what_is_quoted_is_no_trouble() {
+        for text in [
+            "name `timed out` has an invalid continue character ' '",
+            "module contains invalid identifier: 'os error' is reserved by spacetimedb",
+            "SqlError: `nowhere` is not a valid table, executing: `SELECT * FROM nowhere WHERE a = 'timed out'`",
+            "setup function returned an error: \"timed out",
+        ] {
+            assert!(!is_trouble(text), "{text}");
+        }
+        for text in [
+            "can't open `replicas/1`: it's full (os error 28)",
+            "the server's disk: No space left, that's all",
+            "Database is already opened. Path: `replicas/1`. Error: `locked`",
+            "an open ` and then it timed out",
+        ] {
+            assert!(is_trouble(text), "{text}");
         }
     }
 
