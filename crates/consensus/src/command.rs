@@ -238,6 +238,10 @@ pub struct Report {
     /// [`JUDGEMENT_LEVEL`].
     #[prost(bool, tag = "4")]
     pub of_rows: bool,
+    /// The position of the command before which the replica was looked at: every replica has come to the same commands
+    /// there, whether they have succeeded on it or not. 0 for a look at rest. Of [`JUDGEMENT_LEVEL`].
+    #[prost(fixed64, tag = "5")]
+    pub place: u64,
 }
 
 /// Which replica of a split database is right: an operator's word. Refused if the database is not split, or that replica

@@ -2,10 +2,11 @@
 
 use crate::kinds;
 use crate::node::big_endian_hex;
+use futures::FutureExt;
 use rtdb_consensus::command::{Body, JUDGEMENT_LEVEL, LEVEL_REPORTS, REPORTS_MAX, Report, Reports};
 use rtdb_consensus::{Audit, Contest, Divergence, Follow, Manager, Pending, Position, Propose};
-use rtdb_replica::{DatabaseId, Quarantine, Replica};
-use std::collections::BTreeMap;
+use rtdb_replica::{DatabaseId, DatabaseStatus, Quarantine, Replica};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,9 +25,12 @@ pub(crate) struct Auditor {
     manager: Arc<Manager>,
     replica: Arc<Replica>,
     waiting: Vec<Report>,
-    pending: Option<Pending>,
-    /// By database, and whether it is about the rows as they are stored.
-    said: BTreeMap<(DatabaseId, bool), Said>,
+    /// What was proposed last.
+    pending: Option<(Pending, Vec<Report>)>,
+    /// The databases that are set aside here.
+    aside: BTreeSet<DatabaseId>,
+    /// By database, and what of it is compared.
+    said: BTreeMap<(DatabaseId, usize), Said>,
     warned: Vec<String>,
 }
 
@@ -37,6 +41,7 @@ impl Auditor {
             replica,
             waiting: Vec::new(),
             pending: None,
+            aside: BTreeSet::new(),
             said: BTreeMap::new(),
             warned: Vec::new(),
         }
@@ -78,56 +83,72 @@ impl Auditor {
         let level = self.manager.feature_level();
         let found = self.replica.take_holdings().into_iter();
         let found = found.filter(|(_, found)| !found.of_rows || level >= JUDGEMENT_LEVEL);
-        self.waiting.extend(found.map(|(database, found)| Report {
-            database: database.to_vec().into(),
-            position: found.held.position,
-            digest: found.held.digest,
-            of_rows: found.of_rows,
+        self.waiting.extend(found.map(|(database, found)| {
+            Report {
+                database: database.to_vec().into(),
+                position: found.held.position,
+                digest: found.held.digest,
+                of_rows: found.of_rows,
+                place: found
+                    .place
+                    .filter(|_| level >= JUDGEMENT_LEVEL)
+                    .map_or(0, |place| place.0),
+            }
         }));
+        if let Some((mut pending, told)) = self.pending.take() {
+            match (&mut pending).now_or_never() {
+                None => self.pending = Some((pending, told)),
+                Some(outcome) if outcome.is_err() => tell_again(told, &mut self.waiting),
+                Some(_) => {}
+            }
+        }
         let surplus = self.waiting.len().saturating_sub(REPORTS_MAX);
         self.waiting.drain(..surplus);
-        if self.pending.as_mut().is_some_and(|pending| !pending.is_done()) {
+        if self.pending.is_some() || self.waiting.is_empty() || level < LEVEL_REPORTS {
             return;
         }
-        self.pending = None;
-        if self.waiting.is_empty() || level < LEVEL_REPORTS {
-            return;
-        }
-        let reports = std::mem::take(&mut self.waiting);
+        let reports = self.waiting.clone();
         let body = Body::Reports(Reports { reports });
-        // What is not taken is lost: the next report says as much.
-        self.pending = self.manager.shard().submit(body.into()).ok();
+        // What is not taken waits for the next time.
+        if let Ok(pending) = self.manager.shard().submit(body.into()) {
+            self.pending = Some((pending, std::mem::take(&mut self.waiting)));
+        }
     }
 
     /// Sets databases aside that have diverged here, and says what is wrong anywhere. Gives back whether one was set aside
-    /// just now.
+    /// just now, whoever did it.
     fn act(&mut self) -> bool {
         let me = self.manager.node();
         let mut is_new = false;
         let databases = self.replica.progress().databases;
-        self.said
-            .retain(|(known, _), _| databases.iter().any(|database| database.identity == *known));
-        for database in databases {
-            let audits = self.manager.shard().with_shard(|shard| {
-                let identity = &database.identity;
-                [shard.audit(identity), shard.stored(identity)].map(Option::<&Audit>::cloned)
+        let exists = |known: &DatabaseId| databases.iter().any(|database| database.identity == *known);
+        self.said.retain(|(known, _), _| exists(known));
+        self.aside.retain(exists);
+        for DatabaseStatus { identity, .. } in databases {
+            let known = self.manager.shard().with_shard(|shard| {
+                let audits: Vec<Audit> = shard.audits(&identity).cloned().collect();
+                (audits, shard.diverged(&identity))
             });
-            for (audit, of_rows) in audits.unwrap_or_default().into_iter().zip([false, true]) {
-                let audit = audit.unwrap_or_default();
-                if let Some(divergence) = audit.diverged().get(&me) {
-                    let known = self.replica.quarantine(&database.identity);
-                    is_new |= known.is_some_and(|known| known.borrow().is_none());
-                    let why = Quarantine::Diverged(range(*divergence));
-                    self.replica.set_aside(&database.identity, why);
-                }
-                self.say(database.identity, of_rows, &audit);
+            let (audits, diverged) = known.unwrap_or_default();
+            if let Some(divergence) = diverged.get(&me) {
+                let why = Quarantine::Diverged(range(*divergence));
+                self.replica.set_aside(&identity, why);
+            }
+            let quarantine = self.replica.quarantine(&identity);
+            if quarantine.is_some_and(|why| why.borrow().is_some()) {
+                is_new |= self.aside.insert(identity);
+            } else {
+                self.aside.remove(&identity);
+            }
+            for (what, audit) in audits.iter().enumerate() {
+                self.say(identity, what, audit);
             }
         }
         is_new
     }
 
-    fn say(&mut self, database: DatabaseId, of_rows: bool, audit: &Audit) {
-        let said = self.said.entry((database, of_rows)).or_default();
+    fn say(&mut self, database: DatabaseId, what: usize, audit: &Audit) {
+        let said = self.said.entry((database, what)).or_default();
         let news = Said {
             diverged: audit.diverged().clone(),
             contest: audit.contest(),
@@ -174,6 +195,15 @@ impl Auditor {
     }
 }
 
+/// Takes in again what has not come into the log: of each kind the newest, unless there is news that says as much.
+fn tell_again(lost: Vec<Report>, waiting: &mut Vec<Report>) {
+    let kind = |report: &Report| (report.database.clone(), report.of_rows, report.place != 0);
+    let mut known: BTreeSet<_> = waiting.iter().map(kind).collect();
+    let newest = lost.into_iter().rev().filter(|report| known.insert(kind(report)));
+    let again: Vec<_> = newest.collect();
+    waiting.splice(..0, again.into_iter().rev());
+}
+
 /// Where a replica began to differ, for people.
 pub(crate) fn range(divergence: Divergence) -> String {
     format!(
@@ -181,4 +211,29 @@ pub(crate) fn range(divergence: Divergence) -> String {
         Position(divergence.after),
         Position(divergence.by)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_was_lost_the_newest_is_told_again() {
+        let report = |database: u8, position, of_rows| Report {
+            database: vec![database].into(),
+            position,
+            of_rows,
+            ..Report::default()
+        };
+        let lost = vec![
+            report(1, 5, false),
+            report(1, 6, false),
+            report(1, 6, true),
+            report(2, 7, false),
+        ];
+        let mut waiting = vec![report(2, 8, false)];
+        tell_again(lost, &mut waiting);
+        let expected = [report(1, 6, false), report(1, 6, true), report(2, 8, false)];
+        assert_eq!(waiting, expected);
+    }
 }

@@ -47,14 +47,14 @@ impl LocalNode {
     fn elsewhere(&self, database: &Identity) -> Option<String> {
         let me = self.manager.node();
         let shard = self.manager.shard();
-        let audit = shard.with_shard(|shard| shard.audit(&database.to_byte_array()).cloned());
-        let audit = audit.flatten().unwrap_or_default();
+        let diverged = shard.with_shard(|shard| shard.diverged(&database.to_byte_array()));
+        let diverged = diverged.unwrap_or_default();
         let status = shard.status();
         let leader = status.leader.map(|(id, _)| id);
         let id = leader
             .into_iter()
             .chain(status.voters)
-            .find(|node| *node != me && !audit.diverged().contains_key(node))?;
+            .find(|node| *node != me && !diverged.contains_key(node))?;
         let meta = self.manager.meta().meta();
         Some(format!("leader={id}:{}", meta.node(id)?.client_addr))
     }

@@ -208,15 +208,14 @@ impl Node {
                     .map(|it| it.names.clone())
                     .unwrap_or_default();
                 let position = database.digest.map_or(database.applied, |digest| digest.position);
-                let audits = self.manager.shard().with_shard(|shard| {
-                    let identity = &database.identity;
-                    [shard.audit(identity), shard.stored(identity)]
-                        .map(|audit| audit.cloned().unwrap_or_default())
+                let identity = &database.identity;
+                let known = self.manager.shard().with_shard(|shard| {
+                    let agreed = shard.audit(identity).and_then(Audit::agreed);
+                    let split = shard.audits(identity).find_map(split);
+                    (agreed, split, shard.diverged(identity))
                 });
-                let [audit, stored] = audits.unwrap_or_default();
-                let mut all = stored.diverged().clone();
-                all.extend(audit.diverged());
-                let diverged = all.iter().map(|(node, it)| DivergedReplica {
+                let (agreed, split, diverged) = known.unwrap_or_default();
+                let diverged = diverged.iter().map(|(node, it)| DivergedReplica {
                     node: *node,
                     after: Position(it.after).to_string(),
                     by: Position(it.by).to_string(),
@@ -226,9 +225,9 @@ impl Node {
                         Phase::Quarantined(why) => Some(why.to_string()),
                         _ => None,
                     },
-                    agreed_index: audit.agreed().map(|agreed| agreed.position),
+                    agreed_index: agreed.map(|agreed| agreed.position),
                     diverged: diverged.collect(),
-                    split: split(&audit).or_else(|| split(&stored)),
+                    split,
                     identity: big_endian_hex(database.identity),
                     names,
                     applied: database.applied.to_string(),

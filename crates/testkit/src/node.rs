@@ -108,6 +108,14 @@ impl Node {
         self.launch.data_dir.with_extension("log")
     }
 
+    /// Stops its SpacetimeDB, or lets it go on.
+    pub fn pause_server(&self, paused: bool) -> Result<()> {
+        for pid in self.server_pids()? {
+            send(pid, if paused { Signal::SIGSTOP } else { Signal::SIGCONT });
+        }
+        Ok(())
+    }
+
     /// Its `--data-dir`.
     pub fn data_dir(&self) -> &Path {
         &self.launch.data_dir

@@ -16,6 +16,13 @@ use std::collections::{BTreeMap, BTreeSet};
 /// reports, and still be compared.
 const POSITIONS_MAX: usize = 64;
 
+/// Positions at which it is known what is right: how far behind the voters another replica may be, in reports, and still
+/// be compared.
+const AGREED_MAX: usize = 64;
+
+/// Clearing publications of a database of which it is not known yet whether they are taken; the oldest are given up.
+const CLEARS_MAX: usize = 16;
+
 /// How long replicas that contradict each other are waited with for the others to say who is right, in microseconds of
 /// the log's time.
 pub(super) const DOUBT_US: i64 = 10_000_000;
@@ -69,7 +76,12 @@ impl Contest {
 /// What is known of a database's replicas.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Audit {
-    agreed: Option<Holding>,
+    /// Where the database was made as it is. What is reported of before says nothing any more.
+    begins: u64,
+    /// Clearing publications that may yet be taken.
+    clears: BTreeSet<u64>,
+    /// The digests that a majority held, by position.
+    agreed: BTreeMap<u64, u64>,
     /// The last position at which each node was right.
     right: BTreeMap<u64, u64>,
     diverged: BTreeMap<u64, Divergence>,
@@ -81,7 +93,11 @@ pub struct Audit {
 impl Audit {
     /// The last position at which a majority held the same, and the digest there.
     pub fn agreed(&self) -> Option<Holding> {
-        self.agreed
+        let (position, digest) = self.agreed.last_key_value()?;
+        Some(Holding {
+            position: *position,
+            digest: *digest,
+        })
     }
 
     /// The replicas that have diverged, by node.
@@ -100,23 +116,62 @@ impl Audit {
         by.into_iter().flat_map(BTreeMap::keys).copied()
     }
 
+    /// Begins where the database is made anew, and all replicas with it.
+    pub(super) fn begin(&mut self, at: u64) {
+        let clears = self.clears.split_off(&at.saturating_add(1));
+        *self = Self {
+            begins: at,
+            clears,
+            ..Self::default()
+        };
+    }
+
+    /// The database may be made anew there: whether the publication is taken is said later.
+    pub(super) fn may_begin(&mut self, at: u64) {
+        self.clears.insert(at);
+        if self.clears.len() > CLEARS_MAX {
+            self.clears.pop_first();
+        }
+    }
+
+    /// Whether it was still open if the database is made anew there. From now on it is not.
+    pub(super) fn might_begin(&mut self, at: u64) -> bool {
+        self.clears.remove(&at)
+    }
+
     /// Takes in what a node holds.
     pub(super) fn note(&mut self, node: u64, held: Holding, voters: &BTreeSet<u64>, now_us: i64) {
         let Holding { position, digest } = held;
-        if let Some(agreed) = self.agreed.filter(|agreed| agreed.position == position) {
-            self.compare(node, held, agreed);
+        if position < self.begins {
+            return;
+        }
+        let is_open = self.open.contains_key(&position);
+        if let Some(digest) = self.agreed.get(&position).copied() {
+            self.compare(node, held, Holding { position, digest });
+            if !is_open {
+                return;
+            }
         }
         let is_kept = self.open.len() < POSITIONS_MAX
-            || self.open.contains_key(&position)
-            || self.open.keys().next().is_some_and(|first| *first < position);
+            || is_open
+            || self.oldest().is_some_and(|oldest| oldest < position);
         if !is_kept {
             return;
         }
         self.open.entry(position).or_default().insert(node, digest);
-        if self.open.len() > POSITIONS_MAX {
-            self.open.pop_first();
+        if self.open.len() > POSITIONS_MAX
+            && let Some(oldest) = self.oldest()
+        {
+            self.open.remove(&oldest);
         }
         self.judge(position, voters, now_us);
+    }
+
+    /// The position whose reports are the first to be given up. Those where the replicas differ stay: an operator must be
+    /// able to say which of them is right.
+    fn oldest(&self) -> Option<u64> {
+        let by = self.contest.map(|contest| contest.by);
+        self.open.keys().copied().find(|position| Some(*position) != by)
     }
 
     /// Whether a node has said what it holds where the replicas differ.
@@ -167,7 +222,11 @@ impl Audit {
             let missing = voters.len() - reported;
             let earlier = self.contest.filter(|contest| contest.by <= position);
             let first = earlier.unwrap_or(Contest {
-                after: self.agreed.map_or(0, |agreed| agreed.position),
+                after: self
+                    .agreed
+                    .range(..position)
+                    .next_back()
+                    .map_or(0, |(after, _)| *after),
                 by: position,
                 since_us: now_us,
                 is_certain: false,
@@ -180,8 +239,9 @@ impl Audit {
     }
 
     fn agree(&mut self, agreed: Holding) {
-        if self.agreed.is_none_or(|known| known.position < agreed.position) {
-            self.agreed = Some(agreed);
+        self.agreed.insert(agreed.position, agreed.digest);
+        if self.agreed.len() > AGREED_MAX {
+            self.agreed.pop_first();
         }
         if self.contest.is_some_and(|contest| contest.by <= agreed.position) {
             self.contest = None;
@@ -215,7 +275,10 @@ impl Audit {
 
     pub(super) fn encode(&self) -> Vec<u8> {
         AuditRecord {
-            agreed: self.agreed,
+            agreed: self.agreed(),
+            earlier: self.agreed.clone(),
+            begins: self.begins,
+            clears: self.clears.iter().copied().collect(),
             right: self.right.clone(),
             diverged: self.diverged.clone(),
             contest: self.contest,
@@ -227,8 +290,12 @@ impl Audit {
 
     pub(super) fn decode(bytes: Bytes) -> Result<Self, RecordError> {
         let record: AuditRecord = decode(bytes)?;
+        let mut agreed = record.earlier;
+        agreed.extend(record.agreed.map(|it| (it.position, it.digest)));
         Ok(Self {
-            agreed: record.agreed,
+            begins: record.begins,
+            clears: record.clears.into_iter().collect(),
+            agreed,
             right: record.right,
             diverged: record.diverged,
             contest: record.contest,
@@ -250,6 +317,13 @@ struct AuditRecord {
     contest: Option<Contest>,
     #[prost(message, repeated, tag = "5")]
     open: Vec<OpenRecord>,
+    /// What was agreed before `agreed`, and that too.
+    #[prost(btree_map = "fixed64, fixed64", tag = "6")]
+    earlier: BTreeMap<u64, u64>,
+    #[prost(fixed64, tag = "7")]
+    begins: u64,
+    #[prost(fixed64, repeated, tag = "8")]
+    clears: Vec<u64>,
     #[prost(uint32, tag = "15")]
     version: u32,
 }
@@ -370,6 +444,55 @@ mod tests {
         // What is older than all that is kept is passed over.
         noted(&mut audit, &voters, &[(2, 1, 1)]);
         assert!(audit.open.len() == POSITIONS_MAX && !audit.open.contains_key(&1));
+    }
+
+    /// Clients come and go while a split database waits for an operator.
+    #[test]
+    fn a_split_can_be_resolved_whatever_is_reported_meanwhile() {
+        let (mut audit, voters) = (Audit::default(), voters(3));
+        noted(&mut audit, &voters, &[(1, 10, 1), (2, 10, 2)]);
+        assert!(audit.contest().unwrap().is_split(DOUBT_US));
+        for position in 0..10 * POSITIONS_MAX as u64 {
+            noted(&mut audit, &voters, &[(1 + position % 2, 11 + position, 3)]);
+        }
+        assert_eq!(audit.open.len(), POSITIONS_MAX);
+        assert_eq!(audit.contestants().collect::<Vec<_>>(), [1, 2]);
+        assert!(audit.resolve(1));
+    }
+
+    #[test]
+    fn a_learner_that_is_a_little_behind_is_compared() {
+        let (mut audit, voters) = (Audit::default(), voters(3));
+        for position in 1..=100u64 {
+            noted(
+                &mut audit,
+                &voters,
+                &[(1, position, 7), (2, position, 7), (3, position, 7)],
+            );
+            if position > 1 {
+                noted(&mut audit, &voters, &[(4, position - 1, 8)]);
+            }
+        }
+        assert!(audit.diverged().contains_key(&4));
+        assert!(audit.open.is_empty() && audit.agreed.len() == AGREED_MAX);
+    }
+
+    #[test]
+    fn what_may_begin_anew_begins_once_and_there() {
+        let mut audit = Audit::default();
+        for at in 0..2 * CLEARS_MAX as u64 {
+            audit.may_begin(at);
+        }
+        assert_eq!(audit.clears.len(), CLEARS_MAX);
+        let at = CLEARS_MAX as u64 + 3;
+        assert!(audit.might_begin(at) && !audit.might_begin(at));
+        audit.begin(at);
+        // What comes before is decided with it.
+        assert!(!audit.might_begin(at - 1) && audit.might_begin(at + 1));
+        noted(&mut audit, &voters(1), &[(1, at - 1, 1)]);
+        assert_eq!(audit.agreed(), None);
+        noted(&mut audit, &voters(1), &[(1, at, 1)]);
+        assert_eq!(audit.agreed().map(|agreed| agreed.position), Some(at));
     }
 
     proptest! {

@@ -1,6 +1,6 @@
 //! The rules of a shard: databases, sessions, and what replicas report.
 
-use super::audit::{Audit, Holding};
+use super::audit::{Audit, Divergence, Holding};
 use super::poison::{StuckReplica, StuckReplicas};
 use super::state::{SessionRecord, StateKey};
 use super::{Change, Stamp, Verdict};
@@ -17,11 +17,58 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct ShardState {
     databases: BTreeSet<Bytes>,
     sessions: BTreeMap<u64, Session>,
-    audits: BTreeMap<Bytes, Audit>,
-    /// The same of rows as they are stored. What differs there may be the same again in all writes that follow.
-    stored: BTreeMap<Bytes, Audit>,
+    audits: BTreeMap<Bytes, Audits>,
     voters: BTreeSet<u64>,
     stuck: StuckReplicas,
+}
+
+/// What is known of a database's replicas, by what they report.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Audits {
+    /// Digests of all writes, by the last command that changed the database.
+    writes: Audit,
+    /// The same by place in the log. Of a replica on which calls fail that succeed elsewhere, no other knows the last
+    /// command that changed the database.
+    places: Audit,
+    /// Hashes of rows as they are stored. What differs there may be the same again in all writes that follow.
+    rows: Audit,
+}
+
+/// The name of a database's part of the state.
+type KeyOf = fn(Bytes) -> StateKey;
+
+impl Audits {
+    fn each(&self) -> [(KeyOf, &Audit); 3] {
+        [
+            (StateKey::Audit, &self.writes),
+            (StateKey::Places, &self.places),
+            (StateKey::Rows, &self.rows),
+        ]
+    }
+
+    fn each_mut(&mut self) -> [(KeyOf, &mut Audit); 3] {
+        [
+            (StateKey::Audit, &mut self.writes),
+            (StateKey::Places, &mut self.places),
+            (StateKey::Rows, &mut self.rows),
+        ]
+    }
+
+    /// The database is made anew there, and all replicas with it.
+    fn begin(&mut self, at: u64) {
+        self.writes.begin(at);
+        self.rows.begin(at);
+        // The place before a command is named after it.
+        self.places.begin(at.saturating_add(1));
+    }
+
+    fn changes(&self, database: &Bytes, changes: &mut Vec<Change>) {
+        let kept = self
+            .each()
+            .into_iter()
+            .filter(|(_, audit)| **audit != Audit::default());
+        changes.extend(kept.map(|(key, audit)| (key(database.clone()), Some(audit.encode()))));
+    }
 }
 
 impl ShardState {
@@ -47,12 +94,28 @@ impl ShardState {
 
     /// What is known of a database's replicas; `None` if none has reported yet.
     pub fn audit(&self, database: &[u8]) -> Option<&Audit> {
-        self.audits.get(database)
+        Some(&self.audits.get(database)?.writes)
     }
 
     /// What is known of a database's rows as the replicas have stored them; `None` if none has read them yet.
     pub fn stored(&self, database: &[u8]) -> Option<&Audit> {
-        self.stored.get(database)
+        Some(&self.audits.get(database)?.rows)
+    }
+
+    /// All that is known of a database's replicas: of what they hold where it changed last, at places of the log, and as
+    /// rows that are stored.
+    pub fn audits(&self, database: &[u8]) -> impl Iterator<Item = &Audit> {
+        let audits = self.audits.get(database).map(Audits::each);
+        audits.into_iter().flatten().map(|(_, audit)| audit)
+    }
+
+    /// The replicas of a database that have diverged in anything, by node.
+    pub fn diverged(&self, database: &[u8]) -> BTreeMap<u64, Divergence> {
+        let mut all = BTreeMap::new();
+        for (node, it) in self.audits(database).flat_map(Audit::diverged) {
+            all.entry(*node).or_insert(*it);
+        }
+        all
     }
 
     /// The nodes that vote.
@@ -101,16 +164,20 @@ impl ShardState {
                 // The gateway and the leader may both have proposed it.
                 None => Verdict::Refused(Refusal::SessionGone),
             },
-            // What clears the database makes all replicas the same.
+            // What clears the database makes all replicas the same, once it is taken.
             Body::Publish(publish) if !publish.clear && self.is_split(&publish.database, timestamp_us) => {
                 Verdict::Refused(Refusal::Split)
             }
             Body::Publish(publish) => {
-                if publish.clear {
-                    self.forget_audits(&publish.database, changes);
-                }
-                if self.databases.insert(publish.database.clone()) {
-                    changes.push(database_change(&publish.database));
+                let database = &publish.database;
+                let audits = self.audits.entry(database.clone()).or_default();
+                if self.databases.insert(database.clone()) {
+                    changes.push(database_change(database));
+                    audits.begin(position.0);
+                    audits.changes(database, changes);
+                } else if publish.clear {
+                    audits.writes.may_begin(position.0);
+                    audits.changes(database, changes);
                 }
                 Verdict::Effect(None)
             }
@@ -137,9 +204,19 @@ impl ShardState {
                 if !self.databases.contains(&poison.database) {
                     return Verdict::Refused(Refusal::NoSuchDatabase);
                 }
-                self.stuck.judge(poison, stamp, changes)
+                let verdict = self.stuck.judge(poison, stamp, changes);
+                if matches!(verdict, Verdict::Effect(_)) && poison.decides() {
+                    self.decided(&poison.database, poison.position, false, changes);
+                }
+                verdict
             }
-            Body::Judgement(it) => self.about(&it.database, &[it.position], position),
+            Body::Judgement(it) => {
+                let verdict = self.about(&it.database, &[it.position], position);
+                if matches!(verdict, Verdict::Effect(_)) {
+                    self.decided(&it.database, it.position, it.refusal.is_none(), changes);
+                }
+                verdict
+            }
             Body::Trapped(it) => self.about(&it.database, &it.positions, position),
             // Nothing proposes a meta command here; a log that holds one must stay readable all the same.
             _ => Verdict::Refused(Refusal::NoSuchDatabase),
@@ -171,18 +248,32 @@ impl ShardState {
         Verdict::Effect(None)
     }
 
+    /// The first word on a clearing publication says whether it is taken, and with it, whether what is known of the replicas
+    /// is over. As long as there is none, as where a node is too old to say it, nothing is forgotten: what is known for too
+    /// long ends with the next such publication, and what is forgotten too early may never be found again.
+    fn decided(&mut self, database: &Bytes, position: u64, is_taken: bool, changes: &mut Vec<Change>) {
+        let Some(audits) = self.audits.get_mut(database) else {
+            return;
+        };
+        if !audits.writes.might_begin(position) {
+            return;
+        }
+        if is_taken {
+            audits.begin(position);
+        }
+        for (key, audit) in audits.each() {
+            changes.push((key(database.clone()), Some(audit.encode())));
+        }
+    }
+
     fn is_split(&self, database: &Bytes, now_us: i64) -> bool {
-        let audits = [&self.audits, &self.stored].map(|audits| audits.get(database));
-        let mut contests = audits.into_iter().flatten().filter_map(Audit::contest);
+        let mut contests = self.audits(database).filter_map(Audit::contest);
         contests.any(|contest| contest.is_split(now_us))
     }
 
     fn forget_audits(&mut self, database: &Bytes, changes: &mut Vec<Change>) {
-        if self.audits.remove(database).is_some() {
-            changes.push((StateKey::Audit(database.clone()), None));
-        }
-        if self.stored.remove(database).is_some() {
-            changes.push((StateKey::Rows(database.clone()), None));
+        if let Some(audits) = self.audits.remove(database) {
+            changes.extend(audits.each().map(|(key, _)| (key(database.clone()), None)));
         }
     }
 
@@ -191,29 +282,30 @@ impl ShardState {
             if !self.databases.contains(&report.database) {
                 continue;
             }
-            let (audits, key): (_, fn(Bytes) -> StateKey) = match report.of_rows {
-                false => (&mut self.audits, StateKey::Audit),
-                true => (&mut self.stored, StateKey::Rows),
+            let audits = self.audits.entry(report.database.clone()).or_default();
+            let mut note = |audit: &mut Audit, key: KeyOf, position| {
+                let held = Holding {
+                    position,
+                    digest: report.digest,
+                };
+                audit.note(stamp.origin.node, held, &self.voters, stamp.timestamp_us);
+                changes.push((key(report.database.clone()), Some(audit.encode())));
             };
-            let audit = audits.entry(report.database.clone()).or_default();
-            let (position, digest) = (report.position, report.digest);
-            let held = Holding { position, digest };
-            audit.note(stamp.origin.node, held, &self.voters, stamp.timestamp_us);
-            changes.push((key(report.database.clone()), Some(audit.encode())));
+            if report.of_rows {
+                note(&mut audits.rows, StateKey::Rows, report.position);
+                continue;
+            }
+            note(&mut audits.writes, StateKey::Audit, report.position);
+            if report.place != 0 {
+                note(&mut audits.places, StateKey::Places, report.place);
+            }
         }
         Verdict::Done(Reply::Done)
     }
 
     fn resolve(&mut self, resolve: &Resolve, changes: &mut Vec<Change>) -> Verdict {
         let database = &resolve.database;
-        let audits = [
-            self.audits
-                .get_mut(database)
-                .map(|audit| (StateKey::Audit(database.clone()), audit)),
-            self.stored
-                .get_mut(database)
-                .map(|audit| (StateKey::Rows(database.clone()), audit)),
-        ];
+        let audits = self.audits.get_mut(database).map(Audits::each_mut);
         let split: Vec<_> = audits
             .into_iter()
             .flatten()
@@ -227,7 +319,7 @@ impl ShardState {
         }
         for (key, audit) in split {
             audit.resolve(resolve.node);
-            changes.push((key, Some(audit.encode())));
+            changes.push((key(database.clone()), Some(audit.encode())));
         }
         Verdict::Done(Reply::Done)
     }
@@ -247,10 +339,13 @@ impl ShardState {
                 self.databases.insert(identity.clone());
             }
             StateKey::Audit(identity) => {
-                self.audits.insert(identity.clone(), Audit::decode(value)?);
+                self.audits.entry(identity.clone()).or_default().writes = Audit::decode(value)?;
+            }
+            StateKey::Places(identity) => {
+                self.audits.entry(identity.clone()).or_default().places = Audit::decode(value)?;
             }
             StateKey::Rows(identity) => {
-                self.stored.insert(identity.clone(), Audit::decode(value)?);
+                self.audits.entry(identity.clone()).or_default().rows = Audit::decode(value)?;
             }
             _ => return Err(RecordError::Missing("the meaning of a shard's key")),
         }
@@ -260,13 +355,9 @@ impl ShardState {
     pub(super) fn dump(&self, changes: &mut Vec<Change>) {
         changes.extend(self.databases.iter().map(database_change));
         changes.extend(self.sessions.values().map(session_change));
-        let audits = self.audits.iter();
-        changes.extend(
-            audits.map(|(database, audit)| (StateKey::Audit(database.clone()), Some(audit.encode()))),
-        );
-        let stored = self.stored.iter();
-        changes
-            .extend(stored.map(|(database, audit)| (StateKey::Rows(database.clone()), Some(audit.encode()))));
+        for (database, audits) in &self.audits {
+            audits.changes(database, changes);
+        }
         self.stuck.dump(changes);
     }
 }

@@ -19,6 +19,8 @@ pub(crate) enum StateKey {
     Audit(Bytes),
     /// The same of rows as they are stored.
     Rows(Bytes),
+    /// The same of what they hold at places of the log.
+    Places(Bytes),
     /// The cluster's settings.
     Cluster,
     /// A node: where and what it is.
@@ -46,6 +48,10 @@ impl StateKey {
                 out.push(b'r');
                 out.extend_from_slice(identity);
             }
+            Self::Places(identity) => {
+                out.push(b'l');
+                out.extend_from_slice(identity);
+            }
             Self::Cluster => out.push(b'c'),
             Self::Node(node) => numbered(out, b'n', *node),
             Self::Stuck(node, database) => {
@@ -66,6 +72,7 @@ impl StateKey {
             b'd' => Some(Self::Database(Bytes::copy_from_slice(rest))),
             b'a' => Some(Self::Audit(Bytes::copy_from_slice(rest))),
             b'r' => Some(Self::Rows(Bytes::copy_from_slice(rest))),
+            b'l' => Some(Self::Places(Bytes::copy_from_slice(rest))),
             b'c' => Some(Self::Cluster),
             b'n' => number().map(Self::Node),
             b'p' => {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::command::{Call, Connect, Delete, Disconnect, ExpireNode, InitCluster, Owner, Publish};
+use crate::command::{Call, Connect, Delete, Disconnect, ExpireNode, InitCluster, Judgement, Owner, Publish};
 use crate::command::{RegisterDatabase, Report, Reports, Resolve, SetNames, SetNode};
 use crate::record::Batch;
 use crate::version::RECORD_VERSION;
@@ -420,7 +420,7 @@ fn no_part_of_a_newer_version_s_state_is_taken_in() {
             kinds.insert(encoded[0]);
         }
     }
-    assert_eq!(kinds, b"cdnost".iter().copied().collect(), "kinds of state");
+    assert_eq!(kinds, b"acdlnorst".iter().copied().collect(), "kinds of state");
 }
 
 #[test]
@@ -494,6 +494,11 @@ fn report(position: u64, digest: u64) -> Body {
     reported(position, digest, false)
 }
 
+/// A position after all that the tests have written.
+fn at(count: usize) -> u64 {
+    Position::new(9, count).0
+}
+
 fn reported(position: u64, digest: u64, of_rows: bool) -> Body {
     let database = DATABASE;
     let report = Report {
@@ -501,6 +506,7 @@ fn reported(position: u64, digest: u64, of_rows: bool) -> Body {
         position,
         digest,
         of_rows,
+        place: 0,
     };
     Body::Reports(Reports {
         reports: vec![report],
@@ -511,13 +517,13 @@ fn reported(position: u64, digest: u64, of_rows: bool) -> Body {
 fn rows_that_are_stored_otherwise_differ_whatever_is_written_later() {
     let mut bench = Bench::new(Resolver::shard());
     bench.resolver.set_voters([1, 2, 3].into());
-    bench.resolve(entry(1, vec![batch(1, 1, 1, vec![publish(), report(5, 1)])]));
+    bench.resolve(entry(1, vec![batch(1, 1, 1, vec![publish(), report(at(5), 1)])]));
     for (node, seq, hash) in [(1, 3, 7), (2, 1, 7), (3, 1, 8)] {
-        let batch = batch(node, 1, seq, vec![reported(6, hash, true)]);
+        let batch = batch(node, 1, seq, vec![reported(at(6), hash, true)]);
         bench.resolve(entry(2, vec![batch]));
     }
     for (node, seq) in [(1, 4), (2, 2), (3, 2)] {
-        bench.resolve(entry(3, vec![batch(node, 1, seq, vec![report(9, 2)])]));
+        bench.resolve(entry(3, vec![batch(node, 1, seq, vec![report(at(9), 2)])]));
     }
     let shard = bench.resolver.shard_state().unwrap();
     let diverged =
@@ -528,7 +534,7 @@ fn rows_that_are_stored_otherwise_differ_whatever_is_written_later() {
     for (node, seq, hash) in [(1, 5, 1), (2, 3, 2)] {
         bench.resolve(entry(
             4,
-            vec![batch(node, 1, seq, vec![reported(10, hash, true)])],
+            vec![batch(node, 1, seq, vec![reported(at(10), hash, true)])],
         ));
     }
     let refused = |bench: &mut Bench, seq, body: Body| {
@@ -556,8 +562,8 @@ const LATER_US: i64 = 2 * super::audit::DOUBT_US;
 fn a_split_database_takes_no_calls_until_it_is_resolved_or_cleared() {
     let mut bench = Bench::new(Resolver::shard());
     bench.resolver.set_voters([1, 2, 3].into());
-    bench.resolve(entry(1, vec![batch(1, 1, 1, vec![publish(), report(5, 1)])]));
-    bench.resolve(entry(2, vec![batch(2, 1, 1, vec![report(5, 2)])]));
+    bench.resolve(entry(1, vec![batch(1, 1, 1, vec![publish(), report(at(5), 1)])]));
+    bench.resolve(entry(2, vec![batch(2, 1, 1, vec![report(at(5), 2)])]));
     let taken = |bench: &mut Bench, time_us, seq, body: Body| {
         let decision = bench.resolve(entry(time_us, vec![batch(1, 1, seq, vec![body])]));
         match decision.settled.into_iter().next() {
@@ -588,18 +594,114 @@ fn a_split_database_takes_no_calls_until_it_is_resolved_or_cleared() {
     assert_eq!(audit.diverged().keys().copied().collect::<Vec<_>>(), [1]);
 
     // Differing again, it is begun anew: then all are the same.
-    bench.resolve(entry(LATER_US, vec![batch(2, 1, 2, vec![report(9, 2)])]));
-    bench.resolve(entry(LATER_US, vec![batch(3, 1, 1, vec![report(9, 1)])]));
+    bench.resolve(entry(LATER_US, vec![batch(2, 1, 2, vec![report(at(9), 2)])]));
+    bench.resolve(entry(LATER_US, vec![batch(3, 1, 1, vec![report(at(9), 1)])]));
     assert_eq!(
         taken(&mut bench, 2 * LATER_US, 11, call(0, "d")),
         Err(Refusal::Split)
     );
-    let clear = Body::Publish(Publish {
+    // A publication that clears the database is let in, and ends the split once it is taken.
+    let mut seq = 12;
+    for (word, then) in [
+        (None, Err(Refusal::Split)),
+        (Some(Some("bad")), Err(Refusal::Split)),
+        (Some(None), Ok(())),
+    ] {
+        assert_eq!(taken(&mut bench, 2 * LATER_US, seq, clear()), Ok(()));
+        let position = Position::new(bench.index, 0);
+        if let Some(refusal) = word {
+            assert_eq!(
+                taken(&mut bench, 2 * LATER_US, seq + 1, judgement(position, refusal)),
+                Ok(())
+            );
+            // Who comes later says nothing any more.
+            assert_eq!(
+                taken(&mut bench, 2 * LATER_US, seq + 2, judgement(position, None)),
+                Ok(())
+            );
+            seq += 2;
+        }
+        bench.resolver = bench.restored();
+        bench.resolver.set_voters([1, 2, 3].into());
+        assert_eq!(taken(&mut bench, 2 * LATER_US, seq + 1, call(0, "e")), then);
+        seq += 2;
+    }
+    let audit = bench.resolver.shard_state().unwrap().audit(&DATABASE).unwrap();
+    assert_eq!((audit.agreed(), audit.contest()), (None, None));
+    assert!(audit.diverged().is_empty());
+}
+
+fn clear() -> Body {
+    Body::Publish(Publish {
         database: DATABASE,
         clear: true,
         ..Publish::default()
-    });
-    assert_eq!(taken(&mut bench, 2 * LATER_US, 12, clear), Ok(()));
-    assert_eq!(taken(&mut bench, 2 * LATER_US, 13, call(0, "e")), Ok(()));
-    assert_eq!(bench.resolver.shard_state().unwrap().audit(&DATABASE), None);
+    })
+}
+
+fn judgement(position: Position, refusal: Option<&str>) -> Body {
+    Body::Judgement(Judgement {
+        database: DATABASE,
+        position: position.0,
+        refusal: refusal.map(str::to_owned),
+    })
+}
+
+/// Replicas that are behind the log report of before a clearing publication when the log is past it already, and one that
+/// has been cleared reports of after it.
+#[test]
+fn reports_of_before_a_clear_say_nothing_of_what_is_after_it() {
+    for of_rows in [false, true] {
+        let mut bench = Bench::new(Resolver::shard());
+        bench.resolver.set_voters([1, 2, 3].into());
+        bench.resolve(entry(1, vec![batch(1, 1, 1, vec![publish(), call(0, "a")])]));
+        let before = Position::new(1, 1).0;
+        bench.resolve(entry(2, vec![batch(2, 1, 1, vec![reported(before, 7, of_rows)])]));
+        bench.resolve(entry(2, vec![batch(1, 1, 3, vec![clear()])]));
+        bench.resolve(entry(
+            2,
+            vec![batch(1, 1, 4, vec![judgement(Position::new(3, 0), None)])],
+        ));
+        let placed = |place: Position, digest| {
+            let Body::Reports(mut reports) = reported(before, digest, of_rows) else {
+                unreachable!()
+            };
+            reports.reports[0].place = place.0;
+            Body::Reports(reports)
+        };
+        // The place before the clearing publication is named after it.
+        for (node, seq, digest) in [(1, 5, 7), (3, 1, 9)] {
+            let body = placed(Position::new(3, 0), digest);
+            bench.resolve(entry(3, vec![batch(node, 1, seq, vec![body])]));
+        }
+        let decision = bench.resolve(entry(LATER_US, vec![batch(1, 1, 6, vec![call(0, "b")])]));
+        assert_eq!(refusal(&decision), None);
+        bench.resolve(entry(
+            LATER_US,
+            vec![batch(2, 1, 2, vec![placed(Position::new(3, 0), 7)])],
+        ));
+        let shard = bench.resolver.shard_state().unwrap();
+        assert!(shard.diverged(&DATABASE).is_empty());
+    }
+}
+
+/// Calls fail on a replica that succeed on the others: their last changes never meet, and their places do.
+#[test]
+fn a_replica_on_which_calls_fail_is_found_at_a_place_of_the_log() {
+    let mut bench = Bench::new(Resolver::shard());
+    bench.resolver.set_voters([1, 2, 3].into());
+    bench.resolve(entry(1, vec![batch(1, 1, 1, vec![publish()])]));
+    for (node, seq, position, digest) in [(1, 2, 8, 2), (2, 1, 8, 2), (3, 1, 5, 1)] {
+        let Body::Reports(mut reports) = report(at(position), digest) else {
+            unreachable!()
+        };
+        reports.reports[0].place = at(9);
+        bench.resolve(entry(2, vec![batch(node, 1, seq, vec![Body::Reports(reports)])]));
+    }
+    let shard = bench.resolver.shard_state().unwrap();
+    assert!(shard.audit(&DATABASE).unwrap().diverged().is_empty());
+    assert_eq!(shard.diverged(&DATABASE).into_keys().collect::<Vec<_>>(), [3]);
+    let restored = bench.restored();
+    let restored = restored.shard_state().unwrap();
+    assert!(restored.audits(&DATABASE).eq(shard.audits(&DATABASE)));
 }

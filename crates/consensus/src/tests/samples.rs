@@ -192,6 +192,7 @@ fn messages() -> Vec<Sample> {
             position: 65_536,
             digest: 0xd1,
             of_rows: false,
+            place: 0,
         }],
     }));
     let resolve = Command::from(Body::Resolve(Resolve {
@@ -226,6 +227,16 @@ fn messages() -> Vec<Sample> {
             position: 65_537,
             digest: 5,
             of_rows: true,
+            place: 0,
+        }],
+    }));
+    let placed = Command::from(Body::Reports(Reports {
+        reports: vec![Report {
+            database: DATABASE,
+            position: 65_537,
+            digest: 6,
+            of_rows: false,
+            place: 65_540,
         }],
     }));
     let voters = vec![1, 2, 3];
@@ -270,6 +281,7 @@ fn messages() -> Vec<Sample> {
         Sample::of("trapped", trapped),
         Sample::of("scrub", scrub),
         Sample::of("reports_of_rows", rows),
+        Sample::of("reports_with_place", placed),
     ]
 }
 

@@ -1,10 +1,13 @@
 //! Replicas that differ are found, named and set aside; the rest goes on.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use http::{Method, StatusCode};
-use rtdb_testkit::client::{Client, Connect};
-use rtdb_testkit::demo_module;
+use rtdb_testkit::client::{Args, Client, Connect};
+use rtdb_testkit::{demo_module, poison_module};
 use serde_json::Value;
+use tokio::time::{Instant, sleep};
 
 use crate::support::{DATABASE, PATIENCE, Scene, program, run, until};
 
@@ -161,8 +164,13 @@ fn a_replica_that_differs_is_set_aside_and_the_rest_goes_on() {
         })
         .await?;
         add(&scene, 3, DATABASE, 4).await?;
-        scene.identical().await?;
         agreed(&scene, DATABASE).await?;
+        until("node 3 holds what node 1 does", async || {
+            let (ours, theirs) = (said(&scene, 1, DATABASE).await?, said(&scene, 3, DATABASE).await?);
+            ensure!(ours["digest"] == theirs["digest"], "{ours} {theirs}");
+            Ok(())
+        })
+        .await?;
 
         // A row that changes by itself is in no digest; comparing all rows shows it.
         let verify = async |node: u64| {
@@ -251,6 +259,176 @@ fn a_database_whose_replicas_contradict_each_other_waits_for_a_word() {
             Ok(())
         })
         .await?;
+        scene.end().await
+    });
+}
+
+/// Times at which a node's log says something.
+fn logged(scene: &Scene, node: u64, words: &str) -> usize {
+    let log = std::fs::read_to_string(scene.cluster.node(node).log()).unwrap_or_default();
+    log.lines().filter(|line| line.contains(words)).count()
+}
+
+/// Calls fail on a replica that succeed on the others: it is at no position where another is.
+#[test]
+fn a_replica_on_which_every_call_fails_is_found() {
+    run(async {
+        let scene = Scene::start(3).await?;
+        add(&scene, 1, DATABASE, 1).await?;
+        agreed(&scene, DATABASE).await?;
+        let to = Connect::new(scene.cluster.node(1).client_addr(), DATABASE);
+        let mut client = Client::connect(&to).await?;
+        agreed(&scene, DATABASE).await?;
+        update(&scene, 3, "DELETE FROM counter WHERE id = 1").await?;
+        let started = Instant::now();
+        while started.elapsed() < PATIENCE {
+            let reply = client
+                .call_and_wait(
+                    "set",
+                    &Args::new().i64(1).i64(started.elapsed().as_millis() as i64),
+                )
+                .await?;
+            ensure!(reply.result.is_ok(), "{:?}", reply.result);
+            if said(&scene, 3, DATABASE).await?["set_aside"].is_string() {
+                break;
+            }
+            sleep(Duration::from_millis(500)).await;
+        }
+        client.close().await;
+        let ours = said(&scene, 1, DATABASE).await?;
+        ensure!(
+            ours["diverged"][0]["node"] == 3 && ours["split"].is_null(),
+            "{ours}"
+        );
+        scene.end().await
+    });
+}
+
+/// A replica has diverged; before that is known the database is cleared.
+#[test]
+fn what_is_reported_of_before_a_clear_does_not_count_after_it() {
+    run(async {
+        let scene = Scene::start(3).await?;
+        add(&scene, 1, DATABASE, 1).await?;
+        agreed(&scene, DATABASE).await?;
+        let to = Connect::new(scene.cluster.node(1).client_addr(), DATABASE);
+        let mut client = Client::connect(&to).await?;
+        agreed(&scene, DATABASE).await?;
+        tamper(&scene, 3).await?;
+        // All replicas are behind the log by some seconds, as when their servers are busy with a long call.
+        for node in scene.cluster.nodes() {
+            node.pause_server(true)?;
+        }
+        for value in 0..7 {
+            client.call("add", &demo_module::add("x", value)).await?;
+            client.flush().await?;
+            sleep(Duration::from_secs(1)).await;
+        }
+        let path = format!("/v1/database/{DATABASE}?clear=true");
+        let publisher = scene.cluster.node(1).api().with_token(&scene.owner);
+        let wasm = demo_module::wasm()?;
+        let publishing = tokio::spawn(async move { publisher.expect(Method::PUT, &path, wasm).await });
+        sleep(Duration::from_secs(5)).await;
+        for node in scene.cluster.nodes() {
+            node.pause_server(false)?;
+        }
+        publishing.await??;
+        add(&scene, 1, DATABASE, 2).await?;
+        agreed(&scene, DATABASE).await?;
+        sleep(Duration::from_secs(10)).await;
+        for node in 1..=3 {
+            let said = said(&scene, node, DATABASE).await?;
+            ensure!(said["set_aside"].is_null(), "{said}");
+            ensure!(said["diverged"].as_array().is_none_or(Vec::is_empty), "{said}");
+        }
+        scene.identical().await?;
+        scene.end().await
+    });
+}
+
+#[test]
+fn a_clear_that_is_refused_does_not_end_a_split() {
+    run(async {
+        let mut scene = Scene::start(3).await?;
+        add(&scene, 1, DATABASE, 1).await?;
+        agreed(&scene, DATABASE).await?;
+        scene.cluster.node_mut(3).kill9().await?;
+        scene.cluster.wait_leader(PATIENCE).await?;
+        tamper(&scene, 2).await?;
+        add(&scene, 1, DATABASE, 2).await?;
+        let refused = async || {
+            let refused = add(&scene, 1, DATABASE, 3).await.err().context("it was taken")?;
+            ensure!(refused.to_string().contains("read-only"), "{refused:#}");
+            Ok(())
+        };
+        until("the database takes no calls", refused).await?;
+        let path = format!("/v1/database/{DATABASE}?clear=true");
+        let publisher = scene.cluster.node(1).api().with_token(&scene.owner);
+        let mut crafted = poison_module::crafted()?.into_iter();
+        let traps = crafted.find(|(what, _)| *what == "its `init` traps");
+        let (_, module) = traps.context("no such module")?;
+        let answer = publisher.send(Method::PUT, &path, module).await?;
+        ensure!(!answer.status.is_success(), "{}", answer.text());
+        refused().await?;
+        publisher.expect(Method::PUT, &path, demo_module::wasm()?).await?;
+        add(&scene, 1, DATABASE, 4).await?;
+        scene.end().await
+    });
+}
+
+/// What a node finds about its own replica is no less a reason to give leadership away than what the others find.
+#[test]
+fn a_leader_whose_replica_does_not_follow_from_the_log_hands_over() {
+    run(async {
+        let mut scene = Scene::start(3).await?;
+        add(&scene, 1, DATABASE, 1).await?;
+        agreed(&scene, DATABASE).await?;
+        let leader = scene.cluster.wait_leader(PATIENCE).await?;
+        update(&scene, leader, "UPDATE rtdb_state SET module = 131073").await?;
+        sleep(Duration::from_secs(2)).await;
+        scene.cluster.node_mut(leader).kill9_server().await?;
+        until("it is set aside, and another leads", async || {
+            let said = said(&scene, leader, DATABASE).await?;
+            ensure!(said["set_aside"].is_string(), "{said}");
+            let now = scene.cluster.wait_leader(PATIENCE).await?;
+            ensure!(now != leader, "node {leader} leads");
+            Ok(())
+        })
+        .await?;
+        add(&scene, leader % 3 + 1, DATABASE, 2).await?;
+        scene.end().await
+    });
+}
+
+/// A node is given up while what it has to report is on its way; the database rests.
+#[test]
+fn a_report_that_was_lost_is_made_again() {
+    run(async {
+        let scene = Scene::with(3, |config| {
+            config.proxied = true;
+            config.arguments = ["--lease-ms", "5000"].map(str::to_owned).to_vec();
+        })
+        .await?;
+        add(&scene, 1, DATABASE, 1).await?;
+        agreed(&scene, DATABASE).await?;
+        let follower = scene.cluster.wait_leader(PATIENCE).await? % 3 + 1;
+        let other = follower % 3 + 1;
+        tamper(&scene, follower).await?;
+        scene.cluster.node(follower).pause_server(true)?;
+        add(&scene, other, DATABASE, 2).await?;
+        sleep(Duration::from_secs(2)).await;
+        scene.cluster.network()?.isolate(follower);
+        scene.cluster.node(follower).pause_server(false)?;
+        // It is given up meanwhile, and its report with it.
+        sleep(Duration::from_secs(15)).await;
+        scene.cluster.network()?.heal();
+        until("its replica is found", async || {
+            let said = said(&scene, other, DATABASE).await?;
+            ensure!(said["diverged"][0]["node"] == follower, "{said}");
+            Ok(())
+        })
+        .await?;
+        ensure!(logged(&scene, follower, "the cluster has given this node up") > 0);
         scene.end().await
     });
 }

@@ -1,7 +1,8 @@
 //! When to look at what this replica holds, so that it is compared with the others.
 //!
 //! Replicas are compared at places that the log itself names: where its time passes from one period into the next, between
-//! two commands of the database, with nothing under way. When the log rests, all of them have come to its end.
+//! two commands of the database, with nothing under way. Whatever has become of the commands before, the place is the same.
+//! When the log rests, all of them have come to its end.
 
 use rtdb_consensus::Holding;
 
@@ -17,23 +18,25 @@ pub(super) struct Checkpoints {
     last: Option<Holding>,
     /// Whether anything was taken since.
     is_dirty: bool,
+    /// Whether anything was taken since the last of the log's places.
+    is_open: bool,
 }
 
 impl Checkpoints {
     /// Begins behind a command of that time.
     pub(super) fn begin(&mut self, last_us: Option<i64>) {
-        (self.last_us, self.is_dirty) = (last_us, true);
+        (self.last_us, self.is_dirty, self.is_open) = (last_us, true, true);
     }
 
     /// Whether what is held is to be looked at before a command of that time is taken.
     pub(super) fn is_due(&self, next_us: i64) -> bool {
         let period = |time: i64| time.div_euclid(PERIOD_US);
-        self.is_dirty && self.last_us.is_some_and(|last| period(last) != period(next_us))
+        self.is_open && self.last_us.is_some_and(|last| period(last) != period(next_us))
     }
 
     /// A command of that time is taken.
     pub(super) fn took(&mut self, time_us: i64) {
-        (self.last_us, self.is_dirty) = (Some(time_us), true);
+        self.begin(Some(time_us));
     }
 
     /// Whether what is held is worth a look while there is nothing to do.
@@ -41,10 +44,12 @@ impl Checkpoints {
         self.is_dirty
     }
 
-    /// What was found: to be told, unless it was.
-    pub(super) fn found(&mut self, held: Option<Holding>) -> Option<Holding> {
+    /// What was found: to be told, unless it was. At one of the log's places it is told in any case: that nothing has
+    /// changed may be what differs.
+    pub(super) fn found(&mut self, held: Option<Holding>, is_place: bool) -> Option<Holding> {
         self.is_dirty = false;
-        let news = held.filter(|held| self.last != Some(*held));
+        self.is_open &= !is_place;
+        let news = held.filter(|held| is_place || self.last != Some(*held));
         self.last = held.or(self.last);
         news
     }
@@ -76,7 +81,7 @@ mod tests {
                         position: place as u64,
                         digest: 1,
                     };
-                    assert_eq!(checkpoints.found(Some(held)), Some(held));
+                    assert_eq!(checkpoints.found(Some(held), true), Some(held));
                     assert!(!checkpoints.is_due(*time));
                 }
                 checkpoints.took(*time);
@@ -100,10 +105,14 @@ mod tests {
         assert!(!checkpoints.is_dirty());
         checkpoints.took(5);
         assert!(checkpoints.is_dirty());
-        assert_eq!(checkpoints.found(held), held);
+        assert_eq!(checkpoints.found(held, false), held);
         checkpoints.took(6);
-        assert_eq!(checkpoints.found(held), None);
-        assert_eq!(checkpoints.found(None), None);
-        assert_eq!(checkpoints.found(held), None);
+        assert_eq!(checkpoints.found(held, false), None);
+        assert_eq!(checkpoints.found(None, false), None);
+        assert_eq!(checkpoints.found(held, false), None);
+        // A look at rest takes no place's turn, and there it is told though nothing is new.
+        assert!(!checkpoints.is_dirty() && checkpoints.is_due(PERIOD_US));
+        assert_eq!(checkpoints.found(held, true), held);
+        assert!(!checkpoints.is_due(PERIOD_US));
     }
 }

@@ -139,13 +139,19 @@ impl Applier {
 
     /// Looks at what the replica holds, with nothing under way.
     async fn check(&mut self) -> Result<(), Interrupt> {
+        let next = self.reader.peek();
+        let next = next.filter(|next| self.checkpoints.is_due(next.timestamp_us));
+        let place = next.map(|next| next.position);
         let held = self.state().await?.map(|state| Holding {
             position: state.index,
             digest: state.digest,
         });
-        if let Some(news) = self.checkpoints.found(held) {
-            let of_rows = false;
-            self.slot.hold(Found { held: news, of_rows });
+        if let Some(held) = self.checkpoints.found(held, place.is_some()) {
+            self.slot.hold(Found {
+                held,
+                of_rows: false,
+                place,
+            });
         }
         Ok(())
     }

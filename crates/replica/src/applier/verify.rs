@@ -40,7 +40,11 @@ impl Applier {
             if let Some(digest) = contents.hash() {
                 let position = command.position.0;
                 let held = Holding { position, digest };
-                self.slot.hold(Found { held, of_rows: true });
+                self.slot.hold(Found {
+                    held,
+                    of_rows: true,
+                    place: None,
+                });
             }
             self.slot.set_contents(Arc::new(contents));
         }

@@ -45,6 +45,8 @@ pub struct Found {
     pub held: Holding,
     /// Whether the digest is of the rows as they are stored, rather than of all that was written.
     pub of_rows: bool,
+    /// The command before which it was looked, if that is a place where all replicas look.
+    pub place: Option<Position>,
 }
 
 /// What one applier tells of itself.
