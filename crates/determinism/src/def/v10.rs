@@ -170,6 +170,9 @@ fn check_names(def: &RawModuleDefV10, spelled: &Names) -> Result<(), PrepareErro
         let columns = row.into_iter().flat_map(names::of_elements);
         names::check(columns.map(|column| spelled.column(column)))?;
     }
+    // The server does not even quote these.
+    let keys = def.view_primary_keys().into_iter().flatten();
+    names::check(keys.map(|key| &*key.view_source_name))?;
     let params = reducers(def).iter().map(|reducer| &reducer.params);
     let params = params.chain(def.views().into_iter().flatten().map(|view| &view.params));
     names::check(

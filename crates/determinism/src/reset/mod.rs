@@ -12,7 +12,8 @@
 //!
 //! WebAssembly can't shrink a memory. `memory` therefore counts the pages that the module has grown by itself, and puts
 //! the count back too; pages that an earlier call has grown are zeros when they are grown again. What is left: an access
-//! beyond the module's size, within pages of an earlier call, does not trap. No safe language makes such an access.
+//! beyond the module's size, within pages of an earlier call, does not trap. What it writes is undone like everything else. No
+//! safe language makes such an access.
 //!
 //! The rest of an instance's state can't change, because modules that could change it are refused: see `refused`.
 

@@ -16,7 +16,7 @@ use crate::abi;
 
 /// How many instructions a module may take to describe itself, in the interpreter's fuel: a second's worth of ordinary ones,
 /// and some seconds' of the slowest, those on vectors, which count like the others. Modules in Rust take less than a million.
-const FUEL_MAX: u64 = 300_000_000;
+const FUEL_MAX: u64 = 200_000_000;
 /// How much memory it may take, in bytes.
 const MEMORY_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// How many elements its tables may have.

@@ -518,6 +518,7 @@ fn names_that_are_no_identifiers() {
             def.add_explicit_names(names);
         };
         assert_eq!(v10(renamed), refused);
+        assert_eq!(v10(|def| def.add_view_primary_key(name, ["c0"])), refused);
     }
 }
 

@@ -21,7 +21,7 @@ const TROUBLES: [&str; 9] = [
 ];
 
 /// What it says of a module: in the order of its sources, from the compiler to the definition's validation.
-const OF_MODULE: [&str; 61] = [
+const OF_MODULE: [&str; 62] = [
     // The engine.
     "WebAssembly translation error",
     "failed to parse WebAssembly module",
@@ -87,6 +87,7 @@ const OF_MODULE: [&str; 61] = [
     "SqlError",
     "SqlParserError",
     "executing: `",
+    "failed to create row-level security",
 ];
 
 /// What it says of damaged files (SpacetimeDB's commit log, snapshots, and replay of both).
@@ -112,7 +113,12 @@ const OF_DAMAGE: [&str; 18] = [
 ];
 
 /// What a server quotes to the end of its answer: a rule, a query, what the module says itself.
-const QUOTING: [&str; 3] = ["executing: ", "query: ", "setup function returned an error"];
+const QUOTING: [&str; 4] = [
+    "executing: ",
+    "query: ",
+    "failed to create row-level security: ",
+    "setup function returned an error",
+];
 
 /// Whether an answer to a publication speaks of the module: 4xx does, if its text does not speak of something else.
 pub(super) fn is_of_module(status: StatusCode, text: &str) -> bool {
@@ -242,6 +248,8 @@ mod tests {
         ] {
             assert!(!is_trouble(text), "{text}");
         }
+        let rule = "failed to create row-level security: `SELECT * FROM a` WHERE b = 'timed out'`: `b` is not in scope";
+        assert!(is_of_module(SERVER_ERROR, rule));
         for text in [
             "can't open `replicas/1`: it's full (os error 28)",
             "the server's disk: No space left, that's all",
