@@ -59,9 +59,10 @@ enum Command {
         )]
         addr: String,
     },
-    /// Compare all rows of a database on all nodes, at one position of the log. Exits with 1 if they differ.
+    /// Compare all rows of a database on all nodes, at one position of the log. Exits with 1 if they differ,
+    /// and with 3 if that is not known of all tables.
     ///
-    /// The database takes calls meanwhile; they wait while a node reads its rows. Tables of more than 16 MiB are passed over.
+    /// The database takes calls meanwhile; they wait while a node reads its rows. Tables of more than 16 MiB are not compared.
     Verify {
         /// The database's name or identity.
         #[arg(long, value_name = "NAME")]
