@@ -14,9 +14,10 @@ use self::host::Host;
 use crate::PrepareError;
 use crate::abi;
 
-/// How many instructions a module may take to describe itself, in the interpreter's fuel: a second's worth of ordinary ones,
-/// and some seconds' of the slowest, those on vectors, which count like the others. Modules in Rust take less than a million.
-const FUEL_MAX: u64 = 200_000_000;
+/// How many instructions a module may take to describe itself, in the interpreter's fuel: seconds' worth of ordinary ones.
+/// Those on vectors count like the others and may be ten times as slow. Modules in Rust take less than a million; a runtime
+/// like that of C# starts up in there.
+const FUEL_MAX: u64 = 500_000_000;
 /// How much memory it may take, in bytes.
 const MEMORY_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// How many elements its tables may have.
