@@ -159,8 +159,17 @@ async fn contents(
     Path((identity, position)): Path<(String, u64)>,
 ) -> Response {
     let Some(contents) = node.contents(&identity, Position(position)) else {
-        return error(StatusCode::NOT_FOUND, NOT_READ);
+        return match node.set_aside(&identity) {
+            Some(why) => error(
+                StatusCode::CONFLICT,
+                format!("the database is set aside here: {why}"),
+            ),
+            None => error(StatusCode::NOT_FOUND, NOT_READ),
+        };
     };
+    if let Some(why) = contents.unread {
+        return error(StatusCode::CONFLICT, why);
+    }
     let tables: BTreeMap<&String, serde_json::Value> = contents
         .tables
         .iter()

@@ -17,7 +17,7 @@ use rtdb_consensus::command::{
 use rtdb_consensus::{
     Applied, Audit, ClockVerdict, GroupId, InitError, Manager, Position, Propose, Role, Unapplied,
 };
-use rtdb_replica::{Contents, Phase, ReplicaStatus, ServerState};
+use rtdb_replica::{Contents, Phase, Quarantine, ReplicaStatus, ServerState};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -136,9 +136,16 @@ impl Node {
 
     /// What this node's replica held at a position, if it was read there.
     pub(crate) fn contents(&self, identity: &str, position: Position) -> Option<Arc<Contents>> {
-        let mut identity: [u8; 32] = hex::decode(identity).ok()?.try_into().ok()?;
-        identity.reverse();
+        let identity = from_big_endian_hex(identity)?;
         self.local.running()?.replica.contents(&identity, position)
+    }
+
+    /// Why this node has set a database aside, if it has.
+    pub(crate) fn set_aside(&self, identity: &str) -> Option<Quarantine> {
+        let identity = from_big_endian_hex(identity)?;
+        let quarantine = self.local.running()?.replica.quarantine(&identity)?;
+        let why = quarantine.borrow().clone();
+        why
     }
 
     fn identity_of(&self, database: &str) -> Result<Bytes, Refused> {
@@ -392,7 +399,14 @@ pub(crate) fn big_endian_hex(mut identity: [u8; 32]) -> String {
     hex::encode(identity)
 }
 
-/// The same, of bytes that may be none.
+/// An identity that is written so.
+fn from_big_endian_hex(text: &str) -> Option<[u8; 32]> {
+    let mut identity: [u8; 32] = hex::decode(text).ok()?.try_into().ok()?;
+    identity.reverse();
+    Some(identity)
+}
+
+/// [`big_endian_hex`] of bytes that may be none.
 fn hex_of(identity: &[u8]) -> String {
     identity.try_into().map(big_endian_hex).unwrap_or_default()
 }

@@ -85,6 +85,8 @@ pub(crate) struct Applier {
     untaken: Option<(Position, Instant)>,
     /// Commands that stop the server, of a database that is deleted behind them.
     abandoned: BTreeSet<Position>,
+    /// Where rows were to be read last, and how often that was begun.
+    reads: (Position, u32),
     /// Held while a command that may be poison is alone on its way.
     turn: Option<OwnedMutexGuard<()>>,
 }
@@ -167,6 +169,7 @@ impl Applier {
             held: Held::default(),
             witnesses,
             untaken: None,
+            reads: (Position::default(), 0),
             turn: None,
         }
     }

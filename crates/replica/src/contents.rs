@@ -19,6 +19,8 @@ pub struct Contents {
     pub position: Position,
     /// What was found of each table, by name.
     pub tables: BTreeMap<String, Result<TableContents, String>>,
+    /// Why nothing could be read.
+    pub unread: Option<&'static str>,
 }
 
 /// A table's rows.
@@ -31,6 +33,9 @@ pub struct TableContents {
 impl Contents {
     /// A hash of all rows; `None` if some could not be read, or there are too many.
     pub(crate) fn hash(&self) -> Option<u64> {
+        if self.unread.is_some() {
+            return None;
+        }
         let mut hasher = blake3::Hasher::new();
         for (name, table) in &self.tables {
             hasher.update(&(name.len() as u64).to_le_bytes());

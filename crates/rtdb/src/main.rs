@@ -60,7 +60,7 @@ enum Command {
         addr: String,
     },
     /// Compare all rows of a database on all nodes, at one position of the log. Exits with 1 if they differ,
-    /// and with 3 if that is not known of all tables.
+    /// and with 3 if that is not known of all tables or nodes.
     ///
     /// The database takes calls meanwhile; they wait while a node reads its rows. Tables of more than 16 MiB are not compared.
     Verify {

@@ -118,13 +118,32 @@ pub(crate) fn run(admin: &Admin, json: bool) -> Result<ExitCode, AdminError> {
     if json {
         println!("{}", answer.body.trim_end());
     } else {
-        print!("{}", render(&status));
+        print!("{}{}", render(&status), elsewhere(&status));
     }
     Ok(if status.ready {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// What other nodes have set aside: each alone knows of itself. One that does not answer is no news of this.
+fn elsewhere(status: &Status) -> String {
+    let others = status.nodes.iter().filter(|node| node.id != status.node_id);
+    let mut text = String::new();
+    for Node { id, raft_addr, .. } in others {
+        let admin = Admin::new(raft_addr);
+        let other = admin
+            .get("/cluster/status")
+            .and_then(|answer| admin.json::<Status>(answer));
+        for database in other.iter().flat_map(|other| &other.databases) {
+            if let Some(reason) = &database.set_aside {
+                let name = database.names.first().unwrap_or(&database.identity);
+                let _ = writeln!(text, "\nSET ASIDE: node {id} does not serve {name}: {reason}");
+            }
+        }
+    }
+    text
 }
 
 fn render(status: &Status) -> String {

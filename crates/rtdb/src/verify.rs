@@ -16,7 +16,7 @@ const ROWS_SHOWN_MAX: usize = 20;
 /// How long a replica may take to come to the position and read its rows.
 const READ_MAX: Duration = Duration::from_secs(120);
 
-/// What `rtdb verify` exits with if no difference was found, and not all tables could be compared.
+/// What `rtdb verify` exits with if no difference was found, and not all tables or replicas could be compared.
 const NOT_COMPARED: u8 = 3;
 
 /// Between two questions whether it has.
@@ -26,10 +26,12 @@ const ASK: Duration = Duration::from_millis(200);
 pub(crate) enum VerifyError {
     #[error(transparent)]
     Admin(#[from] AdminError),
-    #[error("node {node} does not come to {position} within {} s: it is down, behind, or has set the database aside", READ_MAX.as_secs())]
-    Behind { node: u64, position: String },
-    #[error("the only replica is that of node {0}: there is nothing to compare it with")]
+    #[error("it does not come to {position} within {} s: it is down, or behind", READ_MAX.as_secs())]
+    Behind { position: String },
+    #[error("only one replica could be read, that of node {0}: there is nothing to compare it with")]
     Alone(u64),
+    #[error("no replica could be read")]
+    None,
 }
 
 /// Where the replicas are compared.
@@ -73,13 +75,24 @@ struct Rows {
 pub(crate) fn run(admin: &Admin, database: &str) -> Result<ExitCode, VerifyError> {
     let begun: Begun = admin.json(admin.post("/cluster/verify", &json!({ "database": database }))?)?;
     let mut replicas = BTreeMap::new();
+    let mut missing = 0;
+    let until = Instant::now() + READ_MAX;
     for node in &begun.nodes {
         let admin = Admin::new(&node.raft_addr);
-        let contents = wait(&admin, node.id, &begun)?;
-        replicas.insert(node.id, (admin, contents));
+        match wait(&admin, &begun, until) {
+            Ok(contents) => {
+                replicas.insert(node.id, (admin, contents));
+            }
+            Err(error) => {
+                missing += 1;
+                println!("node {}: not compared: {error}", node.id);
+            }
+        }
     }
-    if let Some(only) = replicas.keys().next().filter(|_| replicas.len() == 1) {
-        return Err(VerifyError::Alone(*only));
+    match replicas.keys().next() {
+        None => return Err(VerifyError::None),
+        Some(only) if replicas.len() == 1 => return Err(VerifyError::Alone(*only)),
+        Some(_) => {}
     }
     let mut names: Vec<&String> = replicas.values().flat_map(|(_, it)| it.tables.keys()).collect();
     names.sort_unstable();
@@ -121,6 +134,9 @@ pub(crate) fn run(admin: &Admin, database: &str) -> Result<ExitCode, VerifyError
             return Ok(NOT_COMPARED.into());
         }
         println!("The replicas of {database} on nodes {nodes} are the same at {position}: {rows} rows.");
+        if missing > 0 {
+            return Ok(NOT_COMPARED.into());
+        }
         return Ok(ExitCode::SUCCESS);
     }
     println!(
@@ -131,8 +147,7 @@ pub(crate) fn run(admin: &Admin, database: &str) -> Result<ExitCode, VerifyError
 }
 
 /// Waits until a node has read its rows.
-fn wait(admin: &Admin, node: u64, begun: &Begun) -> Result<Contents, VerifyError> {
-    let until = Instant::now() + READ_MAX;
+fn wait(admin: &Admin, begun: &Begun, until: Instant) -> Result<Contents, VerifyError> {
     let path = format!("/cluster/contents/{}/{}", begun.identity, begun.index);
     loop {
         match admin.get(&path) {
@@ -141,7 +156,7 @@ fn wait(admin: &Admin, node: u64, begun: &Begun) -> Result<Contents, VerifyError
             Err(error) if Instant::now() >= until => return Err(error.into()),
             _ if Instant::now() >= until => {
                 let position = begun.position.clone();
-                return Err(VerifyError::Behind { node, position });
+                return Err(VerifyError::Behind { position });
             }
             _ => std::thread::sleep(ASK),
         }

@@ -142,7 +142,21 @@ fn a_replica_that_differs_is_set_aside_and_the_rest_goes_on() {
         let status = program("rtdb", ["status", "--addr", scene.cluster.node(2).raft_addr()]).await?;
         let shown = String::from_utf8_lossy(&status.stdout).into_owned();
         ensure!(shown.contains("DIVERGED: node 3's replica of demo"), "{shown}");
+        ensure!(shown.contains("SET ASIDE: node 3 does not serve demo"), "{shown}");
         bystander.close().await;
+
+        // The others can still be compared.
+        let addr = scene.cluster.node(1).raft_addr();
+        let verify = program("rtdb", ["verify", "--database", DATABASE, "--addr", addr]).await?;
+        let shown = String::from_utf8_lossy(&verify.stdout).into_owned();
+        ensure!(
+            verify.status.code() == Some(3) && shown.contains("on nodes 1, 2 are the same"),
+            "{shown}"
+        );
+        ensure!(
+            shown.contains("node 3: not compared") && shown.contains("is set aside here"),
+            "{shown}"
+        );
 
         // After a restart it is still known. What clears the database makes the replica right again.
         let mut scene = scene;

@@ -1,6 +1,6 @@
-//! Answers that the server has given in a module's place: a trap, no more energy, troubles of its own. They are held until
-//! a majority of the replicas has the same, because a server that stands alone with them has not told its caller the truth.
-//! Pure.
+//! Failures that are the server's word rather than the module's: a trap, no more energy, troubles of its own, an answer that
+//! was lost with it. They are held until a majority of the replicas has said that the call has failed there too, because a
+//! server that stands alone with them has not told its caller the truth. Pure.
 
 use super::window::Told;
 use rtdb_consensus::command::TRAPPED_MAX;
@@ -13,6 +13,9 @@ const HOLD_MAX: Duration = Duration::from_secs(15);
 /// Positions that wait to be said to the others. Beyond it, the oldest are not said.
 const UNSAID_MAX: usize = 8 * TRAPPED_MAX;
 
+/// Failures of the module's own that are remembered, in case that another node asks.
+const FAILURES_MAX: usize = 4096;
+
 /// What the caller of a call hears that a majority has not confirmed.
 const ALONE: &str = "SpacetimeDB did not run the call to its end on this node, and a majority of the nodes has not said the \
                      same";
@@ -22,6 +25,8 @@ const ALONE: &str = "SpacetimeDB did not run the call to its end on this node, a
 pub(super) struct Held {
     waiting: VecDeque<Waiting>,
     unsaid: VecDeque<Position>,
+    /// Calls that have failed by the module's own word, and of which nothing was said: in the log's order.
+    failures: VecDeque<Position>,
 }
 
 #[derive(Debug)]
@@ -34,16 +39,41 @@ struct Waiting {
 impl Held {
     /// The server has answered the call at `position` itself. `told` is for a caller on this node.
     pub(super) fn take(&mut self, position: Position, told: Option<Told>, now: Instant) {
-        if self.unsaid.len() == UNSAID_MAX {
-            self.unsaid.pop_front();
-        }
-        self.unsaid.push_back(position);
+        self.say(position);
         let since = now;
         self.waiting.extend(told.map(|told| Waiting {
             position,
             since,
             told,
         }));
+    }
+
+    /// The call at `position` has failed by the module's own word. `is_asked`: another node has only its server's.
+    pub(super) fn failed(&mut self, position: Position, is_asked: bool) {
+        if is_asked {
+            return self.say(position);
+        }
+        if self.failures.len() == FAILURES_MAX {
+            self.failures.pop_front();
+        }
+        self.failures.push_back(position);
+    }
+
+    /// Other nodes have only their servers' word that these calls have failed: if they have failed here, that is said.
+    pub(super) fn confirm(&mut self, asked: impl Iterator<Item = Position>) {
+        for position in asked {
+            if let Ok(place) = self.failures.binary_search(&position) {
+                self.failures.remove(place);
+                self.say(position);
+            }
+        }
+    }
+
+    fn say(&mut self, position: Position) {
+        if self.unsaid.len() == UNSAID_MAX {
+            self.unsaid.pop_front();
+        }
+        self.unsaid.push_back(position);
     }
 
     /// Whether somebody waits.
@@ -86,6 +116,7 @@ impl Held {
     /// The database is set aside: nobody will know.
     pub(super) fn give_up(&mut self) -> Vec<Told> {
         self.unsaid.clear();
+        self.failures.clear();
         let waiting = std::mem::take(&mut self.waiting).into_iter();
         waiting.map(|waiting| unknown(waiting.told)).collect()
     }
@@ -140,6 +171,25 @@ mod tests {
         assert!(matches!(settled[0].outcome, Err(Unapplied::Unknown(_))));
         held.take(Position(6), Some(told(6)), now);
         assert!(matches!(held.give_up()[0].outcome, Err(Unapplied::Unknown(_))));
+    }
+
+    #[test]
+    fn a_failure_of_the_modules_own_is_said_once_somebody_asks() {
+        let mut held = Held::default();
+        for position in [3, 5, 8] {
+            held.failed(Position(position), false);
+        }
+        assert_eq!(held.unsaid(), None);
+        for _ in 0..2 {
+            held.confirm([4, 5, 9].map(Position).into_iter());
+        }
+        assert_eq!(held.unsaid(), Some(vec![5]));
+        held.failed(Position(9), true);
+        assert_eq!(held.unsaid(), Some(vec![5, 9]));
+        for position in 10..2 * FAILURES_MAX as u64 {
+            held.failed(Position(position), false);
+        }
+        assert_eq!(held.failures.len(), FAILURES_MAX);
     }
 
     #[test]

@@ -8,8 +8,8 @@ use super::{Applier, Connection, Interrupt, before, calls, is_alone};
 use crate::replica::Found;
 use bytes::Bytes;
 use futures::FutureExt;
-use rtdb_consensus::Holding;
 use rtdb_consensus::command::{Body, Trapped};
+use rtdb_consensus::{Holding, Unapplied};
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -60,7 +60,9 @@ impl Applier {
                 }
                 read = self.reader.more(), if self.reader.is_empty() => read?,
                 // The sender lives as long as the slot.
-                Ok(()) = self.witnesses.changed(), if self.held.is_waiting() => {}
+                Ok(()) = self.witnesses.changed() => {
+                    self.held.confirm(self.witnesses.borrow().asked(self.shared.node));
+                }
                 _ = poll.tick() => {
                     let (ran, max) = (last_result.elapsed(), self.shared.admin.call_time_max());
                     if let Some(first) = self.core.window().first().filter(|_| ran >= max) {
@@ -212,12 +214,18 @@ impl Applier {
                     let is_own = told.origin.node == self.shared.node;
                     self.held.take(position, is_own.then_some(told), Instant::now());
                 }
-                None => self.shared.follow.complete(told.origin, told.seq, told.outcome),
+                None => {
+                    if let Err(Unapplied::Reducer { position, .. }) = told.outcome {
+                        let is_asked = self.witnesses.borrow().count(position) > 0;
+                        self.held.failed(position, is_asked);
+                    }
+                    self.shared.follow.complete(told.origin, told.seq, told.outcome);
+                }
             }
         }
         self.say_trapped();
         if self.held.is_waiting() {
-            let witnesses = self.witnesses.borrow_and_update();
+            let witnesses = self.witnesses.borrow();
             let is_shared = |position| majority.is_none_or(|majority| witnesses.count(position) >= majority);
             let settled = self.held.settled(Instant::now(), is_shared);
             drop(witnesses);
@@ -241,7 +249,7 @@ impl Applier {
         }
     }
 
-    /// Says to the others which calls the server did not run to their end.
+    /// Says to the others which calls have failed here by the server's word, or failed at all if they ask.
     fn say_trapped(&mut self) {
         let Some(reports) = &self.shared.reports else {
             return;

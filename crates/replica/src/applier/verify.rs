@@ -14,6 +14,11 @@ use std::sync::Arc;
 /// How many entries behind the log's end a replica still reads what nobody has asked for.
 const SCRUB_BEHIND_MAX: u64 = 1_000;
 
+/// How often the server may be lost while its rows are read: then they are not, here.
+const READS_MAX: u32 = 2;
+/// What is said then.
+const NOT_SURVIVED: &str = "SpacetimeDB did not live to answer";
+
 /// What the server says of its tables.
 #[derive(Deserialize)]
 struct Schema {
@@ -36,7 +41,17 @@ impl Applier {
         // Where the others have been long ago, nobody asks any more.
         let behind = self.reader.end().saturating_sub(command.position.index());
         if exists && !(verify.scrub && behind > SCRUB_BEHIND_MAX) {
-            let contents = self.contents(command.position, Limits::of(verify)).await?;
+            let (of, reads) = self.reads;
+            let reads = if of == command.position { reads + 1 } else { 1 };
+            self.reads = (command.position, reads);
+            let contents = match reads > READS_MAX {
+                true => Contents {
+                    position: command.position,
+                    unread: Some(NOT_SURVIVED),
+                    ..Contents::default()
+                },
+                false => self.contents(command.position, Limits::of(verify)).await?,
+            };
             if let Some(digest) = contents.hash() {
                 let position = command.position.0;
                 let held = Holding { position, digest };
@@ -67,7 +82,11 @@ impl Applier {
             let read = table(&admin, &owner, &database, &name, limits, &mut bytes).await;
             tables.insert(name, read?);
         }
-        Ok(Contents { position, tables })
+        Ok(Contents {
+            position,
+            tables,
+            unread: None,
+        })
     }
 }
 

@@ -11,6 +11,10 @@ use std::sync::Arc;
 const STOPPED_ALL: &str = "this call stopped SpacetimeDB on every node";
 const SKIPPED: &str = "this call stopped SpacetimeDB and was skipped by an operator";
 
+/// The latest publications of which it is kept why they were refused; of those before, only that they were.
+const REASONS_MAX: usize = 64;
+const REFUSED: &str = "it was refused";
+
 /// What the log says, by database.
 #[derive(Debug, Default)]
 pub(crate) struct Verdicts(HashMap<DatabaseId, Arc<Verdict>>);
@@ -64,6 +68,9 @@ impl Verdicts {
                     .as_deref()
                     .map_or(Ok(()), |text| Err(text.into()))
             });
+        if let Some((_, Err(old))) = verdict.judged.iter_mut().nth_back(REASONS_MAX) {
+            *old = REFUSED.into();
+        }
     }
 
     /// The database is deleted at `position`: what is said of what stands before it helps nobody any more.
@@ -139,6 +146,24 @@ mod tests {
         let failed = [8, 9, 10].map(|position| verdict.failed(Position(position)));
         assert_eq!(failed, [Some(SKIPPED), Some(STOPPED_ALL), None]);
         assert_eq!(*verdicts.of(&[8; 32]), Verdict::default());
+    }
+
+    #[test]
+    fn reasons_are_kept_of_the_latest_refusals_only() {
+        let mut verdicts = Verdicts::default();
+        let last = 3 * REASONS_MAX as u64;
+        for position in 1..=last {
+            verdicts.judge(&Judgement {
+                database: vec![7; 32].into(),
+                position,
+                refusal: Some("no memory".to_owned()),
+            });
+        }
+        let verdict = verdicts.of(&[7; 32]);
+        let kept = |position| verdict.judged(Position(position)) == Some(&Err("no memory".into()));
+        assert_eq!((1..=last).filter(|it| kept(*it)).count(), REASONS_MAX);
+        assert!(kept(last));
+        assert_eq!(verdict.judged(Position(1)), Some(&Err(REFUSED.into())));
     }
 
     #[test]

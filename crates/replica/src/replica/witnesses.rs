@@ -1,4 +1,4 @@
-//! On which nodes calls have trapped: the answers of the server itself, which only a majority makes the outcome.
+//! On which nodes calls have failed of which some server alone says so: only a majority makes that the outcome.
 
 use rtdb_consensus::Position;
 use rtdb_consensus::command::TRAPPED_MAX;
@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Calls of which that is kept. The oldest go first: whoever waits for them hears that their outcome is unknown.
 const KEPT_MAX: usize = 4096;
 
-/// On which nodes a database's calls have trapped.
+/// On which nodes a database's calls have failed.
 #[derive(Debug, Default)]
 pub(crate) struct Witnesses(BTreeMap<Position, BTreeSet<u64>>);
 
@@ -21,9 +21,15 @@ impl Witnesses {
         }
     }
 
-    /// How many nodes have said that the call has trapped.
+    /// How many nodes have said that the call has failed.
     pub(crate) fn count(&self, position: Position) -> usize {
         self.0.get(&position).map_or(0, BTreeSet::len)
+    }
+
+    /// The calls of which others have said it, and `node` has not.
+    pub(crate) fn asked(&self, node: u64) -> impl Iterator<Item = Position> {
+        let unsaid = self.0.iter().filter(move |(_, nodes)| !nodes.contains(&node));
+        unsaid.map(|(position, _)| *position)
     }
 }
 
@@ -39,6 +45,7 @@ mod tests {
         witnesses.hear(2, &[5]);
         let counts = [5, 6, 7].map(|position| witnesses.count(Position(position)));
         assert_eq!(counts, [2, 1, 0]);
+        assert_eq!(witnesses.asked(2).collect::<Vec<_>>(), [Position(6)]);
     }
 
     #[test]

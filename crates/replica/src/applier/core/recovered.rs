@@ -91,9 +91,10 @@ fn settled(kind: &Kind, succeeded: bool) -> Answer {
             energy: 0,
         }),
         _ if succeeded => Ok(Reply::Done),
+        // Why is not known: the module may have failed, or this server alone.
         _ => Err(Failure::Reducer {
             trapped: false,
-            doubtful: false,
+            doubtful: true,
             message: "the call failed; the reason was lost with the connection to SpacetimeDB".to_owned(),
             execution_us: 0,
             energy: 0,
