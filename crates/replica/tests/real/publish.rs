@@ -197,7 +197,18 @@ async fn a_server_with_troubles_of_its_own_is_waited_for() {
         names.sort();
         names
     };
-    let before = replicas(&node);
+    // 1.2.0 forgets databases that it was told of just before its end, even one in good order.
+    let mut replica = replica;
+    let mut before = Vec::new();
+    while before != replicas(&node) {
+        before = replicas(&node);
+        replica.stop().await;
+        node.server.stop().await;
+        node.server = start_server(&node.program, node.folder.path(), &node.keys).await;
+        log.forget_applied();
+        replica = node.replica(&log);
+        log.all_applied().await;
+    }
     replica.stop().await;
     node.server.stop().await;
     let blocked = Blocked::new(&node);
