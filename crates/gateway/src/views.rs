@@ -10,7 +10,7 @@ use crate::node::Node;
 use axum::body::Body;
 use http::{HeaderValue, Method};
 use rtdb_determinism::{Module, View, view_key};
-use rtdb_protocol::hidden;
+use rtdb_protocol::sql::Query;
 use rtdb_replica::{ViewError, ViewHold};
 use spacetimedb_lib::Identity;
 
@@ -24,12 +24,12 @@ pub(crate) struct Wanted {
 /// The instances that a client's queries need.
 pub(crate) fn wanted<'a>(
     module: &Module,
-    queries: impl Iterator<Item = &'a str> + Clone,
+    queries: impl Iterator<Item = &'a Query> + Clone,
     identity: [u8; 32],
 ) -> Vec<Wanted> {
     let views = module.views().iter();
     views
-        .filter(|view| queries.clone().any(|query| names(query, &view.name)))
+        .filter(|view| queries.clone().any(|query| query.reads(&view.name)))
         .map(|view| Wanted::of(view, identity))
         .collect()
 }
@@ -47,16 +47,6 @@ impl Wanted {
             key: view_key(view.id, (!view.anonymous).then_some(identity)),
         }
     }
-}
-
-/// Whether a query may read a view.
-pub(crate) fn names(query: &str, view: &str) -> bool {
-    let all = ["select", "*", "from", "*"];
-    hidden::names(query).any(|name| name.eq_ignore_ascii_case(view))
-        || query
-            .split_whitespace()
-            .map(str::to_ascii_lowercase)
-            .eq(all.into_iter().map(str::to_owned))
 }
 
 /// Prepares instances, one after the other; they are refreshed for as long as they are held.
@@ -102,28 +92,5 @@ async fn prepare_one(
             .unwrap_or_else(|_| Err(ViewError::Unavailable("it was not refreshed in time".into()))),
         Ok(status) => Err(ViewError::Unavailable(status.to_string())),
         Err(error) => Err(ViewError::Unavailable(error.body)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_query_that_may_read_a_view_is_known() {
-        for query in [
-            "SELECT * FROM my_player",
-            "select a.* from a join \"My_Player\" p on a.id = p.id",
-            " SELECT  *\nFROM * ",
-        ] {
-            assert!(names(query, "my_player"), "{query}");
-        }
-        for query in [
-            "SELECT * FROM player",
-            "SELECT * FROM a WHERE name = 'my_player'",
-            "SELECT * FROM my_players",
-        ] {
-            assert!(!names(query, "my_player"), "{query}");
-        }
     }
 }

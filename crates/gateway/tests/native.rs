@@ -3,6 +3,8 @@
 
 #[path = "native/cluster.rs"]
 mod cluster;
+#[path = "native/sql.rs"]
+mod sql;
 
 use bytes::{Bytes, BytesMut};
 use cluster::Pair;
@@ -337,6 +339,30 @@ fn unordered(schema: Value) -> Value {
     }
 }
 
+/// Publishes the module to both.
+async fn publish(pair: &Pair, database: &str, owner: &str) {
+    let fixture = if pair.newest == Subprotocol::V1 {
+        "counter-1x"
+    } else {
+        "counter-2x"
+    };
+    let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../modules");
+    let module =
+        std::fs::read(modules.join(fixture).join(fixture).with_extension("wasm")).expect("the module");
+    for address in [pair.plain, pair.gateway] {
+        let publish = format!("PUT /v1/database/{database}");
+        let (status, body) = request(address, &publish, owner, &module).await;
+        assert_eq!(status, 200, "{body}");
+        assert!(
+            body.starts_with(&format!(
+                r#"{{"Success":{{"domain":"{database}","database_identity":"c200"#
+            )),
+            "{body}"
+        );
+        assert!(body.ends_with(r#","op":"created"}}"#), "{body}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_see_what_the_native_server_shows() {
     let Some(program) = cluster::server_program() else {
@@ -348,30 +374,11 @@ async fn clients_see_what_the_native_server_shows() {
     let other = pair.tokens.fresh().expect("a token").token;
     let subprotocols = Subprotocol::ALL.into_iter();
     let subprotocols = subprotocols.filter(|subprotocol| *subprotocol <= pair.newest);
-    let fixture = if pair.newest == Subprotocol::V1 {
-        "counter-1x"
-    } else {
-        "counter-2x"
-    };
-    let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../modules");
-    let module =
-        std::fs::read(modules.join(fixture).join(fixture).with_extension("wasm")).expect("the module");
 
     let mut differences = Vec::new();
     for subprotocol in subprotocols {
         let database = &format!("{NAME}-{}", subprotocol.name().replace('.', "-"));
-        for address in [pair.plain, pair.gateway] {
-            let publish = format!("PUT /v1/database/{database}");
-            let (status, body) = request(address, &publish, &owner, &module).await;
-            assert_eq!(status, 200, "{body}");
-            assert!(
-                body.starts_with(&format!(
-                    r#"{{"Success":{{"domain":"{database}","database_identity":"c200"#
-                )),
-                "{body}"
-            );
-            assert!(body.ends_with(r#","op":"created"}}"#), "{body}");
-        }
+        publish(&pair, database, &owner).await;
         let plain = script(pair.plain, database, subprotocol, [&owner, &other]).await;
         let gateway = script(pair.gateway, database, subprotocol, [&owner, &other]).await;
         assert_eq!(plain.len(), gateway.len());

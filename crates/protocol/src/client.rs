@@ -2,13 +2,15 @@
 //! the cluster itself sends to SpacetimeDB as its client.
 
 mod encode;
+mod read;
 mod v1;
 mod v2;
 
 pub use encode::{call_reducer, call_reducer_bytes, subscribe, subscribe_receipts, unsubscribe};
+pub use read::{QUERIES_BYTES_MAX, QUERIES_MAX, Read, ReadKind, Refused};
 
 use crate::reader::Reader;
-use crate::{CALL_HEADER_BYTES, FrameError, MESSAGE_BYTES_MAX, RECEIPT_QUERY_SET, Subprotocol, Text, hidden};
+use crate::{CALL_HEADER_BYTES, FrameError, MESSAGE_BYTES_MAX, Subprotocol, Text};
 use bytes::Bytes;
 
 /// One message of a client.
@@ -39,58 +41,6 @@ pub struct CallReducer {
     /// The caller wants no answer of its own if the call goes well (v1 only, flags = 1); see
     /// [`crate::reply::CallReply::no_success_notify`].
     pub no_success_notify: bool,
-}
-
-/// A message that SpacetimeDB answers from its own state. Each gets exactly one answer
-/// ([`crate::server::ServerMessage::answers_read`]), unless SpacetimeDB closes the connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Read {
-    /// The message alone, to be forwarded as it is.
-    pub raw: Bytes,
-    /// Which one it is.
-    pub kind: ReadKind,
-    /// The client's number for it; a v1 one-off query has `message_id` instead.
-    pub request_id: Option<u32>,
-    /// The query-set ids (v1: query ids) it speaks of: none for legacy subscribe and one-off queries, several for a
-    /// batch, else one.
-    pub query_sets: Vec<u32>,
-    /// The queries' text.
-    pub queries: Vec<Text>,
-    /// A v1 one-off query's own number.
-    pub message_id: Bytes,
-}
-
-/// The kinds of [`Read`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReadKind {
-    /// v1 `Subscribe`: replaces the whole of the client's unnumbered subscription.
-    SubscribeLegacy,
-    /// v1 `SubscribeSingle`.
-    SubscribeSingle,
-    /// v1 `SubscribeMulti`, v2 `Subscribe`.
-    SubscribeMulti,
-    /// v2 `SubscribeBatch` (since 2.14).
-    SubscribeBatch,
-    /// v1 `Unsubscribe`.
-    UnsubscribeSingle,
-    /// v1 `UnsubscribeMulti`, v2 `Unsubscribe`.
-    UnsubscribeMulti,
-    /// `OneOffQuery`.
-    OneOffQuery,
-}
-
-impl Read {
-    /// The first query that names something of the cluster's own, and that name.
-    pub fn names_hidden(&self) -> Option<(&str, &str)> {
-        self.queries
-            .iter()
-            .find_map(|query| Some((&**query, hidden::hidden_name(query)?)))
-    }
-
-    /// Whether it uses the cluster's own query-set id.
-    pub fn claims_receipts(&self) -> bool {
-        self.query_sets.contains(&RECEIPT_QUERY_SET)
-    }
 }
 
 /// The messages of one frame, in order; see [`split`].

@@ -19,6 +19,7 @@ pub mod hidden;
 mod reader;
 pub mod reply;
 pub mod server;
+pub mod sql;
 mod subprotocol;
 mod text;
 mod writer;

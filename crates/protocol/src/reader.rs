@@ -108,10 +108,6 @@ impl<'a> Reader<'a> {
         Text::new(self.bytes()?, at)
     }
 
-    pub(crate) fn texts(&mut self) -> Result<Vec<Text>, FrameError> {
-        (0..self.count(4)?).map(|_| self.text()).collect()
-    }
-
     pub(crate) fn option<T>(
         &mut self,
         read: impl FnOnce(&mut Self) -> Result<T, FrameError>,

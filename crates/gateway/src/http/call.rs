@@ -1,6 +1,7 @@
 //! `POST …/call/:reducer`: one call without a connection.
 
 use super::{Authenticated, HttpError};
+use crate::catalog::DatabaseRecord;
 use crate::node::Node;
 use crate::presence::{NotLetIn, Presence};
 use crate::reducers::{self, CallRefused};
@@ -11,6 +12,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use rtdb_consensus::command::{Body, Call};
 use rtdb_consensus::{Applied, Reply, Unapplied};
+use rtdb_determinism::Module;
 use rtdb_determinism::header::CallHeader;
 use rtdb_protocol::Subprotocol;
 use spacetimedb_lib::ConnectionId;
@@ -34,22 +36,8 @@ pub(super) async fn call(
     let (reducer, own_args) = reducers::args_from_json(&module, &reducer, &body, is_owner)
         .map_err(|why| refuse(&why, node.local.newest_subprotocol()))?;
 
-    // Each call is a connection of its own, as it is for SpacetimeDB; where nobody can tell, the log is spared it.
-    let connection = ConnectionId::from_le_byte_array(rand::random());
     let mut claims = node.claims(&caller.claims)?;
-    let presence = match module.client_connected().or(module.client_disconnected()) {
-        None => None,
-        Some(_) => Some(
-            Presence::connect(
-                node.shard.clone(),
-                &record.identity,
-                &caller.claims.identity,
-                connection,
-                std::mem::take(&mut claims),
-            )
-            .await?,
-        ),
-    };
+    let (connection, presence) = let_in(&node, &record, &module, &caller, &mut claims).await?;
     let header = CallHeader {
         sender: caller.claims.identity.to_byte_array(),
         connection: connection.as_le_byte_array(),
@@ -87,6 +75,33 @@ pub(super) async fn call(
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Each request is a connection of its own, as it is for SpacetimeDB; where nobody can tell, the log is spared it. What
+/// the caller's token says goes with the first command.
+pub(super) async fn let_in(
+    node: &Node,
+    record: &DatabaseRecord,
+    module: &Module,
+    caller: &Authenticated,
+    claims: &mut String,
+) -> Result<(ConnectionId, Option<Presence>), HttpError> {
+    let connection = ConnectionId::from_le_byte_array(rand::random());
+    if module
+        .client_connected()
+        .or(module.client_disconnected())
+        .is_none()
+    {
+        return Ok((connection, None));
+    }
+    let presence = Presence::connect(
+        node.shard.clone(),
+        &record.identity,
+        &caller.claims.identity,
+        connection,
+        std::mem::take(claims),
+    );
+    Ok((connection, Some(presence.await?)))
 }
 
 fn require_json(headers: &HeaderMap) -> Result<(), HttpError> {

@@ -1,7 +1,6 @@
 //! `POST …/sql`: queries. What writes would write on one replica alone, and is refused.
 
-mod statements;
-
+use super::call::let_in;
 use super::{Authenticated, HttpError};
 use crate::node::Node;
 use crate::views;
@@ -9,44 +8,46 @@ use axum::body::Body;
 use axum::extract::{Extension, Path, RawQuery, State};
 use axum::response::Response;
 use http::{HeaderValue, Method};
+use rtdb_protocol::Subprotocol;
+use rtdb_protocol::sql::{self, Language, SqlError, Statement};
 use rtdb_replica::ViewError;
-use statements::Statements;
 use std::sync::Arc;
-
-/// How statements begin that write rows or settings.
-const WRITES: [&str; 4] = ["INSERT", "UPDATE", "DELETE", "SET"];
 
 pub(super) async fn sql(
     State(node): State<Arc<Node>>,
     Path(database): Path<String>,
     RawQuery(query): RawQuery,
     Extension(caller): Extension<Authenticated>,
-    sql: String,
+    text: String,
 ) -> Result<Response, HttpError> {
     let record = node.database(&database)?;
     let active = node.active(&record.identity).await?;
-    match statements::classify(&sql) {
-        Statements::Reads => {}
-        Statements::Hidden(name) => {
-            return Err(HttpError::bad_request(format!(
-                "no such table: `{name}`. If the table exists, it may be marked private."
-            )));
+    let server = node.local.newest_subprotocol();
+    let statement = sql::parse(&text, Language::Sql)?;
+    let (text, wanted) = match &statement {
+        Statement::Query(query) => {
+            if let Some(table) = query.hidden() {
+                return Err(no_such_table(server, table));
+            }
+            let identity = caller.claims.identity.to_byte_array();
+            (
+                query.text(),
+                views::wanted(&active.module, std::iter::once(query), identity),
+            )
         }
-        Statements::Other(verb) if WRITES.iter().any(|write| verb.eq_ignore_ascii_case(write)) => {
-            return Err(HttpError::not_served(&format!("writing by SQL (`{verb}`)")));
+        Statement::Show(text) => (text.as_str(), Vec::new()),
+        Statement::Write(verb) => return Err(HttpError::not_served(&format!("writing by SQL (`{verb}`)"))),
+    };
+    // For SpacetimeDB 2.x each request is a connection of its own, for 1.2.0 it is none.
+    let _presence = match server {
+        Subprotocol::V1 => None,
+        Subprotocol::V2 | Subprotocol::V3 => {
+            let mut claims = node.claims(&caller.claims)?;
+            let_in(&node, &record, &active.module, &caller, &mut claims)
+                .await?
+                .1
         }
-        // It may be a statement of a newer SpacetimeDB, and one that writes: it is not passed on.
-        Statements::Other(verb) => {
-            return Err(HttpError::bad_request(format!(
-                "a statement begins with `{verb}`, which is no SQL that can be served here: use SELECT"
-            )));
-        }
-    }
-    let wanted = views::wanted(
-        &active.module,
-        std::iter::once(sql.as_str()),
-        caller.claims.identity.to_byte_array(),
-    );
+    };
     // Held until the answer is there.
     let _holds = views::prepare(&node, &record.identity, &caller.token, &wanted)
         .await
@@ -56,14 +57,33 @@ pub(super) async fn sql(
         })?;
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
     let path = format!("/v1/database/{}/sql{query}", record.identity.to_hex());
-    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    let content = HeaderValue::from_static("text/plain; charset=utf-8");
     node.client
         .send(
             Method::POST,
             &path,
             Some(&caller.token),
-            Some(text),
-            Body::from(sql),
+            Some(content),
+            Body::from(text.to_owned()),
         )
         .await
+}
+
+/// In SpacetimeDB's words, 1.2's and 2.8's.
+fn no_such_table(server: Subprotocol, table: &str) -> HttpError {
+    HttpError::bad_request(match server {
+        Subprotocol::V1 => format!("`{table}` is not a valid table"),
+        Subprotocol::V2 | Subprotocol::V3 => {
+            format!("no such table: `{table}`. If the table exists, it may be marked private.")
+        }
+    })
+}
+
+impl From<SqlError> for HttpError {
+    fn from(error: SqlError) -> Self {
+        match error {
+            SqlError::Busy => Self::unavailable(error.to_string()),
+            error => Self::bad_request(error.to_string()),
+        }
+    }
 }

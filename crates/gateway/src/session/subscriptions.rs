@@ -2,7 +2,6 @@
 
 use super::rows::{Rows, Side};
 use crate::limits::{SUBSCRIPTIONS_BYTES_MAX, SUBSCRIPTIONS_MAX};
-use crate::views;
 use bytes::Bytes;
 use prometheus::IntGauge;
 use rtdb_protocol::Subprotocol;
@@ -69,7 +68,7 @@ impl Subscriptions {
                 Some(Ok(ClientMessage::Read(read))) => Some(read),
                 _ => None,
             })
-            .filter(|read| read.queries.iter().any(|query| views::names(query, view)))
+            .filter(|read| read.queries.iter().any(|query| query.reads(view)))
             .collect()
     }
 

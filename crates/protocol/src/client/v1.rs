@@ -12,28 +12,28 @@ pub(super) const UNSUBSCRIBE_MULTI: u8 = 6;
 
 pub(super) fn read(reader: &mut Reader<'_>) -> Result<ClientMessage, FrameError> {
     let start = reader.at();
-    let (mut request_id, mut query_sets, mut queries, mut message_id) =
+    let (mut request_id, mut query_sets, mut places, mut message_id) =
         (None, Vec::new(), Vec::new(), Bytes::new());
     let kind = match reader.tag("v1 client message", 8)? {
         CALL_REDUCER => return call_reducer(reader),
         1 => {
-            queries = reader.texts()?;
+            reader.queries(&mut places)?;
             request_id = Some(reader.u32()?);
             ReadKind::SubscribeLegacy
         }
         2 => {
             message_id = reader.bytes()?;
-            queries.push(reader.text()?);
+            reader.query(&mut places)?;
             ReadKind::OneOffQuery
         }
         3 => {
-            queries.push(reader.text()?);
+            reader.query(&mut places)?;
             request_id = Some(reader.u32()?);
             query_sets.push(reader.u32()?);
             ReadKind::SubscribeSingle
         }
         SUBSCRIBE_MULTI => {
-            queries = reader.texts()?;
+            reader.queries(&mut places)?;
             request_id = Some(reader.u32()?);
             query_sets.push(reader.u32()?);
             ReadKind::SubscribeMulti
@@ -49,14 +49,17 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<ClientMessage, FrameError>
         }
         _ => return call_procedure(reader),
     };
-    Ok(ClientMessage::Read(Read {
+    let read = Read {
         raw: reader.since(start),
         kind,
         request_id,
         query_sets,
-        queries,
+        queries: Vec::new(),
         message_id,
-    }))
+        refused: None,
+    };
+    read.understand(reader.frame(), start, &places)
+        .map(ClientMessage::Read)
 }
 
 fn call_reducer(reader: &mut Reader<'_>) -> Result<ClientMessage, FrameError> {

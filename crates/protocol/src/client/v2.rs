@@ -13,11 +13,11 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<ClientMessage, FrameError>
     let start = reader.at();
     let tag = reader.tag("v2 client message", 6)?;
     let request_id = reader.u32()?;
-    let (mut query_sets, mut queries) = (Vec::new(), Vec::new());
+    let (mut query_sets, mut places) = (Vec::new(), Vec::new());
     let kind = match tag {
         SUBSCRIBE => {
             query_sets.push(reader.u32()?);
-            queries = reader.texts()?;
+            reader.queries(&mut places)?;
             ReadKind::SubscribeMulti
         }
         UNSUBSCRIBE => {
@@ -26,7 +26,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<ClientMessage, FrameError>
             ReadKind::UnsubscribeMulti
         }
         2 => {
-            queries.push(reader.text()?);
+            reader.query(&mut places)?;
             ReadKind::OneOffQuery
         }
         CALL_REDUCER => {
@@ -48,17 +48,20 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<ClientMessage, FrameError>
         _ => {
             for _ in 0..reader.count(8)? {
                 query_sets.push(reader.u32()?);
-                queries.extend(reader.texts()?);
+                reader.queries(&mut places)?;
             }
             ReadKind::SubscribeBatch
         }
     };
-    Ok(ClientMessage::Read(Read {
+    let read = Read {
         raw: reader.since(start),
         kind,
         request_id: Some(request_id),
         query_sets,
-        queries,
+        queries: Vec::new(),
         message_id: Bytes::new(),
-    }))
+        refused: None,
+    };
+    read.understand(reader.frame(), start, &places)
+        .map(ClientMessage::Read)
 }

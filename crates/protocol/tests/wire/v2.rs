@@ -6,10 +6,10 @@ use bytes::{Bytes, BytesMut};
 use messages_v2::websocket::v2 as ws;
 use proptest::prelude::*;
 use rtdb_protocol::Subprotocol::{V2, V3};
-use rtdb_protocol::client::{self, CallReducer, ClientMessage, Read, ReadKind};
+use rtdb_protocol::client::{self, CallReducer, ClientMessage, Read, ReadKind, Refused};
 use rtdb_protocol::reply::{self, CallReply, Outcome};
 use rtdb_protocol::server::{self, ServerMessage, Update};
-use rtdb_protocol::{RECEIPT_QUERY_SET, Subprotocol};
+use rtdb_protocol::{RECEIPT_QUERY_SET, Subprotocol, sql};
 use spacetimedb_lib::bsatn;
 use spacetimedb_lib::{ConnectionId, Identity, TimeDuration, Timestamp};
 
@@ -260,12 +260,8 @@ fn a_batch_of_subscriptions_is_one_read_with_one_answer() {
         panic!("not a read")
     };
     assert_eq!((read.kind, read.request_id), (ReadKind::SubscribeBatch, Some(3)));
-    assert_eq!(
-        (&read.query_sets[..], read.queries.len()),
-        (&[0x0808_0808, u32::MAX][..], 2)
-    );
-    assert_eq!(read.raw, frame);
-    assert!(read.claims_receipts() && read.names_hidden().is_none());
+    assert_eq!(read.query_sets, [0x0808_0808, u32::MAX]);
+    assert_eq!(read.refused, Some(Refused::QuerySet));
 
     let tables = [Table::receipt(7, 50), Table::new("player", &[b"row"])];
     let sent = payload(&[batch_applied(&tables)]);
@@ -306,8 +302,12 @@ fn client_messages_are_told_apart() {
             kind,
             request_id: Some(at as u32 + 1),
             query_sets: query_sets.to_vec(),
-            queries: queries.iter().map(|query| (*query).into()).collect(),
+            queries: queries
+                .iter()
+                .map(|query| sql::parse_query(query).unwrap())
+                .collect(),
             message_id: Bytes::new(),
+            refused: None,
         })
     };
     let expected = [
@@ -369,7 +369,42 @@ fn our_calls_and_subscriptions_are_theirs() {
     else {
         panic!("not a read")
     };
-    assert!(read.claims_receipts() && read.names_hidden().is_some());
+    assert_eq!(read.refused, Some(Refused::QuerySet));
+}
+
+#[test]
+fn queries_are_forwarded_as_they_were_understood() {
+    let texts = ["select*from a;", "SELECT * FROM b", "SELECT * /* ' */ FROM *"];
+    let ours = ["SELECT * FROM a", "SELECT * FROM b", "SELECT * FROM *"];
+    let only_read = |frame: Vec<u8>| match client::split(V3, frame.into()).next() {
+        Some(Ok(ClientMessage::Read(read))) => read,
+        other => panic!("not a read: {other:?}"),
+    };
+    // The comment makes it something else than `SELECT * FROM *`, which is no SQL.
+    let read = only_read(encode_client(&subscribe(3, 8, &texts)));
+    assert!(matches!(read.refused, Some(Refused::Sql { .. })) && read.raw.is_empty());
+    let texts = [texts[0], texts[1], " Select *\tFrom * "];
+    let read = only_read(encode_client(&subscribe(3, 8, &texts)));
+    assert_eq!(read.raw, encode_client(&subscribe(3, 8, &ours)));
+    // The same in the second of two sets.
+    let ours: Vec<u8> = batch().iter().map(|byte| *byte & 0x7f).collect();
+    let before = ours.len() - "SELECT * FROM a".len() - 4;
+    let theirs = bsatn::to_vec(&"SELECT * FROM  a ".to_owned()).unwrap();
+    let read = only_read([&ours[..before], &theirs].concat());
+    assert_eq!((read.refused, read.raw), (None, ours.into()));
+
+    let hidden = only_read(encode_client(&subscribe(
+        3,
+        8,
+        &["SELECT * FROM/*'*/rtdb_session"],
+    )));
+    assert!(matches!(hidden.refused, Some(Refused::Hidden { table, .. }) if table == "rtdb_session"));
+    let many = vec!["SELECT * FROM a"; client::QUERIES_MAX + 1];
+    let read = only_read(encode_client(&subscribe(3, 8, &many)));
+    assert_eq!(read.refused, Some(Refused::Queries));
+    let long = format!("SELECT * FROM a{}", " ".repeat(client::QUERIES_BYTES_MAX));
+    let read = only_read(encode_client(&subscribe(3, 8, &[&long])));
+    assert_eq!(read.refused, Some(Refused::Bytes));
 }
 
 #[test]

@@ -100,13 +100,14 @@ async fn statements(scene: &Scene) -> Result<()> {
     let api = scene.cluster.node(1).api().with_token(&scene.owner);
     let path = format!("/v1/database/{DATABASE}/sql");
     let refused = [
-        (
-            "SELECT * FROM rtdb_state",
-            StatusCode::BAD_REQUEST,
-            "no such table",
-        ),
-        ("SELECT * FROM st_table", StatusCode::BAD_REQUEST, "no such table"),
+        ("SELECT * FROM rtdb_state", StatusCode::BAD_REQUEST, "table"),
+        ("SELECT * FROM st_table", StatusCode::BAD_REQUEST, "table"),
         ("DELETE FROM counter", StatusCode::NOT_IMPLEMENTED, "DELETE"),
+        (
+            "/* /* */ SELECT ' */ DELETE FROM counter --'",
+            StatusCode::NOT_IMPLEMENTED,
+            "DELETE",
+        ),
         ("make me a sandwich", StatusCode::BAD_REQUEST, "make"),
         ("SELECT * FROM", StatusCode::BAD_REQUEST, ""),
     ];

@@ -6,8 +6,8 @@ use super::{Action, Caller, Context, Core, Upstream};
 use crate::close::CloseReason;
 use crate::limits::{CALLS_BYTES_MAX, CALLS_MAX, READS_MAX};
 use bytes::Bytes;
-use rtdb_protocol::client::{self, CallReducer, ClientMessage, Read};
-use rtdb_protocol::{RECEIPT_QUERY_SET, Subprotocol, reply};
+use rtdb_protocol::client::{self, CallReducer, ClientMessage, Read, ReadKind, Refused};
+use rtdb_protocol::{Subprotocol, reply};
 
 impl Core {
     pub(super) fn has_room(&self) -> bool {
@@ -22,7 +22,7 @@ impl Core {
                     let opening = matches!(self.upstream, Upstream::Opening | Upstream::Subscribing);
                     self.reads.is_empty() && !opening
                 }
-                Some(ClientMessage::Read(read)) if refusal(self.caller.server, read).is_some() => {
+                Some(ClientMessage::Read(read)) if read.refused.is_some() => {
                     !self.is_busy() && self.reads.is_empty()
                 }
                 Some(ClientMessage::Read(_)) => {
@@ -127,13 +127,25 @@ impl Core {
 
 /// Why a read is refused: in SpacetimeDB's words, 1.2's and 2.8's, for a table that is not there.
 fn refusal(server: Subprotocol, read: &Read) -> Option<String> {
-    if read.claims_receipts() {
-        return Some(format!("the query set id {RECEIPT_QUERY_SET} is reserved"));
-    }
-    read.names_hidden().map(|(query, name)| match server {
-        Subprotocol::V1 => format!("`{name}` is not a valid table, executing: `{query}`"),
-        Subprotocol::V2 | Subprotocol::V3 => format!(
-            "no such table: `{name}`. If the table exists, it may be marked private., executing: `{query}`"
+    let (query, why) = match (read.refused.as_ref()?, server) {
+        (Refused::Hidden { query, table }, Subprotocol::V1) => {
+            (query, format!("`{table}` is not a valid table"))
+        }
+        (Refused::Hidden { query, table }, Subprotocol::V2 | Subprotocol::V3) => (
+            query,
+            format!("no such table: `{table}`. If the table exists, it may be marked private."),
         ),
+        (Refused::Sql { query, .. }, _) if query.trim().is_empty() && read.kind != ReadKind::OneOffQuery => {
+            (query, "SubscriptionError: Empty string".to_owned())
+        }
+        (Refused::Sql { query, error }, _) => (query, error.to_string()),
+        (refused @ (Refused::QuerySet | Refused::Queries | Refused::Bytes), _) => {
+            return Some(refused.to_string());
+        }
+    };
+    Some(match (read.kind, server) {
+        (ReadKind::OneOffQuery, _) => why,
+        (_, Subprotocol::V1) => format!("{why}, executing: `{query}`"),
+        (_, Subprotocol::V2 | Subprotocol::V3) => format!("{why}, executing: `{}`", query.trim()),
     })
 }

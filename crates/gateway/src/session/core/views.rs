@@ -31,8 +31,7 @@ impl Core {
                 true
             }
             Preparing::No => {
-                let queries = read.queries.iter().map(|query| &**query);
-                let wanted = views::wanted(context.module, queries, self.caller.identity);
+                let wanted = views::wanted(context.module, read.queries.iter(), self.caller.identity);
                 if wanted.is_empty() {
                     return true;
                 }
@@ -85,7 +84,7 @@ impl Core {
                 return;
             };
             let mut queries = self.reads.iter().flat_map(|read| &read.queries);
-            if queries.any(|query| views::names(query, &view)) {
+            if queries.any(|query| query.reads(&view)) {
                 // Once it is answered.
                 self.failed_views.push((view, why));
                 continue;

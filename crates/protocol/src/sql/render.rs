@@ -1,0 +1,386 @@
+//! Queries as text again: the tables, columns, operators and literals that SpacetimeDB knows, and nothing else.
+//!
+//! Signs come in the order of the client's text and brackets stay, so that the rendering is read as the text was.
+
+use super::{Language, Query, SQL_BYTES_MAX, SQL_DEPTH_MAX, SqlError};
+use sqlparser::ast;
+use sqlparser::ast::{
+    BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, Ident, JoinConstraint, JoinOperator,
+    ObjectName, SelectItem, SetExpr, TableAlias, TableFactor, TableWithJoins, UnaryOperator, Value,
+    WildcardAdditionalOptions,
+};
+
+/// Bytes of a text of which parts are shown in errors: showing goes as deep as the text.
+const SHOWN_BYTES_MAX: usize = 500;
+
+pub(super) fn query(query: &ast::Query, text: &str, language: Language) -> Result<Query, SqlError> {
+    let render = |spaced| {
+        let mut rendering = Rendering {
+            text: String::with_capacity(text.len() + 16),
+            tables: Vec::new(),
+            spaced,
+            source: text,
+            language,
+        };
+        rendering.query(query)?;
+        Ok(Query {
+            text: rendering.text,
+            tables: Some(rendering.tables),
+        })
+    };
+    match render(true)? {
+        // What was short enough stays so.
+        long if long.text.len() > SQL_BYTES_MAX => render(false),
+        query => Ok(query),
+    }
+}
+
+pub(super) fn show(variable: &[Ident]) -> String {
+    let mut text = String::from("SHOW ");
+    put_name(&mut text, variable);
+    text
+}
+
+struct Rendering<'a> {
+    text: String,
+    tables: Vec<String>,
+    /// With spaces around operators.
+    spaced: bool,
+    source: &'a str,
+    language: Language,
+}
+
+/// What is still to be written of an expression.
+enum Part<'a> {
+    /// What is so many levels down.
+    Expr(&'a Expr, usize),
+    Sign(&'static str),
+}
+
+impl Rendering<'_> {
+    fn query(&mut self, query: &ast::Query) -> Result<(), SqlError> {
+        let ast::Query {
+            with: None,
+            body,
+            order_by,
+            limit,
+            offset: None,
+            fetch: None,
+            locks,
+        } = query
+        else {
+            return Err(SqlError::unsupported("", self.source));
+        };
+        let number = match limit {
+            None => None,
+            Some(Expr::Value(Value::Number(number, _))) => Some(number),
+            Some(_) => return Err(SqlError::unsupported("", self.source)),
+        };
+        if !order_by.is_empty() || !locks.is_empty() {
+            return Err(SqlError::unsupported("", self.source));
+        }
+        let SetExpr::Select(select) = &**body else {
+            return Err(match self.language {
+                Language::Sql => SqlError::unsupported("", self.source),
+                Language::Subscription => SqlError::unsupported("set operation", self.source),
+            });
+        };
+        self.select(select)?;
+        if let Some(number) = number {
+            self.put(" LIMIT ");
+            self.put(number);
+        }
+        Ok(())
+    }
+
+    fn select(&mut self, select: &ast::Select) -> Result<(), SqlError> {
+        let ast::Select {
+            distinct: None,
+            top: None,
+            projection,
+            into: None,
+            from,
+            lateral_views,
+            selection,
+            group_by: ast::GroupByExpr::Expressions(group_by),
+            cluster_by,
+            distribute_by,
+            sort_by,
+            having: None,
+            named_window,
+            qualify: None,
+        } = select
+        else {
+            return Err(SqlError::unsupported_select(self.source, self.language));
+        };
+        let has_more = !lateral_views.is_empty()
+            || !group_by.is_empty()
+            || !cluster_by.is_empty()
+            || !distribute_by.is_empty()
+            || !sort_by.is_empty()
+            || !named_window.is_empty();
+        if has_more {
+            return Err(SqlError::unsupported_select(self.source, self.language));
+        }
+        if from.is_empty() && self.language == Language::Subscription {
+            return Err(SqlError::Unsupported("A FROM clause is required".into()));
+        }
+        self.put("SELECT ");
+        self.list(projection, Self::item)?;
+        if !from.is_empty() {
+            self.put(" FROM ");
+            self.list(from, Self::from)?;
+        }
+        if let Some(selection) = selection {
+            self.put(" WHERE ");
+            self.expr(selection)?;
+        }
+        Ok(())
+    }
+
+    fn list<T>(
+        &mut self,
+        items: &[T],
+        put: impl Fn(&mut Self, &T) -> Result<(), SqlError>,
+    ) -> Result<(), SqlError> {
+        for (at, item) in items.iter().enumerate() {
+            if at > 0 {
+                self.put(if self.spaced { ", " } else { "," });
+            }
+            put(self, item)?;
+        }
+        Ok(())
+    }
+
+    fn item(&mut self, item: &SelectItem) -> Result<(), SqlError> {
+        const PLAIN: WildcardAdditionalOptions = WildcardAdditionalOptions {
+            opt_exclude: None,
+            opt_except: None,
+            opt_rename: None,
+            opt_replace: None,
+        };
+        match item {
+            SelectItem::Wildcard(options) if *options == PLAIN => self.put("*"),
+            SelectItem::QualifiedWildcard(ObjectName(table), options) if *options == PLAIN => {
+                self.name(table);
+                self.put(".*");
+            }
+            SelectItem::UnnamedExpr(Expr::Function(function)) if !is_count(function) => {
+                return Err(SqlError::Unsupported(
+                    "Aggregate expressions must have column aliases".into(),
+                ));
+            }
+            SelectItem::UnnamedExpr(expr) => self.column(expr)?,
+            SelectItem::ExprWithAlias { expr, alias } => {
+                self.column(expr)?;
+                self.put(" AS ");
+                self.name(std::slice::from_ref(alias));
+            }
+            SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..) => {
+                return Err(self.unsupported("projection", item));
+            }
+        }
+        Ok(())
+    }
+
+    fn column(&mut self, expr: &Expr) -> Result<(), SqlError> {
+        match expr {
+            Expr::Function(function) if is_count(function) => self.put("COUNT(*)"),
+            Expr::Function(function) => return Err(self.unsupported("aggregate function", function)),
+            Expr::Identifier(_) | Expr::CompoundIdentifier(_) => self.expr(expr)?,
+            _ => return Err(self.unsupported("projection expression", expr)),
+        }
+        Ok(())
+    }
+
+    fn from(&mut self, from: &TableWithJoins) -> Result<(), SqlError> {
+        self.table(&from.relation)?;
+        for join in &from.joins {
+            let on = match &join.join_operator {
+                JoinOperator::CrossJoin => {
+                    self.put(" CROSS JOIN ");
+                    None
+                }
+                JoinOperator::Inner(JoinConstraint::None) => {
+                    self.put(" JOIN ");
+                    None
+                }
+                JoinOperator::Inner(JoinConstraint::On(on)) => {
+                    self.put(" JOIN ");
+                    Some(on)
+                }
+                _ => return Err(SqlError::Unsupported("Non-inner joins are not supported".into())),
+            };
+            self.table(&join.relation)?;
+            if let Some(on) = on {
+                self.put(" ON ");
+                self.expr(on)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn table(&mut self, table: &TableFactor) -> Result<(), SqlError> {
+        let TableFactor::Table {
+            name: ObjectName(name),
+            alias,
+            args: None,
+            with_hints,
+            version: None,
+            partitions,
+        } = table
+        else {
+            return Err(self.unsupported("FROM expression", table));
+        };
+        if !with_hints.is_empty() || !partitions.is_empty() {
+            return Err(self.unsupported("FROM expression", table));
+        }
+        self.name(name);
+        let parts: Vec<_> = name.iter().map(|part| &*part.value).collect();
+        self.tables.push(parts.join("."));
+        match alias {
+            None => {}
+            Some(TableAlias { name, columns }) if columns.is_empty() => {
+                self.put(" AS ");
+                self.name(std::slice::from_ref(name));
+            }
+            Some(_) => return Err(self.unsupported("FROM expression", table)),
+        }
+        Ok(())
+    }
+
+    /// Not by recursion: a text may be tens of thousands of operators deep.
+    fn expr(&mut self, expr: &Expr) -> Result<(), SqlError> {
+        let mut parts = vec![Part::Expr(expr, 0)];
+        while let Some(part) = parts.pop() {
+            let (expr, depth) = match part {
+                Part::Expr(_, SQL_DEPTH_MAX..) => return Err(SqlError::TooDeep),
+                Part::Expr(expr, depth) => (expr, depth),
+                Part::Sign(sign) => {
+                    self.put(sign);
+                    continue;
+                }
+            };
+            match expr {
+                Expr::Nested(inner) => {
+                    self.put("(");
+                    parts.extend([Part::Sign(")"), Part::Expr(inner, depth + 1)]);
+                }
+                Expr::BinaryOp { left, op, right } => {
+                    let (left, right) = (Part::Expr(left, depth + 1), Part::Expr(right, depth + 1));
+                    parts.extend([right, Part::Sign(self.operator(op)?), left]);
+                }
+                Expr::Identifier(column) => self.name(std::slice::from_ref(column)),
+                Expr::CompoundIdentifier(column) => self.name(column),
+                Expr::Value(value) => self.value(value)?,
+                Expr::UnaryOp { op, expr: number } => {
+                    let sign = match op {
+                        UnaryOperator::Plus => "+",
+                        UnaryOperator::Minus => "-",
+                        _ => return Err(self.unsupported("expression", expr)),
+                    };
+                    let Expr::Value(number @ Value::Number(..)) = &**number else {
+                        return Err(self.unsupported("expression", expr));
+                    };
+                    self.put(sign);
+                    self.value(number)?;
+                }
+                _ => return Err(self.unsupported("expression", expr)),
+            }
+        }
+        Ok(())
+    }
+
+    fn operator(&self, op: &BinaryOperator) -> Result<&'static str, SqlError> {
+        let (spaced, tight) = match op {
+            BinaryOperator::And => (" AND ", " AND "),
+            BinaryOperator::Or => (" OR ", " OR "),
+            BinaryOperator::Eq => (" = ", "="),
+            BinaryOperator::NotEq => (" <> ", "<>"),
+            BinaryOperator::Lt => (" < ", "<"),
+            BinaryOperator::LtEq => (" <= ", "<="),
+            BinaryOperator::Gt => (" > ", ">"),
+            BinaryOperator::GtEq => (" >= ", ">="),
+            _ => return Err(self.unsupported("binary operator", op)),
+        };
+        Ok(if self.spaced { spaced } else { tight })
+    }
+
+    fn value(&mut self, value: &Value) -> Result<(), SqlError> {
+        match value {
+            Value::Boolean(true) => self.put("true"),
+            Value::Boolean(false) => self.put("false"),
+            Value::Number(number, _) => self.put(number),
+            Value::SingleQuotedString(string) => put_quoted(&mut self.text, string, '\''),
+            Value::HexStringLiteral(digits) if digits.bytes().all(|digit| digit.is_ascii_hexdigit()) => {
+                self.put("0x");
+                self.put(digits);
+            }
+            Value::HexStringLiteral(string) => {
+                self.put("X");
+                put_quoted(&mut self.text, string, '\'');
+            }
+            Value::Placeholder(name) if name == ":sender" => self.put(":sender"),
+            _ => return Err(self.unsupported("literal expression", value)),
+        }
+        Ok(())
+    }
+
+    fn name(&mut self, parts: &[Ident]) {
+        put_name(&mut self.text, parts);
+    }
+
+    fn put(&mut self, text: &str) {
+        self.text.push_str(text);
+    }
+
+    fn unsupported(&self, what: &str, part: &impl ToString) -> SqlError {
+        if self.source.len() <= SHOWN_BYTES_MAX {
+            SqlError::unsupported(what, &part.to_string())
+        } else {
+            SqlError::unsupported(what, &self.source.chars().take(120).collect::<String>())
+        }
+    }
+}
+
+/// `COUNT(*)`: the one function there is.
+fn is_count(function: &Function) -> bool {
+    let Function {
+        name: ObjectName(name),
+        args,
+        over: None,
+        distinct: false,
+        special: false,
+        order_by,
+    } = function
+    else {
+        return false;
+    };
+    matches!(&name[..], [name] if name.value.eq_ignore_ascii_case("count"))
+        && matches!(&args[..], [FunctionArg::Unnamed(FunctionArgExpr::Wildcard)])
+        && order_by.is_empty()
+}
+
+/// Names as they were: quoted if they were in any quotes. (An alias may stand in those of strings.)
+fn put_name(text: &mut String, parts: &[Ident]) {
+    for (at, part) in parts.iter().enumerate() {
+        if at > 0 {
+            text.push('.');
+        }
+        match part.quote_style {
+            None => text.push_str(&part.value),
+            Some(_) => put_quoted(text, &part.value, '"'),
+        }
+    }
+}
+
+fn put_quoted(text: &mut String, inside: &str, quote: char) {
+    text.push(quote);
+    for c in inside.chars() {
+        if c == quote {
+            text.push(c);
+        }
+        text.push(c);
+    }
+    text.push(quote);
+}

@@ -1,0 +1,421 @@
+use super::*;
+use proptest::prelude::*;
+use std::time::{Duration, Instant};
+
+/// What a text is sent on as.
+fn sent(text: &str) -> String {
+    match parse(text, Language::Sql) {
+        Ok(Statement::Query(query)) => query.text,
+        Ok(Statement::Show(text)) => text,
+        Ok(Statement::Write(verb)) => format!("({verb})"),
+        Err(error) => format!("! {error}"),
+    }
+}
+
+/// The tables it names.
+fn tables(text: &str) -> Vec<String> {
+    let query = parse_query(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+    query.tables.unwrap_or_else(|| vec!["*".into()])
+}
+
+#[test]
+fn queries_are_sent_on_as_they_were_understood() {
+    for same in [
+        "SELECT * FROM counter",
+        "SELECT a.* FROM a JOIN b ON a.id = b.id WHERE b.x > 3 AND b.y <> 'it''s'",
+        "SELECT id, name AS n FROM \"Player\" AS p CROSS JOIN q WHERE (p.id = 1 OR p.id = -2) AND p.on = true",
+        "SELECT COUNT(*) AS n FROM a LIMIT 10",
+        "SELECT * FROM a WHERE id = 0x00ff AND owner = :sender AND f >= +1.5e3 AND g <= .5",
+        "SELECT * FROM ns.t WHERE ns.t.a = 1",
+        "SELECT \"a\"\"b\".* FROM \"a\"\"b\" WHERE \"select\" < '\u{1f600}\\' AND ü = '\"'",
+        "SHOW row_limit",
+    ] {
+        assert_eq!(sent(same), same);
+    }
+    for (text, expected) in [
+        ("select*from a;", "SELECT * FROM a"),
+        (
+            " -- why\n /* so */ SELECT a /* b */ FROM/**/c d",
+            "SELECT a FROM c AS d",
+        ),
+        (";;SELECT * FROM a INNER JOIN b;", "SELECT * FROM a JOIN b"),
+        (
+            "SELECT * FROM a 'x' WHERE x.b=X'0F' and b!=:  sender or b=1L",
+            "SELECT * FROM a AS \"x\" WHERE x.b = 0x0F AND b <> :sender OR b = 1",
+        ),
+        ("SELECT Count(*) n FROM a", "SELECT COUNT(*) AS n FROM a"),
+        ("show x", "SHOW x"),
+    ] {
+        assert_eq!(sent(text), expected);
+    }
+}
+
+#[test]
+fn the_rendering_is_read_as_the_text_was() {
+    let dialect = PostgreSqlDialect {};
+    for text in [
+        "SELECT * FROM a WHERE a=1 or b=2 and c=3 or (d=4 and (e=5 or f=6)) and g<-7",
+        "SELECT a, b c, \"d\"\"e\" FROM t x JOIN u ON x.a = u.b, v",
+        "SELECT * FROM t WHERE a = '''' AND b = '''''' AND c = '\\''' AND d = '--' AND e = '/*'",
+        "SELECT * FROM t WHERE a = b = c AND d = true AND e = FALSE",
+    ] {
+        let rendered = sent(text);
+        assert_eq!(
+            Parser::parse_sql(&dialect, text).map(|parsed| parsed[0].to_string()),
+            Parser::parse_sql(&dialect, &rendered).map(|parsed| parsed[0].to_string()),
+            "{rendered}"
+        );
+        assert_eq!(sent(&rendered), rendered);
+    }
+}
+
+#[test]
+fn nested_comments_do_not_smuggle_a_write() {
+    // The comment ends at the second `*/`.
+    assert_eq!(sent("/* /* */ SELECT ' */ DELETE FROM counter --'"), "(DELETE)");
+    assert_eq!(
+        sent("/*/**/ */ SELECT * FROM a --; DELETE FROM a"),
+        "SELECT * FROM a"
+    );
+    assert!(sent("/* SELECT * FROM a").starts_with("! sql parser error: Unexpected EOF"));
+}
+
+#[test]
+fn what_writes_is_known() {
+    assert_eq!(sent("insert INTO a VALUES (1)"), "(INSERT)");
+    assert_eq!(sent("UPDATE a SET b = 1"), "(UPDATE)");
+    assert_eq!(sent("DELETE FROM a WHERE b = 1"), "(DELETE)");
+    assert_eq!(sent("SET row_limit TO 5"), "(SET)");
+    for text in [
+        "SELECT * FROM a; DELETE FROM a",
+        "SELECT 1 -- x\n; UPDATE a SET b = 1",
+        "DELETE FROM a; SELECT * FROM a",
+    ] {
+        assert_eq!(sent(text), "! Multiple SQL statements are not supported");
+    }
+    // What a query could write with.
+    for text in [
+        "WITH x AS (SELECT 1) INSERT INTO a VALUES (1)",
+        "WITH x AS (SELECT 1) SELECT * FROM x",
+        "SELECT * INTO b FROM a",
+        "SELECT * FROM (UPDATE a SET b = 1)",
+        "COPY a FROM 'file'",
+        "TRUNCATE TABLE a",
+        "EXPLAIN DELETE FROM a",
+        "CREATE TABLE b AS SELECT * FROM a",
+    ] {
+        assert!(sent(text).starts_with("! Unsupported: "), "{}", sent(text));
+    }
+}
+
+#[test]
+fn errors_are_spacetimedbs_own() {
+    for (text, error) in [
+        (
+            "SELEC * FROM a",
+            "sql parser error: Expected an SQL statement, found: SELEC at Line: 1, Column 1",
+        ),
+        ("", "Empty SQL query"),
+        (" -- nothing", "Empty SQL query"),
+        (
+            "SELECT * FROM a ORDER BY b",
+            "Unsupported: SELECT * FROM a ORDER BY b",
+        ),
+        ("SELECT * FROM a WHERE NOT b", "Unsupported expression: NOT b"),
+        (
+            "SELECT * FROM a WHERE b = NULL",
+            "Unsupported literal expression: NULL",
+        ),
+        (
+            "SELECT * FROM a WHERE b + 1 = 2",
+            "Unsupported binary operator: +",
+        ),
+        (
+            "SELECT sum(b) AS c FROM a",
+            "Unsupported aggregate function: sum(b)",
+        ),
+        (
+            "SELECT sum(b) FROM a",
+            "Aggregate expressions must have column aliases",
+        ),
+        (
+            "SELECT * FROM a LEFT JOIN b ON a.c = b.c",
+            "Non-inner joins are not supported",
+        ),
+        (
+            "SELECT * FROM a WHERE b = E'x'",
+            "Unsupported literal expression: E'x'",
+        ),
+        (
+            "SELECT * FROM a WHERE b = $$x$$",
+            "Unsupported literal expression: $$x$$",
+        ),
+        (
+            "SELECT * FROM (SELECT * FROM b) AS c",
+            "Unsupported: SELECT * FROM (SELECT * FROM b) AS c",
+        ),
+    ] {
+        assert_eq!(sent(text), format!("! {error}"));
+    }
+    let error = |text| parse_query(text).expect_err("no query").to_string();
+    assert_eq!(error("DELETE FROM a"), "Unsupported: Non-SELECT queries");
+    assert_eq!(error(" "), "Empty SQL query");
+    assert_eq!(
+        error("SELECT a FROM b GROUP BY a"),
+        "Unsupported SELECT: SELECT a FROM b GROUP BY a"
+    );
+}
+
+#[test]
+fn a_table_is_known_by_any_spelling() {
+    for text in [
+        "SELECT * FROM rtdb_session",
+        "SELECT * FROM/*'*/ rtdb_session",
+        "SELECT * FROM -- '\n rtdb_session",
+        "select x.* from a join \"RTDB_session\" x on a.id = x.index",
+        "SELECT * FROM a, st_Table",
+        "SELECT * FROM x.rtdb_session",
+        "SELECT * FROM \"x.rtdb_session\"",
+        "SELECT * FROM rtdb_é",
+    ] {
+        let query = parse_query(text).expect("a query");
+        assert!(query.hidden().is_some(), "{text}");
+    }
+    for text in [
+        "SELECT * FROM my_rtdb_table WHERE name = 'rtdb_session'",
+        "SELECT * FROM st_tables WHERE x = '/*' -- rtdb_session",
+        "SELECT rtdb_a AS rtdb_b FROM a",
+        "SELECT * FROM *",
+    ] {
+        assert_eq!(parse_query(text).expect("a query").hidden(), None, "{text}");
+    }
+    assert_eq!(
+        tables("SELECT * FROM a JOIN \"B\" x ON x.c = a.c JOIN d.e"),
+        ["a", "B", "d.e"]
+    );
+    assert_eq!(tables(" select\n* From * "), ["*"]);
+    assert!(
+        parse_query("SELECT * FROM my_player")
+            .expect("a query")
+            .reads("My_Player")
+    );
+    assert!(
+        !parse_query("SELECT * FROM players")
+            .expect("a query")
+            .reads("player")
+    );
+}
+
+#[test]
+fn no_text_keeps_the_parser_long() {
+    let fill = |part: &str| part.repeat(SQL_BYTES_MAX / part.len() - 1);
+    let parts = [
+        "(",
+        "[",
+        "{",
+        "((",
+        "NOT ",
+        "- ",
+        "!",
+        "a!",
+        "+",
+        "a+",
+        "a = 1 OR ",
+        "a AND ",
+        "::a",
+        "a::b[]",
+        "[]",
+        " IS NULL",
+        " COLLATE a",
+        "INTERVAL ",
+        "INTERVAL (",
+        "INTERVAL 1 + ",
+        "ARRAY<",
+        "CAST(a AS ARRAY<",
+        "CASE WHEN ",
+        "a(",
+        "a.",
+        "FROM (",
+        "FROM ((SELECT * ",
+        "(SELECT * FROM (",
+        "((UPDATE ",
+        "EXISTS (",
+        "EXISTS (VALUES (",
+        "WITH a AS (",
+        "UNION SELECT ",
+        "UNION TABLE a ",
+        "JOIN a ",
+        "JOIN (",
+        "a JOIN b ON c = d ",
+        ", a",
+        ",(",
+        "'",
+        "\"",
+        "\"a\"",
+        "''",
+        "/*",
+        "*/",
+        "--",
+        "$$",
+        "E'\\",
+        ";",
+        "SELECT ",
+        "EXPLAIN ",
+        "PREPARE a AS ",
+        "CREATE TABLE a (b ",
+        "GRANT ",
+        "0x",
+        "1e",
+        ".",
+        "é",
+        "\u{feff}",
+        "\0",
+        "TABLE(",
+        "LATERAL (",
+        "PIVOT(",
+        "VALUES (",
+        "OVER (",
+        "OVER (ROWS INTERVAL ",
+        "a IN (",
+        "a BETWEEN ",
+        "LIKE ",
+        "ANY(",
+        "AT TIME ZONE 'a' ",
+        "GROUP BY (",
+        "SET ",
+        "UPDATE a SET b = ",
+    ];
+    let openings = [
+        "",
+        "SELECT INTERVAL ",
+        "SELECT * FROM ((SELECT ",
+        "SELECT ",
+        "SELECT * FROM ",
+        "SELECT * FROM a WHERE ",
+        "SELECT * FROM a WHERE b = 1 ",
+        "UPDATE ",
+    ];
+    for opening in openings {
+        for part in parts {
+            let text = format!("{opening}{}", fill(part));
+            let text = text.get(..SQL_BYTES_MAX.min(text.len())).unwrap_or(&text);
+            let short = text.get(..SHORT_BYTES_MAX).unwrap_or_default();
+            for text in [short, text] {
+                let since = Instant::now();
+                let _ = parse(text, Language::Sql);
+                let took = since.elapsed();
+                assert!(took < Duration::from_secs(20), "{opening}{part}…: {took:?}");
+            }
+        }
+    }
+    let since = Instant::now();
+    for part in ["(", "NOT ", "a = 1 OR "] {
+        let error = parse(&part.repeat(30 << 20), Language::Sql).expect_err("too long");
+        assert!(matches!(error, SqlError::TooLong(_)), "{error}");
+    }
+    assert!(since.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn a_long_query_stays_short_enough() {
+    let terms = vec!["id=12"; 400].join(" OR ");
+    let mut groups = format!("SELECT * FROM a WHERE ({terms})");
+    while groups.len() + terms.len() < SQL_BYTES_MAX {
+        groups = format!("{groups} OR ({terms})");
+    }
+    assert_eq!(sent(&groups), groups);
+    let longer = sent(&format!("{groups}{groups}"));
+    assert!(
+        longer.starts_with("! SQL query exceeds maximum allowed length: \"SELECT"),
+        "{longer}"
+    );
+}
+
+#[test]
+fn an_expression_may_be_so_deep_and_no_deeper() {
+    let chain = |terms| format!("SELECT * FROM a WHERE {}", vec!["b = 1"; terms].join(" OR "));
+    assert_eq!(sent(&chain(SQL_DEPTH_MAX - 1)), chain(SQL_DEPTH_MAX - 1));
+    assert_eq!(sent(&chain(SQL_DEPTH_MAX)), format!("! {}", SqlError::TooDeep));
+    let nested = |levels| {
+        format!(
+            "SELECT * FROM a WHERE {}b = 1{}",
+            "(".repeat(levels),
+            ")".repeat(levels)
+        )
+    };
+    assert_eq!(sent(&nested(45)), nested(45));
+    assert_eq!(sent(&nested(51)), "! sql parser error: recursion limit exceeded");
+}
+
+/// What texts are made of, with what tempts to read them in two ways.
+fn pieces() -> impl Strategy<Value = String> {
+    let pieces = [
+        "SELECT ",
+        "* ",
+        "FROM ",
+        "a ",
+        "\"b\" ",
+        "rtdb_session ",
+        "t.",
+        "AS ",
+        "JOIN ",
+        "ON ",
+        "WHERE ",
+        "x = ",
+        "AND ",
+        "OR ",
+        "1 ",
+        "-1 ",
+        "0x0f ",
+        "X'0F' ",
+        "'it''s' ",
+        "'' ",
+        "\"\"\"\" ",
+        ":sender ",
+        "true ",
+        "LIMIT ",
+        "COUNT(*) ",
+        ", ",
+        "; ",
+        "(",
+        ") ",
+        "'",
+        "\"",
+        "--",
+        "\n",
+        "/*",
+        "*/",
+        "/",
+        "*",
+        "-",
+        "\\",
+        "E'",
+        "$$",
+        "DELETE FROM a ",
+        "é",
+        "\0",
+        "=",
+        "<>",
+        "END ",
+    ];
+    let piece = prop::sample::select(pieces.to_vec());
+    prop_oneof![
+        prop::collection::vec(piece.clone(), 0..16).prop_map(|pieces| pieces.concat()),
+        prop::collection::vec(piece, 0..10)
+            .prop_map(|pieces| format!("SELECT * FROM a WHERE x = {}", pieces.concat())),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn what_is_sent_on_is_one_query_of_the_tables_that_it_names(text in pieces()) {
+        if let Ok(query) = parse_query(&text) && query.tables.is_some() {
+            let read = Parser::parse_sql(&PostgreSqlDialect {}, query.text());
+            let read = read.expect("it is SQL");
+            prop_assert!(matches!(&read[..], [ast::Statement::Query(_)]), "{}", query.text());
+            prop_assert_eq!(parse_query(query.text()), Ok(query));
+        }
+    }
+}
