@@ -51,12 +51,14 @@ impl Wanted {
 
 /// Whether a query may read a view.
 pub(crate) fn names(query: &str, view: &str) -> bool {
+    hidden::names(query).any(|name| name.eq_ignore_ascii_case(view)) || is_of_all(query)
+}
+
+/// Whether a query is SpacetimeDB's own for all tables.
+pub(crate) fn is_of_all(query: &str) -> bool {
     let all = ["select", "*", "from", "*"];
-    hidden::names(query).any(|name| name.eq_ignore_ascii_case(view))
-        || query
-            .split_whitespace()
-            .map(str::to_ascii_lowercase)
-            .eq(all.into_iter().map(str::to_owned))
+    let words = query.split_whitespace().map(str::to_ascii_lowercase);
+    words.eq(all.into_iter().map(str::to_owned))
 }
 
 /// Prepares instances, one after the other; they are refreshed for as long as they are held.

@@ -3,6 +3,8 @@
 
 #[path = "native/cluster.rs"]
 mod cluster;
+#[path = "native/update.rs"]
+mod update;
 
 use bytes::{Bytes, BytesMut};
 use cluster::Pair;

@@ -5,7 +5,9 @@ mod encode;
 mod v1;
 mod v2;
 
-pub use encode::{call_reducer, call_reducer_bytes, subscribe, subscribe_receipts, unsubscribe};
+pub use encode::{
+    call_reducer, call_reducer_bytes, subscribe, subscribe_instead, subscribe_receipts, unsubscribe,
+};
 
 use crate::reader::Reader;
 use crate::{CALL_HEADER_BYTES, FrameError, MESSAGE_BYTES_MAX, RECEIPT_QUERY_SET, Subprotocol, Text, hidden};
