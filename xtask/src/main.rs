@@ -21,8 +21,9 @@ Usage: cargo xtask <task>
   modules [--check]  build modules/*/*.wasm, or check that each matches its source
   server             obtain the SpacetimeDB server and print its path
 
-SpacetimeDB is taken from $SPACETIMEDB_BIN, else `spacetimedb-standalone` in PATH, else built
-once into the cache ($XDG_CACHE_HOME or ~/.cache)/rafttimedb.";
+SpacetimeDB is taken from $SPACETIMEDB_BIN, else `spacetimedb-standalone` in PATH, else the newest that its
+own installer has put into ($XDG_DATA_HOME or ~/.local/share)/spacetime/bin, else built once into the cache
+($XDG_CACHE_HOME or ~/.cache)/rafttimedb.";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();

@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 /// What this version's nodes can apply. Raised with each command, or field of one, that a node must know; none is
 /// proposed before every node of the cluster has announced the level that it came with.
-pub const FEATURE_LEVEL: u32 = 3;
+pub const FEATURE_LEVEL: u32 = 4;
 
 /// The level from which on replicas report what they hold, and an operator may say which is right.
 pub const LEVEL_REPORTS: u32 = 2;
@@ -19,6 +19,8 @@ pub const CLAIMS_LEVEL: u32 = 2;
 
 /// The level that [`Judgement`] and [`Trapped`] came with.
 pub const JUDGEMENT_LEVEL: u32 = 3;
+/// The level from which on a publication may break clients, and databases may be locked.
+pub const MIGRATION_LEVEL: u32 = 4;
 /// Bytes of a [`Judgement::refusal`].
 pub const REFUSAL_BYTES_MAX: usize = 2048;
 /// Positions in one [`Trapped`].
@@ -36,7 +38,7 @@ pub struct Command {
     /// What to do. `None` is a command of a newer version: the node stops rather than skip it.
     #[prost(
         oneof = "Body",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16, 17, 18, 19"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16, 17, 18, 19, 20"
     )]
     pub body: Option<Body>,
     /// The version that whoever applies it must know: raised by whoever sets a field that must not be passed over. 0 for
@@ -96,6 +98,9 @@ pub enum Body {
     /// A database's names.
     #[prost(message, tag = "19")]
     SetNames(SetNames),
+    /// Whether a database may be deleted.
+    #[prost(message, tag = "20")]
+    SetLock(SetLock),
 }
 
 /// A call of a reducer.
@@ -175,6 +180,13 @@ pub struct Publish {
     /// [`JUDGEMENT_LEVEL`].
     #[prost(bool, tag = "7")]
     pub judged: bool,
+    /// The hash of the original module, 32 bytes; empty before [`MIGRATION_LEVEL`].
+    #[prost(bytes = "bytes", tag = "8")]
+    pub program: Bytes,
+    /// The token by which its owner agrees to what an update does to clients, 32 bytes: without one, nothing that breaks
+    /// them is taken. Of [`MIGRATION_LEVEL`].
+    #[prost(bytes = "bytes", tag = "9")]
+    pub token: Bytes,
 }
 
 /// Who owns a database: enough to mint the owner's token on any node.
@@ -339,6 +351,9 @@ pub struct Judgement {
     /// Why the module is refused, in the server's words, at most [`REFUSAL_BYTES_MAX`]; `None` if it is not.
     #[prost(string, optional, tag = "3")]
     pub refusal: Option<String>,
+    /// Whether the update breaks clients: all that came before it are disconnected. Of [`MIGRATION_LEVEL`].
+    #[prost(bool, tag = "4")]
+    pub breaks: bool,
 }
 
 /// Calls to which the proposer's SpacetimeDB, rather than their reducers, has given an answer: they trapped, ran out of
@@ -441,6 +456,17 @@ pub struct SetNames {
     pub names: Vec<String>,
 }
 
+/// Locks a database, so that it is neither deleted nor cleared, or unlocks it. Of [`MIGRATION_LEVEL`].
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct SetLock {
+    /// The database's identity, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub database: Bytes,
+    /// Whether it is locked from now on.
+    #[prost(bool, tag = "2")]
+    pub locked: bool,
+}
+
 impl Command {
     /// Whether it makes the databases or the cluster grow: what frees, ends or repairs something does not count.
     pub(crate) fn grows(&self) -> bool {
@@ -453,15 +479,19 @@ impl Command {
 
 impl From<Body> for Command {
     fn from(body: Body) -> Self {
-        let with_claims = match &body {
-            Body::Call(call) => !call.claims.is_empty(),
-            Body::Connect(connect) => !connect.claims.is_empty(),
-            _ => false,
+        let version = match &body {
+            // A node that passed over the claims would have other rows than the others.
+            Body::Call(call) if !call.claims.is_empty() => CLAIMS_LEVEL,
+            Body::Connect(connect) if !connect.claims.is_empty() => CLAIMS_LEVEL,
+            // One that passed over the token would refuse what the others take, or leave clients with the rows of another
+            // module.
+            Body::Publish(publish) if !publish.token.is_empty() => MIGRATION_LEVEL,
+            Body::Judgement(judgement) if judgement.breaks => MIGRATION_LEVEL,
+            _ => 0,
         };
         Self {
             body: Some(body),
-            // A node that passed over the claims would have other rows than the others.
-            version: if with_claims { CLAIMS_LEVEL } else { 0 },
+            version,
         }
     }
 }

@@ -91,6 +91,9 @@ pub enum Refusal {
     /// The database belongs to somebody else.
     #[error("the database is another identity's")]
     NotOwner,
+    /// The database is locked.
+    #[error("Database is locked and cannot be deleted. Run `spacetime unlock` first.")]
+    Locked,
     /// The local server refused the module; its own words.
     #[error("{0}")]
     Module(String),

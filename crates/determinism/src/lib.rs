@@ -17,6 +17,7 @@ mod emit;
 mod error;
 pub mod header;
 mod hidden;
+mod migration;
 mod module;
 mod order;
 mod plan;
@@ -30,6 +31,7 @@ mod views;
 
 pub use claims::{CLAIMS_BYTES_MAX, Claims};
 pub use error::PrepareError;
+pub use migration::original_plan;
 pub use module::{Module, Reducer, ReducerKind, Schedule, Table, View};
 pub use schema::original_schema;
 pub use successes::Successes;

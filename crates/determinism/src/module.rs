@@ -6,7 +6,7 @@ use spacetimedb_lib::db::raw_def::v9::{Lifecycle, RawModuleDefV9, TableAccess};
 use spacetimedb_lib::db::raw_def::v10::{
     CaseConversionPolicy, ExplicitNameEntry, ExplicitNames, FunctionVisibility, RawModuleDefV10,
 };
-use spacetimedb_sats::{AlgebraicTypeRef, ProductType, Typespace};
+use spacetimedb_sats::{AlgebraicType, AlgebraicTypeRef, ProductType, Typespace};
 
 use crate::PrepareError;
 use crate::def::decode;
@@ -65,11 +65,15 @@ pub struct Table {
     pub public: bool,
     /// The columns that the database numbers, ascending.
     pub auto_inc: Vec<u16>,
+    /// Whether its rows are gone with the transaction that inserts them.
+    pub event: bool,
     /// Whether a unique index gives its rows their order. If not, they are sorted whenever they are all read.
     pub ordered: bool,
     /// The name in the module's source.
     pub(crate) source_name: String,
     pub(crate) sequences: Vec<RawSequence>,
+    /// The columns' names, as clients know them.
+    pub(crate) columns: Vec<String>,
 }
 
 /// A view.
@@ -81,6 +85,8 @@ pub struct View {
     pub id: u32,
     /// Whether it is the same for every sender.
     pub anonymous: bool,
+    /// Whether clients may read it.
+    pub public: bool,
 }
 
 /// A schedule table: each of its rows is a call that falls due.
@@ -180,6 +186,8 @@ impl Module {
                 ordered: Indexes::of_v9(table, &def.typespace)?.first().is_some(),
                 source_name: table.name.to_string(),
                 sequences: table.sequences.iter().map(RawSequence::of_v9).collect(),
+                event: false,
+                columns: columns(&def.typespace, table.product_type_ref, str::to_owned),
             })
         });
         let module = Self {
@@ -222,6 +230,8 @@ impl Module {
                 ordered: Indexes::of_v10(table, &typespace)?.first().is_some(),
                 source_name: table.source_name.to_string(),
                 sequences: table.sequences.iter().map(RawSequence::of_v10).collect(),
+                event: table.is_event,
+                columns: columns(&typespace, table.product_type_ref, |name| names.column(name)),
             })
         });
         let schedules = def.schedules().into_iter().flatten().map(|schedule| Schedule {
@@ -233,6 +243,7 @@ impl Module {
             name: names.function(&view.source_name),
             id: view.index,
             anonymous: view.is_anonymous,
+            public: view.is_public,
         });
         let module = Self {
             typespace: typespace.clone(),
@@ -329,6 +340,15 @@ fn kind_of(lifecycle: Option<Lifecycle>) -> ReducerKind {
         Some(Lifecycle::OnDisconnect) => ReducerKind::ClientDisconnected,
         _ => ReducerKind::Normal,
     }
+}
+
+/// The names of a row type's columns.
+fn columns(types: &Typespace, row: AlgebraicTypeRef, name: impl Fn(&str) -> String) -> Vec<String> {
+    let row = types.get(row).and_then(AlgebraicType::as_product);
+    let elements = row.into_iter().flat_map(|row| row.elements.iter());
+    elements
+        .map(|column| name(column.name.as_deref().unwrap_or_default()))
+        .collect()
 }
 
 fn ascending(columns: impl Iterator<Item = u16>) -> Vec<u16> {

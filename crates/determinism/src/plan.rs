@@ -91,7 +91,7 @@ pub(crate) struct Sequence {
 }
 
 /// A sequence as the definitions of both versions hold it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RawSequence {
     pub(crate) column: u16,
     pub(crate) start: Option<i128>,

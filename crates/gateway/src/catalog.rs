@@ -14,6 +14,8 @@ pub struct DatabaseRecord {
     pub names: Vec<String>,
     /// The shard it belongs to.
     pub shard: u64,
+    /// Whether it is neither to be deleted nor cleared.
+    pub locked: bool,
 }
 
 impl DatabaseRecord {
@@ -33,6 +35,9 @@ pub trait Catalog: Send + Sync {
 
     /// Whether every node of the cluster goes by what the log says of a publication.
     fn judges(&self) -> bool;
+
+    /// Whether every node of the cluster knows of updates that break clients, and of locks.
+    fn migrates(&self) -> bool;
 
     /// Whether the nodes have processors of different kinds.
     fn has_mixed_processors(&self) -> bool;

@@ -9,6 +9,7 @@ mod database;
 mod error;
 mod identity;
 mod names;
+mod plan;
 mod publish;
 mod sql;
 
@@ -39,10 +40,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
                 .merge(get(database::info))
                 .merge(delete(database::delete)),
         )
-        .route(
-            "/database/{database}/pre_publish",
-            post(publish::plan).layer(large),
-        )
+        .route("/database/{database}/pre_publish", post(plan::plan).layer(large))
         .route(
             "/database/{database}/names",
             get(names::get).post(names::add).put(names::set),
@@ -53,6 +51,8 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/database/{database}/schema", get(database::schema))
         .route("/database/{database}/logs", get(database::logs))
         .route("/database/{database}/sql", post(sql::sql))
+        .route("/database/{database}/lock", post(database::lock))
+        .route("/database/{database}/unlock", post(database::unlock))
         .route(
             "/database/{database}/unstable/timestamp",
             get(database::timestamp),
@@ -72,7 +72,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
 }
 
 /// What SpacetimeDB serves and the cluster does not.
-const UNSERVED: [&str; 6] = ["reset", "lock", "unlock", "mcp", "route", "energy"];
+const UNSERVED: [&str; 4] = ["reset", "mcp", "route", "energy"];
 
 async fn unserved(request: Request) -> Result<Response, HttpError> {
     let known = request

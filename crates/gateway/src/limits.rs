@@ -88,5 +88,8 @@ pub const BODY_BYTES_MAX: usize = 2 << 20;
 /// Bytes of the local server's answer to `/schema`, which must be rewritten as a whole.
 pub const SCHEMA_BYTES_MAX: usize = 16 << 20;
 
+/// Bytes of the local server's plan of an update.
+pub const PLAN_BYTES_MAX: usize = 16 << 20;
+
 /// Seconds after which a client that was turned away for overload should try again.
 pub const RETRY_AFTER_S: u32 = 1;

@@ -4,7 +4,7 @@ use futures::future::BoxFuture;
 use rtdb_determinism::Module;
 use rtdb_protocol::Subprotocol;
 use rtdb_replica::Views;
-use spacetimedb_lib::Identity;
+use spacetimedb_lib::{Hash, Identity};
 use std::sync::Arc;
 use thiserror::Error;
 use tokio::sync::watch;
@@ -14,6 +14,8 @@ use tokio::sync::watch;
 pub struct LocalDatabase {
     /// The module that runs, as its author wrote it.
     pub module: Arc<Module>,
+    /// The hash that stands for it in tokens.
+    pub program: Hash,
 }
 
 /// A database that this node does not serve, since its replica here can't be trusted.
@@ -39,6 +41,13 @@ pub trait Local: Send + Sync {
     /// Changes with every publication to a database that exists, refused or not: connections to the local server from
     /// before it may hang on a module that nobody else sees. `None` if there is no such database.
     fn publications(&self, identity: &Identity) -> Option<watch::Receiver<u64>>;
+
+    /// Whether it plans updates, and takes some only from who agrees to that plan. 1.3 and older do not.
+    fn plans_updates(&self) -> bool;
+
+    /// Resolves when a publication is in place on this node that breaks clients, and stands behind the arrival of
+    /// `session` in the log.
+    fn until_broken(&self, identity: &Identity, session: u64) -> BoxFuture<'static, ()>;
 
     /// Where clients of a database should turn instead, if its replica on this node is set aside.
     fn set_aside(&self, identity: &Identity) -> Option<SetAside>;

@@ -51,11 +51,31 @@ impl Local for OverReplica {
         let active = self.replica.database(&identity.to_byte_array())?;
         Some(LocalDatabase {
             module: active.module.clone(),
+            program: active.program,
         })
     }
 
     fn publications(&self, identity: &Identity) -> Option<watch::Receiver<u64>> {
         self.replica.publications(&identity.to_byte_array())
+    }
+
+    /// Plans came with 1.4; where the version is unknown, it is taken for a new one.
+    fn plans_updates(&self) -> bool {
+        let version = self.server.version().and_then(|version| version.numbers());
+        version.is_none_or(|version| version >= (1, 4))
+    }
+
+    fn until_broken(&self, identity: &Identity, session: u64) -> BoxFuture<'static, ()> {
+        let broken = self.replica.broken(&identity.to_byte_array());
+        async move {
+            let Some(mut broken) = broken else {
+                return std::future::pending().await;
+            };
+            if broken.wait_for(|position| position.0 > session).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+        .boxed()
     }
 
     fn set_aside(&self, identity: &Identity) -> Option<SetAside> {

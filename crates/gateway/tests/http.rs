@@ -246,7 +246,9 @@ async fn publishing_is_for_owners_and_modules() {
     assert_eq!(gateway.request("PUT /v1/database/No_Name", BOB, b"").await.0, 400);
     for (query, status) in [
         ("parent=x", 501),
-        ("policy=BreakClients", 501),
+        ("policy=BreakClients", 400),
+        ("policy=Whatever", 400),
+        ("policy=BreakClients&token=none", 400),
         ("num_replicas=3", 501),
         ("host_type=Js", 400),
     ] {
@@ -257,6 +259,83 @@ async fn publishing_is_for_owners_and_modules() {
         );
     }
     assert_eq!(gateway.log.kinds(), [""; 0]);
+}
+
+#[tokio::test]
+async fn who_has_a_plan_may_break_clients() {
+    let wasm = std::fs::read(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../modules/counter-1x/counter-1x.wasm"
+    ))
+    .unwrap();
+    let token = spacetimedb_lib::hash_bytes("a plan");
+    let breaking = format!(
+        "PUT /v1/database/{NAME}?policy=BreakClients&token={:#x}",
+        token.to_u256()
+    );
+    let gateway = Fixture::start(Settings::default()).await;
+    let without = format!("PUT /v1/database/{NAME}?policy=BreakClients");
+    let (status, _, body) = gateway.request(&without, OWNER, &wasm).await;
+    assert_eq!(status, 400);
+    assert!(body.ends_with("but no migration token was provided."), "{body}");
+    assert_eq!(gateway.request(&breaking, BOB, &wasm).await.0, 403);
+    let compatible = format!("PUT /v1/database/{NAME}?policy=Compatible");
+    // What is cleared has no clients to be broken.
+    let clear = format!("{breaking}&clear=true");
+    for request in [&breaking, &compatible, &clear] {
+        assert_eq!(gateway.request(request, OWNER, &wasm).await.0, 200, "{request}");
+    }
+    let commands = std::mem::take(&mut *gateway.log.commands.lock());
+    let published = commands.iter().map(|body| match body {
+        Body::Publish(publish) => (publish.program.to_vec(), publish.token.to_vec()),
+        _ => panic!("no publication"),
+    });
+    let program = spacetimedb_lib::hash_bytes(&wasm).data.to_vec();
+    let tokens = [token.data.to_vec(), Vec::new(), Vec::new()];
+    assert!(published.eq(tokens.map(|token| (program.clone(), token))));
+
+    let old = Fixture::start(Settings {
+        plans_updates: false,
+        ..Settings::default()
+    })
+    .await;
+    assert_eq!(old.request(&breaking, OWNER, &wasm).await.0, 501);
+    assert_eq!(old.log.kinds(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_locked_database_stays_as_it_is() {
+    let gateway = Fixture::start(Settings::default()).await;
+    for path in ["lock", "unlock"] {
+        let request = format!("POST /v1/database/{NAME}/{path}");
+        assert_eq!(gateway.request(&request, BOB, b"").await.0, 403);
+        assert_eq!(gateway.request(&request, OWNER, b"").await.0, 200);
+        let nobody = format!("POST /v1/database/nobody/{path}");
+        assert_eq!(gateway.request(&nobody, OWNER, b"").await.0, 404);
+    }
+    let locks = gateway.meta.commands.lock().clone();
+    let locks = locks.iter().map(|body| match body {
+        Body::SetLock(lock) => lock.locked,
+        _ => panic!("no lock"),
+    });
+    assert!(locks.eq([true, false]));
+
+    let locked = Fixture::start(Settings {
+        locked: true,
+        ..Settings::default()
+    })
+    .await;
+    for (request, does) in [("DELETE", "deleted"), ("PUT", "reset")] {
+        let request = format!("{request} /v1/database/{NAME}?clear=true");
+        let (status, _, body) = locked.request(&request, OWNER, b"\0asm").await;
+        assert_eq!(status, 403);
+        assert!(
+            body.contains(does) && body.contains("`spacetime unlock`"),
+            "{body}"
+        );
+    }
+    assert_eq!(locked.log.kinds(), [""; 0]);
+    assert_eq!(locked.meta.kinds(), [""; 0]);
 }
 
 #[tokio::test]
@@ -337,7 +416,7 @@ async fn names_and_the_end_of_a_database_are_the_owners() {
 #[tokio::test]
 async fn what_is_not_served_says_so() {
     let gateway = Fixture::start(Settings::default()).await;
-    for path in ["reset", "lock", "unlock", "mcp", "route/a/b"] {
+    for path in ["reset", "mcp", "route/a/b"] {
         let (status, _, body) = gateway
             .request(&format!("POST /v1/database/{NAME}/{path}"), "", b"")
             .await;

@@ -5,6 +5,8 @@
 mod cluster;
 #[path = "native/sql.rs"]
 mod sql;
+#[path = "native/update.rs"]
+mod update;
 
 use bytes::{Bytes, BytesMut};
 use cluster::Pair;

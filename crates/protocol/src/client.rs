@@ -6,7 +6,9 @@ mod read;
 mod v1;
 mod v2;
 
-pub use encode::{call_reducer, call_reducer_bytes, subscribe, subscribe_receipts, unsubscribe};
+pub use encode::{
+    call_reducer, call_reducer_bytes, subscribe, subscribe_instead, subscribe_receipts, unsubscribe,
+};
 pub use read::{QUERIES_BYTES_MAX, QUERIES_MAX, Read, ReadKind, Refused};
 
 use crate::reader::Reader;

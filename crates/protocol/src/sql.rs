@@ -70,6 +70,11 @@ impl Query {
         self.tables.as_ref().is_none_or(|tables| tables.iter().any(is))
     }
 
+    /// Whether it is `SELECT * FROM *`.
+    pub fn reads_all(&self) -> bool {
+        self.tables.is_none()
+    }
+
     /// The first table that it names though that is not for clients. `SELECT * FROM *` names none.
     pub fn hidden(&self) -> Option<&str> {
         let mut tables = self.tables.iter().flatten().map(String::as_str);

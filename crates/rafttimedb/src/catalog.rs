@@ -1,7 +1,7 @@
 //! The cluster's databases, as the gateway asks for them.
 
 use crate::kinds;
-use rtdb_consensus::command::{CLAIMS_LEVEL, JUDGEMENT_LEVEL};
+use rtdb_consensus::command::{CLAIMS_LEVEL, JUDGEMENT_LEVEL, MIGRATION_LEVEL};
 use rtdb_consensus::{Database, Group};
 use rtdb_gateway::{Catalog, DatabaseRecord};
 use spacetimedb_lib::Identity;
@@ -21,6 +21,10 @@ impl Catalog for MetaCatalog {
 
     fn judges(&self) -> bool {
         self.0.feature_level() >= JUDGEMENT_LEVEL
+    }
+
+    fn migrates(&self) -> bool {
+        self.0.feature_level() >= MIGRATION_LEVEL
     }
 
     fn has_mixed_processors(&self) -> bool {
@@ -43,5 +47,6 @@ fn record(database: &Database) -> Option<DatabaseRecord> {
         owner: database.owner.clone()?,
         names: database.names.clone(),
         shard: database.shard,
+        locked: database.locked,
     })
 }

@@ -88,6 +88,17 @@ impl Local for LocalNode {
         self.running()?.local.publications(identity)
     }
 
+    fn plans_updates(&self) -> bool {
+        self.running().is_none_or(|running| running.local.plans_updates())
+    }
+
+    fn until_broken(&self, identity: &Identity, session: u64) -> BoxFuture<'static, ()> {
+        match self.running() {
+            Some(running) => running.local.until_broken(identity, session),
+            None => std::future::pending().boxed(),
+        }
+    }
+
     fn set_aside(&self, identity: &Identity) -> Option<SetAside> {
         let aside = self.running()?.local.set_aside(identity)?;
         Some(SetAside {

@@ -5,13 +5,14 @@ mod sql;
 pub use sql::{SqlError, SqlTable};
 
 use crate::DatabaseId;
+use crate::migration::UpdatePlan;
 use crate::server::{HttpError, LocalServer};
 use crate::tokens::{TokenError, Tokens};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use rtdb_consensus::command::Owner;
 use rtdb_determinism::Successes;
-use spacetimedb_lib::Identity;
+use spacetimedb_lib::{Hash, Identity};
 use std::time::Duration;
 use thiserror::Error;
 
@@ -50,6 +51,9 @@ pub enum AdminError {
     /// It answered a query with something else than tables.
     #[error(transparent)]
     Sql(#[from] SqlError),
+    /// It answered with something else than a plan.
+    #[error("SpacetimeDB's plan of an update can't be read: {0}")]
+    Plan(serde_json::Error),
     /// No token can be made for the owner.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -100,14 +104,53 @@ impl Admin {
             .token)
     }
 
-    /// Publishes a prepared module: creates the database under that identity, or replaces its module.
+    /// Publishes a prepared module: creates the database under that identity, or replaces its module. What would break
+    /// clients the server does only if it gets the token of its own plan.
     ///
     /// # Errors
     /// [`AdminError`]; [`AdminError::Refused`] carries the compiler's or the migration's words.
-    pub async fn publish(&self, owner: &Owner, database: &DatabaseId, wasm: Bytes) -> Result<(), AdminError> {
-        self.ask(Method::PUT, owner, database, "", wasm, PUBLISH_TIMEOUT)
+    pub(crate) async fn publish(
+        &self,
+        owner: &Owner,
+        database: &DatabaseId,
+        wasm: Bytes,
+        token: Option<Hash>,
+    ) -> Result<(), AdminError> {
+        // SpacetimeDB's own way to write it: in hexadecimal digits, the last byte first.
+        let query = token.map(|token| format!("?policy=BreakClients&token={:#x}", token.to_u256()));
+        let query = query.unwrap_or_default();
+        self.ask(Method::PUT, owner, database, &query, wasm, PUBLISH_TIMEOUT)
             .await
             .map(drop)
+    }
+
+    /// What replacing the module by another prepared one would do. `None` if the server knows no plans: 1.3 and older.
+    ///
+    /// # Errors
+    /// [`AdminError`]; [`AdminError::Refused`] if the module can't be used.
+    pub(crate) async fn plan(
+        &self,
+        owner: &Owner,
+        database: &DatabaseId,
+        wasm: Bytes,
+    ) -> Result<Option<UpdatePlan>, AdminError> {
+        let asked = self
+            .ask(
+                Method::POST,
+                owner,
+                database,
+                "/pre_publish",
+                wasm,
+                PUBLISH_TIMEOUT,
+            )
+            .await;
+        match asked {
+            Ok(answer) => serde_json::from_slice(&answer)
+                .map(Some)
+                .map_err(AdminError::Plan),
+            Err(AdminError::NoSuchDatabase) => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     /// Deletes a database; one that is not there is fine.

@@ -1,9 +1,9 @@
 //! Carries one database's commands from the log into the local server.
 //!
 //! `reader` takes them off the log, `core` decides (pure), `pump` moves them, `connection` sends and receives, `recover`
-//! finds out where to go on, `publish` exchanges the module under way, `judge` goes by what the log says of it, `held` keeps
-//! answers until a majority has them, `poison` finds out which command stops the server, and `stuck` is what is done about
-//! it.
+//! finds out where to go on, `publish` exchanges the module under way, `update` by its owner's token, `judge` goes by what
+//! the log says of it, `held` keeps answers until a majority has them, `poison` finds out which command stops the server,
+//! and `stuck` is what is done about it.
 
 mod args;
 mod calls;
@@ -18,6 +18,7 @@ mod pump;
 mod reader;
 mod recover;
 mod stuck;
+mod update;
 mod verify;
 mod window;
 mod words;

@@ -3,6 +3,7 @@
 use rtdb_consensus::Position;
 use rtdb_consensus::command::Owner;
 use rtdb_determinism::{Claims, Module};
+use spacetimedb_lib::Hash;
 use std::sync::Arc;
 
 /// A database's identity, 32 bytes as in BSATN (little endian).
@@ -21,4 +22,6 @@ pub struct ActiveDatabase {
     pub claims: Claims,
     /// The position of the `Publish` that brought the module.
     pub position: Position,
+    /// The hash that stands for the module in tokens.
+    pub program: Hash,
 }

@@ -7,7 +7,7 @@ mod witnesses;
 
 pub use shared::Found;
 pub(crate) use shared::{Shared, Slot};
-pub(crate) use verdicts::{Verdict, Verdicts};
+pub(crate) use verdicts::{Taken, Verdict, Verdicts};
 pub(crate) use witnesses::Witnesses;
 
 use crate::{
@@ -85,6 +85,11 @@ impl Replica {
     /// Changes whenever a publication to a database that exists has ended, well or not.
     pub fn publications(&self, identity: &DatabaseId) -> Option<watch::Receiver<u64>> {
         Some(self.slot(identity)?.publications())
+    }
+
+    /// The position of the last publication here that breaks the clients of before it.
+    pub fn broken(&self, identity: &DatabaseId) -> Option<watch::Receiver<Position>> {
+        Some(self.slot(identity)?.broken())
     }
 
     /// The views of a database that clients of this node look at.

@@ -24,6 +24,7 @@ pub mod proxy;
 pub mod server;
 pub mod sql;
 pub mod status;
+pub mod variant;
 
 pub use http::{Api, Response};
 pub use node::Node;

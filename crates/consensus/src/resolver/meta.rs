@@ -2,13 +2,16 @@
 
 use super::state::StateKey;
 use super::{Change, Verdict};
-use crate::command::{Body, InitCluster, Owner, RegisterDatabase, SetNames, SetNode};
+use crate::command::{
+    Body, Delete, InitCluster, MIGRATION_LEVEL, Owner, RegisterDatabase, SetLock, SetNames, SetNode,
+};
 use crate::record::RecordError;
 use crate::version::decode;
 use crate::{GroupId, Refusal, Reply};
 use bytes::Bytes;
 use prost::Message;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// What the meta group's log says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -34,6 +37,12 @@ pub struct Database {
     /// The shard it belongs to.
     #[prost(uint64, tag = "4")]
     pub shard: u64,
+    /// Whether its owner has locked it: it is neither deleted nor cleared.
+    #[prost(bool, tag = "5")]
+    pub locked: bool,
+    /// The version that its reader must know: one that passed over the lock would delete it.
+    #[prost(uint32, tag = "15")]
+    pub(crate) version: u32,
 }
 
 impl MetaState {
@@ -86,16 +95,8 @@ impl MetaState {
             },
             Body::RegisterDatabase(register) => self.register(register, changes),
             Body::SetNames(names) => self.rename(names, changes),
-            Body::Delete(delete) => match self.databases.remove(&delete.database) {
-                Some(database) => {
-                    for name in &database.names {
-                        self.names.remove(name);
-                    }
-                    changes.push((StateKey::Database(database.identity), None));
-                    Verdict::Done(Reply::Done)
-                }
-                None => Verdict::Refused(Refusal::NoSuchDatabase),
-            },
+            Body::SetLock(lock) => self.lock(lock, changes),
+            Body::Delete(delete) => self.delete(delete, changes),
             // Nothing proposes a shard's command here; a log that holds one must stay readable all the same.
             _ => Verdict::Refused(Refusal::NoSuchDatabase),
         }
@@ -146,6 +147,7 @@ impl MetaState {
                 .into_iter()
                 .collect(),
             shard: register.shard,
+            ..Database::default()
         };
         changes.push(database_change(&database));
         self.insert(database);
@@ -169,6 +171,29 @@ impl MetaState {
         for name in &set.names {
             self.names.insert(name.clone(), set.database.clone());
         }
+        changes.push(database_change(database));
+        Verdict::Done(Reply::Done)
+    }
+
+    fn delete(&mut self, delete: &Delete, changes: &mut Vec<Change>) -> Verdict {
+        let database = match self.databases.entry(delete.database.clone()) {
+            Entry::Occupied(entry) if entry.get().locked => return Verdict::Refused(Refusal::Locked),
+            Entry::Occupied(entry) => entry.remove(),
+            Entry::Vacant(_) => return Verdict::Refused(Refusal::NoSuchDatabase),
+        };
+        for name in &database.names {
+            self.names.remove(name);
+        }
+        changes.push((StateKey::Database(database.identity), None));
+        Verdict::Done(Reply::Done)
+    }
+
+    fn lock(&mut self, lock: &SetLock, changes: &mut Vec<Change>) -> Verdict {
+        let Some(database) = self.databases.get_mut(&lock.database) else {
+            return Verdict::Refused(Refusal::NoSuchDatabase);
+        };
+        database.locked = lock.locked;
+        database.version = if lock.locked { MIGRATION_LEVEL } else { 0 };
         changes.push(database_change(database));
         Verdict::Done(Reply::Done)
     }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::command::{Call, Connect, Delete, Disconnect, ExpireNode, InitCluster, Judgement, Owner, Publish};
-use crate::command::{RegisterDatabase, Report, Reports, Resolve, SetNames, SetNode};
+use crate::command::{RegisterDatabase, Report, Reports, Resolve, SetLock, SetNames, SetNode};
 use crate::record::Batch;
 use crate::version::RECORD_VERSION;
 use crate::{Command, ENTRY_VERSION, GroupId, SHARD_ID_MAX};
@@ -344,6 +344,30 @@ fn names_belong_to_one_database() {
 }
 
 #[test]
+fn a_locked_database_is_not_deleted() {
+    let mut bench = Bench::new(Resolver::meta());
+    let register = Body::RegisterDatabase(RegisterDatabase {
+        database: DATABASE,
+        ..RegisterDatabase::default()
+    });
+    let lock = |database, locked| Body::SetLock(SetLock { database, locked });
+    let delete = || Body::Delete(Delete { database: DATABASE });
+    assert_eq!(
+        refusal(&bench.one(1, lock(DATABASE, true))),
+        Some(Refusal::NoSuchDatabase)
+    );
+    bench.one(2, register);
+    assert_eq!(refusal(&bench.one(3, lock(DATABASE, true))), None);
+    assert_eq!(refusal(&bench.one(4, delete())), Some(Refusal::Locked));
+    let restored = bench.restored();
+    assert_eq!(restored.meta_state(), bench.resolver.meta_state());
+    assert!(restored.meta_state().database(&DATABASE).unwrap().locked);
+    assert_eq!(refusal(&bench.one(5, lock(DATABASE, false))), None);
+    assert_eq!(refusal(&bench.one(6, delete())), None);
+    assert_eq!(bench.resolver.meta_state().database(&DATABASE), None);
+}
+
+#[test]
 fn a_database_belongs_to_a_shard_that_is_there() {
     let mut bench = Bench::new(Resolver::meta());
     let register = |shard| {
@@ -644,6 +668,7 @@ fn judgement(position: Position, refusal: Option<&str>) -> Body {
         database: DATABASE,
         position: position.0,
         refusal: refusal.map(str::to_owned),
+        breaks: false,
     })
 }
 

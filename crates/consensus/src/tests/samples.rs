@@ -5,8 +5,8 @@ use super::hub::{Hub, addr};
 use super::replica::name;
 use super::run;
 use crate::command::{
-    Body, Connect, Failed, Judgement, Owner, Poison, PoisonStep, RegisterDatabase, Report, Reports, Resolve,
-    SetNode, Skipped, Stuck, Trapped, Verify,
+    Body, Connect, Failed, Judgement, Owner, Poison, PoisonStep, Publish, RegisterDatabase, Report, Reports,
+    Resolve, SetLock, SetNode, Skipped, Stuck, Trapped, Verify,
 };
 use crate::record::{
     Batch, EncodedBatch, Entry, LogIdRecord, LogRecord, MemberRecord, MembershipRecord, RecordError,
@@ -16,7 +16,7 @@ use crate::resolver::Resolution;
 use crate::transport::wire::{Answer, Append, Appended, Ask, Header, Hello, Reply, Request, VoteAsk};
 use crate::types::Proposal;
 use crate::version::decode;
-use crate::{Command, Disk, ENTRY_VERSION, Manager, Origin, Propose, Session, StartError};
+use crate::{Command, Database, Disk, ENTRY_VERSION, Manager, Origin, Propose, Session, StartError};
 use bytes::Bytes;
 use prost::Message;
 use std::fmt::Debug;
@@ -211,7 +211,33 @@ fn messages() -> Vec<Sample> {
             database: DATABASE,
             position: 65_537,
             refusal: refusal.map(str::to_owned),
+            breaks: false,
         }))
+    };
+    let breaking = Command::from(Body::Judgement(Judgement {
+        database: DATABASE,
+        position: 65_537,
+        refusal: None,
+        breaks: true,
+    }));
+    let update = Command::from(Body::Publish(Publish {
+        database: DATABASE,
+        module: Bytes::from_static(b"prepared"),
+        judged: true,
+        program: Bytes::from_static(&[5; 32]),
+        token: Bytes::from_static(&[6; 32]),
+        ..Publish::default()
+    }));
+    assert_eq!((update.version, breaking.version), (4, 4));
+    let lock = Command::from(Body::SetLock(SetLock {
+        database: DATABASE,
+        locked: true,
+    }));
+    let locked = Database {
+        identity: DATABASE,
+        locked: true,
+        version: 4,
+        ..Database::default()
     };
     let trapped = Command::from(Body::Trapped(Trapped {
         database: DATABASE,
@@ -282,6 +308,10 @@ fn messages() -> Vec<Sample> {
         Sample::of("scrub", scrub),
         Sample::of("reports_of_rows", rows),
         Sample::of("reports_with_place", placed),
+        Sample::of("judgement_breaking", breaking),
+        Sample::of("publish_with_token", update),
+        Sample::of("set_lock", lock),
+        Sample::of("locked_database", locked),
     ]
 }
 

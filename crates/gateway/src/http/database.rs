@@ -8,7 +8,8 @@ use axum::extract::{Extension, Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 use http::{Method, StatusCode};
-use rtdb_consensus::command::{Body as Command, Delete, SetNames};
+use rtdb_consensus::command::{Body as Command, Delete, SetLock, SetNames};
+use rtdb_consensus::{Refusal, Unapplied};
 use std::sync::Arc;
 
 type Caller = Extension<Authenticated>;
@@ -98,6 +99,9 @@ pub(super) async fn delete(
 ) -> Result<(), HttpError> {
     let record = node.database(&database)?;
     super::publish::authorize(&record, &caller, "delete database")?;
+    if record.locked {
+        return Err(Unapplied::Refused(Refusal::Locked).into());
+    }
     let identity = record.identity.to_byte_array().to_vec();
     node.propose(
         &node.shard,
@@ -112,5 +116,42 @@ pub(super) async fn delete(
         names: Vec::new(),
     };
     node.propose(&node.meta, Command::SetNames(free)).await??;
+    Ok(())
+}
+
+/// `POST …/lock`: the database can't be deleted or cleared until it is unlocked.
+pub(super) async fn lock(
+    State(node): State<Arc<Node>>,
+    Path(database): Path<String>,
+    Extension(caller): Caller,
+) -> Result<(), HttpError> {
+    set_lock(&node, &database, &caller, true).await
+}
+
+/// `POST …/unlock`.
+pub(super) async fn unlock(
+    State(node): State<Arc<Node>>,
+    Path(database): Path<String>,
+    Extension(caller): Caller,
+) -> Result<(), HttpError> {
+    set_lock(&node, &database, &caller, false).await
+}
+
+async fn set_lock(
+    node: &Node,
+    database: &str,
+    caller: &Authenticated,
+    locked: bool,
+) -> Result<(), HttpError> {
+    let record = node.database(database)?;
+    super::publish::authorize(&record, caller, "delete database")?;
+    if !node.catalog.migrates() {
+        return Err(HttpError::unavailable(
+            "databases can be locked once RaftTimeDB is updated on every node of the cluster",
+        ));
+    }
+    let database = record.identity.to_byte_array().to_vec().into();
+    let lock = Command::SetLock(SetLock { database, locked });
+    node.propose(&node.meta, lock).await??;
     Ok(())
 }

@@ -67,7 +67,7 @@ impl From<Unapplied> for HttpError {
             }
             Unapplied::Refused(Refusal::NoSuchDatabase) => return Self::no_such_database(),
             Unapplied::Refused(Refusal::NoSuchShard(_)) => StatusCode::NOT_FOUND,
-            Unapplied::Refused(Refusal::NotOwner) => StatusCode::FORBIDDEN,
+            Unapplied::Refused(Refusal::NotOwner | Refusal::Locked) => StatusCode::FORBIDDEN,
             Unapplied::Refused(Refusal::NameTaken(_)) => StatusCode::UNAUTHORIZED,
             Unapplied::Refused(Refusal::SessionGone | Refusal::Split) => StatusCode::SERVICE_UNAVAILABLE,
             Unapplied::Refused(

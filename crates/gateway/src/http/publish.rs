@@ -5,24 +5,41 @@ use super::{Authenticated, HttpError, names};
 use crate::catalog::DatabaseRecord;
 use crate::node::Node;
 use axum::Json;
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::{Extension, Path, Query, State};
-use axum::response::Response;
-use http::{Method, StatusCode};
+use http::StatusCode;
 use rtdb_consensus::command::{self, Owner, RegisterDatabase};
 use rtdb_consensus::{Applied, GroupId, Refusal, Reply, Unapplied};
-use rtdb_determinism::{Module, Options, Prepared};
+use rtdb_determinism::{Module, Options, PrepareError, Prepared};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use spacetimedb_lib::Identity;
+use spacetimedb_lib::{Hash, Identity, hash_bytes};
 use std::sync::Arc;
+
+/// What SpacetimeDB 2.8.3 says to who has not asked for the plan of an update first.
+const MISSING_TOKEN: &str = "Migration policy is set to `BreakClients`, but no migration token was provided.";
+
+/// What it says to who wants to clear a database that is locked.
+const LOCKED: &str =
+    "Database is locked and cannot be reset with --delete-data. Run `spacetime unlock` first.";
+
+/// What an update may do to clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+enum Policy {
+    #[default]
+    Compatible,
+    /// Whatever its plan says, whose token the owner has.
+    BreakClients,
+}
 
 /// The query parameters of a publish, as far as they are known.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Params {
     clear: Option<bool>,
     num_replicas: Option<u32>,
-    policy: Option<String>,
+    #[serde(default)]
+    policy: Policy,
+    token: Option<Hash>,
     host_type: Option<String>,
     parent: Option<String>,
     #[serde(alias = "org")]
@@ -31,7 +48,7 @@ pub(super) struct Params {
 
 impl Params {
     /// Refuses what the cluster does not serve, rather than ignore it.
-    fn check(&self) -> Result<(), HttpError> {
+    fn check(&self, node: &Node) -> Result<(), HttpError> {
         let unserved = [
             (
                 "`num_replicas`: every node of the shard has a replica, so choosing their number",
@@ -39,9 +56,7 @@ impl Params {
             ),
             (
                 "the migration policy `BreakClients`",
-                self.policy
-                    .as_deref()
-                    .is_some_and(|policy| policy != "Compatible"),
+                self.policy == Policy::BreakClients && !node.local.plans_updates(),
             ),
             ("a `parent` database", self.parent.is_some()),
             ("an `organization`", self.organization.is_some()),
@@ -54,6 +69,18 @@ impl Params {
             Some(other) => Err(HttpError::bad_request(format!(
                 "modules of type `{other}` can't be replicated yet: publish one that is built to WebAssembly"
             ))),
+        }
+    }
+
+    /// The token by which the owner agrees to what the update does to clients; empty for none.
+    fn token(&self, node: &Node) -> Result<Bytes, HttpError> {
+        match (self.policy, self.token) {
+            (Policy::Compatible, _) => Ok(Bytes::new()),
+            (Policy::BreakClients, None) => Err(HttpError::bad_request(MISSING_TOKEN)),
+            (Policy::BreakClients, Some(_)) if !node.catalog.migrates() => Err(HttpError::unavailable(
+                "updates that may break clients are taken once RaftTimeDB is updated on every node of the cluster",
+            )),
+            (Policy::BreakClients, Some(token)) => Ok(Bytes::copy_from_slice(&token.data)),
         }
     }
 }
@@ -117,7 +144,7 @@ async fn publish(
     caller: &Authenticated,
     module: Bytes,
 ) -> Result<Json<PublishResult>, HttpError> {
-    params.check()?;
+    params.check(node)?;
     if caller.anonymous {
         return Err(HttpError::new(
             StatusCode::UNAUTHORIZED,
@@ -130,10 +157,18 @@ async fn publish(
         names::check(name).map_err(|error| HttpError::bad_request(error.to_string()))?;
     }
     let existing = target.and_then(|target| node.resolve(target));
+    let clear = params.clear.unwrap_or(false);
     if let Some(record) = &existing {
         authorize(record, caller, "update database")?;
+        if clear && record.locked {
+            return Err(HttpError::new(StatusCode::FORBIDDEN, LOCKED));
+        }
     }
-    let prepared = prepare(node, module).await?;
+    let token = match &existing {
+        Some(_) if clear => Bytes::new(),
+        _ => params.token(node)?,
+    };
+    let (prepared, program) = prepare(node, module).await?;
     warn(&prepared, target);
     let owner = Owner {
         identity: caller.claims.identity.to_byte_array().to_vec().into(),
@@ -150,8 +185,10 @@ async fn publish(
         names: record.names,
         module: prepared.wasm.into(),
         original_def: prepared.original_def.into(),
-        clear: params.clear.unwrap_or(false),
+        clear,
         judged: node.catalog.judges(),
+        program: program.data.to_vec().into(),
+        token,
     };
     let op = match node.propose(&node.shard, command::Body::Publish(publish)).await? {
         Ok(Applied {
@@ -218,6 +255,7 @@ async fn register(
                 owner: owner.clone(),
                 names,
                 shard: GroupId::SHARD.0,
+                locked: false,
             })
         }
         Ok(_) => Err(HttpError::new(
@@ -232,14 +270,20 @@ async fn register(
     }
 }
 
-/// Prepares a module, away from the tasks that serve clients.
-async fn prepare(node: &Node, module: Bytes) -> Result<Prepared, HttpError> {
+/// Prepares a module, away from the tasks that serve clients; gives the original's hash, too.
+pub(super) async fn prepare(node: &Node, module: Bytes) -> Result<(Prepared, Hash), HttpError> {
     let _permit = node.preparing.acquire().await;
     let options = Options {
         canonical_nan: node.catalog.has_mixed_processors(),
     };
-    match tokio::task::spawn_blocking(move || rtdb_determinism::prepare_with(&module, &options)).await {
-        Ok(prepared) => prepared.map_err(|error| HttpError::bad_request(error.to_string())),
+    let prepare = move || {
+        Ok((
+            rtdb_determinism::prepare_with(&module, &options)?,
+            hash_bytes(&module),
+        ))
+    };
+    match tokio::task::spawn_blocking(prepare).await {
+        Ok(prepared) => prepared.map_err(|error: PrepareError| HttpError::bad_request(error.to_string())),
         Err(error) => {
             tracing::error!(%error, "preparing a module failed");
             Err(HttpError::new(
@@ -276,29 +320,4 @@ fn warn(prepared: &Prepared, target: Option<&str>) {
              rows in no order that means anything, and waits until they are sorted"
         );
     }
-}
-
-/// `POST …/pre_publish`: what publishing a module would change. The local server knows, given the prepared module.
-pub(super) async fn plan(
-    State(node): State<Arc<Node>>,
-    Path(database): Path<String>,
-    axum::extract::RawQuery(query): axum::extract::RawQuery,
-    Extension(caller): Extension<Authenticated>,
-    module: Bytes,
-) -> Result<Response, HttpError> {
-    let record = node.database(&database)?;
-    node.active(&record.identity).await?;
-    authorize(&record, &caller, "update database")?;
-    let prepared = prepare(&node, module).await?;
-    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
-    let path = format!("/v1/database/{}/pre_publish{query}", record.identity.to_hex());
-    node.client
-        .send(
-            Method::POST,
-            &path,
-            Some(&caller.token),
-            None,
-            Body::from(prepared.wasm),
-        )
-        .await
 }

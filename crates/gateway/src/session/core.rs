@@ -264,7 +264,7 @@ impl Core {
     pub(crate) fn upstream_opened(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) {
         if self.upstream == Upstream::Reopening {
             self.end_failed_views(actions);
-            self.repeat_subscriptions(actions);
+            self.repeat_subscriptions(context, actions);
         } else {
             debug_assert_eq!(self.upstream, Upstream::Opening);
             self.subscribe_receipts(actions);

@@ -55,6 +55,8 @@ enum Event {
     Room,
     /// Time to look after the client.
     Tick,
+    /// An update has broken the client: nothing more of the database is for it.
+    Broken,
     /// The node wants all sessions closed.
     Closing(CloseReason),
     /// Calls under way have held up the close for long enough.
@@ -82,6 +84,8 @@ pub(super) struct Session<S> {
     pub(super) client: Socket<Counted<S>>,
     pub(super) written: Arc<AtomicU64>,
     pub(super) outbox: Outbox,
+    /// Resolves when an update breaks the client.
+    pub(super) broken: BoxFuture<'static, ()>,
     pub(super) closing: BoxFuture<'static, CloseReason>,
 }
 
@@ -167,6 +171,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// Gives an event to the core. `Some` ends the session.
     fn handle(&mut self, event: Event, io: &mut Io, actions: &mut Vec<Action>) -> Option<End> {
+        if matches!(event, Event::Opened(_)) {
+            self.look_at_module();
+        }
         let module = self.module.clone();
         let context = Context {
             module: &module,
@@ -214,6 +221,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             Event::Room => {}
             Event::Tick => return self.tick(io),
+            Event::Broken => {
+                (io.upstream, io.opening, io.published) = (None, None, None);
+                let reason = CloseReason::module_exited();
+                self.core.give_up_upstream(reason.clone(), actions);
+                io.drain = Some((Box::pin(tokio::time::sleep(DRAIN_MAX)), reason));
+            }
             Event::Closing(reason) => {
                 self.core.close_when_idle(reason.clone(), actions);
                 io.drain = Some((Box::pin(tokio::time::sleep(DRAIN_MAX)), reason));
@@ -258,6 +271,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         )
     }
 
+    /// A publication may have brought another module.
+    fn look_at_module(&mut self) {
+        if let Some(database) = self.node.local.database(&self.upstream_config.database) {
+            self.module = database.module;
+        }
+    }
+
     fn view_failed(&mut self, error: ViewError, actions: &mut Vec<Action>) {
         let why = error.to_string();
         if let ViewError::Failed { view, .. } | ViewError::Stuck { view, .. } = error {
@@ -268,10 +288,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     fn client_sent(&mut self, received: Received, actions: &mut Vec<Action>) -> Option<End> {
         match received {
             Some(Ok(Message::Binary(frame))) => {
-                // A publish may have brought another module.
-                if let Some(database) = self.node.local.database(&self.upstream_config.database) {
-                    self.module = database.module;
-                }
+                self.look_at_module();
                 let module = self.module.clone();
                 self.core.client(
                     frame,

@@ -4,6 +4,7 @@ use super::rows::{Rows, Side};
 use crate::limits::{SUBSCRIPTIONS_BYTES_MAX, SUBSCRIPTIONS_MAX};
 use bytes::Bytes;
 use prometheus::IntGauge;
+use rtdb_determinism::Module;
 use rtdb_protocol::Subprotocol;
 use rtdb_protocol::client::{self, ClientMessage, Read, ReadKind};
 use rtdb_protocol::server::Changes;
@@ -15,6 +16,14 @@ struct Live {
     sets: Vec<u32>,
     /// The client's request, as it came.
     request: Bytes,
+    /// If it is to all tables: the same request to each of those that there were.
+    each: Option<Bytes>,
+}
+
+impl Live {
+    fn bytes(&self) -> usize {
+        self.request.len() + self.each.as_ref().map_or(0, Bytes::len)
+    }
 }
 
 /// A client's subscriptions, and the rows it was shown for them.
@@ -23,6 +32,8 @@ pub(super) struct Subscriptions {
     subprotocol: Subprotocol,
     /// In the order in which they were accepted: what a v1 server answers depends on it.
     live: Vec<Live>,
+    /// Requests whose answers are due and that are to all tables, as they came, and to each of them.
+    asked: Vec<(Bytes, Bytes)>,
     bytes: usize,
     rows: Rows,
     /// Whether all of it is known. If not, they end with the upstream.
@@ -44,6 +55,7 @@ impl Subscriptions {
         Self {
             subprotocol,
             live: Vec::new(),
+            asked: Vec::new(),
             bytes: 0,
             rows: Rows::new(row_bytes),
             known: true,
@@ -77,9 +89,38 @@ impl Subscriptions {
         self.live.iter().any(|live| live.sets.contains(&query_set))
     }
 
-    /// The requests that subscribe the client to all of it.
-    pub(super) fn requests(&self) -> impl ExactSizeIterator<Item = Bytes> + '_ {
-        self.live.iter().map(|live| live.request.clone())
+    /// The client asks for a subscription, of a database that runs `module`.
+    pub(super) fn asked(&mut self, read: &Read, module: &Module, is_owner: bool) {
+        if let Some(each) = of_each(self.subprotocol, read, module, is_owner) {
+            self.asked.push((read.raw.clone(), each));
+        }
+        if self.asked.iter().map(|(_, each)| each.len()).sum::<usize>() > SUBSCRIPTIONS_BYTES_MAX {
+            self.asked.clear();
+            self.give_up();
+        }
+    }
+
+    /// All that was asked for is asked for anew.
+    pub(super) fn forget_asked(&mut self) {
+        self.asked.clear();
+    }
+
+    /// The requests that subscribe the client to all of it, though the database may run another `module` by now: nobody
+    /// knows tables that have come since.
+    pub(super) fn requests(&self, module: &Module, is_owner: bool) -> Vec<Bytes> {
+        let request = |live: &Live| match &live.each {
+            Some(each) if self.now(live, module, is_owner).as_ref() != Some(each) => each.clone(),
+            _ => live.request.clone(),
+        };
+        self.live.iter().map(request).collect()
+    }
+
+    /// What a request to all tables is to each of those that there are now.
+    fn now(&self, live: &Live, module: &Module, is_owner: bool) -> Option<Bytes> {
+        match client::split(self.subprotocol, live.request.clone()).next() {
+            Some(Ok(ClientMessage::Read(read))) => of_each(self.subprotocol, &read, module, is_owner),
+            _ => None,
+        }
     }
 
     /// The client was shown these rows.
@@ -112,6 +153,8 @@ impl Subscriptions {
             OneOffQuery, SubscribeBatch, SubscribeLegacy, SubscribeMulti, SubscribeSingle, UnsubscribeMulti,
             UnsubscribeSingle,
         };
+        let asked = self.asked.iter().position(|(request, _)| *request == read.raw);
+        let each = asked.map(|at| self.asked.swap_remove(at).1);
         if error {
             return;
         }
@@ -123,14 +166,14 @@ impl Subscriptions {
                     self.give_up();
                 }
                 self.clear();
-                self.accept(read);
+                self.accept(read, each);
                 self.shown(changes);
             }
             SubscribeSingle | SubscribeMulti | SubscribeBatch => {
                 if self.live.iter().any(|live| live.sets.is_empty()) {
                     self.give_up();
                 }
-                self.accept(read);
+                self.accept(read, each);
                 self.shown(changes);
             }
             UnsubscribeSingle | UnsubscribeMulti => {
@@ -150,17 +193,19 @@ impl Subscriptions {
         }
     }
 
-    fn accept(&mut self, read: &Read) {
-        self.bytes += read.raw.len();
+    fn accept(&mut self, read: &Read, each: Option<Bytes>) {
+        let live = Live {
+            sets: read.query_sets.clone(),
+            // Copied out: it may be a small part of a larger buffer.
+            request: Bytes::copy_from_slice(&read.raw),
+            each,
+        };
+        self.bytes += live.bytes();
         if self.live.len() >= SUBSCRIPTIONS_MAX || self.bytes > SUBSCRIPTIONS_BYTES_MAX {
             self.give_up();
         }
         if self.known {
-            self.live.push(Live {
-                sets: read.query_sets.clone(),
-                // Copied out: it may be a small part of a larger buffer.
-                request: Bytes::copy_from_slice(&read.raw),
-            });
+            self.live.push(live);
         }
     }
 
@@ -172,7 +217,7 @@ impl Subscriptions {
             // Its request can't be made again as it was.
             return self.give_up();
         }
-        self.bytes -= self.live.remove(at).request.len();
+        self.bytes -= self.live.remove(at).bytes();
         if self.subprotocol != Subprotocol::V1 {
             self.rows.forget(query_set);
         }
@@ -188,4 +233,20 @@ impl Subscriptions {
         self.known = false;
         self.clear();
     }
+}
+
+/// The same request to each table that the client may read, if it is to all of them: the server leaves out event tables.
+fn of_each(subprotocol: Subprotocol, read: &Read, module: &Module, is_owner: bool) -> Option<Bytes> {
+    if !read.queries.iter().any(|query| query.reads_all()) {
+        return None;
+    }
+    let tables = module.tables().iter().filter(|table| !table.event);
+    let tables = tables.map(|table| (&table.name, table.public));
+    let views = module.views().iter().map(|view| (&view.name, view.public));
+    let readable = tables.chain(views).filter(|(_, public)| *public || is_owner);
+    let all = readable.map(|(name, _)| format!("SELECT * FROM \"{name}\""));
+    let others = read.queries.iter().filter(|query| !query.reads_all());
+    let queries: Vec<_> = all.chain(others.map(|query| query.text().to_owned())).collect();
+    let queries: Vec<_> = queries.iter().map(String::as_str).collect();
+    client::subscribe_instead(subprotocol, read, &queries)
 }

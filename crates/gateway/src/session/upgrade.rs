@@ -130,6 +130,7 @@ impl Arrival {
             &self.caller.token,
             &caller.connection,
         ));
+        let broken = self.node.local.until_broken(&self.database, presence.session());
         let mut session = Session {
             core: Core::new(self.subprotocol, caller, self.node.metrics.row_bytes.clone()),
             module: self.local.module,
@@ -148,6 +149,7 @@ impl Arrival {
             client,
             written,
             outbox,
+            broken,
             closing,
         };
         let end = session.run().await;

@@ -131,6 +131,7 @@ struct FakeCatalog {
     ready: bool,
     takes_claims: bool,
     mixed_processors: bool,
+    locked: bool,
 }
 
 impl FakeCatalog {
@@ -145,6 +146,7 @@ impl FakeCatalog {
             owner,
             names: vec![NAME.into()],
             shard: 0,
+            locked: self.locked,
         }
     }
 }
@@ -155,6 +157,10 @@ impl Catalog for FakeCatalog {
     }
 
     fn judges(&self) -> bool {
+        true
+    }
+
+    fn migrates(&self) -> bool {
         true
     }
 
@@ -178,6 +184,7 @@ impl Catalog for FakeCatalog {
 struct FakeLocal {
     module: Arc<Module>,
     newest: Subprotocol,
+    plans_updates: bool,
 }
 
 impl Local for FakeLocal {
@@ -192,11 +199,20 @@ impl Local for FakeLocal {
     fn database(&self, identity: &Identity) -> Option<LocalDatabase> {
         (*identity == identity_of("database")).then(|| LocalDatabase {
             module: self.module.clone(),
+            program: spacetimedb_lib::hash_bytes("program"),
         })
     }
 
     fn publications(&self, _: &Identity) -> Option<tokio::sync::watch::Receiver<u64>> {
         None
+    }
+
+    fn plans_updates(&self) -> bool {
+        self.plans_updates
+    }
+
+    fn until_broken(&self, _: &Identity, _: u64) -> futures::future::BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
     }
 
     fn set_aside(&self, _: &Identity) -> Option<SetAside> {
@@ -266,6 +282,8 @@ pub struct Settings {
     pub ready: bool,
     pub takes_claims: bool,
     pub mixed_processors: bool,
+    pub locked: bool,
+    pub plans_updates: bool,
     pub lifecycle: bool,
     pub newest: Subprotocol,
 }
@@ -276,6 +294,8 @@ impl Default for Settings {
             ready: true,
             takes_claims: true,
             mixed_processors: false,
+            locked: false,
+            plans_updates: true,
             lifecycle: false,
             newest: Subprotocol::V3,
         }
@@ -289,11 +309,13 @@ impl Fixture {
         let local = FakeLocal {
             module: Arc::new(module(settings.lifecycle)),
             newest: settings.newest,
+            plans_updates: settings.plans_updates,
         };
         let catalog = Arc::new(FakeCatalog {
             ready: settings.ready,
             takes_claims: settings.takes_claims,
             mixed_processors: settings.mixed_processors,
+            locked: settings.locked,
         });
         let gateway = Gateway::new(
             log.clone(),

@@ -140,6 +140,7 @@ impl Propose for MemoryMeta {
                 owner,
                 names: vec![register.name],
                 shard: 0,
+                locked: false,
             });
             reply = Reply::Database {
                 identity: register.database,
@@ -166,6 +167,10 @@ impl Catalog for MemoryMeta {
     }
 
     fn judges(&self) -> bool {
+        true
+    }
+
+    fn migrates(&self) -> bool {
         true
     }
 

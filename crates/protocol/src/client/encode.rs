@@ -1,4 +1,4 @@
-use super::{ReadKind, v1, v2};
+use super::{Read, ReadKind, v1, v2};
 use crate::writer::Write;
 use crate::{RECEIPT_QUERY_SET, Subprotocol, hidden};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -67,6 +67,27 @@ pub fn subscribe(subprotocol: Subprotocol, queries: &[&str], query_set: u32, req
         }
     }
     out.freeze()
+}
+
+/// The same subscription to other queries; `None` if it is no subscription to a list of queries.
+pub fn subscribe_instead(subprotocol: Subprotocol, read: &Read, queries: &[&str]) -> Option<Bytes> {
+    let request_id = read.request_id?;
+    match (read.kind, read.query_sets.as_slice()) {
+        (ReadKind::SubscribeMulti, [query_set]) => {
+            Some(subscribe(subprotocol, queries, *query_set, request_id))
+        }
+        (ReadKind::SubscribeLegacy, _) => {
+            let mut out = BytesMut::new();
+            out.put_u8(v1::SUBSCRIBE);
+            out.put_count(queries.len());
+            queries
+                .iter()
+                .for_each(|query| out.put_bytes_bsatn(query.as_bytes()));
+            out.put_u32_le(request_id);
+            Some(out.freeze())
+        }
+        _ => None,
+    }
 }
 
 /// The gateway's own subscription, on a client's upstream connection, to the receipts of that client's session. Its

@@ -6,6 +6,7 @@ use crate::{FrameError, Text};
 use bytes::Bytes;
 
 pub(super) const CALL_REDUCER: u8 = 0;
+pub(super) const SUBSCRIBE: u8 = 1;
 pub(super) const SUBSCRIBE_MULTI: u8 = 4;
 pub(super) const UNSUBSCRIBE: u8 = 5;
 pub(super) const UNSUBSCRIBE_MULTI: u8 = 6;
@@ -16,7 +17,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<ClientMessage, FrameError>
         (None, Vec::new(), Vec::new(), Bytes::new());
     let kind = match reader.tag("v1 client message", 8)? {
         CALL_REDUCER => return call_reducer(reader),
-        1 => {
+        SUBSCRIBE => {
             reader.queries(&mut places)?;
             request_id = Some(reader.u32()?);
             ReadKind::SubscribeLegacy

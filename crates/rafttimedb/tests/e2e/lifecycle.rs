@@ -121,6 +121,9 @@ fn a_cluster_that_was_stopped_goes_on_with_its_data() {
         answered(&clients, SOME).await?;
         let mut histories = clients.stop().await?;
         let before = scene.identical().await?;
+        let path = format!("/v1/database/{DATABASE}");
+        let owner = scene.cluster.node(2).api().with_token(&scene.owner);
+        owner.expect(Method::POST, &format!("{path}/lock"), "").await?;
         for id in 1..=3 {
             let status = scene.cluster.node_mut(id).terminate().await?;
             ensure!(status.success(), "node {id} ended with {status}");
@@ -130,10 +133,16 @@ fn a_cluster_that_was_stopped_goes_on_with_its_data() {
         }
         ensure!(scene.identical().await? == before, "not the data of before");
 
-        // A new module, through another node, finds the rows; only the owner may publish it.
+        // It is locked still.
         let other = scene.cluster.node(3).api();
+        let owner = other.with_token(&scene.owner);
+        let refused = owner.send(Method::DELETE, &path, "").await?;
+        ensure!(refused.status == StatusCode::FORBIDDEN, "{}", refused.status);
+        ensure!(refused.text().contains("locked"), "{}", refused.text());
+        owner.expect(Method::POST, &format!("{path}/unlock"), "").await?;
+
+        // A new module, through another node, finds the rows; only the owner may publish it.
         let stranger = other.with_token(other.new_token().await?);
-        let path = format!("/v1/database/{DATABASE}");
         let refused = stranger.send(Method::PUT, &path, demo_module::wasm()?).await?;
         ensure!(refused.status == StatusCode::FORBIDDEN, "{}", refused.status);
         let rows = scene.count(1, "counter").await?;

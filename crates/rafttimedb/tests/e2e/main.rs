@@ -14,6 +14,7 @@ mod poison;
 mod sdk;
 mod stranger;
 mod support;
+mod update;
 mod upgrade;
 mod views;
 mod walks;

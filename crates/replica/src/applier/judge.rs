@@ -3,6 +3,7 @@
 use super::publish::{Judged, Publication};
 use super::{Applier, Connection, Interrupt, words};
 use crate::AdminError;
+use crate::replica::Taken;
 use rtdb_consensus::command::{Body, Judgement, Publish, REFUSAL_BYTES_MAX};
 use rtdb_consensus::{Position, ResolvedCommand};
 use rtdb_determinism::Module;
@@ -49,6 +50,7 @@ impl Applier {
                 database: self.database.to_vec().into(),
                 position: position.0,
                 refusal: word.as_ref().err().map(|text| shortened(text).to_owned()),
+                breaks: word.as_ref().is_ok_and(|taken| taken.breaks),
             }));
             self.verdict_changed_soon().await;
         }
@@ -142,7 +144,7 @@ impl Applier {
     /// Whether the server has not taken for long what the other nodes run.
     pub(super) fn is_untaken_for_long(&self) -> bool {
         self.untaken.is_some_and(|(position, since)| {
-            self.verdict.judged(position) == Some(&Ok(())) && since.elapsed() >= UNTAKEN_MAX
+            matches!(self.verdict.judged(position), Some(Ok(_))) && since.elapsed() >= UNTAKEN_MAX
         })
     }
 
@@ -159,13 +161,8 @@ impl Applier {
             return Ok(false);
         };
         let module = before.module.clone();
-        match self
-            .shared
-            .admin
-            .publish(&active.owner, &self.database, module)
-            .await
-        {
-            Ok(()) => Ok(true),
+        match self.exchange(&active.owner, module, active.program).await {
+            Ok(_) => Ok(true),
             Err(AdminError::Refused { status, text }) if words::is_of_module(status, &text) => {
                 tracing::error!(
                     database = self.hex(),
@@ -179,7 +176,7 @@ impl Applier {
     }
 }
 
-fn told(judged: &Result<(), Arc<str>>) -> Judged {
+fn told(judged: &Result<Taken, Arc<str>>) -> Judged {
     judged.clone().map_err(|text| text.to_string())
 }
 

@@ -4,13 +4,16 @@
 //! not, all steps are repeated. So are they, for as long as it takes, when the server has troubles of its own. Whether a
 //! module is taken is the same on every node: the first that knows says so through the log, and all go by that.
 
+use super::update::INVALID_TOKEN;
 use super::window::Failure;
 use super::{Applier, Connection, Interrupt, before, words};
+use crate::migration::program;
+use crate::replica::Taken;
 use crate::{ActiveDatabase, AdminError, DatabaseId};
 use bytes::Bytes;
 use http::StatusCode;
 use rtdb_consensus::command::{Owner, Publish};
-use rtdb_consensus::{Refusal, ResolvedCommand};
+use rtdb_consensus::{Position, Refusal, ResolvedCommand};
 use rtdb_determinism::header::CallHeader;
 use rtdb_determinism::{Claims, MARK, Module};
 use rtdb_protocol::reply::Outcome;
@@ -18,8 +21,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// What the server, or the module on it, says against a module.
-pub(super) type Judged = Result<(), String>;
+/// What is said of a publication: that it is taken, or what the server, or the module on it, says against it.
+pub(super) type Judged = Result<Taken, String>;
 
 /// Once the server has answered a publication with an error of an unknown kind for so long, it is the module's.
 const UNKNOWN_MAX: Duration = Duration::from_secs(30);
@@ -55,6 +58,9 @@ impl Applier {
             module: &module,
         };
         let position = command.position;
+        if connection.is_some() && self.is_outdated(publish) {
+            return Ok(self.refused(INVALID_TOKEN.to_owned(), connection));
+        }
         self.refresh_verdict();
         if let Some(Err(text)) = self.judged(position) {
             return self.turn_down(publication, text, connection).await;
@@ -66,21 +72,21 @@ impl Applier {
                     return self.turn_down(publication, text, Some(connection)).await;
                 }
                 drop(connection);
-                (self.create(publication).await?, false)
+                (self.create(publication).await?.map(unbroken), false)
             }
             Some(connection) => (self.update(publication, connection).await?, true),
             None => {
                 if !publish.clear {
                     self.created = position;
                 }
-                (self.create(publication).await?, false)
+                (self.create(publication).await?.map(unbroken), false)
             }
         };
-        let word = tried.as_ref().map(drop).map_err(String::clone);
-        let connection = match (self.decided(publication, word).await, tried) {
-            (Ok(()), Ok(connection)) => connection,
-            (Ok(()), Err(text)) => return Err(Interrupt::Untaken(text)),
-            (Err(_), Ok(connection)) if before => {
+        let word = tried.as_ref().map(|(_, taken)| *taken).map_err(String::clone);
+        let (taken, connection) = match (self.decided(publication, word).await, tried) {
+            (Ok(taken), Ok((connection, _))) => (taken, connection),
+            (Ok(_), Err(text)) => return Err(Interrupt::Untaken(text)),
+            (Err(_), Ok((connection, _))) if before => {
                 drop(connection);
                 tracing::error!(
                     database = self.hex(),
@@ -109,13 +115,17 @@ impl Applier {
             claims: Claims::of(&publish.module),
             position,
             module: Arc::new(module),
+            program: program(publish),
         });
         self.core.set_active(Some(Arc::clone(&active)));
         self.shared.activate(active);
         self.core.published(Ok(()));
+        if taken.breaks {
+            self.slot.break_clients(position);
+        }
         self.slot.published();
         self.untaken = None;
-        tracing::info!(database = self.hex(), %position, "module published");
+        tracing::info!(database = self.hex(), %position, breaks = taken.breaks, "module published");
         Ok(Some(connection))
     }
 
@@ -157,18 +167,31 @@ impl Applier {
         &mut self,
         publication: Publication<'_>,
         mut connection: Connection,
-    ) -> Result<Result<Connection, String>, Interrupt> {
-        let Publication { command, owner, .. } = publication;
+    ) -> Result<Result<(Connection, Taken), String>, Interrupt> {
+        let Publication {
+            command,
+            publish,
+            owner,
+            ..
+        } = publication;
         self.settle(&mut connection, command, owner).await?;
         drop(connection);
-        if let Err(text) = self.upload(self.database, publication).await? {
-            self.passed_over.insert(command.position);
-            return Ok(Err(text));
-        }
+        let module = publish.module.clone();
+        let put = match publish.token.is_empty() {
+            true => self.put(owner, self.database, module).await,
+            false => self.exchange(owner, module, program(publish)).await,
+        };
+        let taken = match self.heard(command.position, put)? {
+            Ok(taken) => taken,
+            Err(text) => {
+                self.passed_over.insert(command.position);
+                return Ok(Err(text));
+            }
+        };
         self.passed_over.remove(&command.position);
         let mut connection = Connection::open(&self.shared.admin, owner, &self.database).await?;
         let begun = begin(&mut connection, command, owner, None).await?;
-        Ok(begun.map(|()| connection))
+        Ok(begun.map(|()| (connection, taken)))
     }
 
     /// Deletes the database.
@@ -221,20 +244,30 @@ impl Applier {
         Ok(())
     }
 
-    /// Hands the module to the server.
+    /// Hands the module to the server, for a database that is not there.
     async fn upload(
         &mut self,
         database: DatabaseId,
         publication: Publication<'_>,
-    ) -> Result<Judged, Interrupt> {
+    ) -> Result<Result<(), String>, Interrupt> {
         let Publication { publish, owner, .. } = publication;
-        let module = publish.module.clone();
-        match self.shared.admin.publish(owner, &database, module).await {
-            Ok(()) => Ok(Ok(())),
+        let put = self.put(owner, database, publish.module.clone()).await;
+        Ok(self.heard(publication.command.position, put)?.map(drop))
+    }
+
+    /// Publishes a module that breaks nobody.
+    async fn put(&mut self, owner: &Owner, database: DatabaseId, module: Bytes) -> Result<Taken, AdminError> {
+        self.shared.admin.publish(owner, &database, module, None).await?;
+        Ok(Taken::default())
+    }
+
+    /// What the server's answer to a publication means.
+    fn heard(&mut self, position: Position, put: Result<Taken, AdminError>) -> Result<Judged, Interrupt> {
+        match put {
+            Ok(taken) => Ok(Ok(taken)),
             Err(AdminError::Refused { status, text }) => {
-                let (position, now) = (publication.command.position, Instant::now());
                 let before = self.untaken.filter(|(of, _)| *of == position);
-                let (_, since) = before.unwrap_or((position, now));
+                let (_, since) = before.unwrap_or((position, Instant::now()));
                 self.untaken = Some((position, since));
                 let unknown = || {
                     let is_error = status == StatusCode::INTERNAL_SERVER_ERROR;
@@ -276,8 +309,14 @@ impl Applier {
             return Ok(Err(text));
         }
         let mut connection = Connection::open(&self.shared.admin, owner, stage).await?;
-        begin(&mut connection, command, owner, Some(module)).await
+        let begun = begin(&mut connection, command, owner, Some(module)).await?;
+        Ok(begun.map(|()| Taken::default()))
     }
+}
+
+/// A module in place that breaks nobody.
+fn unbroken(connection: Connection) -> (Connection, Taken) {
+    (connection, Taken::default())
 }
 
 /// The first call of a module in a database: `init`, if it is new, or else the mark of the publication.
@@ -286,7 +325,7 @@ async fn begin(
     command: &ResolvedCommand,
     owner: &Owner,
     new: Option<&Module>,
-) -> Result<Judged, Interrupt> {
+) -> Result<Result<(), String>, Interrupt> {
     let header = header(command, owner);
     match new.and_then(Module::init) {
         Some(init) => call(connection, &init.name, header.encode().to_vec().into()).await,
@@ -299,12 +338,16 @@ pub(super) async fn mark(
     connection: &mut Connection,
     header: CallHeader,
     published: bool,
-) -> Result<Judged, Interrupt> {
+) -> Result<Result<(), String>, Interrupt> {
     let args = [header.encode().as_slice(), &[published.into()]].concat();
     call(connection, MARK, args.into()).await
 }
 
-async fn call(connection: &mut Connection, reducer: &str, args: Bytes) -> Result<Judged, Interrupt> {
+async fn call(
+    connection: &mut Connection,
+    reducer: &str,
+    args: Bytes,
+) -> Result<Result<(), String>, Interrupt> {
     let text = match connection.call(reducer, &args).await?.outcome {
         Outcome::Ok { .. } => return Ok(Ok(())),
         Outcome::Failed { message, .. } => return Ok(Err(message)),

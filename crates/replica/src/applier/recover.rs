@@ -1,6 +1,8 @@
 //! Where to go on: the database's own record of what was applied to it, compared with the log.
 
 use super::{Applier, Connection, Head, Interrupt, before};
+use crate::migration::program;
+use crate::replica::Taken;
 use crate::{ActiveDatabase, AdminError, DatabaseState, Phase, Quarantine};
 use http::StatusCode;
 use rtdb_consensus::Position;
@@ -38,11 +40,18 @@ impl Applier {
             self.reader.seek(before(self.born));
             return Ok(None);
         };
-        let active = self.verified(&state).await?;
+        let (active, taken) = self.verified(&state).await?;
         let position = active.position;
         // An earlier life of the node may have ended before it has said what its server makes of the module.
-        if self.is_judged && self.decide(position, Ok(())).await.is_err() {
-            return Err(self.rebuild(position).await);
+        if self.is_judged {
+            let Ok(taken) = self.decide(position, Ok(taken)).await else {
+                return Err(self.rebuild(position).await);
+            };
+            // Without a word in the log, clients of now may all have come later.
+            let under_way = self.core.unsettled_publication() == Some(position);
+            if taken.breaks && (under_way || self.verdict.judged(position).is_some()) {
+                self.slot.break_clients(position);
+            }
         }
         let done = self.core.recovered(Some(&state));
         self.core.set_active(Some(active.clone()));
@@ -88,8 +97,8 @@ impl Applier {
     }
 
     /// Checks that what the server has follows from the log: else every further command would be skipped as applied, or
-    /// land on other rows than elsewhere.
-    async fn verified(&mut self, state: &DatabaseState) -> Result<Arc<ActiveDatabase>, Interrupt> {
+    /// land on other rows than elsewhere. Gives also what this node says of the module, if nobody has.
+    async fn verified(&mut self, state: &DatabaseState) -> Result<(Arc<ActiveDatabase>, Taken), Interrupt> {
         let index = Position(state.index);
         let diverged = |reason| Interrupt::Quarantine(Quarantine::Diverged(reason));
         // Before the wait: no log of this generation ever comes to a position of another one.
@@ -124,13 +133,17 @@ impl Applier {
             self.born = position;
         }
         let (identity, owner, module) = (self.database, owner.clone(), Arc::new(module));
-        Ok(Arc::new(ActiveDatabase {
+        let active = ActiveDatabase {
             identity,
             owner,
             module,
             claims: Claims::of(&publish.module),
             position,
-        }))
+            program: program(publish),
+        };
+        // What it did to clients nobody can tell any more, if nobody has said so.
+        let breaks = !publish.token.is_empty();
+        Ok((Arc::new(active), Taken { breaks }))
     }
 
     /// Waits until this node knows the log up to `index`: after a start it may learn of its own log's end only from the

@@ -61,6 +61,8 @@ pub(crate) struct Slot {
     succeeded: AtomicU64,
     /// How often a publication to the existing database has ended.
     publications: watch::Sender<u64>,
+    /// The position of the last publication that breaks the clients of before it.
+    broken: watch::Sender<Position>,
     /// The last look at where the server is, and who looks next.
     pub(super) look: tokio::sync::Mutex<Look>,
     in_flight: AtomicUsize,
@@ -210,6 +212,7 @@ impl Slot {
             taken: AtomicU64::new(0),
             succeeded: AtomicU64::new(0),
             publications: watch::Sender::new(0),
+            broken: watch::Sender::new(Position::default()),
             look: tokio::sync::Mutex::default(),
             in_flight: AtomicUsize::new(0),
             in_flight_bytes: AtomicUsize::new(0),
@@ -268,6 +271,19 @@ impl Slot {
     /// A publication to the existing database has ended, well or not.
     pub(crate) fn published(&self) {
         self.publications.send_modify(|count| *count += 1);
+    }
+
+    /// The publication at `position` is in place, and breaks the clients of before it.
+    pub(crate) fn break_clients(&self, position: Position) {
+        self.broken.send_if_modified(|last| {
+            let is_new = position > *last;
+            *last = position.max(*last);
+            is_new
+        });
+    }
+
+    pub(crate) fn broken(&self) -> watch::Receiver<Position> {
+        self.broken.subscribe()
     }
 
     /// The database's identity as people write it.

@@ -15,6 +15,13 @@ const SKIPPED: &str = "this call stopped SpacetimeDB and was skipped by an opera
 const REASONS_MAX: usize = 64;
 const REFUSED: &str = "it was refused";
 
+/// A publication that is taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// Whether it breaks clients.
+    pub(crate) breaks: bool,
+}
+
 /// What the log says, by database.
 #[derive(Debug, Default)]
 pub(crate) struct Verdicts(HashMap<DatabaseId, Arc<Verdict>>);
@@ -25,7 +32,7 @@ pub(crate) struct Verdict {
     failed: BTreeMap<Position, &'static str>,
     stuck: Option<Position>,
     /// What came of publications, and why those that were refused were.
-    judged: BTreeMap<Position, Result<(), Arc<str>>>,
+    judged: BTreeMap<Position, Result<Taken, Arc<str>>>,
     /// Where the database was deleted last.
     deleted: Position,
 }
@@ -63,10 +70,9 @@ impl Verdicts {
             .judged
             .entry(Position(judgement.position))
             .or_insert_with(|| {
-                judgement
-                    .refusal
-                    .as_deref()
-                    .map_or(Ok(()), |text| Err(text.into()))
+                let breaks = judgement.breaks;
+                let refusal = judgement.refusal.as_deref();
+                refusal.map_or(Ok(Taken { breaks }), |text| Err(text.into()))
             });
         if let Some((_, Err(old))) = verdict.judged.iter_mut().nth_back(REASONS_MAX) {
             *old = REFUSED.into();
@@ -94,7 +100,7 @@ impl Verdict {
     }
 
     /// What came of the publication at `position`, if that is decided.
-    pub(crate) fn judged(&self, position: Position) -> Option<&Result<(), Arc<str>>> {
+    pub(crate) fn judged(&self, position: Position) -> Option<&Result<Taken, Arc<str>>> {
         self.judged.get(&position)
     }
 
@@ -157,6 +163,7 @@ mod tests {
                 database: vec![7; 32].into(),
                 position,
                 refusal: Some("no memory".to_owned()),
+                breaks: false,
             });
         }
         let verdict = verdicts.of(&[7; 32]);
@@ -173,13 +180,14 @@ mod tests {
             database: vec![7; 32].into(),
             position,
             refusal: refusal.map(str::to_owned),
+            breaks: position == 5,
         };
         verdicts.judge(&judge(5, None));
         verdicts.judge(&judge(5, Some("disk full")));
         verdicts.judge(&judge(6, Some("no memory")));
         verdicts.judge(&judge(6, None));
         let verdict = verdicts.of(&[7; 32]);
-        assert_eq!(verdict.judged(Position(5)), Some(&Ok(())));
+        assert_eq!(verdict.judged(Position(5)), Some(&Ok(Taken { breaks: true })));
         assert_eq!(verdict.judged(Position(6)), Some(&Err("no memory".into())));
         assert_eq!(verdict.judged(Position(7)), None);
         verdicts.delete([7; 32], Position(6));

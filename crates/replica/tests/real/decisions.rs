@@ -79,6 +79,7 @@ fn judgement(position: Position, refusal: Option<&str>) -> Body {
         database: Bytes::copy_from_slice(&DATABASE),
         position: position.0,
         refusal: refusal.map(str::to_owned),
+        breaks: false,
     })
 }
 

@@ -9,4 +9,5 @@ mod poison;
 mod publish;
 mod server;
 mod support;
+mod update;
 mod verdict;

@@ -297,6 +297,7 @@ impl Node {
             original_def: prepared().original_def.clone().into(),
             clear,
             judged: true,
+            ..Publish::default()
         })
     }
 

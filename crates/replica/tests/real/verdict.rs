@@ -14,15 +14,15 @@ use std::time::Duration;
 const OTHER: Origin = Origin { node: 2, epoch: 1 };
 
 /// A cluster of which another node is the first to say what it makes of a publication.
-struct Others {
+pub(crate) struct Others {
     log: Arc<Log>,
     /// What it says next.
-    word: Mutex<Option<Result<(), String>>>,
+    word: Mutex<Option<Result<bool, String>>>,
     majority: usize,
 }
 
 impl Others {
-    fn new(log: &Arc<Log>, majority: usize) -> Arc<Self> {
+    pub(crate) fn new(log: &Arc<Log>, majority: usize) -> Arc<Self> {
         Arc::new(Self {
             log: log.clone(),
             word: Mutex::default(),
@@ -31,7 +31,11 @@ impl Others {
     }
 
     fn say(&self, word: Result<(), &str>) {
-        *self.word.lock() = Some(word.map_err(str::to_owned));
+        *self.word.lock() = Some(word.map(|()| false).map_err(str::to_owned));
+    }
+
+    pub(crate) fn say_that_it_breaks(&self, breaks: bool) {
+        *self.word.lock() = Some(Ok(breaks));
     }
 }
 
@@ -41,6 +45,7 @@ impl Report for Others {
             && let Some(word) = self.word.lock().take()
         {
             let theirs = Judgement {
+                breaks: word == Ok(true),
                 refusal: word.err(),
                 ..judgement.clone()
             };
@@ -56,7 +61,7 @@ impl Report for Others {
 }
 
 /// Waits until the outcome of a command has been told.
-async fn told(log: &Log, position: Position) {
+pub(crate) async fn told(log: &Log, position: Position) {
     let told = async {
         while log.outcomes(position).is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -103,6 +103,9 @@ impl Core {
             let none = Subscriptions::new(self.subprotocol, self.row_bytes.clone());
             self.subscriptions = Some(Box::new(none));
         }
+        if let Some(subscriptions) = self.subscriptions.as_mut().filter(|_| subscribes(read.kind)) {
+            subscriptions.asked(&read, context.module, self.caller.is_owner);
+        }
         self.bytes += read.raw.len();
         actions.push(Action::Forward(read.raw.clone()));
         self.reads.push_back(read);

@@ -5,7 +5,8 @@
 //! to those that the server told of. Results of calls whose rows are among them follow without rows; later calls have
 //! their receipts to come. Reads that had no reply are sent again, and are answered as ever.
 
-use super::{Action, Core, Upstream};
+use super::super::subscriptions::subscribes;
+use super::{Action, Context, Core, Upstream};
 use crate::close::CloseReason;
 use crate::limits::RESTORATIONS_MAX;
 use rtdb_protocol::client;
@@ -31,13 +32,20 @@ impl Core {
     }
 
     /// The upstream is there again.
-    pub(super) fn repeat_subscriptions(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn repeat_subscriptions(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) {
         let receipts = client::subscribe_receipts(self.subprotocol, self.caller.session);
         actions.push(Action::Forward(receipts));
         let mut due = 1;
-        for request in self.subscriptions.iter().flat_map(|all| all.requests()) {
-            actions.push(Action::Forward(request));
-            due += 1;
+        let (module, is_owner) = (context.module, self.caller.is_owner);
+        if let Some(subscriptions) = &mut self.subscriptions {
+            for request in subscriptions.requests(module, is_owner) {
+                actions.push(Action::Forward(request));
+                due += 1;
+            }
+            // Those without an answer are sent again when all is restored.
+            subscriptions.forget_asked();
+            let asked = self.reads.iter().filter(|read| subscribes(read.kind));
+            asked.for_each(|read| subscriptions.asked(read, module, is_owner));
         }
         self.upstream = Upstream::Restoring { due, receipt: 0 };
     }

@@ -8,7 +8,7 @@ use bytes::{BufMut, BytesMut};
 use rtdb_consensus::{Position, Reply, command};
 use rtdb_determinism::Module;
 use rtdb_protocol::RECEIPT_QUERY_SET;
-use spacetimedb_lib::db::raw_def::v9::{Lifecycle, RawModuleDefV9Builder};
+use spacetimedb_lib::db::raw_def::v9::{Lifecycle, RawModuleDefV9Builder, TableAccess};
 use spacetimedb_lib::{RawModuleDef, bsatn};
 use spacetimedb_sats::{AlgebraicType, ProductType};
 
@@ -26,10 +26,6 @@ struct Script {
 
 impl Script {
     fn new() -> Self {
-        let mut def = RawModuleDefV9Builder::new();
-        def.add_reducer("add", ProductType::from([("n", AlgebraicType::U64)]), None);
-        def.add_reducer("hello", ProductType::unit(), Some(Lifecycle::OnConnect));
-        let def = bsatn::to_vec(&RawModuleDef::V9(def.finish())).expect("a definition");
         let caller = Caller {
             session: SESSION,
             database: Bytes::from_static(&[1; 32]),
@@ -40,7 +36,7 @@ impl Script {
         };
         Self {
             core: Core::new(V2, caller, IntGauge::new("rows", "bytes").expect("a gauge")),
-            module: Module::from_def(&def).expect("a module"),
+            module: module(&[]),
             position: 0,
         }
     }
@@ -135,6 +131,20 @@ impl Script {
     fn lost(&mut self) -> Vec<String> {
         self.step(|core, context, actions| core.upstream_lost(CloseReason::restart(), context, actions))
     }
+}
+
+/// A module with `add(u64)`, `client_connected` and some public tables.
+fn module(tables: &[&'static str]) -> Module {
+    let mut def = RawModuleDefV9Builder::new();
+    def.add_reducer("add", ProductType::from([("n", AlgebraicType::U64)]), None);
+    def.add_reducer("hello", ProductType::unit(), Some(Lifecycle::OnConnect));
+    for table in tables {
+        let row = ProductType::from([("id", AlgebraicType::U64)]);
+        let table = def.build_table_with_new_type(*table, row, true);
+        table.with_access(TableAccess::Public).finish();
+    }
+    let def = bsatn::to_vec(&RawModuleDef::V9(def.finish())).expect("a definition");
+    Module::from_def(&def).expect("a module")
 }
 
 fn describe(action: &Action) -> String {
@@ -557,4 +567,36 @@ fn garbage_closes_the_client_after_its_results() {
     script.propose();
     assert_eq!(script.client(Bytes::from_static(&[250, 1, 2])), [""; 0]);
     assert_eq!(script.ok(), ["result 1 ok", "close 1011"]);
+}
+
+#[test]
+fn a_subscription_to_all_tables_does_not_grow_with_the_module() {
+    let mut script = Script::new();
+    script.module = module(&["a", "b"]);
+    script.client(client::subscribe(V2, &["SELECT  *\nFROM * "], 1, 1));
+    script.step(Core::upstream_opened);
+    script.upstream(applied(u32::MAX));
+    assert_eq!(script.upstream(applied(1)), ["subscribed 1"]);
+    let mut repeated = |module: Module| {
+        script.module = module;
+        assert_eq!(script.lost(), ["reopen"]);
+        let mut actions = Vec::new();
+        let context = Context {
+            module: &script.module,
+            now_us: NOW_US,
+        };
+        script.core.upstream_opened(&context, &mut actions);
+        script.upstream(applied(u32::MAX));
+        script.upstream(applied(1));
+        match actions.pop() {
+            Some(Action::Forward(request)) => request,
+            other => panic!("{other:?}"),
+        }
+    };
+    let all = client::subscribe(V2, &["SELECT * FROM *"], 1, 1);
+    let each = ["SELECT * FROM \"a\"", "SELECT * FROM \"b\""];
+    let each = client::subscribe(V2, &each, 1, 1);
+    assert_eq!(repeated(module(&["a", "b"])), all);
+    assert_eq!(repeated(module(&["a", "b", "c"])), each);
+    assert_eq!(repeated(module(&["a", "b"])), all);
 }

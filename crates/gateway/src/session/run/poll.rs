@@ -13,6 +13,10 @@ const GATHER_BYTES: usize = 32 << 10;
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// The next event. What is written waits until nothing else is to be done, so that it leaves together.
     pub(super) fn poll(&mut self, io: &mut Io, cx: &mut TaskContext<'_>) -> Poll<Event> {
+        // Before anything that the new module may say.
+        if io.drain.is_none() && self.broken.poll_unpin(cx).is_ready() {
+            return Poll::Ready(Event::Broken);
+        }
         if let Some((_, pending)) = io.pending.front_mut()
             && self.core.wants_outcome()
             && let Poll::Ready(outcome) = pending.poll_unpin(cx)

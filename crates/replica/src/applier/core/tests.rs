@@ -36,6 +36,7 @@ fn core_with(lifecycle: bool, claims: Claims) -> (Core, Calls) {
         module: Arc::new(module(lifecycle)),
         claims,
         position: Position(1),
+        program: spacetimedb_lib::Hash::ZERO,
     })));
     (core, Calls::new(Subprotocol::V3))
 }
