@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 /// What this version's nodes can apply. Raised with each command, or field of one, that a node must know; none is
 /// proposed before every node of the cluster has announced the level that it came with.
-pub const FEATURE_LEVEL: u32 = 3;
+pub const FEATURE_LEVEL: u32 = 4;
 
 /// The level from which on replicas report what they hold, and an operator may say which is right.
 pub const LEVEL_REPORTS: u32 = 2;
@@ -19,6 +19,9 @@ pub const CLAIMS_LEVEL: u32 = 2;
 
 /// The level that [`Judgement`] and [`Trapped`] came with.
 pub const JUDGEMENT_LEVEL: u32 = 3;
+/// The level that [`EndDatabase`] came with: from it on databases have births, names are compared before they are replaced,
+/// and connection ids are unique.
+pub const ENDS_LEVEL: u32 = 4;
 /// Bytes of a [`Judgement::refusal`].
 pub const REFUSAL_BYTES_MAX: usize = 2048;
 /// Positions in one [`Trapped`].
@@ -36,7 +39,7 @@ pub struct Command {
     /// What to do. `None` is a command of a newer version: the node stops rather than skip it.
     #[prost(
         oneof = "Body",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16, 17, 18, 19"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16, 17, 18, 19, 21"
     )]
     pub body: Option<Body>,
     /// The version that whoever applies it must know: raised by whoever sets a field that must not be passed over. 0 for
@@ -96,6 +99,9 @@ pub enum Body {
     /// A database's names.
     #[prost(message, tag = "19")]
     SetNames(SetNames),
+    /// A database ends.
+    #[prost(message, tag = "21")]
+    EndDatabase(EndDatabase),
 }
 
 /// A call of a reducer.
@@ -137,6 +143,9 @@ pub struct Connect {
     /// What the client's token says, in JSON; empty for none.
     #[prost(string, tag = "4")]
     pub claims: String,
+    /// Whether the client is refused while another session of the database has its connection id. Of [`ENDS_LEVEL`].
+    #[prost(bool, tag = "5")]
+    pub unique: bool,
 }
 
 /// A client's departure. Passed over if the session is not there (any more).
@@ -175,6 +184,10 @@ pub struct Publish {
     /// [`JUDGEMENT_LEVEL`].
     #[prost(bool, tag = "7")]
     pub judged: bool,
+    /// The birth of the database that is meant, as its record in the meta group has it. Refused if that one has been deleted
+    /// and another has taken its place. Of [`ENDS_LEVEL`]; 0 for a database from before.
+    #[prost(fixed64, tag = "12")]
+    pub born: u64,
 }
 
 /// Who owns a database: enough to mint the owner's token on any node.
@@ -191,12 +204,15 @@ pub struct Owner {
     pub subject: String,
 }
 
-/// A database is deleted; its sessions end with it.
+/// A database is deleted; its sessions end with it. Follows an [`EndDatabase`].
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Delete {
     /// The database's identity, 32 bytes.
     #[prost(bytes = "bytes", tag = "1")]
     pub database: Bytes,
+    /// Only a database that was born before this is deleted; 0 if any is. Of [`ENDS_LEVEL`].
+    #[prost(fixed64, tag = "2")]
+    pub before: u64,
 }
 
 /// A node has been gone for longer than its lease: its epoch ends here, and the leader disconnects its sessions.
@@ -428,6 +444,9 @@ pub struct RegisterDatabase {
     /// The shard it belongs to.
     #[prost(uint64, tag = "4")]
     pub shard: u64,
+    /// Whether the database, if it is new, has this command's position as its birth. Of [`ENDS_LEVEL`].
+    #[prost(bool, tag = "5")]
+    pub has_birth: bool,
 }
 
 /// Replaces a database's names.
@@ -439,6 +458,33 @@ pub struct SetNames {
     /// All its names, the first one first.
     #[prost(string, repeated, tag = "2")]
     pub names: Vec<String>,
+    /// What is replaced: refused if the database has other names by now, or is another one. Of [`ENDS_LEVEL`]; `None` if
+    /// whatever is there is.
+    #[prost(message, optional, tag = "3")]
+    pub replaced: Option<Names>,
+}
+
+/// A database's names, as whoever wants to change them knows them.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Names {
+    /// The database's birth.
+    #[prost(fixed64, tag = "1")]
+    pub born: u64,
+    /// Its names.
+    #[prost(string, repeated, tag = "2")]
+    pub names: Vec<String>,
+}
+
+/// A database ends: from here on nobody finds it. What its shard still has of it is deleted by whoever proposes this, and if
+/// he can't any more, by the shard's leader. Of [`ENDS_LEVEL`].
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct EndDatabase {
+    /// The database's identity, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub database: Bytes,
+    /// Its birth: refused if that database has ended already.
+    #[prost(fixed64, tag = "2")]
+    pub born: u64,
 }
 
 impl Command {
@@ -453,15 +499,21 @@ impl Command {
 
 impl From<Body> for Command {
     fn from(body: Body) -> Self {
-        let with_claims = match &body {
-            Body::Call(call) => !call.claims.is_empty(),
-            Body::Connect(connect) => !connect.claims.is_empty(),
-            _ => false,
+        // A node that passed over the claims would have other rows than the others; one that passed over births or a
+        // condition, other databases, names or sessions.
+        let version = match &body {
+            Body::Connect(connect) if connect.unique => ENDS_LEVEL,
+            Body::Publish(publish) if publish.born != 0 => ENDS_LEVEL,
+            Body::Delete(delete) if delete.before != 0 => ENDS_LEVEL,
+            Body::RegisterDatabase(register) if register.has_birth => ENDS_LEVEL,
+            Body::SetNames(set) if set.replaced.is_some() => ENDS_LEVEL,
+            Body::Call(call) if !call.claims.is_empty() => CLAIMS_LEVEL,
+            Body::Connect(connect) if !connect.claims.is_empty() => CLAIMS_LEVEL,
+            _ => 0,
         };
         Self {
             body: Some(body),
-            // A node that passed over the claims would have other rows than the others.
-            version: if with_claims { CLAIMS_LEVEL } else { 0 },
+            version,
         }
     }
 }

@@ -18,7 +18,7 @@ pub const ENTRY_VERSION: u32 = 2;
 pub(crate) const ENTRY_VERSION_MIN: u32 = 2;
 
 /// The newest version of all other records that this node knows.
-pub(crate) const RECORD_VERSION: u32 = 2;
+pub(crate) const RECORD_VERSION: u32 = 4;
 
 /// Any record, as far as its version.
 #[derive(Clone, Copy, PartialEq, prost::Message)]

@@ -14,6 +14,8 @@ pub struct DatabaseRecord {
     pub names: Vec<String>,
     /// The shard it belongs to.
     pub shard: u64,
+    /// Its birth, by which it is told from what else was of its identity; 0 for a database of before there were births.
+    pub born: u64,
 }
 
 impl DatabaseRecord {
@@ -34,12 +36,15 @@ pub trait Catalog: Send + Sync {
     /// Whether every node of the cluster goes by what the log says of a publication.
     fn judges(&self) -> bool;
 
+    /// Whether every node of the cluster knows how databases end, and that connection ids are unique.
+    fn ends(&self) -> bool;
+
     /// Whether the nodes have processors of different kinds.
     fn has_mixed_processors(&self) -> bool;
 
     /// The database of that identity.
     fn by_identity(&self, identity: &Identity) -> Option<DatabaseRecord>;
 
-    /// The database of that name.
-    fn by_name(&self, name: &str) -> Option<DatabaseRecord>;
+    /// The identity of that name, whose database may have been deleted.
+    fn identity(&self, name: &str) -> Option<Identity>;
 }

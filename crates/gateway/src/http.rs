@@ -15,6 +15,7 @@ mod sql;
 pub(crate) use auth::Authenticated;
 pub(crate) use client::LocalClient;
 pub(crate) use error::HttpError;
+pub(crate) use names::check as check_name;
 
 use crate::limits::{BODY_BYTES_MAX, MODULE_BYTES_MAX};
 use crate::node::Node;

@@ -46,6 +46,7 @@ pub(super) async fn call(
                 &caller.claims.identity,
                 connection,
                 std::mem::take(&mut claims),
+                node.catalog.ends(),
             )
             .await?,
         ),

@@ -69,12 +69,16 @@ impl From<Unapplied> for HttpError {
             Unapplied::Refused(Refusal::NoSuchShard(_)) => StatusCode::NOT_FOUND,
             Unapplied::Refused(Refusal::NotOwner) => StatusCode::FORBIDDEN,
             Unapplied::Refused(Refusal::NameTaken(_)) => StatusCode::UNAUTHORIZED,
-            Unapplied::Refused(Refusal::SessionGone | Refusal::Split) => StatusCode::SERVICE_UNAVAILABLE,
+            Unapplied::Refused(Refusal::SessionGone | Refusal::Split | Refusal::StillThere) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Unapplied::Refused(
                 Refusal::AlreadyInitialised
                 | Refusal::NotSplit
                 | Refusal::NotReported(_)
                 | Refusal::NotStuck
+                | Refusal::NamesChanged
+                | Refusal::ConnectionTaken
                 | Refusal::NotYet,
             ) => StatusCode::CONFLICT,
             Unapplied::Unknown(_) => StatusCode::GATEWAY_TIMEOUT,

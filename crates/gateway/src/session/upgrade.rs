@@ -23,7 +23,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use rtdb_consensus::{NotProposed, Unapplied};
+use rtdb_consensus::{NotProposed, Refusal, Unapplied};
 use rtdb_protocol::{MESSAGE_BYTES_MAX, Subprotocol, reply};
 use spacetimedb_lib::Identity;
 use std::sync::Arc;
@@ -104,16 +104,24 @@ impl Arrival {
         let closing = self.node.closed(&self.database);
         let identity = self.caller.claims.identity;
         let connection = self.params.connection;
-        let group = self.node.shard.clone();
-        let presence =
-            match Presence::connect(group, &self.database, &identity, connection, self.claims).await {
-                Ok(presence) => presence,
-                Err(error) => {
-                    let reason = turned_away(error);
-                    tracing::debug!(%identity, reason = %reason.reason, "a client was turned away");
-                    return super::run::close(&mut client, &reason).await;
-                }
-            };
+        let (group, unique) = (self.node.shard.clone(), self.node.catalog.ends());
+        let presence = match Presence::connect(
+            group,
+            &self.database,
+            &identity,
+            connection,
+            self.claims,
+            unique,
+        )
+        .await
+        {
+            Ok(presence) => presence,
+            Err(error) => {
+                let reason = turned_away(error);
+                tracing::debug!(%identity, reason = %reason.reason, "a client was turned away");
+                return super::run::close(&mut client, &reason).await;
+            }
+        };
         let _present = Present::new(&self.node.metrics.sessions);
         let caller = Caller {
             session: presence.session(),
@@ -170,6 +178,9 @@ fn turned_away(error: NotLetIn) -> CloseReason {
         // SpacetimeDB drops the connection without a word; the reason helps whoever looks.
         NotLetIn::Unapplied(Unapplied::Reducer { message, .. }) => {
             CloseReason::new(CloseReason::POLICY, message)
+        }
+        NotLetIn::Unapplied(Unapplied::Refused(taken @ Refusal::ConnectionTaken)) => {
+            CloseReason::new(CloseReason::POLICY, taken.to_string())
         }
         NotLetIn::Unapplied(Unapplied::Refused(_)) => CloseReason::module_exited(),
         NotLetIn::Unapplied(error) => CloseReason::new(CloseReason::RESTART, error.to_string()),

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 /// The database's name.
 pub const NAME: &str = "counter";
@@ -72,6 +73,7 @@ impl FakeLog {
             Body::Publish(_) => "publish",
             Body::Delete(_) => "delete",
             Body::SetNames(_) => "names",
+            Body::EndDatabase(_) => "end",
             _ => "other",
         };
         self.commands.lock().iter().map(kind).collect()
@@ -129,6 +131,7 @@ impl Propose for FakeLog {
 
 struct FakeCatalog {
     ready: bool,
+    ends: bool,
     takes_claims: bool,
     mixed_processors: bool,
 }
@@ -145,6 +148,7 @@ impl FakeCatalog {
             owner,
             names: vec![NAME.into()],
             shard: 0,
+            born: 7,
         }
     }
 }
@@ -156,6 +160,10 @@ impl Catalog for FakeCatalog {
 
     fn judges(&self) -> bool {
         true
+    }
+
+    fn ends(&self) -> bool {
+        self.ends
     }
 
     fn has_mixed_processors(&self) -> bool {
@@ -170,14 +178,15 @@ impl Catalog for FakeCatalog {
         Some(self.record()).filter(|record| record.identity == *identity)
     }
 
-    fn by_name(&self, name: &str) -> Option<DatabaseRecord> {
-        Some(self.record()).filter(|_| name == NAME)
+    fn identity(&self, name: &str) -> Option<Identity> {
+        (name == NAME).then(|| identity_of("database"))
     }
 }
 
 struct FakeLocal {
     module: Arc<Module>,
     newest: Subprotocol,
+    deleted: Arc<watch::Sender<bool>>,
 }
 
 impl Local for FakeLocal {
@@ -205,6 +214,13 @@ impl Local for FakeLocal {
 
     fn until_set_aside(&self, _: &Identity) -> futures::future::BoxFuture<'static, ()> {
         Box::pin(std::future::pending())
+    }
+
+    fn until_deleted(&self, _: &Identity) -> futures::future::BoxFuture<'static, ()> {
+        let mut deleted = self.deleted.subscribe();
+        Box::pin(async move {
+            let _ = deleted.wait_for(|deleted| *deleted).await;
+        })
     }
 
     fn views(&self, _: &Identity) -> Option<Arc<rtdb_replica::Views>> {
@@ -260,10 +276,13 @@ pub struct Fixture {
     pub log: Arc<FakeLog>,
     pub meta: Arc<FakeLog>,
     pub metrics: GatewayMetrics,
+    /// Whether the database is deleted, as sessions hear of it.
+    pub deleted: Arc<watch::Sender<bool>>,
 }
 
 pub struct Settings {
     pub ready: bool,
+    pub ends: bool,
     pub takes_claims: bool,
     pub mixed_processors: bool,
     pub lifecycle: bool,
@@ -274,6 +293,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             ready: true,
+            ends: true,
             takes_claims: true,
             mixed_processors: false,
             lifecycle: false,
@@ -286,12 +306,15 @@ impl Fixture {
     pub async fn start(settings: Settings) -> Self {
         let (log, meta) = (FakeLog::new(), FakeLog::new());
         let metrics = GatewayMetrics::new().expect("metrics");
+        let deleted = Arc::new(watch::Sender::new(false));
         let local = FakeLocal {
+            deleted: deleted.clone(),
             module: Arc::new(module(settings.lifecycle)),
             newest: settings.newest,
         };
         let catalog = Arc::new(FakeCatalog {
             ready: settings.ready,
+            ends: settings.ends,
             takes_claims: settings.takes_claims,
             mixed_processors: settings.mixed_processors,
         });
@@ -312,6 +335,7 @@ impl Fixture {
             log,
             meta,
             metrics,
+            deleted,
         }
     }
 

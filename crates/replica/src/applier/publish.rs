@@ -73,6 +73,8 @@ impl Applier {
                 if !publish.clear {
                     self.created = position;
                 }
+                // Another owner's may be what was broken off, and none of the one before.
+                self.owner = owner.clone();
                 (self.create(publication).await?, false)
             }
         };
@@ -111,7 +113,7 @@ impl Applier {
             module: Arc::new(module),
         });
         self.core.set_active(Some(Arc::clone(&active)));
-        self.shared.activate(active);
+        self.shared.activate(&self.slot, active);
         self.core.published(Ok(()));
         self.slot.published();
         self.untaken = None;

@@ -24,6 +24,7 @@ pub(crate) fn publish(node: &Node) -> Body {
         original_def: prepared().original_def.clone().into(),
         clear: false,
         judged: true,
+        born: 0,
     })
 }
 
