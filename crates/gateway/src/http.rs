@@ -8,6 +8,7 @@ mod cors;
 mod database;
 mod error;
 mod identity;
+mod mcp;
 mod names;
 mod publish;
 mod sql;
@@ -58,22 +59,30 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
             "/database/{database}/unstable/timestamp",
             get(database::timestamp),
         )
+        .route("/database/{database}/mcp", post(mcp::of_database))
         .route("/database/{database}/{unserved}", any(unserved))
         .route("/database/{database}/route/{*path}", any(unserved))
         .route_layer(middleware::from_fn_with_state(node.clone(), auth::identify));
+    let mcp = Router::new()
+        .route("/mcp", post(mcp::of_host))
+        .route_layer(middleware::from_fn_with_state(node.clone(), auth::identify));
     let api = databases
-        .route("/ping", get(|| async {}))
+        .route("/ping", get(auth::ping))
         .route("/health", get(identity::health))
         .route("/identity", post(identity::forward))
         .route("/identity/{*path}", any(identity::forward))
-        .route("/energy/{*path}", any(unserved))
+        .route(
+            "/energy/{identity}",
+            get(identity::forward).put(identity::forward).post(unserved),
+        )
+        .merge(mcp)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn(cors::cors));
     Router::new().nest("/v1", api).with_state(node)
 }
 
 /// What SpacetimeDB serves and the cluster does not.
-const UNSERVED: [&str; 6] = ["reset", "lock", "unlock", "mcp", "route", "energy"];
+const UNSERVED: [&str; 5] = ["reset", "lock", "unlock", "route", "energy"];
 
 async fn unserved(request: Request) -> Result<Response, HttpError> {
     let known = request

@@ -57,8 +57,9 @@ pub(crate) async fn subscribe(
     Extension(caller): Extension<Authenticated>,
     mut request: Request,
 ) -> Result<Response, HttpError> {
-    let accept = accept_key(request.headers())?;
+    node.identity(&database)?;
     let params = Params::from_query(request.uri().query().unwrap_or_default())?;
+    let accept = accept_key(request.headers())?;
     let record = node.database(&database)?;
     let subprotocol = negotiate(request.headers(), node.local.newest_subprotocol())?;
     let local = node.active(&record.identity).await?;
@@ -217,15 +218,8 @@ fn accept_key(headers: &HeaderMap) -> Result<HeaderValue, HttpError> {
             .flat_map(|value| value.split(','))
             .any(|part| part.trim().eq_ignore_ascii_case(token))
     };
-    if !has(CONNECTION, "upgrade") {
-        return Err(HttpError::bad_request(
-            "Connection header did not include 'upgrade'",
-        ));
-    }
-    if !has(UPGRADE, "websocket") {
-        return Err(HttpError::bad_request(
-            "`Upgrade` header did not include 'websocket'",
-        ));
+    if !has(CONNECTION, "upgrade") || !has(UPGRADE, "websocket") {
+        return Err(HttpError::upgrade_required());
     }
     if !has(SEC_WEBSOCKET_VERSION, "13") {
         return Err(HttpError::bad_request(
