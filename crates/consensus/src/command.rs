@@ -21,6 +21,9 @@ pub const CLAIMS_LEVEL: u32 = 2;
 pub const JUDGEMENT_LEVEL: u32 = 3;
 /// The level from which on a publication may break clients, and databases may be locked.
 pub const MIGRATION_LEVEL: u32 = 4;
+/// The level that [`EndDatabase`] came with: from it on databases have births, names are compared before they are replaced,
+/// and connection ids are unique.
+pub const ENDS_LEVEL: u32 = 4;
 /// Bytes of a [`Judgement::refusal`].
 pub const REFUSAL_BYTES_MAX: usize = 2048;
 /// Positions in one [`Trapped`].
@@ -38,7 +41,7 @@ pub struct Command {
     /// What to do. `None` is a command of a newer version: the node stops rather than skip it.
     #[prost(
         oneof = "Body",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16, 17, 18, 19, 20"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16, 17, 18, 19, 20, 21"
     )]
     pub body: Option<Body>,
     /// The version that whoever applies it must know: raised by whoever sets a field that must not be passed over. 0 for
@@ -101,6 +104,9 @@ pub enum Body {
     /// Whether a database may be deleted.
     #[prost(message, tag = "20")]
     SetLock(SetLock),
+    /// A database ends.
+    #[prost(message, tag = "21")]
+    EndDatabase(EndDatabase),
 }
 
 /// A call of a reducer.
@@ -142,6 +148,9 @@ pub struct Connect {
     /// What the client's token says, in JSON; empty for none.
     #[prost(string, tag = "4")]
     pub claims: String,
+    /// Whether the client is refused while another session of the database has its connection id. Of [`ENDS_LEVEL`].
+    #[prost(bool, tag = "5")]
+    pub unique: bool,
 }
 
 /// A client's departure. Passed over if the session is not there (any more).
@@ -187,6 +196,10 @@ pub struct Publish {
     /// them is taken. Of [`MIGRATION_LEVEL`].
     #[prost(bytes = "bytes", tag = "9")]
     pub token: Bytes,
+    /// The birth of the database that is meant, as its record in the meta group has it. Refused if that one has been deleted
+    /// and another has taken its place. Of [`ENDS_LEVEL`]; 0 for a database from before.
+    #[prost(fixed64, tag = "12")]
+    pub born: u64,
 }
 
 /// Who owns a database: enough to mint the owner's token on any node.
@@ -203,12 +216,15 @@ pub struct Owner {
     pub subject: String,
 }
 
-/// A database is deleted; its sessions end with it.
+/// A database is deleted; its sessions end with it. Follows an [`EndDatabase`].
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Delete {
     /// The database's identity, 32 bytes.
     #[prost(bytes = "bytes", tag = "1")]
     pub database: Bytes,
+    /// Only a database that was born before this is deleted; 0 if any is. Of [`ENDS_LEVEL`].
+    #[prost(fixed64, tag = "2")]
+    pub before: u64,
 }
 
 /// A node has been gone for longer than its lease: its epoch ends here, and the leader disconnects its sessions.
@@ -443,6 +459,9 @@ pub struct RegisterDatabase {
     /// The shard it belongs to.
     #[prost(uint64, tag = "4")]
     pub shard: u64,
+    /// Whether the database, if it is new, has this command's position as its birth. Of [`ENDS_LEVEL`].
+    #[prost(bool, tag = "5")]
+    pub has_birth: bool,
 }
 
 /// Replaces a database's names.
@@ -454,6 +473,33 @@ pub struct SetNames {
     /// All its names, the first one first.
     #[prost(string, repeated, tag = "2")]
     pub names: Vec<String>,
+    /// What is replaced: refused if the database has other names by now, or is another one. Of [`ENDS_LEVEL`]; `None` if
+    /// whatever is there is.
+    #[prost(message, optional, tag = "3")]
+    pub replaced: Option<Names>,
+}
+
+/// A database's names, as whoever wants to change them knows them.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Names {
+    /// The database's birth.
+    #[prost(fixed64, tag = "1")]
+    pub born: u64,
+    /// Its names.
+    #[prost(string, repeated, tag = "2")]
+    pub names: Vec<String>,
+}
+
+/// A database ends: from here on nobody finds it. What its shard still has of it is deleted by whoever proposes this, and if
+/// he can't any more, by the shard's leader. Of [`ENDS_LEVEL`].
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct EndDatabase {
+    /// The database's identity, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub database: Bytes,
+    /// Its birth: refused if that database has ended already.
+    #[prost(fixed64, tag = "2")]
+    pub born: u64,
 }
 
 /// Locks a database, so that it is neither deleted nor cleared, or unlocks it. Of [`MIGRATION_LEVEL`].
@@ -479,14 +525,19 @@ impl Command {
 
 impl From<Body> for Command {
     fn from(body: Body) -> Self {
+        // A node that passed over the claims would have other rows than the others; one that passed over births or a
+        // condition, other databases, names or sessions. One that passed over the token would refuse what the others take,
+        // or leave clients with the rows of another module.
         let version = match &body {
-            // A node that passed over the claims would have other rows than the others.
-            Body::Call(call) if !call.claims.is_empty() => CLAIMS_LEVEL,
-            Body::Connect(connect) if !connect.claims.is_empty() => CLAIMS_LEVEL,
-            // One that passed over the token would refuse what the others take, or leave clients with the rows of another
-            // module.
+            Body::Connect(connect) if connect.unique => ENDS_LEVEL,
+            Body::Publish(publish) if publish.born != 0 => ENDS_LEVEL,
             Body::Publish(publish) if !publish.token.is_empty() => MIGRATION_LEVEL,
             Body::Judgement(judgement) if judgement.breaks => MIGRATION_LEVEL,
+            Body::Delete(delete) if delete.before != 0 => ENDS_LEVEL,
+            Body::RegisterDatabase(register) if register.has_birth => ENDS_LEVEL,
+            Body::SetNames(set) if set.replaced.is_some() => ENDS_LEVEL,
+            Body::Call(call) if !call.claims.is_empty() => CLAIMS_LEVEL,
+            Body::Connect(connect) if !connect.claims.is_empty() => CLAIMS_LEVEL,
             _ => 0,
         };
         Self {

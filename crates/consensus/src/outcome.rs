@@ -38,6 +38,8 @@ pub enum Reply {
         identity: Bytes,
         /// Whether this command made it.
         created: bool,
+        /// Its birth; 0 for a database of before there were births.
+        born: u64,
     },
     /// A module was published.
     Published {
@@ -88,6 +90,15 @@ pub enum Refusal {
     /// The name belongs to a database of another owner.
     #[error("the name `{0}` is taken")]
     NameTaken(String),
+    /// The names to be replaced are others by now.
+    #[error("the database's names have been changed meanwhile")]
+    NamesChanged,
+    /// Another session has the connection id.
+    #[error("the connection id is another session's")]
+    ConnectionTaken,
+    /// What was of that identity before is not deleted yet.
+    #[error("the database that had this identity before is still being deleted: try again")]
+    StillThere,
     /// The database belongs to somebody else.
     #[error("the database is another identity's")]
     NotOwner,

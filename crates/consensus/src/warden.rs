@@ -1,9 +1,11 @@
-//! What the leader of a shard looks after: nodes that are gone, and the sessions that nobody holds any more.
+//! What the leader of a shard looks after: nodes that are gone, the sessions that nobody holds any more, and what is left of
+//! databases that have ended.
 
-use crate::command::{Body, Disconnect, ExpireNode, Failed, Poison, PoisonStep};
+use crate::command::{Body, Delete, Disconnect, ExpireNode, Failed, Poison, PoisonStep};
 use crate::group::{Group, Metrics};
 use crate::vitals::Vitals;
-use crate::{Pending, Position, Propose, StuckReplica};
+use crate::{Follow, Pending, Position, Propose, StuckReplica};
+use bytes::Bytes;
 use futures::FutureExt;
 use openraft::Instant as _;
 use openraft::ServerState;
@@ -16,6 +18,9 @@ use tokio::time::Instant;
 /// Sessions that are disconnected at once.
 const DISCONNECTS_MAX: usize = 1024;
 
+/// Databases that are deleted at once.
+const DELETES_MAX: usize = 64;
+
 /// The longest time between two rounds.
 const ROUND_MAX: Duration = Duration::from_secs(1);
 
@@ -26,6 +31,7 @@ const LATE: u32 = 3;
 pub(crate) struct Warden {
     pub(crate) node: u64,
     pub(crate) group: Arc<Group>,
+    pub(crate) meta: Arc<Group>,
     pub(crate) lease: Duration,
     pub(crate) vitals: Arc<Vitals>,
 }
@@ -47,6 +53,7 @@ impl Warden {
 
     async fn lead(&self, metrics: &Metrics) {
         let (mut since, mut under_way) = (Instant::now(), BTreeMap::new());
+        let mut deleting = BTreeMap::new();
         let term = metrics.borrow_watched().current_term;
         let round = ROUND_MAX.min(self.lease / 8);
         loop {
@@ -81,6 +88,7 @@ impl Warden {
                 }
             }
             self.disconnect_orphans(&mut under_way);
+            self.delete_ended(&mut deleting);
             self.fail_poison(term, metrics);
         }
     }
@@ -111,6 +119,37 @@ impl Warden {
                 step: Some(PoisonStep::Failed(Failed { term, voters })),
             });
             drop(self.group.submit(body.into()));
+        }
+    }
+
+    /// Deletes what the shard has of databases that have ended: who ended them may not have come to it, and a publication may
+    /// have come after it. What is under way is not waited for.
+    fn delete_ended(&self, under_way: &mut BTreeMap<Bytes, Pending>) {
+        under_way.retain(|_, pending| !pending.is_done());
+        // In this order: the state is at least as new as that.
+        let known = *Follow::resolved(&*self.meta).borrow();
+        let meta = self.meta.meta();
+        let found = self.group.with_shard(|shard| {
+            let ended = shard.births().filter(|(identity, born)| {
+                Position(*born).index() <= known
+                    && meta.has_ended(identity, *born)
+                    && !under_way.contains_key(*identity)
+            });
+            let ended = ended.take(DELETES_MAX.saturating_sub(under_way.len()));
+            ended
+                .map(|(identity, born)| (identity.clone(), born))
+                .collect::<Vec<_>>()
+        });
+        for (database, born) in found.unwrap_or_default() {
+            tracing::info!(database = %hex(&database), "deleting what is left of a database that has ended");
+            let body = Body::Delete(Delete {
+                database: database.clone(),
+                before: born.saturating_add(1),
+            });
+            let Ok(pending) = self.group.submit(body.into()) else {
+                return;
+            };
+            under_way.insert(database, pending);
         }
     }
 

@@ -16,6 +16,8 @@ pub struct DatabaseRecord {
     pub shard: u64,
     /// Whether it is neither to be deleted nor cleared.
     pub locked: bool,
+    /// Its birth, by which it is told from what else was of its identity; 0 for a database of before there were births.
+    pub born: u64,
 }
 
 impl DatabaseRecord {
@@ -39,12 +41,15 @@ pub trait Catalog: Send + Sync {
     /// Whether every node of the cluster knows of updates that break clients, and of locks.
     fn migrates(&self) -> bool;
 
+    /// Whether every node of the cluster knows how databases end, and that connection ids are unique.
+    fn ends(&self) -> bool;
+
     /// Whether the nodes have processors of different kinds.
     fn has_mixed_processors(&self) -> bool;
 
     /// The database of that identity.
     fn by_identity(&self, identity: &Identity) -> Option<DatabaseRecord>;
 
-    /// The database of that name.
-    fn by_name(&self, name: &str) -> Option<DatabaseRecord>;
+    /// The identity of that name, whose database may have been deleted.
+    fn identity(&self, name: &str) -> Option<Identity>;
 }

@@ -8,6 +8,7 @@ mod cors;
 mod database;
 mod error;
 mod identity;
+mod mcp;
 mod names;
 mod plan;
 mod publish;
@@ -16,6 +17,7 @@ mod sql;
 pub(crate) use auth::Authenticated;
 pub(crate) use client::LocalClient;
 pub(crate) use error::HttpError;
+pub(crate) use names::check as check_name;
 
 use crate::limits::{BODY_BYTES_MAX, MODULE_BYTES_MAX};
 use crate::node::Node;
@@ -57,22 +59,30 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
             "/database/{database}/unstable/timestamp",
             get(database::timestamp),
         )
+        .route("/database/{database}/mcp", post(mcp::of_database))
         .route("/database/{database}/{unserved}", any(unserved))
         .route("/database/{database}/route/{*path}", any(unserved))
         .route_layer(middleware::from_fn_with_state(node.clone(), auth::identify));
+    let mcp = Router::new()
+        .route("/mcp", post(mcp::of_host))
+        .route_layer(middleware::from_fn_with_state(node.clone(), auth::identify));
     let api = databases
-        .route("/ping", get(|| async {}))
+        .route("/ping", get(auth::ping))
         .route("/health", get(identity::health))
         .route("/identity", post(identity::forward))
         .route("/identity/{*path}", any(identity::forward))
-        .route("/energy/{*path}", any(unserved))
+        .route(
+            "/energy/{identity}",
+            get(identity::forward).put(identity::forward).post(unserved),
+        )
+        .merge(mcp)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn(cors::cors));
     Router::new().nest("/v1", api).with_state(node)
 }
 
 /// What SpacetimeDB serves and the cluster does not.
-const UNSERVED: [&str; 4] = ["reset", "mcp", "route", "energy"];
+const UNSERVED: [&str; 3] = ["reset", "route", "energy"];
 
 async fn unserved(request: Request) -> Result<Response, HttpError> {
     let known = request

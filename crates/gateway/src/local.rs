@@ -55,6 +55,9 @@ pub trait Local: Send + Sync {
     /// Resolves when the replica of a database is set aside on this node.
     fn until_set_aside(&self, identity: &Identity) -> BoxFuture<'static, ()>;
 
+    /// Resolves when a database is deleted: as soon as that is in the log.
+    fn until_deleted(&self, identity: &Identity) -> BoxFuture<'static, ()>;
+
     /// The views of a database that clients of this node look at. `None` if there is no such database, or nothing that
     /// would refresh its views.
     fn views(&self, identity: &Identity) -> Option<Arc<Views>>;

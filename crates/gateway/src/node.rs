@@ -2,7 +2,7 @@
 
 use crate::catalog::{Catalog, DatabaseRecord};
 use crate::close::CloseReason;
-use crate::http::{HttpError, LocalClient};
+use crate::http::{HttpError, LocalClient, check_name};
 use crate::limits::{CLAIMS_BYTES_MAX, DATABASE_WAIT_MAX, PREPARATIONS_MAX};
 use crate::local::{Claims, Local, LocalDatabase, SetAside, Tokens};
 use crate::metrics::GatewayMetrics;
@@ -65,6 +65,7 @@ impl Node {
                         .filter(|_| changed.is_ok())
                         .unwrap_or_else(CloseReason::restart)
                 }
+                () = local.until_deleted(&database) => CloseReason::module_exited(),
                 () = local.until_set_aside(&database) => {
                     let elsewhere = local.set_aside(&database).and_then(|aside| aside.hint);
                     CloseReason::new(
@@ -89,21 +90,22 @@ impl Node {
             })
     }
 
-    /// The database that a path names, by name or by identity.
-    pub(crate) fn resolve(&self, name_or_identity: &str) -> Option<DatabaseRecord> {
-        match Identity::from_hex(name_or_identity) {
-            Ok(identity) => self.catalog.by_identity(&identity),
-            Err(_) => self.catalog.by_name(name_or_identity),
+    /// The identity that a path names, by name or as it is; 400 for what is neither, as SpacetimeDB answers.
+    pub(crate) fn identity(&self, name_or_identity: &str) -> Result<Option<Identity>, HttpError> {
+        if let Ok(identity) = Identity::from_hex(name_or_identity) {
+            return Ok(Some(identity));
         }
+        check_name(name_or_identity)
+            .map_err(|error| HttpError::bad_request(format!("Invalid URL: {error}")))?;
+        Ok(self.catalog.identity(name_or_identity))
     }
 
-    /// Like [`Node::resolve`], or 404 as SpacetimeDB 2.8.3 answers (1.2.0 says nothing of a name).
+    /// The database that a path names, or 404 as SpacetimeDB 2.8.3 answers (1.2.0 says nothing of a name).
     pub(crate) fn database(&self, name_or_identity: &str) -> Result<DatabaseRecord, HttpError> {
-        self.resolve(name_or_identity)
-            .ok_or_else(|| match Identity::from_hex(name_or_identity) {
-                Ok(_) => HttpError::no_such_database(),
-                Err(_) => HttpError::no_such_name(name_or_identity),
-            })
+        let identity = self.identity(name_or_identity)?;
+        let identity = identity.ok_or_else(|| HttpError::no_such_name(name_or_identity))?;
+        let record = self.catalog.by_identity(&identity);
+        record.ok_or_else(HttpError::no_such_database)
     }
 
     /// The database on this node. One that was published through another node a moment ago is waited for.

@@ -103,6 +103,18 @@ impl Local for OverReplica {
         .boxed()
     }
 
+    fn until_deleted(&self, identity: &Identity) -> BoxFuture<'static, ()> {
+        let deleted = self.replica.deleted(&identity.to_byte_array());
+        async move {
+            let Some(mut deleted) = deleted else {
+                return std::future::pending().await;
+            };
+            // Where nobody can say it any more, it is deleted, too.
+            let _ = deleted.wait_for(|deleted| *deleted).await;
+        }
+        .boxed()
+    }
+
     fn views(&self, identity: &Identity) -> Option<Arc<Views>> {
         self.replica.views(&identity.to_byte_array())
     }

@@ -21,19 +21,22 @@ pub(crate) enum NotLetIn {
 }
 
 impl Presence {
-    /// Lets a client in, whose token says `claims`.
+    /// Lets a client in, whose token says `claims`; with a connection id that no other client has, if that is known to all
+    /// nodes.
     pub(crate) async fn connect(
         group: Arc<dyn Propose>,
         database: &Identity,
         sender: &Identity,
         connection: ConnectionId,
         claims: String,
+        unique: bool,
     ) -> Result<Self, NotLetIn> {
         let body = Body::Connect(Connect {
             database: database.to_byte_array().to_vec().into(),
             sender: sender.to_byte_array().to_vec().into(),
             connection: connection.as_le_byte_array().to_vec().into(),
             claims,
+            unique,
         });
         // The outcome is awaited by a task of its own: were the client gone before it, its session would still have
         // to be ended.

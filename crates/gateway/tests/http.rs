@@ -238,7 +238,7 @@ async fn sql_that_writes_is_not_served_and_hidden_tables_are_not_there() {
 async fn publishing_is_for_owners_and_modules() {
     let gateway = Fixture::start(Settings::default()).await;
     let named = format!("PUT /v1/database/{NAME}");
-    assert_eq!(gateway.request(&named, "", b"\0asm").await.0, 401);
+    assert_eq!(gateway.request(&named, "", b"\0asm").await.0, 403);
     assert_eq!(gateway.request(&named, BOB, b"\0asm").await.0, 403);
     let (status, _, body) = gateway.request(&named, OWNER, b"\x7fELF\xff").await;
     assert_eq!(status, 400);
@@ -410,13 +410,91 @@ async fn names_and_the_end_of_a_database_are_the_owners() {
         200
     );
     assert_eq!(gateway.log.kinds(), ["delete"]);
-    assert_eq!(gateway.meta.kinds(), ["names", "names", "names"]);
+    assert_eq!(gateway.meta.kinds(), ["names", "names", "end"]);
+}
+
+#[tokio::test]
+async fn a_database_ends_for_good_before_it_is_deleted() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let delete = format!("DELETE /v1/database/{NAME}");
+    assert_eq!(gateway.request(&delete, OWNER, b"").await.0, 200);
+    assert!(matches!(&gateway.meta.commands.lock()[..], [Body::EndDatabase(end)] if end.born == 7));
+    assert!(matches!(&gateway.log.commands.lock()[..], [Body::Delete(delete)] if delete.before == 8));
+    // Somebody else was faster; or the shard takes nothing now: it is decided all the same.
+    let gone = |_: &Body| Some(Err(Unapplied::Refused(Refusal::NoSuchDatabase)));
+    gateway.meta.answer(gone);
+    gateway.log.answer(gone);
+    assert_eq!(gateway.request(&delete, OWNER, b"").await.0, 200);
+    gateway.log.full.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(gateway.request(&delete, OWNER, b"").await.0, 200);
+    gateway
+        .meta
+        .full
+        .store(true, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(gateway.request(&delete, OWNER, b"").await.0, 503);
+    let absent = format!("DELETE /v1/database/{}", identity_of("nobody").to_hex());
+    assert_eq!(gateway.request(&absent, BOB, b"").await.0, 200);
+    assert_eq!(
+        gateway.request("DELETE /v1/database/nobody", BOB, b"").await.0,
+        404
+    );
+}
+
+#[tokio::test]
+async fn a_cluster_with_old_nodes_deletes_as_it_did() {
+    let gateway = Fixture::start(Settings {
+        ends: false,
+        ..Settings::default()
+    })
+    .await;
+    let delete = format!("DELETE /v1/database/{NAME}");
+    assert_eq!(gateway.request(&delete, OWNER, b"").await.0, 200);
+    assert_eq!(gateway.meta.kinds(), ["names"]);
+    assert!(matches!(&gateway.log.commands.lock()[..], [Body::Delete(delete)] if delete.before == 0));
+}
+
+#[tokio::test]
+async fn names_are_added_to_those_that_are_there() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let names = format!("/v1/database/{NAME}/names");
+    let attempts = std::sync::atomic::AtomicUsize::new(0);
+    gateway.meta.answer(move |_| {
+        let is_first = attempts.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
+        is_first.then_some(Err(Unapplied::Refused(Refusal::NamesChanged)))
+    });
+    let (status, _, body) = gateway.request(&format!("POST {names}"), OWNER, b"more").await;
+    assert_eq!(status, 200, "{body}");
+    for body in gateway.meta.commands.lock().iter() {
+        let Body::SetNames(set) = body else {
+            panic!("{body:?}")
+        };
+        let replaced = set.replaced.as_ref().expect("what is replaced");
+        assert_eq!((replaced.born, &replaced.names[..]), (7, &[NAME.to_owned()][..]));
+        assert_eq!(set.names, [NAME, "more"]);
+    }
+    assert_eq!(gateway.meta.kinds(), ["names", "names"]);
+    // Others change them all the time.
+    gateway
+        .meta
+        .answer(|_| Some(Err(Unapplied::Refused(Refusal::NamesChanged))));
+    assert_eq!(
+        gateway.request(&format!("POST {names}"), OWNER, b"more").await.0,
+        503
+    );
+    // A name that it has already is in use, as natively.
+    let json = format!("{OWNER}content-type: application/json\r\n");
+    let body = format!(r#"["{NAME}"]"#);
+    let (status, _, body) = gateway
+        .request(&format!("PUT {names}"), &json, body.as_bytes())
+        .await;
+    assert_eq!(status, 400);
+    assert!(body.contains("already is in use"), "{body}");
 }
 
 #[tokio::test]
 async fn what_is_not_served_says_so() {
     let gateway = Fixture::start(Settings::default()).await;
-    for path in ["reset", "mcp", "route/a/b"] {
+    for path in ["reset", "route/a/b"] {
         let (status, _, body) = gateway
             .request(&format!("POST /v1/database/{NAME}/{path}"), "", b"")
             .await;

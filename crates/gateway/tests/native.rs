@@ -3,6 +3,8 @@
 
 #[path = "native/cluster.rs"]
 mod cluster;
+#[path = "native/http.rs"]
+mod http;
 #[path = "native/sql.rs"]
 mod sql;
 #[path = "native/update.rs"]
@@ -61,7 +63,18 @@ struct Client {
 
 impl Client {
     async fn connect(address: SocketAddr, database: &str, subprotocol: Subprotocol, token: &str) -> Self {
-        let url = format!("ws://{address}/v1/database/{database}/subscribe?compression=None");
+        Self::connect_with(address, database, subprotocol, token, "").await
+    }
+
+    /// The same, with more query parameters.
+    async fn connect_with(
+        address: SocketAddr,
+        database: &str,
+        subprotocol: Subprotocol,
+        token: &str,
+        parameters: &str,
+    ) -> Self {
+        let url = format!("ws://{address}/v1/database/{database}/subscribe?compression=None{parameters}");
         let mut request = url.into_client_request().expect("a request");
         let headers = request.headers_mut();
         headers.insert(
@@ -78,6 +91,12 @@ impl Client {
             subprotocol,
             ready: VecDeque::new(),
         }
+    }
+
+    /// Whether the server greets the client, rather than end the connection.
+    async fn let_in(mut self) -> bool {
+        let next = tokio::time::timeout(SOON, self.socket.next()).await;
+        matches!(next.expect("in time"), Some(Ok(Message::Binary(_))))
     }
 
     async fn send(&mut self, frame: impl Into<Bytes>) {
@@ -393,6 +412,8 @@ async fn clients_see_what_the_native_server_shows() {
     assert!(differences.is_empty(), "{}", differences.join("\n"));
     let newest = format!("{NAME}-{}", pair.newest.name().replace('.', "-"));
     http_is_the_same(&pair, &newest, [&owner, &other]).await;
+    http::connection_ids_are_unique(&pair, &newest, &other).await;
+    http::answers_are_the_same(&pair, &newest, [&owner, &other], &module).await;
     pair.stop().await;
 }
 

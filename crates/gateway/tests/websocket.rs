@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use fake::{Fixture, NAME, Settings, identity_of};
 use futures::{SinkExt, StreamExt};
 use rtdb_consensus::command::Body;
-use rtdb_consensus::{Position, Unapplied};
+use rtdb_consensus::{Position, Refusal, Unapplied};
 use rtdb_protocol::reply::Outcome;
 use rtdb_protocol::server::ServerMessage;
 use rtdb_protocol::{Subprotocol, client, server};
@@ -203,6 +203,32 @@ async fn a_client_that_the_database_rejects_is_turned_away() {
     let mut client = connect_as_bob(&gateway).await;
     assert_eq!(closed(&mut client).await, (1008, "banned".into()));
     gateway.log.wait_for("disconnect refused").await;
+}
+
+#[tokio::test]
+async fn a_client_with_anothers_connection_id_is_turned_away() {
+    let gateway = Fixture::start(Settings::default()).await;
+    gateway.log.answer(|body| match body {
+        Body::Connect(connect) if connect.unique => Some(Err(Unapplied::Refused(Refusal::ConnectionTaken))),
+        _ => None,
+    });
+    let mut client = connect_as_bob(&gateway).await;
+    let (code, reason) = closed(&mut client).await;
+    assert_eq!(
+        (code, reason.as_str()),
+        (1008, "the connection id is another session's")
+    );
+    assert_eq!(gateway.log.kinds(), ["connect"]);
+}
+
+#[tokio::test]
+async fn clients_of_a_deleted_database_are_closed_at_once() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let mut client = connect_as_bob(&gateway).await;
+    next_server(&mut client).await;
+    gateway.deleted.send_replace(true);
+    let (code, reason) = closed(&mut client).await;
+    assert_eq!((code, reason.as_str()), (1001, "module exited"));
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! The cluster's databases, as the gateway asks for them.
 
 use crate::kinds;
-use rtdb_consensus::command::{CLAIMS_LEVEL, JUDGEMENT_LEVEL, MIGRATION_LEVEL};
+use rtdb_consensus::command::{CLAIMS_LEVEL, ENDS_LEVEL, JUDGEMENT_LEVEL, MIGRATION_LEVEL};
 use rtdb_consensus::{Database, Group};
 use rtdb_gateway::{Catalog, DatabaseRecord};
 use spacetimedb_lib::Identity;
@@ -27,6 +27,10 @@ impl Catalog for MetaCatalog {
         self.0.feature_level() >= MIGRATION_LEVEL
     }
 
+    fn ends(&self) -> bool {
+        self.0.feature_level() >= ENDS_LEVEL
+    }
+
     fn has_mixed_processors(&self) -> bool {
         kinds::has_mixed_processors(self.0.meta().nodes())
     }
@@ -35,18 +39,23 @@ impl Catalog for MetaCatalog {
         record(self.0.meta().database(&identity.to_byte_array())?)
     }
 
-    fn by_name(&self, name: &str) -> Option<DatabaseRecord> {
-        record(self.0.meta().named(name)?)
+    fn identity(&self, name: &str) -> Option<Identity> {
+        identity(self.0.meta().identity(name)?)
     }
+}
+
+fn identity(bytes: &[u8]) -> Option<Identity> {
+    Some(Identity::from_byte_array(bytes.try_into().ok()?))
 }
 
 /// `None` for a record without a sound identity or an owner, which the log's rules do not let in.
 fn record(database: &Database) -> Option<DatabaseRecord> {
     Some(DatabaseRecord {
-        identity: Identity::from_byte_array(database.identity.as_ref().try_into().ok()?),
+        identity: identity(&database.identity)?,
         owner: database.owner.clone()?,
         names: database.names.clone(),
         shard: database.shard,
         locked: database.locked,
+        born: database.born,
     })
 }

@@ -114,6 +114,13 @@ impl Local for LocalNode {
         }
     }
 
+    fn until_deleted(&self, identity: &Identity) -> BoxFuture<'static, ()> {
+        match self.running() {
+            Some(running) => running.local.until_deleted(identity),
+            None => std::future::pending().boxed(),
+        }
+    }
+
     fn views(&self, identity: &Identity) -> Option<Arc<Views>> {
         self.running()?.local.views(identity)
     }

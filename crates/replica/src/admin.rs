@@ -153,6 +153,22 @@ impl Admin {
         }
     }
 
+    /// The identity of a database's owner, 32 bytes, whoever asks for it; `None` if the answer is not understood.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn owner(&self, asker: &Owner, database: &DatabaseId) -> Result<Option<[u8; 32]>, AdminError> {
+        let answer = self
+            .ask(Method::GET, asker, database, "", Bytes::new(), REQUEST_TIMEOUT)
+            .await?;
+        let info: Option<serde_json::Value> = serde_json::from_slice(&answer).ok();
+        let hex = info
+            .as_ref()
+            .and_then(|info| info["owner_identity"]["__identity__"].as_str());
+        let owner = hex.and_then(|hex| Identity::from_hex(hex.trim_start_matches("0x")).ok());
+        Ok(owner.map(|owner| owner.to_byte_array()))
+    }
+
     /// Deletes a database; one that is not there is fine.
     ///
     /// # Errors

@@ -112,6 +112,8 @@ enum Interrupt {
     },
     #[error("the command at {0} has failed by decision: the database is made again, without it")]
     Rebuild(Position),
+    #[error("the database was deleted at {0}")]
+    Deleted(Position),
     #[error("SpacetimeDB does not take a module: {0}")]
     Untaken(String),
     #[error("{0}")]
@@ -175,8 +177,8 @@ impl Applier {
         }
     }
 
-    /// Applies for as long as it is polled, or until the node must stop.
-    pub(crate) async fn run(mut self) {
+    /// Applies for as long as it is polled, or until the node must stop or the database is deleted. Gives back where it is.
+    pub(crate) async fn run(mut self) -> Option<Position> {
         let mut pause = BACK_OFF_MIN;
         let (mut progress, mut violations) = (self.core.completed(), 0);
         self.refresh_verdict();
@@ -194,7 +196,7 @@ impl Applier {
                     Either::Right((why, _)) => match why.ok().and_then(|why| why.clone()) {
                         Some(why) => Interrupt::Quarantine(why),
                         // The slot is ours: it does not go before we do.
-                        None => return,
+                        None => return None,
                     },
                 }
             };
@@ -205,7 +207,15 @@ impl Applier {
                 (pause, violations) = (BACK_OFF_MIN, 0);
             }
             let why = match interrupt {
-                Interrupt::Fatal(fatal) => return self.shared.fail(fatal),
+                Interrupt::Fatal(fatal) => {
+                    self.shared.fail(fatal);
+                    return None;
+                }
+                Interrupt::Deleted(position) => {
+                    // Nobody says anything more of what is held.
+                    self.tell(|held| held.give_up());
+                    return Some(position);
+                }
                 Interrupt::Quarantine(why) => Some(why),
                 Interrupt::Violation(skipped @ Violation::Skipped { .. }) => {
                     self.retry(&skipped, pause);
@@ -230,11 +240,15 @@ impl Applier {
             };
             if let Some(why) = why {
                 match self.stand_aside(why).await {
-                    Ok(()) => {
+                    Ok(None) => {
                         self.slot.take_back();
                         (pause, violations) = (BACK_OFF_MIN, 0);
                     }
-                    Err(e) => return self.shared.fail(e.into()),
+                    Ok(deleted) => return deleted,
+                    Err(e) => {
+                        self.shared.fail(e.into());
+                        return None;
+                    }
                 }
                 continue;
             }
@@ -280,8 +294,8 @@ impl Applier {
     }
 
     /// Neither applies nor serves the database: whoever waits hears that the outcome is unknown here. Ends before a command
-    /// that makes the database anew.
-    async fn stand_aside(&mut self, why: Quarantine) -> Result<(), ReadError> {
+    /// that makes the database anew, and where the database is deleted of which this server has another.
+    async fn stand_aside(&mut self, why: Quarantine) -> Result<Option<Position>, ReadError> {
         self.slot.set_aside(why.clone());
         tracing::error!(
             database = self.hex(),
@@ -313,11 +327,14 @@ impl Applier {
                     };
                 if is_anew {
                     (self.born, self.is_stale) = (command.position, true);
-                    return Ok(());
+                    return Ok(None);
                 }
                 self.core.pass(command);
                 self.reader.advance();
                 self.report();
+                if let Some(Body::Delete(_)) = &command.command.body {
+                    return Ok(Some(command.position));
+                }
             }
             self.report();
             let Some(end) = end else {
@@ -326,7 +343,7 @@ impl Applier {
             };
             match tokio::time::timeout_at(end, self.reader.more()).await {
                 Ok(more) => more?,
-                Err(_) => return Ok(()),
+                Err(_) => return Ok(None),
             }
         }
     }
@@ -379,6 +396,9 @@ impl Applier {
             self.checkpoints.took(head.command().timestamp_us);
             self.reader.advance();
             self.report();
+            if let Some(Body::Delete(_)) = &head.command().command.body {
+                return Err(Interrupt::Deleted(head.command().position));
+            }
         }
     }
 

@@ -155,9 +155,13 @@ impl Replica {
         Some(self.slot(identity)?.quarantine())
     }
 
+    /// Becomes `true` when a database is deleted, as soon as that is in the log; `None` if there is no such database.
+    pub fn deleted(&self, identity: &DatabaseId) -> Option<watch::Receiver<bool>> {
+        Some(self.slot(identity)?.deleted())
+    }
+
     fn slot(&self, identity: &DatabaseId) -> Option<Arc<Slot>> {
-        let slots = self.shared.slots();
-        slots.into_iter().find(|slot| slot.identity == *identity)
+        self.shared.slot(identity)
     }
 
     /// The local server's HTTP API, in owners' names.

@@ -122,6 +122,7 @@ impl Manager {
         let warden = Warden {
             node: config.node,
             group: shard.clone(),
+            meta: groups[&GroupId::META].clone(),
             lease: config.timing.lease(),
             vitals: vitals.clone(),
         };

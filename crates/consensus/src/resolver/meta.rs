@@ -3,15 +3,19 @@
 use super::state::StateKey;
 use super::{Change, Verdict};
 use crate::command::{
-    Body, Delete, InitCluster, MIGRATION_LEVEL, Owner, RegisterDatabase, SetLock, SetNames, SetNode,
+    Body, Delete, ENDS_LEVEL, EndDatabase, InitCluster, MIGRATION_LEVEL, Owner, RegisterDatabase, SetLock,
+    SetNames, SetNode,
 };
 use crate::record::RecordError;
 use crate::version::decode;
-use crate::{GroupId, Refusal, Reply};
+use crate::{GroupId, Position, Refusal, Reply};
 use bytes::Bytes;
 use prost::Message;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+
+/// Databases that have ended of which it is kept what they were called. The one that ended first is forgotten first.
+pub(super) const ENDED_MAX: usize = 16_384;
 
 /// What the meta group's log says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -20,9 +24,12 @@ pub struct MetaState {
     nodes: BTreeMap<u64, SetNode>,
     databases: BTreeMap<Bytes, Database>,
     names: BTreeMap<String, Bytes>,
+    /// The databases that have ended, by where they did.
+    ended: BTreeMap<u64, Bytes>,
 }
 
-/// A database's place in the cluster.
+/// A database's place in the cluster. Of one that has ended this is kept, as SpacetimeDB does: who publishes under one of its
+/// names gets its identity, and nobody else gets the name.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Database {
     /// The identity, 32 bytes.
@@ -40,9 +47,30 @@ pub struct Database {
     /// Whether its owner has locked it: it is neither deleted nor cleared.
     #[prost(bool, tag = "5")]
     pub locked: bool,
+    /// Its birth: where it got its place in the meta group's log. What else was or will be of this identity has another one.
+    /// 0 for a database of before there were births.
+    #[prost(fixed64, tag = "8")]
+    pub born: u64,
+    /// Where it ended; 0 if it has not.
+    #[prost(fixed64, tag = "9")]
+    pub ended: u64,
     /// The version that its reader must know: one that passed over the lock would delete it.
     #[prost(uint32, tag = "15")]
     pub(crate) version: u32,
+}
+
+impl Database {
+    fn exists(&self) -> bool {
+        self.ended == 0
+    }
+
+    fn needed_version(&self) -> u32 {
+        match (self.locked, self.born, self.ended) {
+            (false, 0, 0) => 0,
+            (true, ..) => MIGRATION_LEVEL,
+            _ => ENDS_LEVEL,
+        }
+    }
 }
 
 impl MetaState {
@@ -69,20 +97,34 @@ impl MetaState {
 
     /// The database of an identity.
     pub fn database(&self, identity: &[u8]) -> Option<&Database> {
-        self.databases.get(identity)
+        self.databases.get(identity).filter(|database| database.exists())
     }
 
     /// The database of a name.
     pub fn named(&self, name: &str) -> Option<&Database> {
-        self.databases.get(self.names.get(name)?)
+        self.database(self.names.get(name)?)
+    }
+
+    /// The identity of a name, whose database may have ended.
+    pub fn identity(&self, name: &str) -> Option<&Bytes> {
+        self.names.get(name)
     }
 
     /// All databases.
     pub fn databases(&self) -> impl Iterator<Item = &Database> {
-        self.databases.values()
+        self.databases.values().filter(|database| database.exists())
     }
 
-    pub(super) fn judge(&mut self, body: &Body, changes: &mut Vec<Change>) -> Verdict {
+    /// Whether a database of that identity and birth has ended, if the log that is known here goes beyond the birth.
+    pub(crate) fn has_ended(&self, identity: &[u8], born: u64) -> bool {
+        match self.databases.get(identity) {
+            Some(database) => !database.exists() || database.born > born,
+            // Whether there was one before there were births, is not known.
+            None => born != 0,
+        }
+    }
+
+    pub(super) fn judge(&mut self, body: &Body, at: Position, changes: &mut Vec<Change>) -> Verdict {
         match body {
             Body::InitCluster(init) => self.init(init, changes),
             Body::SetNode(node) => match node.too_long() {
@@ -93,9 +135,10 @@ impl MetaState {
                     Verdict::Done(Reply::Done)
                 }
             },
-            Body::RegisterDatabase(register) => self.register(register, changes),
+            Body::RegisterDatabase(register) => self.register(register, at, changes),
             Body::SetNames(names) => self.rename(names, changes),
             Body::SetLock(lock) => self.lock(lock, changes),
+            Body::EndDatabase(end) => self.end(end, at, changes),
             Body::Delete(delete) => self.delete(delete, changes),
             // Nothing proposes a shard's command here; a log that holds one must stay readable all the same.
             _ => Verdict::Refused(Refusal::NoSuchDatabase),
@@ -114,47 +157,68 @@ impl MetaState {
         }
     }
 
-    fn register(&mut self, register: &RegisterDatabase, changes: &mut Vec<Change>) -> Verdict {
-        let named = self.named(&register.name).filter(|_| !register.name.is_empty());
-        if let Some(database) = named {
+    fn register(&mut self, register: &RegisterDatabase, at: Position, changes: &mut Vec<Change>) -> Verdict {
+        let name = Some(&register.name).filter(|name| !name.is_empty());
+        let named = name.and_then(|name| self.names.get(name));
+        let identity = named.unwrap_or(&register.database).clone();
+        let before = self.databases.get(&identity);
+        if let Some(database) = before.filter(|database| database.exists()) {
             if database.owner != register.owner {
-                return Verdict::Refused(Refusal::NameTaken(register.name.clone()));
+                return Verdict::Refused(match (named, name) {
+                    (Some(_), Some(name)) => Refusal::NameTaken(name.clone()),
+                    _ => Refusal::NotOwner,
+                });
             }
-            return found(database);
-        }
-        if let Some(database) = self.databases.get_mut(&register.database) {
-            if database.owner != register.owner {
-                return Verdict::Refused(Refusal::NotOwner);
+            let mut database = database.clone();
+            if let Some(name) = name.filter(|_| named.is_none()) {
+                database.names.push(name.clone());
+                changes.push(database_change(&mut database));
+                self.insert(database.clone());
             }
-            if !register.name.is_empty() {
-                database.names.push(register.name.clone());
-                self.names
-                    .insert(register.name.clone(), database.identity.clone());
-                changes.push(database_change(database));
-            }
-            return found(database);
+            return registered(&database, false);
         }
         // As yet there is one shard. An id that no shard can have is refused for good.
         if GroupId::shard(register.shard) != Some(GroupId::SHARD) {
             return Verdict::Refused(Refusal::NoSuchShard(register.shard));
         }
-        let database = Database {
-            identity: register.database.clone(),
+        // Without a birth of its own, what comes after an end would be taken for what was before.
+        let has_birth = register.has_birth || before.is_some();
+        let born = if has_birth { at.0 } else { 0 };
+        let mut names = before.map(|before| before.names.clone()).unwrap_or_default();
+        names.extend(name.filter(|_| named.is_none()).cloned());
+        self.ended.remove(&before.map_or(0, |before| before.ended));
+        let mut database = Database {
+            identity,
             owner: register.owner.clone(),
-            names: Some(&register.name)
-                .filter(|name| !name.is_empty())
-                .cloned()
-                .into_iter()
-                .collect(),
+            names,
             shard: register.shard,
-            ..Database::default()
+            locked: false,
+            born,
+            ended: 0,
+            version: 0,
         };
-        changes.push(database_change(&database));
-        self.insert(database);
-        Verdict::Done(Reply::Database {
-            identity: register.database.clone(),
-            created: true,
-        })
+        changes.push(database_change(&mut database));
+        self.insert(database.clone());
+        registered(&database, true)
+    }
+
+    fn end(&mut self, end: &EndDatabase, at: Position, changes: &mut Vec<Change>) -> Verdict {
+        let found = self.databases.get_mut(&end.database);
+        let Some(database) = found.filter(|it| it.exists() && it.born == end.born) else {
+            return Verdict::Refused(Refusal::NoSuchDatabase);
+        };
+        if database.locked {
+            return Verdict::Refused(Refusal::Locked);
+        }
+        database.ended = at.0;
+        changes.push(database_change(database));
+        self.ended.insert(at.0, end.database.clone());
+        if self.ended.len() > ENDED_MAX
+            && let Some((_, first)) = self.ended.pop_first()
+        {
+            self.forget(&first, changes);
+        }
+        Verdict::Done(Reply::Done)
     }
 
     fn rename(&mut self, set: &SetNames, changes: &mut Vec<Change>) -> Verdict {
@@ -162,9 +226,15 @@ impl MetaState {
         if let Some(name) = set.names.iter().find(taken) {
             return Verdict::Refused(Refusal::NameTaken(name.clone()));
         }
-        let Some(database) = self.databases.get_mut(&set.database) else {
+        let found = self.databases.get_mut(&set.database);
+        let Some(database) = found.filter(|database| database.exists()) else {
             return Verdict::Refused(Refusal::NoSuchDatabase);
         };
+        if let Some(replaced) = &set.replaced
+            && (replaced.born != database.born || replaced.names != database.names)
+        {
+            return Verdict::Refused(Refusal::NamesChanged);
+        }
         for name in std::mem::replace(&mut database.names, set.names.clone()) {
             self.names.remove(&name);
         }
@@ -176,24 +246,33 @@ impl MetaState {
     }
 
     fn delete(&mut self, delete: &Delete, changes: &mut Vec<Change>) -> Verdict {
-        let database = match self.databases.entry(delete.database.clone()) {
-            Entry::Occupied(entry) if entry.get().locked => return Verdict::Refused(Refusal::Locked),
-            Entry::Occupied(entry) => entry.remove(),
-            Entry::Vacant(_) => return Verdict::Refused(Refusal::NoSuchDatabase),
+        match self.databases.get(&delete.database) {
+            None => Verdict::Refused(Refusal::NoSuchDatabase),
+            Some(database) if database.locked => Verdict::Refused(Refusal::Locked),
+            Some(_) => {
+                self.forget(&delete.database, changes);
+                Verdict::Done(Reply::Done)
+            }
+        }
+    }
+
+    fn forget(&mut self, identity: &Bytes, changes: &mut Vec<Change>) {
+        let Some(database) = self.databases.remove(identity) else {
+            return;
         };
         for name in &database.names {
             self.names.remove(name);
         }
+        self.ended.remove(&database.ended);
         changes.push((StateKey::Database(database.identity), None));
-        Verdict::Done(Reply::Done)
     }
 
     fn lock(&mut self, lock: &SetLock, changes: &mut Vec<Change>) -> Verdict {
-        let Some(database) = self.databases.get_mut(&lock.database) else {
+        let found = self.databases.get_mut(&lock.database);
+        let Some(database) = found.filter(|it| it.exists()) else {
             return Verdict::Refused(Refusal::NoSuchDatabase);
         };
         database.locked = lock.locked;
-        database.version = if lock.locked { MIGRATION_LEVEL } else { 0 };
         changes.push(database_change(database));
         Verdict::Done(Reply::Done)
     }
@@ -201,6 +280,9 @@ impl MetaState {
     fn insert(&mut self, database: Database) {
         for name in &database.names {
             self.names.insert(name.clone(), database.identity.clone());
+        }
+        if !database.exists() {
+            self.ended.insert(database.ended, database.identity.clone());
         }
         self.databases.insert(database.identity.clone(), database);
     }
@@ -228,10 +310,11 @@ impl MetaState {
     }
 }
 
-fn found(database: &Database) -> Verdict {
+fn registered(database: &Database, created: bool) -> Verdict {
     Verdict::Done(Reply::Database {
         identity: database.identity.clone(),
-        created: false,
+        created,
+        born: database.born,
     })
 }
 
@@ -239,7 +322,8 @@ fn node_change(node: &SetNode) -> Change {
     (StateKey::Node(node.node), Some(node.encode_to_vec()))
 }
 
-fn database_change(database: &Database) -> Change {
+fn database_change(database: &mut Database) -> Change {
+    database.version = database.needed_version();
     (
         StateKey::Database(database.identity.clone()),
         Some(database.encode_to_vec()),

@@ -7,6 +7,7 @@ mod audit;
 mod meta;
 mod poison;
 mod resolution;
+mod sessions;
 mod shard;
 mod state;
 #[cfg(test)]
@@ -303,7 +304,7 @@ impl Resolver {
             return Verdict::Done(Reply::Done);
         }
         match &mut self.rules {
-            Rules::Meta(meta) => Arc::make_mut(meta).judge(body, changes),
+            Rules::Meta(meta) => Arc::make_mut(meta).judge(body, stamp.position, changes),
             Rules::Shard(shard) => shard.judge(body, stamp, changes),
         }
     }

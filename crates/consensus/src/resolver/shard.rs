@@ -2,9 +2,10 @@
 
 use super::audit::{Audit, Divergence, Holding};
 use super::poison::{StuckReplica, StuckReplicas};
-use super::state::{SessionRecord, StateKey};
+use super::sessions::Sessions;
+use super::state::{BirthRecord, SessionRecord, StateKey};
 use super::{Change, Stamp, Verdict};
-use crate::command::{Body, Call, REPORTS_MAX, Reports, Resolve};
+use crate::command::{Body, Call, Connect, Delete, Publish, REPORTS_MAX, Reports, Resolve};
 use crate::record::RecordError;
 use crate::version::decode;
 use crate::{Position, Refusal, Reply, Session};
@@ -15,8 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What a shard's log says of databases and sessions.
 #[derive(Clone, Debug, Default)]
 pub struct ShardState {
-    databases: BTreeSet<Bytes>,
-    sessions: BTreeMap<u64, Session>,
+    /// The databases' births.
+    databases: BTreeMap<Bytes, u64>,
+    sessions: Sessions,
     audits: BTreeMap<Bytes, Audits>,
     voters: BTreeSet<u64>,
     stuck: StuckReplicas,
@@ -74,17 +76,22 @@ impl Audits {
 impl ShardState {
     /// The databases' identities.
     pub fn databases(&self) -> impl Iterator<Item = &Bytes> {
-        self.databases.iter()
+        self.databases.keys()
+    }
+
+    /// The databases' identities and births.
+    pub fn births(&self) -> impl Iterator<Item = (&Bytes, u64)> {
+        self.databases.iter().map(|(identity, born)| (identity, *born))
     }
 
     /// The sessions, in the order in which they came.
     pub fn sessions(&self) -> impl Iterator<Item = &Session> {
-        self.sessions.values()
+        self.sessions.iter()
     }
 
     /// A session.
     pub fn session(&self, id: u64) -> Option<&Session> {
-        self.sessions.get(&id)
+        self.sessions.get(id)
     }
 
     /// How many sessions there are.
@@ -136,27 +143,12 @@ impl ShardState {
         let Stamp {
             position,
             timestamp_us,
-            origin,
             ..
         } = stamp;
         match body {
             Body::Call(call) => self.call(call, timestamp_us),
-            Body::Connect(connect) => {
-                if !self.databases.contains(&connect.database) {
-                    return Verdict::Refused(Refusal::NoSuchDatabase);
-                }
-                let session = Session {
-                    id: position.0,
-                    origin,
-                    database: connect.database.clone(),
-                    sender: connect.sender.clone(),
-                    connection: connect.connection.clone(),
-                };
-                changes.push(session_change(&session));
-                self.sessions.insert(session.id, session);
-                Verdict::Effect(None)
-            }
-            Body::Disconnect(disconnect) => match self.sessions.remove(&disconnect.session) {
+            Body::Connect(connect) => self.connect(connect, stamp, changes),
+            Body::Disconnect(disconnect) => match self.sessions.remove(disconnect.session) {
                 Some(session) => {
                     changes.push((StateKey::Session(session.id), None));
                     Verdict::Effect(Some(session))
@@ -164,44 +156,13 @@ impl ShardState {
                 // The gateway and the leader may both have proposed it.
                 None => Verdict::Refused(Refusal::SessionGone),
             },
-            // What clears the database makes all replicas the same, once it is taken.
-            Body::Publish(publish) if !publish.clear && self.is_split(&publish.database, timestamp_us) => {
-                Verdict::Refused(Refusal::Split)
-            }
-            Body::Publish(publish) => {
-                let database = &publish.database;
-                let audits = self.audits.entry(database.clone()).or_default();
-                if self.databases.insert(database.clone()) {
-                    changes.push(database_change(database));
-                    audits.begin(position.0);
-                    audits.changes(database, changes);
-                } else if publish.clear {
-                    audits.writes.may_begin(position.0);
-                    audits.changes(database, changes);
-                }
-                Verdict::Effect(None)
-            }
-            Body::Delete(delete) => {
-                if !self.databases.remove(&delete.database) {
-                    return Verdict::Refused(Refusal::NoSuchDatabase);
-                }
-                changes.push((StateKey::Database(delete.database.clone()), None));
-                self.forget_audits(&delete.database, changes);
-                self.stuck.forget(&delete.database, changes);
-                self.sessions.retain(|id, session| {
-                    let stays = session.database != delete.database;
-                    if !stays {
-                        changes.push((StateKey::Session(*id), None));
-                    }
-                    stays
-                });
-                Verdict::Effect(None)
-            }
-            Body::Verify(verify) if self.databases.contains(&verify.database) => Verdict::Effect(None),
+            Body::Publish(publish) => self.publish(publish, stamp, changes),
+            Body::Delete(delete) => self.delete(delete, changes),
+            Body::Verify(verify) if self.databases.contains_key(&verify.database) => Verdict::Effect(None),
             Body::Reports(reports) => self.reported(reports, stamp, changes),
             Body::Resolve(resolve) => self.resolve(resolve, changes),
             Body::Poison(poison) => {
-                if !self.databases.contains(&poison.database) {
+                if !self.databases.contains_key(&poison.database) {
                     return Verdict::Refused(Refusal::NoSuchDatabase);
                 }
                 let verdict = self.stuck.judge(poison, stamp, changes);
@@ -223,11 +184,70 @@ impl ShardState {
         }
     }
 
-    fn call(&self, call: &Call, now_us: i64) -> Verdict {
-        if !self.databases.contains(&call.database) {
+    fn connect(&mut self, connect: &Connect, stamp: Stamp, changes: &mut Vec<Change>) -> Verdict {
+        if !self.databases.contains_key(&connect.database) {
             return Verdict::Refused(Refusal::NoSuchDatabase);
         }
-        let session = self.sessions.get(&call.session);
+        if connect.unique && self.sessions.has(&connect.database, &connect.connection) {
+            return Verdict::Refused(Refusal::ConnectionTaken);
+        }
+        let session = Session {
+            id: stamp.position.0,
+            origin: stamp.origin,
+            database: connect.database.clone(),
+            sender: connect.sender.clone(),
+            connection: connect.connection.clone(),
+        };
+        changes.push(session_change(&session));
+        self.sessions.insert(session);
+        Verdict::Effect(None)
+    }
+
+    fn publish(&mut self, publish: &Publish, stamp: Stamp, changes: &mut Vec<Change>) -> Verdict {
+        let database = &publish.database;
+        let known = self.databases.get(database).copied();
+        match known {
+            Some(known) if publish.born < known => return Verdict::Refused(Refusal::NoSuchDatabase),
+            Some(known) if publish.born > known => return Verdict::Refused(Refusal::StillThere),
+            _ => {}
+        }
+        // What clears the database makes all replicas the same, once it is taken.
+        if !publish.clear && self.is_split(database, stamp.timestamp_us) {
+            return Verdict::Refused(Refusal::Split);
+        }
+        let audits = self.audits.entry(database.clone()).or_default();
+        if known.is_none() {
+            self.databases.insert(database.clone(), publish.born);
+            changes.push(database_change(database, publish.born));
+            audits.begin(stamp.position.0);
+            audits.changes(database, changes);
+        } else if publish.clear {
+            audits.writes.may_begin(stamp.position.0);
+            audits.changes(database, changes);
+        }
+        Verdict::Effect(None)
+    }
+
+    fn delete(&mut self, delete: &Delete, changes: &mut Vec<Change>) -> Verdict {
+        let database = &delete.database;
+        match self.databases.get(database) {
+            Some(born) if delete.before == 0 || *born < delete.before => {}
+            _ => return Verdict::Refused(Refusal::NoSuchDatabase),
+        }
+        self.databases.remove(database);
+        changes.push((StateKey::Database(database.clone()), None));
+        self.forget_audits(database, changes);
+        self.stuck.forget(database, changes);
+        let ended = self.sessions.end(database).into_iter();
+        changes.extend(ended.map(|id| (StateKey::Session(id), None)));
+        Verdict::Effect(None)
+    }
+
+    fn call(&self, call: &Call, now_us: i64) -> Verdict {
+        if !self.databases.contains_key(&call.database) {
+            return Verdict::Refused(Refusal::NoSuchDatabase);
+        }
+        let session = self.sessions.get(call.session);
         if call.session != 0 && session.is_none_or(|session| session.database != call.database) {
             return Verdict::Refused(Refusal::SessionGone);
         }
@@ -239,7 +259,7 @@ impl ShardState {
 
     /// What a replica says of earlier commands: the replicas make of it what it is to them.
     fn about(&self, database: &Bytes, positions: &[u64], now: Position) -> Verdict {
-        if !self.databases.contains(database) {
+        if !self.databases.contains_key(database) {
             return Verdict::Refused(Refusal::NoSuchDatabase);
         }
         if positions.iter().any(|position| Position(*position) >= now) {
@@ -279,7 +299,7 @@ impl ShardState {
 
     fn reported(&mut self, reports: &Reports, stamp: Stamp, changes: &mut Vec<Change>) -> Verdict {
         for report in reports.reports.iter().take(REPORTS_MAX) {
-            if !self.databases.contains(&report.database) {
+            if !self.databases.contains_key(&report.database) {
                 continue;
             }
             let audits = self.audits.entry(report.database.clone()).or_default();
@@ -327,16 +347,14 @@ impl ShardState {
     pub(super) fn restore(&mut self, key: &StateKey, value: Bytes) -> Result<(), RecordError> {
         match key {
             StateKey::Session(id) => {
-                self.sessions
-                    .insert(*id, decode::<SessionRecord>(value)?.session(*id));
+                self.sessions.insert(decode::<SessionRecord>(value)?.session(*id));
             }
             StateKey::Stuck(node, database) => {
                 self.stuck.restore(database, *node, &decode(value)?);
             }
             StateKey::Database(identity) => {
-                // It holds nothing as yet. If it does, that may have to be known.
-                decode::<()>(value)?;
-                self.databases.insert(identity.clone());
+                let record: BirthRecord = decode(value)?;
+                self.databases.insert(identity.clone(), record.born);
             }
             StateKey::Audit(identity) => {
                 self.audits.entry(identity.clone()).or_default().writes = Audit::decode(value)?;
@@ -353,8 +371,11 @@ impl ShardState {
     }
 
     pub(super) fn dump(&self, changes: &mut Vec<Change>) {
-        changes.extend(self.databases.iter().map(database_change));
-        changes.extend(self.sessions.values().map(session_change));
+        changes.extend(
+            self.births()
+                .map(|(identity, born)| database_change(identity, born)),
+        );
+        changes.extend(self.sessions.iter().map(session_change));
         for (database, audits) in &self.audits {
             audits.changes(database, changes);
         }
@@ -369,6 +390,7 @@ fn session_change(session: &Session) -> Change {
     )
 }
 
-fn database_change(identity: &Bytes) -> Change {
-    (StateKey::Database(identity.clone()), Some(Vec::new()))
+fn database_change(identity: &Bytes, born: u64) -> Change {
+    let record = BirthRecord::new(born);
+    (StateKey::Database(identity.clone()), Some(record.encode_to_vec()))
 }

@@ -1,6 +1,7 @@
 //! The keys and values in which the resolver's state is written. In every value, tag 15 is for the
 //! [version](crate::version) that a reader must know.
 
+use crate::command::ENDS_LEVEL;
 use crate::{Origin, Session};
 use bytes::Bytes;
 
@@ -135,6 +136,23 @@ impl OriginRecord {
 pub(crate) struct TimestampRecord {
     #[prost(sfixed64, tag = "1")]
     pub(crate) last_us: i64,
+}
+
+/// A database of a shard, as it is written.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub(crate) struct BirthRecord {
+    /// Its birth; 0 for a database of before there were births.
+    #[prost(fixed64, tag = "1")]
+    pub(crate) born: u64,
+    #[prost(uint32, tag = "15")]
+    pub(crate) version: u32,
+}
+
+impl BirthRecord {
+    pub(crate) fn new(born: u64) -> Self {
+        let version = if born == 0 { 0 } else { ENDS_LEVEL };
+        Self { born, version }
+    }
 }
 
 /// A replica that is stuck, as it is written.

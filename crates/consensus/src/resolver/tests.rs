@@ -1,3 +1,5 @@
+mod ends;
+
 use super::*;
 use crate::command::{Call, Connect, Delete, Disconnect, ExpireNode, InitCluster, Judgement, Owner, Publish};
 use crate::command::{RegisterDatabase, Report, Reports, Resolve, SetLock, SetNames, SetNode};
@@ -54,6 +56,10 @@ fn disconnect(session: u64) -> Body {
         session,
         refused: false,
     })
+}
+
+fn delete(database: Bytes) -> Body {
+    Body::Delete(Delete { database, before: 0 })
 }
 
 /// The term of every entry.
@@ -214,21 +220,14 @@ fn deleting_a_database_ends_its_sessions() {
     let mut bench = Bench::new(Resolver::shard());
     bench.one(1, publish());
     let session = bench.one(2, connect(DATABASE)).entry.commands[0].position.0;
-    assert_eq!(
-        bench
-            .one(3, Body::Delete(Delete { database: DATABASE }))
-            .entry
-            .commands
-            .len(),
-        1
-    );
+    assert_eq!(bench.one(3, delete(DATABASE)).entry.commands.len(), 1);
     assert_eq!(bench.resolver.shard_state().unwrap().session_count(), 0);
     assert_eq!(
         refusal(&bench.one(4, call(session, "a"))),
         Some(Refusal::NoSuchDatabase)
     );
     assert_eq!(
-        refusal(&bench.one(5, Body::Delete(Delete { database: OTHER }))),
+        refusal(&bench.one(5, delete(OTHER))),
         Some(Refusal::NoSuchDatabase)
     );
 }
@@ -282,6 +281,7 @@ fn names_belong_to_one_database() {
             owner: owner(who),
             name: name.to_owned(),
             shard: GroupId::SHARD.0,
+            has_birth: false,
         })
     };
     let reply = |decision: Decision| match decision.settled.into_iter().next() {
@@ -289,7 +289,9 @@ fn names_belong_to_one_database() {
             _,
             _,
             Ok(Applied {
-                reply: Reply::Database { identity, created },
+                reply: Reply::Database {
+                    identity, created, ..
+                },
                 ..
             }),
         )) => (identity, created),
@@ -315,7 +317,11 @@ fn names_belong_to_one_database() {
     assert_eq!(reply(bench.one(5, register(OTHER, "bob", ""))), (OTHER, true));
     let rename = |database, names: &[&str]| {
         let names = names.iter().map(|name| (*name).to_owned()).collect();
-        Body::SetNames(SetNames { database, names })
+        Body::SetNames(SetNames {
+            database,
+            names,
+            replaced: None,
+        })
     };
     assert_eq!(
         refusal(&bench.one(6, rename(OTHER, &["b", "a"]))),
@@ -338,7 +344,7 @@ fn names_belong_to_one_database() {
     let meta = bench.resolver.meta_state();
     assert_eq!(meta.named("a").map(|database| &database.identity), Some(&OTHER));
     assert_eq!(bench.restored().meta_state(), meta);
-    bench.one(12, Body::Delete(Delete { database: OTHER }));
+    bench.one(12, delete(OTHER));
     assert_eq!(bench.resolver.meta_state().named("a"), None);
     assert_eq!(bench.restored().meta_state(), bench.resolver.meta_state());
 }

@@ -4,6 +4,7 @@ mod announce;
 mod budgets;
 mod clocks;
 mod cluster;
+mod deletions;
 mod ends;
 mod faults;
 mod fitness;

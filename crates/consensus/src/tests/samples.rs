@@ -5,8 +5,8 @@ use super::hub::{Hub, addr};
 use super::replica::name;
 use super::run;
 use crate::command::{
-    Body, Connect, Failed, Judgement, Owner, Poison, PoisonStep, Publish, RegisterDatabase, Report, Reports,
-    Resolve, SetLock, SetNode, Skipped, Stuck, Trapped, Verify,
+    Body, Connect, Delete, EndDatabase, Failed, Judgement, Names, Owner, Poison, PoisonStep, Publish,
+    RegisterDatabase, Report, Reports, Resolve, SetLock, SetNames, SetNode, Skipped, Stuck, Trapped, Verify,
 };
 use crate::record::{
     Batch, EncodedBatch, Entry, LogIdRecord, LogRecord, MemberRecord, MembershipRecord, RecordError,
@@ -185,6 +185,35 @@ fn messages() -> Vec<Sample> {
         owner: Some(Owner::default()),
         name: "demo".to_owned(),
         shard: 0,
+        has_birth: false,
+    }));
+    let register_with_birth = Command::from(Body::RegisterDatabase(RegisterDatabase {
+        database: DATABASE,
+        owner: Some(Owner::default()),
+        name: "demo".to_owned(),
+        shard: 0,
+        has_birth: true,
+    }));
+    let end = Command::from(Body::EndDatabase(EndDatabase {
+        database: DATABASE,
+        born: 65_536,
+    }));
+    let delete = Command::from(Body::Delete(Delete {
+        database: DATABASE,
+        before: 65_537,
+    }));
+    let publish_with_birth = Command::from(Body::Publish(Publish {
+        database: DATABASE,
+        born: 65_536,
+        ..Publish::default()
+    }));
+    let replace_names = Command::from(Body::SetNames(SetNames {
+        database: DATABASE,
+        names: vec!["demo".to_owned(), "other".to_owned()],
+        replaced: Some(Names {
+            born: 65_536,
+            names: vec!["demo".to_owned()],
+        }),
     }));
     let reports = Command::from(Body::Reports(Reports {
         reports: vec![Report {
@@ -271,8 +300,24 @@ fn messages() -> Vec<Sample> {
         sender: Bytes::from_static(&[3; 32]),
         connection: Bytes::from_static(&[4; 16]),
         claims: r#"{"iss":"localhost","sub":"bob"}"#.to_owned(),
+        unique: false,
     }));
     assert_eq!(with_claims.version, 2);
+    let unique = Command::from(Body::Connect(Connect {
+        database: DATABASE,
+        connection: Bytes::from_static(&[4; 16]),
+        unique: true,
+        ..Connect::default()
+    }));
+    for command in [
+        &register_with_birth,
+        &delete,
+        &publish_with_birth,
+        &replace_names,
+        &unique,
+    ] {
+        assert_eq!(command.version, 4);
+    }
     let mut resolution = Resolution::new(1_700_000_000_000_000);
     resolution.skip(1);
     let session = Session {
@@ -312,6 +357,12 @@ fn messages() -> Vec<Sample> {
         Sample::of("publish_with_token", update),
         Sample::of("set_lock", lock),
         Sample::of("locked_database", locked),
+        Sample::of("register_with_birth", register_with_birth),
+        Sample::of("end_database", end),
+        Sample::of("delete_before", delete),
+        Sample::of("publish_with_birth", publish_with_birth),
+        Sample::of("replace_names", replace_names),
+        Sample::of("connect_unique", unique),
     ]
 }
 

@@ -1,7 +1,7 @@
 //! Who asks.
 
 use super::HttpError;
-use crate::local::{Claims, TokenError};
+use crate::local::{Claims, TokenError, Tokens};
 use crate::node::Node;
 use axum::body::Body;
 use axum::extract::{Query, Request, State};
@@ -11,15 +11,17 @@ use http::header::AUTHORIZATION;
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode};
 use serde::Deserialize;
+use spacetimedb_lib::Identity;
 use std::sync::Arc;
+
+/// Bytes of what the local server says against a token.
+const WORDS_BYTES_MAX: usize = 4 << 10;
 
 /// A caller whose token is good, or who got a new one.
 #[derive(Clone, Debug)]
 pub(crate) struct Authenticated {
     pub(crate) claims: Claims,
     pub(crate) token: String,
-    /// The caller came without a token, and this one is new.
-    pub(crate) anonymous: bool,
 }
 
 #[derive(Deserialize)]
@@ -33,35 +35,48 @@ async fn authenticate(node: &Node, parts: &Parts) -> Result<Authenticated, HttpE
     let tokens = node.tokens()?;
     let Some(token) = token_of(parts)? else {
         let (claims, token) = tokens.fresh().ok_or_else(unsigned)?;
-        return Ok(Authenticated {
-            claims,
-            token,
-            anonymous: true,
-        });
+        return Ok(Authenticated { claims, token });
     };
-    let claims = match tokens.verify(&token) {
-        Ok(claims) => claims,
-        Err(TokenError::Foreign(claims)) => {
-            let path = format!("/v1/identity/{}/verify", claims.identity.to_hex());
-            let answer = node
-                .client
-                .send(Method::GET, &path, Some(&token), None, Body::empty())
-                .await?;
-            if !answer.status().is_success() {
-                return Err(HttpError::new(
-                    StatusCode::UNAUTHORIZED,
-                    TokenError::Foreign(claims).to_string(),
-                ));
-            }
-            claims
+    let claims = verify(node, tokens.as_ref(), &token).await?;
+    Ok(Authenticated { claims, token })
+}
+
+/// Whom a token stands for. What is wrong with it, the local server says in its own words.
+async fn verify(node: &Node, tokens: &dyn Tokens, token: &str) -> Result<Claims, HttpError> {
+    let error = match tokens.verify(token) {
+        Ok(claims) => return Ok(claims),
+        Err(error) => error,
+    };
+    let identity = match &error {
+        TokenError::Foreign(claims) => claims.identity,
+        TokenError::Malformed | TokenError::Expired => Identity::ZERO,
+    };
+    let refused = HttpError::new(StatusCode::UNAUTHORIZED, error.to_string());
+    let path = format!("/v1/identity/{}/verify", identity.to_hex());
+    let asked = node
+        .client
+        .send(Method::GET, &path, Some(token), None, Body::empty());
+    match (asked.await, error) {
+        (Ok(answer), TokenError::Foreign(claims)) if answer.status().is_success() => Ok(claims),
+        (Ok(answer), _) if answer.status() == StatusCode::UNAUTHORIZED => {
+            let words = axum::body::to_bytes(answer.into_body(), WORDS_BYTES_MAX).await;
+            let words = words.ok().and_then(|words| String::from_utf8(words.into()).ok());
+            Err(words.map_or(refused, |words| HttpError::new(StatusCode::UNAUTHORIZED, words)))
         }
-        Err(error) => return Err(HttpError::new(StatusCode::UNAUTHORIZED, error.to_string())),
-    };
-    Ok(Authenticated {
-        claims,
-        token,
-        anonymous: false,
-    })
+        (Err(unavailable), TokenError::Foreign(_)) => Err(unavailable),
+        _ => Err(refused),
+    }
+}
+
+/// For clients that ask whether the server is there: a token, if there is one, must be good.
+pub(super) async fn ping(State(node): State<Arc<Node>>, request: Request) -> Result<(), HttpError> {
+    let (parts, _) = request.into_parts();
+    if let Some(token) = token_of(&parts)?
+        && let Ok(tokens) = node.tokens()
+    {
+        verify(&node, tokens.as_ref(), &token).await?;
+    }
+    Ok(())
 }
 
 fn unsigned() -> HttpError {

@@ -9,7 +9,7 @@ use axum::body::Bytes;
 use axum::extract::{Extension, Path, State};
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use rtdb_consensus::command::{Body, Call};
 use rtdb_consensus::{Applied, Reply, Unapplied};
 use rtdb_determinism::Module;
@@ -100,23 +100,15 @@ pub(super) async fn let_in(
         &caller.claims.identity,
         connection,
         std::mem::take(claims),
+        node.catalog.ends(),
     );
     Ok((connection, Some(presence.await?)))
 }
 
+/// As natively: with nothing behind the type, not even the character set.
 fn require_json(headers: &HeaderMap) -> Result<(), HttpError> {
-    match headers
-        .get(CONTENT_TYPE)
-        .map(|value| value.to_str().unwrap_or_default())
-    {
-        Some(value)
-            if value
-                .split(';')
-                .next()
-                .is_some_and(|kind| kind.trim() == "application/json") =>
-        {
-            Ok(())
-        }
+    match headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes) {
+        Some(kind) if kind.trim_ascii().eq_ignore_ascii_case(b"application/json") => Ok(()),
         Some(_) => Err(HttpError::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "Expected request with `Content-Type: application/json`",

@@ -1,14 +1,15 @@
 //! A database: what it is, its schema, its logs, its end.
 
 use super::{Authenticated, HttpError};
-use crate::limits::SCHEMA_BYTES_MAX;
+use crate::catalog::DatabaseRecord;
+use crate::limits::{DATABASE_WAIT_MAX, SCHEMA_BYTES_MAX};
 use crate::node::Node;
 use axum::body::Body;
 use axum::extract::{Extension, Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 use http::{Method, StatusCode};
-use rtdb_consensus::command::{Body as Command, Delete, SetLock, SetNames};
+use rtdb_consensus::command::{Body as Command, Delete, EndDatabase, SetLock, SetNames};
 use rtdb_consensus::{Refusal, Unapplied};
 use std::sync::Arc;
 
@@ -57,11 +58,14 @@ pub(super) async fn timestamp(
     forward(&node, &database, &caller, "/unstable/timestamp", None).await
 }
 
+/// What a name stands for, or an identity for itself: whether there is a database is not asked.
 pub(super) async fn identity(
     State(node): State<Arc<Node>>,
     Path(database): Path<String>,
 ) -> Result<String, HttpError> {
-    Ok(node.database(&database)?.identity.to_hex().to_string())
+    let identity = node.identity(&database)?;
+    let identity = identity.ok_or_else(|| HttpError::no_such_name(&database))?;
+    Ok(identity.to_hex().to_string())
 }
 
 /// The schema as the module's author wrote it, without what the preparation added.
@@ -91,29 +95,55 @@ pub(super) async fn schema(
     Ok(([(CONTENT_TYPE, "application/json")], schema.to_string()).into_response())
 }
 
-/// Deletes a database; the owner may.
+/// Deletes a database; the owner may. That there is none is as good.
 pub(super) async fn delete(
     State(node): State<Arc<Node>>,
     Path(database): Path<String>,
     Extension(caller): Caller,
 ) -> Result<(), HttpError> {
-    let record = node.database(&database)?;
+    let identity = node.identity(&database)?;
+    let identity = identity.ok_or_else(|| HttpError::no_such_name(&database))?;
+    let Some(record) = node.catalog.by_identity(&identity) else {
+        return Ok(());
+    };
     super::publish::authorize(&record, &caller, "delete database")?;
     if record.locked {
         return Err(Unapplied::Refused(Refusal::Locked).into());
     }
+    if !node.catalog.ends() {
+        return free(&node, &record).await;
+    }
+    let database = identity.to_byte_array().to_vec();
+    let end = EndDatabase {
+        database: database.clone().into(),
+        born: record.born,
+    };
+    match node.propose(&node.meta, Command::EndDatabase(end)).await? {
+        Ok(_) | Err(Unapplied::Refused(Refusal::NoSuchDatabase)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    // From here on it is decided. If this goes wrong, or this node ends now, the shard's leader does it.
+    let delete = Delete {
+        database: database.into(),
+        before: record.born.saturating_add(1),
+    };
+    let deleted = node.propose(&node.shard, Command::Delete(delete));
+    let _ = tokio::time::timeout(DATABASE_WAIT_MAX, deleted).await;
+    Ok(())
+}
+
+/// Deletes a database of a cluster with nodes that don't know yet how databases end: its record stays, without names.
+async fn free(node: &Node, record: &DatabaseRecord) -> Result<(), HttpError> {
     let identity = record.identity.to_byte_array().to_vec();
-    node.propose(
-        &node.shard,
-        Command::Delete(Delete {
-            database: identity.clone().into(),
-        }),
-    )
-    .await??;
-    // Its names are free again.
+    let delete = Delete {
+        database: identity.clone().into(),
+        before: 0,
+    };
+    node.propose(&node.shard, Command::Delete(delete)).await??;
     let free = SetNames {
         database: identity.into(),
         names: Vec::new(),
+        replaced: None,
     };
     node.propose(&node.meta, Command::SetNames(free)).await??;
     Ok(())

@@ -1,7 +1,7 @@
 use crate::limits::RETRY_AFTER_S;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, UPGRADE};
 use rtdb_consensus::{Refusal, Unapplied};
 
 /// An answer that is not the one asked for.
@@ -33,6 +33,14 @@ impl HttpError {
     /// 400.
     pub(crate) fn bad_request(body: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, body)
+    }
+
+    /// 426, as SpacetimeDB answers.
+    pub(crate) fn upgrade_required() -> Self {
+        Self::new(
+            StatusCode::UPGRADE_REQUIRED,
+            "This service requires use of the websocket protocol",
+        )
     }
 
     /// 503: the node can't serve this now, and another one, or a later attempt, may.
@@ -69,12 +77,16 @@ impl From<Unapplied> for HttpError {
             Unapplied::Refused(Refusal::NoSuchShard(_)) => StatusCode::NOT_FOUND,
             Unapplied::Refused(Refusal::NotOwner | Refusal::Locked) => StatusCode::FORBIDDEN,
             Unapplied::Refused(Refusal::NameTaken(_)) => StatusCode::UNAUTHORIZED,
-            Unapplied::Refused(Refusal::SessionGone | Refusal::Split) => StatusCode::SERVICE_UNAVAILABLE,
+            Unapplied::Refused(Refusal::SessionGone | Refusal::Split | Refusal::StillThere) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Unapplied::Refused(
                 Refusal::AlreadyInitialised
                 | Refusal::NotSplit
                 | Refusal::NotReported(_)
                 | Refusal::NotStuck
+                | Refusal::NamesChanged
+                | Refusal::ConnectionTaken
                 | Refusal::NotYet,
             ) => StatusCode::CONFLICT,
             Unapplied::Unknown(_) => StatusCode::GATEWAY_TIMEOUT,
@@ -89,6 +101,10 @@ impl IntoResponse for HttpError {
         let headers = response.headers_mut();
         if self.json {
             headers.insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+        }
+        if self.status == StatusCode::UPGRADE_REQUIRED {
+            headers.insert(CONNECTION, http::HeaderValue::from_static("upgrade"));
+            headers.insert(UPGRADE, http::HeaderValue::from_static("websocket"));
         }
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, RETRY_AFTER_S.into());

@@ -7,7 +7,7 @@ use axum::response::Response;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use std::sync::Arc;
 
-/// Passes a request to `/v1/identity…` on.
+/// Passes a request to `/v1/identity…`, or for an identity's energy, on.
 pub(super) async fn forward(State(node): State<Arc<Node>>, request: Request) -> Result<Response, HttpError> {
     // Without the cluster's key the local server's tokens would be worth nothing on the other nodes.
     node.tokens()?;

@@ -1,7 +1,7 @@
 //! Publishing: a module is prepared, its database gets its place in the cluster, and the prepared module goes through
 //! the log to every replica.
 
-use super::{Authenticated, HttpError, names};
+use super::{Authenticated, HttpError};
 use crate::catalog::DatabaseRecord;
 use crate::node::Node;
 use axum::Json;
@@ -145,31 +145,17 @@ async fn publish(
     module: Bytes,
 ) -> Result<Json<PublishResult>, HttpError> {
     params.check(node)?;
-    if caller.anonymous {
-        return Err(HttpError::new(
-            StatusCode::UNAUTHORIZED,
-            "Authorization required: log in to publish a database",
-        ));
-    }
-    let identity = target.and_then(|target| Identity::from_hex(target).ok());
-    let name = target.filter(|_| identity.is_none());
-    if let Some(name) = name {
-        names::check(name).map_err(|error| HttpError::bad_request(error.to_string()))?;
-    }
-    let existing = target.and_then(|target| node.resolve(target));
     let clear = params.clear.unwrap_or(false);
-    if let Some(record) = &existing {
-        authorize(record, caller, "update database")?;
-        if clear && record.locked {
-            return Err(HttpError::new(StatusCode::FORBIDDEN, LOCKED));
-        }
-    }
-    let token = match &existing {
+    let name = target.filter(|target| Identity::from_hex(target).is_err());
+    let (_, existing) = look_up(node, target, caller, clear)?;
+    let token = match existing {
         Some(_) if clear => Bytes::new(),
         _ => params.token(node)?,
     };
     let (prepared, program) = prepare(node, module).await?;
     warn(&prepared, target);
+    // Preparing takes its time, and what was there may be another one by now.
+    let (identity, existing) = look_up(node, target, caller, clear)?;
     let owner = Owner {
         identity: caller.claims.identity.to_byte_array().to_vec().into(),
         issuer: caller.claims.issuer.clone(),
@@ -179,6 +165,14 @@ async fn publish(
         Some(record) => record,
         None => register(node, identity, name, &owner).await?,
     };
+    if record.born != 0 {
+        // What was of this identity before may not be gone from the shard yet.
+        let delete = command::Delete {
+            database: record.identity.to_byte_array().to_vec().into(),
+            before: record.born,
+        };
+        drop(node.shard.submit(command::Body::Delete(delete).into()));
+    }
     let publish = command::Publish {
         database: record.identity.to_byte_array().to_vec().into(),
         owner: Some(owner),
@@ -189,6 +183,7 @@ async fn publish(
         judged: node.catalog.judges(),
         program: program.data.to_vec().into(),
         token,
+        born: record.born,
     };
     let op = match node.propose(&node.shard, command::Body::Publish(publish)).await? {
         Ok(Applied {
@@ -210,8 +205,26 @@ async fn publish(
     }))
 }
 
-/// Gives a new database its place in the cluster. Its identity is derived as SpacetimeDB derives a fresh client's, from
-/// a random subject.
+/// The identity that a publication is for, if it is known yet, and the database, if there is one, which must be the caller's.
+fn look_up(
+    node: &Node,
+    target: Option<&str>,
+    caller: &Authenticated,
+    clear: bool,
+) -> Result<(Option<Identity>, Option<DatabaseRecord>), HttpError> {
+    let identity = target.map(|target| node.identity(target)).transpose()?.flatten();
+    let existing = identity.and_then(|identity| node.catalog.by_identity(&identity));
+    if let Some(record) = &existing {
+        authorize(record, caller, "update database")?;
+        if clear && record.locked {
+            return Err(HttpError::new(StatusCode::FORBIDDEN, LOCKED));
+        }
+    }
+    Ok((identity, existing))
+}
+
+/// Gives a new database its place in the cluster. Its identity is the one that its name had before, or is derived as
+/// SpacetimeDB derives a fresh client's, from a random subject.
 async fn register(
     node: &Node,
     identity: Option<Identity>,
@@ -235,13 +248,14 @@ async fn register(
         owner: Some(owner.clone()),
         name: name.unwrap_or_default().to_owned(),
         shard: GroupId::SHARD.0,
+        has_birth: node.catalog.ends(),
     };
     match node
         .propose(&node.meta, command::Body::RegisterDatabase(register))
         .await?
     {
         Ok(Applied {
-            reply: Reply::Database { identity, .. },
+            reply: Reply::Database { identity, born, .. },
             ..
         }) => {
             let identity = <[u8; 32]>::try_from(identity.as_ref())
@@ -256,6 +270,7 @@ async fn register(
                 names,
                 shard: GroupId::SHARD.0,
                 locked: false,
+                born,
             })
         }
         Ok(_) => Err(HttpError::new(

@@ -23,7 +23,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use rtdb_consensus::{NotProposed, Unapplied};
+use rtdb_consensus::{NotProposed, Refusal, Unapplied};
 use rtdb_protocol::{MESSAGE_BYTES_MAX, Subprotocol, reply};
 use spacetimedb_lib::Identity;
 use std::sync::Arc;
@@ -57,8 +57,9 @@ pub(crate) async fn subscribe(
     Extension(caller): Extension<Authenticated>,
     mut request: Request,
 ) -> Result<Response, HttpError> {
-    let accept = accept_key(request.headers())?;
+    node.identity(&database)?;
     let params = Params::from_query(request.uri().query().unwrap_or_default())?;
+    let accept = accept_key(request.headers())?;
     let record = node.database(&database)?;
     let subprotocol = negotiate(request.headers(), node.local.newest_subprotocol())?;
     let local = node.active(&record.identity).await?;
@@ -104,16 +105,24 @@ impl Arrival {
         let closing = self.node.closed(&self.database);
         let identity = self.caller.claims.identity;
         let connection = self.params.connection;
-        let group = self.node.shard.clone();
-        let presence =
-            match Presence::connect(group, &self.database, &identity, connection, self.claims).await {
-                Ok(presence) => presence,
-                Err(error) => {
-                    let reason = turned_away(error);
-                    tracing::debug!(%identity, reason = %reason.reason, "a client was turned away");
-                    return super::run::close(&mut client, &reason).await;
-                }
-            };
+        let (group, unique) = (self.node.shard.clone(), self.node.catalog.ends());
+        let presence = match Presence::connect(
+            group,
+            &self.database,
+            &identity,
+            connection,
+            self.claims,
+            unique,
+        )
+        .await
+        {
+            Ok(presence) => presence,
+            Err(error) => {
+                let reason = turned_away(error);
+                tracing::debug!(%identity, reason = %reason.reason, "a client was turned away");
+                return super::run::close(&mut client, &reason).await;
+            }
+        };
         let _present = Present::new(&self.node.metrics.sessions);
         let caller = Caller {
             session: presence.session(),
@@ -173,6 +182,9 @@ fn turned_away(error: NotLetIn) -> CloseReason {
         NotLetIn::Unapplied(Unapplied::Reducer { message, .. }) => {
             CloseReason::new(CloseReason::POLICY, message)
         }
+        NotLetIn::Unapplied(Unapplied::Refused(taken @ Refusal::ConnectionTaken)) => {
+            CloseReason::new(CloseReason::POLICY, taken.to_string())
+        }
         NotLetIn::Unapplied(Unapplied::Refused(_)) => CloseReason::module_exited(),
         NotLetIn::Unapplied(error) => CloseReason::new(CloseReason::RESTART, error.to_string()),
     }
@@ -208,15 +220,8 @@ fn accept_key(headers: &HeaderMap) -> Result<HeaderValue, HttpError> {
             .flat_map(|value| value.split(','))
             .any(|part| part.trim().eq_ignore_ascii_case(token))
     };
-    if !has(CONNECTION, "upgrade") {
-        return Err(HttpError::bad_request(
-            "Connection header did not include 'upgrade'",
-        ));
-    }
-    if !has(UPGRADE, "websocket") {
-        return Err(HttpError::bad_request(
-            "`Upgrade` header did not include 'websocket'",
-        ));
+    if !has(CONNECTION, "upgrade") || !has(UPGRADE, "websocket") {
+        return Err(HttpError::upgrade_required());
     }
     if !has(SEC_WEBSOCKET_VERSION, "13") {
         return Err(HttpError::bad_request(

@@ -18,8 +18,10 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::client_async_with_config;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-/// How long to wait before the local server is tried again.
+/// How long to wait before the local server is tried again; where it may be away for long, each time twice as long, up to the
+/// second.
 const RETRY: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(2);
 
 /// The connection.
 pub(super) type Upstream = Socket<TcpStream>;
@@ -51,6 +53,8 @@ pub(super) enum OpenError {
 pub(super) struct UpstreamConfig {
     pub(super) database: Identity,
     pub(super) subprotocol: Subprotocol,
+    /// The client's connection id, for what is logged. The server gets others, since it may not take one twice, and
+    /// clients choose theirs as they like.
     pub(super) connection: ConnectionId,
     pub(super) light: bool,
     pub(super) claims: Claims,
@@ -82,12 +86,14 @@ pub(super) async fn reopen(
 ) -> Result<Opened, OpenError> {
     let local = &node.local;
     let attempts = async {
+        let mut pause = RETRY;
         loop {
             match attempt(local.as_ref(), &config).await {
                 Ok(opened) => break opened,
                 Err(error) => tracing::debug!(%error, "SpacetimeDB is not back yet"),
             }
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
         }
     };
     let reopened = async {
@@ -160,7 +166,7 @@ async fn attempt(local: &dyn Local, config: &UpstreamConfig) -> Result<Opened, O
     let url = format!(
         "ws://{address}/v1/database/{}/subscribe?connection_id={}&compression=None&confirmed=false&light={}",
         config.database.to_hex(),
-        config.connection.to_hex(),
+        ConnectionId::from_le_byte_array(rand::random()).to_hex(),
         config.light,
     );
     let invalid = |error: &dyn std::fmt::Display| OpenError::Refused(error.to_string());

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 /// The database's name.
 pub const NAME: &str = "counter";
@@ -72,6 +73,7 @@ impl FakeLog {
             Body::Publish(_) => "publish",
             Body::Delete(_) => "delete",
             Body::SetNames(_) => "names",
+            Body::EndDatabase(_) => "end",
             _ => "other",
         };
         self.commands.lock().iter().map(kind).collect()
@@ -129,6 +131,7 @@ impl Propose for FakeLog {
 
 struct FakeCatalog {
     ready: bool,
+    ends: bool,
     takes_claims: bool,
     mixed_processors: bool,
     locked: bool,
@@ -147,6 +150,7 @@ impl FakeCatalog {
             names: vec![NAME.into()],
             shard: 0,
             locked: self.locked,
+            born: 7,
         }
     }
 }
@@ -164,6 +168,10 @@ impl Catalog for FakeCatalog {
         true
     }
 
+    fn ends(&self) -> bool {
+        self.ends
+    }
+
     fn has_mixed_processors(&self) -> bool {
         self.mixed_processors
     }
@@ -176,8 +184,8 @@ impl Catalog for FakeCatalog {
         Some(self.record()).filter(|record| record.identity == *identity)
     }
 
-    fn by_name(&self, name: &str) -> Option<DatabaseRecord> {
-        Some(self.record()).filter(|_| name == NAME)
+    fn identity(&self, name: &str) -> Option<Identity> {
+        (name == NAME).then(|| identity_of("database"))
     }
 }
 
@@ -185,6 +193,7 @@ struct FakeLocal {
     module: Arc<Module>,
     newest: Subprotocol,
     plans_updates: bool,
+    deleted: Arc<watch::Sender<bool>>,
 }
 
 impl Local for FakeLocal {
@@ -221,6 +230,13 @@ impl Local for FakeLocal {
 
     fn until_set_aside(&self, _: &Identity) -> futures::future::BoxFuture<'static, ()> {
         Box::pin(std::future::pending())
+    }
+
+    fn until_deleted(&self, _: &Identity) -> futures::future::BoxFuture<'static, ()> {
+        let mut deleted = self.deleted.subscribe();
+        Box::pin(async move {
+            let _ = deleted.wait_for(|deleted| *deleted).await;
+        })
     }
 
     fn views(&self, _: &Identity) -> Option<Arc<rtdb_replica::Views>> {
@@ -276,10 +292,13 @@ pub struct Fixture {
     pub log: Arc<FakeLog>,
     pub meta: Arc<FakeLog>,
     pub metrics: GatewayMetrics,
+    /// Whether the database is deleted, as sessions hear of it.
+    pub deleted: Arc<watch::Sender<bool>>,
 }
 
 pub struct Settings {
     pub ready: bool,
+    pub ends: bool,
     pub takes_claims: bool,
     pub mixed_processors: bool,
     pub locked: bool,
@@ -292,6 +311,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             ready: true,
+            ends: true,
             takes_claims: true,
             mixed_processors: false,
             locked: false,
@@ -306,13 +326,16 @@ impl Fixture {
     pub async fn start(settings: Settings) -> Self {
         let (log, meta) = (FakeLog::new(), FakeLog::new());
         let metrics = GatewayMetrics::new().expect("metrics");
+        let deleted = Arc::new(watch::Sender::new(false));
         let local = FakeLocal {
+            deleted: deleted.clone(),
             module: Arc::new(module(settings.lifecycle)),
             newest: settings.newest,
             plans_updates: settings.plans_updates,
         };
         let catalog = Arc::new(FakeCatalog {
             ready: settings.ready,
+            ends: settings.ends,
             takes_claims: settings.takes_claims,
             mixed_processors: settings.mixed_processors,
             locked: settings.locked,
@@ -334,6 +357,7 @@ impl Fixture {
             log,
             meta,
             metrics,
+            deleted,
         }
     }
 

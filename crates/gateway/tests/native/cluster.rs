@@ -3,13 +3,14 @@
 #![allow(unreachable_pub, reason = "a module of tests")]
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use rtdb_consensus::command::{Body, Owner};
 use rtdb_consensus::{
     Applied, Command, Follow, LogIndex, NotProposed, Origin, Outcome, Pending, Position, Propose, ReadError,
-    Reply, ResolvedCommand, ResolvedEntry, Session,
+    Refusal, Reply, ResolvedCommand, ResolvedEntry, Session, Unapplied,
 };
 use rtdb_gateway::{Catalog, DatabaseRecord, Gateway, GatewayMetrics, OverReplica};
 use rtdb_protocol::Subprotocol;
@@ -19,6 +20,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 
@@ -43,6 +45,29 @@ struct LogState {
     entries: Vec<Arc<ResolvedEntry>>,
     waiting: HashMap<u64, oneshot::Sender<Outcome>>,
     sessions: HashMap<u64, Session>,
+    /// The databases' births.
+    databases: HashMap<Bytes, u64>,
+}
+
+impl LogState {
+    /// What the log's rules say against a command.
+    fn refusal(&self, body: &Body) -> Option<Refusal> {
+        match body {
+            Body::Delete(delete) => {
+                let born = self.databases.get(&delete.database);
+                let is_there = born.is_some_and(|born| *born < delete.before);
+                (!is_there).then_some(Refusal::NoSuchDatabase)
+            }
+            Body::Connect(connect) => {
+                let taken = |session: &Session| {
+                    session.database == connect.database && session.connection == connect.connection
+                };
+                let is_taken = self.sessions.values().any(taken);
+                is_taken.then_some(Refusal::ConnectionTaken)
+            }
+            _ => None,
+        }
+    }
 }
 
 impl MemoryLog {
@@ -61,6 +86,10 @@ impl Propose for MemoryLog {
         let position = Position::new(index, 0);
         let timestamp_us = 1_700_000_000_000_000 + index as i64;
         let (done, pending) = Pending::new();
+        if let Some(refusal) = command.body.as_ref().and_then(|body| state.refusal(body)) {
+            let _ = done.send(Err(Unapplied::Refused(refusal)));
+            return Ok(pending);
+        }
         let mut session = None;
         match command.body.as_ref().expect("a body") {
             Body::Connect(connect) => {
@@ -74,6 +103,15 @@ impl Propose for MemoryLog {
                     connection,
                 };
                 state.sessions.insert(position.0, new);
+            }
+            Body::Publish(publish) => {
+                state.databases.insert(publish.database.clone(), publish.born);
+            }
+            Body::Delete(delete) => {
+                state.databases.remove(&delete.database);
+                state
+                    .sessions
+                    .retain(|_, session| session.database != delete.database);
             }
             Body::Disconnect(disconnect) => session = state.sessions.remove(&disconnect.session),
             _ => {}
@@ -125,27 +163,57 @@ impl Follow for MemoryLog {
 #[derive(Default)]
 pub struct MemoryMeta {
     databases: Mutex<Vec<DatabaseRecord>>,
+    names: Mutex<Vec<(String, Identity)>>,
+    births: AtomicU64,
 }
 
 impl Propose for MemoryMeta {
     fn submit(&self, command: Command) -> Result<Pending, NotProposed> {
         let (done, pending) = Pending::new();
         let mut reply = Reply::Done;
-        if let Some(Body::RegisterDatabase(register)) = command.body {
-            let bytes = <[u8; 32]>::try_from(register.database.as_ref()).expect("32 bytes");
-            let identity = Identity::from_byte_array(bytes);
-            let owner: Owner = register.owner.expect("an owner");
-            self.databases.lock().push(DatabaseRecord {
-                identity,
-                owner,
-                names: vec![register.name],
-                shard: 0,
-                locked: false,
-            });
-            reply = Reply::Database {
-                identity: register.database,
-                created: true,
-            };
+        let identity = |bytes: &Bytes| {
+            Identity::from_byte_array(<[u8; 32]>::try_from(bytes.as_ref()).expect("32 bytes"))
+        };
+        let mut databases = self.databases.lock();
+        let mut names = self.names.lock();
+        match command.body {
+            Some(Body::RegisterDatabase(register)) => {
+                let new = identity(&register.database);
+                let known = names.iter().find(|(name, _)| *name == register.name);
+                let identity = known.map_or(new, |(_, identity)| *identity);
+                if known.is_none() {
+                    names.push((register.name.clone(), identity));
+                }
+                let owner: Owner = register.owner.expect("an owner");
+                let born = self.births.fetch_add(1, Ordering::Relaxed) + 1;
+                databases.push(DatabaseRecord {
+                    identity,
+                    owner,
+                    names: names
+                        .iter()
+                        .filter(|(_, of)| *of == identity)
+                        .map(|(name, _)| name.clone())
+                        .collect(),
+                    shard: 0,
+                    locked: false,
+                    born,
+                });
+                reply = Reply::Database {
+                    identity: identity.to_byte_array().to_vec().into(),
+                    created: true,
+                    born,
+                };
+            }
+            Some(Body::EndDatabase(end)) => databases.retain(|it| it.identity != identity(&end.database)),
+            Some(Body::SetNames(set)) => {
+                let of = identity(&set.database);
+                names.retain(|(_, identity)| *identity != of);
+                names.extend(set.names.iter().map(|name| (name.clone(), of)));
+                for database in databases.iter_mut().filter(|it| it.identity == of) {
+                    database.names = set.names.clone();
+                }
+            }
+            _ => {}
         }
         done.send(Ok(Applied {
             position: Position(1),
@@ -174,6 +242,10 @@ impl Catalog for MemoryMeta {
         true
     }
 
+    fn ends(&self) -> bool {
+        true
+    }
+
     fn has_mixed_processors(&self) -> bool {
         false
     }
@@ -190,12 +262,12 @@ impl Catalog for MemoryMeta {
             .cloned()
     }
 
-    fn by_name(&self, name: &str) -> Option<DatabaseRecord> {
-        self.databases
-            .lock()
+    fn identity(&self, name: &str) -> Option<Identity> {
+        let names = self.names.lock();
+        names
             .iter()
-            .find(|database| database.names.iter().any(|known| known == name))
-            .cloned()
+            .find(|(known, _)| known == name)
+            .map(|(_, identity)| *identity)
     }
 }
 

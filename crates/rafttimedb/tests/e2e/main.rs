@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod claims;
+mod deletion;
 mod diverged;
 mod identical;
 mod kills;

@@ -79,6 +79,8 @@ impl Applier {
                 if !publish.clear {
                     self.created = position;
                 }
+                // Another owner's may be what was broken off, and none of the one before.
+                self.owner = owner.clone();
                 (self.create(publication).await?.map(unbroken), false)
             }
         };
@@ -118,7 +120,7 @@ impl Applier {
             program: program(publish),
         });
         self.core.set_active(Some(Arc::clone(&active)));
-        self.shared.activate(active);
+        self.shared.activate(&self.slot, active);
         self.core.published(Ok(()));
         if taken.breaks {
             self.slot.break_clients(position);

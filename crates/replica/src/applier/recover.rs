@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 /// How often it is logged that the server is ahead of the log.
 const AHEAD_WARNING: Duration = Duration::from_secs(10);
 
+/// How much of the log is looked through at once, in bytes.
+const SEARCH_BYTES_MAX: usize = 4 << 20;
+
 impl Applier {
     /// Reads where the server is, settles what was open when the connection was lost, and connects. `None`: there is no
     /// such database.
@@ -55,7 +58,7 @@ impl Applier {
         }
         let done = self.core.recovered(Some(&state));
         self.core.set_active(Some(active.clone()));
-        self.shared.activate(active);
+        self.shared.activate(&self.slot, active);
         self.reader.seek(done);
         self.report();
         tracing::info!(database = self.hex(), position = %done, "applying from here on");
@@ -91,9 +94,48 @@ impl Applier {
             Err(AdminError::Refused {
                 status: StatusCode::BAD_REQUEST,
                 text,
-            }) => Err(Interrupt::Quarantine(Quarantine::Foreign(text))),
+            }) => match self.former_owner().await? {
+                Some(former) => {
+                    tracing::info!(
+                        database = self.hex(),
+                        "SpacetimeDB still has the database of an earlier owner, which was deleted: it goes"
+                    );
+                    self.shared.admin.delete(&former, &self.database).await?;
+                    Ok(None)
+                }
+                None => Err(Interrupt::Quarantine(Quarantine::Foreign(text))),
+            },
             Err(e) => Err(e.into()),
         }
+    }
+
+    /// The owner of what the server has, if that is a database of the same identity which the log has deleted since: this
+    /// node was away, or the server has lost that it was deleted. Seldom enough that all of the log may be looked through.
+    async fn former_owner(&mut self) -> Result<Option<Owner>, Interrupt> {
+        let Some(found) = self.shared.admin.owner(&self.owner, &self.database).await? else {
+            return Ok(None);
+        };
+        let mut next = 1;
+        while next <= self.born.index() {
+            let entries = self.shared.follow.read(next, SEARCH_BYTES_MAX).await?;
+            let commands = entries.iter().flat_map(|entry| &entry.commands);
+            let earlier = commands.filter(|command| command.position < self.born);
+            let owners = earlier.filter_map(|command| match &command.command.body {
+                Some(Body::Publish(publish)) if *publish.database == self.database => publish.owner.as_ref(),
+                _ => None,
+            });
+            let former = owners
+                .filter(|owner| **owner != self.owner)
+                .find(|owner| *owner.identity == found);
+            if former.is_some() {
+                return Ok(former.cloned());
+            }
+            match entries.last() {
+                Some(last) => next = last.index + 1,
+                None => break,
+            }
+        }
+        Ok(None)
     }
 
     /// Checks that what the server has follows from the log: else every further command would be skipped as applied, or

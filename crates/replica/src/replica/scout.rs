@@ -22,9 +22,19 @@ const READ_BYTES_MAX: usize = 4 << 20;
 /// Looks through the log for databases.
 pub(super) struct Scout {
     shared: Arc<Shared>,
-    known: HashMap<DatabaseId, Birth>,
-    /// The appliers, and what refreshes views.
-    appliers: JoinSet<DatabaseId>,
+    /// What was found before the start was reached.
+    births: HashMap<DatabaseId, Birth>,
+    /// The databases that have an applier.
+    known: HashMap<DatabaseId, Life>,
+    /// The appliers, and what refreshes views. An applier whose database is deleted says where.
+    tasks: JoinSet<Option<(DatabaseId, Position)>>,
+}
+
+/// A database that has an applier, which may not have come as far as the scout.
+struct Life {
+    /// The last publication.
+    published: Position,
+    owner: Owner,
 }
 
 /// Where a database, as it is at this place in the log, begins: at its creation or at its deletion. Nothing before that has a
@@ -63,8 +73,9 @@ impl Scout {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self {
             shared,
+            births: HashMap::new(),
             known: HashMap::new(),
-            appliers: JoinSet::new(),
+            tasks: JoinSet::new(),
         }
     }
 
@@ -73,7 +84,7 @@ impl Scout {
         let shared = self.shared.clone();
         let looked = tokio::select! {
             looked = AssertUnwindSafe(self.look()).catch_unwind() => looked,
-            () = shared.stop.notified() => return self.appliers.shutdown().await,
+            () = shared.stop.notified() => return self.tasks.shutdown().await,
         };
         shared.fail(match looked {
             Ok(Err(fatal)) => fatal,
@@ -93,8 +104,16 @@ impl Scout {
                 .read(next, start, |scout, command| scout.note(command))
                 .await?;
         }
-        for (identity, birth) in std::mem::take(&mut self.known) {
-            self.appoint(identity, birth);
+        for (identity, birth) in std::mem::take(&mut self.births) {
+            let life = Life {
+                published: birth.position,
+                owner: birth.owner,
+            };
+            self.appoint(identity, life, birth.position);
+            if !birth.exists {
+                // What its server may still have of it goes, and then its applier.
+                self.shared.end(identity, birth.position);
+            }
         }
         self.shared.set_scouted(next - 1);
         loop {
@@ -104,7 +123,7 @@ impl Scout {
                     next = self.read(next, end, |scout, command| scout.meet(command)).await?;
                     self.shared.set_scouted(next - 1);
                 }
-                Some(ended) = self.appliers.join_next() => self.ended(ended)?,
+                Some(ended) = self.tasks.join_next() => self.ended(ended)?,
             }
         }
     }
@@ -135,7 +154,7 @@ impl Scout {
                 let Some((identity, owner)) = named(&publish.database, publish.owner.as_ref()) else {
                     return Ok(());
                 };
-                let birth = match self.known.remove(&identity) {
+                let birth = match self.births.remove(&identity) {
                     Some(mut birth) if birth.exists => {
                         birth.later.push_back(position);
                         birth
@@ -148,14 +167,14 @@ impl Scout {
                         before: before.map(Box::new),
                     },
                 };
-                self.known.insert(identity, birth);
+                self.births.insert(identity, birth);
             }
             Some(Body::Delete(delete)) => {
                 let Some(identity) = identity(&delete.database) else {
                     return Ok(());
                 };
                 self.shared.end(identity, position);
-                if let Some(birth) = self.known.get_mut(&identity) {
+                if let Some(birth) = self.births.get_mut(&identity) {
                     (birth.position, birth.exists, birth.before) = (position, false, None);
                     birth.later.clear();
                 }
@@ -165,10 +184,10 @@ impl Scout {
                 let failed = Some(poison).filter(|poison| poison.decides());
                 let identity = failed.and_then(|poison| identity(&poison.database));
                 let struck = identity.and_then(|identity| {
-                    let birth = self.known.remove(&identity)?;
+                    let birth = self.births.remove(&identity)?;
                     Some((identity, birth.without(Position(poison.position))?))
                 });
-                self.known.extend(struck);
+                self.births.extend(struck);
             }
             Some(Body::Judgement(judgement)) => self.shared.judge(judgement),
             Some(_) => {}
@@ -182,19 +201,14 @@ impl Scout {
         match &command.command.body {
             None => Err(Fatal::NewerCommand { position }),
             Some(Body::Publish(publish)) => {
-                match named(&publish.database, publish.owner.as_ref()) {
-                    Some((identity, _)) if self.known.contains_key(&identity) => {}
-                    Some((identity, owner)) => self.appoint(
-                        identity,
-                        Birth {
-                            position,
-                            owner,
-                            exists: true,
-                            later: VecDeque::new(),
-                            before: None,
-                        },
-                    ),
-                    None => self.refuse(command, Refusal::Module("the publication is malformed".into())),
+                let Some((identity, owner)) = named(&publish.database, publish.owner.as_ref()) else {
+                    self.refuse(command, Refusal::Module("the publication is malformed".into()));
+                    return Ok(());
+                };
+                let published = position;
+                match self.known.get_mut(&identity) {
+                    Some(life) => (life.published, life.owner) = (published, owner),
+                    None => self.appoint(identity, Life { published, owner }, position),
                 }
                 Ok(())
             }
@@ -248,31 +262,45 @@ impl Scout {
         self.shared.follow.complete(command.origin, command.seq, outcome);
     }
 
-    fn appoint(&mut self, identity: DatabaseId, birth: Birth) {
-        let slot = Arc::new(Slot::new(identity, birth.owner.clone()));
+    /// Starts the applier of a database that begins at `born`.
+    fn appoint(&mut self, identity: DatabaseId, life: Life, born: Position) {
+        let slot = Arc::new(Slot::new(identity, life.owner.clone()));
         self.shared.add_slot(slot.clone());
         let refresher = Refresher::new(self.shared.clone(), slot.clone());
-        let applier = Applier::new(self.shared.clone(), slot, birth.position, birth.owner.clone());
-        self.appliers.spawn(async move {
-            refresher.run().await;
-            identity
+        let mut deleted = slot.deleted();
+        let applier = Applier::new(self.shared.clone(), slot, born, life.owner.clone());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = refresher.run() => {}
+                _ = deleted.wait_for(|deleted| *deleted) => {}
+            }
+            None
         });
-        self.appliers.spawn(async move {
-            applier.run().await;
-            identity
-        });
-        self.known.insert(identity, birth);
+        self.tasks
+            .spawn(async move { Some((identity, applier.run().await?)) });
+        self.known.insert(identity, life);
     }
 
-    /// An applier ends only when it has failed.
-    fn ended(&self, ended: Result<DatabaseId, tokio::task::JoinError>) -> Result<(), Fatal> {
-        match ended {
-            // It has said why.
-            Ok(_) => Ok(()),
-            Err(e) => Err(Fatal::Applier {
-                reason: e.to_string(),
-            }),
+    /// An applier ends when its database is deleted: then nothing is left of it, unless it was published again since. Else
+    /// it has failed.
+    fn ended(
+        &mut self,
+        ended: Result<Option<(DatabaseId, Position)>, tokio::task::JoinError>,
+    ) -> Result<(), Fatal> {
+        let ended = ended.map_err(|e| Fatal::Applier {
+            reason: e.to_string(),
+        })?;
+        // One that has failed has said why.
+        let Some((identity, position)) = ended else {
+            return Ok(());
+        };
+        match self.known.remove(&identity) {
+            Some(life) if life.published > position => {
+                self.appoint(identity, life, Position(position.0.saturating_add(1)));
+            }
+            _ => self.shared.forget(&identity),
         }
+        Ok(())
     }
 }
 

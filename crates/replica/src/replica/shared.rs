@@ -32,7 +32,7 @@ pub(crate) struct Shared {
     /// Whose command, of those that may stop the server, is on its way.
     pub(crate) turns: Arc<tokio::sync::Mutex<()>>,
     active: RwLock<HashMap<DatabaseId, Arc<ActiveDatabase>>>,
-    slots: RwLock<Vec<Arc<Slot>>>,
+    slots: RwLock<HashMap<DatabaseId, Arc<Slot>>>,
     scouted: AtomicU64,
     applied: watch::Sender<LogIndex>,
     fatal: watch::Sender<Option<Arc<Fatal>>>,
@@ -74,6 +74,8 @@ pub(crate) struct Slot {
     owner: Mutex<Owner>,
     holdings: Mutex<VecDeque<Found>>,
     quarantine: watch::Sender<Option<Quarantine>>,
+    /// Whether the database is deleted, as far as the log is known: its applier may not have come to it yet.
+    deleted: watch::Sender<bool>,
     /// What was read last for a comparison.
     contents: Mutex<Option<Arc<Contents>>>,
     /// On which nodes calls have trapped.
@@ -120,18 +122,27 @@ impl Shared {
         self.verdicts.send_modify(|verdicts| verdicts.judge(judgement));
     }
 
-    /// Takes that a database is deleted.
+    /// Takes that a database is deleted: it is not served from here on.
     pub(super) fn end(&self, database: DatabaseId, position: Position) {
         self.verdicts
             .send_modify(|verdicts| verdicts.delete(database, position));
+        if let Some(slot) = self.slot(&database) {
+            slot.deleted.send_replace(true);
+        }
+        self.deactivate(&database);
+    }
+
+    /// A database is gone, and so is its applier: nothing of it is kept.
+    pub(super) fn forget(&self, database: &DatabaseId) {
+        self.slots.write().remove(database);
+        self.verdicts.send_modify(|verdicts| verdicts.forget(database));
+        self.report_applied();
     }
 
     /// Takes which calls a node's server has not brought to an end of their own.
     pub(super) fn witness(&self, node: u64, trapped: &Trapped) {
-        let slots = self.slots.read();
-        let slot = slots
-            .iter()
-            .find(|slot| slot.identity[..] == trapped.database[..]);
+        let database = DatabaseId::try_from(trapped.database.as_ref()).ok();
+        let slot = database.and_then(|database| self.slot(&database));
         if let Some(slot) = slot {
             slot.witnesses
                 .send_modify(|witnesses| witnesses.hear(node, &trapped.positions));
@@ -142,8 +153,12 @@ impl Shared {
         self.active.read().get(identity).cloned()
     }
 
-    pub(crate) fn activate(&self, database: Arc<ActiveDatabase>) {
-        self.active.write().insert(database.identity, database);
+    /// The database is served from here on, unless it is deleted further on in the log.
+    pub(crate) fn activate(&self, slot: &Slot, database: Arc<ActiveDatabase>) {
+        let mut active = self.active.write();
+        if !*slot.deleted.borrow() {
+            active.insert(database.identity, database);
+        }
     }
 
     pub(crate) fn deactivate(&self, identity: &DatabaseId) {
@@ -170,11 +185,16 @@ impl Shared {
     }
 
     pub(super) fn slots(&self) -> Vec<Arc<Slot>> {
-        self.slots.read().clone()
+        self.slots.read().values().cloned().collect()
     }
 
+    pub(super) fn slot(&self, database: &DatabaseId) -> Option<Arc<Slot>> {
+        self.slots.read().get(database).cloned()
+    }
+
+    /// Adds a database's slot, in the place of the one that it had before.
     pub(super) fn add_slot(&self, slot: Arc<Slot>) {
-        self.slots.write().push(slot);
+        self.slots.write().insert(slot.identity, slot);
     }
 
     /// Every database's commands up to `index` have an applier.
@@ -188,7 +208,7 @@ impl Shared {
         let scouted = self.scouted.load(Ordering::Acquire);
         let slots = self.slots.read();
         let applied = slots
-            .iter()
+            .values()
             .map(|slot| slot.done.load(Ordering::Relaxed))
             .fold(scouted, LogIndex::min);
         drop(slots);
@@ -222,6 +242,7 @@ impl Slot {
             owner: Mutex::new(owner),
             holdings: Mutex::default(),
             quarantine: watch::Sender::new(None),
+            deleted: watch::Sender::new(false),
             contents: Mutex::default(),
             witnesses: watch::Sender::new(Witnesses::default()),
         }
@@ -339,6 +360,11 @@ impl Slot {
     /// The database is applied and served again.
     pub(crate) fn take_back(&self) {
         self.quarantine.send_replace(None);
+    }
+
+    /// Whether the database is deleted; says so at once, however far behind its applier is.
+    pub(crate) fn deleted(&self) -> watch::Receiver<bool> {
+        self.deleted.subscribe()
     }
 
     /// Why the database is set aside, if it is.

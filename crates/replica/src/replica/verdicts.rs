@@ -88,6 +88,11 @@ impl Verdicts {
         verdict.stuck = verdict.stuck.filter(|stuck| *stuck > position);
     }
 
+    /// The database is gone, and its applier with it.
+    pub(crate) fn forget(&mut self, database: &DatabaseId) {
+        self.0.remove(database);
+    }
+
     pub(crate) fn of(&self, database: &DatabaseId) -> Arc<Verdict> {
         self.0.get(database).cloned().unwrap_or_default()
     }

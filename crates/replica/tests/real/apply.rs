@@ -3,6 +3,7 @@
 use crate::support::{
     DATABASE, Log, Node, TIMEOUT, add, bsatn, call, connect, delete, disconnect, program, start_server,
 };
+use rtdb_consensus::command::{Body, Owner};
 use rtdb_consensus::{Refusal, Reply, Unapplied};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -303,6 +304,129 @@ async fn apply_rate() {
             eprintln!("{what}: {:.0} calls/s", 20_000.0 / start.elapsed().as_secs_f64());
         }
     }
+    replica.stop().await;
+    node.server.stop().await;
+}
+
+/// The database is gone from the server, and nothing is kept of it on the node.
+async fn nothing_is_left(node: &Node, log: &Log, replica: &rtdb_replica::Replica) {
+    log.all_applied().await;
+    let gone = async {
+        while !replica.progress().databases.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(TIMEOUT, gone).await.expect("it is given up");
+    assert!(replica.database(&DATABASE).is_none() && replica.deleted(&DATABASE).is_none());
+    let state = replica.admin().state(&node.owner, &DATABASE).await;
+    assert!(matches!(
+        state,
+        Ok(None) | Err(rtdb_replica::AdminError::NoSuchDatabase)
+    ));
+}
+
+/// Another owner, and his publication.
+fn heir(node: &Node) -> (Owner, Body) {
+    let minted = node.tokens.mint("localhost", "heir", None).unwrap();
+    let heir = Owner {
+        identity: bytes::Bytes::copy_from_slice(&minted.identity),
+        issuer: "localhost".into(),
+        subject: "heir".into(),
+    };
+    let Body::Publish(mut publish) = node.publish(false) else {
+        unreachable!()
+    };
+    publish.owner = Some(heir.clone());
+    (heir, Body::Publish(publish))
+}
+
+/// The node is away while a database is deleted, made by another owner, and deleted again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_owner_has_left_goes() {
+    let Some(program) = program() else { return };
+    let node = Node::start(program).await;
+    let log = Log::new();
+    let replica = node.replica(&log);
+    log.append(vec![node.publish(false), add("a", 1, 0)]);
+    log.all_applied().await;
+    replica.stop().await;
+    let (heir, of_heir) = heir(&node);
+    log.append(vec![delete(), of_heir.clone(), add("b", 1, 0)]);
+    let replica = node.replica(&log);
+    log.all_applied().await;
+    let found = node
+        .rows(&replica, "SELECT * FROM counter WHERE name = 'b'")
+        .await;
+    assert_eq!(found.len(), 1);
+    let owner = replica.admin().owner(&node.owner, &DATABASE).await.unwrap();
+    assert_eq!(owner.map(|owner| owner.to_vec()), Some(heir.identity.to_vec()));
+    replica.stop().await;
+
+    log.append(vec![delete(), node.publish(false), delete()]);
+    let replica = node.replica(&log);
+    nothing_is_left(&node, &log, &replica).await;
+    replica.stop().await;
+    node.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_database_leaves_nothing() {
+    let Some(program) = program() else { return };
+    let node = Node::start(program).await;
+    let log = Log::new();
+    let replica = node.replica(&log);
+    log.append(vec![node.publish(false), add("a", 1, 0)]);
+    log.all_applied().await;
+    let mut deleted = replica.deleted(&DATABASE).expect("a database");
+    assert!(!*deleted.borrow());
+    let gone = log.append(vec![delete()])[0];
+    tokio::time::timeout(TIMEOUT, deleted.wait_for(|deleted| *deleted))
+        .await
+        .expect("it is told")
+        .expect("by whoever knows");
+    nothing_is_left(&node, &log, &replica).await;
+    assert_eq!(log.outcome(gone).unwrap().reply, Reply::Done);
+
+    // Deleted and made again and again, the last time by another owner: each is a database of its own.
+    let (heir, of_heir) = heir(&node);
+    let lives = log.append(vec![
+        node.publish(false),
+        add("b", 1, 0),
+        delete(),
+        of_heir,
+        add("c", 1, 0),
+    ]);
+    log.all_applied().await;
+    for publication in [lives[0], lives[3]] {
+        assert_eq!(
+            log.outcome(publication).unwrap().reply,
+            Reply::Published { created: true }
+        );
+    }
+    for call in [lives[1], lives[2], lives[4]] {
+        log.outcome(call).unwrap();
+    }
+    let found = replica
+        .admin()
+        .sql(&heir, &DATABASE, "SELECT name FROM counter")
+        .await;
+    assert_eq!(
+        found.unwrap()[0].rows.len(),
+        2,
+        "what `init` has made, and what the call has"
+    );
+    assert!(!*replica.deleted(&DATABASE).expect("it is there").borrow());
+    replica.stop().await;
+
+    // The node is away while it is deleted: what its server still has goes when it is back.
+    log.append(vec![delete()]);
+    let replica = node.replica(&log);
+    nothing_is_left(&node, &log, &replica).await;
+    replica.stop().await;
+    // And once more, when there is nothing left to delete.
+    log.forget_applied();
+    let replica = node.replica(&log);
+    nothing_is_left(&node, &log, &replica).await;
     replica.stop().await;
     node.server.stop().await;
 }

@@ -356,6 +356,7 @@ pub(crate) fn connect() -> Body {
         sender: vec![7; 32].into(),
         connection: vec![8; 16].into(),
         claims: String::new(),
+        unique: false,
     })
 }
 
@@ -369,6 +370,7 @@ pub(crate) fn disconnect(session: Position) -> Body {
 pub(crate) fn delete() -> Body {
     Body::Delete(Delete {
         database: Bytes::copy_from_slice(&DATABASE),
+        before: 0,
     })
 }
 

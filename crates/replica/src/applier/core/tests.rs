@@ -91,6 +91,7 @@ fn connect_with(position: u64, claims: &str) -> ResolvedCommand {
             sender,
             connection,
             claims: claims.to_owned(),
+            unique: false,
         }),
     )
 }
