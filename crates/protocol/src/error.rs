@@ -44,6 +44,14 @@ pub enum FrameError {
         /// The largest length allowed.
         limit: usize,
     },
+    /// The message asks for more at once than is taken.
+    #[error("the message has {count} queries or query sets, the limit is {limit}: send several messages")]
+    TooManyQueries {
+        /// How many it has.
+        count: usize,
+        /// The largest number allowed.
+        limit: usize,
+    },
     /// SpacetimeDB compressed what it was asked to send uncompressed.
     #[error("a compressed payload (scheme {scheme}) where none was asked for")]
     Compressed {

@@ -31,6 +31,9 @@ pub use text::Text;
 /// The largest message a client may send, in bytes: SpacetimeDB's own limit (32 MiB).
 pub const MESSAGE_BYTES_MAX: usize = 32 << 20;
 
+/// The most queries in one message of a client.
+pub const QUERIES_MAX: usize = 16 << 10;
+
 /// The length of the call header that stands before a replicated call's own arguments, in bytes.
 pub const CALL_HEADER_BYTES: usize = 72;
 

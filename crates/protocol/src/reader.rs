@@ -1,4 +1,4 @@
-use crate::{FrameError, Text};
+use crate::{FrameError, QUERIES_MAX, Text};
 use bytes::Bytes;
 use std::ops::Range;
 
@@ -108,8 +108,16 @@ impl<'a> Reader<'a> {
         Text::new(self.bytes()?, at)
     }
 
-    pub(crate) fn texts(&mut self) -> Result<Vec<Text>, FrameError> {
-        (0..self.count(4)?).map(|_| self.text()).collect()
+    /// Queries, behind those that the message has already. In memory each takes more than in the frame, so that there is a
+    /// limit to their number.
+    pub(crate) fn queries(&mut self, queries: &mut Vec<Text>) -> Result<(), FrameError> {
+        let count = self.count(4)?;
+        check_queries(queries.len() + count)?;
+        queries.reserve_exact(count);
+        for _ in 0..count {
+            queries.push(self.text()?);
+        }
+        Ok(())
     }
 
     pub(crate) fn option<T>(
@@ -121,4 +129,15 @@ impl<'a> Reader<'a> {
             _ => Ok(None),
         }
     }
+}
+
+/// Whether a message may have so many queries, or query sets.
+pub(crate) fn check_queries(count: usize) -> Result<(), FrameError> {
+    if count > QUERIES_MAX {
+        return Err(FrameError::TooManyQueries {
+            count,
+            limit: QUERIES_MAX,
+        });
+    }
+    Ok(())
 }

@@ -17,7 +17,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<ClientMessage, FrameError>
     let kind = match reader.tag("v1 client message", 8)? {
         CALL_REDUCER => return call_reducer(reader),
         1 => {
-            queries = reader.texts()?;
+            reader.queries(&mut queries)?;
             request_id = Some(reader.u32()?);
             ReadKind::SubscribeLegacy
         }
@@ -33,7 +33,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<ClientMessage, FrameError>
             ReadKind::SubscribeSingle
         }
         SUBSCRIBE_MULTI => {
-            queries = reader.texts()?;
+            reader.queries(&mut queries)?;
             request_id = Some(reader.u32()?);
             query_sets.push(reader.u32()?);
             ReadKind::SubscribeMulti

@@ -2,7 +2,7 @@
 
 use super::{CallReducer, ClientMessage, Read, ReadKind};
 use crate::FrameError;
-use crate::reader::Reader;
+use crate::reader::{Reader, check_queries};
 use bytes::Bytes;
 
 pub(super) const SUBSCRIBE: u8 = 0;
@@ -17,7 +17,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<ClientMessage, FrameError>
     let kind = match tag {
         SUBSCRIBE => {
             query_sets.push(reader.u32()?);
-            queries = reader.texts()?;
+            reader.queries(&mut queries)?;
             ReadKind::SubscribeMulti
         }
         UNSUBSCRIBE => {
@@ -46,9 +46,11 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<ClientMessage, FrameError>
             return Ok(ClientMessage::Procedure { request_id, name });
         }
         _ => {
-            for _ in 0..reader.count(8)? {
+            let sets = reader.count(8)?;
+            check_queries(sets)?;
+            for _ in 0..sets {
                 query_sets.push(reader.u32()?);
-                queries.extend(reader.texts()?);
+                reader.queries(&mut queries)?;
             }
             ReadKind::SubscribeBatch
         }

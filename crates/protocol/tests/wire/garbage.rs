@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use rtdb_protocol::client::{self, ClientMessage};
 use rtdb_protocol::server;
-use rtdb_protocol::{CALL_HEADER_BYTES, FrameError, MESSAGE_BYTES_MAX, Subprotocol};
+use rtdb_protocol::{CALL_HEADER_BYTES, FrameError, MESSAGE_BYTES_MAX, QUERIES_MAX, Subprotocol};
 
 /// Sound frames and payloads of many kinds: what damage starts from.
 fn seeds() -> Vec<Bytes> {
@@ -47,6 +47,29 @@ fn a_frame_cut_off_anywhere_is_an_error() {
         }
         assert_eq!(only_error(subprotocol, Bytes::new()), FrameError::Empty);
     }
+}
+
+/// Each takes a pointer and a length where the frame has four bytes.
+#[test]
+fn queries_without_number_are_not_taken() {
+    let queries = vec![""; QUERIES_MAX + 1];
+    for subprotocol in Subprotocol::ALL {
+        let most = client::subscribe(subprotocol, &queries[1..], 1, 1);
+        assert!(client::split(subprotocol, most).all(|message| message.is_ok()));
+        let error = only_error(subprotocol, client::subscribe(subprotocol, &queries, 1, 1));
+        assert!(matches!(error, FrameError::TooManyQueries { .. }), "{error}");
+        assert!(error.to_string().len() <= 123);
+    }
+    // v2's batch, of as many sets without queries.
+    let sets = u32::try_from(QUERIES_MAX + 1).unwrap();
+    let batch = [
+        &[5, 0, 0, 0, 0][..],
+        &sets.to_le_bytes(),
+        &vec![0; 8 * (QUERIES_MAX + 1)],
+    ]
+    .concat();
+    let error = only_error(Subprotocol::V2, batch);
+    assert!(matches!(error, FrameError::TooManyQueries { .. }), "{error}");
 }
 
 #[test]
