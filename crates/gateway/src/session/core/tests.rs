@@ -545,7 +545,7 @@ fn an_unknown_outcome_closes_the_client() {
     script.client(call(1));
     script.propose();
     assert_eq!(
-        script.outcome(Err(Unapplied::Unknown("the node is stopping"))),
+        script.outcome(Err(Unapplied::unknown("the node is stopping"))),
         ["close 1012"]
     );
 }
@@ -557,4 +557,27 @@ fn garbage_closes_the_client_after_its_results() {
     script.propose();
     assert_eq!(script.client(Bytes::from_static(&[250, 1, 2])), [""; 0]);
     assert_eq!(script.ok(), ["result 1 ok", "close 1011"]);
+}
+
+#[test]
+fn a_waiting_query_is_looked_at_once() {
+    let mut script = Script::new();
+    for id in 0..100 {
+        script.client(call(id));
+    }
+    script.propose();
+    let query = "a ".repeat(1 << 20);
+    let frame = client::subscribe(V2, &[&query], 1, 1);
+    let since = std::time::Instant::now();
+    script.client(frame);
+    let once = since.elapsed();
+    let since = std::time::Instant::now();
+    for _ in 0..99 {
+        script.ok();
+    }
+    let after = since.elapsed();
+    assert!(
+        after < once,
+        "99 outcomes took {after:?}, looking at the query {once:?}"
+    );
 }

@@ -1,11 +1,14 @@
 //! What is ready first.
 
-use super::{Event, Io, Session};
+use super::{End, Event, Io, Session};
+use crate::budget::Exceeded;
 use crate::limits::OUTGOING_BYTES_MAX;
+use crate::pool::Turn;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use std::task::{Context as TaskContext, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::tungstenite::Error;
 
 /// Bytes that are gathered for the client while more is to come.
 const GATHER_BYTES: usize = 32 << 10;
@@ -13,6 +16,9 @@ const GATHER_BYTES: usize = 32 << 10;
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// The next event. What is written waits until nothing else is to be done, so that it leaves together.
     pub(super) fn poll(&mut self, io: &mut Io, cx: &mut TaskContext<'_>) -> Poll<Event> {
+        if let Err(exceeded) = self.account(io) {
+            return Poll::Ready(Event::Exceeded(exceeded));
+        }
         if let Some((_, pending)) = io.pending.front_mut()
             && self.core.wants_outcome()
             && let Poll::Ready(outcome) = pending.poll_unpin(cx)
@@ -58,10 +64,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         {
             return Poll::Ready(Event::Upstream(received));
         }
-        if self.listens()
-            && let Poll::Ready(received) = self.client.poll_read(cx)
-        {
-            return Poll::Ready(Event::Client(received));
+        if self.listens() {
+            if let Poll::Ready(received) = self.client.poll_read(cx) {
+                return Poll::Ready(Event::Client(received));
+            }
+        } else if let Poll::Ready(end) = self.client.poll_end(cx) {
+            return Poll::Ready(Event::Client(end));
         }
         if io.drain.is_none()
             && let Poll::Ready(reason) = self.closing.poll_unpin(cx)
@@ -88,7 +96,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             // Writing made room for what was not asked above, and nothing else would wake this task for it.
             return self.poll(io, cx);
         }
+        if let Err(exceeded) = self.account(io) {
+            return Poll::Ready(Event::Exceeded(exceeded));
+        }
         Poll::Pending
+    }
+
+    /// Waits for the turn to do something large. What was begun goes on meanwhile.
+    pub(super) fn poll_turn(
+        &mut self,
+        turn: &mut BoxFuture<'static, Turn>,
+        io: &mut Io,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<Result<Turn, End>> {
+        if let Poll::Ready(turn) = turn.poll_unpin(cx) {
+            return Poll::Ready(Ok(turn));
+        }
+        if io.ticker.poll_tick(cx).is_ready()
+            && let Some(end) = self.tick(io)
+        {
+            return Poll::Ready(Err(end));
+        }
+        let left = self.client.poll_end(cx).is_ready();
+        if left || self.poll_write(cx).is_err() || matches!(self.client.poll_flush(cx), Poll::Ready(Err(_))) {
+            return Poll::Ready(Err(End::Gone));
+        }
+        Poll::Pending
+    }
+
+    /// Counts what is held for the client.
+    fn account(&mut self, io: &Io) -> Result<(), Exceeded> {
+        let upstream = io.upstream.as_ref().map_or(0, |(upstream, _)| upstream.bytes());
+        let bytes = self.core.bytes() + self.outbox.bytes() + self.client.bytes() + upstream + io.held_bytes;
+        self.share.set(bytes)
     }
 
     /// Whether the client has room for more.
@@ -109,7 +149,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 Poll::Pending => return Ok(()),
             }
             match self.outbox.poll_next(cx) {
-                Poll::Ready(Some(payload)) => self.client.push(Message::Binary(payload)),
+                Poll::Ready(Some((head, body))) => self.client.push_parts(head, body),
                 Poll::Ready(None) | Poll::Pending => return Ok(()),
             }
         }
