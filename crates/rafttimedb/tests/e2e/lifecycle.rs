@@ -14,7 +14,7 @@ use crate::support::{DATABASE, PATIENCE, Scene, answered, program, run, undistur
 const SOME: u64 = 500;
 
 /// What `/metrics` promises.
-const METRICS: [&str; 22] = [
+const METRICS: [&str; 27] = [
     "rtdb_ready",
     "rtdb_spacetimedb_up",
     "rtdb_raft_term",
@@ -30,7 +30,12 @@ const METRICS: [&str; 22] = [
     "rtdb_overlong_calls",
     "rtdb_database_stuck",
     "rtdb_log_syncs_total",
-    "rtdb_log_sync_microseconds_total",
+    "rtdb_log_sync_seconds_total",
+    "rtdb_apply_lag_seconds",
+    "rtdb_connections",
+    "rtdb_client_bytes",
+    "rtdb_refused_connections_total",
+    "rtdb_failed_calls_total",
     "rtdb_sessions",
     "rtdb_upstreams",
     "rtdb_calls_total",

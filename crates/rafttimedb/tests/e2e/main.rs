@@ -12,6 +12,7 @@ mod lifecycle;
 mod partition;
 mod poison;
 mod sdk;
+mod starve;
 mod stranger;
 mod support;
 mod upgrade;
