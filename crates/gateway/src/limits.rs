@@ -123,8 +123,11 @@ pub const MODULE_BYTES_MAX: usize = 64 << 20;
 /// Bytes of what a token says, as modules see it: kept with each session in the log and in the database.
 pub const CLAIMS_BYTES_MAX: usize = rtdb_determinism::CLAIMS_BYTES_MAX;
 
-/// Modules prepared at one time: each takes a core and a multiple of its size in memory.
+/// Modules prepared and published at one time: each takes a core, a multiple of its size in memory, and an entry of the log.
 pub const PREPARATIONS_MAX: usize = 2;
+
+/// How long a publication that has no outcome keeps others waiting.
+pub const PUBLICATION_TURN_MAX: Duration = Duration::from_secs(5);
 
 /// Bytes of any other request's body.
 pub const BODY_BYTES_MAX: usize = 2 << 20;

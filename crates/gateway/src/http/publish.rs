@@ -3,6 +3,7 @@
 
 use super::{Authenticated, HttpError, names};
 use crate::catalog::DatabaseRecord;
+use crate::limits::PUBLICATION_TURN_MAX;
 use crate::node::Node;
 use axum::Json;
 use axum::body::{Body, Bytes};
@@ -15,7 +16,9 @@ use rtdb_determinism::{Module, Options, Prepared};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use spacetimedb_lib::Identity;
+use std::pin::pin;
 use std::sync::Arc;
+use tokio::sync::SemaphorePermit;
 
 /// The query parameters of a publish, as far as they are known.
 #[derive(Debug, Default, Deserialize)]
@@ -133,7 +136,7 @@ async fn publish(
     if let Some(record) = &existing {
         authorize(record, caller, "update database")?;
     }
-    let prepared = prepare(node, module).await?;
+    let (turn, prepared) = prepare(node, module).await?;
     warn(&prepared, target);
     let owner = Owner {
         identity: caller.claims.identity.to_byte_array().to_vec().into(),
@@ -153,7 +156,15 @@ async fn publish(
         clear: params.clear.unwrap_or(false),
         judged: node.catalog.judges(),
     };
-    let op = match node.propose(&node.shard, command::Body::Publish(publish)).await? {
+    let mut published = pin!(node.propose(&node.shard, command::Body::Publish(publish)));
+    let outcome = match tokio::time::timeout(PUBLICATION_TURN_MAX, &mut published).await {
+        Ok(outcome) => outcome?,
+        Err(_) => {
+            drop(turn);
+            published.await?
+        }
+    };
+    let op = match outcome {
         Ok(Applied {
             reply: Reply::Published { created: true },
             ..
@@ -232,14 +243,19 @@ async fn register(
     }
 }
 
-/// Prepares a module, away from the tasks that serve clients.
-async fn prepare(node: &Node, module: Bytes) -> Result<Prepared, HttpError> {
-    let _permit = node.preparing.acquire().await;
+/// Prepares a module, away from the tasks that serve clients, when its turn comes. The turn lasts until it is published:
+/// a log with many large entries on their way has no room for anything else.
+async fn prepare(node: &Node, module: Bytes) -> Result<(Option<SemaphorePermit<'_>>, Prepared), HttpError> {
+    // It is never closed.
+    let turn = node.preparing.acquire().await.ok();
     let options = Options {
         canonical_nan: node.catalog.has_mixed_processors(),
     };
     match tokio::task::spawn_blocking(move || rtdb_determinism::prepare_with(&module, &options)).await {
-        Ok(prepared) => prepared.map_err(|error| HttpError::bad_request(error.to_string())),
+        Ok(prepared) => {
+            let prepared = prepared.map_err(|error| HttpError::bad_request(error.to_string()))?;
+            Ok((turn, prepared))
+        }
         Err(error) => {
             tracing::error!(%error, "preparing a module failed");
             Err(HttpError::new(
@@ -289,7 +305,7 @@ pub(super) async fn plan(
     let record = node.database(&database)?;
     node.active(&record.identity).await?;
     authorize(&record, &caller, "update database")?;
-    let prepared = prepare(&node, module).await?;
+    let (_turn, prepared) = prepare(&node, module).await?;
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
     let path = format!("/v1/database/{}/pre_publish{query}", record.identity.to_hex());
     node.client
