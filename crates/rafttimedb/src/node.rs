@@ -146,8 +146,7 @@ impl Node {
     pub(crate) fn set_aside(&self, identity: &str) -> Option<Quarantine> {
         let identity = from_big_endian_hex(identity)?;
         let quarantine = self.local.running()?.replica.quarantine(&identity)?;
-        let why = quarantine.borrow().clone();
-        why
+        quarantine.borrow().clone()
     }
 
     fn identity_of(&self, database: &str) -> Result<Bytes, Refused> {

@@ -6,12 +6,16 @@ use rtdb_testkit::client::{Args, Client, Connect};
 use rtdb_testkit::clients::Clients;
 use rtdb_testkit::demo_module;
 use serde_json::Value;
+use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::support::{DATABASE, PATIENCE, Scene, answered, program, run, undisturbed, until};
 
 /// Acknowledged calls that show that work goes on: more than can be in flight.
 const SOME: u64 = 500;
+
+/// How long a busy machine may take to say how a node is.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
 
 /// What `/metrics` promises.
 const METRICS: [&str; 27] = [
@@ -288,6 +292,25 @@ fn operators_see_how_the_cluster_is() {
             });
             ensure!(shown, "no {name} in /metrics:\n{metrics}");
         }
+
+        // A SpacetimeDB that hangs holds up nobody who asks how the node is.
+        ensure!(status("/cluster/ready").await? == StatusCode::OK);
+        scene.cluster.node(2).pause_server(true)?;
+        until("the node is not ready", async || {
+            for path in ["/metrics", "/cluster/status", "/cluster/health"] {
+                let answer = timeout(ANSWER_MAX, status(path)).await?;
+                ensure!(answer? == StatusCode::OK, "{path}");
+            }
+            ensure!(status("/cluster/ready").await? == StatusCode::SERVICE_UNAVAILABLE);
+            Ok(())
+        })
+        .await?;
+        scene.cluster.node(2).pause_server(false)?;
+        until("the node is ready again", async || {
+            ensure!(status("/cluster/ready").await? == StatusCode::OK);
+            Ok(())
+        })
+        .await?;
         scene.end().await
     });
 }
