@@ -1,7 +1,9 @@
 //! The I/O of one session, in one task: whatever is ready first becomes an event for the [`Core`], and what the core
 //! wants done is done.
 
+mod apart;
 mod finish;
+mod life;
 mod poll;
 
 pub(super) use finish::close;
@@ -12,9 +14,7 @@ use super::socket::{Received, Socket};
 use super::upstream::{self, OpenError, Opened, Upstream, UpstreamConfig};
 use crate::budget::{Exceeded, Share};
 use crate::close::CloseReason;
-use crate::limits::{
-    APART_BYTES, CLIENT_BYTES_MAX, DRAIN_MAX, SLOWEST_BYTES_PER_S, SYSTEM_BYTES_MAX, WRITE_STALL_MAX,
-};
+use crate::limits::{APART_BYTES, CLIENT_BYTES_MAX, DRAIN_MAX};
 use crate::metrics::Present;
 use crate::node::Node;
 use crate::pool;
@@ -29,7 +29,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
@@ -180,21 +180,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 }
             }
         }
-    }
-
-    /// How many bytes may have to be gone through for an event.
-    fn burden(&self, event: &Event, io: &Io) -> usize {
-        let bytes = match event {
-            Event::Client(Some(Ok(message))) => message.len(),
-            Event::Upstream(Some(Ok(Message::Binary(payload)))) if self.core.is_restoring() => {
-                payload.len() + self.core.row_bytes()
-            }
-            Event::Upstream(Some(Ok(Message::Binary(payload)))) => payload.len(),
-            Event::Upstream(_) | Event::Opened(_) | Event::Published => self.core.row_bytes(),
-            Event::Outcome(_) | Event::Views(_) => io.held_bytes,
-            _ => return 0,
-        };
-        bytes + self.core.backlog()
     }
 
     /// Gives an event to the core. `Some` ends the session.
@@ -424,39 +409,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
         }
     }
-
-    /// Pings the client, and lets go of one that is silent or does not read.
-    fn tick(&mut self, io: &mut Io) -> Option<End> {
-        let now = Instant::now();
-        let written = self.client.written();
-        if io.progress.0 != written || !self.client.is_writing() {
-            io.progress = (written, now);
-        } else if now - io.progress.1 >= WRITE_STALL_MAX {
-            self.node.metrics.slow_clients.inc();
-            tracing::info!(connection = %self.upstream_config.connection, "closing a client that does not read");
-            let reason = CloseReason::new(CloseReason::AGAIN, "the client does not read fast enough");
-            return Some(End::Close(reason));
-        }
-        if !self.core.is_busy() {
-            // A burst's memory is not kept for a client that may be silent from now on.
-            self.core.trim();
-            io.pending.shrink_to(0);
-        }
-        if self.client.queued_bytes() > 0 || !self.listens() {
-            // That it takes what it is sent is enough.
-            io.heard.0 = now;
-        } else if now - io.heard.0 >= self.node.limits.idle_timeout + time_to_take(written - io.heard.1) {
-            tracing::debug!(connection = %self.upstream_config.connection, "a client timed out");
-            return Some(End::Gone);
-        }
-        self.client.ping();
-        None
-    }
-}
-
-/// How long a slow client takes for what was written last, before it comes to the ping behind.
-fn time_to_take(bytes: u64) -> Duration {
-    Duration::from_secs(bytes.min(SYSTEM_BYTES_MAX) / SLOWEST_BYTES_PER_S)
 }
 
 /// How to end with a client whose bytes are no WebSocket messages.

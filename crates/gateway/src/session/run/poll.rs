@@ -1,11 +1,9 @@
 //! What is ready first.
 
-use super::{End, Event, Io, Session};
+use super::{Event, Io, Session};
 use crate::budget::Exceeded;
 use crate::limits::OUTGOING_BYTES_MAX;
-use crate::pool::Turn;
 use futures::FutureExt;
-use futures::future::BoxFuture;
 use std::task::{Context as TaskContext, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::tungstenite::Error;
@@ -98,28 +96,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
         if let Err(exceeded) = self.account(io) {
             return Poll::Ready(Event::Exceeded(exceeded));
-        }
-        Poll::Pending
-    }
-
-    /// Waits for the turn to do something large. What was begun goes on meanwhile.
-    pub(super) fn poll_turn(
-        &mut self,
-        turn: &mut BoxFuture<'static, Turn>,
-        io: &mut Io,
-        cx: &mut TaskContext<'_>,
-    ) -> Poll<Result<Turn, End>> {
-        if let Poll::Ready(turn) = turn.poll_unpin(cx) {
-            return Poll::Ready(Ok(turn));
-        }
-        if io.ticker.poll_tick(cx).is_ready()
-            && let Some(end) = self.tick(io)
-        {
-            return Poll::Ready(Err(end));
-        }
-        let left = self.client.poll_end(cx).is_ready();
-        if left || self.poll_write(cx).is_err() || matches!(self.client.poll_flush(cx), Poll::Ready(Err(_))) {
-            return Poll::Ready(Err(End::Gone));
         }
         Poll::Pending
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::catalog::{Catalog, DatabaseRecord};
-use crate::limits::ClientLimits;
+use crate::limits::{ClientLimits, WRITE_STALL_MAX};
 use crate::local::{Claims, Local, LocalDatabase, SetAside, Tokens};
 use crate::metrics::GatewayMetrics;
 use crate::session::core::Caller;
@@ -13,6 +13,7 @@ use rtdb_protocol::compress::Compression;
 use rtdb_replica::Views;
 use spacetimedb_lib::db::raw_def::v9::RawModuleDefV9Builder;
 use spacetimedb_lib::{ConnectionId, Identity, RawModuleDef, bsatn};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, DuplexStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
