@@ -71,8 +71,20 @@ pub enum Unapplied {
     #[error("{0}")]
     Refused(Refusal),
     /// Unknown: the node stopped, or was expired by the others, with the command under way.
-    #[error("the outcome is unknown: {0}")]
-    Unknown(&'static str),
+    #[error("the outcome is unknown: {why}")]
+    Unknown {
+        /// Why.
+        why: &'static str,
+        /// Where the command stands in the log, if this node knows.
+        position: Option<Position>,
+    },
+}
+
+impl Unapplied {
+    /// [`Unapplied::Unknown`] of a command that may not be in the log at all.
+    pub fn unknown(why: &'static str) -> Self {
+        Self::Unknown { why, position: None }
+    }
 }
 
 /// Why a command was refused.

@@ -34,7 +34,7 @@ impl Future for Pending {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
         Pin::new(&mut self.0)
             .poll(cx)
-            .map(|done| done.unwrap_or(Err(Unapplied::Unknown("the node is stopping"))))
+            .map(|done| done.unwrap_or(Err(Unapplied::unknown("the node is stopping"))))
     }
 }
 

@@ -3,9 +3,9 @@
 use crate::catalog::Catalog;
 use crate::close::CloseReason;
 use crate::http;
-use crate::limits::{CONNECTIONS_MAX, DRAIN_MAX, HEAD_BYTES_MAX, HEAD_READ_MAX};
+use crate::limits::{ClientLimits, DRAIN_MAX, HEAD_BYTES_MAX, REFUSAL_MAX, REFUSALS_MAX, RETRY_AFTER_S};
 use crate::local::Local;
-use crate::metrics::GatewayMetrics;
+use crate::metrics::{GatewayMetrics, Present};
 use crate::node::Node;
 use axum::Router;
 use axum::body::Body;
@@ -13,8 +13,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rtdb_consensus::Propose;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower::ServiceExt;
@@ -25,8 +27,9 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// How often it is looked whether all sessions have ended.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// A connection's place among [`CONNECTIONS_MAX`]. A WebSocket session keeps it when the HTTP connection has ended.
-pub(crate) type Place = Arc<OwnedSemaphorePermit>;
+/// A connection's place among those that may be. A WebSocket session keeps it when the HTTP connection has ended.
+#[derive(Clone)]
+pub(crate) struct Place(#[expect(dead_code, reason = "held")] Arc<(OwnedSemaphorePermit, Present)>);
 
 /// What clients see of a node.
 #[derive(Clone)]
@@ -44,8 +47,9 @@ impl Gateway {
         catalog: Arc<dyn Catalog>,
         local: Arc<dyn Local>,
         metrics: GatewayMetrics,
+        limits: ClientLimits,
     ) -> Self {
-        let node = Arc::new(Node::new(shard, meta, catalog, local, metrics));
+        let node = Arc::new(Node::new(shard, meta, catalog, local, metrics, limits));
         Self {
             router: http::router(node.clone()),
             node,
@@ -55,7 +59,9 @@ impl Gateway {
 
     /// Serves clients until [`Gateway::shutdown`].
     pub async fn serve(&self, listener: TcpListener) {
-        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let limits = self.node.limits;
+        let connections = Arc::new(Semaphore::new(limits.connections_max.min(Semaphore::MAX_PERMITS)));
+        let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
         let mut stop = self.stop.subscribe();
         loop {
             let accepted = tokio::select! {
@@ -70,11 +76,21 @@ impl Gateway {
                     continue;
                 }
             };
-            // Beyond the limit the connection is closed at once: a client that waits unheard is worse off.
-            let Ok(place) = connections.clone().try_acquire_owned() else {
-                continue;
-            };
-            tokio::spawn(serve_connection(stream, self.router.clone(), Arc::new(place)));
+            // Beyond the limit a connection is told so and closed: a client that waits unheard is worse off.
+            match connections.clone().try_acquire_owned() {
+                Ok(permit) => {
+                    let present = Present::new(&self.node.metrics.connections);
+                    let place = Place(Arc::new((permit, present)));
+                    let (router, stop) = (self.router.clone(), self.stop.subscribe());
+                    tokio::spawn(serve_connection(stream, router, place, limits, stop));
+                }
+                Err(_) => {
+                    self.node.metrics.refused_connections.inc();
+                    if let Ok(permit) = refusals.clone().try_acquire_owned() {
+                        tokio::spawn(refuse(stream, permit, limits.connections_max));
+                    }
+                }
+            }
         }
     }
 
@@ -83,13 +99,13 @@ impl Gateway {
         self.node.closing.send_replace(Some(reason));
     }
 
-    /// Accepts nobody any more, closes all sessions with 1001 and `reason` (`leader=<id>:<addr>`), and waits until
-    /// they have ended, at most 5 s for calls under way and a moment for the close handshakes.
+    /// Accepts nobody any more, closes all sessions with 1001 and `reason` (`leader=<id>:<addr>`), lets HTTP requests
+    /// under way be answered, and waits until all have ended, at most 5 s.
     pub async fn shutdown(&self, reason: String) {
         self.stop.send_replace(true);
         self.close_sessions(CloseReason::new(CloseReason::AWAY, reason));
         let ended = async {
-            while self.node.metrics.sessions.get() > 0 {
+            while self.node.metrics.connections.get() > 0 {
                 tokio::time::sleep(LOOK).await;
             }
         };
@@ -97,7 +113,13 @@ impl Gateway {
     }
 }
 
-async fn serve_connection(stream: TcpStream, router: Router, place: Place) {
+async fn serve_connection(
+    stream: TcpStream,
+    router: Router,
+    place: Place,
+    limits: ClientLimits,
+    mut stop: watch::Receiver<bool>,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
@@ -106,14 +128,41 @@ async fn serve_connection(stream: TcpStream, router: Router, place: Place) {
         request.extensions_mut().insert(place.clone());
         router.clone().oneshot(request)
     });
-    let served = http1::Builder::new()
+    let serving = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_READ_MAX)
+        .header_read_timeout(limits.auth_timeout)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades()
-        .await;
+        .with_upgrades();
+    let mut serving = pin!(serving);
+    let served = tokio::select! {
+        served = &mut serving => served,
+        () = async { drop(stop.wait_for(|stop| *stop).await) } => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
     if let Err(error) = served {
         tracing::debug!(%error, "a connection ended");
     }
+}
+
+/// Says that there are too many connections already, whatever is asked.
+async fn refuse(mut stream: TcpStream, _permit: OwnedSemaphorePermit, max: usize) {
+    let body =
+        format!("this node serves {max} connections already: come back later, or turn to another node");
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: {RETRY_AFTER_S}\r\n\
+         content-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len(),
+    );
+    let told = async {
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await?;
+        // With unread bytes the connection would be reset, and the answer lost with it.
+        let mut scrap = [0; 1024];
+        while stream.read(&mut scrap).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    let _ = tokio::time::timeout(REFUSAL_MAX, told).await;
 }

@@ -2,6 +2,7 @@
 //! to the local server behind the log's back.
 
 mod auth;
+mod body;
 mod call;
 mod client;
 mod cors;
@@ -23,8 +24,8 @@ use crate::limits::{BODY_BYTES_MAX, MODULE_BYTES_MAX};
 use crate::node::Node;
 use crate::session::upgrade;
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
-use axum::middleware;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{any, delete, get, post, put};
 use std::sync::Arc;
@@ -77,8 +78,17 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         )
         .merge(mcp)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(middleware::from_fn(cors::cors));
+        .layer(middleware::from_fn_with_state(node.clone(), body::counted))
+        .layer(middleware::from_fn(cors::cors))
+        .layer(middleware::from_fn_with_state(node.clone(), answers));
     Router::new().nest("/v1", api).with_state(node)
+}
+
+/// Counts answers.
+async fn answers(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    node.metrics.answered(response.status());
+    response
 }
 
 /// What SpacetimeDB serves and the cluster does not.

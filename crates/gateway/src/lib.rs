@@ -9,6 +9,7 @@
 //! agreement, nor how the replica feeds the local server: of both it sees only the traits [`Catalog`] and [`Local`]
 //! (over the real replica: [`OverReplica`]) and the outcomes of its proposals.
 
+mod budget;
 mod catalog;
 mod close;
 mod gateway;
@@ -18,6 +19,7 @@ mod local;
 mod metrics;
 mod node;
 mod over_replica;
+mod pool;
 mod presence;
 mod reducers;
 mod session;
@@ -26,6 +28,7 @@ mod views;
 pub use catalog::{Catalog, DatabaseRecord};
 pub use close::CloseReason;
 pub use gateway::Gateway;
+pub use limits::ClientLimits;
 pub use local::{Claims, Local, LocalDatabase, SetAside, TokenError, Tokens};
 pub use metrics::GatewayMetrics;
 pub use over_replica::OverReplica;

@@ -2,8 +2,55 @@
 
 use std::time::Duration;
 
-/// Connections to the listening address at one time, HTTP and WebSocket together.
-pub const CONNECTIONS_MAX: usize = 65_536;
+/// What the operator sets.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientLimits {
+    /// Connections to the listening address at one time, HTTP and WebSocket together.
+    pub connections_max: usize,
+    /// How long the head of an HTTP request, the caller's token in it, may take to arrive.
+    pub auth_timeout: Duration,
+    /// How long a client may be silent, pongs included, before it counts as gone. SpacetimeDB 2.8: 30 s. It is pinged twice
+    /// as often.
+    pub idle_timeout: Duration,
+}
+
+impl Default for ClientLimits {
+    fn default() -> Self {
+        Self {
+            connections_max: 10_000,
+            auth_timeout: Duration::from_secs(15),
+            idle_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Connections beyond the limit that are told so at one time; those beyond that are closed without a word.
+pub const REFUSALS_MAX: usize = 64;
+
+/// How long one that is told so may take to read it.
+pub const REFUSAL_MAX: Duration = Duration::from_secs(1);
+
+/// Bytes that one client may take of the node's memory: what is on its way to it and from it, and the rows kept for it.
+pub const CLIENT_BYTES_MAX: usize = 256 << 20;
+
+/// Bytes that all clients of a node may take of its memory.
+pub const CLIENTS_BYTES_MAX: usize = 2 << 30;
+
+/// Bytes that a client may take even if all together take too much.
+pub const CLIENT_BYTES_FREE: usize = 64 << 10;
+
+/// Bytes that are scanned, compared, compressed or parsed where they come in: about a millisecond's. What is larger is done
+/// apart.
+pub const APART_BYTES: usize = 128 << 10;
+
+/// Large things that are done at one time.
+pub const APART_MAX: usize = 2;
+
+/// Bytes of a WebSocket message that are sent as one frame: between the frames of a large one there is room for pings.
+pub const FRAGMENT_BYTES: usize = 64 << 10;
+
+/// Bytes of messages that are kept of a client that sends before it is let in. Beyond, it is not read.
+pub const EARLY_BYTES_MAX: usize = 64 << 10;
 
 /// Calls of one client under way. Beyond it the client's socket is not read: TCP slows the client down.
 pub const CALLS_MAX: usize = 1_024;
@@ -24,8 +71,8 @@ pub const SUBSCRIPTIONS_BYTES_MAX: usize = 256 << 10;
 /// A client with more is closed then, and must connect again.
 pub const ROWS_BYTES_MAX: usize = 16 << 20;
 
-/// Bytes of all clients' subscribed rows.
-pub const ROWS_TOTAL_BYTES_MAX: usize = 1 << 30;
+/// Bytes of all clients' subscribed rows: they leave room for what is on its way.
+pub const ROWS_TOTAL_BYTES_MAX: usize = CLIENTS_BYTES_MAX / 2;
 
 /// Bytes that wait to be written to one client before SpacetimeDB's and the client's sockets are no longer read.
 pub const OUTGOING_BYTES_MAX: usize = 1 << 20;
@@ -33,11 +80,11 @@ pub const OUTGOING_BYTES_MAX: usize = 1 << 20;
 /// How long a client may leave its socket full before it is closed.
 pub const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
 
-/// How often an idle client is pinged. SpacetimeDB 2.8 pings as often, 1.2 every 60 s.
-pub const PING_INTERVAL: Duration = Duration::from_secs(15);
+/// How fast a client may be at least, in bytes a second: it is given the time for what it was sent before it must answer.
+pub const SLOWEST_BYTES_PER_S: u64 = 64 << 10;
 
-/// How long a client may be silent, pongs included, before it counts as gone. SpacetimeDB 2.8: 30 s.
-pub const IDLE_MAX: Duration = Duration::from_secs(30);
+/// Bytes that the systems between us and a client may hold of what was sent.
+pub const SYSTEM_BYTES_MAX: u64 = 8 << 20;
 
 /// How long a close frame waits for the client's own. SpacetimeDB 2.8: 250 ms.
 pub const CLOSE_HANDSHAKE_MAX: Duration = Duration::from_millis(500);
@@ -61,9 +108,6 @@ pub const DATABASE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long a request waits for the local SpacetimeDB to answer with its headers.
 pub const LOCAL_ANSWER_MAX: Duration = Duration::from_secs(60);
 
-/// How long the head of an HTTP request may take to arrive.
-pub const HEAD_READ_MAX: Duration = Duration::from_secs(15);
-
 /// Bytes hyper buffers for the head of an HTTP request.
 pub const HEAD_BYTES_MAX: usize = 32 << 10;
 
@@ -79,8 +123,11 @@ pub const MODULE_BYTES_MAX: usize = 64 << 20;
 /// Bytes of what a token says, as modules see it: kept with each session in the log and in the database.
 pub const CLAIMS_BYTES_MAX: usize = rtdb_determinism::CLAIMS_BYTES_MAX;
 
-/// Modules prepared at one time: each takes a core and a multiple of its size in memory.
+/// Modules prepared and published at one time: each takes a core, a multiple of its size in memory, and an entry of the log.
 pub const PREPARATIONS_MAX: usize = 2;
+
+/// How long a publication that has no outcome keeps others waiting.
+pub const PUBLICATION_TURN_MAX: Duration = Duration::from_secs(5);
 
 /// Bytes of any other request's body.
 pub const BODY_BYTES_MAX: usize = 2 << 20;

@@ -1,7 +1,9 @@
 //! What the gateway counts.
 
+use http::StatusCode;
 use prometheus::core::Collector;
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts};
+use rtdb_consensus::Outcome;
 use std::time::Duration;
 
 /// The gateway's metrics. Cloning shares them; [`GatewayMetrics::collectors`] registers them.
@@ -15,7 +17,17 @@ pub struct GatewayMetrics {
     pub calls: IntCounter,
     /// From a call's proposal to its outcome, in seconds.
     pub write_latency: Histogram,
-    /// Clients closed because they did not read.
+    /// Calls that failed, or whose outcome is not known.
+    pub failed_calls: IntCounter,
+    /// Connections to the listening address.
+    pub connections: IntGauge,
+    /// Connections that were refused because there were too many.
+    pub refused_connections: IntCounter,
+    /// Bytes held for clients: on their way to them and from them, and rows kept for them.
+    pub client_bytes: IntGauge,
+    /// Answers to HTTP requests, by the class of their status.
+    pub http_answers: IntCounterVec,
+    /// Clients closed because they did not read, or had too much waiting for them.
     pub slow_clients: IntCounter,
     /// Bytes of the rows that clients are subscribed to, kept to tell them what they missed.
     pub row_bytes: IntGauge,
@@ -40,9 +52,26 @@ impl GatewayMetrics {
                 )
                 .buckets(prometheus::exponential_buckets(0.000_25, 2.0, 16)?),
             )?,
+            failed_calls: IntCounter::new(
+                "rtdb_failed_calls_total",
+                "Calls of this node's clients that failed, or whose outcome is not known",
+            )?,
+            connections: IntGauge::new("rtdb_connections", "Connections of clients, HTTP and WebSocket")?,
+            refused_connections: IntCounter::new(
+                "rtdb_refused_connections_total",
+                "Connections of clients that were refused because there were too many",
+            )?,
+            client_bytes: IntGauge::new(
+                "rtdb_client_bytes",
+                "Bytes held for clients: on their way to them and from them, and rows kept for them",
+            )?,
+            http_answers: IntCounterVec::new(
+                Opts::new("rtdb_http_answers_total", "Answers to HTTP requests of clients"),
+                &["status"],
+            )?,
             slow_clients: IntCounter::new(
                 "rtdb_slow_clients_total",
-                "Clients closed because they did not read",
+                "Clients closed because they did not read, or had too much waiting for them",
             )?,
             row_bytes: IntGauge::new(
                 "rtdb_subscribed_row_bytes",
@@ -62,14 +91,30 @@ impl GatewayMetrics {
             Box::new(self.upstreams.clone()),
             Box::new(self.calls.clone()),
             Box::new(self.write_latency.clone()),
+            Box::new(self.failed_calls.clone()),
+            Box::new(self.connections.clone()),
+            Box::new(self.refused_connections.clone()),
+            Box::new(self.client_bytes.clone()),
+            Box::new(self.http_answers.clone()),
             Box::new(self.slow_clients.clone()),
             Box::new(self.row_bytes.clone()),
             Box::new(self.restorations.clone()),
         ]
     }
 
-    pub(crate) fn call_done(&self, took: Duration) {
+    pub(crate) fn call_done(&self, took: Duration, outcome: &Outcome) {
         self.write_latency.observe(took.as_secs_f64());
+        if outcome.is_err() {
+            self.failed_calls.inc();
+        }
+    }
+
+    pub(crate) fn answered(&self, status: StatusCode) {
+        let class = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+        let class = class.get(usize::from(status.as_u16() / 100) - 1);
+        self.http_answers
+            .with_label_values(&[*class.unwrap_or(&"5xx")])
+            .inc();
     }
 }
 

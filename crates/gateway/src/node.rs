@@ -3,9 +3,10 @@
 use crate::catalog::{Catalog, DatabaseRecord};
 use crate::close::CloseReason;
 use crate::http::{HttpError, LocalClient, check_name};
-use crate::limits::{CLAIMS_BYTES_MAX, DATABASE_WAIT_MAX, PREPARATIONS_MAX};
+use crate::limits::{CLAIMS_BYTES_MAX, ClientLimits, DATABASE_WAIT_MAX, PREPARATIONS_MAX};
 use crate::local::{Claims, Local, LocalDatabase, SetAside, Tokens};
 use crate::metrics::GatewayMetrics;
+use crate::pool::Pool;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::StatusCode;
@@ -29,6 +30,9 @@ pub(crate) struct Node {
     pub(crate) client: LocalClient,
     /// Modules being prepared.
     pub(crate) preparing: Semaphore,
+    /// Where large things are done.
+    pub(crate) pool: Pool,
+    pub(crate) limits: ClientLimits,
     /// The last order to close all sessions.
     pub(crate) closing: watch::Sender<Option<CloseReason>>,
 }
@@ -40,6 +44,7 @@ impl Node {
         catalog: Arc<dyn Catalog>,
         local: Arc<dyn Local>,
         metrics: GatewayMetrics,
+        limits: ClientLimits,
     ) -> Self {
         Self {
             shard,
@@ -49,6 +54,8 @@ impl Node {
             local,
             metrics,
             preparing: Semaphore::new(PREPARATIONS_MAX),
+            pool: Pool::new(),
+            limits,
             closing: watch::Sender::new(None),
         }
     }

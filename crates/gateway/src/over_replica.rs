@@ -11,6 +11,7 @@ use spacetimedb_lib::Identity;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 /// How long a token lives that stands in for a client's own when its upstream is opened.
 const MINTED_LIFETIME: Duration = Duration::from_secs(60);
@@ -120,12 +121,31 @@ impl Local for OverReplica {
     }
 
     fn caught_up(&self, identity: &Identity) -> BoxFuture<'static, ()> {
+        // The replica asks the server over connections that it shares with the applier: these must not hang on clients.
         let (replica, identity) = (self.replica.clone(), identity.to_byte_array());
-        async move { replica.caught_up(&identity).await }.boxed()
+        let runtime = self.replica.runtime().clone();
+        let looking = Looking(runtime.spawn(async move { replica.caught_up(&identity).await }));
+        async move {
+            let mut looking = looking;
+            // It ends badly only with the node.
+            if (&mut looking.0).await.is_err() {
+                std::future::pending().await
+            }
+        }
+        .boxed()
     }
 
     fn tokens(&self) -> Option<Arc<dyn Tokens>> {
         Some(self.tokens.clone())
+    }
+}
+
+/// A look at where the replica is. It ends when nobody waits for it any more.
+struct Looking(JoinHandle<()>);
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -48,14 +48,15 @@ impl Presence {
                     session: applied.position.0,
                 }),
                 Err(error) => {
-                    if let Unapplied::Reducer { position, .. } = &error {
-                        disconnect(
-                            &group,
-                            Disconnect {
-                                session: position.0,
-                                refused: true,
-                            },
-                        );
+                    // What has an unknown outcome may have begun a session all the same.
+                    let begun = match &error {
+                        Unapplied::Reducer { position, .. } => Some((*position, true)),
+                        Unapplied::Unknown { position, .. } => position.map(|position| (position, false)),
+                        Unapplied::Refused(_) => None,
+                    };
+                    if let Some((position, refused)) = begun {
+                        let session = position.0;
+                        disconnect(&group, Disconnect { session, refused });
                     }
                     Err(error)
                 }
@@ -63,7 +64,7 @@ impl Presence {
         });
         match entering.await {
             Ok(presence) => presence.map_err(NotLetIn::Unapplied),
-            Err(_) => Err(NotLetIn::Unapplied(Unapplied::Unknown("the node is stopping"))),
+            Err(_) => Err(NotLetIn::Unapplied(Unapplied::unknown("the node is stopping"))),
         }
     }
 

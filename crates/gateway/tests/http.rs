@@ -181,7 +181,7 @@ async fn a_failing_reducer_and_a_full_log_have_their_statuses() {
     assert_eq!((status, body.as_str()), (530, "name required"));
     gateway
         .log
-        .answer(|_| Some(Err(Unapplied::Unknown("the node is stopping"))));
+        .answer(|_| Some(Err(Unapplied::unknown("the node is stopping"))));
     assert_eq!(gateway.call("add", "[1]").await.0, 504);
     gateway.log.full.store(true, std::sync::atomic::Ordering::Relaxed);
     let (status, head, body) = gateway.call("add", "[1]").await;

@@ -3,14 +3,17 @@
 mod fake;
 
 use bytes::{Bytes, BytesMut};
-use fake::{Fixture, NAME, Settings, identity_of};
+use fake::{Fixture, NAME, Settings, identity_of, until};
 use futures::{SinkExt, StreamExt};
 use rtdb_consensus::command::Body;
 use rtdb_consensus::{Position, Refusal, Unapplied};
+use rtdb_gateway::ClientLimits;
 use rtdb_protocol::reply::Outcome;
 use rtdb_protocol::server::ServerMessage;
 use rtdb_protocol::{Subprotocol, client, server};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -303,4 +306,124 @@ async fn an_expired_epoch_closes_the_clients_of_now_only() {
         next_server(&mut again).await,
         ServerMessage::Hello { .. }
     ));
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_told_so_and_others_go_on() {
+    let gateway = Fixture::start(Settings {
+        limits: ClientLimits {
+            connections_max: 2,
+            ..ClientLimits::default()
+        },
+        ..Settings::default()
+    })
+    .await;
+    let mut first = connect_as_bob(&gateway).await;
+    let second = connect_as_bob(&gateway).await;
+    next(&mut first).await;
+    for _ in 0..3 {
+        let (status, head, body) = gateway.get("/v1/ping").await;
+        assert_eq!(status, 503);
+        assert!(
+            head.contains("retry-after") && body.contains("2 connections"),
+            "{head} {body}"
+        );
+    }
+    assert_eq!(gateway.metrics.refused_connections.get(), 3);
+    first.send(call(1)).await.expect("sent");
+    assert!(matches!(
+        next_server(&mut first).await,
+        ServerMessage::CallResult(_)
+    ));
+    drop(second);
+    until("there is room again", || gateway.metrics.connections.get() == 1).await;
+    assert_eq!(gateway.get("/v1/ping").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_before_it_is_let_in_frees_its_place_and_ends_its_session() {
+    let gateway = Fixture::start(Settings::default()).await;
+    gateway.log.holds.store(true, Ordering::Relaxed);
+    let mut gone = connect_as_bob(&gateway).await;
+    gone.send(call(1)).await.expect("sent");
+    let mut stays = connect_as_bob(&gateway).await;
+    stays.send(call(2)).await.expect("sent");
+    until("both are on their way", || gateway.log.kinds().len() == 2).await;
+    gone.close(None).await.expect("closed");
+    drop(gone);
+    until("one is gone", || gateway.metrics.connections.get() == 1).await;
+    gateway.log.release();
+    gateway.log.wait_for("disconnect").await;
+    next(&mut stays).await;
+    let ServerMessage::CallResult(result) = next_server(&mut stays).await else {
+        panic!("what was sent early is lost")
+    };
+    assert_eq!(result.request_id, 2);
+    assert_eq!(
+        gateway.log.kinds().iter().filter(|kind| **kind == "call").count(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_session_that_may_have_begun_is_ended() {
+    let gateway = Fixture::start(Settings::default()).await;
+    gateway.log.answer(|body| {
+        let unknown = Unapplied::Unknown {
+            why: "nobody knows",
+            position: Some(Position(9)),
+        };
+        matches!(body, Body::Connect(_)).then_some(Err(unknown))
+    });
+    let mut client = connect_as_bob(&gateway).await;
+    assert_eq!(closed(&mut client).await.0, 1012);
+    gateway.log.wait_for("disconnect").await;
+    let commands = gateway.log.commands.lock();
+    assert!(matches!(commands.last(), Some(Body::Disconnect(command)) if command.session == 9));
+}
+
+#[tokio::test]
+async fn a_node_that_stops_answers_the_calls_under_way() {
+    let gateway = Fixture::start(Settings::default()).await;
+    gateway.log.holds.store(true, Ordering::Relaxed);
+    let idle = TcpStream::connect(gateway.address).await.expect("a connection");
+    let stopping = gateway.gateway.clone();
+    let stop = async {
+        gateway.log.wait_for("call").await;
+        let stopped = tokio::spawn(async move { stopping.shutdown("shutting down".into()).await });
+        let mut idle = idle;
+        let mut rest = Vec::new();
+        idle.read_to_end(&mut rest).await.expect("the idle one is closed");
+        gateway.log.release();
+        stopped.await.expect("stopped");
+    };
+    let ((status, ..), ()) = tokio::join!(gateway.call("add", "[1]"), stop);
+    assert_eq!(status, 200);
+}
+
+#[tokio::test]
+async fn memory_that_is_used_up_ends_those_who_ask_for_more() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let mut client = connect_as_bob(&gateway).await;
+    next(&mut client).await;
+    gateway.metrics.client_bytes.set(1 << 40);
+    let (status, _, body) = gateway.call("add", &format!("[{}1]", " ".repeat(1 << 20))).await;
+    assert_eq!(status, 503, "{body}");
+    assert!(body.contains("memory"), "{body}");
+    assert_eq!(gateway.call("add", "[1]").await.0, 200);
+
+    // Half of a large message.
+    let head = [
+        &[0x82, 0xff][..],
+        &(16u64 << 20).to_be_bytes(),
+        &[0; 4],
+        &vec![0; 1 << 20],
+    ]
+    .concat();
+    tokio::io::AsyncWriteExt::write_all(client.get_mut(), &head)
+        .await
+        .expect("sent");
+    let (code, reason) = closed(&mut client).await;
+    assert_eq!(code, 1013, "{reason}");
+    assert!(reason.contains("memory"), "{reason}");
 }

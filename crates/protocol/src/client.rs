@@ -31,6 +31,17 @@ pub enum ClientMessage {
     },
 }
 
+impl ClientMessage {
+    /// About how many bytes it has.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Call(call) => call.reducer.len() + call.args.len(),
+            Self::Read(read) => read.raw.len(),
+            Self::Procedure { name, .. } => name.len(),
+        }
+    }
+}
+
 /// A client's call of a reducer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallReducer {
@@ -79,6 +90,11 @@ impl Iterator for Messages {
 }
 
 impl Messages {
+    /// Bytes of the frame that are still to be split.
+    pub fn left(&self) -> usize {
+        self.frame.len() - self.at
+    }
+
     fn read(&mut self) -> Result<ClientMessage, FrameError> {
         if self.frame.is_empty() {
             return Err(FrameError::Empty);

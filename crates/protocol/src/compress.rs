@@ -39,6 +39,11 @@ impl Compression {
     }
 }
 
+/// What stands before a message that is not compressed.
+pub fn uncompressed() -> Bytes {
+    Bytes::from_static(&[NONE])
+}
+
 /// The payload of one message.
 pub fn encode(compression: Compression, message: &[u8]) -> Bytes {
     encode_all(compression, [message])

@@ -25,6 +25,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
     Router::new()
         .route("/cluster/status", get(status))
         .route("/cluster/health", get(health))
+        .route("/cluster/ready", get(ready))
         .route("/cluster/leader", get(leader))
         .route("/cluster/init", post(init))
         .route("/cluster/resolve", post(resolve))
@@ -38,7 +39,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
 }
 
 async fn status(State(node): State<Arc<Node>>) -> Response {
-    Json(node.status().await).into_response()
+    Json(node.status()).into_response()
 }
 
 /// 200 while a leader is known, so that writes can be served.
@@ -49,6 +50,14 @@ async fn health(State(node): State<Arc<Node>>) -> Response {
                 .into_response()
         }
         None => error(StatusCode::SERVICE_UNAVAILABLE, node.why_no_leader()),
+    }
+}
+
+/// 200 while clients are served well: a leader is known, SpacetimeDB answers, and what is written is soon applied here.
+async fn ready(State(node): State<Arc<Node>>) -> Response {
+    match node.unready() {
+        None => Json(json!({ "ready": true })).into_response(),
+        Some(why) => error(StatusCode::SERVICE_UNAVAILABLE, why),
     }
 }
 
@@ -146,7 +155,7 @@ async fn verify(State(node): State<Arc<Node>>, body: Bytes) -> Response {
             "identity": identity,
             "position": position.to_string(),
             "index": position.0,
-            "nodes": node.status().await.nodes,
+            "nodes": node.status().nodes,
         }))
         .into_response(),
         Err(refused) => error(refused.status, refused.reason),
@@ -197,7 +206,7 @@ async fn rows(
 }
 
 async fn metrics(State(node): State<Arc<Node>>) -> Response {
-    match node.metrics().await {
+    match node.metrics() {
         Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(failed) => error(StatusCode::INTERNAL_SERVER_ERROR, failed.to_string()),
     }

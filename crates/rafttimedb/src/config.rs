@@ -2,6 +2,7 @@
 
 use clap::{Args, Parser, ValueEnum};
 use rtdb_consensus::Timing;
+use rtdb_gateway::ClientLimits;
 use rtdb_replica::ServerLimits;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -73,6 +74,23 @@ pub(crate) struct Config {
     /// How many MiB of the disk must stay free: below, this node takes no calls and gives leadership away
     #[arg(long, env = "RTDB_DISK_RESERVE_MB", default_value_t = rtdb_consensus::DISK_RESERVE_BYTES >> 20, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
     pub(crate) disk_reserve_mb: u64,
+
+    /// How many connections of clients there may be at one time, HTTP and WebSocket together. One more is refused with 503.
+    /// There are fewer if the process may not have as many open files
+    #[arg(long, env = "RTDB_CONNECTIONS_MAX", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) connections_max: u32,
+
+    /// How long a client may take to send the head of a request, its token in it, in milliseconds
+    #[arg(long, env = "RTDB_AUTH_TIMEOUT_MS", default_value_t = 15_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
+    pub(crate) auth_timeout_ms: u64,
+
+    /// How long a client may be silent before its connection is closed, in milliseconds. It is pinged twice as often
+    #[arg(long, env = "RTDB_IDLE_TIMEOUT_MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1_000..=3_600_000))]
+    pub(crate) idle_timeout_ms: u64,
+
+    /// How far this node may be behind the log for `/cluster/ready` to answer 200, in milliseconds
+    #[arg(long, env = "RTDB_READY_LAG_MAX_MS", default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
+    pub(crate) ready_lag_max_ms: u64,
 
     /// How log lines are written. What is logged is set by RUST_LOG, `info` by default
     #[arg(long, env = "RTDB_LOG_FORMAT", value_enum, default_value = "text")]
@@ -196,6 +214,15 @@ impl Config {
             busy_hang_max: limits.busy_hang_max + self.call_time_max(),
             memory_max: self.server.stdb_memory_max.map(|mib| mib << 20),
             ..limits
+        }
+    }
+
+    /// What clients may take, when there are descriptors for so many connections.
+    pub(crate) fn client_limits(&self, connections_max: usize) -> ClientLimits {
+        ClientLimits {
+            connections_max,
+            auth_timeout: Duration::from_millis(self.auth_timeout_ms),
+            idle_timeout: Duration::from_millis(self.idle_timeout_ms),
         }
     }
 

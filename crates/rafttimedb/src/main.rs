@@ -5,8 +5,11 @@ mod auditor;
 mod catalog;
 mod config;
 mod cpu;
+mod descriptors;
+
 mod keys;
 mod kinds;
+mod lag;
 mod local;
 mod metrics;
 mod node;
@@ -15,12 +18,14 @@ mod run;
 mod scrubber;
 mod status;
 
+use anyhow::Context;
 use clap::{CommandFactory, Parser};
 use config::{Config, LogFormat};
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
+use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
 /// What is logged unless RUST_LOG says otherwise. The libraries tell every step at info.
@@ -38,27 +43,33 @@ fn main() -> ExitCode {
     };
     log_to_stderr(config.log_format);
     log_panics();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(worker_threads())
-        .enable_all()
-        .build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            tracing::error!("the runtime can't start: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let code = match runtime.block_on(run::run(config)) {
+    match start(config) {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
         }
-    };
+    }
+}
+
+/// Clients have a runtime of their own: whatever they do, raft, the replica and the admin API go on.
+fn start(config: Config) -> anyhow::Result<ExitCode> {
+    let node = runtime("node")?;
+    let clients = runtime("clients")?;
+    let code = node.block_on(run::run(config, clients.handle()));
+    clients.shutdown_timeout(LEFT_MAX);
     // A read from a disk that hangs is not waited for.
-    runtime.shutdown_timeout(LEFT_MAX);
+    node.shutdown_timeout(LEFT_MAX);
     code
+}
+
+fn runtime(name: &str) -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .thread_name(name)
+        .worker_threads(worker_threads())
+        .enable_all()
+        .build()
+        .context("the runtime can't start")
 }
 
 /// Half of the machine's cores: the other half is its SpacetimeDB's. On few cores, tasks that hand work to each other

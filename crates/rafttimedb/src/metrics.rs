@@ -1,7 +1,7 @@
 //! `/metrics`: what Prometheus reads. The names are part of the product; a unit ends each name that has one.
 
 use crate::status::NodeStatus;
-use prometheus::{IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{Counter, Gauge, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 use rtdb_consensus::WriteStats;
 use rtdb_gateway::GatewayMetrics;
 
@@ -13,7 +13,8 @@ pub(crate) struct Metrics {
     registry: Registry,
     sessions: IntGauge,
     syncs: IntCounter,
-    sync_us: IntCounter,
+    sync_seconds: Counter,
+    apply_lag_seconds: Gauge,
     ready: IntGaugeVec,
     spacetimedb_up: IntGaugeVec,
     term: IntGaugeVec,
@@ -55,6 +56,13 @@ impl Metrics {
             registry.register(Box::new(gauge.clone()))?;
             Ok::<_, prometheus::Error>(gauge)
         };
+        let sync_seconds = Counter::new("rtdb_log_sync_seconds_total", "The time those fsyncs took")?;
+        registry.register(Box::new(sync_seconds.clone()))?;
+        let apply_lag_seconds = Gauge::new(
+            "rtdb_apply_lag_seconds",
+            "For how long a command of the shard waits on this node until it is applied",
+        )?;
+        registry.register(Box::new(apply_lag_seconds.clone()))?;
         let (group, database) = (&["group"], &["database"]);
         Ok(Self {
             sessions: gateway.sessions.clone(),
@@ -62,7 +70,8 @@ impl Metrics {
                 "log_syncs_total",
                 "Writes to the log that were brought to disk with one fsync each",
             )?,
-            sync_us: counter("log_sync_microseconds_total", "The time those fsyncs took")?,
+            sync_seconds,
+            apply_lag_seconds,
             ready: gauge("ready", "1 while this node serves clients", &[])?,
             spacetimedb_up: gauge("spacetimedb_up", "1 while this node's SpacetimeDB answers", &[])?,
             term: gauge("raft_term", "The group's current term", group)?,
@@ -169,8 +178,10 @@ impl Metrics {
         writes: WriteStats,
     ) -> Result<String, prometheus::Error> {
         self.syncs.inc_by(writes.syncs.saturating_sub(self.syncs.get()));
-        self.sync_us
-            .inc_by(writes.sync_us.saturating_sub(self.sync_us.get()));
+        let sync_seconds = writes.sync_us as f64 / 1e6;
+        self.sync_seconds
+            .inc_by((sync_seconds - self.sync_seconds.get()).max(0.0));
+        self.apply_lag_seconds.set(status.lag_ms as f64 / 1e3);
         let set = |gauge: &IntGaugeVec, labels: &[&str], value: u64| {
             gauge
                 .with_label_values(labels)

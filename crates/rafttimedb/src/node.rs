@@ -3,7 +3,8 @@
 use crate::config::Config;
 use crate::keys;
 use crate::kinds;
-use crate::local::LocalNode;
+use crate::lag::Lag;
+use crate::local::{LocalNode, Running};
 use crate::metrics::Metrics;
 use crate::status::{
     DatabaseStatus, DivergedReplica, GroupStatus, MemberStatus, NodeAddrs, NodeStatus, ServerStatus,
@@ -29,6 +30,7 @@ pub(crate) struct Node {
     pub(crate) manager: Arc<Manager>,
     pub(crate) local: Arc<LocalNode>,
     pub(crate) metrics: Metrics,
+    pub(crate) lag: Lag,
 }
 
 /// How long the nodes may take to agree on what an operator wants.
@@ -184,17 +186,27 @@ impl Node {
     }
 
     /// The metrics, in Prometheus's text format.
-    pub(crate) async fn metrics(&self) -> Result<String, prometheus::Error> {
-        self.metrics
-            .render(&self.status().await, self.manager.status().writes)
+    pub(crate) fn metrics(&self) -> Result<String, prometheus::Error> {
+        self.metrics.render(&self.status(), self.manager.status().writes)
     }
 
-    /// What the node says of itself, with each database's digest as the server has it now.
-    pub(crate) async fn status(&self) -> NodeStatus {
-        let replica = match self.local.running() {
-            Some(running) => Some(running.replica.status().await),
-            None => None,
-        };
+    /// Why clients should turn to another node for now; nothing, if they need not.
+    pub(crate) fn unready(&self) -> Option<String> {
+        if self.leader().is_none() {
+            return Some(self.why_no_leader().to_owned());
+        }
+        let up = |running: &Running| *running.server.state().borrow() == ServerState::Up;
+        if !self.local.running().is_some_and(up) {
+            return Some("this node's SpacetimeDB does not answer".to_owned());
+        }
+        let (lag, max) = (self.lag.now().as_millis(), self.config.ready_lag_max_ms);
+        (lag > u128::from(max))
+            .then(|| format!("this node is {lag} ms behind, and --ready-lag-max-ms is {max}"))
+    }
+
+    /// What the node says of itself. Nobody is asked for it: the databases' digests are those that were read last.
+    pub(crate) fn status(&self) -> NodeStatus {
+        let replica = self.local.running().map(|running| running.replica.progress());
         let raft = self.manager.status();
         let meta = self.manager.meta().meta();
         let up = replica
@@ -239,6 +251,7 @@ impl Node {
                     applied: database.applied.to_string(),
                     index: position.0,
                     digest: database.digest.map(|digest| format!("{:016x}", digest.value)),
+                    digest_is_old: database.digest_is_old,
                     in_flight: database.in_flight,
                     overlong_calls: database.overlong_calls,
                     stuck: self.stuck(database),
@@ -249,6 +262,7 @@ impl Node {
             cluster_id: raft.cluster,
             version: env!("CARGO_PKG_VERSION"),
             ready: waiting_for.is_none(),
+            lag_ms: u64::try_from(self.lag.now().as_millis()).unwrap_or(u64::MAX),
             waiting_for,
             troubles: raft.troubles,
             clock_off_ms: match raft.clock {

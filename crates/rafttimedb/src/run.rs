@@ -5,7 +5,9 @@ use crate::auditor::Auditor;
 use crate::catalog::MetaCatalog;
 use crate::config::{Config, Peer};
 use crate::cpu;
+use crate::descriptors;
 use crate::keys;
+use crate::lag::Lag;
 use crate::local::{LocalNode, Running};
 use crate::metrics::Metrics;
 use crate::node::Node;
@@ -17,12 +19,13 @@ use futures::future::BoxFuture;
 use rtdb_consensus::command::InitCluster;
 use rtdb_consensus::{Follow, Limits, Manager, PeerError};
 use rtdb_consensus::{SystemClock, SystemSpace};
-use rtdb_gateway::{CloseReason, Gateway, GatewayMetrics};
+use rtdb_gateway::{ClientLimits, CloseReason, Gateway, GatewayMetrics};
 use rtdb_replica::{LocalServer, Replica, ReplicaConfig, ServerConfig, Tokens};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How long to wait before a peer that could not be reached is asked again.
@@ -36,9 +39,10 @@ const UNWATCHED: &str = "the task that keeps SpacetimeDB running has failed";
 
 /// Runs the node until it is told to stop, or can't go on. An error means that it did not start; why it can't go on it
 /// has said itself, before it tried to stop in order.
-pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
-    let raft_listener = bind(&config.raft_addr, "--raft-addr").await?;
-    let client_listener = bind(&config.listen_addr, "--listen-addr").await?;
+pub(crate) async fn run(config: Config, clients: &Handle) -> anyhow::Result<ExitCode> {
+    let client_limits = client_limits(&config)?;
+    let raft_listener = bind(config.raft_addr, "--raft-addr").await?;
+    let client_listener = clients.spawn(bind(config.listen_addr, "--listen-addr")).await??;
     let manager = Manager::start(rtdb_consensus::Config {
         node: config.node_id,
         data_dir: config.data_dir.clone(),
@@ -62,12 +66,14 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
         Arc::new(MetaCatalog(manager.meta().clone())),
         local.clone(),
         gateway_metrics,
+        client_limits,
     );
     let node = Arc::new(Node {
         config,
         manager: manager.clone(),
         local: local.clone(),
         metrics,
+        lag: Lag::default(),
     });
     tracing::info!(
         node = node.config.node_id,
@@ -89,7 +95,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
         ended = raft_server => Err(anyhow!("the raft address is not served any more: {ended:?}")),
         ended = fatal(&manager) => ended,
         ended = check_peers(&node) => ended,
-        ended = serve(&node, &gateway, client_listener) => ended,
+        ended = serve(&node, &gateway, clients, client_listener) => ended,
         () = told_to_stop() => Ok(()),
     };
     match &ended {
@@ -108,16 +114,36 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     })
 }
 
-async fn bind(addr: &std::net::SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+async fn bind(addr: std::net::SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(addr)
         .await
         .with_context(|| format!("{flag} {addr} can't be listened on"))
 }
 
+/// What clients may take: no more connections than there are descriptors for.
+fn client_limits(config: &Config) -> anyhow::Result<ClientLimits> {
+    let limit = descriptors::raise().context("the limit of open files can't be read")?;
+    let wanted = config.connections_max as usize;
+    let connections = descriptors::connections(limit, wanted).map_err(|why| anyhow!(why))?;
+    if connections < wanted {
+        tracing::warn!(
+            "clients can have {connections} connections rather than --connections-max {wanted}, since at most {limit} \
+             files may be open: raise the limit (`ulimit -n`, LimitNOFILE= of systemd)"
+        );
+    }
+    Ok(config.client_limits(connections))
+}
+
 /// Serves clients, at first with the news that the node is not ready; and runs the local server and the replica as
 /// soon as the cluster has its settings.
-async fn serve(node: &Arc<Node>, gateway: &Gateway, listener: TcpListener) -> anyhow::Result<()> {
-    let clients = gateway.serve(listener);
+async fn serve(
+    node: &Arc<Node>,
+    gateway: &Gateway,
+    clients: &Handle,
+    listener: TcpListener,
+) -> anyhow::Result<()> {
+    let serving = gateway.clone();
+    let clients = clients.spawn(async move { serving.serve(listener).await });
     let work = async {
         let settings = settings(node).await;
         let running = start_replica(node, &settings).await?;
@@ -132,10 +158,15 @@ async fn serve(node: &Arc<Node>, gateway: &Gateway, listener: TcpListener) -> an
             interval: node.config.scrub_interval(),
         };
         let mut scrubber = std::pin::pin!(scrubber.run());
+        let lag = node
+            .lag
+            .run(node.manager.shard().resolved(), running.replica.applied());
+        let mut lag = std::pin::pin!(lag);
         loop {
             tokio::select! {
                 () = &mut auditor => bail!("the replicas are not compared any more"),
                 () = &mut scrubber => bail!("the replicas' rows are not compared any more"),
+                () = &mut lag => bail!("how far the replica is behind is not measured any more"),
                 changed = fatal.changed() => match (changed, fatal.borrow_and_update().clone()) {
                     (_, Some(reason)) => return Err(anyhow!(reason)),
                     (Err(_), None) => bail!("the replica has stopped"),
@@ -151,7 +182,7 @@ async fn serve(node: &Arc<Node>, gateway: &Gateway, listener: TcpListener) -> an
         }
     };
     tokio::select! {
-        () = clients => Err(anyhow!("the clients' address is not served any more")),
+        ended = clients => Err(anyhow!("the clients' address is not served any more: {ended:?}")),
         ended = work => ended,
     }
 }

@@ -13,6 +13,8 @@ pub(crate) struct NodeStatus {
     pub(crate) version: &'static str,
     /// Whether clients are served.
     pub(crate) ready: bool,
+    /// For how long, in milliseconds, a command waits here until it is applied.
+    pub(crate) lag_ms: u64,
     /// What the node waits for before it serves clients.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) waiting_for: Option<String>,
@@ -88,10 +90,12 @@ pub(crate) struct DatabaseStatus {
     pub(crate) applied: String,
     /// The same as a number: the `rtdb_index`.
     pub(crate) index: u64,
-    /// The digest of all writes up to there, in hex: at the same index it is the same on every node. `None` while the
-    /// server does not answer.
+    /// The digest of all writes up to there, in hex, as it was read last: at the same index it is the same on every node.
+    /// `None` if it has not been read yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) digest: Option<String>,
+    /// Something was applied since the digest was read.
+    pub(crate) digest_is_old: bool,
     /// Why the database is set aside on this node: neither applied nor served here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) set_aside: Option<String>,

@@ -11,8 +11,8 @@ pub(crate) use verdicts::{Taken, Verdict, Verdicts};
 pub(crate) use witnesses::Witnesses;
 
 use crate::{
-    ActiveDatabase, Admin, Contents, DatabaseId, DatabaseStatus, Digest, Fatal, LocalServer, Quarantine,
-    ReplicaStatus, Tokens, Views,
+    ActiveDatabase, Admin, Contents, DatabaseId, Digest, Fatal, LocalServer, Quarantine, ReplicaStatus,
+    Tokens, Views,
 };
 use parking_lot::Mutex;
 use rtdb_consensus::command::Body;
@@ -20,14 +20,18 @@ use rtdb_consensus::{Follow, LogIndex, Position};
 use scout::Scout;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// How often it is looked whether the server has caught up.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How long the server may take to say a database's digest for the status.
-const STATUS_MAX: Duration = Duration::from_secs(3);
+/// How often it is looked whether a database's digest is to be read anew.
+const DIGEST_PERIOD: Duration = Duration::from_millis(100);
+
+/// How long the server may take to say a digest. While a call runs, it answers nobody who asks for the database's rows.
+const DIGEST_MAX: Duration = Duration::from_secs(3);
 
 /// What a replica works with.
 #[derive(Clone)]
@@ -61,6 +65,9 @@ pub trait Report: Send + Sync {
 pub struct Replica {
     shared: Arc<Shared>,
     scout: Mutex<Option<JoinHandle<()>>>,
+    /// Keeps the digests fresh.
+    reader: JoinHandle<()>,
+    runtime: Handle,
 }
 
 impl Replica {
@@ -72,9 +79,16 @@ impl Replica {
         let shared = Arc::new(Shared::new(config, follow));
         let scout = tokio::spawn(Scout::new(shared.clone()).run());
         Self {
-            shared,
             scout: Mutex::new(Some(scout)),
+            reader: tokio::spawn(read_digests(shared.clone())),
+            shared,
+            runtime: Handle::current(),
         }
+    }
+
+    /// Where it runs.
+    pub fn runtime(&self) -> &Handle {
+        &self.runtime
     }
 
     /// A database whose module is running here. Stays while the local server is down.
@@ -179,7 +193,7 @@ impl Replica {
         self.shared.applied()
     }
 
-    /// How it is doing: without asking the server, so without digests.
+    /// How it is doing. The server is not asked: the digests are those that were read last, a moment ago.
     pub fn progress(&self) -> ReplicaStatus {
         let server = self.shared.admin.server();
         ReplicaStatus {
@@ -190,30 +204,9 @@ impl Replica {
         }
     }
 
-    /// How it is doing, with each database's digest as the server has it at this moment.
-    pub async fn status(&self) -> ReplicaStatus {
-        let mut status = self.progress();
-        let digests = status.databases.iter().map(|database| self.digest(database));
-        let digests = futures::future::join_all(digests).await;
-        for (database, digest) in status.databases.iter_mut().zip(digests) {
-            database.digest = digest;
-        }
-        status
-    }
-
-    async fn digest(&self, database: &DatabaseStatus) -> Option<Digest> {
-        let active = self.shared.active(&database.identity)?;
-        let state = self.shared.admin.state(&active.owner, &database.identity);
-        // While a call runs, the server answers nobody who asks for the database's rows.
-        let state = tokio::time::timeout(STATUS_MAX, state).await.ok()?.ok()??;
-        Some(Digest {
-            position: Position(state.index),
-            value: state.digest,
-        })
-    }
-
     /// Ends the appliers, and waits until nothing more is sent to the server. Outcomes that are still open are not told.
     pub async fn stop(&self) {
+        self.reader.abort();
         let scout = self.scout.lock().take();
         if let Some(scout) = scout {
             self.shared.stop.notify_one();
@@ -225,9 +218,38 @@ impl Replica {
 
 impl Drop for Replica {
     fn drop(&mut self) {
+        self.reader.abort();
         if let Some(scout) = self.scout.lock().take() {
             scout.abort();
         }
+    }
+}
+
+/// Reads the digests of databases that have changed.
+async fn read_digests(shared: Arc<Shared>) {
+    loop {
+        let slots = shared.slots();
+        let due = slots
+            .iter()
+            .filter_map(|slot| Some((slot, slot.ask_for_digest(Instant::now())?)));
+        let read = due.map(|(slot, at)| {
+            let shared = &shared;
+            async move {
+                let Some(active) = shared.active(&slot.identity) else {
+                    return slot.set_digest(at, None);
+                };
+                let state = shared.admin.state(&active.owner, &slot.identity);
+                if let Ok(Ok(Some(state))) = tokio::time::timeout(DIGEST_MAX, state).await {
+                    let digest = Digest {
+                        position: Position(state.index),
+                        value: state.digest,
+                    };
+                    slot.set_digest(at, Some(digest));
+                }
+            }
+        });
+        futures::future::join_all(read).await;
+        tokio::time::sleep(DIGEST_PERIOD).await;
     }
 }
 

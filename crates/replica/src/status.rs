@@ -32,9 +32,11 @@ pub struct DatabaseStatus {
     pub in_flight_bytes: usize,
     /// How many calls were given up, since the node started, because they ran for longer than they may.
     pub overlong_calls: u64,
-    /// The rolling digest and the position at which it was read: equal on all replicas at the same position. `None` if
+    /// The rolling digest as it was read last, and its position: equal on all replicas at the same position. `None` if
     /// the server did not say.
     pub digest: Option<Digest>,
+    /// Something was applied since the digest was read.
+    pub digest_is_old: bool,
 }
 
 /// A digest and where it was taken.

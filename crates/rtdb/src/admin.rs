@@ -12,6 +12,9 @@ use ureq::http::StatusCode;
 /// How long a node may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
+/// How long it may take to answer what the nodes must agree on first: it gives up itself after 20 s, and says why.
+const AGREEMENT_MAX: Duration = Duration::from_secs(25);
+
 /// Bytes of an answer: a table's rows are the most.
 const ANSWER_BYTES_MAX: u64 = 128 << 20;
 
@@ -29,8 +32,8 @@ pub(crate) enum AdminError {
         "no node answers at {url} ({source})\n  Is rafttimedb running there? Is this its --raft-addr (4001 by default), not its --listen-addr?"
     )]
     Unreachable { url: String, source: ureq::Error },
-    #[error("{url} did not answer within {} s\n  The node may be stopped or cut off: look at its log, and at a firewall between here and there.", ANSWER_MAX.as_secs())]
-    Timeout { url: String },
+    #[error("{url} did not answer within {} s\n  The node may be stopped or cut off: look at its log, and at a firewall between here and there.", max.as_secs())]
+    Timeout { url: String, max: Duration },
     #[error("{url} answered {status}: {message}")]
     Refused {
         url: String,
@@ -68,18 +71,20 @@ impl Admin {
 
     pub(crate) fn get(&self, path: &str) -> Result<Answer, AdminError> {
         let url = format!("{}{path}", self.url);
-        self.answer(self.agent.get(url).call())
+        self.answer(self.agent.get(url).call(), ANSWER_MAX)
     }
 
     pub(crate) fn post(&self, path: &str, body: &Value) -> Result<Answer, AdminError> {
         let url = format!("{}{path}", self.url);
-        let request = self.agent.post(url).content_type("application/json");
-        self.answer(request.send(body.to_string()))
+        let request = self.agent.post(url).content_type("application/json").config();
+        let request = request.timeout_global(Some(AGREEMENT_MAX)).build();
+        self.answer(request.send(body.to_string()), AGREEMENT_MAX)
     }
 
     fn answer(
         &self,
         sent: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+        max: Duration,
     ) -> Result<Answer, AdminError> {
         let read = sent.and_then(|mut response| {
             Ok(Answer {
@@ -94,7 +99,7 @@ impl Admin {
         read.map_err(|source| {
             let url = self.url.clone();
             match source {
-                ureq::Error::Timeout(_) => AdminError::Timeout { url },
+                ureq::Error::Timeout(_) => AdminError::Timeout { url, max },
                 ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => {
                     AdminError::Unreachable { url, source }
                 }

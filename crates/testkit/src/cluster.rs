@@ -171,10 +171,9 @@ impl Cluster {
             if self.replicas(database).await? != replicas {
                 bail!("still applying: {replicas:?}");
             }
-            if replicas
-                .iter()
-                .any(|it| it.in_flight > 0 || it.digest.is_none() || it.index != replicas[0].index)
-            {
+            if replicas.iter().any(|it| {
+                it.in_flight > 0 || it.digest.is_none() || it.digest_is_old || it.index != replicas[0].index
+            }) {
                 bail!("apart: {replicas:?}");
             }
             Ok(replicas)

@@ -58,6 +58,9 @@ pub struct Database {
     pub index: u64,
     /// Over everything written so far; replicas of one index must agree on it. `None` while its server is down.
     pub digest: Option<String>,
+    /// Something was applied since the digest was read.
+    #[serde(default)]
+    pub digest_is_old: bool,
     /// Commands sent to SpacetimeDB and not answered yet.
     #[serde(default)]
     pub in_flight: u64,

@@ -153,7 +153,7 @@ impl Proposer {
             self.work.notify_one();
         }
         for waiter in orphans {
-            drop(waiter.send(Err(Unapplied::Unknown(EXPIRED))));
+            drop(waiter.send(Err(Unapplied::unknown(EXPIRED))));
         }
     }
 
@@ -172,7 +172,7 @@ impl Proposer {
     pub(crate) fn stop(&self) {
         let waiters = self.queue.lock().stop();
         for waiter in waiters {
-            drop(waiter.send(Err(Unapplied::Unknown(STOPPING))));
+            drop(waiter.send(Err(Unapplied::unknown(STOPPING))));
         }
         self.room.notify_waiters();
     }

@@ -114,7 +114,7 @@ async fn an_expired_node_knows_nothing_of_what_it_had_under_way() {
     let mut epoch = proposer.epoch();
     let lost = proposer.submit(&command()).unwrap();
     proposer.progress(None, |origin| origin.epoch <= 5);
-    assert!(matches!(lost.await, Err(Unapplied::Unknown(_))));
+    assert!(matches!(lost.await, Err(Unapplied::Unknown { .. })));
     assert_eq!(*epoch.borrow_and_update(), 0);
     let next = proposer.submit(&command()).unwrap();
     assert_eq!(proposer.next_batch(), None, "there is no epoch yet");
@@ -127,7 +127,7 @@ async fn an_expired_node_knows_nothing_of_what_it_had_under_way() {
     assert_eq!(next.await, done());
     let stopped = proposer.submit(&command()).unwrap();
     proposer.stop();
-    assert!(matches!(stopped.await, Err(Unapplied::Unknown(_))));
+    assert!(matches!(stopped.await, Err(Unapplied::Unknown { .. })));
     assert_eq!(proposer.submit(&command()).err(), Some(NotProposed::Stopping));
     proposer.ready().await;
 }

@@ -220,7 +220,7 @@ fn say(outcome: &Outcome) -> String {
         Ok(_) => "applied".to_owned(),
         Err(Unapplied::Refused(refusal)) => format!("refused: {refusal}"),
         Err(Unapplied::Reducer { message, .. }) => format!("failed: {message}"),
-        Err(Unapplied::Unknown(_)) => "unknown".to_owned(),
+        Err(Unapplied::Unknown { .. }) => "unknown".to_owned(),
     }
 }
 

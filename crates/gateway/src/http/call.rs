@@ -33,7 +33,15 @@ pub(super) async fn call(
     let record = node.database(&database)?;
     let module = node.active(&record.identity).await?.module;
     let is_owner = record.is_owned_by(&caller.claims.identity);
-    let (reducer, own_args) = reducers::args_from_json(&module, &reducer, &body, is_owner)
+    let (read, bytes) = (module.clone(), body.len());
+    let read = move || {
+        let (reducer, args) = reducers::args_from_json(&read, &reducer, &body, is_owner)?;
+        Ok((reducer.name.clone(), args))
+    };
+    let (reducer, own_args) = node
+        .pool
+        .run(bytes, read)
+        .await
         .map_err(|why| refuse(&why, node.local.newest_subprotocol()))?;
 
     let mut claims = node.claims(&caller.claims)?;
@@ -46,7 +54,7 @@ pub(super) async fn call(
     let call = Call {
         database: record.identity.to_byte_array().to_vec().into(),
         session: presence.as_ref().map_or(0, Presence::session),
-        reducer: reducer.name.clone(),
+        reducer,
         args: [header.encode().as_slice(), &own_args].concat().into(),
         request_id: 0,
         claims,
@@ -54,7 +62,7 @@ pub(super) async fn call(
     let since = Instant::now();
     node.metrics.calls.inc();
     let outcome = node.propose(&node.shard, Body::Call(call)).await?;
-    node.metrics.call_done(since.elapsed());
+    node.metrics.call_done(since.elapsed(), &outcome);
     match outcome {
         Ok(Applied {
             reply: Reply::Call {

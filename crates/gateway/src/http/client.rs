@@ -20,6 +20,9 @@ const PASSED_ON: [HeaderName; 4] = [
     HeaderName::from_static("spacetime-execution-duration-micros"),
 ];
 
+/// Connections that are kept while nobody uses them.
+const IDLE_CONNECTIONS_MAX: usize = 64;
+
 /// Requests to the node's own SpacetimeDB, over connections that are used again.
 pub(crate) struct LocalClient {
     local: Arc<dyn Local>,
@@ -30,7 +33,9 @@ impl LocalClient {
     pub(crate) fn new(local: Arc<dyn Local>) -> Self {
         Self {
             local,
-            client: Client::builder(TokioExecutor::new()).build_http(),
+            client: Client::builder(TokioExecutor::new())
+                .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+                .build_http(),
         }
     }
 

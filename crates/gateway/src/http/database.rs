@@ -88,11 +88,19 @@ pub(super) async fn schema(
     let body = axum::body::to_bytes(answer.into_body(), SCHEMA_BYTES_MAX)
         .await
         .map_err(|error| invalid(&error))?;
-    let schema = serde_json::from_slice(&body).map_err(|error| invalid(&error))?;
+    let bytes = body.len();
     let record = node.database(&database)?;
     let module = node.active(&record.identity).await?.module;
-    let schema = rtdb_determinism::original_schema(schema, &module);
-    Ok(([(CONTENT_TYPE, "application/json")], schema.to_string()).into_response())
+    let rewrite = move || {
+        let schema = serde_json::from_slice(&body)?;
+        Ok::<_, serde_json::Error>(rtdb_determinism::original_schema(schema, &module).to_string())
+    };
+    let schema = node
+        .pool
+        .run(bytes, rewrite)
+        .await
+        .map_err(|error| invalid(&error))?;
+    Ok(([(CONTENT_TYPE, "application/json")], schema).into_response())
 }
 
 /// Deletes a database; the owner may. That there is none is as good.

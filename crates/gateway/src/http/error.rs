@@ -89,7 +89,7 @@ impl From<Unapplied> for HttpError {
                 | Refusal::ConnectionTaken
                 | Refusal::NotYet,
             ) => StatusCode::CONFLICT,
-            Unapplied::Unknown(_) => StatusCode::GATEWAY_TIMEOUT,
+            Unapplied::Unknown { .. } => StatusCode::GATEWAY_TIMEOUT,
         };
         Self::new(status, unapplied.to_string())
     }

@@ -48,7 +48,7 @@ pub(super) async fn plan(
     // Looked at first: if another module has come when the plan is made, nobody takes the token.
     let running = node.active(&record.identity).await?;
     authorize(&record, &caller, "update database")?;
-    let (prepared, program) = prepare(&node, module).await?;
+    let (_turn, prepared, program) = prepare(&node, module).await?;
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
     let path = format!("/v1/database/{}/pre_publish{query}", record.identity.to_hex());
     let body = Body::from(prepared.wasm);

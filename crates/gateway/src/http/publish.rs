@@ -3,6 +3,7 @@
 
 use super::{Authenticated, HttpError};
 use crate::catalog::DatabaseRecord;
+use crate::limits::PUBLICATION_TURN_MAX;
 use crate::node::Node;
 use axum::Json;
 use axum::body::Bytes;
@@ -14,7 +15,9 @@ use rtdb_determinism::{Module, Options, PrepareError, Prepared};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use spacetimedb_lib::{Hash, Identity, hash_bytes};
+use std::pin::pin;
 use std::sync::Arc;
+use tokio::sync::SemaphorePermit;
 
 /// What SpacetimeDB 2.8.3 says to who has not asked for the plan of an update first.
 const MISSING_TOKEN: &str = "Migration policy is set to `BreakClients`, but no migration token was provided.";
@@ -152,7 +155,7 @@ async fn publish(
         Some(_) if clear => Bytes::new(),
         _ => params.token(node)?,
     };
-    let (prepared, program) = prepare(node, module).await?;
+    let (turn, prepared, program) = prepare(node, module).await?;
     warn(&prepared, target);
     // Preparing takes its time, and what was there may be another one by now.
     let (identity, existing) = look_up(node, target, caller, clear)?;
@@ -185,7 +188,15 @@ async fn publish(
         token,
         born: record.born,
     };
-    let op = match node.propose(&node.shard, command::Body::Publish(publish)).await? {
+    let mut published = pin!(node.propose(&node.shard, command::Body::Publish(publish)));
+    let outcome = match tokio::time::timeout(PUBLICATION_TURN_MAX, &mut published).await {
+        Ok(outcome) => outcome?,
+        Err(_) => {
+            drop(turn);
+            published.await?
+        }
+    };
+    let op = match outcome {
         Ok(Applied {
             reply: Reply::Published { created: true },
             ..
@@ -285,9 +296,14 @@ async fn register(
     }
 }
 
-/// Prepares a module, away from the tasks that serve clients; gives the original's hash, too.
-pub(super) async fn prepare(node: &Node, module: Bytes) -> Result<(Prepared, Hash), HttpError> {
-    let _permit = node.preparing.acquire().await;
+/// Whose turn it is to publish.
+type Turn<'a> = Option<SemaphorePermit<'a>>;
+
+/// Prepares a module, away from the tasks that serve clients, when its turn comes; gives the original's hash, too. The turn
+/// lasts until it is published: a log with many large entries on their way has no room for anything else.
+pub(super) async fn prepare(node: &Node, module: Bytes) -> Result<(Turn<'_>, Prepared, Hash), HttpError> {
+    // It is never closed.
+    let turn = node.preparing.acquire().await.ok();
     let options = Options {
         canonical_nan: node.catalog.has_mixed_processors(),
     };
@@ -298,7 +314,10 @@ pub(super) async fn prepare(node: &Node, module: Bytes) -> Result<(Prepared, Has
         ))
     };
     match tokio::task::spawn_blocking(prepare).await {
-        Ok(prepared) => prepared.map_err(|error: PrepareError| HttpError::bad_request(error.to_string())),
+        Ok(prepared) => {
+            let prepared = prepared.map_err(|error: PrepareError| HttpError::bad_request(error.to_string()));
+            prepared.map(|(prepared, program)| (turn, prepared, program))
+        }
         Err(error) => {
             tracing::error!(%error, "preparing a module failed");
             Err(HttpError::new(

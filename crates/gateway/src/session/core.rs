@@ -77,6 +77,8 @@ pub(crate) struct Core {
     /// The client's message that the phase rule or a limit holds up, and the rest of its frame.
     waiting: Option<ClientMessage>,
     frame: Option<Messages>,
+    /// Why `waiting` is refused, if it is a read that is. Looked at once: it may be large, and may wait for long.
+    refusal: Option<String>,
     /// How far the views are that `waiting` reads.
     preparing: Preparing,
     /// Views that have failed, and why, whose subscriptions are to be ended.
@@ -87,7 +89,7 @@ pub(crate) struct Core {
     under_way: VecDeque<UnderWay>,
     /// The first so many of `under_way` have been proposed (or never will be).
     proposed: usize,
-    /// Bytes of the arguments in `under_way`, and of `reads`.
+    /// Bytes of the arguments and refusals in `under_way`, and of `reads`.
     bytes: usize,
     /// The outcome of the oldest call, while its receipt is still to come.
     applied: Option<Applied>,
@@ -99,7 +101,7 @@ pub(crate) struct Core {
     /// What the client is subscribed to; nothing is set aside for a client that never subscribes.
     subscriptions: Option<Box<Subscriptions>>,
     /// Where the bytes of subscribed rows are counted.
-    row_bytes: IntGauge,
+    total_row_bytes: IntGauge,
     /// The rows of this session's calls up to here were shown when the upstream was restored: no receipt comes for them.
     restored_to: u64,
     /// How often the upstream was lost since everything was last restored.
@@ -117,6 +119,7 @@ impl Core {
             caller,
             waiting: None,
             frame: None,
+            refusal: None,
             preparing: Preparing::default(),
             failed_views: Vec::new(),
             ending: Vec::new(),
@@ -128,7 +131,7 @@ impl Core {
             held: VecDeque::new(),
             reads: VecDeque::new(),
             subscriptions: None,
-            row_bytes,
+            total_row_bytes: row_bytes,
             restored_to: 0,
             losses: 0,
             closing: None,
@@ -158,6 +161,35 @@ impl Core {
     /// Whether calls are under way.
     pub(crate) fn is_busy(&self) -> bool {
         !self.under_way.is_empty()
+    }
+
+    /// Whether the upstream is told of what the client was shown.
+    pub(crate) fn is_restoring(&self) -> bool {
+        matches!(self.upstream, Upstream::Restoring { .. })
+    }
+
+    /// Bytes that are kept: of the client's messages, and of what it was shown.
+    pub(crate) fn bytes(&self) -> usize {
+        let frame = self.frame.as_ref().map_or(0, Messages::left);
+        let waiting = self.waiting.as_ref().map_or(0, ClientMessage::bytes);
+        self.bytes + frame + waiting + self.row_bytes()
+    }
+
+    /// Bytes of the rows that the client was shown, and that the upstream tells of.
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.subscriptions.as_ref().map_or(0, |all| all.row_bytes())
+    }
+
+    /// Bytes of the client's messages that may be gone through at the next step.
+    pub(crate) fn backlog(&self) -> usize {
+        let frame = self.frame.as_ref().map_or(0, Messages::left);
+        match &self.waiting {
+            // The oldest call under way may be the last that it waits for.
+            Some(message) if self.under_way.len() <= 1 => frame + message.bytes(),
+            // Nothing is read behind it.
+            Some(_) => 0,
+            None => frame,
+        }
     }
 
     /// Gives memory back that only a burst needed.
@@ -199,6 +231,7 @@ impl Core {
             let refused = call
                 .into_refused(why)
                 .message(self.subprotocol, &self.caller, context.now_us);
+            self.bytes += refused.len();
             *entry = UnderWay::Refused(refused);
         }
         self.skip_refused();
@@ -249,7 +282,7 @@ impl Core {
                 }
             }
             Err(Unapplied::Refused(_)) => return self.close(CloseReason::module_exited(), actions),
-            Err(unknown @ Unapplied::Unknown(_)) => {
+            Err(unknown @ Unapplied::Unknown { .. }) => {
                 return self.close(
                     CloseReason::new(CloseReason::RESTART, unknown.to_string()),
                     actions,

@@ -1,28 +1,25 @@
-//! A stream that counts what is written to it.
+//! A stream that counts what goes through it.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Counts the bytes that the network took: a client that takes none is stuck, one that takes few is only slow.
-pub(super) struct Counted<S> {
+/// Counts the bytes that the network took and brought: a peer that takes none is stuck, one that takes few is only slow.
+#[derive(Debug)]
+pub(crate) struct Counted<S> {
     inner: S,
-    written: Arc<AtomicU64>,
+    pub(super) written: u64,
+    pub(super) read: u64,
 }
 
 impl<S> Counted<S> {
-    pub(super) fn new(inner: S) -> (Self, Arc<AtomicU64>) {
-        let written = Arc::new(AtomicU64::new(0));
-        (
-            Self {
-                inner,
-                written: written.clone(),
-            },
-            written,
-        )
+    pub(super) fn new(inner: S) -> Self {
+        Self {
+            inner,
+            written: 0,
+            read: 0,
+        }
     }
 }
 
@@ -32,14 +29,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buf)
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        self.read += (buf.filled().len() - before) as u64;
+        Poll::Ready(Ok(()))
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
-        self.written.fetch_add(written as u64, Ordering::Relaxed);
+        self.written += written as u64;
         Poll::Ready(Ok(written))
     }
 

@@ -1,18 +1,20 @@
 //! What the client is to get, before it is framed.
 
+use crate::limits::{APART_BYTES, FRAGMENT_BYTES};
+use crate::pool::Pool;
 use bytes::Bytes;
-use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, ready};
 use rtdb_protocol::Subprotocol;
 use rtdb_protocol::compress::{self, Compression};
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
-use tokio::task::JoinHandle;
 
 /// Bytes of the messages that share a v3 frame. SpacetimeDB's own bound is 512 KiB.
 const FRAME_BYTES_MAX: usize = 256 << 10;
 
-/// Messages above this many bytes are compressed away from the session's task, so that nothing else waits for them.
-const COMPRESS_INLINE_BYTES_MAX: usize = 128 << 10;
+/// A payload: its first bytes, and the others.
+pub(super) type Payload = (Bytes, Bytes);
 
 /// Messages for the client, in order, to be made payloads: compressed as it asked, and for v3 several in one.
 pub(super) struct Outbox {
@@ -20,16 +22,25 @@ pub(super) struct Outbox {
     compression: Compression,
     messages: VecDeque<Bytes>,
     bytes: usize,
-    compressing: Option<JoinHandle<Bytes>>,
+    pool: Pool,
+    compressing: Option<Compressing>,
+}
+
+/// A payload that is being compressed, and the bytes it is made of.
+struct Compressing {
+    payload: BoxFuture<'static, Bytes>,
+    bytes: usize,
 }
 
 impl Outbox {
-    pub(super) fn new(subprotocol: Subprotocol, compression: Compression) -> Self {
+    /// Compresses large payloads in `pool`.
+    pub(super) fn new(subprotocol: Subprotocol, compression: Compression, pool: Pool) -> Self {
         Self {
             subprotocol,
             compression,
             messages: VecDeque::new(),
             bytes: 0,
+            pool,
             compressing: None,
         }
     }
@@ -44,38 +55,55 @@ impl Outbox {
         self.bytes
     }
 
+    /// Forgets what waits.
+    pub(super) fn clear(&mut self) {
+        self.messages.clear();
+        (self.compressing, self.bytes) = (None, 0);
+    }
+
     /// Whether nothing is left to send.
     pub(super) fn is_empty(&self) -> bool {
         self.messages.is_empty() && self.compressing.is_none()
     }
 
     /// The next payload, or `None` if there is nothing to send.
-    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Payload>> {
         if let Some(compressing) = &mut self.compressing {
-            let done = futures::ready!(compressing.poll_unpin(cx));
+            let payload = ready!(compressing.payload.poll_unpin(cx));
+            self.bytes -= compressing.bytes;
             self.compressing = None;
-            // The task can only fail by being cancelled with the runtime, and then nobody is left to send to.
-            return Poll::Ready(done.ok());
+            return Poll::Ready(Some((Bytes::new(), payload)));
         }
         let Some(first) = self.messages.pop_front() else {
             return Poll::Ready(None);
         };
-        let mut batch_bytes = first.len();
+        let mut bytes = first.len();
         let mut batch = vec![first];
         while self.subprotocol == Subprotocol::V3
             && let Some(next) = self.messages.front()
-            && batch_bytes + next.len() <= FRAME_BYTES_MAX
+            && bytes + next.len() <= FRAME_BYTES_MAX
         {
-            batch_bytes += next.len();
+            bytes += next.len();
             batch.extend(self.messages.pop_front());
         }
-        self.bytes -= batch_bytes;
+        if self.compression == Compression::None
+            && bytes > FRAGMENT_BYTES
+            && let [message] = batch.as_slice()
+        {
+            self.bytes -= bytes;
+            return Poll::Ready(Some((compress::uncompressed(), message.clone())));
+        }
         let compression = self.compression;
         let encode = move || compress::encode_all(compression, batch.iter().map(|message| message.as_ref()));
-        if compression != Compression::None && batch_bytes > COMPRESS_INLINE_BYTES_MAX {
-            self.compressing = Some(tokio::task::spawn_blocking(encode));
-            return self.poll_next(cx);
+        if compression == Compression::None || bytes <= APART_BYTES {
+            self.bytes -= bytes;
+            return Poll::Ready(Some((Bytes::new(), encode())));
         }
-        Poll::Ready(Some(encode()))
+        let pool = self.pool.clone();
+        self.compressing = Some(Compressing {
+            payload: async move { pool.run(bytes, encode).await }.boxed(),
+            bytes,
+        });
+        self.poll_next(cx)
     }
 }

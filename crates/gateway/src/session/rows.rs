@@ -8,7 +8,7 @@ use crate::limits::{ROWS_BYTES_MAX, ROWS_TOTAL_BYTES_MAX};
 use bytes::Bytes;
 use prometheus::IntGauge;
 use rtdb_protocol::Subprotocol;
-use rtdb_protocol::server::{Changes, RowList, TableDifference, put_difference};
+use rtdb_protocol::server::{Change, Changes, RowList, TableDifference, put_difference};
 use std::collections::{BTreeMap, HashMap};
 
 /// What a row costs besides its own bytes: its place in the hash table (24 bytes, one of control, a load of about
@@ -60,11 +60,23 @@ impl Rows {
         }
     }
 
+    /// What they take.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Takes note of rows that came and left. False if these are more than are kept: then the client can't be told
     /// any more what it misses.
     #[must_use]
     pub(super) fn apply(&mut self, changes: &Changes, side: Side) -> bool {
         let changes: Vec<_> = changes.visible().filter(|change| !change.events).collect();
+        // Of what can't be kept nothing is copied, or no more than is kept.
+        let all =
+            |rows: fn(&Change) -> &RowList| changes.iter().map(|change| cost_of(rows(change))).sum::<usize>();
+        let most = ROWS_BYTES_MAX + all(|change| &change.deletes);
+        if all(|change| &change.inserts) > most || !self.count() {
+            return false;
+        }
         // A row can come by one query and leave by another in the same update: first what came.
         for change in &changes {
             if change.inserts.is_empty() {
@@ -76,7 +88,11 @@ impl Rows {
             }
             if let Some(table) = set.get_mut(&*change.table) {
                 table.id = change.table_id;
-                self.bytes += table.insert(&change.inserts, side);
+                self.bytes += table.insert(&change.inserts, side, most.saturating_sub(self.bytes));
+            }
+            if self.bytes > most {
+                let _ = self.count();
+                return false;
             }
         }
         for change in &changes {
@@ -185,10 +201,13 @@ impl Copies {
 }
 
 impl Table {
-    /// The bytes that these rows cost more.
-    fn insert(&mut self, rows: &RowList, side: Side) -> usize {
+    /// The bytes that these rows cost more. It ends when that is more than there is room for.
+    fn insert(&mut self, rows: &RowList, side: Side, room: usize) -> usize {
         let mut more = 0;
         for row in rows.iter() {
+            if more > room {
+                break;
+            }
             if let Some(copies) = self.rows.get_mut(&*row) {
                 *copies.of(side) += 1;
                 continue;
@@ -220,6 +239,11 @@ impl Table {
         }
         less
     }
+}
+
+/// What rows cost at most.
+fn cost_of(rows: &RowList) -> usize {
+    rows.bytes() + rows.len() * ROW_OVERHEAD_BYTES
 }
 
 fn cost(row: &[u8]) -> usize {

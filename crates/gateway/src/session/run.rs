@@ -1,20 +1,23 @@
 //! The I/O of one session, in one task: whatever is ready first becomes an event for the [`Core`], and what the core
 //! wants done is done.
 
+mod apart;
 mod finish;
+mod life;
 mod poll;
 
 pub(super) use finish::close;
 
 use super::core::{Action, Context, Core};
-use super::counted::Counted;
 use super::outbox::Outbox;
-use super::socket::Socket;
+use super::socket::{Received, Socket};
 use super::upstream::{self, OpenError, Opened, Upstream, UpstreamConfig};
+use crate::budget::{Exceeded, Share};
 use crate::close::CloseReason;
-use crate::limits::{DRAIN_MAX, IDLE_MAX, PING_INTERVAL, WRITE_STALL_MAX};
+use crate::limits::{APART_BYTES, CLIENT_BYTES_MAX, DRAIN_MAX};
 use crate::metrics::Present;
 use crate::node::Node;
+use crate::pool;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -26,14 +29,11 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
 use tokio_tungstenite::tungstenite::{Error, Message};
-
-type Received = Option<Result<Message, Error>>;
 
 /// What happens to a session.
 enum Event {
@@ -63,12 +63,16 @@ enum Event {
     Drained,
     /// The client can't be written to.
     Gone,
+    /// More is held for the client than may be.
+    Exceeded(Exceeded),
 }
 
 /// How a session ends.
 pub(super) enum End {
     /// The client is to be closed.
     Close(CloseReason),
+    /// The client is to be closed, without what still waits for it.
+    CutOff(CloseReason),
     /// The client has closed, and waits for the answer.
     Answer,
     /// The client is gone.
@@ -81,11 +85,11 @@ pub(super) struct Session<S> {
     pub(super) core: Core,
     pub(super) module: Arc<Module>,
     pub(super) upstream_config: UpstreamConfig,
-    pub(super) client: Socket<Counted<S>>,
-    pub(super) written: Arc<AtomicU64>,
+    pub(super) client: Socket<S>,
     pub(super) outbox: Outbox,
     /// Resolves when an update breaks the client.
     pub(super) broken: BoxFuture<'static, ()>,
+    pub(super) share: Share,
     pub(super) closing: BoxFuture<'static, CloseReason>,
 }
 
@@ -102,12 +106,14 @@ struct Io {
     /// While there are any: the next failure of a view.
     view_failed: Option<BoxFuture<'static, ()>>,
     pending: VecDeque<(Instant, Pending)>,
+    /// Bytes of the payload whose messages the core holds back.
+    held_bytes: usize,
     room: Option<BoxFuture<'static, ()>>,
     ticker: Interval,
     /// Until when calls under way may hold up a close, and its reason.
     drain: Option<(Pin<Box<Sleep>>, CloseReason)>,
-    /// When the client was last heard of, or was not listened to.
-    heard: Instant,
+    /// When the client was last heard of, or was not listened to; and what had been written when it was heard of.
+    heard: (Instant, u64),
     /// How far writing had got, and since when it has not got any further.
     progress: (u64, Instant),
 }
@@ -116,7 +122,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Runs the session until it ends.
     pub(super) async fn run(&mut self) -> End {
         let now = Instant::now();
-        let mut ticker = tokio::time::interval_at(now + PING_INTERVAL, PING_INTERVAL);
+        let period = self.node.limits.idle_timeout / 2;
+        let mut ticker = tokio::time::interval_at(now + period, period);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut io = Io {
             upstream: None,
@@ -126,16 +133,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             views: Vec::new(),
             view_failed: None,
             pending: VecDeque::new(),
+            held_bytes: 0,
             room: None,
             ticker,
             drain: None,
-            heard: now,
+            heard: (now, 0),
             progress: (0, now),
         };
         let mut actions = Vec::new();
         loop {
             let event = poll_fn(|cx| self.poll(&mut io, cx)).await;
-            if let Some(end) = self.handle(event, &mut io, &mut actions) {
+            let end = if self.burden(&event, &io) > APART_BYTES {
+                let mut turn = self.node.pool.turn();
+                match poll_fn(|cx| self.poll_turn(&mut turn, &mut io, cx)).await {
+                    Ok(turn) => pool::in_place(turn, || self.handle(event, &mut io, &mut actions)),
+                    Err(end) => Some(end),
+                }
+            } else {
+                self.handle(event, &mut io, &mut actions)
+            };
+            if let Some(end) = end {
                 return end;
             }
             if io.room.is_none() {
@@ -156,7 +173,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     }
                     Action::Forward(message) => {
                         if let Some((upstream, _)) = &mut io.upstream {
-                            upstream.push(Message::Binary(message));
+                            upstream.push(message);
                         }
                     }
                     Action::PrepareViews(wanted) => {
@@ -181,7 +198,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         };
         match event {
             Event::Client(received) => {
-                io.heard = Instant::now();
+                io.heard = (Instant::now(), self.client.written());
                 return self.client_sent(received, actions);
             }
             Event::Upstream(received) => self.upstream_sent(received, io, &context, actions),
@@ -215,7 +232,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             Event::Outcome(outcome) => {
                 if let Some((since, _)) = io.pending.pop_front() {
-                    self.node.metrics.call_done(since.elapsed());
+                    self.node.metrics.call_done(since.elapsed(), &outcome);
                 }
                 self.core.outcome(outcome, &context, actions);
             }
@@ -233,6 +250,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             Event::Drained => return io.drain.take().map(|(_, reason)| End::Close(reason)),
             Event::Gone => return Some(End::Gone),
+            Event::Exceeded(exceeded) => {
+                self.node.metrics.slow_clients.inc();
+                tracing::info!(connection = %self.upstream_config.connection, "closing a client: {exceeded}");
+                let reason = CloseReason::new(CloseReason::AGAIN, exceeded.to_string());
+                return Some(End::CutOff(reason));
+            }
+        }
+        if self.core.wants_upstream() {
+            io.held_bytes = 0;
         }
         None
     }
@@ -323,13 +349,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         actions: &mut Vec<Action>,
     ) {
         let lost = match received {
-            Some(Ok(Message::Binary(payload))) => match self.upstream_payload(payload, context, actions) {
-                Ok(()) => return,
-                Err(error) => {
-                    tracing::error!(%error, "SpacetimeDB sent what can't be read");
-                    CloseReason::new(CloseReason::ERROR, error.to_string())
+            Some(Ok(Message::Binary(payload))) => {
+                io.held_bytes = payload.len();
+                match self.upstream_payload(payload, context, actions) {
+                    Ok(()) => return,
+                    Err(error) => {
+                        tracing::error!(%error, "SpacetimeDB sent what can't be read");
+                        CloseReason::new(CloseReason::ERROR, error.to_string())
+                    }
                 }
-            },
+            }
+            Some(Err(Error::Capacity(_))) => CloseReason::new(
+                CloseReason::ERROR,
+                format!(
+                    "an answer or update has more than {} MiB: ask for less",
+                    CLIENT_BYTES_MAX >> 20
+                ),
+            ),
             // What SpacetimeDB has to say to this client, such as that a query could not be run.
             Some(Ok(Message::Close(Some(frame)))) if u16::from(frame.code) == CloseReason::ERROR => {
                 CloseReason::new(CloseReason::ERROR, frame.reason.as_str().to_owned())
@@ -390,36 +426,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
         }
     }
-
-    /// Pings the client, and lets go of one that is silent or does not read.
-    fn tick(&mut self, io: &mut Io) -> Option<End> {
-        let now = Instant::now();
-        let written = self.written.load(Ordering::Relaxed);
-        if io.progress.0 != written || !self.client.is_writing() {
-            io.progress = (written, now);
-        } else if now - io.progress.1 >= WRITE_STALL_MAX {
-            self.node.metrics.slow_clients.inc();
-            tracing::info!(connection = %self.upstream_config.connection, "closing a client that does not read");
-            let reason = CloseReason::new(CloseReason::AGAIN, "the client does not read fast enough");
-            return Some(End::Close(reason));
-        }
-        if !self.core.is_busy() {
-            // A burst's memory is not kept for a client that may be silent from now on.
-            self.core.trim();
-            io.pending.shrink_to(0);
-        }
-        if !self.listens() {
-            // Its pongs are not read either.
-            io.heard = now;
-        } else if now - io.heard >= IDLE_MAX {
-            tracing::debug!(connection = %self.upstream_config.connection, "a client timed out");
-            return Some(End::Gone);
-        }
-        if !self.client.is_writing() {
-            self.client.push(Message::Ping(Bytes::new()));
-        }
-        None
-    }
 }
 
 /// How to end with a client whose bytes are no WebSocket messages.
@@ -442,3 +448,6 @@ fn now_us() -> i64 {
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_micros() as i64)
 }
+
+#[cfg(test)]
+mod tests;

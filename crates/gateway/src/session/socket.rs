@@ -1,5 +1,8 @@
 //! A WebSocket with a bounded queue before it, polled from one task.
 
+use super::counted::Counted;
+use crate::limits::{EARLY_BYTES_MAX, FRAGMENT_BYTES, READ_BUFFER_BYTES, WRITE_BUFFER_BYTES};
+use bytes::{Bytes, BytesMut};
 use futures::{Sink, Stream};
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -7,46 +10,99 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
-
-use crate::limits::{READ_BUFFER_BYTES, WRITE_BUFFER_BYTES};
 
 /// Bytes thrown away at a time.
 const SCRAP_BYTES: usize = 4 << 10;
 
+/// What a socket gives: a message, or its end.
+pub(crate) type Received = Option<Result<Message, Error>>;
+
+/// A binary message that waits, or what is left of it.
+#[derive(Debug)]
+struct Outgoing {
+    /// What stands before the body.
+    head: Bytes,
+    body: Bytes,
+    /// Its first frame has been sent.
+    begun: bool,
+}
+
 /// A WebSocket and what waits to be written to it.
 pub(crate) struct Socket<S> {
-    ws: WebSocketStream<S>,
-    queue: VecDeque<Message>,
+    ws: WebSocketStream<Counted<S>>,
+    queue: VecDeque<Outgoing>,
     queued_bytes: usize,
+    /// Goes before what is left of the queue.
+    ping: bool,
+    /// Goes when the queue is written.
+    close: Option<CloseFrame>,
     /// Something was handed to the socket since it was last flushed.
     dirty: bool,
+    /// What was read before it was wanted.
+    ahead: VecDeque<Message>,
+    ahead_bytes: usize,
+    /// How much had been read when the last message was there.
+    read: u64,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
-    pub(crate) fn new(ws: WebSocketStream<S>) -> Self {
+    pub(crate) fn new(ws: WebSocketStream<Counted<S>>) -> Self {
         Self {
+            read: ws.get_ref().read,
             ws,
             queue: VecDeque::new(),
             queued_bytes: 0,
+            ping: false,
+            close: None,
             dirty: false,
+            ahead: VecDeque::new(),
+            ahead_bytes: 0,
         }
     }
 
     /// Small buffers: an idle client costs us what they hold.
-    pub(crate) fn config(message_bytes_max: Option<usize>) -> WebSocketConfig {
+    pub(crate) fn config(message_bytes_max: usize) -> WebSocketConfig {
         WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
             .write_buffer_size(WRITE_BUFFER_BYTES)
-            .max_message_size(message_bytes_max)
-            .max_frame_size(message_bytes_max)
+            .max_message_size(Some(message_bytes_max))
+            .max_frame_size(Some(message_bytes_max))
             .accept_unmasked_frames(false)
     }
 
-    pub(crate) fn push(&mut self, message: Message) {
-        self.queued_bytes += message.len();
-        self.queue.push_back(message);
+    /// Queues a binary message.
+    pub(crate) fn push(&mut self, message: Bytes) {
+        self.push_parts(Bytes::new(), message);
+    }
+
+    /// Queues a binary message that begins with `head`.
+    pub(crate) fn push_parts(&mut self, head: Bytes, body: Bytes) {
+        self.queued_bytes += head.len() + body.len();
+        self.queue.push_back(Outgoing {
+            head,
+            body,
+            begun: false,
+        });
+    }
+
+    /// Sends a ping as soon as possible, in the middle of a large message too.
+    pub(crate) fn ping(&mut self) {
+        self.ping = true;
+    }
+
+    /// Closes once everything is written.
+    pub(crate) fn close(&mut self, frame: CloseFrame) {
+        self.close = Some(frame);
+    }
+
+    /// Forgets what waits.
+    pub(crate) fn clear(&mut self) {
+        self.queue.clear();
+        self.queued_bytes = 0;
     }
 
     /// Bytes that wait for the socket.
@@ -54,12 +110,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         self.queued_bytes
     }
 
+    /// Bytes that it holds: what waits, and what has come of messages that are still to be taken.
+    pub(crate) fn bytes(&self) -> usize {
+        let arriving = self.ws.get_ref().read - self.read;
+        self.queued_bytes + self.ahead_bytes + usize::try_from(arriving).unwrap_or(usize::MAX)
+    }
+
+    /// How many bytes the network has taken.
+    pub(crate) fn written(&self) -> u64 {
+        self.ws.get_ref().written
+    }
+
     /// Hands the queue to the socket, as far as it takes it. Ready when all is handed over.
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        while !self.queue.is_empty() {
+        while self.ping || !self.queue.is_empty() || self.close.is_some() {
             ready!(Pin::new(&mut self.ws).poll_ready(cx))?;
-            if let Some(message) = self.queue.pop_front() {
-                self.queued_bytes -= message.len();
+            if let Some(message) = self.next_frame() {
                 self.dirty = true;
                 Pin::new(&mut self.ws).start_send(message)?;
             }
@@ -68,6 +134,37 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             self.queue.shrink_to(16);
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// The next frame. A large message is several, so that none of it waits in the socket's own buffer.
+    fn next_frame(&mut self) -> Option<Message> {
+        if std::mem::take(&mut self.ping) {
+            return Some(Message::Ping(Bytes::new()));
+        }
+        let Some(next) = self.queue.front_mut() else {
+            return self.close.take().map(|frame| Message::Close(Some(frame)));
+        };
+        let length = next.body.len().min(FRAGMENT_BYTES - next.head.len());
+        let body = next.body.split_to(length);
+        let payload = match next.head.is_empty() {
+            true => body,
+            false => {
+                let mut payload = BytesMut::with_capacity(next.head.len() + length);
+                payload.extend_from_slice(&std::mem::take(&mut next.head));
+                payload.extend_from_slice(&body);
+                payload.freeze()
+            }
+        };
+        let kind = match std::mem::replace(&mut next.begun, true) {
+            false => Data::Binary,
+            true => Data::Continue,
+        };
+        let last = next.body.is_empty();
+        if last {
+            self.queue.pop_front();
+        }
+        self.queued_bytes -= payload.len();
+        Some(Message::Frame(Frame::message(payload, OpCode::Data(kind), last)))
     }
 
     /// Writes everything to the network. To be called when nothing else is to be done: so messages that come together
@@ -83,12 +180,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     /// Whether something waits to be written, here or in the socket.
     pub(crate) fn is_writing(&self) -> bool {
-        self.dirty || !self.queue.is_empty()
+        self.dirty || self.ping || !self.queue.is_empty()
     }
 
     /// The next message. Pings are answered by the socket itself, at the next read.
-    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Message, Error>>> {
-        Pin::new(&mut self.ws).poll_next(cx)
+    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
+        if let Some(message) = self.ahead.pop_front() {
+            self.ahead_bytes -= cost(&message);
+            return Poll::Ready(Some(Ok(message)));
+        }
+        self.poll_next(cx)
+    }
+
+    /// Reads on though no message is wanted: pings are answered, and a client that leaves is noticed. What it sends is kept
+    /// for later, and if that is much, nothing more is read. Ready with the end, unless there is something to be done before.
+    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
+        while self.ahead_bytes < EARLY_BYTES_MAX {
+            match ready!(self.poll_next(cx)) {
+                Some(Ok(message)) if message.is_ping() || message.is_pong() => {}
+                Some(Ok(message)) if !self.ahead.is_empty() || !message.is_close() => {
+                    self.ahead_bytes += cost(&message);
+                    self.ahead.push_back(message);
+                }
+                end => return Poll::Ready(end),
+            }
+        }
+        Poll::Pending
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
+        let received = ready!(Pin::new(&mut self.ws).poll_next(cx));
+        self.read = self.ws.get_ref().read;
+        Poll::Ready(received)
     }
 
     /// Flushes, and reads until the client's close frame or its end. What follows bytes that can't be read is thrown
@@ -101,7 +224,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 return Poll::Ready(());
             }
             while readable {
-                readable = match ready!(self.poll_read(cx)) {
+                readable = match ready!(self.poll_next(cx)) {
                     Some(Ok(Message::Close(_))) | None => false,
                     Some(Ok(_)) => true,
                     Some(Err(_)) => false,
@@ -117,4 +240,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         })
         .await;
     }
+}
+
+/// What a message takes that is kept: one without bytes takes room too.
+fn cost(message: &Message) -> usize {
+    size_of::<Message>() + message.len()
 }

@@ -72,6 +72,11 @@ impl Subscriptions {
         self.known
     }
 
+    /// Bytes of the rows that are kept.
+    pub(super) fn row_bytes(&self) -> usize {
+        self.rows.bytes()
+    }
+
     /// The subscriptions whose queries may read a view.
     pub(super) fn reading(&self, view: &str) -> Vec<Read> {
         let requests = self.live.iter().map(|live| live.request.clone());

@@ -7,6 +7,7 @@ use super::params::Params;
 use super::run::{End, Session};
 use super::socket::Socket;
 use super::upstream::UpstreamConfig;
+use crate::budget::Share;
 use crate::close::CloseReason;
 use crate::gateway::Place;
 use crate::http::{Authenticated, HttpError};
@@ -26,6 +27,7 @@ use hyper_util::rt::TokioIo;
 use rtdb_consensus::{NotProposed, Refusal, Unapplied};
 use rtdb_protocol::{MESSAGE_BYTES_MAX, Subprotocol, reply};
 use spacetimedb_lib::Identity;
+use std::future::poll_fn;
 use std::sync::Arc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -34,7 +36,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 /// The one subprotocol of SpacetimeDB that the cluster does not speak.
 const JSON: &str = "v1.json.spacetimedb";
 
-type Io = Counted<TokioIo<Upgraded>>;
+type Client = Socket<TokioIo<Upgraded>>;
 
 /// A client on its way in.
 struct Arrival {
@@ -98,24 +100,23 @@ pub(crate) async fn subscribe(
 
 impl Arrival {
     async fn enter(self, upgraded: Upgraded) {
-        let (io, written) = Counted::new(TokioIo::new(upgraded));
-        let config = Socket::<Io>::config(Some(MESSAGE_BYTES_MAX));
+        let io = Counted::new(TokioIo::new(upgraded));
+        let config = Client::config(MESSAGE_BYTES_MAX);
         let mut client = Socket::new(WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await);
         // Before the client is let in, so that no order to close is missed.
         let closing = self.node.closed(&self.database);
         let identity = self.caller.claims.identity;
         let connection = self.params.connection;
         let (group, unique) = (self.node.shard.clone(), self.node.catalog.ends());
-        let presence = match Presence::connect(
-            group,
-            &self.database,
-            &identity,
-            connection,
-            self.claims,
-            unique,
-        )
-        .await
-        {
+        let connecting = Presence::connect(group, &self.database, &identity, connection, self.claims, unique);
+        let connected = tokio::select! {
+            connected = connecting => connected,
+            // Its session ends as soon as it has begun.
+            _ = poll_fn(|cx| client.poll_end(cx)) => {
+                return tracing::debug!(%identity, "a client left before it was let in");
+            }
+        };
+        let presence = match connected {
             Ok(presence) => presence,
             Err(error) => {
                 let reason = turned_away(error);
@@ -132,7 +133,8 @@ impl Arrival {
             is_owner: self.is_owner,
             server: self.node.local.newest_subprotocol(),
         };
-        let mut outbox = Outbox::new(self.subprotocol, self.params.compression);
+        let pool = self.node.pool.clone();
+        let mut outbox = Outbox::new(self.subprotocol, self.params.compression, pool);
         outbox.push(reply::hello(
             self.subprotocol,
             &caller.identity,
@@ -154,9 +156,9 @@ impl Arrival {
                 },
                 token: self.caller.token,
             },
+            share: Share::new(self.node.metrics.client_bytes.clone()),
             node: self.node,
             client,
-            written,
             outbox,
             broken,
             closing,
@@ -166,6 +168,7 @@ impl Arrival {
         drop(presence);
         match end {
             End::Close(reason) => session.finish(&reason).await,
+            End::CutOff(reason) => session.cut_off(&reason).await,
             End::Answer => session.answer_close().await,
             End::Gone => {}
         }

@@ -1,7 +1,8 @@
 //! A client's own connection to the local SpacetimeDB.
 
+use super::counted::Counted;
 use super::socket::Socket;
-use crate::limits::{UPSTREAM_AWAY_MAX, UPSTREAM_OPEN_MAX};
+use crate::limits::{CLIENT_BYTES_MAX, UPSTREAM_AWAY_MAX, UPSTREAM_OPEN_MAX};
 use crate::local::{Claims, Local};
 use crate::node::Node;
 use crate::views::{self, Wanted};
@@ -188,7 +189,8 @@ async fn attempt(local: &dyn Local, config: &UpstreamConfig) -> Result<Opened, O
         .map_err(|_| OpenError::Unavailable)?;
     stream.set_nodelay(true).map_err(|_| OpenError::Unavailable)?;
     use tokio_tungstenite::tungstenite::Error;
-    match client_async_with_config(request, stream, Some(Upstream::config(None))).await {
+    let config = Upstream::config(CLIENT_BYTES_MAX);
+    match client_async_with_config(request, Counted::new(stream), Some(config)).await {
         Ok((ws, _)) => Ok(Opened {
             upstream: Socket::new(ws),
             published,

@@ -9,8 +9,8 @@ use rtdb_consensus::command::{Body, Owner};
 use rtdb_consensus::{Applied, Command, NotProposed, Outcome, Pending, Position, Propose, Reply};
 use rtdb_determinism::Module;
 use rtdb_gateway::{
-    Catalog, Claims, DatabaseRecord, Gateway, GatewayMetrics, Local, LocalDatabase, SetAside, TokenError,
-    Tokens,
+    Catalog, Claims, ClientLimits, DatabaseRecord, Gateway, GatewayMetrics, Local, LocalDatabase, SetAside,
+    TokenError, Tokens,
 };
 use rtdb_protocol::Subprotocol;
 use spacetimedb_lib::db::raw_def::v9::{Lifecycle, RawModuleDefV9Builder};
@@ -21,7 +21,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+
+/// Waits until something is so.
+pub async fn until(what: &str, is: impl Fn() -> bool) {
+    for _ in 0..1000 {
+        if is() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("never: {what}");
+}
 
 /// The database's name.
 pub const NAME: &str = "counter";
@@ -47,6 +58,9 @@ pub struct FakeLog {
     pub commands: Mutex<Vec<Body>>,
     pub answer: Mutex<Answer>,
     pub full: AtomicBool,
+    /// Nothing has an outcome while this is set; see [`FakeLog::release`].
+    pub holds: AtomicBool,
+    held: Mutex<Vec<(oneshot::Sender<Outcome>, Outcome)>>,
 }
 
 impl FakeLog {
@@ -56,11 +70,21 @@ impl FakeLog {
             commands: Mutex::default(),
             answer: Mutex::new(answer),
             full: AtomicBool::new(false),
+            holds: AtomicBool::new(false),
+            held: Mutex::default(),
         })
     }
 
     pub fn answer(&self, answer: impl Fn(&Body) -> Option<Outcome> + Send + Sync + 'static) {
         *self.answer.lock() = Box::new(answer);
+    }
+
+    /// Tells the outcomes that were held.
+    pub fn release(&self) {
+        self.holds.store(false, Ordering::Relaxed);
+        for (done, outcome) in self.held.lock().drain(..) {
+            let _ = done.send(outcome);
+        }
     }
 
     /// The kinds of commands proposed so far.
@@ -115,7 +139,10 @@ impl Propose for FakeLog {
         }));
         commands.push(body);
         let (done, pending) = Pending::new();
-        done.send(outcome).expect("somebody waits");
+        match self.holds.load(Ordering::Relaxed) {
+            true => self.held.lock().push((done, outcome)),
+            false => done.send(outcome).expect("somebody waits"),
+        }
         Ok(pending)
     }
 
@@ -305,6 +332,7 @@ pub struct Settings {
     pub plans_updates: bool,
     pub lifecycle: bool,
     pub newest: Subprotocol,
+    pub limits: ClientLimits,
 }
 
 impl Default for Settings {
@@ -318,6 +346,7 @@ impl Default for Settings {
             plans_updates: true,
             lifecycle: false,
             newest: Subprotocol::V3,
+            limits: ClientLimits::default(),
         }
     }
 }
@@ -346,6 +375,7 @@ impl Fixture {
             catalog,
             Arc::new(local),
             metrics.clone(),
+            settings.limits,
         );
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");

@@ -12,7 +12,7 @@ use rtdb_consensus::{
     Applied, Command, Follow, LogIndex, NotProposed, Origin, Outcome, Pending, Position, Propose, ReadError,
     Refusal, Reply, ResolvedCommand, ResolvedEntry, Session, Unapplied,
 };
-use rtdb_gateway::{Catalog, DatabaseRecord, Gateway, GatewayMetrics, OverReplica};
+use rtdb_gateway::{Catalog, ClientLimits, DatabaseRecord, Gateway, GatewayMetrics, OverReplica};
 use rtdb_protocol::Subprotocol;
 use rtdb_replica::{Keys, LocalServer, Replica, ReplicaConfig, ServerConfig, Tokens};
 use spacetimedb_lib::Identity;
@@ -315,7 +315,14 @@ impl Pair {
         let local = OverReplica::new(replica.clone(), servers[1].clone(), tokens.clone());
         let meta = Arc::new(MemoryMeta::default());
         let metrics = GatewayMetrics::new().expect("metrics");
-        let gateway = Gateway::new(log, meta.clone(), meta, Arc::new(local), metrics.clone());
+        let gateway = Gateway::new(
+            log,
+            meta.clone(),
+            meta,
+            Arc::new(local),
+            metrics.clone(),
+            ClientLimits::default(),
+        );
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         tokio::spawn(async move { gateway.serve(listener).await });

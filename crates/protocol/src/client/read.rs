@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use std::ops::Range;
 use thiserror::Error;
 
-/// Queries of one message.
+/// Queries of one message, and query sets.
 pub const QUERIES_MAX: usize = 8_192;
 
 /// Their bytes.
@@ -111,7 +111,7 @@ impl Read {
         if self.query_sets.contains(&RECEIPT_QUERY_SET) {
             return Ok(Err(Refused::QuerySet));
         }
-        if places.len() > QUERIES_MAX {
+        if places.len() > QUERIES_MAX || self.query_sets.len() > QUERIES_MAX {
             return Ok(Err(Refused::Queries));
         }
         if bytes > QUERIES_BYTES_MAX {

@@ -2,6 +2,7 @@
 
 use super::{CallReducer, ClientMessage, Read, ReadKind};
 use crate::FrameError;
+use crate::client::QUERIES_MAX;
 use crate::reader::Reader;
 use bytes::Bytes;
 
@@ -47,7 +48,10 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<ClientMessage, FrameError>
         }
         _ => {
             for _ in 0..reader.count(8)? {
-                query_sets.push(reader.u32()?);
+                let query_set = reader.u32()?;
+                if query_sets.len() <= QUERIES_MAX {
+                    query_sets.push(query_set);
+                }
                 reader.queries(&mut places)?;
             }
             ReadKind::SubscribeBatch

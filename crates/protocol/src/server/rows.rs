@@ -63,6 +63,11 @@ impl RowList {
         }
     }
 
+    /// Their bytes.
+    pub fn bytes(&self) -> usize {
+        self.data.len()
+    }
+
     /// Whether there is no row.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

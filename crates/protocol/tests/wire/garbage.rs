@@ -4,7 +4,7 @@ use crate::exercise::exercise;
 use crate::model::header;
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
-use rtdb_protocol::client::{self, ClientMessage};
+use rtdb_protocol::client::{self, ClientMessage, Refused};
 use rtdb_protocol::server;
 use rtdb_protocol::{CALL_HEADER_BYTES, FrameError, MESSAGE_BYTES_MAX, Subprotocol};
 
@@ -47,6 +47,29 @@ fn a_frame_cut_off_anywhere_is_an_error() {
         }
         assert_eq!(only_error(subprotocol, Bytes::new()), FrameError::Empty);
     }
+}
+
+/// Each takes more than the four bytes that the frame has of it.
+#[test]
+fn queries_without_number_are_not_taken() {
+    let refused = |subprotocol, frame: Bytes| match client::split(subprotocol, frame).next() {
+        Some(Ok(ClientMessage::Read(read))) => read.refused,
+        other => panic!("{other:?}"),
+    };
+    let queries = vec![""; 1 << 20];
+    for subprotocol in Subprotocol::ALL {
+        let frame = client::subscribe(subprotocol, &queries, 1, 1);
+        assert_eq!(refused(subprotocol, frame), Some(Refused::Queries));
+    }
+    // v2's batch, of as many sets without queries.
+    let sets = 1_u32 << 20;
+    let batch = [
+        &[5, 0, 0, 0, 0][..],
+        &sets.to_le_bytes(),
+        &vec![0; 8 * sets as usize],
+    ];
+    let refusal = refused(Subprotocol::V2, batch.concat().into());
+    assert_eq!(refusal, Some(Refused::Queries));
 }
 
 #[test]

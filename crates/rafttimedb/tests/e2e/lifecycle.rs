@@ -6,6 +6,7 @@ use rtdb_testkit::client::{Args, Client, Connect};
 use rtdb_testkit::clients::Clients;
 use rtdb_testkit::demo_module;
 use serde_json::Value;
+use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::support::{DATABASE, PATIENCE, Scene, answered, program, run, undisturbed, until};
@@ -13,8 +14,11 @@ use crate::support::{DATABASE, PATIENCE, Scene, answered, program, run, undistur
 /// Acknowledged calls that show that work goes on: more than can be in flight.
 const SOME: u64 = 500;
 
+/// How long a busy machine may take to say how a node is.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+
 /// What `/metrics` promises.
-const METRICS: [&str; 22] = [
+const METRICS: [&str; 27] = [
     "rtdb_ready",
     "rtdb_spacetimedb_up",
     "rtdb_raft_term",
@@ -30,7 +34,12 @@ const METRICS: [&str; 22] = [
     "rtdb_overlong_calls",
     "rtdb_database_stuck",
     "rtdb_log_syncs_total",
-    "rtdb_log_sync_microseconds_total",
+    "rtdb_log_sync_seconds_total",
+    "rtdb_apply_lag_seconds",
+    "rtdb_connections",
+    "rtdb_client_bytes",
+    "rtdb_refused_connections_total",
+    "rtdb_failed_calls_total",
     "rtdb_sessions",
     "rtdb_upstreams",
     "rtdb_calls_total",
@@ -292,6 +301,25 @@ fn operators_see_how_the_cluster_is() {
             });
             ensure!(shown, "no {name} in /metrics:\n{metrics}");
         }
+
+        // A SpacetimeDB that hangs holds up nobody who asks how the node is.
+        ensure!(status("/cluster/ready").await? == StatusCode::OK);
+        scene.cluster.node(2).pause_server(true)?;
+        until("the node is not ready", async || {
+            for path in ["/metrics", "/cluster/status", "/cluster/health"] {
+                let answer = timeout(ANSWER_MAX, status(path)).await?;
+                ensure!(answer? == StatusCode::OK, "{path}");
+            }
+            ensure!(status("/cluster/ready").await? == StatusCode::SERVICE_UNAVAILABLE);
+            Ok(())
+        })
+        .await?;
+        scene.cluster.node(2).pause_server(false)?;
+        until("the node is ready again", async || {
+            ensure!(status("/cluster/ready").await? == StatusCode::OK);
+            Ok(())
+        })
+        .await?;
         scene.end().await
     });
 }

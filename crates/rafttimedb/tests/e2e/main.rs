@@ -13,6 +13,7 @@ mod lifecycle;
 mod partition;
 mod poison;
 mod sdk;
+mod starve;
 mod stranger;
 mod support;
 mod update;

@@ -124,7 +124,10 @@ impl Held {
 
 fn unknown(told: Told) -> Told {
     Told {
-        outcome: Err(Unapplied::Unknown(ALONE)),
+        outcome: Err(Unapplied::Unknown {
+            why: ALONE,
+            position: told.doubtful,
+        }),
         ..told
     }
 }
@@ -168,9 +171,12 @@ mod tests {
         let just_before = now + HOLD_MAX - Duration::from_millis(1);
         assert_eq!(held.settled(just_before, |_| false), []);
         let settled = held.settled(now + HOLD_MAX, |_| false);
-        assert!(matches!(settled[0].outcome, Err(Unapplied::Unknown(_))));
+        assert!(matches!(settled[0].outcome, Err(Unapplied::Unknown { .. })));
         held.take(Position(6), Some(told(6)), now);
-        assert!(matches!(held.give_up()[0].outcome, Err(Unapplied::Unknown(_))));
+        assert!(matches!(
+            held.give_up()[0].outcome,
+            Err(Unapplied::Unknown { .. })
+        ));
     }
 
     #[test]

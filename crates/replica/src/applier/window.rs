@@ -166,7 +166,10 @@ impl Open {
                 energy,
             }),
             Err(Failure::Refused(refusal)) => Err(Unapplied::Refused(refusal)),
-            Err(Failure::Unknown(why)) => Err(Unapplied::Unknown(why)),
+            Err(Failure::Unknown(why)) => Err(Unapplied::Unknown {
+                why,
+                position: Some(position),
+            }),
         };
         Told {
             origin,

@@ -1,7 +1,9 @@
 //! What a replica's tasks share.
 
 use super::{ReplicaConfig, Report, Verdicts, Witnesses};
-use crate::{ActiveDatabase, Admin, Contents, DatabaseId, DatabaseStatus, Fatal, Phase, Quarantine, Views};
+use crate::{
+    ActiveDatabase, Admin, Contents, DatabaseId, DatabaseStatus, Digest, Fatal, Phase, Quarantine, Views,
+};
 use parking_lot::{Mutex, RwLock};
 use rtdb_consensus::command::{Judgement, Owner, Poison, Trapped};
 use rtdb_consensus::{Follow, Holding, LogIndex, Origin, Position};
@@ -14,6 +16,9 @@ use tokio::sync::{Notify, watch};
 
 /// How long what was read for a comparison is kept.
 const CONTENTS_KEPT: Duration = Duration::from_secs(300);
+
+/// How old a digest may be, if nothing has changed.
+const DIGEST_KEPT: Duration = Duration::from_secs(5);
 
 /// What a replica found that it holds, and has not told yet: the oldest goes first.
 const HOLDINGS_MAX: usize = 16;
@@ -73,6 +78,7 @@ pub(crate) struct Slot {
     pub(crate) views: Arc<Views>,
     owner: Mutex<Owner>,
     holdings: Mutex<VecDeque<Found>>,
+    digest: Mutex<LastDigest>,
     quarantine: watch::Sender<Option<Quarantine>>,
     /// Whether the database is deleted, as far as the log is known: its applier may not have come to it yet.
     deleted: watch::Sender<bool>,
@@ -80,6 +86,19 @@ pub(crate) struct Slot {
     contents: Mutex<Option<Arc<Contents>>>,
     /// On which nodes calls have trapped.
     pub(crate) witnesses: watch::Sender<Witnesses>,
+}
+
+/// Where an applier is: the log index up to which all is done, and the last position whose outcome is known.
+pub(super) type Reached = (LogIndex, Position);
+
+/// The digest as it was last read.
+#[derive(Default)]
+struct LastDigest {
+    read: Option<Digest>,
+    /// Where the applier was when it was asked for.
+    at: Option<Reached>,
+    /// When it was asked for last, and where the applier was then.
+    asked: Option<(Instant, Reached)>,
 }
 
 /// What was found when the server was asked where it is; see [`crate::Replica::caught_up`].
@@ -241,6 +260,7 @@ impl Slot {
             views: Arc::default(),
             owner: Mutex::new(owner),
             holdings: Mutex::default(),
+            digest: Mutex::default(),
             quarantine: watch::Sender::new(None),
             deleted: watch::Sender::new(false),
             contents: Mutex::default(),
@@ -372,15 +392,41 @@ impl Slot {
         self.quarantine.subscribe()
     }
 
+    /// If the digest is to be read anew, since something was applied or it was long ago: where the applier is. Then it counts
+    /// as asked for.
+    pub(super) fn ask_for_digest(&self, now: Instant) -> Option<Reached> {
+        let reached = self.reached();
+        let mut digest = self.digest.lock();
+        let is_fresh = |(asked, at): (Instant, Reached)| at == reached && now - asked < DIGEST_KEPT;
+        if digest.at.is_some() && digest.asked.is_some_and(is_fresh) {
+            return None;
+        }
+        digest.asked = Some((now, reached));
+        Some(reached)
+    }
+
+    /// The digest was read, when the applier had been `at` that place; nothing, if there is no such database.
+    pub(super) fn set_digest(&self, at: Reached, read: Option<Digest>) {
+        let mut digest = self.digest.lock();
+        (digest.at, digest.read) = (read.map(|_| at), read);
+    }
+
+    fn reached(&self) -> Reached {
+        (self.done(), Position(self.completed.load(Ordering::Relaxed)))
+    }
+
     pub(super) fn status(&self) -> DatabaseStatus {
+        let reached = self.reached();
+        let digest = self.digest.lock();
         DatabaseStatus {
             identity: self.identity,
             phase: self.phase.lock().clone(),
-            applied: Position(self.completed.load(Ordering::Relaxed)),
+            applied: reached.1,
             in_flight: self.in_flight.load(Ordering::Relaxed),
             in_flight_bytes: self.in_flight_bytes.load(Ordering::Relaxed),
             overlong_calls: self.overlong_calls.load(Ordering::Relaxed),
-            digest: None,
+            digest: digest.read,
+            digest_is_old: digest.at != Some(reached),
         }
     }
 }

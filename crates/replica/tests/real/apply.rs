@@ -1,7 +1,8 @@
 //! Applying a log to the real server, which is killed meanwhile.
 
 use crate::support::{
-    DATABASE, Log, Node, TIMEOUT, add, bsatn, call, connect, delete, disconnect, program, start_server,
+    DATABASE, Log, Node, TIMEOUT, add, bsatn, call, connect, delete, digest, disconnect, program,
+    start_server,
 };
 use rtdb_consensus::command::{Body, Owner};
 use rtdb_consensus::{Refusal, Reply, Unapplied};
@@ -108,9 +109,8 @@ async fn calls_publications_and_sessions_have_their_outcomes() {
     );
     assert_eq!(names(&node, &replica).await, ["f"]);
 
-    let status = replica.status().await;
-    assert!(status.databases[0].digest.is_some());
-    assert_eq!(status.databases[0].in_flight, 0);
+    assert!(digest(&replica).await.is_some());
+    assert_eq!(replica.progress().databases[0].in_flight, 0);
     replica.stop().await;
     node.server.stop().await;
 }
@@ -194,7 +194,7 @@ async fn every_call_is_applied_once_though_the_server_is_killed_again_and_again(
     for (n, position) in positions.iter().enumerate() {
         match log.outcome(*position) {
             Ok(_) => assert_ne!(n % BATCH, 3),
-            Err(Unapplied::Unknown(_)) => unknown += 1,
+            Err(Unapplied::Unknown { .. }) => unknown += 1,
             Err(Unapplied::Reducer { message, .. }) => {
                 assert_eq!(n % BATCH, 3);
                 lost_messages += usize::from(message != "as told");
@@ -206,13 +206,13 @@ async fn every_call_is_applied_once_though_the_server_is_killed_again_and_again(
     assert!(unknown <= 5);
 
     // Another life of the node finds everything applied and tells nothing again.
+    let before = digest(&replica).await;
     replica.stop().await;
-    let digest = replica.status().await.databases[0].digest;
     log.forget_applied();
     let replica = node.replica(&log);
     log.all_applied().await;
     assert_eq!(names(&node, &replica).await, expected);
-    assert_eq!(replica.status().await.databases[0].digest, digest);
+    assert_eq!(digest(&replica).await, before);
     replica.stop().await;
 
     // A server that has lost its data altogether is filled from the log, with the very same result.
@@ -226,7 +226,7 @@ async fn every_call_is_applied_once_though_the_server_is_killed_again_and_again(
     let replica = node.replica(&log);
     log.all_applied().await;
     assert_eq!(names(&node, &replica).await, expected);
-    assert_eq!(replica.status().await.databases[0].digest, digest);
+    assert_eq!(digest(&replica).await, before);
     replica.stop().await;
     node.server.stop().await;
 }

@@ -1,6 +1,6 @@
 //! Calls that the server does not survive, does not finish, or says nothing of.
 
-use crate::support::{DATABASE, Log, Node, TIMEOUT, call, program, start_server};
+use crate::support::{DATABASE, Log, Node, TIMEOUT, call, digest, program, start_server};
 use bytes::Bytes;
 use rtdb_consensus::command::{Body, Failed, Poison, PoisonStep, Publish, Skipped};
 use rtdb_consensus::{Position, Unapplied};
@@ -267,14 +267,14 @@ async fn a_command_that_has_failed_by_decision_is_passed_over_and_stays_so() {
     assert!(log.outcome(calls[0]).is_ok() && log.outcome(calls[2]).is_err() && log.outcome(calls[3]).is_ok());
     assert!(log.outcome(decision[1]).is_ok());
     assert_eq!((index(&node, &replica).await, node.pid()), (decision[1], pid));
-    let digest = replica.status().await.databases[0].digest;
+    let before = digest(&replica).await;
     replica.stop().await;
 
     // Another life goes on from there; another server gets to the same from the log alone.
     log.forget_applied();
     let replica = node.replica(&log);
     log.all_applied().await;
-    assert_eq!(replica.status().await.databases[0].digest, digest);
+    assert_eq!(digest(&replica).await, before);
     replica.stop().await;
     node.server.stop().await;
     std::fs::remove_dir_all(node.folder.path().join("spacetimedb/data")).unwrap();
@@ -282,7 +282,7 @@ async fn a_command_that_has_failed_by_decision_is_passed_over_and_stays_so() {
     log.forget_applied();
     let replica = node.replica(&log);
     log.all_applied().await;
-    assert_eq!(replica.status().await.databases[0].digest, digest);
+    assert_eq!(digest(&replica).await, before);
     assert_eq!(
         replica.progress().databases[0].overlong_calls,
         0,

@@ -11,7 +11,8 @@ use rtdb_consensus::{
 use rtdb_determinism::Prepared;
 use rtdb_determinism::header::CallHeader;
 use rtdb_replica::{
-    DatabaseId, Keys, LocalServer, Minted, Replica, ReplicaConfig, Report, ServerConfig, ServerLimits, Tokens,
+    DatabaseId, Digest, Keys, LocalServer, Minted, Replica, ReplicaConfig, Report, ServerConfig,
+    ServerLimits, Tokens,
 };
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -310,6 +311,21 @@ impl Node {
             .map(|row| serde_json::to_string(row).unwrap())
             .collect()
     }
+}
+
+/// The digest of all that has been applied.
+pub(crate) async fn digest(replica: &Replica) -> Option<Digest> {
+    let read = async {
+        loop {
+            match &replica.progress().databases[..] {
+                [database, ..] if !database.digest_is_old => return database.digest,
+                _ => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    tokio::time::timeout(TIMEOUT, read)
+        .await
+        .expect("the digest is read")
 }
 
 pub(crate) async fn start_server(program: &Path, folder: &Path, keys: &Keys) -> LocalServer {

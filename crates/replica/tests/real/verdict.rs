@@ -171,7 +171,7 @@ async fn a_trap_is_told_once_a_majority_has_it() {
     assert!(log.outcomes(calls[2]).is_empty());
     replica.set_aside(&DATABASE, Quarantine::Diverged("the others differ".into()));
     told(&log, calls[2]).await;
-    assert!(matches!(log.outcome(calls[2]), Err(Unapplied::Unknown(_))));
+    assert!(matches!(log.outcome(calls[2]), Err(Unapplied::Unknown { .. })));
     replica.stop().await;
     node.server.stop().await;
 }

@@ -22,7 +22,7 @@ impl Core {
                     let opening = matches!(self.upstream, Upstream::Opening | Upstream::Subscribing);
                     self.reads.is_empty() && !opening
                 }
-                Some(ClientMessage::Read(read)) if read.refused.is_some() => {
+                Some(ClientMessage::Read(_)) if self.refusal.is_some() => {
                     !self.is_busy() && self.reads.is_empty()
                 }
                 Some(ClientMessage::Read(_)) => {
@@ -56,7 +56,13 @@ impl Core {
             return true;
         }
         match self.frame.as_mut().and_then(Iterator::next) {
-            Some(Ok(message)) => self.waiting = Some(message),
+            Some(Ok(message)) => {
+                self.refusal = match &message {
+                    ClientMessage::Read(read) => refusal(self.caller.server, read),
+                    ClientMessage::Call(_) | ClientMessage::Procedure { .. } => None,
+                };
+                self.waiting = Some(message);
+            }
             Some(Err(error)) => self.close_when_idle(CloseReason::from(error), actions),
             None => self.frame = None,
         }
@@ -88,27 +94,40 @@ impl Core {
 
     /// Owes the client a message at this place among the results of its calls.
     fn refuse(&mut self, message: Bytes, actions: &mut Vec<Action>) {
+        self.bytes += message.len();
         self.under_way.push_back(UnderWay::Refused(message));
         self.skip_refused();
         self.settle(actions);
     }
 
     fn admit_read(&mut self, read: Read, context: &Context<'_>, actions: &mut Vec<Action>) {
-        if let Some(why) = refusal(self.caller.server, &read) {
+        if let Some(why) = self.refusal.take() {
             let message = self.refused_read(&read, context, &why);
             actions.push(Action::Send(message));
             return;
         }
         if subscribes(read.kind) && self.subscriptions.is_none() {
-            let none = Subscriptions::new(self.subprotocol, self.row_bytes.clone());
+            let none = Subscriptions::new(self.subprotocol, self.total_row_bytes.clone());
             self.subscriptions = Some(Box::new(none));
         }
+        let read = self.apart(read);
         if let Some(subscriptions) = self.subscriptions.as_mut().filter(|_| subscribes(read.kind)) {
             subscriptions.asked(&read, context.module, self.caller.is_owner);
         }
         self.bytes += read.raw.len();
         actions.push(Action::Forward(read.raw.clone()));
         self.reads.push_back(read);
+    }
+
+    /// The read without its frame, of which in v3 it may be a small part.
+    fn apart(&self, read: Read) -> Read {
+        if self.subprotocol != Subprotocol::V3 {
+            return read;
+        }
+        match client::split(self.subprotocol, Bytes::copy_from_slice(&read.raw)).next() {
+            Some(Ok(ClientMessage::Read(copy))) => copy,
+            _ => read,
+        }
     }
 
     /// The answer to a read that is not forwarded.

@@ -90,7 +90,8 @@ impl CallUnderWay {
         Ok(Self {
             receipt,
             reducer_id: reducer.id,
-            reducer: call.reducer,
+            // Copied out, as the arguments are: they may be a small part of their frame.
+            reducer: Text::from(&*call.reducer),
             args: args.freeze(),
             request_id: call.request_id,
             no_success_notify: call.no_success_notify,

@@ -25,6 +25,7 @@ impl Core {
                 Some(UnderWay::Refused(_)) => {
                     if let Some(UnderWay::Refused(message)) = self.under_way.pop_front() {
                         self.proposed -= 1;
+                        self.bytes -= message.len();
                         actions.push(Action::Send(message));
                     }
                     continue;

@@ -555,7 +555,7 @@ fn an_unknown_outcome_closes_the_client() {
     script.client(call(1));
     script.propose();
     assert_eq!(
-        script.outcome(Err(Unapplied::Unknown("the node is stopping"))),
+        script.outcome(Err(Unapplied::unknown("the node is stopping"))),
         ["close 1012"]
     );
 }

@@ -169,3 +169,38 @@ fn the_limits_hold_and_what_is_dropped_is_given_back() {
     drop(rows);
     assert_eq!(total.get(), ROWS_TOTAL_BYTES_MAX as i64);
 }
+
+/// A table of so many rows of 16 bytes.
+fn many(rows: u64) -> Changes {
+    let rows: Vec<Vec<u8>> = (0..rows).map(|n| n.to_le_bytes().repeat(2)).collect();
+    let table = TableDifference {
+        query_set: 1,
+        table: "t",
+        inserts: rows.iter().map(|row| &row[..]).collect(),
+        ..TableDifference::default()
+    };
+    changes(Subprotocol::V2, &put_difference(Subprotocol::V2, &[table]))
+}
+
+#[test]
+fn nothing_is_copied_of_what_can_not_be_kept() {
+    let mut rows = Rows::new(gauge());
+    let most = (ROWS_BYTES_MAX / (16 + ROW_OVERHEAD_BYTES)) as u64;
+    assert!(!rows.apply(&many(most + 1), Side::Shown));
+    assert_eq!(rows.bytes(), 0);
+    assert!(rows.apply(&many(most / 2), Side::Shown));
+    assert!(rows.apply(&many(most), Side::Shown), "half of them are there");
+    let before = rows.bytes();
+    let table = TableDifference {
+        query_set: 2,
+        table: "t",
+        inserts: vec![&[7; 1024]; 1000],
+        ..TableDifference::default()
+    };
+    let copies = changes(Subprotocol::V2, &put_difference(Subprotocol::V2, &[table]));
+    assert!(!rows.apply(&copies, Side::Shown));
+    assert!(
+        rows.bytes() <= before + cost(&[7; 1024]),
+        "it ends at the first that does not fit"
+    );
+}

@@ -7,7 +7,6 @@ use crate::limits::{CLOSE_HANDSHAKE_MAX, DRAIN_MAX};
 use std::future::poll_fn;
 use std::task::Poll;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_tungstenite::tungstenite::Message;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Sends what is still to be sent, then closes.
@@ -25,6 +24,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
+    /// Closes without what is still to be sent.
+    pub(in crate::session) async fn cut_off(&mut self, reason: &CloseReason) {
+        self.outbox.clear();
+        self.client.clear();
+        close(&mut self.client, reason).await;
+    }
+
     /// Answers the client's close frame.
     pub(in crate::session) async fn answer_close(&mut self) {
         let _ = tokio::time::timeout(CLOSE_HANDSHAKE_MAX, self.client.until_closed()).await;
@@ -36,6 +42,6 @@ pub(in crate::session) async fn close<S: AsyncRead + AsyncWrite + Unpin>(
     client: &mut Socket<S>,
     reason: &CloseReason,
 ) {
-    client.push(Message::Close(Some(reason.frame())));
+    client.close(reason.frame());
     let _ = tokio::time::timeout(CLOSE_HANDSHAKE_MAX, client.until_closed()).await;
 }

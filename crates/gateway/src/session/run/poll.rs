@@ -1,11 +1,12 @@
 //! What is ready first.
 
 use super::{Event, Io, Session};
+use crate::budget::Exceeded;
 use crate::limits::OUTGOING_BYTES_MAX;
 use futures::FutureExt;
 use std::task::{Context as TaskContext, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::tungstenite::Error;
 
 /// Bytes that are gathered for the client while more is to come.
 const GATHER_BYTES: usize = 32 << 10;
@@ -16,6 +17,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         // Before anything that the new module may say.
         if io.drain.is_none() && self.broken.poll_unpin(cx).is_ready() {
             return Poll::Ready(Event::Broken);
+        }
+        if let Err(exceeded) = self.account(io) {
+            return Poll::Ready(Event::Exceeded(exceeded));
         }
         if let Some((_, pending)) = io.pending.front_mut()
             && self.core.wants_outcome()
@@ -62,10 +66,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         {
             return Poll::Ready(Event::Upstream(received));
         }
-        if self.listens()
-            && let Poll::Ready(received) = self.client.poll_read(cx)
-        {
-            return Poll::Ready(Event::Client(received));
+        if self.listens() {
+            if let Poll::Ready(received) = self.client.poll_read(cx) {
+                return Poll::Ready(Event::Client(received));
+            }
+        } else if let Poll::Ready(end) = self.client.poll_end(cx) {
+            return Poll::Ready(Event::Client(end));
         }
         if io.drain.is_none()
             && let Poll::Ready(reason) = self.closing.poll_unpin(cx)
@@ -92,7 +98,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             // Writing made room for what was not asked above, and nothing else would wake this task for it.
             return self.poll(io, cx);
         }
+        if let Err(exceeded) = self.account(io) {
+            return Poll::Ready(Event::Exceeded(exceeded));
+        }
         Poll::Pending
+    }
+
+    /// Counts what is held for the client.
+    fn account(&mut self, io: &Io) -> Result<(), Exceeded> {
+        let upstream = io.upstream.as_ref().map_or(0, |(upstream, _)| upstream.bytes());
+        let bytes = self.core.bytes() + self.outbox.bytes() + self.client.bytes() + upstream + io.held_bytes;
+        self.share.set(bytes)
     }
 
     /// Whether the client has room for more.
@@ -113,7 +129,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 Poll::Pending => return Ok(()),
             }
             match self.outbox.poll_next(cx) {
-                Poll::Ready(Some(payload)) => self.client.push(Message::Binary(payload)),
+                Poll::Ready(Some((head, body))) => self.client.push_parts(head, body),
                 Poll::Ready(None) | Poll::Pending => return Ok(()),
             }
         }

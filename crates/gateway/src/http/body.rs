@@ -1,0 +1,68 @@
+//! What requests bring: counted as it comes, so that many that are large, or never end, take no more memory than there is.
+
+use super::HttpError;
+use crate::budget::Share;
+use crate::node::Node;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures::{Stream, StreamExt};
+use http::StatusCode;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A request's share of the memory, and why its body was broken off.
+struct Reading {
+    share: Share,
+    broken_off: Option<HttpError>,
+}
+
+/// Counts a request's body in the node's memory for clients until it is answered. One that stops arriving is broken off.
+pub(super) async fn counted(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
+    if request.body().is_end_stream() {
+        return next.run(request).await;
+    }
+    let reading = Arc::new(Mutex::new(Reading {
+        share: Share::new(node.metrics.client_bytes.clone()),
+        broken_off: None,
+    }));
+    let request = request.map(|body| Body::from_stream(read(node, body, reading.clone())));
+    let response = next.run(request).await;
+    let broken_off = reading
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .broken_off
+        .take();
+    broken_off.map_or(response, IntoResponse::into_response)
+}
+
+fn read(
+    node: Arc<Node>,
+    body: Body,
+    reading: Arc<Mutex<Reading>>,
+) -> impl Stream<Item = Result<Bytes, axum::Error>> {
+    let chunks = body.into_data_stream();
+    futures::stream::try_unfold((chunks, node, reading), async |(mut chunks, node, reading)| {
+        let broken_off = match tokio::time::timeout(node.limits.idle_timeout, chunks.next()).await {
+            Ok(None) => return Ok(None),
+            Ok(Some(Err(error))) => return Err(error),
+            Ok(Some(Ok(chunk))) => {
+                let mut locked = reading.lock().unwrap_or_else(PoisonError::into_inner);
+                match locked.share.add(chunk.len()) {
+                    Ok(()) => {
+                        drop(locked);
+                        return Ok(Some((chunk, (chunks, node, reading))));
+                    }
+                    Err(exceeded) => HttpError::unavailable(exceeded.to_string()),
+                }
+            }
+            Err(_) => HttpError::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "the rest of the request did not come in time",
+            ),
+        };
+        let error = axum::Error::new(std::io::Error::other(broken_off.body.clone()));
+        reading.lock().unwrap_or_else(PoisonError::into_inner).broken_off = Some(broken_off);
+        Err(error)
+    })
+}

@@ -1,0 +1,48 @@
+//! Events that bring so much that they are handled apart.
+
+use super::{End, Event, Io, Session};
+use crate::pool::Turn;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use std::task::{Context as TaskContext, Poll};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_tungstenite::tungstenite::Message;
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+    /// How many bytes may have to be gone through for an event.
+    pub(super) fn burden(&self, event: &Event, io: &Io) -> usize {
+        let bytes = match event {
+            Event::Client(Some(Ok(message))) => message.len(),
+            Event::Upstream(Some(Ok(Message::Binary(payload)))) if self.core.is_restoring() => {
+                payload.len() + self.core.row_bytes()
+            }
+            Event::Upstream(Some(Ok(Message::Binary(payload)))) => payload.len(),
+            Event::Upstream(_) | Event::Opened(_) | Event::Published => self.core.row_bytes(),
+            Event::Outcome(_) | Event::Views(_) => io.held_bytes,
+            _ => return 0,
+        };
+        bytes + self.core.backlog()
+    }
+
+    /// Waits for the turn to do something large. What was begun goes on meanwhile.
+    pub(super) fn poll_turn(
+        &mut self,
+        turn: &mut BoxFuture<'static, Turn>,
+        io: &mut Io,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<Result<Turn, End>> {
+        if let Poll::Ready(turn) = turn.poll_unpin(cx) {
+            return Poll::Ready(Ok(turn));
+        }
+        if io.ticker.poll_tick(cx).is_ready()
+            && let Some(end) = self.tick(io)
+        {
+            return Poll::Ready(Err(end));
+        }
+        let left = self.client.poll_end(cx).is_ready();
+        if left || self.poll_write(cx).is_err() || matches!(self.client.poll_flush(cx), Poll::Ready(Err(_))) {
+            return Poll::Ready(Err(End::Gone));
+        }
+        Poll::Pending
+    }
+}

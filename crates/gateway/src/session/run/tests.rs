@@ -1,0 +1,197 @@
+//! Clients that are slow, and clients that are dead, over a pipe.
+
+use super::*;
+use crate::catalog::{Catalog, DatabaseRecord};
+use crate::limits::{ClientLimits, WRITE_STALL_MAX};
+use crate::local::{Claims, Local, LocalDatabase, SetAside, Tokens};
+use crate::metrics::GatewayMetrics;
+use crate::session::core::Caller;
+use crate::session::counted::Counted;
+use rtdb_consensus::{Command, Propose};
+use rtdb_protocol::Subprotocol;
+use rtdb_protocol::compress::Compression;
+use rtdb_replica::Views;
+use spacetimedb_lib::db::raw_def::v9::RawModuleDefV9Builder;
+use spacetimedb_lib::{ConnectionId, Identity, RawModuleDef, bsatn};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, DuplexStream};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+/// Bytes of the first answer.
+const LARGE: usize = 20 << 20;
+
+struct Nothing;
+
+impl Propose for Nothing {
+    fn submit(&self, _: Command) -> Result<Pending, NotProposed> {
+        Err(NotProposed::Stopping)
+    }
+    fn ready(&self) -> BoxFuture<'_, ()> {
+        std::future::pending().boxed()
+    }
+}
+
+impl Catalog for Nothing {
+    fn ready(&self) -> bool {
+        true
+    }
+    fn takes_claims(&self) -> bool {
+        true
+    }
+    fn judges(&self) -> bool {
+        true
+    }
+    fn has_mixed_processors(&self) -> bool {
+        false
+    }
+    fn by_identity(&self, _: &Identity) -> Option<DatabaseRecord> {
+        None
+    }
+    fn by_name(&self, _: &str) -> Option<DatabaseRecord> {
+        None
+    }
+}
+
+impl Local for Nothing {
+    fn address(&self) -> Option<String> {
+        None
+    }
+    fn newest_subprotocol(&self) -> Subprotocol {
+        Subprotocol::V3
+    }
+    fn database(&self, _: &Identity) -> Option<LocalDatabase> {
+        None
+    }
+    fn publications(&self, _: &Identity) -> Option<tokio::sync::watch::Receiver<u64>> {
+        None
+    }
+    fn set_aside(&self, _: &Identity) -> Option<SetAside> {
+        None
+    }
+    fn until_set_aside(&self, _: &Identity) -> BoxFuture<'static, ()> {
+        std::future::pending().boxed()
+    }
+    fn views(&self, _: &Identity) -> Option<Arc<Views>> {
+        None
+    }
+    fn caught_up(&self, _: &Identity) -> BoxFuture<'static, ()> {
+        std::future::ready(()).boxed()
+    }
+    fn tokens(&self) -> Option<Arc<dyn Tokens>> {
+        None
+    }
+}
+
+/// A session with a large answer to send, and the client's end of the pipe.
+async fn session() -> (Session<DuplexStream>, DuplexStream) {
+    let (near, far) = tokio::io::duplex(64 << 10);
+    let config = Socket::<DuplexStream>::config(1 << 20);
+    let ws = WebSocketStream::from_raw_socket(Counted::new(near), Role::Server, Some(config)).await;
+    let metrics = GatewayMetrics::new().expect("metrics");
+    let nothing = Arc::new(Nothing);
+    let node = Node::new(
+        nothing.clone(),
+        nothing.clone(),
+        nothing.clone(),
+        nothing,
+        metrics,
+        ClientLimits::default(),
+    );
+    let mut outbox = Outbox::new(Subprotocol::V2, Compression::None, node.pool.clone());
+    outbox.push(Bytes::from(vec![0; LARGE]));
+    let def = RawModuleDef::V9(RawModuleDefV9Builder::new().finish());
+    let def = bsatn::to_vec(&def).expect("a definition");
+    let caller = Caller {
+        session: 1,
+        database: Bytes::from_static(&[1; 32]),
+        identity: [2; 32],
+        connection: [3; 16],
+        is_owner: false,
+        server: Subprotocol::V3,
+    };
+    let claims = Claims {
+        identity: Identity::ZERO,
+        issuer: "i".into(),
+        subject: "s".into(),
+        expires: false,
+        payload: String::new(),
+    };
+    let session = Session {
+        core: Core::new(Subprotocol::V2, caller, node.metrics.row_bytes.clone()),
+        module: Arc::new(Module::from_def(&def).expect("a module")),
+        upstream_config: UpstreamConfig {
+            database: Identity::ZERO,
+            subprotocol: Subprotocol::V2,
+            connection: ConnectionId::ZERO,
+            light: false,
+            claims,
+            token: "t".into(),
+        },
+        client: Socket::new(ws),
+        outbox,
+        share: Share::new(node.metrics.client_bytes.clone()),
+        closing: std::future::pending().boxed(),
+        node: Arc::new(node),
+    };
+    (session, far)
+}
+
+/// Takes 64 KiB from the pipe, twice a second.
+async fn sip(client: &mut DuplexStream) -> usize {
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let mut sip = vec![0; 64 << 10];
+    client.read(&mut sip).await.expect("the client is not closed")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_downloads_slowly_gets_all_of_it_and_pings_between() {
+    let (mut session, mut client) = session().await;
+    let running = tokio::spawn(async move { session.run().await });
+    let mut taken = 0;
+    while taken < LARGE {
+        match sip(&mut client).await {
+            0 => panic!("cut off after {taken} bytes"),
+            bytes => taken += bytes,
+        }
+        assert!(!running.is_finished(), "given up after {taken} bytes");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_stops_reading_is_closed() {
+    let (mut session, mut client) = session().await;
+    for _ in 0..3 {
+        let reading = async {
+            sip(&mut client).await;
+        };
+        let ended = async {
+            session.run().await;
+        };
+        tokio::select! {
+            () = reading => {}
+            () = ended => panic!("it reads"),
+        }
+    }
+    let since = Instant::now();
+    let end = session.run().await;
+    assert!(matches!(end, End::Close(reason) if reason.code == CloseReason::AGAIN));
+    assert!(since.elapsed() <= 2 * WRITE_STALL_MAX, "{:?}", since.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_answers_no_ping_is_gone() {
+    let (mut session, mut client) = session().await;
+    session.outbox.clear();
+    let reading = async { while sip(&mut client).await > 0 {} };
+    let since = Instant::now();
+    tokio::select! {
+        () = reading => panic!("the pipe has ended"),
+        end = session.run() => assert!(matches!(end, End::Gone)),
+    }
+    assert!(
+        since.elapsed() <= 2 * session.node.limits.idle_timeout,
+        "{:?}",
+        since.elapsed()
+    );
+}
