@@ -360,16 +360,20 @@ fn unordered(schema: Value) -> Value {
     }
 }
 
-/// Publishes the module to both.
-async fn publish(pair: &Pair, database: &str, owner: &str) {
+/// The counter's module, for the server.
+fn module(pair: &Pair) -> Vec<u8> {
     let fixture = if pair.newest == Subprotocol::V1 {
         "counter-1x"
     } else {
         "counter-2x"
     };
     let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../modules");
-    let module =
-        std::fs::read(modules.join(fixture).join(fixture).with_extension("wasm")).expect("the module");
+    std::fs::read(modules.join(fixture).join(fixture).with_extension("wasm")).expect("the module")
+}
+
+/// Publishes it to both.
+async fn publish(pair: &Pair, database: &str, owner: &str) {
+    let module = module(pair);
     for address in [pair.plain, pair.gateway] {
         let publish = format!("PUT /v1/database/{database}");
         let (status, body) = request(address, &publish, owner, &module).await;
@@ -413,7 +417,7 @@ async fn clients_see_what_the_native_server_shows() {
     let newest = format!("{NAME}-{}", pair.newest.name().replace('.', "-"));
     http_is_the_same(&pair, &newest, [&owner, &other]).await;
     http::connection_ids_are_unique(&pair, &newest, &other).await;
-    http::answers_are_the_same(&pair, &newest, [&owner, &other], &module).await;
+    http::answers_are_the_same(&pair, &newest, [&owner, &other], &module(&pair)).await;
     pair.stop().await;
 }
 

@@ -12,7 +12,6 @@ use crate::{GroupId, Position, Refusal, Reply};
 use bytes::Bytes;
 use prost::Message;
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 
 /// Databases that have ended of which it is kept what they were called. The one that ended first is forgotten first.
 pub(super) const ENDED_MAX: usize = 16_384;
@@ -172,7 +171,7 @@ impl MetaState {
             let mut database = database.clone();
             if let Some(name) = name.filter(|_| named.is_none()) {
                 database.names.push(name.clone());
-                changes.push(database_change(&mut database));
+                changes.push(changed(&mut database));
                 self.insert(database.clone());
             }
             return registered(&database, false);
@@ -197,7 +196,7 @@ impl MetaState {
             ended: 0,
             version: 0,
         };
-        changes.push(database_change(&mut database));
+        changes.push(changed(&mut database));
         self.insert(database.clone());
         registered(&database, true)
     }
@@ -211,7 +210,7 @@ impl MetaState {
             return Verdict::Refused(Refusal::Locked);
         }
         database.ended = at.0;
-        changes.push(database_change(database));
+        changes.push(changed(database));
         self.ended.insert(at.0, end.database.clone());
         if self.ended.len() > ENDED_MAX
             && let Some((_, first)) = self.ended.pop_first()
@@ -241,7 +240,7 @@ impl MetaState {
         for name in &set.names {
             self.names.insert(name.clone(), set.database.clone());
         }
-        changes.push(database_change(database));
+        changes.push(changed(database));
         Verdict::Done(Reply::Done)
     }
 
@@ -273,7 +272,7 @@ impl MetaState {
             return Verdict::Refused(Refusal::NoSuchDatabase);
         };
         database.locked = lock.locked;
-        changes.push(database_change(database));
+        changes.push(changed(database));
         Verdict::Done(Reply::Done)
     }
 
@@ -322,8 +321,12 @@ fn node_change(node: &SetNode) -> Change {
     (StateKey::Node(node.node), Some(node.encode_to_vec()))
 }
 
-fn database_change(database: &mut Database) -> Change {
+fn changed(database: &mut Database) -> Change {
     database.version = database.needed_version();
+    database_change(database)
+}
+
+fn database_change(database: &Database) -> Change {
     (
         StateKey::Database(database.identity.clone()),
         Some(database.encode_to_vec()),

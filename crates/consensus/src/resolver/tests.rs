@@ -1,7 +1,9 @@
 mod ends;
 
 use super::*;
-use crate::command::{Call, Connect, Delete, Disconnect, ExpireNode, InitCluster, Judgement, Owner, Publish};
+use crate::command::{
+    Call, Connect, Delete, Disconnect, EndDatabase, ExpireNode, InitCluster, Judgement, Owner, Publish,
+};
 use crate::command::{RegisterDatabase, Report, Reports, Resolve, SetLock, SetNames, SetNode};
 use crate::record::Batch;
 use crate::version::RECORD_VERSION;
@@ -357,19 +359,25 @@ fn a_locked_database_is_not_deleted() {
         ..RegisterDatabase::default()
     });
     let lock = |database, locked| Body::SetLock(SetLock { database, locked });
-    let delete = || Body::Delete(Delete { database: DATABASE });
+    let end = || {
+        Body::EndDatabase(EndDatabase {
+            database: DATABASE,
+            born: 0,
+        })
+    };
     assert_eq!(
         refusal(&bench.one(1, lock(DATABASE, true))),
         Some(Refusal::NoSuchDatabase)
     );
     bench.one(2, register);
     assert_eq!(refusal(&bench.one(3, lock(DATABASE, true))), None);
-    assert_eq!(refusal(&bench.one(4, delete())), Some(Refusal::Locked));
+    assert_eq!(refusal(&bench.one(4, delete(DATABASE))), Some(Refusal::Locked));
+    assert_eq!(refusal(&bench.one(5, end())), Some(Refusal::Locked));
     let restored = bench.restored();
     assert_eq!(restored.meta_state(), bench.resolver.meta_state());
     assert!(restored.meta_state().database(&DATABASE).unwrap().locked);
-    assert_eq!(refusal(&bench.one(5, lock(DATABASE, false))), None);
-    assert_eq!(refusal(&bench.one(6, delete())), None);
+    assert_eq!(refusal(&bench.one(6, lock(DATABASE, false))), None);
+    assert_eq!(refusal(&bench.one(7, end())), None);
     assert_eq!(bench.resolver.meta_state().database(&DATABASE), None);
 }
 

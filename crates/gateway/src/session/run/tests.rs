@@ -42,13 +42,19 @@ impl Catalog for Nothing {
     fn judges(&self) -> bool {
         true
     }
+    fn migrates(&self) -> bool {
+        true
+    }
+    fn ends(&self) -> bool {
+        true
+    }
     fn has_mixed_processors(&self) -> bool {
         false
     }
     fn by_identity(&self, _: &Identity) -> Option<DatabaseRecord> {
         None
     }
-    fn by_name(&self, _: &str) -> Option<DatabaseRecord> {
+    fn identity(&self, _: &str) -> Option<Identity> {
         None
     }
 }
@@ -65,6 +71,15 @@ impl Local for Nothing {
     }
     fn publications(&self, _: &Identity) -> Option<tokio::sync::watch::Receiver<u64>> {
         None
+    }
+    fn plans_updates(&self) -> bool {
+        true
+    }
+    fn until_broken(&self, _: &Identity, _: u64) -> BoxFuture<'static, ()> {
+        std::future::pending().boxed()
+    }
+    fn until_deleted(&self, _: &Identity) -> BoxFuture<'static, ()> {
+        std::future::pending().boxed()
     }
     fn set_aside(&self, _: &Identity) -> Option<SetAside> {
         None
@@ -131,6 +146,7 @@ async fn session() -> (Session<DuplexStream>, DuplexStream) {
         client: Socket::new(ws),
         outbox,
         share: Share::new(node.metrics.client_bytes.clone()),
+        broken: std::future::pending().boxed(),
         closing: std::future::pending().boxed(),
         node: Arc::new(node),
     };
