@@ -237,6 +237,7 @@ async fn prepare(node: &Node, module: Bytes) -> Result<Prepared, HttpError> {
     let _permit = node.preparing.acquire().await;
     let options = Options {
         canonical_nan: node.catalog.has_mixed_processors(),
+        ..Options::default()
     };
     match tokio::task::spawn_blocking(move || rtdb_determinism::prepare_with(&module, &options)).await {
         Ok(prepared) => prepared.map_err(|error| HttpError::bad_request(error.to_string())),
