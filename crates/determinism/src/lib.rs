@@ -39,8 +39,9 @@ pub use views::{REFRESH_ALL, view_key, view_pause};
 /// The largest module that is prepared, in bytes.
 pub const MODULE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// What one call may use at most, in units of about a WebAssembly instruction each.
-pub const CALL_UNITS_MAX: u64 = 30_000_000_000;
+/// What one call may use at most, in units of about a WebAssembly instruction each: some ten seconds of ordinary code. It
+/// comes before the limit of SpacetimeDB 2.8 itself, which counts in much the same way, up to 120,000,000,000.
+pub const CALL_UNITS_MAX: u64 = 100_000_000_000;
 
 /// What the names of hidden tables, reducers and parameters begin with.
 pub const HIDDEN_PREFIX: &str = "rtdb_";

@@ -3,8 +3,10 @@
 //! A *point* pays for what follows it up to the next one, whether all of that runs or not. There is one at the beginning
 //! of a function and of a loop, and where code may be passed over that would make the last one pay for too much. A loop
 //! must pay in each round; since many loops have few instructions, it counts in a local, and pays when that has become
-//! much, or when the function ends.
+//! much, or when the function ends. A function looks whether anything is left as often as it must, see `classes`: in its
+//! loops and where it ends if it has any, else where it begins.
 
+use std::collections::HashMap;
 use std::vec::IntoIter;
 
 use walrus::ir::{
@@ -12,21 +14,27 @@ use walrus::ir::{
 };
 use walrus::{FunctionId, FunctionKind, LocalFunction, LocalId, Module};
 
-use super::Meter;
-use super::weights::Weights;
+use super::classes::Class;
+use super::{Meter, weights};
 use crate::emit::{Code, Emit, I32};
 
 /// A point pays for code that may be passed over if it pays for no more than so many units then.
 const POINT_MAX: u32 = 256;
 /// A loop pays when it has counted so many units.
 const COUNTED_MAX: i32 = 4_096;
-/// What a round costs besides the loop's instructions: counting itself, and what the server's own code does.
-const ROUND: u32 = 4;
+/// What paying costs by itself: the server counts these instructions, too, and must not be the first to end a call.
+const PAYING: u32 = 8;
 /// The most that a point can pay: all of the largest module's code costs less.
 const UNITS_MAX: u32 = 1 << 30;
 
-/// Rewrites a function.
-pub(super) fn rewrite(module: &mut Module, meter: Meter, weights: &Weights, id: FunctionId) {
+/// Rewrites a function. `looks`: whether it looks if anything is left.
+pub(super) fn rewrite(
+    module: &mut Module,
+    meter: Meter,
+    classes: &HashMap<FunctionId, Class>,
+    id: FunctionId,
+    looks: bool,
+) {
     let Module {
         funcs, locals, types, ..
     } = module;
@@ -47,8 +55,9 @@ pub(super) fn rewrite(module: &mut Module, meter: Meter, weights: &Weights, id: 
     });
     let rewriter = Rewriter {
         meter,
-        weights,
+        classes,
         function,
+        looks_first: looks && counter.is_none(),
         counter,
         points: Vec::new(),
     };
@@ -91,7 +100,8 @@ struct Point {
     sequence: InstrSeqId,
     at: usize,
     units: u32,
-    is_round: bool,
+    /// Whether it counts, instead of paying.
+    is_counted: bool,
 }
 
 /// A sequence that is being rewritten.
@@ -108,8 +118,9 @@ struct Sequence {
 
 struct Rewriter<'a> {
     meter: Meter,
-    weights: &'a Weights,
+    classes: &'a HashMap<FunctionId, Class>,
     function: &'a mut LocalFunction,
+    looks_first: bool,
     counter: Option<Counter>,
     points: Vec<Point>,
 }
@@ -118,12 +129,18 @@ impl Rewriter<'_> {
     /// Nested sequences are kept on a stack of our own: a hostile module nests them as deep as it likes.
     fn run(mut self, entry: InstrSeqId) {
         let instrs = std::mem::take(&mut self.function.block_mut(entry).instrs);
-        let point = self.point(entry);
-        let mut body = entry;
+        let (mut body, point) = (entry, self.points.len());
         if let Some(counter) = self.counter {
             body = counter.body;
+            self.begin_counting(entry, counter.local);
             self.code(entry).instr(Block { seq: body });
             self.pay_counted(entry, counter.local);
+        } else {
+            self.point(entry);
+            if self.looks_first {
+                let meter = self.meter;
+                meter.look(&mut self.code(entry));
+            }
         }
         let mut open = vec![Sequence {
             id: body,
@@ -161,7 +178,7 @@ impl Rewriter<'_> {
 
     /// Rewrites an instruction. Returns the sequence that it begins.
     fn instruction(&mut self, sequence: &mut Sequence, instr: Instr, at: InstrLocId) -> Option<Sequence> {
-        let weight = self.weights.of_instr(&instr);
+        let weight = self.weight(&instr);
         if std::mem::take(&mut sequence.may_be_passed_over) {
             let ahead = match may_leave(&instr) {
                 true => 0,
@@ -192,11 +209,24 @@ impl Rewriter<'_> {
         inner
     }
 
+    /// What an instruction costs, with what is called if that is free.
+    fn weight(&self, instr: &Instr) -> u32 {
+        let called = match instr {
+            Instr::Call(it) => self.classes.get(&it.func),
+            Instr::ReturnCall(it) => self.classes.get(&it.func),
+            _ => None,
+        };
+        match called {
+            Some(Class::Free(units)) => weights::of_instr(instr) + units,
+            _ => weights::of_instr(instr),
+        }
+    }
+
     /// What the instructions cost up to where the rest may be passed over, as far as it matters.
     fn ahead(&self, instrs: &[(Instr, InstrLocId)]) -> u32 {
         let mut units = 0;
         for (instr, _) in instrs {
-            units += self.weights.of_instr(instr);
+            units += self.weight(instr);
             if may_leave(instr) || units > POINT_MAX {
                 break;
             }
@@ -240,8 +270,14 @@ impl Rewriter<'_> {
     fn point(&mut self, sequence: InstrSeqId) -> usize {
         let meter = self.meter;
         let begin = self.function.block(sequence).instrs.len();
-        meter.charge_units(&mut self.code(sequence), 0);
-        self.add(sequence, begin + 1, false, 0)
+        meter.pay_units(&mut self.code(sequence), 0);
+        self.add(sequence, begin + 1, false, PAYING)
+    }
+
+    /// The point at the beginning of a function that counts.
+    fn begin_counting(&mut self, entry: InstrSeqId, local: LocalId) {
+        self.code(entry).i32_const(0).local_set(local);
+        self.add(entry, 0, true, 2 * PAYING);
     }
 
     /// The point at the beginning of a loop.
@@ -258,15 +294,15 @@ impl Rewriter<'_> {
             });
             code.i32_const(0).local_set(local);
         });
-        self.add(sequence, begin + 1, true, ROUND);
+        self.add(sequence, begin + 1, true, PAYING);
     }
 
-    fn add(&mut self, sequence: InstrSeqId, at: usize, is_round: bool, units: u32) -> usize {
+    fn add(&mut self, sequence: InstrSeqId, at: usize, is_counted: bool, units: u32) -> usize {
         self.points.push(Point {
             sequence,
             at,
             units,
-            is_round,
+            is_counted,
         });
         self.points.len() - 1
     }
@@ -282,7 +318,7 @@ impl Rewriter<'_> {
     /// Fills in what each point pays.
     fn settle(self) {
         for point in self.points {
-            let value = match point.is_round {
+            let value = match point.is_counted {
                 true => Value::I32(point.units as i32),
                 false => Value::I64(point.units.into()),
             };

@@ -1,25 +1,27 @@
 //! What host functions cost: each call of one, and what it reads, writes or goes through for it.
 
-use walrus::ir::BinaryOp;
+use walrus::ir::{BinaryOp, UnaryOp};
 use walrus::{MemoryId, Module};
 
 use super::Meter;
 use crate::PrepareError;
-use crate::emit::{Emit, I32};
+use crate::emit::{Code, Emit, I32};
 use crate::shim::Imported;
 
 /// The cheapest: nothing but the way to the host and back.
 const CALL: u32 = 200;
-/// Looking something up, or handing out rows.
-const LOOK_UP: u32 = 500;
+/// Handing out rows or arguments, taking results.
+const TRANSFER: u32 = 500;
+/// Looking a name up that was not asked for before.
+const LOOK_UP: u32 = 10_000;
 /// Opening and closing an iterator.
 const SCAN: u32 = 2_500;
 /// Writing a row, and undoing that if the call fails.
-const WRITE: u32 = 4_000;
+const WRITE: u32 = 12_000;
 /// Writing a line of the log.
-const LOG: u32 = 20_000;
+const LOG: u32 = 40_000;
 /// Each byte: it is copied, decoded, put in a row, folded into the digest.
-const BYTE: u32 = 4;
+const BYTE: u32 = 8;
 /// Each row that is deleted.
 const ROW: u32 = 2_000;
 
@@ -51,19 +53,20 @@ fn cost(name: &str) -> Cost {
     };
     let taking = |at| Cost {
         taken_at: Some(at),
-        ..fixed(LOOK_UP, &[])
+        ..fixed(TRANSFER, &[])
     };
     let deleting = |lengths, at| Cost {
         rows_at: Some(at),
         ..fixed(WRITE, lengths)
     };
     match name {
-        "table_id_from_name" | "index_id_from_name" | "console_timer_start" => fixed(LOOK_UP, &[1]),
+        "table_id_from_name" | "index_id_from_name" => fixed(LOOK_UP, &[1]),
+        "console_timer_start" => fixed(TRANSFER, &[1]),
         "datastore_table_scan_bsatn" => fixed(SCAN, &[]),
         "datastore_index_scan_point_bsatn" => fixed(SCAN, &[2]),
         "datastore_index_scan_range_bsatn" | "datastore_btree_scan_bsatn" => fixed(SCAN, &[2, 5, 7]),
         "row_iter_bsatn_advance" | "bytes_source_read" => taking(2),
-        "bytes_sink_write" => giving(LOOK_UP, 2),
+        "bytes_sink_write" => giving(TRANSFER, 2),
         "datastore_insert_bsatn" => giving(WRITE, 2),
         "datastore_update_bsatn" => giving(WRITE, 3),
         "datastore_delete_all_by_eq_bsatn" => deleting(&[2], 3),
@@ -117,16 +120,20 @@ fn wrap_one(
     let results: Vec<_> = results.iter().map(|ty| module.locals.add(*ty)).collect();
     let replaced = module.replace_imported_func(import.function, |(builder, args)| {
         let code = &mut builder.func_body();
-        meter.charge_units(code, cost.units);
-        for length in cost.lengths {
-            meter.charge_each(code, BYTE, args[*length]);
-        }
-        if let Some(at) = cost.given_at {
-            code.local_get(args[at]).read32(own, 0).local_set(count);
-            meter.charge_each(code, BYTE, count);
-        }
         if let Some(at) = cost.taken_at {
             code.local_get(args[at]).read32(own, 0).local_set(room);
+        } else {
+            meter.charge(code, |code| {
+                code.i64_const(cost.units.into());
+                for length in cost.lengths {
+                    code.local_get(args[*length]);
+                    add_each(code, BYTE);
+                }
+                if let Some(at) = cost.given_at {
+                    code.local_get(args[at]).read32(own, 0);
+                    add_each(code, BYTE);
+                }
+            });
         }
         args.iter().for_each(|arg| {
             code.local_get(*arg);
@@ -136,15 +143,23 @@ fn wrap_one(
             code.local_set(*result);
         });
         if let Some(at) = cost.taken_at {
-            code.local_get(args[at]).read32(own, 0).local_tee(count);
-            code.local_get(room).local_get(count).local_get(room);
-            code.binop(BinaryOp::I32LtU).select(None).local_set(count);
-            meter.charge_each(code, BYTE, count);
+            code.local_get(args[at]).read32(own, 0).local_set(count);
+            meter.charge(code, |code| {
+                code.i64_const(cost.units.into());
+                code.local_get(room)
+                    .local_get(count)
+                    .local_get(room)
+                    .local_get(count);
+                code.binop(BinaryOp::I32LtU).select(None);
+                add_each(code, BYTE);
+            });
         }
         if let (Some(at), [errno]) = (cost.rows_at, &results[..]) {
             code.local_get(*errno).is_zero().when(|code| {
-                code.local_get(args[at]).read32(own, 0).local_set(count);
-                meter.charge_each(code, ROW, count);
+                meter.charge(code, |code| {
+                    code.i64_const(0).local_get(args[at]).read32(own, 0);
+                    add_each(code, ROW);
+                });
             });
         }
         results.iter().for_each(|result| {
@@ -156,4 +171,12 @@ fn wrap_one(
         function: inner,
         ..import
     })
+}
+
+/// Pops a count and a sum; pushes the sum with so much more for each.
+fn add_each(code: &mut Code<'_>, units: u32) {
+    code.unop(UnaryOp::I64ExtendUI32)
+        .i64_const(units.into())
+        .binop(BinaryOp::I64Mul)
+        .binop(BinaryOp::I64Add);
 }

@@ -6,6 +6,7 @@
 //! that are sorted. Start-up has no end to its units: it is the same everywhere, and was tried before the module was
 //! published.
 
+mod classes;
 mod functions;
 mod host;
 #[cfg(test)]
@@ -18,18 +19,19 @@ use walrus::{ConstExpr, DataKind, FunctionId, GlobalId, LocalId, MemoryId, Modul
 use crate::abi;
 use crate::emit::{Code, Emit, I32, I64, function};
 
+use self::classes::Class;
 pub(crate) use self::host::wrap as wrap_host;
-use self::weights::Weights;
 
 /// A view may use this fraction of what a call may: it may be run again and again.
 const VIEW_SHARE: u64 = 10;
 /// What the shim does for the module: a byte of rows that are fetched and sorted, a byte of rows that nobody has asked for,
 /// and looking whether there is a row.
-pub(crate) const SORTED_BYTE: u32 = 10;
-pub(crate) const UNREAD_BYTE: u32 = 4;
+pub(crate) const SORTED_BYTE: u32 = 16;
+pub(crate) const UNREAD_BYTE: u32 = 8;
 pub(crate) const PROBE: u32 = 2_500;
-/// So many bytes cost a unit, as a power of two, when they are copied or filled.
-const COPIED_SHIFT: u32 = 2;
+/// Copying or filling a range, and how many of its bytes cost a unit, as a power of two.
+const COPYING: u32 = 60;
+const COPIED_SHIFT: u32 = 1;
 /// Where the last words of a call stand. A real server takes the address 0 for no address.
 const MESSAGE_AT: u32 = 1_024;
 /// `console_log`: an error, of no place in the code.
@@ -64,9 +66,13 @@ impl Meter {
 
     /// Has these functions charge for what they do.
     pub(crate) fn functions(self, module: &mut Module, functions: &[FunctionId]) {
-        let weights = Weights::of(module, functions);
-        for id in functions.iter().filter(|id| !weights.is_free(**id)) {
-            functions::rewrite(module, self, &weights, *id);
+        let classes = classes::of(module, functions);
+        for id in functions {
+            match classes.get(id) {
+                None | Some(Class::Free(_)) => {}
+                Some(Class::Quiet(_)) => functions::rewrite(module, self, &classes, *id, false),
+                Some(Class::Looking) => functions::rewrite(module, self, &classes, *id, true),
+            }
         }
     }
 
@@ -92,7 +98,20 @@ impl Meter {
 
     /// Charges for what `push` pushes: an i64, and never so much that what is left could wrap around.
     pub(crate) fn charge(self, code: &mut Code<'_>, push: impl FnOnce(&mut Code<'_>)) {
-        charge(code, self.left, self.exhausted, push);
+        pay(code, self.left, push);
+        look(code, self.left, self.exhausted);
+    }
+
+    /// The same, and leaves it to others to look whether anything is left.
+    fn pay_units(self, code: &mut Code<'_>, units: u32) {
+        pay(code, self.left, |code| {
+            code.i64_const(units.into());
+        });
+    }
+
+    /// Ends the call if nothing is left.
+    fn look(self, code: &mut Code<'_>) {
+        look(code, self.left, self.exhausted);
     }
 
     /// Charges for so much.
@@ -113,10 +132,13 @@ impl Meter {
     }
 }
 
-fn charge(code: &mut Code<'_>, left: GlobalId, exhausted: FunctionId, push: impl FnOnce(&mut Code<'_>)) {
+fn pay(code: &mut Code<'_>, left: GlobalId, push: impl FnOnce(&mut Code<'_>)) {
     code.global_get(left);
     push(code);
     code.binop(BinaryOp::I64Sub).global_set(left);
+}
+
+fn look(code: &mut Code<'_>, left: GlobalId, exhausted: FunctionId) {
     code.global_get(left)
         .i64_const(0)
         .binop(BinaryOp::I64LtS)
@@ -127,12 +149,15 @@ fn charge(code: &mut Code<'_>, left: GlobalId, exhausted: FunctionId, push: impl
 
 fn add_copied(module: &mut Module, left: GlobalId, exhausted: FunctionId) -> FunctionId {
     function(module, [I32], &[], |code, [bytes], _| {
-        charge(code, left, exhausted, |code| {
+        pay(code, left, |code| {
             code.local_get(bytes)
                 .i32_const(COPIED_SHIFT as i32)
                 .binop(BinaryOp::I32ShrU)
-                .unop(UnaryOp::I64ExtendUI32);
+                .unop(UnaryOp::I64ExtendUI32)
+                .i64_const(COPYING.into())
+                .binop(BinaryOp::I64Add);
         });
+        look(code, left, exhausted);
     })
 }
 
