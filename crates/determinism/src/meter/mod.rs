@@ -31,7 +31,7 @@ pub(crate) const UNREAD_BYTE: u32 = 8;
 pub(crate) const PROBE: u32 = 2_500;
 /// Copying or filling a range, and how many of its bytes cost a unit, as a power of two.
 const COPYING: u32 = 60;
-const COPIED_SHIFT: u32 = 1;
+const COPIED_SHIFT: u32 = 3;
 /// Where the last words of a call stand. A real server takes the address 0 for no address.
 const MESSAGE_AT: u32 = 1_024;
 /// `console_log`: an error, of no place in the code.
