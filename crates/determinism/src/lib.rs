@@ -17,6 +17,7 @@ mod emit;
 mod error;
 pub mod header;
 mod hidden;
+mod meter;
 mod migration;
 mod module;
 mod order;
@@ -39,6 +40,10 @@ pub use views::{REFRESH_ALL, view_key, view_pause};
 
 /// The largest module that is prepared, in bytes.
 pub const MODULE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// What one call may use at most, in units of about a WebAssembly instruction each: some ten seconds of ordinary code. It
+/// comes before the limit of SpacetimeDB 2.8 itself, which counts in much the same way, up to 120,000,000,000.
+pub const CALL_UNITS_MAX: u64 = 100_000_000_000;
 
 /// What the names of hidden tables, reducers and parameters begin with.
 pub const HIDDEN_PREFIX: &str = "rtdb_";
@@ -75,11 +80,22 @@ pub struct Prepared {
 }
 
 /// How a module is prepared.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     /// Gives all NaNs the same bits, whatever the processor: for replicas on processors of different kinds. It makes
     /// arithmetic on floats slower.
     pub canonical_nan: bool,
+    /// What one call may use at most, in units of about a WebAssembly instruction each; a view may use a tenth of it.
+    pub call_units_max: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            canonical_nan: false,
+            call_units_max: CALL_UNITS_MAX,
+        }
+    }
 }
 
 /// Prepares a module, or says why it can't be. Takes up to a few seconds of CPU: the module runs in an interpreter.

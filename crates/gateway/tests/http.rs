@@ -361,7 +361,10 @@ async fn a_module_has_one_nan_where_processors_differ() {
         });
         published.extend(modules);
     }
-    let options = rtdb_determinism::Options { canonical_nan: true };
+    let options = rtdb_determinism::Options {
+        canonical_nan: true,
+        ..Default::default()
+    };
     let canonical = rtdb_determinism::prepare_with(&wasm, &options).unwrap().wasm;
     assert_eq!(published.len(), 2);
     assert_ne!(published[0], published[1]);

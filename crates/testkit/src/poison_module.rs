@@ -1,4 +1,5 @@
-//! A module of calls that a server does not survive, does not finish, or says nothing of.
+//! A module of calls that a server does not survive, does not finish, or says nothing of. Where it is prepared as usual,
+//! those that run for long are ended by their own code.
 
 use anyhow::{Context, Result};
 
@@ -12,14 +13,19 @@ pub const DRAIN: &str = "drain";
 pub const FILL: &str = "fill";
 /// Takes memory until there is none.
 pub const EAT: &str = "eat";
+/// Never end: a loop, a recursion of loops, and a loop of calls of the host. [`FILL`] all but never does.
+pub const ENDLESS: [&str; 3] = ["spin", "recurse", "ask"];
 
 /// The reducers in their order, and whether each has an argument.
-const REDUCERS: [(&str, bool); 5] = [
+const REDUCERS: [(&str, bool); 8] = [
     (NOTHING, false),
     (FAIL, false),
     (DRAIN, false),
     (FILL, true),
     (EAT, false),
+    (ENDLESS[0], false),
+    (ENDLESS[1], false),
+    (ENDLESS[2], false),
 ];
 
 /// Instructions that are counted and not executed, in each round of [`DRAIN`].
@@ -59,6 +65,18 @@ pub fn wasm() -> Result<Vec<u8>> {
                 (if (i32.eq (local.get $page) (i32.const -1)) (then (unreachable)))
                 (memory.fill (i32.mul (local.get $page) (i32.const 65536)) (i32.const 7) (i32.const 16777216))
                 (br $again)))
+        (func $spin (loop $again (br $again)))
+        (func $recurse (param $depth i32) (local $n i32)
+            (loop $again
+                (local.set $n (i32.add (local.get $n) (i32.const 1)))
+                (br_if $again (i32.lt_u (local.get $n) (i32.const 1000))))
+            (if (i32.eq (local.get $depth) (i32.const 100)) (then (return)))
+            (call $recurse (i32.add (local.get $depth) (i32.const 1)))
+            (call $recurse (i32.add (local.get $depth) (i32.const 1))))
+        (func $ask (loop $again
+            (i32.store (i32.const 12) (i32.const 4))
+            (drop (call $read (i32.const -1) (i32.const 8) (i32.const 12)))
+            (br $again)))
         (func (export "__call_reducer__")
             (param $id i32) (param i64 i64 i64 i64 i64 i64 i64) (param $source i32) (param i32) (result i32)
             (if (i32.eq (local.get $id) (i32.const 1)) (then (return (i32.const 1))))
@@ -68,6 +86,9 @@ pub fn wasm() -> Result<Vec<u8>> {
                 (drop (call $read (local.get $source) (i32.const 8) (i32.const 12)))
                 (call $fill (i32.load (i32.const 8)))))
             (if (i32.eq (local.get $id) (i32.const 4)) (then (call $eat)))
+            (if (i32.eq (local.get $id) (i32.const 5)) (then (call $spin)))
+            (if (i32.eq (local.get $id) (i32.const 6)) (then (call $recurse (i32.const 0))))
+            (if (i32.eq (local.get $id) (i32.const 7)) (then (call $ask)))
             (i32.const 0)))"#
     );
     wat::parse_str(text).context("the module is not well formed")

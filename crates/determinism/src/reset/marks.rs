@@ -23,6 +23,7 @@ use super::refused;
 use super::stack::{self, Signatures};
 use crate::PrepareError;
 use crate::emit::I32;
+use crate::meter::Meter;
 
 /// The largest frame in bytes.
 const FRAME_BYTES_MAX: i64 = 65_535;
@@ -34,6 +35,7 @@ const FRAME_BLOCKS_MAX: i64 = 8;
 pub(super) struct Rewrite {
     pub(super) dirty: DirtyMap,
     pub(super) memory: VirtualMemory,
+    pub(super) meter: Meter,
     /// Whether all NaNs are made one.
     pub(super) canonical_nan: bool,
 }
@@ -437,7 +439,10 @@ impl Rewriter<'_> {
     fn memory_init(&mut self, sequence: &mut Sequence, instr: Instr, at: InstrLocId) {
         let [to, from, bytes] =
             [Spare::Address, Spare::Value, Spare::Bytes].map(|what| self.spare(what, I32));
-        sequence.add(LocalSet { local: bytes });
+        sequence.add(LocalTee { local: bytes });
+        sequence.add(Call {
+            func: self.how.meter.copied,
+        });
         sequence.add(LocalSet { local: from });
         sequence.add(LocalTee { local: to });
         sequence.add(LocalGet { local: from });

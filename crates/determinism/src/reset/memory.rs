@@ -6,6 +6,7 @@ use walrus::{ConstExpr, FunctionId, GlobalId, MemoryId, Module};
 use super::dirty::{DirtyMap, OVERHANG_BYTES};
 use super::{PAGE_BYTES, PAGES_MAX};
 use crate::emit::{Code, Emit, I32, function};
+use crate::meter::Meter;
 
 /// What stands in the place of the module's own operations on its memory.
 #[derive(Clone, Copy)]
@@ -22,7 +23,7 @@ pub(super) struct VirtualMemory {
 }
 
 impl VirtualMemory {
-    pub(super) fn add(module: &mut Module, own: MemoryId, dirty: DirtyMap) -> Self {
+    pub(super) fn add(module: &mut Module, own: MemoryId, dirty: DirtyMap, meter: Meter) -> Self {
         let memory = module.memories.get_mut(own);
         let initial = ConstExpr::Value(Value::I32(memory.initial as i32));
         let max = memory
@@ -35,10 +36,10 @@ impl VirtualMemory {
             own,
             pages,
             grow: add_grow(module, own, pages, max),
-            copy: add_marked(module, dirty, |code| {
+            copy: add_marked(module, dirty, meter, |code| {
                 code.memory_copy(own, own);
             }),
-            fill: add_marked(module, dirty, |code| {
+            fill: add_marked(module, dirty, meter, |code| {
                 code.memory_fill(own);
             }),
         }
@@ -116,8 +117,14 @@ fn fail(code: &mut Code<'_>) {
 }
 
 /// `operation(to, from, bytes)`, with the range marked.
-fn add_marked(module: &mut Module, dirty: DirtyMap, operation: impl FnOnce(&mut Code<'_>)) -> FunctionId {
+fn add_marked(
+    module: &mut Module,
+    dirty: DirtyMap,
+    meter: Meter,
+    operation: impl FnOnce(&mut Code<'_>),
+) -> FunctionId {
     function(module, [I32; 3], &[], |code, [to, from, bytes], _| {
+        code.local_get(bytes).call(meter.copied);
         code.local_get(to).local_get(from).local_get(bytes);
         operation(code);
         mark_range(code, dirty, to, bytes);

@@ -34,8 +34,9 @@ use walrus::{FunctionId, LocalId, MemoryId, Module};
 use self::dirty::DirtyMap;
 use self::image::Image;
 use self::memory::VirtualMemory;
-use crate::PrepareError;
 use crate::emit::Code;
+use crate::meter::Meter;
+use crate::{Options, PrepareError};
 
 pub(crate) use self::host::wrap as wrap_host;
 
@@ -52,35 +53,42 @@ const PAGES_MAX: u32 = 65_535;
 pub(crate) struct Reset {
     /// The shim's own memory.
     pub(crate) memory: MemoryId,
+    /// What ends a call that runs for too long.
+    pub(crate) meter: Meter,
     dirty: DirtyMap,
     virtual_memory: VirtualMemory,
     image: Image,
 }
 
 impl Reset {
-    /// Rewrites all of the module's code; if `canonical_nan`, so that it has one NaN. `own` is the module's memory. What is added to the module later is not
-    /// rewritten, and has to tell itself what it writes.
+    /// Rewrites all of the module's code, which also is metered. `own` is the module's memory. What is added to the module
+    /// later is not rewritten, and has to tell itself what it writes.
     pub(crate) fn install(
         module: &mut Module,
         own: MemoryId,
-        canonical_nan: bool,
+        options: &Options,
     ) -> Result<Self, PrepareError> {
         refused::check(module, own)?;
         let functions: Vec<_> = module.funcs.iter_local().map(|(id, _)| id).collect();
+        // What is added from here on is not the module's state.
         let globals = image::mutable_globals(module);
+        let meter = Meter::add(module, own, options.call_units_max);
         let pages = FREE / PAGE_BYTES;
         let memory = module.memories.add_local(false, false, pages.into(), None, None);
         let dirty = DirtyMap::add(module, memory);
-        let virtual_memory = VirtualMemory::add(module, own, dirty);
+        let virtual_memory = VirtualMemory::add(module, own, dirty, meter);
         let image = Image::add(module, own, memory, virtual_memory.pages, globals);
         let rewrite = marks::Rewrite {
             dirty,
             memory: virtual_memory,
-            canonical_nan,
+            meter,
+            canonical_nan: options.canonical_nan,
         };
         rewrite.functions(module, &functions)?;
+        meter.functions(module, &functions);
         Ok(Self {
             memory,
+            meter,
             dirty,
             virtual_memory,
             image,

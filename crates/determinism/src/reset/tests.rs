@@ -7,8 +7,8 @@ use walrus::{ExportItem, FunctionBuilder, Module};
 use wasmi::{Config, Engine, Global, Instance, Linker, Memory, Store, Val};
 
 use super::Reset;
-use crate::PrepareError;
 use crate::emit::{I32, function};
+use crate::{Options, PrepareError};
 
 /// The plain programs' memory: so many pages, up to so many.
 const PAGES: usize = 3;
@@ -251,13 +251,13 @@ fn argument() -> BoxedStrategy<i32> {
 }
 
 /// The rewritten program, with `started` and `reset` for the test to call. What grows in vain is no program's fault.
-fn rewritten(plain: &[u8], nan: bool) -> Vec<u8> {
+fn rewritten(plain: &[u8], options: &Options) -> Vec<u8> {
     let mut module = Module::from_buffer(plain).unwrap();
     let memory = module.exports.iter().find_map(|export| match export.item {
         ExportItem::Memory(memory) => Some(memory),
         _ => None,
     });
-    let reset = Reset::install(&mut module, memory.unwrap(), nan).unwrap();
+    let reset = Reset::install(&mut module, memory.unwrap(), options).unwrap();
     type Part = fn(Reset, &mut crate::emit::Code<'_>);
     let parts: [(&str, Part); 2] = [("started", Reset::started), ("reset", Reset::reset)];
     for (name, part) in parts {
@@ -284,9 +284,10 @@ impl Machine {
         let module = wasmi::Module::new(&engine, wasm).unwrap();
         let mut store = Store::new(&engine, ());
         store.set_fuel(u64::MAX).unwrap();
-        let instance = Linker::new(&engine)
-            .instantiate_and_start(&mut store, &module)
-            .unwrap();
+        let mut linker = Linker::new(&engine);
+        let log = |_: i32, _: i32, _: i32, _: i32, _: i32, _: i32, _: i32, _: i32| {};
+        linker.func_wrap("spacetime_10.0", "console_log", log).unwrap();
+        let instance = linker.instantiate_and_start(&mut store, &module).unwrap();
         let memory = instance.get_memory(&store, "memory").unwrap();
         let count = instance.get_global(&store, "count").unwrap();
         memory.data_mut(&mut store)[..contents.len()].copy_from_slice(contents);
@@ -342,7 +343,7 @@ proptest! {
         calls in prop::collection::vec(prop::array::uniform3(argument()), 1..6),
     ) {
         let plain = wat::parse_str(&text).unwrap();
-        let rewritten = rewritten(&plain, false);
+        let rewritten = rewritten(&plain, &Options::default());
         let contents = noise(PAGES * 65_536);
         let mut machine = Machine::new(&rewritten, &contents);
         machine.call("started");
@@ -383,7 +384,7 @@ fn a_frame_that_wraps_around_is_put_back() {
                 (i32.const 1)))"#,
     );
     let contents = noise(65_536);
-    let mut machine = Machine::new(&rewritten(&plain.unwrap(), false), &contents);
+    let mut machine = Machine::new(&rewritten(&plain.unwrap(), &Options::default()), &contents);
     machine.call("started");
     assert_eq!(machine.run([9_000, 0, 0], u64::MAX), Some(1));
     assert!(machine.contents() != contents, "the stores reach memory");
@@ -408,7 +409,7 @@ fn whatever_the_host_calls_is_undone() {
                 (i32.store (i32.const 8) (i32.add (i32.load (i32.const 8)) (local.get 0)))
                 (i32.load (i32.const 8))))"#,
     );
-    let reset = Reset::install(&mut module, memory, false).unwrap();
+    let reset = Reset::install(&mut module, memory, &Options::default()).unwrap();
     let original = module.exports.get_func("run").unwrap();
     let wrapper = function(&mut module, [I32, I32, I32], &[I32], |code, params, _| {
         reset.require_image(code);
@@ -473,12 +474,12 @@ fn what_can_not_be_undone_is_refused() {
     ];
     for (text, feature) in cases {
         let (mut module, memory) = parsed(&format!("(module (memory 1) {text})"));
-        let refused = Reset::install(&mut module, memory, false).map(drop);
+        let refused = Reset::install(&mut module, memory, &Options::default()).map(drop);
         assert_eq!(refused, Err(PrepareError::Feature(feature)), "{text}");
     }
     for pages in [0, 65_536] {
         let (mut module, memory) = parsed(&format!("(module (memory {pages}))"));
-        let refused = Reset::install(&mut module, memory, false).map(drop);
+        let refused = Reset::install(&mut module, memory, &Options::default()).map(drop);
         assert!(matches!(refused, Err(PrepareError::WrongAbi(_))), "{pages} pages");
     }
 }
@@ -496,13 +497,17 @@ fn hostile_code_takes_no_more_than_its_length() {
         "end ".repeat(DEPTH)
     );
     let (mut module, memory) = parsed(&text);
-    Reset::install(&mut module, memory, false).unwrap();
+    Reset::install(&mut module, memory, &Options::default()).unwrap();
     assert!(!module.emit_wasm().is_empty());
 }
 
 /// Results of all operations on NaNs with payloads have the one pattern; those on other numbers stay.
 #[test]
 fn all_nans_become_one() {
+    let options = Options {
+        canonical_nan: true,
+        ..Options::default()
+    };
     let scalar = |ty: &str, size: usize| {
         let nan = if size == 4 {
             "nan:0x200001"
@@ -570,7 +575,7 @@ fn all_nans_become_one() {
             (func (export "run") (param i32 i32 i32) (result i32) {code} (i32.const 0)))"#
         );
         let mut plain = Machine::new(&wat::parse_str(&text).unwrap(), &[]);
-        let mut machine = Machine::new(&rewritten(&wat::parse_str(&text).unwrap(), true), &[]);
+        let mut machine = Machine::new(&rewritten(&wat::parse_str(&text).unwrap(), &options), &[]);
         assert_eq!(
             [&mut plain, &mut machine].map(|it| it.run([0; 3], u64::MAX)),
             [Some(0); 2]

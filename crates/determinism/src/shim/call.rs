@@ -51,6 +51,7 @@ impl Call {
         let body = self.add_body(module, plan);
         function(module, PARAMS, &[I32], |code, params, _| {
             code.call(begin);
+            reset.meter.begin_call(code);
             for param in params {
                 code.local_get(param);
             }

@@ -89,6 +89,7 @@ impl Describe<'_> {
         let data = module.data.add(DataKind::Passive, self.def.to_vec());
         let write = self.add_write(module, data);
         function(module, [I32], &[], |code, [sink], _| {
+            self.reset.meter.begin_start_up(code);
             code.i32_const(1)
                 .global_set(self.sinks.muted)
                 .i32_const(SINK)

@@ -59,6 +59,7 @@ use self::write::Writes;
 use crate::abi;
 use crate::claims::{self, Claims};
 use crate::emit;
+use crate::meter;
 use crate::plan::{Plan, ViewPlan};
 use crate::reset::{self, Reset};
 use crate::{Options, PrepareError};
@@ -95,7 +96,8 @@ impl Target {
         }
         let imports = host::imports(&module)?;
         let mut module = module;
-        let reset = Reset::install(&mut module, memory, options.canonical_nan)?;
+        let reset = Reset::install(&mut module, memory, options)?;
+        let imports = meter::wrap_host(&mut module, memory, reset.meter, imports)?;
         let imports = reset::wrap_host(&mut module, reset, imports)?;
         let target = Self {
             module,
@@ -166,6 +168,7 @@ impl Target {
         let taken = Taken {
             host,
             window,
+            meter: reset.meter,
             generated,
             sequences,
             layout: &layout,

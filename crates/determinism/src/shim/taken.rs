@@ -14,6 +14,7 @@ use super::sequence::{Sequences, beyond};
 use super::walk::{self, Generated};
 use super::window::Window;
 use crate::abi;
+use crate::meter::{self, Meter};
 use crate::plan::{Plan, Sequence, TRIES_MAX};
 
 /// So many numbers are looked at one by one before the leaps, so that small gaps are found: all of a byte's.
@@ -23,6 +24,7 @@ const STEPS: u32 = 256;
 pub(super) struct Taken<'a> {
     pub(super) host: Host,
     pub(super) window: Window,
+    pub(super) meter: Meter,
     pub(super) generated: Generated,
     pub(super) sequences: Sequences,
     pub(super) layout: &'a Layout,
@@ -128,6 +130,7 @@ impl Taken<'_> {
             &[I32],
             |code, [index, number, bytes], locals| {
                 let is_taken = locals.add(I32);
+                self.meter.charge_units(code, meter::PROBE);
                 self.window.borrow(code, PROBE_END, |code| {
                     seen.at(code, PROBE);
                     code.i32_const(0).write8(seen.memory);

@@ -176,6 +176,7 @@ impl Views {
                     None,
                     |code| {
                         self.window.restore(code, HOT_END);
+                        self.reset.meter.begin_view(code);
                         run(code);
                         code.local_set(result);
                     },

@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rtdb_determinism::{
-    Claims, DISCONNECT, IDENTIFY, Module, REFRESH, REFRESH_ALL, SKIPPED, original_schema, prepare, view_key,
-    view_pause,
+    Claims, DISCONNECT, IDENTIFY, Module, Options, REFRESH, REFRESH_ALL, SKIPPED, original_schema, prepare,
+    prepare_with, view_key, view_pause,
 };
 use serde_json::{Value, json};
 use spacetimedb_lib::Identity;
@@ -441,6 +441,43 @@ fn views_run_in_refreshes_alone_on_a_real_server() {
     server.publish("prepared", &prepared.wasm);
     call("score", 41, json!([1]));
     assert_eq!(refresh(REFRESH_ALL), 200);
+}
+
+#[test]
+fn a_view_that_never_ends_is_ended_by_its_own_code() {
+    let Some(bin) = program() else { return };
+    if !is_2x(&bin) {
+        eprintln!("skipped: a server of 1.x has no views");
+        return;
+    }
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let server = Server::start(&bin, data.path()).with_token(None);
+    let options = Options {
+        call_units_max: 500_000_000,
+        ..Options::default()
+    };
+    let prepared = prepare_with(&wasm("views-2x"), &options).expect("the fixture can be prepared");
+    server.publish("prepared", &prepared.wasm);
+    let module = Module::from_def(&prepared.original_def).expect("the definition is readable");
+    let key = |name: &str| {
+        let mut views = module.views().iter();
+        let view = views.find(|view| view.name == name).expect("the view");
+        view_key(view.id, None)
+    };
+    let refresh = |key: u64| server.call(REFRESH, 0, json!([key])).0;
+    for view in ["stuck", "team"] {
+        assert_eq!(server.rows(view), json!([]), "{view}");
+    }
+    assert_eq!(refresh(REFRESH_ALL), 200);
+    for (index, reducer, own) in [(1, "join", json!(["a"])), (2, "switch_on", json!([1]))] {
+        assert_eq!(server.call(reducer, index, own).0, 200, "{reducer}");
+    }
+    assert_ne!(refresh(key("stuck")), 200);
+    assert_ne!(refresh(REFRESH_ALL), 200);
+    assert_eq!(refresh(key("team")), 200);
+    assert_eq!(server.rows("team").as_array().map(Vec::len), Some(1));
+    let (status, log) = server.request("GET", "/v1/database/prepared/logs", "");
+    assert!(status == 200 && log.contains("this ran for too long"), "{log}");
 }
 
 #[test]

@@ -306,6 +306,7 @@ pub(super) async fn prepare(node: &Node, module: Bytes) -> Result<(Turn<'_>, Pre
     let turn = node.preparing.acquire().await.ok();
     let options = Options {
         canonical_nan: node.catalog.has_mixed_processors(),
+        ..Options::default()
     };
     let prepare = move || {
         Ok((

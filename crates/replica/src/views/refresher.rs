@@ -13,8 +13,9 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// A view that fails after so long, twice in a row, is taken for one that would run for ever: the server stops those after
-/// some 13 s, and says of it no more than of a panic. Once may be due to calls that came before it.
+/// A view that fails after so long, twice in a row, is taken for one that would run for ever. Its own code ends such a view
+/// sooner; the server stops one whose module was prepared without that, or that waits for memory all the time, after some
+/// 13 s or more, and says of it no more than of a panic. Once may be due to calls that came before it.
 const STUCK_AFTER: Duration = Duration::from_secs(4);
 /// How much longer than a refresh the pause after it is, so that calls have at least two thirds of the server's time.
 const PAUSE_FACTOR: u32 = 2;

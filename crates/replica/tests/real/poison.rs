@@ -4,24 +4,38 @@ use crate::support::{DATABASE, Log, Node, TIMEOUT, call, digest, program, start_
 use bytes::Bytes;
 use rtdb_consensus::command::{Body, Failed, Poison, PoisonStep, Publish, Skipped};
 use rtdb_consensus::{Position, Unapplied};
-use rtdb_determinism::Prepared;
+use rtdb_determinism::{Options, Prepared};
 use rtdb_replica::{Phase, Replica, Report, ServerLimits};
-use rtdb_testkit::poison_module::{self, DRAIN, EAT, FAIL, FILL, NOTHING};
+use rtdb_testkit::poison_module::{self, DRAIN, EAT, ENDLESS, FAIL, FILL, NOTHING};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+/// Its calls go on until the server ends them, or is ended.
 fn prepared() -> &'static Prepared {
     static PREPARED: OnceLock<Prepared> = OnceLock::new();
-    PREPARED.get_or_init(|| rtdb_determinism::prepare(&poison_module::wasm().unwrap()).unwrap())
+    PREPARED.get_or_init(|| metered(u64::MAX))
+}
+
+/// The module whose calls may use so many units.
+fn metered(call_units_max: u64) -> Prepared {
+    let options = Options {
+        call_units_max,
+        ..Options::default()
+    };
+    rtdb_determinism::prepare_with(&poison_module::wasm().unwrap(), &options).unwrap()
 }
 
 pub(crate) fn publish(node: &Node) -> Body {
+    publish_module(node, prepared())
+}
+
+fn publish_module(node: &Node, prepared: &Prepared) -> Body {
     Body::Publish(Publish {
         database: Bytes::copy_from_slice(&DATABASE),
         owner: Some(node.owner.clone()),
         names: Vec::new(),
-        module: prepared().wasm.clone().into(),
-        original_def: prepared().original_def.clone().into(),
+        module: prepared.wasm.clone().into(),
+        original_def: prepared.original_def.clone().into(),
         clear: false,
         judged: true,
         ..Publish::default()
@@ -126,6 +140,36 @@ async fn a_long_call_within_its_limit_is_waited_for() {
         log.all_applied().await;
         assert!(calls.iter().all(|call| log.outcome(*call).is_ok()));
         times *= 2;
+    }
+    let status = replica.progress();
+    assert_eq!((status.databases[0].overlong_calls, node.pid()), (0, pid));
+    replica.stop().await;
+    node.server.stop().await;
+}
+
+/// Little enough for a test.
+const UNITS_MAX: u64 = 100_000_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_never_end_are_ended_by_their_own_code() {
+    let Some(program) = program() else { return };
+    let node = Node::start(program).await;
+    let log = Log::new();
+    let replica = node.replica(&log);
+    log.append(vec![publish_module(&node, &metered(UNITS_MAX)), nothing()]);
+    log.all_applied().await;
+    let pid = node.pid();
+    let endless = ENDLESS.map(|reducer| call(reducer, &[], 0));
+    for endless in endless.into_iter().chain([fill(u32::MAX)]) {
+        let calls = log.append(vec![nothing(), endless, nothing()]);
+        log.all_applied().await;
+        assert!(log.outcome(calls[0]).is_ok() && log.outcome(calls[2]).is_ok());
+        assert!(
+            matches!(log.outcome(calls[1]), Err(Unapplied::Reducer { .. })),
+            "{:?}",
+            log.outcome(calls[1])
+        );
+        assert_eq!(index(&node, &replica).await, calls[2]);
     }
     let status = replica.progress();
     assert_eq!((status.databases[0].overlong_calls, node.pid()), (0, pid));

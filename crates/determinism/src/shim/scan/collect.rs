@@ -7,11 +7,12 @@ use super::super::emit::{Code, Emit, I32, function};
 use super::arena::{Arena, END};
 use super::iterators::{HANDLE, LAST, NEXT, SORTING};
 use crate::abi;
+use crate::meter;
 use crate::reset::{PAGE_BYTES, Reset};
 
 /// Where the host puts a length and rows, if rows don't fit in the module's buffer: what stands there is put back.
-const BORROWED_LEN: i32 = 8;
-const BORROWED_ROWS: u32 = 16;
+pub(super) const BORROWED_LEN: i32 = 8;
+pub(super) const BORROWED_ROWS: u32 = 16;
 
 /// What it takes to fetch rows.
 #[derive(Clone, Copy)]
@@ -28,11 +29,10 @@ pub(super) struct Collect {
 
 impl Collect {
     /// `collect(iterator, buffer, len_at) -> errno`. The host fills the module's buffer again and again.
-    pub(super) fn add(self, module: &mut Module) -> FunctionId {
+    pub(super) fn add(self, module: &mut Module, borrow: FunctionId) -> FunctionId {
         let Self {
             arena, memory, reset, ..
         } = self;
-        let borrow = self.add_borrow(module);
         function(
             module,
             [I32; 3],
@@ -92,6 +92,9 @@ impl Collect {
                     .local_get(room)
                     .memory_fill(memory);
                 code.local_get(len_at).local_get(room).write32(memory, 0);
+                // How often the host was asked depends on how rows stand; how many bytes there are does not.
+                code.local_get(end).local_get(rows).sub().local_set(len);
+                reset.meter.charge_each(code, meter::SORTED_BYTE, len);
                 code.local_get(iterator)
                     .local_get(iterator)
                     .read32(arena.memory, SORTING)
@@ -118,7 +121,7 @@ impl Collect {
     ///
     /// How many rows the host wants to hand out at once depends on their order, and so the module must not be asked for
     /// a bigger buffer. The beginning of its memory serves as one for a moment.
-    fn add_borrow(self, module: &mut Module) -> FunctionId {
+    pub(super) fn add_borrow(self, module: &mut Module) -> FunctionId {
         let Self { arena, memory, .. } = self;
         function(module, [I32; 3], &[I32], |code, [handle, to, len_at], locals| {
             let [bytes, window, saved, result, len] = [(); 5].map(|()| locals.add(I32));

@@ -9,6 +9,7 @@
 
 mod arena;
 mod collect;
+mod drain;
 mod iterators;
 mod list;
 mod serve;
@@ -19,6 +20,7 @@ use walrus::{FunctionId, LocalId, MemoryId, Module};
 
 use self::arena::Arena;
 use self::collect::Collect;
+use self::drain::Drain;
 use self::iterators::Iterators;
 use super::emit::{Code, Emit, I32, function};
 use super::host::{self, Host, Imported};
@@ -46,6 +48,7 @@ pub(super) struct Scans {
     collect: FunctionId,
     /// `serve(iterator, buffer, len_at) -> result`.
     serve: FunctionId,
+    drain: Drain,
     orders: u32,
 }
 
@@ -83,13 +86,22 @@ impl Scans {
             advance: host.advance,
             list,
         };
+        let borrow = collect.add_borrow(module);
+        let drain = drain::Parts {
+            arena,
+            memory,
+            meter: reset.meter,
+            advance: host.advance,
+            borrow,
+        };
         Self {
             host,
             scratch,
             memory,
             iterators,
             ids,
-            collect: collect.add(module),
+            collect: collect.add(module, borrow),
+            drain: Drain::add(module, &drain),
             serve: serve::add(module, arena, memory, iterators),
             orders: layout.orders,
         }
@@ -98,6 +110,7 @@ impl Scans {
     /// A call ends.
     pub(super) fn end(self, code: &mut Code<'_>) {
         self.iterators.end(code);
+        self.drain.end(code);
     }
 
     /// Puts a wrapper in the place of `import` if it reads rows, and says whether it does.
@@ -237,8 +250,13 @@ impl Scans {
             code.local_get(iterator).call(self.iterators.release);
             iterators::is_host_open(code, arena, iterator);
             code.when(|code| {
-                code.local_get(iterator).read32(arena.memory, iterators::HANDLE);
-                code.call(real).return_();
+                code.local_get(iterator)
+                    .read32(arena.memory, iterators::HANDLE)
+                    .local_tee(handle);
+                self.drain.is_left_open(code);
+                code.when(|code| {
+                    code.local_get(handle).call(real).return_();
+                });
             });
             code.i32_const(0);
         })
