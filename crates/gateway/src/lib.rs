@@ -11,6 +11,7 @@
 
 mod catalog;
 mod close;
+mod gate;
 mod gateway;
 mod http;
 pub mod limits;
@@ -25,6 +26,7 @@ mod views;
 
 pub use catalog::{Catalog, DatabaseRecord};
 pub use close::CloseReason;
+pub use gate::{Quotas, Slowed};
 pub use gateway::Gateway;
 pub use local::{Claims, Local, LocalDatabase, SetAside, TokenError, Tokens};
 pub use metrics::GatewayMetrics;

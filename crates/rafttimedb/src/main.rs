@@ -10,6 +10,7 @@ mod kinds;
 mod local;
 mod metrics;
 mod node;
+mod pacer;
 mod reports;
 mod run;
 mod scrubber;

@@ -241,6 +241,9 @@ impl Node {
                     index: position.0,
                     digest: database.digest.map(|digest| format!("{:016x}", digest.value)),
                     in_flight: database.in_flight,
+                    lag_commands: database.lag.commands,
+                    lag_ms: database.lag.age_ms,
+                    slowed: self.manager.is_slowed(identity),
                     overlong_calls: database.overlong_calls,
                     stuck: self.stuck(database),
                 }

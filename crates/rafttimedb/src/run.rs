@@ -9,6 +9,7 @@ use crate::keys;
 use crate::local::{LocalNode, Running};
 use crate::metrics::Metrics;
 use crate::node::Node;
+use crate::pacer::Pacer;
 use crate::reports::Reports;
 use crate::scrubber::Scrubber;
 use anyhow::{Context, anyhow, bail};
@@ -63,6 +64,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
         local.clone(),
         gateway_metrics,
     );
+    gateway.set_quotas(config.quotas());
     let node = Arc::new(Node {
         config,
         manager: manager.clone(),
@@ -132,10 +134,17 @@ async fn serve(node: &Arc<Node>, gateway: &Gateway, listener: TcpListener) -> an
             interval: node.config.scrub_interval(),
         };
         let mut scrubber = std::pin::pin!(scrubber.run());
+        let pacer = Pacer {
+            manager: node.manager.clone(),
+            replica: running.replica.clone(),
+            gateway: gateway.clone(),
+        };
+        let mut pacer = std::pin::pin!(pacer.run());
         loop {
             tokio::select! {
                 () = &mut auditor => bail!("the replicas are not compared any more"),
                 () = &mut scrubber => bail!("the replicas' rows are not compared any more"),
+                () = &mut pacer => bail!("calls are not slowed any more where the replicas lag"),
                 changed = fatal.changed() => match (changed, fatal.borrow_and_update().clone()) {
                     (_, Some(reason)) => return Err(anyhow!(reason)),
                     (Err(_), None) => bail!("the replica has stopped"),

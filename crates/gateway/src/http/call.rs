@@ -34,6 +34,8 @@ pub(super) async fn call(
     let (reducer, own_args) = reducers::args_from_json(&module, &reducer, &body, is_owner)
         .map_err(|why| refuse(&why, node.local.newest_subprotocol()))?;
 
+    node.gate.pass(&record.identity, &caller.claims.identity).await?;
+
     // Each call is a connection of its own, as it is for SpacetimeDB; where nobody can tell, the log is spared it.
     let connection = ConnectionId::from_le_byte_array(rand::random());
     let mut claims = node.claims(&caller.claims)?;

@@ -90,7 +90,10 @@ impl IntoResponse for HttpError {
         if self.json {
             headers.insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
         }
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+        if matches!(
+            self.status,
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
+        ) {
             headers.insert(RETRY_AFTER, RETRY_AFTER_S.into());
         }
         response

@@ -12,13 +12,14 @@ use super::outbox::Outbox;
 use super::socket::Socket;
 use super::upstream::{self, OpenError, Opened, Upstream, UpstreamConfig};
 use crate::close::CloseReason;
+use crate::gate::{Entry, Pass};
 use crate::limits::{DRAIN_MAX, IDLE_MAX, PING_INTERVAL, WRITE_STALL_MAX};
 use crate::metrics::Present;
 use crate::node::Node;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use rtdb_consensus::{NotProposed, Outcome, Pending};
+use rtdb_consensus::{NotProposed, Outcome, Pending, Propose};
 use rtdb_determinism::Module;
 use rtdb_protocol::server;
 use rtdb_replica::{ViewError, ViewHold};
@@ -51,7 +52,7 @@ enum Event {
     ViewFailed,
     /// What became of the oldest call.
     Outcome(Outcome),
-    /// There is room for proposals again.
+    /// There is room for proposals again, or it is this session's turn.
     Room,
     /// Time to look after the client.
     Tick,
@@ -98,7 +99,9 @@ struct Io {
     /// While there are any: the next failure of a view.
     view_failed: Option<BoxFuture<'static, ()>>,
     pending: VecDeque<(Instant, Pending)>,
-    room: Option<BoxFuture<'static, ()>>,
+    room: Option<BoxFuture<'static, Option<Pass>>>,
+    /// The next call has passed the gate.
+    pass: Option<Pass>,
     ticker: Interval,
     /// Until when calls under way may hold up a close, and its reason.
     drain: Option<(Pin<Box<Sleep>>, CloseReason)>,
@@ -123,6 +126,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             view_failed: None,
             pending: VecDeque::new(),
             room: None,
+            pass: None,
             ticker,
             drain: None,
             heard: now,
@@ -346,6 +350,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Proposes what the core has, as far as there is room.
     fn propose(&mut self, io: &mut Io, actions: &mut Vec<Action>) {
         while let Some(command) = self.core.proposal() {
+            let Some(pass) = io.pass.take().or_else(|| self.enter(io, actions)) else {
+                if io.room.is_some() {
+                    return;
+                }
+                continue;
+            };
             match self.node.shard.submit(command) {
                 Ok(pending) => {
                     self.node.metrics.calls.inc();
@@ -354,16 +364,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 }
                 Err(NotProposed::Overloaded { .. }) => {
                     let group = self.node.shard.clone();
-                    io.room = Some(async move { group.ready().await }.boxed());
+                    io.pass = Some(pass);
+                    io.room = Some(group_is_ready(group).boxed());
                     return;
                 }
                 Err(error @ (NotProposed::TooLarge { .. } | NotProposed::DiskLow { .. })) => {
-                    let module = self.module.clone();
-                    let context = Context {
-                        module: &module,
-                        now_us: now_us(),
-                    };
-                    self.core.unproposable(error.to_string(), &context, actions);
+                    self.refuse(error.to_string(), actions);
                 }
                 Err(NotProposed::Stopping) => {
                     // The order to close is on its way.
@@ -372,6 +378,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 }
             }
         }
+    }
+
+    /// Lets the next call through the gate. If it does not pass it waits for its turn, or is refused.
+    fn enter(&mut self, io: &mut Io, actions: &mut Vec<Action>) -> Option<Pass> {
+        let UpstreamConfig { database, claims, .. } = &self.upstream_config;
+        match self.node.gate.enter(database, &claims.identity, Instant::now()) {
+            Ok(Entry::Passed(pass)) => return Some(pass),
+            Ok(Entry::Waits(turn)) => io.room = Some(turn.map(Some).boxed()),
+            Err(spent) => self.refuse(spent.to_string(), actions),
+        }
+        None
+    }
+
+    /// Answers the next call without proposing it.
+    fn refuse(&mut self, why: String, actions: &mut Vec<Action>) {
+        let module = self.module.clone();
+        let context = Context {
+            module: &module,
+            now_us: now_us(),
+        };
+        self.core.unproposable(why, &context, actions);
     }
 
     /// Pings the client, and lets go of one that is silent or does not read.
@@ -403,6 +430,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
         None
     }
+}
+
+async fn group_is_ready(group: Arc<dyn Propose>) -> Option<Pass> {
+    group.ready().await;
+    None
 }
 
 /// How to end with a client whose bytes are no WebSocket messages.

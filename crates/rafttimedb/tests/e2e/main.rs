@@ -8,6 +8,7 @@ mod claims;
 mod diverged;
 mod identical;
 mod kills;
+mod lag;
 mod lifecycle;
 mod partition;
 mod poison;
