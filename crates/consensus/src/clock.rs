@@ -340,6 +340,7 @@ mod tests {
                 let pong = Pong {
                     clock_us: theirs,
                     is_fit: true,
+                    ..Pong::default()
                 };
                 clock.note(node, Duration::ZERO, &pong);
             }

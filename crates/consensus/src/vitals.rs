@@ -1,13 +1,16 @@
 //! How this node is, and whether it should lead.
 
 use crate::clock::{Clock, ClockVerdict, WallClock};
+use crate::lag::Lags;
 use crate::space::Space;
+use parking_lot::Mutex;
 use std::sync::Arc;
 
-/// A node's clock and disk.
+/// A node's clock and disk, and how its replicas and the others' do.
 pub(crate) struct Vitals {
     pub(crate) clock: Clock,
     pub(crate) space: Space,
+    pub(crate) lags: Mutex<Lags>,
 }
 
 impl Vitals {
@@ -15,6 +18,7 @@ impl Vitals {
         Arc::new(Self {
             clock: Clock::new(node, wall_clock),
             space: Space::new(disk_reserve_bytes),
+            lags: Mutex::new(Lags::new(node)),
         })
     }
 

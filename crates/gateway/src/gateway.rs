@@ -2,6 +2,7 @@
 
 use crate::catalog::Catalog;
 use crate::close::CloseReason;
+use crate::gate::{Quotas, Slowed};
 use crate::http;
 use crate::limits::{ClientLimits, DRAIN_MAX, HEAD_BYTES_MAX, REFUSAL_MAX, REFUSALS_MAX, RETRY_AFTER_S};
 use crate::local::Local;
@@ -55,6 +56,17 @@ impl Gateway {
             node,
             stop: Arc::new(watch::Sender::new(false)),
         }
+    }
+
+    /// From now on no more calls are taken than these; at first as many as come.
+    pub fn set_quotas(&self, quotas: Quotas) {
+        self.node.gate.set_quotas(quotas);
+    }
+
+    /// Says which databases are slowed from now on: their calls pass one by one, as far as it is said here. All others
+    /// pass at once.
+    pub fn slow(&self, slowed: &[Slowed]) {
+        self.node.gate.slow(slowed);
     }
 
     /// Serves clients until [`Gateway::shutdown`].

@@ -12,6 +12,7 @@
 mod budget;
 mod catalog;
 mod close;
+mod gate;
 mod gateway;
 mod http;
 pub mod limits;
@@ -27,6 +28,7 @@ mod views;
 
 pub use catalog::{Catalog, DatabaseRecord};
 pub use close::CloseReason;
+pub use gate::{Quotas, Slowed};
 pub use gateway::Gateway;
 pub use limits::ClientLimits;
 pub use local::{Claims, Local, LocalDatabase, SetAside, TokenError, Tokens};

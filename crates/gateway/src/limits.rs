@@ -58,6 +58,17 @@ pub const CALLS_MAX: usize = 1_024;
 /// Bytes of one client's calls under way.
 pub const CALLS_BYTES_MAX: usize = 16 << 20;
 
+/// How long a call over HTTP waits for its turn while its database is slowed. Callers over WebSocket wait as long as it
+/// takes, and are not read meanwhile.
+pub const TURN_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Calls that are let through at once when a slowed database may take more: what nobody has asked for is not saved up.
+pub const TURNS_MAX: u64 = 4_096;
+
+/// Callers whose calls within the last second are remembered, for the quotas, before those that have a full second's calls
+/// free are forgotten.
+pub const SPENT_MIN: usize = 1_024;
+
 /// Subscriptions and queries of one client that wait for their reply.
 pub const READS_MAX: usize = 256;
 

@@ -15,6 +15,10 @@ pub struct GatewayMetrics {
     pub upstreams: IntGauge,
     /// Calls proposed, over WebSocket and HTTP.
     pub calls: IntCounter,
+    /// Calls that had to wait for their turn, since their database is slowed.
+    pub held_calls: IntCounter,
+    /// Calls refused before they were proposed, by reason: `database_quota`, `identity_quota`, `slowed`.
+    pub refused_calls: IntCounterVec,
     /// From a call's proposal to its outcome, in seconds.
     pub write_latency: Histogram,
     /// Calls that failed, or whose outcome is not known.
@@ -45,6 +49,17 @@ impl GatewayMetrics {
             sessions: IntGauge::new("rtdb_sessions", "Clients connected by WebSocket")?,
             upstreams: IntGauge::new("rtdb_upstreams", "Client connections to the local SpacetimeDB")?,
             calls: IntCounter::new("rtdb_calls_total", "Reducer calls proposed by this node")?,
+            held_calls: IntCounter::new(
+                "rtdb_held_calls_total",
+                "Calls that had to wait for their turn, since most replicas of their database are behind",
+            )?,
+            refused_calls: IntCounterVec::new(
+                Opts::new(
+                    "rtdb_refused_calls_total",
+                    "Calls refused before they were proposed: a quota was spent, or their turn did not come in time",
+                ),
+                &["reason"],
+            )?,
             write_latency: Histogram::with_opts(
                 HistogramOpts::new(
                     "rtdb_write_latency_seconds",
@@ -90,6 +105,8 @@ impl GatewayMetrics {
             Box::new(self.sessions.clone()),
             Box::new(self.upstreams.clone()),
             Box::new(self.calls.clone()),
+            Box::new(self.held_calls.clone()),
+            Box::new(self.refused_calls.clone()),
             Box::new(self.write_latency.clone()),
             Box::new(self.failed_calls.clone()),
             Box::new(self.connections.clone()),
@@ -100,6 +117,10 @@ impl GatewayMetrics {
             Box::new(self.row_bytes.clone()),
             Box::new(self.restorations.clone()),
         ]
+    }
+
+    pub(crate) fn refused(&self, reason: &str) {
+        self.refused_calls.with_label_values(&[reason]).inc();
     }
 
     pub(crate) fn call_done(&self, took: Duration, outcome: &Outcome) {

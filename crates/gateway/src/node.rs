@@ -2,6 +2,7 @@
 
 use crate::catalog::{Catalog, DatabaseRecord};
 use crate::close::CloseReason;
+use crate::gate::Gate;
 use crate::http::{HttpError, LocalClient, check_name};
 use crate::limits::{CLAIMS_BYTES_MAX, ClientLimits, DATABASE_WAIT_MAX, PREPARATIONS_MAX};
 use crate::local::{Claims, Local, LocalDatabase, SetAside, Tokens};
@@ -27,6 +28,8 @@ pub(crate) struct Node {
     pub(crate) catalog: Arc<dyn Catalog>,
     pub(crate) local: Arc<dyn Local>,
     pub(crate) metrics: GatewayMetrics,
+    /// Where calls pass before they are proposed.
+    pub(crate) gate: Gate,
     pub(crate) client: LocalClient,
     /// Modules being prepared.
     pub(crate) preparing: Semaphore,
@@ -52,6 +55,7 @@ impl Node {
             catalog,
             client: LocalClient::new(local.clone()),
             local,
+            gate: Gate::new(metrics.clone()),
             metrics,
             preparing: Semaphore::new(PREPARATIONS_MAX),
             pool: Pool::new(),

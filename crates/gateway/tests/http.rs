@@ -6,6 +6,8 @@ use fake::{Fixture, NAME, Settings, identity_of};
 use rtdb_consensus::command::Body;
 use rtdb_consensus::{Position, Refusal, Unapplied};
 use rtdb_determinism::header::CallHeader;
+use rtdb_gateway::{Quotas, Slowed};
+use std::num::NonZeroU32;
 
 const BOB: &str = "authorization: Bearer good-bob\r\n";
 const OWNER: &str = "authorization: Bearer good-owner\r\n";
@@ -74,6 +76,47 @@ async fn a_database_is_known_by_name_and_identity() {
     ] {
         assert_eq!(gateway.get(path).await.0, 404, "{path}");
     }
+}
+
+#[tokio::test]
+async fn a_call_beyond_a_quota_is_refused_before_it_is_proposed() {
+    let gateway = Fixture::start(Settings {
+        lifecycle: true,
+        ..Settings::default()
+    })
+    .await;
+    gateway.gateway.set_quotas(Quotas {
+        database: NonZeroU32::new(1),
+        ..Quotas::default()
+    });
+    assert_eq!(gateway.call("add", "[1]").await.0, 200);
+    let (status, head, body) = gateway.call("add", "[1]").await;
+    assert_eq!(status, 429);
+    assert!(head.contains("retry-after: 1"), "{head}");
+    assert!(body.contains("1 calls a second to one database"), "{body}");
+    assert_eq!(gateway.log.kinds(), ["connect", "call", "disconnect"]);
+}
+
+#[tokio::test]
+async fn a_call_to_a_slowed_database_waits_for_its_turn() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let slow = |calls| {
+        gateway.gateway.slow(&[Slowed {
+            database: identity_of("database"),
+            calls,
+        }]);
+    };
+    slow(1);
+    assert_eq!(gateway.call("add", "[1]").await.0, 200);
+    let (answer, ()) = tokio::join!(gateway.call("add", "[2]"), async {
+        while gateway.metrics.held_calls.get() == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        assert_eq!(gateway.log.kinds(), ["call"]);
+        slow(1);
+    });
+    assert_eq!(answer.0, 200);
+    assert_eq!(gateway.log.kinds(), ["call", "call"]);
 }
 
 #[tokio::test]

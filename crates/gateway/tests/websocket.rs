@@ -7,10 +7,11 @@ use fake::{Fixture, NAME, Settings, identity_of, until};
 use futures::{SinkExt, StreamExt};
 use rtdb_consensus::command::Body;
 use rtdb_consensus::{Position, Refusal, Unapplied};
-use rtdb_gateway::ClientLimits;
+use rtdb_gateway::{ClientLimits, Quotas, Slowed};
 use rtdb_protocol::reply::Outcome;
 use rtdb_protocol::server::ServerMessage;
 use rtdb_protocol::{Subprotocol, client, server};
+use std::num::NonZeroU32;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
@@ -52,8 +53,12 @@ async fn connect(
 }
 
 async fn connect_as_bob(gateway: &Fixture) -> Client {
+    connect_as(gateway, "good-bob").await
+}
+
+async fn connect_as(gateway: &Fixture, token: &str) -> Client {
     let query = format!("{NAME}/subscribe?compression=None");
-    connect(gateway, "v2.bsatn.spacetimedb", &query, Some("good-bob"))
+    connect(gateway, "v2.bsatn.spacetimedb", &query, Some(token))
         .await
         .expect("let in")
 }
@@ -183,6 +188,86 @@ async fn a_full_log_means_waiting_not_errors() {
         .full
         .store(false, std::sync::atomic::Ordering::Relaxed);
     gateway.log.wait_for("disconnect").await;
+}
+
+async fn next_outcome(client: &mut Client) -> (u32, Outcome) {
+    match next_server(client).await {
+        ServerMessage::CallResult(result) => (result.request_id, result.outcome),
+        _ => panic!("no result"),
+    }
+}
+
+/// Many connections of one identity, one of another: both have their turn.
+#[tokio::test]
+async fn a_slowed_database_s_callers_take_turns() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let slow = |calls| {
+        gateway.gateway.slow(&[Slowed {
+            database: identity_of("database"),
+            calls,
+        }]);
+    };
+    slow(0);
+    let mut crowd = Vec::new();
+    for _ in 0..10 {
+        let mut client = connect_as(&gateway, "good-alice").await;
+        next(&mut client).await;
+        for id in 1..=3 {
+            client.send(call(id)).await.expect("sent");
+        }
+        crowd.push(client);
+    }
+    let waits = async |callers| {
+        let all = async {
+            while gateway.metrics.held_calls.get() < callers {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(SOON, all).await.expect("in time");
+    };
+    waits(10).await;
+    let mut bob = connect_as_bob(&gateway).await;
+    next(&mut bob).await;
+    bob.send(call(7)).await.expect("sent");
+    waits(11).await;
+    let calls = || gateway.log.kinds().iter().filter(|kind| **kind == "call").count();
+    assert_eq!(calls(), 0);
+    slow(2);
+    assert_eq!(next_outcome(&mut bob).await.0, 7);
+    waits(12).await;
+    assert_eq!(calls(), 2);
+    gateway.gateway.slow(&[]);
+    for client in &mut crowd {
+        for id in 1..=3 {
+            let (answered, outcome) = next_outcome(client).await;
+            assert_eq!(answered, id);
+            assert!(matches!(outcome, Outcome::Ok { .. }));
+        }
+    }
+    assert_eq!(calls(), 31);
+}
+
+#[tokio::test]
+async fn a_call_beyond_a_quota_is_refused_and_the_client_stays() {
+    let gateway = Fixture::start(Settings::default()).await;
+    gateway.gateway.set_quotas(Quotas {
+        identity: NonZeroU32::new(1),
+        ..Quotas::default()
+    });
+    let mut client = connect_as_bob(&gateway).await;
+    next(&mut client).await;
+    client.feed(call(1)).await.expect("sent");
+    client.feed(call(2)).await.expect("sent");
+    client.flush().await.expect("sent");
+    assert!(matches!(next_outcome(&mut client).await, (1, Outcome::Ok { .. })));
+    let (id, outcome) = next_outcome(&mut client).await;
+    assert_eq!(id, 2);
+    assert!(format!("{outcome:?}").contains("1 calls a second"), "{outcome:?}");
+    let mut other = connect_as(&gateway, "good-alice").await;
+    next(&mut other).await;
+    other.send(call(3)).await.expect("sent");
+    assert!(matches!(next_outcome(&mut other).await, (3, Outcome::Ok { .. })));
+    assert_eq!(gateway.log.kinds(), ["connect", "call", "connect", "call"]);
 }
 
 #[tokio::test]

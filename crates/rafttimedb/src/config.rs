@@ -2,9 +2,10 @@
 
 use clap::{Args, Parser, ValueEnum};
 use rtdb_consensus::Timing;
-use rtdb_gateway::ClientLimits;
+use rtdb_gateway::{ClientLimits, Quotas};
 use rtdb_replica::ServerLimits;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -70,6 +71,16 @@ pub(crate) struct Config {
     /// How often the replicas compare all rows of each small database (8 MiB, and 50,000 rows a table), in seconds; 0 for never
     #[arg(long, env = "RTDB_SCRUB_INTERVAL_S", default_value_t = 21_600, value_parser = clap::value_parser!(u64).range(..=31_536_000))]
     pub(crate) scrub_interval_s: u64,
+
+    /// How many calls a second this node takes to one database, of all its clients; what is beyond is refused at once
+    /// [default: no limit]
+    #[arg(long, env = "RTDB_CALLS_PER_SECOND_MAX_DATABASE")]
+    pub(crate) calls_per_second_max_database: Option<NonZeroU32>,
+
+    /// How many calls a second this node takes of one identity, over all its connections; what is beyond is refused at once
+    /// [default: no limit]
+    #[arg(long, env = "RTDB_CALLS_PER_SECOND_MAX_IDENTITY")]
+    pub(crate) calls_per_second_max_identity: Option<NonZeroU32>,
 
     /// How many MiB of the disk must stay free: below, this node takes no calls and gives leadership away
     #[arg(long, env = "RTDB_DISK_RESERVE_MB", default_value_t = rtdb_consensus::DISK_RESERVE_BYTES >> 20, value_parser = clap::value_parser!(u64).range(..=1_000_000))]
@@ -205,6 +216,14 @@ impl Config {
     /// How often all rows are compared; zero for never.
     pub(crate) fn scrub_interval(&self) -> Duration {
         Duration::from_secs(self.scrub_interval_s)
+    }
+
+    /// How many calls a second are taken.
+    pub(crate) fn quotas(&self) -> Quotas {
+        Quotas {
+            database: self.calls_per_second_max_database,
+            identity: self.calls_per_second_max_identity,
+        }
     }
 
     /// What a managed server may do. One call may keep it from answering for as long as a call may run.
@@ -357,6 +376,18 @@ mod tests {
         assert!(limits.busy_hang_max > config.call_time_max());
         let error = parse(&["--node-id", "1", "--stdb-memory-max", "100"]).unwrap_err();
         assert!(error.contains("--stdb-bin"), "{error}");
+    }
+
+    #[test]
+    fn quotas_are_off_unless_they_are_set() {
+        let with = |quota: &[&str]| {
+            let args = [&["--node-id", "1", "--stdb-bin", "x"], quota].concat();
+            parse(&args).map(|config| config.quotas())
+        };
+        assert_eq!(with(&[]), Ok(Quotas::default()));
+        let quotas = with(&["--calls-per-second-max-identity", "5"]).unwrap();
+        assert_eq!((quotas.identity, quotas.database), (NonZeroU32::new(5), None));
+        assert!(with(&["--calls-per-second-max-database", "0"]).is_err());
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod lag;
 mod local;
 mod metrics;
 mod node;
+mod pacer;
 mod reports;
 mod run;
 mod scrubber;

@@ -27,6 +27,9 @@ pub(crate) struct Metrics {
     database_index: IntGaugeVec,
     database_digest: IntGaugeVec,
     apply_window: IntGaugeVec,
+    lag_commands: IntGaugeVec,
+    lag_ms: IntGaugeVec,
+    slowed: IntGaugeVec,
     diverged: IntGaugeVec,
     split: IntGaugeVec,
     set_aside: IntGaugeVec,
@@ -152,6 +155,21 @@ impl Metrics {
                 "Calls sent to SpacetimeDB and not answered yet",
                 database,
             )?,
+            lag_commands: gauge(
+                "database_lag_commands",
+                "Commands that are in the log and not in this node's SpacetimeDB yet",
+                database,
+            )?,
+            lag_ms: gauge(
+                "database_lag_milliseconds",
+                "How long ago the oldest of them came into the log",
+                database,
+            )?,
+            slowed: gauge(
+                "database_slowed",
+                "1 while this node slows the database's calls, since most of its replicas are far behind",
+                database,
+            )?,
             overlong_calls: gauge(
                 "overlong_calls",
                 "Calls given up since the node started, because they ran for longer than --call-time-max-s",
@@ -222,6 +240,9 @@ impl Metrics {
             &self.database_index,
             &self.database_digest,
             &self.apply_window,
+            &self.lag_commands,
+            &self.lag_ms,
+            &self.slowed,
             &self.diverged,
             &self.split,
             &self.set_aside,
@@ -239,6 +260,9 @@ impl Metrics {
                 .and_then(|digest| u64::from_str_radix(digest, 16).ok());
             set(&self.database_digest, label, digest.unwrap_or(0) & EXACT_MASK);
             set(&self.apply_window, label, database.in_flight as u64);
+            set(&self.lag_commands, label, database.lag_commands);
+            set(&self.lag_ms, label, database.lag_ms);
+            set(&self.slowed, label, database.slowed.into());
             set(&self.diverged, label, database.diverged.len() as u64);
             set(&self.split, label, database.split.is_some().into());
             set(&self.set_aside, label, database.set_aside.is_some().into());

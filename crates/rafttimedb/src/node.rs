@@ -253,6 +253,9 @@ impl Node {
                     digest: database.digest.map(|digest| format!("{:016x}", digest.value)),
                     digest_is_old: database.digest_is_old,
                     in_flight: database.in_flight,
+                    lag_commands: database.lag.commands,
+                    lag_ms: database.lag.age_ms,
+                    slowed: self.manager.is_slowed(identity),
                     overlong_calls: database.overlong_calls,
                     stuck: self.stuck(database),
                 }

@@ -11,6 +11,7 @@ use crate::lag::Lag;
 use crate::local::{LocalNode, Running};
 use crate::metrics::Metrics;
 use crate::node::Node;
+use crate::pacer::Pacer;
 use crate::reports::Reports;
 use crate::scrubber::Scrubber;
 use anyhow::{Context, anyhow, bail};
@@ -68,6 +69,7 @@ pub(crate) async fn run(config: Config, clients: &Handle) -> anyhow::Result<Exit
         gateway_metrics,
         client_limits,
     );
+    gateway.set_quotas(config.quotas());
     let node = Arc::new(Node {
         config,
         manager: manager.clone(),
@@ -162,11 +164,18 @@ async fn serve(
             .lag
             .run(node.manager.shard().resolved(), running.replica.applied());
         let mut lag = std::pin::pin!(lag);
+        let pacer = Pacer {
+            manager: node.manager.clone(),
+            replica: running.replica.clone(),
+            gateway: gateway.clone(),
+        };
+        let mut pacer = std::pin::pin!(pacer.run());
         loop {
             tokio::select! {
                 () = &mut auditor => bail!("the replicas are not compared any more"),
                 () = &mut scrubber => bail!("the replicas' rows are not compared any more"),
                 () = &mut lag => bail!("how far the replica is behind is not measured any more"),
+                () = &mut pacer => bail!("calls are not slowed any more where the replicas lag"),
                 changed = fatal.changed() => match (changed, fatal.borrow_and_update().clone()) {
                     (_, Some(reason)) => return Err(anyhow!(reason)),
                     (Err(_), None) => bail!("the replica has stopped"),

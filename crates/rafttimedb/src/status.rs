@@ -110,6 +110,12 @@ pub(crate) struct DatabaseStatus {
     pub(crate) split: Option<SplitReplicas>,
     /// Calls sent to the server whose results are not there yet.
     pub(crate) in_flight: usize,
+    /// Commands that are in the log and not in this node's SpacetimeDB yet.
+    pub(crate) lag_commands: u64,
+    /// How long ago the oldest of them came into the log, in milliseconds.
+    pub(crate) lag_ms: u64,
+    /// Whether this node slows the database's calls, since most of its replicas are far behind.
+    pub(crate) slowed: bool,
     /// Calls that were given up since the node started, because they ran for too long.
     pub(crate) overlong_calls: u64,
     /// The command that stops this node's server each time.

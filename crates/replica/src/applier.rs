@@ -28,6 +28,7 @@ pub(crate) use self::connection::{Connection, ConnectionError};
 use self::core::{Core, Violation};
 use self::held::Held;
 use self::poison::Poison;
+pub(crate) use self::reader::database_of;
 use self::reader::{Head, Reader};
 use crate::replica::{Shared, Slot, Verdict, Verdicts, Witnesses};
 use crate::{AdminError, DatabaseId, Fatal, Phase, Quarantine};

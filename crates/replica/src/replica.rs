@@ -1,5 +1,6 @@
 //! All databases of a shard on this node.
 
+mod backlog;
 mod scout;
 mod shared;
 mod verdicts;
@@ -16,7 +17,7 @@ use crate::{
 };
 use parking_lot::Mutex;
 use rtdb_consensus::command::Body;
-use rtdb_consensus::{Follow, LogIndex, Position};
+use rtdb_consensus::{Follow, Lag, LogIndex, Position};
 use scout::Scout;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -191,6 +192,13 @@ impl Replica {
     /// The log index up to which everything is applied on this node; changes as it grows.
     pub fn applied(&self) -> watch::Receiver<LogIndex> {
         self.shared.applied()
+    }
+
+    /// How far the databases' replicas lag behind what is resolved. One that is set aside applies nothing, and lags behind
+    /// nothing.
+    pub fn lags(&self) -> Vec<(DatabaseId, Lag)> {
+        let slots = self.shared.slots();
+        slots.iter().map(|slot| (slot.identity, slot.lag())).collect()
     }
 
     /// How it is doing. The server is not asked: the digests are those that were read last, a moment ago.

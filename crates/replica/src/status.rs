@@ -2,7 +2,7 @@
 
 use crate::server::ServerState;
 use crate::{DatabaseId, Quarantine};
-use rtdb_consensus::{LogIndex, Position};
+use rtdb_consensus::{Lag, LogIndex, Position};
 
 /// How a replica is doing.
 #[derive(Clone, Debug)]
@@ -30,6 +30,8 @@ pub struct DatabaseStatus {
     pub in_flight: usize,
     /// Their bytes.
     pub in_flight_bytes: usize,
+    /// How far it lags behind what is resolved.
+    pub lag: Lag,
     /// How many calls were given up, since the node started, because they ran for longer than they may.
     pub overlong_calls: u64,
     /// The rolling digest as it was read last, and its position: equal on all replicas at the same position. `None` if

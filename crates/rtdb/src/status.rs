@@ -65,6 +65,12 @@ struct Database {
     digest: Option<String>,
     in_flight: u64,
     #[serde(default)]
+    lag_commands: u64,
+    #[serde(default)]
+    lag_ms: u64,
+    #[serde(default)]
+    slowed: bool,
+    #[serde(default)]
     stuck: Option<Stuck>,
     #[serde(default)]
     set_aside: Option<String>,
@@ -239,16 +245,27 @@ fn render(status: &Status) -> String {
             name(database),
             database.applied.clone(),
             database.in_flight.to_string(),
+            match database.lag_commands {
+                0 => dash(),
+                commands => format!("{commands} ({} ms)", database.lag_ms),
+            },
             database.digest.clone().unwrap_or_else(dash),
         ]
     });
     table(
         &mut text,
-        ["DATABASE", "APPLIED", "IN FLIGHT", "DIGEST"],
+        ["DATABASE", "APPLIED", "IN FLIGHT", "BEHIND", "DIGEST"],
         databases,
     );
     for database in &status.databases {
         differences(&mut text, database);
+        if database.slowed {
+            let _ = writeln!(
+                text,
+                "\nSLOWED: {}: most of its replicas are far behind, and its calls wait for them",
+                name(database)
+            );
+        }
         if let Some(stuck) = &database.stuck {
             let _ = writeln!(
                 text,
@@ -341,6 +358,7 @@ mod tests {
              "last_log_index": 120, "committed_index": 118, "applied_index": 118, "voters": [1, 2], "learners": []}
         ],
         "databases": [{"identity": "c200", "names": ["demo"], "applied": "118.3", "index": 7733251, "digest": "00ff00ff00ff00ff", "in_flight": 4,
+             "lag_commands": 40000, "lag_ms": 5200, "slowed": true,
              "set_aside": "it has diverged", "diverged": [{"node": 2, "after": "90.1", "by": "118.0"}]},
             {"identity": "c201", "names": [], "applied": "9.0", "index": 589824, "in_flight": 0,
              "stuck": {"position": "10.1", "attempts": 3, "nodes": [1, 2]},
@@ -364,13 +382,15 @@ GROUP    THIS NODE  LEADER  TERM  LOG  COMMITTED  APPLIED  MEMBERS
 meta     follower   1       3     9    9          9        1 2 (learning: 3)
 shard-0  candidate  none    4     120  118        118      1 2
 
-DATABASE  APPLIED  IN FLIGHT  DIGEST
-demo      118.3    4          00ff00ff00ff00ff
-c201      9.0      0          -
+DATABASE  APPLIED  IN FLIGHT  BEHIND           DIGEST
+demo      118.3    4          40000 (5200 ms)  00ff00ff00ff00ff
+c201      9.0      0          -                -
 
 SET ASIDE: this node does not serve demo: it has diverged
 
 DIVERGED: node 2's replica of demo, after 90.1 and by 118.0
+
+SLOWED: demo: most of its replicas are far behind, and its calls wait for them
 
 SPLIT: the replicas of c201 on nodes 1 3 differ after 0.0 and by 9.0, without a majority. It takes no calls until `rtdb resolve --database c201 --node N` says whose is right.
 

@@ -64,6 +64,12 @@ pub struct Database {
     /// Commands sent to SpacetimeDB and not answered yet.
     #[serde(default)]
     pub in_flight: u64,
+    /// Commands in the log that its SpacetimeDB does not have yet.
+    #[serde(default)]
+    pub lag_commands: u64,
+    /// Whether its clients' calls are slowed.
+    #[serde(default)]
+    pub slowed: bool,
 }
 
 impl Status {

@@ -11,6 +11,7 @@ use crate::budget::ByteBudget;
 use crate::command::{Body, InitCluster};
 use crate::config::{Config, META_WAITING_BYTES_MAX};
 use crate::group::{Group, Host};
+use crate::lag::{Lag, Slowed};
 use crate::log::{Disk, Files, Store};
 use crate::status::NodeStatus;
 use crate::supervisor::Supervisor;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use steward::{compare_clocks, keep_fit, watch_space};
 use tasks::{announce, transfer, watch_store};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// All of a node's groups.
 pub struct Manager {
@@ -195,6 +197,24 @@ impl Manager {
     /// Tells the cluster which version the SpacetimeDB behind this node has.
     pub fn set_spacetimedb_version(&self, version: String) {
         self.spacetimedb_version.send_replace(Some(version));
+    }
+
+    /// Says how far this node's replicas lag, by database: from time to time, or they count as replicas that keep up.
+    pub fn set_lags(&self, lags: impl IntoIterator<Item = ([u8; 32], Lag)>) {
+        let mut known = self.vitals.lags.lock();
+        known.note(self.config.node, lags, Instant::now());
+    }
+
+    /// The databases that are slowed from now on, since a majority of their replicas lags, and how many calls of each this
+    /// node may propose beyond those that it was told before.
+    pub fn slowed(&self) -> Vec<Slowed> {
+        let voters = self.shard().status().voters.into_iter().collect();
+        self.vitals.lags.lock().judge(&voters, Instant::now())
+    }
+
+    /// Whether a database is slowed, as [`slowed`](Self::slowed) has said last.
+    pub fn is_slowed(&self, database: &[u8; 32]) -> bool {
+        self.vitals.lags.lock().is_slowed(database)
     }
 
     /// Becomes `Some`, with the reason, when the node can't go on: its disk refuses, the log holds what it does not

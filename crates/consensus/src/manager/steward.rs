@@ -2,6 +2,7 @@
 
 use super::tasks::transfer;
 use crate::group::Group;
+use crate::lag;
 use crate::space::FreeSpace;
 use crate::supervisor::Supervisor;
 use crate::transport::Peers;
@@ -17,7 +18,7 @@ use tokio::time::Instant;
 /// Between two comparisons of clocks, at most: there are four within a lease, since an answer is a sign of life.
 const COMPARE: Duration = Duration::from_secs(1);
 
-/// The same, while it is not known whether the clock is good.
+/// The same, while it is not known whether the clock is good, or while a database is slowed.
 const COMPARE_SOON: Duration = Duration::from_millis(200);
 
 /// Between two looks at the disk, and at how the node is.
@@ -29,7 +30,7 @@ const FULL_BYTES: u64 = 64 << 10;
 /// How long a node must have been fit before it may be elected again: it must not come and go.
 const FIT_FOR: Duration = Duration::from_secs(5);
 
-/// Asks all members, again and again, what time it is.
+/// Asks all members, again and again, what time it is, and which of their replicas lag.
 pub(super) async fn compare_clocks(
     meta: Arc<Group>,
     peers: Arc<Peers>,
@@ -54,6 +55,8 @@ pub(super) async fn compare_clocks(
                 let begin = Instant::now();
                 if let Ok(pong) = peers.ping(*node, addr).await {
                     vitals.clock.note(*node, begin.elapsed(), &pong);
+                    let lagging = lag::heard(&pong.lagging);
+                    vitals.lags.lock().note(*node, lagging, Instant::now());
                 }
             })
             .collect();
@@ -62,8 +65,8 @@ pub(super) async fn compare_clocks(
         }
         vitals.clock.judge(&voters);
         let pause = match vitals.clock.stamp_us() {
-            Some(_) => COMPARE.min(lease / 4),
-            None => COMPARE_SOON,
+            Some(_) if !vitals.lags.lock().is_any_slowed() => COMPARE.min(lease / 4),
+            _ => COMPARE_SOON,
         };
         tokio::time::sleep(pause).await;
     }

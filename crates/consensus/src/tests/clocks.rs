@@ -71,6 +71,7 @@ async fn an_old_comparison_does_not_vouch_for_a_clock_that_has_jumped() {
     let pong = |clock_us| Pong {
         clock_us,
         is_fit: true,
+        ..Pong::default()
     };
     for node in [2, 3] {
         clock.note(node, Duration::from_millis(1), &pong(NOW));

@@ -12,6 +12,7 @@ mod hangs;
 mod hostile;
 mod hub;
 mod impostor;
+mod lags;
 mod loopback;
 mod nodes;
 mod overtake;

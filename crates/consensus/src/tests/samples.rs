@@ -13,7 +13,9 @@ use crate::record::{
     VoteRecord, VoterSet,
 };
 use crate::resolver::Resolution;
-use crate::transport::wire::{Answer, Append, Appended, Ask, Header, Hello, Reply, Request, VoteAsk};
+use crate::transport::wire::{
+    Answer, Append, Appended, Ask, Header, Hello, Lagging, Pong, Reply, Request, VoteAsk,
+};
 use crate::types::Proposal;
 use crate::version::decode;
 use crate::{Command, Database, Disk, ENTRY_VERSION, Manager, Origin, Propose, Session, StartError};
@@ -165,6 +167,19 @@ fn messages() -> Vec<Sample> {
         raft_addr: "n2:4001".to_owned(),
         client_addr: "n2:3001".to_owned(),
     });
+    let pong = |lagging| Reply {
+        answer: Some(Answer::Pong(Pong {
+            clock_us: 1_700_000_000_000_000,
+            is_fit: true,
+            lagging,
+        })),
+    };
+    let lagging = Lagging {
+        database: DATABASE,
+        commands: 40_000,
+        age_ms: 6_000,
+        applied: 7,
+    };
     let batch = EncodedBatch {
         node: 1,
         epoch: 2,
@@ -334,6 +349,8 @@ fn messages() -> Vec<Sample> {
         Sample::of("appended", appended),
         Sample::of("request", Request { ask: Some(ask) }),
         Sample::of("reply", Reply { answer: Some(answer) }),
+        Sample::of("pong", pong(Vec::new())),
+        Sample::of("pong_lagging", pong(vec![lagging])),
         Sample::of("batch", batch),
         Sample::of("set_node", set_node),
         Sample::of("register_database", register),

@@ -176,6 +176,7 @@ impl Service {
                 Answer::Pong(Pong {
                     clock_us: self.vitals.clock.now_us(),
                     is_fit: self.vitals.is_fit(),
+                    lagging: self.vitals.lags.lock().told(),
                 })
             }
             Ask::Join(join) => {

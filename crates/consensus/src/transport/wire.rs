@@ -166,8 +166,8 @@ pub struct Join {
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub struct Ping {}
 
-/// Says what time it is.
-#[derive(Clone, Copy, PartialEq, prost::Message)]
+/// Says what time it is, and how the node is.
+#[derive(Clone, PartialEq, prost::Message)]
 pub struct Pong {
     /// The node's wall clock, in microseconds since the Unix epoch.
     #[prost(fixed64, tag = "1")]
@@ -175,6 +175,26 @@ pub struct Pong {
     /// Whether the node is fit to lead.
     #[prost(bool, tag = "2")]
     pub is_fit: bool,
+    /// Its replicas that lag, the worst of them.
+    #[prost(message, repeated, tag = "3")]
+    pub lagging: Vec<Lagging>,
+}
+
+/// How far a replica lags.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Lagging {
+    /// The database's identity, 32 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub database: bytes::Bytes,
+    /// Commands that are not applied yet.
+    #[prost(uint64, tag = "2")]
+    pub commands: u64,
+    /// How long ago the oldest of them was resolved there, in milliseconds.
+    #[prost(uint64, tag = "3")]
+    pub age_ms: u64,
+    /// Commands that were applied since the node began.
+    #[prost(uint64, tag = "4")]
+    pub applied: u64,
 }
 
 /// Entries for a follower.

@@ -44,6 +44,8 @@ pub(super) async fn call(
         .await
         .map_err(|why| refuse(&why, node.local.newest_subprotocol()))?;
 
+    node.gate.pass(&record.identity, &caller.claims.identity).await?;
+
     let mut claims = node.claims(&caller.claims)?;
     let (connection, presence) = let_in(&node, &record, &module, &caller, &mut claims).await?;
     let header = CallHeader {

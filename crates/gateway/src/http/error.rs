@@ -106,7 +106,10 @@ impl IntoResponse for HttpError {
             headers.insert(CONNECTION, http::HeaderValue::from_static("upgrade"));
             headers.insert(UPGRADE, http::HeaderValue::from_static("websocket"));
         }
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+        if matches!(
+            self.status,
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
+        ) {
             headers.insert(RETRY_AFTER, RETRY_AFTER_S.into());
         }
         response

@@ -14,6 +14,7 @@ use super::socket::{Received, Socket};
 use super::upstream::{self, OpenError, Opened, Upstream, UpstreamConfig};
 use crate::budget::{Exceeded, Share};
 use crate::close::CloseReason;
+use crate::gate::{Entry, Pass};
 use crate::limits::{APART_BYTES, CLIENT_BYTES_MAX, DRAIN_MAX};
 use crate::metrics::Present;
 use crate::node::Node;
@@ -21,7 +22,7 @@ use crate::pool;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use rtdb_consensus::{NotProposed, Outcome, Pending};
+use rtdb_consensus::{NotProposed, Outcome, Pending, Propose};
 use rtdb_determinism::Module;
 use rtdb_protocol::server;
 use rtdb_replica::{ViewError, ViewHold};
@@ -51,7 +52,7 @@ enum Event {
     ViewFailed,
     /// What became of the oldest call.
     Outcome(Outcome),
-    /// There is room for proposals again.
+    /// There is room for proposals again, or it is this session's turn.
     Room,
     /// Time to look after the client.
     Tick,
@@ -108,7 +109,9 @@ struct Io {
     pending: VecDeque<(Instant, Pending)>,
     /// Bytes of the payload whose messages the core holds back.
     held_bytes: usize,
-    room: Option<BoxFuture<'static, ()>>,
+    room: Option<BoxFuture<'static, Option<Pass>>>,
+    /// The next call has passed the gate.
+    pass: Option<Pass>,
     ticker: Interval,
     /// Until when calls under way may hold up a close, and its reason.
     drain: Option<(Pin<Box<Sleep>>, CloseReason)>,
@@ -135,6 +138,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             pending: VecDeque::new(),
             held_bytes: 0,
             room: None,
+            pass: None,
             ticker,
             drain: None,
             heard: (now, 0),
@@ -399,6 +403,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Proposes what the core has, as far as there is room.
     fn propose(&mut self, io: &mut Io, actions: &mut Vec<Action>) {
         while let Some(command) = self.core.proposal() {
+            let Some(pass) = io.pass.take().or_else(|| self.enter(io, actions)) else {
+                if io.room.is_some() {
+                    return;
+                }
+                continue;
+            };
             match self.node.shard.submit(command) {
                 Ok(pending) => {
                     self.node.metrics.calls.inc();
@@ -407,16 +417,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 }
                 Err(NotProposed::Overloaded { .. }) => {
                     let group = self.node.shard.clone();
-                    io.room = Some(async move { group.ready().await }.boxed());
+                    io.pass = Some(pass);
+                    io.room = Some(group_is_ready(group).boxed());
                     return;
                 }
                 Err(error @ (NotProposed::TooLarge { .. } | NotProposed::DiskLow { .. })) => {
-                    let module = self.module.clone();
-                    let context = Context {
-                        module: &module,
-                        now_us: now_us(),
-                    };
-                    self.core.unproposable(error.to_string(), &context, actions);
+                    self.refuse(error.to_string(), actions);
                 }
                 Err(NotProposed::Stopping) => {
                     // The order to close is on its way.
@@ -426,6 +432,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
         }
     }
+
+    /// Lets the next call through the gate. If it does not pass it waits for its turn, or is refused.
+    fn enter(&mut self, io: &mut Io, actions: &mut Vec<Action>) -> Option<Pass> {
+        let UpstreamConfig { database, claims, .. } = &self.upstream_config;
+        match self.node.gate.enter(database, &claims.identity, Instant::now()) {
+            Ok(Entry::Passed(pass)) => return Some(pass),
+            Ok(Entry::Waits(turn)) => io.room = Some(turn.map(Some).boxed()),
+            Err(spent) => self.refuse(spent.to_string(), actions),
+        }
+        None
+    }
+
+    /// Answers the next call without proposing it.
+    fn refuse(&mut self, why: String, actions: &mut Vec<Action>) {
+        let module = self.module.clone();
+        let context = Context {
+            module: &module,
+            now_us: now_us(),
+        };
+        self.core.unproposable(why, &context, actions);
+    }
+}
+
+async fn group_is_ready(group: Arc<dyn Propose>) -> Option<Pass> {
+    group.ready().await;
+    None
 }
 
 /// How to end with a client whose bytes are no WebSocket messages.

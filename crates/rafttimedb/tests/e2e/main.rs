@@ -9,6 +9,7 @@ mod deletion;
 mod diverged;
 mod identical;
 mod kills;
+mod lag;
 mod lifecycle;
 mod partition;
 mod poison;

@@ -169,7 +169,7 @@ impl Reader {
 }
 
 /// The database that a command concerns. `None` for one that this version does not know: that concerns every applier.
-fn database_of(command: &ResolvedCommand) -> Option<&[u8]> {
+pub(crate) fn database_of(command: &ResolvedCommand) -> Option<&[u8]> {
     Some(match command.command.body.as_ref()? {
         Body::Call(call) => &call.database,
         Body::Connect(connect) => &connect.database,

@@ -1,13 +1,14 @@
 //! Looks through the log for databases, and starts an applier for each.
 
 use super::{Shared, Slot};
-use crate::applier::Applier;
+use crate::applier::{Applier, database_of};
 use crate::views::refresher::Refresher;
 use crate::{DatabaseId, Fatal};
 use futures::FutureExt;
 use rtdb_consensus::command::{Body, Owner};
 use rtdb_consensus::{
-    Applied, LogIndex, Outcome, Position, ReadError, Refusal, Reply, ResolvedCommand, Unapplied,
+    Applied, LogIndex, Outcome, Position, ReadError, Refusal, Reply, ResolvedCommand, ResolvedEntry,
+    Unapplied,
 };
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
@@ -101,7 +102,9 @@ impl Scout {
         let mut next = 1;
         while next <= start {
             next = self
-                .read(next, start, |scout, command| scout.note(command))
+                .read(next, start, |scout, entry| {
+                    entry.commands.iter().try_for_each(|command| scout.note(command))
+                })
                 .await?;
         }
         for (identity, birth) in std::mem::take(&mut self.births) {
@@ -115,12 +118,16 @@ impl Scout {
                 self.shared.end(identity, birth.position);
             }
         }
+        // How many of them each server has not applied yet, its applier will find.
+        for slot in self.shared.slots() {
+            slot.resolved(next - 1, 0);
+        }
         self.shared.set_scouted(next - 1);
         loop {
             tokio::select! {
                 changed = resolved.wait_for(|resolved| *resolved >= next).map(|end| end.map(|end| *end)) => {
                     let end = changed.map_err(|_| ReadError("the log has been closed".into()))?;
-                    next = self.read(next, end, |scout, command| scout.meet(command)).await?;
+                    next = self.read(next, end, Self::meet_all).await?;
                     self.shared.set_scouted(next - 1);
                 }
                 Some(ended) = self.tasks.join_next() => self.ended(ended)?,
@@ -128,18 +135,16 @@ impl Scout {
         }
     }
 
-    /// Reads from `next` on and shows each command to `look`. Gives the index to read from next.
+    /// Reads from `next` on and shows each entry to `look`. Gives the index to read from next.
     async fn read(
         &mut self,
         next: LogIndex,
         end: LogIndex,
-        mut look: impl FnMut(&mut Self, &ResolvedCommand) -> Result<(), Fatal>,
+        mut look: impl FnMut(&mut Self, &ResolvedEntry) -> Result<(), Fatal>,
     ) -> Result<LogIndex, Fatal> {
         let entries = self.shared.follow.read(next, READ_BYTES_MAX).await?;
         for entry in &entries {
-            for command in &entry.commands {
-                look(self, command)?;
-            }
+            look(self, entry)?;
         }
         // Without entries, none up to the end holds commands.
         Ok(entries.last().map_or(end, |entry| entry.index) + 1)
@@ -191,6 +196,19 @@ impl Scout {
             }
             Some(Body::Judgement(judgement)) => self.shared.judge(judgement),
             Some(_) => {}
+        }
+        Ok(())
+    }
+
+    /// From the start on: what is resolved is counted as such until it is applied.
+    fn meet_all(&mut self, entry: &ResolvedEntry) -> Result<(), Fatal> {
+        entry.commands.iter().try_for_each(|command| self.meet(command))?;
+        let mut counts: HashMap<&[u8], u64> = HashMap::new();
+        for database in entry.commands.iter().filter_map(database_of) {
+            *counts.entry(database).or_default() += 1;
+        }
+        for (database, count) in counts {
+            self.shared.resolved(database, entry.index, count);
         }
         Ok(())
     }

@@ -1,12 +1,13 @@
 //! What a replica's tasks share.
 
+use super::backlog::Backlog;
 use super::{ReplicaConfig, Report, Verdicts, Witnesses};
 use crate::{
     ActiveDatabase, Admin, Contents, DatabaseId, DatabaseStatus, Digest, Fatal, Phase, Quarantine, Views,
 };
 use parking_lot::{Mutex, RwLock};
 use rtdb_consensus::command::{Judgement, Owner, Poison, Trapped};
-use rtdb_consensus::{Follow, Holding, LogIndex, Origin, Position};
+use rtdb_consensus::{Follow, Holding, Lag, LogIndex, Origin, Position};
 use spacetimedb_lib::Identity;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -70,6 +71,7 @@ pub(crate) struct Slot {
     broken: watch::Sender<Position>,
     /// The last look at where the server is, and who looks next.
     pub(super) look: tokio::sync::Mutex<Look>,
+    backlog: Mutex<Backlog>,
     in_flight: AtomicUsize,
     in_flight_bytes: AtomicUsize,
     overlong_calls: AtomicU64,
@@ -216,6 +218,14 @@ impl Shared {
         self.slots.write().insert(slot.identity, slot);
     }
 
+    /// So many commands of a database are resolved, the last of them at `index`.
+    pub(super) fn resolved(&self, database: &[u8], index: LogIndex, commands: u64) {
+        let slots = self.slots.read();
+        if let Some(slot) = slots.iter().find(|slot| slot.identity[..] == *database) {
+            slot.resolved(index, commands);
+        }
+    }
+
     /// Every database's commands up to `index` have an applier.
     pub(super) fn set_scouted(&self, index: LogIndex) {
         self.scouted.store(index, Ordering::Release);
@@ -253,6 +263,7 @@ impl Slot {
             publications: watch::Sender::new(0),
             broken: watch::Sender::new(Position::default()),
             look: tokio::sync::Mutex::default(),
+            backlog: Mutex::default(),
             in_flight: AtomicUsize::new(0),
             in_flight_bytes: AtomicUsize::new(0),
             overlong_calls: AtomicU64::new(0),
@@ -283,11 +294,28 @@ impl Slot {
 
     pub(crate) fn set_progress(&self, done: LogIndex, completed: Position, calls: usize, bytes: usize) {
         let passed = self.done.swap(done, Ordering::AcqRel) != done;
+        if passed {
+            self.backlog.lock().done(done, tokio::time::Instant::now());
+        }
         if passed | (self.completed.swap(completed.0, Ordering::Relaxed) != completed.0) {
             self.views.outdate();
         }
         self.in_flight.store(calls, Ordering::Relaxed);
         self.in_flight_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// So many commands are resolved, the last of them at `index`.
+    pub(super) fn resolved(&self, index: LogIndex, commands: u64) {
+        let mut backlog = self.backlog.lock();
+        backlog.resolved(index, commands, tokio::time::Instant::now());
+    }
+
+    /// How far the replica lags.
+    pub(super) fn lag(&self) -> Lag {
+        match self.quarantine.borrow().is_some() {
+            true => Lag::default(),
+            false => self.backlog.lock().lag(tokio::time::Instant::now()),
+        }
     }
 
     /// Commands up to the log index `taken` are on their way to the server, and the one at `succeeded` was the last that
@@ -424,6 +452,7 @@ impl Slot {
             applied: reached.1,
             in_flight: self.in_flight.load(Ordering::Relaxed),
             in_flight_bytes: self.in_flight_bytes.load(Ordering::Relaxed),
+            lag: self.lag(),
             overlong_calls: self.overlong_calls.load(Ordering::Relaxed),
             digest: digest.read,
             digest_is_old: digest.at != Some(reached),

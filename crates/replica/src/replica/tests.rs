@@ -1,7 +1,8 @@
 use super::*;
 use crate::{Keys, ServerConfig};
 use futures::future::BoxFuture;
-use rtdb_consensus::{Origin, Outcome, ReadError, ResolvedEntry};
+use rtdb_consensus::command::{Call, Owner, Publish};
+use rtdb_consensus::{Lag, Origin, Outcome, ReadError, ResolvedCommand, ResolvedEntry};
 
 /// A log of one entry that can't be read.
 struct Broken(watch::Sender<LogIndex>);
@@ -20,8 +21,8 @@ impl Follow for Broken {
     fn applied(&self, _: LogIndex) {}
 }
 
-#[tokio::test]
-async fn a_scout_that_panics_is_fatal() {
+/// A replica of a log whose server is not there.
+async fn replica(follow: Arc<dyn Follow>) -> (Replica, LocalServer) {
     let keys = Keys::generate().unwrap();
     let url = "http://127.0.0.1:1".to_owned();
     let server = LocalServer::start(ServerConfig::External { url }, &keys)
@@ -35,13 +36,103 @@ async fn a_scout_that_panics_is_fatal() {
         node: 1,
         reports: None,
     };
-    let replica = Replica::start(config, Arc::new(Broken(watch::Sender::new(1))));
+    (Replica::start(config, follow), server)
+}
+
+#[tokio::test]
+async fn a_scout_that_panics_is_fatal() {
+    let (replica, server) = replica(Arc::new(Broken(watch::Sender::new(1)))).await;
     let mut fatal = replica.fatal();
     let reason = fatal.wait_for(Option::is_some).await.unwrap().clone().unwrap();
     assert_eq!(
         reason.to_string(),
         "looking through the log for databases failed: page 1 is gone"
     );
+    replica.stop().await;
+    server.stop().await;
+}
+
+/// A log in memory.
+struct Log {
+    resolved: watch::Sender<LogIndex>,
+    entries: Mutex<Vec<Arc<ResolvedEntry>>>,
+}
+
+impl Log {
+    fn push(&self, bodies: Vec<Body>) {
+        let mut entries = self.entries.lock();
+        let index = entries.len() as u64 + 1;
+        let command = |(place, body): (usize, Body)| ResolvedCommand {
+            position: Position((index << 16) + place as u64),
+            timestamp_us: index as i64,
+            origin: Origin { node: 2, epoch: 1 },
+            seq: 1,
+            command: body.into(),
+            session: None,
+        };
+        entries.push(Arc::new(ResolvedEntry {
+            index,
+            commands: bodies.into_iter().enumerate().map(command).collect(),
+        }));
+        self.resolved.send_replace(index);
+    }
+}
+
+impl Follow for Log {
+    fn resolved(&self) -> watch::Receiver<LogIndex> {
+        self.resolved.subscribe()
+    }
+
+    fn read(&self, from: LogIndex, _: usize) -> BoxFuture<'_, Result<Vec<Arc<ResolvedEntry>>, ReadError>> {
+        let entries = self.entries.lock().clone();
+        Box::pin(async move { Ok(entries.into_iter().skip(from as usize - 1).collect()) })
+    }
+
+    fn complete(&self, _: Origin, _: u64, _: Outcome) {}
+
+    fn applied(&self, _: LogIndex) {}
+}
+
+#[tokio::test]
+async fn what_the_server_does_not_take_lags() {
+    const DATABASE: DatabaseId = [7; 32];
+    let log = Arc::new(Log {
+        resolved: watch::Sender::new(0),
+        entries: Mutex::default(),
+    });
+    let call = || {
+        Body::Call(Call {
+            database: DATABASE.to_vec().into(),
+            ..Call::default()
+        })
+    };
+    let publish = Publish {
+        database: DATABASE.to_vec().into(),
+        owner: Some(Owner {
+            identity: vec![1; 32].into(),
+            ..Owner::default()
+        }),
+        ..Publish::default()
+    };
+    log.push(vec![Body::Publish(publish), call()]);
+    let (replica, server) = replica(log.clone()).await;
+    let lags = async |commands| {
+        let is_so = async {
+            while !replica.lags().iter().any(|(_, lag)| lag.commands == commands) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let lags = tokio::time::timeout(Duration::from_secs(10), is_so).await;
+        assert!(lags.is_ok(), "{:?}", replica.lags());
+    };
+    // How much of the log it began with is applied, nobody knows yet.
+    lags(0).await;
+    log.push(vec![call(), call()]);
+    lags(2).await;
+    log.push(vec![call()]);
+    lags(3).await;
+    replica.set_aside(&DATABASE, Quarantine::Misbehaves("a test".into()));
+    assert_eq!(replica.lags(), [(DATABASE, Lag::default())]);
     replica.stop().await;
     server.stop().await;
 }

@@ -28,8 +28,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             return Poll::Ready(Event::Outcome(outcome));
         }
         if let Some(room) = &mut io.room
-            && room.poll_unpin(cx).is_ready()
+            && let Poll::Ready(pass) = room.poll_unpin(cx)
         {
+            io.pass = io.pass.take().or(pass);
             io.room = None;
             return Poll::Ready(Event::Room);
         }
