@@ -220,8 +220,7 @@ impl Shared {
 
     /// So many commands of a database are resolved, the last of them at `index`.
     pub(super) fn resolved(&self, database: &[u8], index: LogIndex, commands: u64) {
-        let slots = self.slots.read();
-        if let Some(slot) = slots.iter().find(|slot| slot.identity[..] == *database) {
+        if let Some(slot) = self.slots.read().get(database) {
             slot.resolved(index, commands);
         }
     }
