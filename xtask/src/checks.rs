@@ -16,6 +16,9 @@ const CARGO_DENY: Installed = Installed {
     takes: "a few minutes",
 };
 
+/// How many tests nextest runs at a time.
+const THREADS: &str = "NEXTEST_TEST_THREADS";
+
 /// Format, lints, dependencies, docs and module fixtures. Changes no file of the repository.
 pub(crate) fn verify() -> Result<()> {
     step("format", &mut cargo(["fmt", "--all", "--check"]))?;
@@ -114,6 +117,11 @@ pub(crate) fn test(args: &[&str]) -> Result<()> {
             .chain(["--workspace", "--locked"])
             .chain(args.iter().copied()),
     );
+    if nextest && std::env::var_os(THREADS).is_none() {
+        // Many tests wait rather than work.
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        tests.env(THREADS, (cpus + cpus / 2).to_string());
+    }
     eprintln!("── tests");
     run(tests.env("SPACETIMEDB_BIN", &server))
 }
