@@ -43,7 +43,7 @@ pub const CLIENT_BYTES_FREE: usize = 64 << 10;
 /// apart.
 pub const APART_BYTES: usize = 128 << 10;
 
-/// Large things that are done at one time.
+/// Large things of sessions that are done at one time, and of requests.
 pub const APART_MAX: usize = 2;
 
 /// Bytes of a WebSocket message that are sent as one frame: between the frames of a large one there is room for pings.

@@ -3,7 +3,7 @@
 use crate::catalog::{Catalog, DatabaseRecord};
 use crate::close::CloseReason;
 use crate::http::{HttpError, LocalClient, check_name};
-use crate::limits::{CLAIMS_BYTES_MAX, ClientLimits, DATABASE_WAIT_MAX, PREPARATIONS_MAX};
+use crate::limits::{APART_MAX, CLAIMS_BYTES_MAX, ClientLimits, DATABASE_WAIT_MAX, PREPARATIONS_MAX};
 use crate::local::{Claims, Local, LocalDatabase, SetAside, Tokens};
 use crate::metrics::GatewayMetrics;
 use crate::pool::Pool;
@@ -14,7 +14,7 @@ use rtdb_consensus::Propose;
 use spacetimedb_lib::Identity;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// How often it is looked whether a database has come.
@@ -29,9 +29,11 @@ pub(crate) struct Node {
     pub(crate) metrics: GatewayMetrics,
     pub(crate) client: LocalClient,
     /// Modules being prepared.
-    pub(crate) preparing: Semaphore,
-    /// Where large things are done.
+    pub(crate) preparing: Pool,
+    /// Where large things of sessions are done.
     pub(crate) pool: Pool,
+    /// Where those of requests are: a small one may ask for much, and sessions don't wait behind many of them.
+    pub(crate) requests: Pool,
     pub(crate) limits: ClientLimits,
     /// The last order to close all sessions.
     pub(crate) closing: watch::Sender<Option<CloseReason>>,
@@ -53,8 +55,9 @@ impl Node {
             client: LocalClient::new(local.clone()),
             local,
             metrics,
-            preparing: Semaphore::new(PREPARATIONS_MAX),
-            pool: Pool::new(),
+            preparing: Pool::new(PREPARATIONS_MAX),
+            pool: Pool::new(APART_MAX),
+            requests: Pool::new(APART_MAX),
             limits,
             closing: watch::Sender::new(None),
         }
