@@ -8,6 +8,7 @@ use futures::{SinkExt, StreamExt};
 use rtdb_consensus::command::Body;
 use rtdb_consensus::{Position, Refusal, Unapplied};
 use rtdb_gateway::ClientLimits;
+use rtdb_gateway::limits::CALLS_MAX;
 use rtdb_protocol::reply::Outcome;
 use rtdb_protocol::server::ServerMessage;
 use rtdb_protocol::{Subprotocol, client, server};
@@ -426,4 +427,24 @@ async fn memory_that_is_used_up_ends_those_who_ask_for_more() {
     let (code, reason) = closed(&mut client).await;
     assert_eq!(code, 1013, "{reason}");
     assert!(reason.contains("memory"), "{reason}");
+}
+
+#[tokio::test]
+async fn calls_that_a_client_sent_before_it_closed_take_effect() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let mut client = connect_as_bob(&gateway).await;
+    next(&mut client).await;
+    gateway.log.holds.store(true, Ordering::Relaxed);
+    let all = CALLS_MAX + 50;
+    for id in 0..all {
+        client.feed(call(id as u32)).await.expect("sent");
+    }
+    client.close(None).await.expect("closed");
+    let calls = || gateway.log.kinds().iter().filter(|kind| **kind == "call").count();
+    until("there is no room for more", || calls() == CALLS_MAX).await;
+    // The close is read meanwhile.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    gateway.log.release();
+    until("all are proposed", || calls() == all).await;
+    gateway.log.wait_for("disconnect").await;
 }

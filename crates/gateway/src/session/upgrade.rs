@@ -112,7 +112,7 @@ impl Arrival {
         let connected = tokio::select! {
             connected = connecting => connected,
             // Its session ends as soon as it has begun.
-            _ = poll_fn(|cx| client.poll_end(cx)) => {
+            _ = poll_fn(|cx| client.poll_left(cx)) => {
                 return tracing::debug!(%identity, "a client left before it was let in");
             }
         };
