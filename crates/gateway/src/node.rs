@@ -1,5 +1,6 @@
 //! What all requests and sessions of a node share.
 
+use crate::budget::Budget;
 use crate::catalog::{Catalog, DatabaseRecord};
 use crate::close::CloseReason;
 use crate::http::{HttpError, LocalClient, check_name};
@@ -34,6 +35,8 @@ pub(crate) struct Node {
     pub(crate) pool: Pool,
     /// Where those of requests are: a small one may ask for much, and sessions don't wait behind many of them.
     pub(crate) requests: Pool,
+    /// What clients take of the memory.
+    pub(crate) budget: Budget,
     pub(crate) limits: ClientLimits,
     /// The last order to close all sessions.
     pub(crate) closing: watch::Sender<Option<CloseReason>>,
@@ -54,6 +57,7 @@ impl Node {
             catalog,
             client: LocalClient::new(local.clone()),
             local,
+            budget: Budget::new(limits.bytes_max, metrics.client_bytes.clone()),
             metrics,
             preparing: Pool::new(PREPARATIONS_MAX),
             pool: Pool::new(APART_MAX),

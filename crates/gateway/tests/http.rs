@@ -6,6 +6,9 @@ use fake::{Fixture, NAME, Settings, identity_of};
 use rtdb_consensus::command::Body;
 use rtdb_consensus::{Position, Refusal, Unapplied};
 use rtdb_determinism::header::CallHeader;
+use rtdb_gateway::ClientLimits;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 const BOB: &str = "authorization: Bearer good-bob\r\n";
 const OWNER: &str = "authorization: Bearer good-owner\r\n";
@@ -492,6 +495,30 @@ async fn names_are_added_to_those_that_are_there() {
         .await;
     assert_eq!(status, 400);
     assert!(body.contains("already is in use"), "{body}");
+}
+
+#[tokio::test]
+async fn a_body_in_many_small_pieces_counts_as_what_it_takes() {
+    let gateway = Fixture::start(Settings {
+        limits: ClientLimits {
+            bytes_max: 1 << 20,
+            ..ClientLimits::default()
+        },
+        ..Settings::default()
+    })
+    .await;
+    let mut stream = TcpStream::connect(gateway.address).await.expect("a connection");
+    let head = format!("POST /v1/database/{NAME}/call/add HTTP/1.1\r\nhost: x\r\n{OWNER}");
+    let head = format!("{head}content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.expect("written");
+    let (mut reads, mut writes) = stream.split();
+    let pieces = "1\r\n \r\n".repeat(1 << 20 >> 4);
+    let (sent, answer) = tokio::join!(writes.write_all(pieces.as_bytes()), async {
+        let mut answer = [0; 12];
+        reads.read_exact(&mut answer).await.map(|_| answer)
+    });
+    drop(sent);
+    assert_eq!(&answer.expect("an answer"), b"HTTP/1.1 503");
 }
 
 #[tokio::test]

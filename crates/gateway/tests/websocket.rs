@@ -404,10 +404,16 @@ async fn a_node_that_stops_answers_the_calls_under_way() {
 
 #[tokio::test]
 async fn memory_that_is_used_up_ends_those_who_ask_for_more() {
-    let gateway = Fixture::start(Settings::default()).await;
+    let gateway = Fixture::start(Settings {
+        limits: ClientLimits {
+            bytes_max: 1 << 20,
+            ..ClientLimits::default()
+        },
+        ..Settings::default()
+    })
+    .await;
     let mut client = connect_as_bob(&gateway).await;
     next(&mut client).await;
-    gateway.metrics.client_bytes.set(1 << 40);
     let (status, _, body) = gateway.call("add", &format!("[{}1]", " ".repeat(1 << 20))).await;
     assert_eq!(status, 503, "{body}");
     assert!(body.contains("memory"), "{body}");
@@ -427,6 +433,33 @@ async fn memory_that_is_used_up_ends_those_who_ask_for_more() {
     let (code, reason) = closed(&mut client).await;
     assert_eq!(code, 1013, "{reason}");
     assert!(reason.contains("memory"), "{reason}");
+}
+
+#[tokio::test]
+async fn memory_is_counted_before_a_client_is_let_in() {
+    let gateway = Fixture::start(Settings {
+        limits: ClientLimits {
+            bytes_max: 4 << 20,
+            ..ClientLimits::default()
+        },
+        ..Settings::default()
+    })
+    .await;
+    gateway.log.holds.store(true, Ordering::Relaxed);
+    let mut client = connect_as_bob(&gateway).await;
+    client
+        .send(Message::Binary(vec![0; 1 << 20].into()))
+        .await
+        .expect("sent");
+    until("it is counted", || gateway.metrics.client_bytes.get() >= 1 << 20).await;
+    let mut greedy = connect_as_bob(&gateway).await;
+    let _ = greedy.send(Message::Binary(vec![0; 5 << 20].into())).await;
+    let (code, reason) = closed(&mut greedy).await;
+    assert_eq!(code, 1013, "{reason}");
+    until("it is given back", || {
+        gateway.metrics.client_bytes.get() < 4 << 20
+    })
+    .await;
 }
 
 #[tokio::test]
