@@ -498,6 +498,26 @@ async fn names_are_added_to_those_that_are_there() {
 }
 
 #[tokio::test]
+async fn a_database_has_no_more_names_than_may_be_read_with_each_request() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let names = format!("/v1/database/{NAME}/names");
+    let json = format!("{OWNER}content-type: application/json\r\n");
+    let set = async |names_to_set: Vec<String>| {
+        let body = serde_json::to_vec(&names_to_set).expect("JSON");
+        gateway.request(&format!("PUT {names}"), &json, &body).await
+    };
+    let many = |count: usize| (0..count).map(|n| format!("n{n}")).collect();
+    assert_eq!(set(many(1_024)).await.0, 200);
+    let (status, _, body) = set(many(1_025)).await;
+    assert!(status == 400 && body.contains("1024 names"), "{body}");
+    assert_eq!(set(vec!["n".repeat(70_000)]).await.0, 400);
+    let long = "n".repeat(70_000);
+    let add = format!("POST {names}");
+    assert_eq!(gateway.request(&add, OWNER, long.as_bytes()).await.0, 400);
+    assert_eq!(gateway.meta.kinds(), ["names"]);
+}
+
+#[tokio::test]
 async fn a_body_in_many_small_pieces_counts_as_what_it_takes() {
     let gateway = Fixture::start(Settings {
         limits: ClientLimits {
