@@ -254,6 +254,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Event::Exceeded(exceeded) => {
                 self.node.metrics.slow_clients.inc();
                 tracing::info!(connection = %self.upstream_config.connection, "closing a client: {exceeded}");
+                // What it has is free in a moment: others need not go for it, too.
+                self.share.give_back();
                 let reason = CloseReason::new(CloseReason::AGAIN, exceeded.to_string());
                 return Some(End::CutOff(reason));
             }

@@ -119,6 +119,7 @@ impl Arrival {
                     return tracing::debug!(%identity, "a client left before it was let in");
                 };
                 tracing::info!(%identity, "closing a client before it is let in: {exceeded}");
+                share.give_back();
                 let reason = CloseReason::new(CloseReason::AGAIN, exceeded.to_string());
                 return super::run::close(&mut client, &reason).await;
             }
