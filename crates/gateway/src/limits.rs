@@ -12,6 +12,8 @@ pub struct ClientLimits {
     /// How long a client may be silent, pongs included, before it counts as gone. SpacetimeDB 2.8: 30 s. It is pinged twice
     /// as often.
     pub idle_timeout: Duration,
+    /// Bytes that all clients may take of the node's memory.
+    pub bytes_max: usize,
 }
 
 impl Default for ClientLimits {
@@ -20,6 +22,7 @@ impl Default for ClientLimits {
             connections_max: 10_000,
             auth_timeout: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(30),
+            bytes_max: CLIENTS_BYTES_MAX,
         }
     }
 }
@@ -36,14 +39,14 @@ pub const CLIENT_BYTES_MAX: usize = 256 << 20;
 /// Bytes that all clients of a node may take of its memory.
 pub const CLIENTS_BYTES_MAX: usize = 2 << 30;
 
-/// Bytes that a client may take even if all together take too much.
+/// Bytes that a client may take even if all together take too much, however many they are.
 pub const CLIENT_BYTES_FREE: usize = 64 << 10;
 
 /// Bytes that are scanned, compared, compressed or parsed where they come in: about a millisecond's. What is larger is done
 /// apart.
 pub const APART_BYTES: usize = 128 << 10;
 
-/// Large things that are done at one time.
+/// Large things of sessions that are done at one time, and of requests.
 pub const APART_MAX: usize = 2;
 
 /// Bytes of a WebSocket message that are sent as one frame: between the frames of a large one there is room for pings.

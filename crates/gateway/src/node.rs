@@ -1,10 +1,11 @@
 //! What all requests and sessions of a node share.
 
+use crate::budget::Budget;
 use crate::catalog::{Catalog, DatabaseRecord};
 use crate::close::CloseReason;
 use crate::gate::Gate;
 use crate::http::{HttpError, LocalClient, check_name};
-use crate::limits::{CLAIMS_BYTES_MAX, ClientLimits, DATABASE_WAIT_MAX, PREPARATIONS_MAX};
+use crate::limits::{APART_MAX, CLAIMS_BYTES_MAX, ClientLimits, DATABASE_WAIT_MAX, PREPARATIONS_MAX};
 use crate::local::{Claims, Local, LocalDatabase, SetAside, Tokens};
 use crate::metrics::GatewayMetrics;
 use crate::pool::Pool;
@@ -15,7 +16,7 @@ use rtdb_consensus::Propose;
 use spacetimedb_lib::Identity;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// How often it is looked whether a database has come.
@@ -32,9 +33,13 @@ pub(crate) struct Node {
     pub(crate) gate: Gate,
     pub(crate) client: LocalClient,
     /// Modules being prepared.
-    pub(crate) preparing: Semaphore,
-    /// Where large things are done.
+    pub(crate) preparing: Pool,
+    /// Where large things of sessions are done.
     pub(crate) pool: Pool,
+    /// Where those of requests are: a small one may ask for much, and sessions don't wait behind many of them.
+    pub(crate) requests: Pool,
+    /// What clients take of the memory.
+    pub(crate) budget: Budget,
     pub(crate) limits: ClientLimits,
     /// The last order to close all sessions.
     pub(crate) closing: watch::Sender<Option<CloseReason>>,
@@ -56,9 +61,11 @@ impl Node {
             client: LocalClient::new(local.clone()),
             local,
             gate: Gate::new(metrics.clone()),
+            budget: Budget::new(limits.bytes_max, metrics.client_bytes.clone()),
             metrics,
-            preparing: Semaphore::new(PREPARATIONS_MAX),
-            pool: Pool::new(),
+            preparing: Pool::new(PREPARATIONS_MAX),
+            pool: Pool::new(APART_MAX),
+            requests: Pool::new(APART_MAX),
             limits,
             closing: watch::Sender::new(None),
         }

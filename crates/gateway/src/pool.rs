@@ -1,12 +1,13 @@
 //! Work that would hold up others: large things are scanned, compared, compressed and parsed a few at a time, away from the
 //! threads that serve clients.
 
-use crate::limits::{APART_BYTES, APART_MAX};
+use crate::limits::APART_BYTES;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::sync::Arc;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{JoinError, JoinHandle};
 
 /// The turn to do something large. Held while it is done.
 pub(crate) type Turn = Option<OwnedSemaphorePermit>;
@@ -16,8 +17,9 @@ pub(crate) type Turn = Option<OwnedSemaphorePermit>;
 pub(crate) struct Pool(Arc<Semaphore>);
 
 impl Pool {
-    pub(crate) fn new() -> Self {
-        Self(Arc::new(Semaphore::new(APART_MAX)))
+    /// Does at most `max` things at one time.
+    pub(crate) fn new(max: usize) -> Self {
+        Self(Arc::new(Semaphore::new(max)))
     }
 
     /// Resolves when something large may be done.
@@ -35,8 +37,12 @@ impl Pool {
         if bytes <= APART_BYTES {
             return work();
         }
-        let _turn = self.turn().await;
-        match tokio::task::spawn_blocking(work).await {
+        let work = |turn| {
+            let done = work();
+            drop(turn);
+            done
+        };
+        match self.in_turn(work).await {
             Ok(done) => done,
             Err(failed) => match failed.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
@@ -44,6 +50,34 @@ impl Pool {
                 Err(_) => std::future::pending().await,
             },
         }
+    }
+
+    /// Does something on a thread of its own when its turn comes.
+    ///
+    /// A turn that has come is used at once, though nobody may look after this future: its client may not read. And it
+    /// lasts as long as the work, though nobody may wait for that any more: what is begun takes its core to the end.
+    ///
+    /// # Errors
+    /// If the work panics.
+    pub(crate) async fn in_turn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(Turn) -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        let turn = self.turn();
+        let mut waiting = Waiting(tokio::spawn(async move {
+            let turn = turn.await;
+            tokio::task::spawn_blocking(move || work(turn)).await
+        }));
+        (&mut waiting.0).await.flatten()
+    }
+}
+
+/// Work whose turn has not come ends with who waits for it.
+struct Waiting<T>(JoinHandle<T>);
+
+impl<T> Drop for Waiting<T> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -59,17 +93,24 @@ pub(crate) fn in_place<T>(_turn: Turn, work: impl FnOnce() -> T) -> T {
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
     use std::thread;
     use std::time::Duration;
 
+    /// Turns of the pools here.
+    const TURNS: usize = 2;
+
+    /// How long anything here may take.
+    const SOON: Duration = Duration::from_secs(10);
+
     #[tokio::test]
     async fn large_work_is_done_elsewhere_and_little_of_it_at_a_time() {
-        let pool = Pool::new();
+        let pool = Pool::new(TURNS);
         let here = thread::current().id();
         assert_eq!(pool.run(APART_BYTES, || thread::current().id()).await, here);
 
         let under_way = Arc::new(AtomicUsize::new(0));
-        let works = (0..4 * APART_MAX).map(|_| {
+        let works = (0..4 * TURNS).map(|_| {
             let under_way = under_way.clone();
             pool.run(APART_BYTES + 1, move || {
                 let together = under_way.fetch_add(1, Ordering::SeqCst) + 1;
@@ -79,8 +120,53 @@ mod tests {
             })
         });
         for (together, thread) in futures::future::join_all(works).await {
-            assert!(together <= APART_MAX);
+            assert!(together <= TURNS);
             assert_ne!(thread, here);
         }
+    }
+
+    #[tokio::test]
+    async fn who_does_not_fetch_what_was_done_holds_up_nobody() {
+        let pool = Pool::new(TURNS);
+        let mut left: Vec<_> = (0..2 * TURNS)
+            .map(|_| {
+                pool.run(APART_BYTES + 1, || thread::sleep(Duration::from_millis(5)))
+                    .boxed()
+            })
+            .collect();
+        for work in &mut left {
+            assert!(futures::poll!(work).is_pending());
+        }
+        let other = pool.run(APART_BYTES + 1, || ());
+        tokio::time::timeout(SOON, other).await.expect("its turn comes");
+    }
+
+    #[tokio::test]
+    async fn what_was_begun_holds_its_turn_though_nobody_waits_for_it() {
+        let pool = Pool::new(1);
+        let (begun, is_begun) = tokio::sync::oneshot::channel();
+        let (end, ends) = mpsc::channel::<()>();
+        let work = move || {
+            let _ = begun.send(());
+            let _ = ends.recv();
+        };
+        let mut abandoned = pool.run(APART_BYTES + 1, work).boxed();
+        tokio::select! {
+            () = &mut abandoned => panic!("it has ended"),
+            begun = is_begun => begun.expect("it is begun"),
+        }
+        drop(abandoned);
+        // One that is not begun has no turn to hold.
+        let mut waits = pool.run(APART_BYTES + 1, || ()).boxed();
+        assert!(futures::poll!(&mut waits).is_pending());
+        tokio::task::yield_now().await;
+        drop(waits);
+        let mut next = pool.turn();
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+            assert!(futures::poll!(&mut next).is_pending(), "two are under way");
+        }
+        drop(end);
+        tokio::time::timeout(SOON, next).await.expect("its turn comes");
     }
 }

@@ -13,6 +13,7 @@ use rtdb_determinism::{Module, View, view_key};
 use rtdb_protocol::sql::Query;
 use rtdb_replica::{ViewError, ViewHold};
 use spacetimedb_lib::Identity;
+use std::collections::HashSet;
 
 /// An instance of a view that a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,8 +29,15 @@ pub(crate) fn wanted<'a>(
     identity: [u8; 32],
 ) -> Vec<Wanted> {
     let views = module.views().iter();
+    let all = queries.clone().any(Query::reads_all);
+    // A message may have thousands of queries, and a module thousands of views.
+    let named: HashSet<_> = queries
+        .filter_map(Query::tables)
+        .flatten()
+        .map(|name| name.to_ascii_lowercase())
+        .collect();
     views
-        .filter(|view| queries.clone().any(|query| query.reads(&view.name)))
+        .filter(|view| all || named.contains(&view.name.to_ascii_lowercase()))
         .map(|view| Wanted::of(view, identity))
         .collect()
 }

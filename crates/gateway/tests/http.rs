@@ -6,8 +6,10 @@ use fake::{Fixture, NAME, Settings, identity_of};
 use rtdb_consensus::command::Body;
 use rtdb_consensus::{Position, Refusal, Unapplied};
 use rtdb_determinism::header::CallHeader;
-use rtdb_gateway::{Quotas, Slowed};
+use rtdb_gateway::{ClientLimits, Quotas, Slowed};
 use std::num::NonZeroU32;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 const BOB: &str = "authorization: Bearer good-bob\r\n";
 const OWNER: &str = "authorization: Bearer good-owner\r\n";
@@ -535,6 +537,50 @@ async fn names_are_added_to_those_that_are_there() {
         .await;
     assert_eq!(status, 400);
     assert!(body.contains("already is in use"), "{body}");
+}
+
+#[tokio::test]
+async fn a_database_has_no_more_names_than_may_be_read_with_each_request() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let names = format!("/v1/database/{NAME}/names");
+    let json = format!("{OWNER}content-type: application/json\r\n");
+    let set = async |names_to_set: Vec<String>| {
+        let body = serde_json::to_vec(&names_to_set).expect("JSON");
+        gateway.request(&format!("PUT {names}"), &json, &body).await
+    };
+    let many = |count: usize| (0..count).map(|n| format!("n{n}")).collect();
+    assert_eq!(set(many(1_024)).await.0, 200);
+    let (status, _, body) = set(many(1_025)).await;
+    assert!(status == 400 && body.contains("1024 names"), "{body}");
+    assert_eq!(set(vec!["n".repeat(70_000)]).await.0, 400);
+    let long = "n".repeat(70_000);
+    let add = format!("POST {names}");
+    assert_eq!(gateway.request(&add, OWNER, long.as_bytes()).await.0, 400);
+    assert_eq!(gateway.meta.kinds(), ["names"]);
+}
+
+#[tokio::test]
+async fn a_body_in_many_small_pieces_counts_as_what_it_takes() {
+    let gateway = Fixture::start(Settings {
+        limits: ClientLimits {
+            bytes_max: 1 << 20,
+            ..ClientLimits::default()
+        },
+        ..Settings::default()
+    })
+    .await;
+    let mut stream = TcpStream::connect(gateway.address).await.expect("a connection");
+    let head = format!("POST /v1/database/{NAME}/call/add HTTP/1.1\r\nhost: x\r\n{OWNER}");
+    let head = format!("{head}content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.expect("written");
+    let (mut reads, mut writes) = stream.split();
+    let pieces = "1\r\n \r\n".repeat(1 << 20 >> 4);
+    let (sent, answer) = tokio::join!(writes.write_all(pieces.as_bytes()), async {
+        let mut answer = [0; 12];
+        reads.read_exact(&mut answer).await.map(|_| answer)
+    });
+    drop(sent);
+    assert_eq!(&answer.expect("an answer"), b"HTTP/1.1 503");
 }
 
 #[tokio::test]

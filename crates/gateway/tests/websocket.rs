@@ -7,6 +7,7 @@ use fake::{Fixture, NAME, Settings, identity_of, until};
 use futures::{SinkExt, StreamExt};
 use rtdb_consensus::command::Body;
 use rtdb_consensus::{Position, Refusal, Unapplied};
+use rtdb_gateway::limits::CALLS_MAX;
 use rtdb_gateway::{ClientLimits, Quotas, Slowed};
 use rtdb_protocol::reply::Outcome;
 use rtdb_protocol::server::ServerMessage;
@@ -488,10 +489,16 @@ async fn a_node_that_stops_answers_the_calls_under_way() {
 
 #[tokio::test]
 async fn memory_that_is_used_up_ends_those_who_ask_for_more() {
-    let gateway = Fixture::start(Settings::default()).await;
+    let gateway = Fixture::start(Settings {
+        limits: ClientLimits {
+            bytes_max: 1 << 20,
+            ..ClientLimits::default()
+        },
+        ..Settings::default()
+    })
+    .await;
     let mut client = connect_as_bob(&gateway).await;
     next(&mut client).await;
-    gateway.metrics.client_bytes.set(1 << 40);
     let (status, _, body) = gateway.call("add", &format!("[{}1]", " ".repeat(1 << 20))).await;
     assert_eq!(status, 503, "{body}");
     assert!(body.contains("memory"), "{body}");
@@ -511,4 +518,51 @@ async fn memory_that_is_used_up_ends_those_who_ask_for_more() {
     let (code, reason) = closed(&mut client).await;
     assert_eq!(code, 1013, "{reason}");
     assert!(reason.contains("memory"), "{reason}");
+}
+
+#[tokio::test]
+async fn memory_is_counted_before_a_client_is_let_in() {
+    let gateway = Fixture::start(Settings {
+        limits: ClientLimits {
+            bytes_max: 4 << 20,
+            ..ClientLimits::default()
+        },
+        ..Settings::default()
+    })
+    .await;
+    gateway.log.holds.store(true, Ordering::Relaxed);
+    let mut client = connect_as_bob(&gateway).await;
+    client
+        .send(Message::Binary(vec![0; 1 << 20].into()))
+        .await
+        .expect("sent");
+    until("it is counted", || gateway.metrics.client_bytes.get() >= 1 << 20).await;
+    let mut greedy = connect_as_bob(&gateway).await;
+    let _ = greedy.send(Message::Binary(vec![0; 5 << 20].into())).await;
+    let (code, reason) = closed(&mut greedy).await;
+    assert_eq!(code, 1013, "{reason}");
+    until("it is given back", || {
+        gateway.metrics.client_bytes.get() < 4 << 20
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn calls_that_a_client_sent_before_it_closed_take_effect() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let mut client = connect_as_bob(&gateway).await;
+    next(&mut client).await;
+    gateway.log.holds.store(true, Ordering::Relaxed);
+    let all = CALLS_MAX + 50;
+    for id in 0..all {
+        client.feed(call(id as u32)).await.expect("sent");
+    }
+    client.close(None).await.expect("closed");
+    let calls = || gateway.log.kinds().iter().filter(|kind| **kind == "call").count();
+    until("there is no room for more", || calls() == CALLS_MAX).await;
+    // The close is read meanwhile.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    gateway.log.release();
+    until("all are proposed", || calls() == all).await;
+    gateway.log.wait_for("disconnect").await;
 }

@@ -70,6 +70,11 @@ impl Query {
         self.tables.as_ref().is_none_or(|tables| tables.iter().any(is))
     }
 
+    /// The tables and views that it names; none: it reads all there are.
+    pub fn tables(&self) -> Option<&[String]> {
+        self.tables.as_deref()
+    }
+
     /// Whether it is `SELECT * FROM *`.
     pub fn reads_all(&self) -> bool {
         self.tables.is_none()

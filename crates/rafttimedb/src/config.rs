@@ -242,6 +242,7 @@ impl Config {
             connections_max,
             auth_timeout: Duration::from_millis(self.auth_timeout_ms),
             idle_timeout: Duration::from_millis(self.idle_timeout_ms),
+            ..ClientLimits::default()
         }
     }
 

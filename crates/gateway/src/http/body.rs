@@ -11,6 +11,9 @@ use futures::{Stream, StreamExt};
 use http::StatusCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// What a piece of a body takes besides its bytes, until all have come: many small ones take more than a large one.
+const PIECE_BYTES: usize = 64;
+
 /// A request's share of the memory, and why its body was broken off.
 struct Reading {
     share: Share,
@@ -23,7 +26,7 @@ pub(super) async fn counted(State(node): State<Arc<Node>>, request: Request, nex
         return next.run(request).await;
     }
     let reading = Arc::new(Mutex::new(Reading {
-        share: Share::new(node.metrics.client_bytes.clone()),
+        share: Share::new(&node.budget),
         broken_off: None,
     }));
     let request = request.map(|body| Body::from_stream(read(node, body, reading.clone())));
@@ -48,7 +51,7 @@ fn read(
             Ok(Some(Err(error))) => return Err(error),
             Ok(Some(Ok(chunk))) => {
                 let mut locked = reading.lock().unwrap_or_else(PoisonError::into_inner);
-                match locked.share.add(chunk.len()) {
+                match locked.share.add(chunk.len() + PIECE_BYTES) {
                     Ok(()) => {
                         drop(locked);
                         return Ok(Some((chunk, (chunks, node, reading))));

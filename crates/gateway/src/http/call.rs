@@ -39,7 +39,7 @@ pub(super) async fn call(
         Ok((reducer.name.clone(), args))
     };
     let (reducer, own_args) = node
-        .pool
+        .requests
         .run(bytes, read)
         .await
         .map_err(|why| refuse(&why, node.local.newest_subprotocol()))?;

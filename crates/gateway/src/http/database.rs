@@ -96,7 +96,7 @@ pub(super) async fn schema(
         Ok::<_, serde_json::Error>(rtdb_determinism::original_schema(schema, &module).to_string())
     };
     let schema = node
-        .pool
+        .requests
         .run(bytes, rewrite)
         .await
         .map_err(|error| invalid(&error))?;

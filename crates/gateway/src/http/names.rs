@@ -14,6 +14,10 @@ use spacetimedb_lib::Identity;
 use std::sync::Arc;
 use thiserror::Error;
 
+/// Names of one database, and their bytes: each request to it reads them.
+const NAMES_MAX: usize = 1_024;
+const NAMES_BYTES_MAX: usize = 64 << 10;
+
 /// How often a change of names is tried that others come before.
 const ATTEMPTS_MAX: u32 = 16;
 
@@ -155,6 +159,12 @@ enum Proposed {
 
 /// Sets the names, if the database still is what `record` says.
 async fn propose(node: &Node, record: &DatabaseRecord, names: Vec<String>) -> Result<Proposed, HttpError> {
+    let bytes = names.iter().map(String::len).sum::<usize>();
+    if names.len() > NAMES_MAX || bytes > NAMES_BYTES_MAX {
+        return Err(HttpError::bad_request(format!(
+            "a database may have {NAMES_MAX} names, of {NAMES_BYTES_MAX} bytes together"
+        )));
+    }
     let replaced = node.catalog.ends().then(|| Names {
         born: record.born,
         names: record.names.clone(),

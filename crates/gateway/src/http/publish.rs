@@ -5,6 +5,7 @@ use super::{Authenticated, HttpError};
 use crate::catalog::DatabaseRecord;
 use crate::limits::PUBLICATION_TURN_MAX;
 use crate::node::Node;
+use crate::pool::Turn;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Extension, Path, Query, State};
@@ -17,7 +18,6 @@ use serde_json::json;
 use spacetimedb_lib::{Hash, Identity, hash_bytes};
 use std::pin::pin;
 use std::sync::Arc;
-use tokio::sync::SemaphorePermit;
 
 /// What SpacetimeDB 2.8.3 says to who has not asked for the plan of an update first.
 const MISSING_TOKEN: &str = "Migration policy is set to `BreakClients`, but no migration token was provided.";
@@ -226,7 +226,12 @@ fn look_up(
     let identity = target.map(|target| node.identity(target)).transpose()?.flatten();
     let existing = identity.and_then(|identity| node.catalog.by_identity(&identity));
     if let Some(record) = &existing {
-        authorize(record, caller, "update database")?;
+        let action = if clear {
+            "reset database"
+        } else {
+            "update database"
+        };
+        authorize(record, caller, action)?;
         if clear && record.locked {
             return Err(HttpError::new(StatusCode::FORBIDDEN, LOCKED));
         }
@@ -296,29 +301,19 @@ async fn register(
     }
 }
 
-/// Whose turn it is to publish.
-type Turn<'a> = Option<SemaphorePermit<'a>>;
-
 /// Prepares a module, away from the tasks that serve clients, when its turn comes; gives the original's hash, too. The turn
 /// lasts until it is published: a log with many large entries on their way has no room for anything else.
-pub(super) async fn prepare(node: &Node, module: Bytes) -> Result<(Turn<'_>, Prepared, Hash), HttpError> {
-    // It is never closed.
-    let turn = node.preparing.acquire().await.ok();
+pub(super) async fn prepare(node: &Node, module: Bytes) -> Result<(Turn, Prepared, Hash), HttpError> {
     let options = Options {
         canonical_nan: node.catalog.has_mixed_processors(),
         ..Options::default()
     };
-    let prepare = move || {
-        Ok((
-            rtdb_determinism::prepare_with(&module, &options)?,
-            hash_bytes(&module),
-        ))
+    let prepare = move |turn| {
+        let prepared = rtdb_determinism::prepare_with(&module, &options)?;
+        Ok((turn, prepared, hash_bytes(&module)))
     };
-    match tokio::task::spawn_blocking(prepare).await {
-        Ok(prepared) => {
-            let prepared = prepared.map_err(|error: PrepareError| HttpError::bad_request(error.to_string()));
-            prepared.map(|(prepared, program)| (turn, prepared, program))
-        }
+    match node.preparing.in_turn(prepare).await {
+        Ok(prepared) => prepared.map_err(|error: PrepareError| HttpError::bad_request(error.to_string())),
         Err(error) => {
             tracing::error!(%error, "preparing a module failed");
             Err(HttpError::new(

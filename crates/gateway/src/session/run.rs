@@ -149,7 +149,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             let event = poll_fn(|cx| self.poll(&mut io, cx)).await;
             let end = if self.burden(&event, &io) > APART_BYTES {
                 let mut turn = self.node.pool.turn();
-                match poll_fn(|cx| self.poll_turn(&mut turn, &mut io, cx)).await {
+                let is_sent = matches!(event, Event::Client(_));
+                match poll_fn(|cx| self.poll_turn(&mut turn, is_sent, &mut io, cx)).await {
                     Ok(turn) => pool::in_place(turn, || self.handle(event, &mut io, &mut actions)),
                     Err(end) => Some(end),
                 }
@@ -257,6 +258,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Event::Exceeded(exceeded) => {
                 self.node.metrics.slow_clients.inc();
                 tracing::info!(connection = %self.upstream_config.connection, "closing a client: {exceeded}");
+                // What it has is free in a moment: others need not go for it, too.
+                self.share.give_back();
                 let reason = CloseReason::new(CloseReason::AGAIN, exceeded.to_string());
                 return Some(End::CutOff(reason));
             }

@@ -45,6 +45,8 @@ pub(crate) struct Socket<S> {
     /// What was read before it was wanted.
     ahead: VecDeque<Message>,
     ahead_bytes: usize,
+    /// How it has ended, behind that.
+    end: Option<Received>,
     /// How much had been read when the last message was there.
     read: u64,
 }
@@ -61,6 +63,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             dirty: false,
             ahead: VecDeque::new(),
             ahead_bytes: 0,
+            end: None,
         }
     }
 
@@ -123,6 +126,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     /// Hands the queue to the socket, as far as it takes it. Ready when all is handed over.
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if self.end.is_some() {
+            // It takes nothing any more; what it sent before is still to be done.
+            self.clear();
+            (self.ping, self.dirty) = (false, false);
+            return Poll::Ready(Ok(()));
+        }
         while self.ping || !self.queue.is_empty() || self.close.is_some() {
             ready!(Pin::new(&mut self.ws).poll_ready(cx))?;
             if let Some(message) = self.next_frame() {
@@ -189,23 +198,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             self.ahead_bytes -= cost(&message);
             return Poll::Ready(Some(Ok(message)));
         }
-        self.poll_next(cx)
+        match self.end.take() {
+            Some(end) => Poll::Ready(end),
+            None => self.poll_next(cx),
+        }
     }
 
     /// Reads on though no message is wanted: pings are answered, and a client that leaves is noticed. What it sends is kept
-    /// for later, and if that is much, nothing more is read. Ready with the end, unless there is something to be done before.
-    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
-        while self.ahead_bytes < EARLY_BYTES_MAX {
+    /// for later, and if that is much, nothing more is read. Ready when it has left: [`Socket::poll_read`] gives what it sent
+    /// before, and then the end.
+    pub(crate) fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.end.is_none() && self.ahead_bytes < EARLY_BYTES_MAX {
             match ready!(self.poll_next(cx)) {
                 Some(Ok(message)) if message.is_ping() || message.is_pong() => {}
-                Some(Ok(message)) if !self.ahead.is_empty() || !message.is_close() => {
+                Some(Ok(message)) if !message.is_close() => {
                     self.ahead_bytes += cost(&message);
                     self.ahead.push_back(message);
                 }
-                end => return Poll::Ready(end),
+                end => self.end = Some(end),
             }
         }
-        Poll::Pending
+        match self.end {
+            Some(_) => Poll::Ready(()),
+            None => Poll::Pending,
+        }
+    }
+
+    /// The same, but what it sent before is to be taken first.
+    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.poll_left(cx) {
+            Poll::Ready(()) if self.ahead.is_empty() => Poll::Ready(()),
+            _ => Poll::Pending,
+        }
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Received> {

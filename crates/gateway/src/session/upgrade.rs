@@ -7,7 +7,7 @@ use super::params::Params;
 use super::run::{End, Session};
 use super::socket::Socket;
 use super::upstream::UpstreamConfig;
-use crate::budget::Share;
+use crate::budget::{Exceeded, Share};
 use crate::close::CloseReason;
 use crate::gateway::Place;
 use crate::http::{Authenticated, HttpError};
@@ -29,6 +29,7 @@ use rtdb_protocol::{MESSAGE_BYTES_MAX, Subprotocol, reply};
 use spacetimedb_lib::Identity;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -109,11 +110,18 @@ impl Arrival {
         let connection = self.params.connection;
         let (group, unique) = (self.node.shard.clone(), self.node.catalog.ends());
         let connecting = Presence::connect(group, &self.database, &identity, connection, self.claims, unique);
+        let mut share = Share::new(&self.node.budget);
         let connected = tokio::select! {
             connected = connecting => connected,
             // Its session ends as soon as it has begun.
-            _ = poll_fn(|cx| client.poll_end(cx)) => {
-                return tracing::debug!(%identity, "a client left before it was let in");
+            end = until_left(&mut client, &mut share) => {
+                let Some(exceeded) = end else {
+                    return tracing::debug!(%identity, "a client left before it was let in");
+                };
+                tracing::info!(%identity, "closing a client before it is let in: {exceeded}");
+                share.give_back();
+                let reason = CloseReason::new(CloseReason::AGAIN, exceeded.to_string());
+                return super::run::close(&mut client, &reason).await;
             }
         };
         let presence = match connected {
@@ -156,7 +164,7 @@ impl Arrival {
                 },
                 token: self.caller.token,
             },
-            share: Share::new(self.node.metrics.client_bytes.clone()),
+            share,
             node: self.node,
             client,
             outbox,
@@ -173,6 +181,18 @@ impl Arrival {
             End::Gone => {}
         }
     }
+}
+
+/// Resolves when a client leaves that is not let in yet, or takes more memory than it may.
+async fn until_left(client: &mut Client, share: &mut Share) -> Option<Exceeded> {
+    poll_fn(|cx| {
+        let left = client.poll_left(cx);
+        match share.set(client.bytes()) {
+            Ok(()) => left.map(|()| None),
+            Err(exceeded) => Poll::Ready(Some(exceeded)),
+        }
+    })
+    .await
 }
 
 fn turned_away(error: NotLetIn) -> CloseReason {

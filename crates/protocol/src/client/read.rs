@@ -82,7 +82,15 @@ pub enum Refused {
     },
 }
 
+/// Bytes of a query that was parsed, besides its text.
+const QUERY_BYTES: usize = 192;
+
 impl Read {
+    /// About how many bytes it takes: the message, and what was read from it.
+    pub fn bytes(&self) -> usize {
+        2 * self.raw.len() + self.queries.len() * QUERY_BYTES
+    }
+
     /// Parses the queries, which are at `places` of the frame; the message begins at `start`.
     pub(super) fn understand(
         mut self,

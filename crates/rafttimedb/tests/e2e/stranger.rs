@@ -181,3 +181,33 @@ fn a_stranger_stops_nobody() {
         scene.end().await
     });
 }
+
+#[test]
+fn a_strangers_slow_calls_leave_the_node_ready_for_others() {
+    run(async {
+        let scene = Scene::start(1).await?;
+        let node = scene.cluster.node(1);
+        let stranger = node.api().with_token(node.api().new_token().await?);
+        stranger.publish(OWN, poison_module::wasm()?).await?;
+        let path = format!("/v1/database/{OWN}/call/{}", poison_module::ENDLESS[0]);
+        let spinning = async {
+            loop {
+                stranger.post_json(&path, &json!([])).await?;
+            }
+        };
+        // Longer than `--ready-lag-max-ms`.
+        let looking = async {
+            for _ in 0..80 {
+                let answer = node.admin().send(Method::GET, "/cluster/ready", "").await?;
+                ensure!(answer.status == StatusCode::OK, "{}", answer.text());
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+            Ok(())
+        };
+        tokio::select! {
+            spun = spinning => spun,
+            looked = looking => looked,
+        }?;
+        scene.end().await
+    });
+}

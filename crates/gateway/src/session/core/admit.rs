@@ -114,7 +114,7 @@ impl Core {
         if let Some(subscriptions) = self.subscriptions.as_mut().filter(|_| subscribes(read.kind)) {
             subscriptions.asked(&read, context.module, self.caller.is_owner);
         }
-        self.bytes += read.raw.len();
+        self.bytes += read.bytes();
         actions.push(Action::Forward(read.raw.clone()));
         self.reads.push_back(read);
     }

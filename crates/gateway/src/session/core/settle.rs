@@ -164,7 +164,7 @@ impl Core {
             .or_else(|| self.reads.iter().position(alike))
             .or_else(|| (!self.reads.is_empty()).then_some(0))?;
         let read = self.reads.remove(at)?;
-        self.bytes -= read.raw.len();
+        self.bytes -= read.bytes();
         self.losses = 0;
         Some(read)
     }

@@ -491,6 +491,17 @@ fn calls_go_on_while_the_upstream_is_away() {
 }
 
 #[test]
+fn what_was_read_from_queries_is_counted() {
+    let mut script = Script::subscribed();
+    let before = script.core.bytes();
+    let queries = vec!["SELECT * FROM a"; 1_000];
+    script.client(client::subscribe(V2, &queries, 2, 2));
+    assert!(script.core.bytes() - before > 1_000 * 200);
+    script.upstream(applied(2));
+    assert_eq!(script.core.bytes(), before);
+}
+
+#[test]
 fn reads_without_a_reply_are_sent_again() {
     let mut script = Script::subscribed();
     assert_eq!(script.client(subscribe(2)), ["forward subscribe 2"]);

@@ -24,10 +24,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         bytes + self.core.backlog()
     }
 
-    /// Waits for the turn to do something large. What was begun goes on meanwhile.
+    /// Waits for the turn to do something large, maybe with what the client has sent. What was begun goes on meanwhile.
     pub(super) fn poll_turn(
         &mut self,
         turn: &mut BoxFuture<'static, Turn>,
+        is_sent: bool,
         io: &mut Io,
         cx: &mut TaskContext<'_>,
     ) -> Poll<Result<Turn, End>> {
@@ -39,8 +40,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         {
             return Poll::Ready(Err(end));
         }
+        // What it sent before is still to be done.
         let left = self.client.poll_end(cx).is_ready();
-        if left || self.poll_write(cx).is_err() || matches!(self.client.poll_flush(cx), Poll::Ready(Err(_))) {
+        if left && !is_sent
+            || self.poll_write(cx).is_err()
+            || matches!(self.client.poll_flush(cx), Poll::Ready(Err(_)))
+        {
             return Poll::Ready(Err(End::Gone));
         }
         Poll::Pending

@@ -71,7 +71,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             if let Poll::Ready(received) = self.client.poll_read(cx) {
                 return Poll::Ready(Event::Client(received));
             }
-        } else if let Poll::Ready(end) = self.client.poll_end(cx) {
+        } else if self.client.poll_end(cx).is_ready()
+            && let Poll::Ready(end) = self.client.poll_read(cx)
+        {
             return Poll::Ready(Event::Client(end));
         }
         if io.drain.is_none()

@@ -145,7 +145,7 @@ async fn session() -> (Session<DuplexStream>, DuplexStream) {
         },
         client: Socket::new(ws),
         outbox,
-        share: Share::new(node.metrics.client_bytes.clone()),
+        share: Share::new(&node.budget),
         broken: std::future::pending().boxed(),
         closing: std::future::pending().boxed(),
         node: Arc::new(node),
