@@ -31,6 +31,8 @@ pub(crate) struct IndexOrder {
     pub(crate) sorting: Option<Sorting>,
     /// Whether it can be walked from its first key to its last.
     pub(crate) ordered: bool,
+    /// Whether it is of one column, and a key of it is that of one row.
+    pub(crate) one_row: bool,
 }
 
 /// How rows are sorted: the parts of a row, one behind the other. Rows whose keys differ stay in their order.
@@ -188,6 +190,7 @@ impl Indexes {
                     false => Some(sorting(&key)?),
                 },
                 ordered: index.ordered,
+                one_row: index.columns.len() == 1 && self.is_unique(index),
             })
         });
         Ok(Order {

@@ -22,7 +22,9 @@ const WRITE: u32 = 12_000;
 const LOG: u32 = 40_000;
 /// Each byte: it is copied, decoded, put in a row, folded into the digest.
 const BYTE: u32 = 8;
-/// Each row that is deleted.
+/// Each byte of rows that are read: rows that are small take as long as others.
+const READ_BYTE: u32 = 16;
+/// Each row that is deleted, or looked for to be deleted.
 const ROW: u32 = 2_000;
 
 /// What a host function costs.
@@ -37,6 +39,8 @@ struct Cost {
     taken_at: Option<usize>,
     /// The parameter that holds the address of a number of rows, if the call has succeeded.
     rows_at: Option<usize>,
+    /// The parameter that holds the address of a number of rows, each of which is looked for whether it is there or not.
+    listed_at: Option<usize>,
 }
 
 fn cost(name: &str) -> Cost {
@@ -46,6 +50,7 @@ fn cost(name: &str) -> Cost {
         given_at: None,
         taken_at: None,
         rows_at: None,
+        listed_at: None,
     };
     let giving = |units, at| Cost {
         given_at: Some(at),
@@ -69,7 +74,10 @@ fn cost(name: &str) -> Cost {
         "bytes_sink_write" => giving(TRANSFER, 2),
         "datastore_insert_bsatn" => giving(WRITE, 2),
         "datastore_update_bsatn" => giving(WRITE, 3),
-        "datastore_delete_all_by_eq_bsatn" => deleting(&[2], 3),
+        "datastore_delete_all_by_eq_bsatn" => Cost {
+            listed_at: Some(1),
+            ..fixed(WRITE, &[2])
+        },
         "datastore_delete_by_index_scan_point_bsatn" => deleting(&[2], 3),
         "datastore_delete_by_index_scan_range_bsatn" | "datastore_delete_by_btree_scan_bsatn" => {
             deleting(&[2, 5, 7], 8)
@@ -105,7 +113,7 @@ fn wrap_one(
     let cost = cost(&import.name);
     let ty = module.types.get(module.funcs.get(import.function).ty());
     let (params, results) = (ty.params().to_vec(), ty.results().to_vec());
-    let addresses = [cost.given_at, cost.taken_at, cost.rows_at];
+    let addresses = [cost.given_at, cost.taken_at, cost.rows_at, cost.listed_at];
     let mut used = cost.lengths.iter().chain(addresses.iter().flatten());
     let tells = cost.rows_at.is_none() || results == [I32];
     if !tells || !used.all(|param| params.get(*param) == Some(&I32)) {
@@ -133,6 +141,10 @@ fn wrap_one(
                     code.local_get(args[at]).read32(own, 0);
                     add_each(code, BYTE);
                 }
+                if let Some(at) = cost.listed_at {
+                    code.local_get(args[at]).read32(own, 0);
+                    add_each(code, ROW);
+                }
             });
         }
         args.iter().for_each(|arg| {
@@ -151,7 +163,7 @@ fn wrap_one(
                     .local_get(room)
                     .local_get(count);
                 code.binop(BinaryOp::I32LtU).select(None);
-                add_each(code, BYTE);
+                add_each(code, READ_BYTE);
             });
         }
         if let (Some(at), [errno]) = (cost.rows_at, &results[..]) {

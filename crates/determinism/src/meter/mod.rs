@@ -24,10 +24,14 @@ pub(crate) use self::host::wrap as wrap_host;
 
 /// A view may use this fraction of what a call may: it may be run again and again.
 const VIEW_SHARE: u64 = 10;
-/// What the shim does for the module: a byte of rows that are fetched and sorted, a byte of rows that nobody has asked for,
-/// and looking whether there is a row.
+/// What the shim does for the module: a byte of rows that are fetched and sorted, such a row, a byte of those and their
+/// entries if their hashes were made up, a byte of rows that nobody
+/// has asked for, a deleted row that may be passed over, and looking whether there is a row.
 pub(crate) const SORTED_BYTE: u32 = 16;
-pub(crate) const UNREAD_BYTE: u32 = 8;
+pub(crate) const SORTED_ROW: u32 = 400;
+pub(crate) const CROWDED_BYTE: u32 = 2_000;
+pub(crate) const PASSED_ROW: u32 = 20;
+pub(crate) const UNREAD_BYTE: u32 = 16;
 pub(crate) const PROBE: u32 = 2_500;
 /// Copying or filling a range, and how many of its bytes cost a unit, as a power of two.
 const COPYING: u32 = 60;

@@ -75,8 +75,9 @@ fn simple(labels: u32) -> BoxedStrategy<String> {
         1 => indirect,
         1 => tail,
         // More than one point pays for. The interpreter counts a block's code when it begins, unlike that of an `if`.
-        1 => (condition(), number()).prop_map(|(condition, number)| {
-            format!("(if {condition} (then {}))", trace(&number).repeat(60))
+        // It also sees through conditions that are constant.
+        1 => number().prop_map(|number| {
+            format!("(if (i32.and (global.get $trace) (i32.const 1)) (then {}))", trace(&number).repeat(60))
         }),
     ]
     .boxed()
@@ -392,5 +393,56 @@ fn hostile_code_takes_no_more_than_its_length() {
                 // The interpreter has limits of its own.
                 assert!(!error.to_string().contains("type mismatch"), "{error}");
             });
+    }
+}
+
+/// What is left of a function by ways that the random programs do not take.
+#[test]
+fn functions_are_left_by_all_ways() {
+    let bodies = [
+        "(loop (br 1 (i32.const 3))) (unreachable)",
+        "(loop (br_if 1 (i32.const 4) (local.get 0)) (drop)) (i32.const 5)",
+        "(loop (result i32) (br_table 1 1 1 (i32.const 6) (local.get 0)))",
+        "(block (result i32) (loop (br_table 1 2 1 (i32.const 6) (local.get 0))) (unreachable))",
+        "(i32.const 9) (i32.const 8) (loop (br 1 (i32.const 7))) (unreachable)",
+        "(i64.const 9) (i32.const 8) (loop (param i32) (result i32) (return (i32.const 7))) (drop) (drop) (i32.const 1)",
+        "(i32.const 3) (i32.const 5) (loop (param i32 i32) (result i32) (i32.add)
+            (local.tee 0) (br_if 1 (local.get 0)))",
+        "(i32.const 3) (i64.const 5) (loop $l (param i32 i64) (result i64 i32)
+            (local.set 1) (local.set 0) (i64.add (local.get 1) (i64.const -1)) (local.set 1)
+            (local.get 0) (local.get 1) (br_if $l (i64.ne (local.get 1) (i64.const 0)))
+            (local.set 1) (local.set 0) (local.get 1) (local.get 0)) (local.set 0) (drop) (local.get 0)",
+        "(loop (br 1 (i32.const 1)) (i32.add) (drop)) (unreachable) (i32.add)",
+        "(loop (return (i32.const 1)) (br_table 0 0 0) (i32.add) (drop)) (unreachable)",
+        "(loop $l (return_call $g (local.get 0)) (i32.add) (br $l)) (unreachable)",
+        "(i64.const 1) (f64.const 2) (loop (return_call_indirect (type $t) (local.get 0) (i32.const 0))) (unreachable)",
+        "(if (result i32) (local.get 0) (then (loop (result i32) (return (i32.const 1)))) (else (br 1 (i32.const 2)) ))",
+        "(loop $l (if (local.get 0) (then (local.set 0 (i32.const 0)) (br $l)) (else (return (i32.const 4))))) (unreachable)",
+    ];
+    for body in bodies {
+        let text = format!(
+            r#"(module
+            (type $t (func (param i32) (result i32)))
+            (memory (export "memory") 1)
+            (table funcref (elem $g))
+            (func $g (type $t) (loop (nop)) (i32.add (local.get 0) (i32.const 100)))
+            (func $f (type $t) (local i64) {body})
+            (func (export "run") (param i32) (result i32) (call $f (local.get 0))))"#
+        );
+        let plain = wat::parse_str(&text).unwrap();
+        let original = run(&plain, FUEL_MAX);
+        let rich = run(&metered(&plain, SOME), u64::MAX);
+        assert!(
+            matches!(original.end, End::Returned(..) | End::Endless),
+            "{:?}: {body}",
+            original.end
+        );
+        match original.end {
+            End::Endless => assert_eq!(rich.end, End::Exhausted, "{body}"),
+            end => {
+                assert_eq!(rich.end, end, "{body}");
+                assert!(rich.left < SOME.cast_signed(), "{body}");
+            }
+        }
     }
 }

@@ -55,6 +55,11 @@ impl Ids {
             .local_set(table);
     }
 
+    /// Pushes the address where an index is described.
+    pub(super) fn describe(self, code: &mut Code<'_>, index: LocalId) {
+        code.local_get(index).call(self.place);
+    }
+
     /// Puts the server's id in the place of an index.
     pub(super) fn index(self, code: &mut Code<'_>, index: LocalId) {
         code.local_get(index)

@@ -118,9 +118,14 @@ pub(super) const SLOT_BYTES: u32 = 8;
 
 /// The server's id of a table.
 pub(super) const TABLE_BYTES: u32 = 4;
-/// An index: `id: u32, sorting: u32`. The id is the server's, the other one says how what it gives is sorted.
-pub(super) const INDEX_BYTES: u32 = 8;
+/// An index: `id: u32, sorting: u32, deleted: u32, one_row: u32`. The id is the server's; then, how what it gives is
+/// sorted, where the deleted rows of its table are counted, and whether no two rows have the same key.
+pub(super) const INDEX_BYTES: u32 = 16;
 pub(super) const INDEX_SORTING: u32 = 4;
+pub(super) const INDEX_DELETED: u32 = 8;
+pub(super) const INDEX_ONE_ROW: u32 = 12;
+/// How many rows of a table the call has deleted.
+pub(super) const DELETED_BYTES: u32 = 4;
 
 /// The order of a table: `index_id: u32, sorting: u32`, one of which is 0.
 pub(super) const ORDER_BYTES: u32 = 8;
@@ -164,6 +169,8 @@ pub(super) struct Layout {
     pub(super) index_ids: u32,
     /// The orders of the module's tables, by ordinal.
     pub(super) orders: u32,
+    /// How many rows the call has deleted, by the table's ordinal: [`DELETED_BYTES`] each.
+    pub(super) deleted: u32,
     /// The columns that the current write has generated.
     pub(super) generated: u32,
     /// The ids of the indexes that know which numbers are taken, in the order of [`Plan::sequences`]: each a u32.
@@ -212,6 +219,7 @@ impl Layout {
         let table_ids = reserve(&mut initial, plan.tables.len() as u32 * TABLE_BYTES);
         let index_ids = reserve(&mut initial, index_count as u32 * INDEX_BYTES);
         let orders = reserve(&mut initial, plan.tables.len() as u32 * ORDER_BYTES);
+        let deleted = reserve(&mut initial, plan.tables.len() as u32 * DELETED_BYTES);
         let widest = plan
             .tables
             .iter()
@@ -226,7 +234,7 @@ impl Layout {
             .map(|table| name(&mut initial, &table.name))
             .collect();
         let probes = reserve(&mut initial, plan.sequences().count() as u32 * 4);
-        let indexes = indexes(&mut initial, plan, orders, index_ids, probes);
+        let indexes = indexes(&mut initial, plan, [orders, index_ids, probes, deleted]);
         let mut hidden = vec![
             (&STATE, STATE_ROW.table_id, STATE_ROW.index_id),
             (&SESSION, SESSION_ROW.table_id, SESSION_ROW.index_id),
@@ -253,6 +261,7 @@ impl Layout {
             table_ids,
             index_ids,
             orders,
+            deleted,
             generated,
             probes,
             tables,
@@ -280,7 +289,7 @@ fn map(initial: &mut Vec<u8>, entries: usize) -> Map {
 }
 
 /// The module's indexes; their sortings are counted from 1, in the order of [`Plan::sortings`].
-fn indexes(initial: &mut Vec<u8>, plan: &Plan, orders: u32, ids: u32, probes: u32) -> Vec<Index> {
+fn indexes(initial: &mut Vec<u8>, plan: &Plan, [orders, ids, probes, deleted]: [u32; 4]) -> Vec<Index> {
     let mut indexes = Vec::new();
     let mut probes = (probes..).step_by(4);
     let mut sortings = 0;
@@ -295,6 +304,12 @@ fn indexes(initial: &mut Vec<u8>, plan: &Plan, orders: u32, ids: u32, probes: u3
         for (nth, index) in table.order.indexes.iter().enumerate() {
             let described = ids + indexes.len() as u32 * INDEX_BYTES;
             put(initial, described + INDEX_SORTING, next(index.sorting.is_some()));
+            put(
+                initial,
+                described + INDEX_DELETED,
+                deleted + ordinal * DELETED_BYTES,
+            );
+            put(initial, described + INDEX_ONE_ROW, index.one_row.into());
             let order = (table.order.index == Some(nth)).then_some(at);
             let probes = probes.iter().filter(|(sequence, _)| sequence.index == Some(nth));
             indexes.push(Index {

@@ -17,6 +17,7 @@ mod jwt;
 mod layout;
 mod load;
 mod names;
+mod passed;
 mod scan;
 mod scratch;
 mod sequence;
@@ -46,6 +47,7 @@ use self::ids::Ids;
 use self::jwt::Jwt;
 use self::layout::{Layout, Name};
 use self::names::Known;
+use self::passed::Passed;
 use self::scan::{Scans, Shared};
 use self::scratch::Scratch;
 use self::sequence::Sequences;
@@ -151,8 +153,10 @@ impl Target {
         let count = global(module, I32);
         let generated = Generated::new(self.memory, scratch, &layout, count);
         let timers = Timers::add(module, scratch, layout.timers);
+        let passed = Passed::add(module, scratch, self.memory, reset.meter, ids, &layout);
         let shared = Shared {
             host,
+            passed,
             scratch,
             memory: self.memory,
             reset,
@@ -160,7 +164,7 @@ impl Target {
             ids,
         };
         let scans = Scans::add(module, plan, &shared);
-        let begin = add_begin(module, setup, timers);
+        let begin = add_begin(module, setup, timers, passed);
         let takes: Vec<_> = plan
             .sequences()
             .map(|it| sequences.add_take(module, it))
@@ -181,6 +185,7 @@ impl Target {
             generated,
             in_call,
             ids,
+            passed,
             fill: add_fill(module, plan, generated, &takes),
             again: taken.add_again(module, plan),
             write_back: generated.add_write_back(module),
@@ -296,13 +301,14 @@ impl Target {
 }
 
 /// `begin()`: what comes before each call that reads rows. The first one sets the instance up.
-fn add_begin(module: &mut Module, setup: FunctionId, timers: Timers) -> FunctionId {
+fn add_begin(module: &mut Module, setup: FunctionId, timers: Timers, passed: Passed) -> FunctionId {
     let is_ready = global(module, I32);
     function(module, [], &[], |code, [], _| {
         code.global_get(is_ready).is_zero().when(|code| {
             code.call(setup).i32_const(1).global_set(is_ready);
         });
         timers.begin(code);
+        passed.begin(code);
     })
 }
 

@@ -6,6 +6,7 @@ use super::digest::{Digest, Operation};
 use super::emit::{Code, Emit, I32, function};
 use super::host::{self, Imported};
 use super::ids::Ids;
+use super::passed::Passed;
 use super::walk::Generated;
 use crate::PrepareError;
 use crate::abi;
@@ -20,6 +21,7 @@ pub(super) struct Writes {
     /// Whether a replicated call is running: nothing else may write.
     pub(super) in_call: GlobalId,
     pub(super) ids: Ids,
+    pub(super) passed: Passed,
     /// `fill(ordinal, row)`.
     pub(super) fill: FunctionId,
     /// `again() -> changed`, if a generated number may be taken.
@@ -69,7 +71,7 @@ impl Writes {
 
     fn add_update(self, module: &mut Module, real: FunctionId) -> FunctionId {
         self.writer(module, |code, [table, index, row, len_at], locals| {
-            let (ordinal, len) = (locals.add(I32), locals.add(I32));
+            let [ordinal, len, counter] = [(); 3].map(|()| locals.add(I32));
             self.ids.index(code, index);
             self.before_row(code, table, row, len_at, ordinal, len);
             self.write_row(code, len_at, len, locals.add(I32), |code| {
@@ -79,13 +81,18 @@ impl Writes {
                     .local_get(len_at)
                     .call(real);
             });
+            self.passed.counter(code, ordinal);
+            code.local_set(counter);
+            self.passed.deleted(code, counter, |code| {
+                code.i32_const(1);
+            });
             self.after_row(code, Operation::Update, row, len_at, ordinal, len);
         })
     }
 
     fn add_delete_equal(self, module: &mut Module, real: FunctionId) -> FunctionId {
         self.writer(module, |code, [table, rows, len, out], locals| {
-            let ordinal = locals.add(I32);
+            let [ordinal, counter] = [(); 2].map(|()| locals.add(I32));
             self.ids.table(code, table, ordinal);
             code.local_get(table)
                 .local_get(rows)
@@ -93,6 +100,9 @@ impl Writes {
                 .local_get(out)
                 .call(real);
             unless_failed(code, locals.add(I32));
+            self.passed.counter(code, ordinal);
+            code.local_set(counter);
+            self.count_deleted(code, counter, out);
             code.local_get(ordinal);
             self.digest.operation(code, Operation::DeleteEqual);
             code.local_get(rows).local_get(len);
@@ -102,6 +112,9 @@ impl Writes {
 
     fn add_delete_range(self, module: &mut Module, real: FunctionId) -> FunctionId {
         self.writer(module, |code, args: [_; 9], locals| {
+            let counter = locals.add(I32);
+            let bounds = [4, 5, 6, 7].map(|at| args[at]);
+            self.passed.through_index(code, args[0], Some(bounds), counter);
             self.ids.index(code, args[0]);
             for arg in args {
                 code.local_get(arg);
@@ -109,6 +122,7 @@ impl Writes {
             code.call(real);
             unless_failed(code, locals.add(I32));
             let [_, prefix, prefix_len, _, start, start_len, end, end_len, out] = args;
+            self.count_deleted(code, counter, out);
             code.local_get(out).read32(self.memory, 0);
             self.digest.operation(code, Operation::DeleteRange);
             for (at, len) in [(prefix, prefix_len), (start, start_len), (end, end_len)] {
@@ -120,6 +134,8 @@ impl Writes {
 
     fn add_delete_point(self, module: &mut Module, real: FunctionId) -> FunctionId {
         self.writer(module, |code, [index, point, len, out], locals| {
+            let counter = locals.add(I32);
+            self.passed.through_index(code, index, None, counter);
             self.ids.index(code, index);
             code.local_get(index)
                 .local_get(point)
@@ -127,6 +143,7 @@ impl Writes {
                 .local_get(out)
                 .call(real);
             unless_failed(code, locals.add(I32));
+            self.count_deleted(code, counter, out);
             code.local_get(out).read32(self.memory, 0);
             self.digest.operation(code, Operation::DeletePoint);
             code.local_get(point).local_get(len);
@@ -136,15 +153,26 @@ impl Writes {
 
     fn add_clear(self, module: &mut Module, real: FunctionId) -> FunctionId {
         self.writer(module, |code, [table, out], locals| {
-            let ordinal = locals.add(I32);
+            let [ordinal, counter] = [(); 2].map(|()| locals.add(I32));
             self.ids.table(code, table, ordinal);
+            self.passed.through_table(code, ordinal);
             code.local_get(table).local_get(out).call(real);
             unless_failed(code, locals.add(I32));
+            self.passed.counter(code, ordinal);
+            code.local_set(counter);
+            self.count_deleted(code, counter, out);
             code.local_get(ordinal);
             self.digest.operation(code, Operation::Clear);
             code.local_get(out).i32_const(8);
             self.digest.bytes(code);
         })
+    }
+
+    /// Counts the rows that have been deleted, whose number stands at `out`.
+    fn count_deleted(self, code: &mut Code<'_>, counter: LocalId, out: LocalId) {
+        self.passed.deleted(code, counter, |code| {
+            code.local_get(out).read32(self.memory, 0);
+        });
     }
 
     /// A function that writes, and returns 0 at its end.

@@ -269,3 +269,51 @@ fn a_name_may_be_overwritten_by_its_id() {
     assert_eq!(first, [1, 4]);
     assert_eq!([&first, &first], [&second, &third]);
 }
+
+/// The most memory that this process has had, in bytes.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib * 1_024
+}
+
+/// A module may have 16 MiB of code, and a node must live through its publication.
+#[test]
+fn no_code_takes_much_memory_while_it_is_rewritten() {
+    const CODE: usize = 2 * 1024 * 1024;
+    const TIMES_MAX: u64 = 128;
+    for code in [
+        "(i32.store (local.get 0) (local.get 0))",
+        "(if (local.get 0) (then))",
+        "(block (br_if 0 (local.get 0)))",
+        "(memory.grow (local.get 0)) (drop)",
+        "(return_call $empty (local.get 0))",
+        "(loop)",
+    ] {
+        let many = |count| {
+            format!(
+                "(module (memory 1) (func $empty (param i32) {}))",
+                code.repeat(count)
+            )
+        };
+        let bytes = wat::parse_str(many(1_000)).unwrap().len() / 1_000;
+        let functions = format!("(func (param i32) (loop) {})", code.repeat(500)).repeat(CODE / bytes / 500);
+        let mut def = RawModuleDefV9::default();
+        table(&mut def, "rows", product(vec![AlgebraicType::U32]), &[]);
+        table(&mut def, "left", product(vec![AlgebraicType::U32]), &[]);
+        reducer(&mut def, "act");
+        let text = crate::raw_module::text(&encode(RawModuleDef::V9(def)), "");
+        let end = text.rfind(')').unwrap();
+        let text = format!("{}(func $empty (param i32)) {functions})", &text[..end]);
+        let module = wat::parse_str(text).unwrap();
+        let before = peak();
+        let result = prepare(&module).map(|it| it.wasm.len());
+        let more = peak() - before;
+        assert!(
+            more < TIMES_MAX * CODE as u64,
+            "{more} bytes of memory for {} of code: {code}, {result:?}",
+            module.len()
+        );
+    }
+}

@@ -12,6 +12,7 @@ mod hostile;
 mod instance;
 mod jwt;
 mod languages;
+mod metered;
 mod numbers;
 mod order;
 mod prepared;

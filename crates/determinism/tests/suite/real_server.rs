@@ -25,14 +25,14 @@ const START_MAX: Duration = Duration::from_secs(60);
 const REQUEST_MAX: Duration = Duration::from_secs(60);
 
 /// A server of our own, killed in the end.
-struct Server {
-    child: Child,
-    address: String,
-    token: String,
+pub(crate) struct Server {
+    pub(crate) child: Child,
+    pub(crate) address: String,
+    pub(crate) token: String,
 }
 
 impl Server {
-    fn start(bin: &str, data: &Path) -> Self {
+    pub(crate) fn start(bin: &str, data: &Path) -> Self {
         let port = TcpListener::bind("127.0.0.1:0")
             .and_then(|it| it.local_addr())
             .expect("a free port")
@@ -65,7 +65,7 @@ impl Server {
         server
     }
 
-    fn with_token(mut self, token: Option<String>) -> Self {
+    pub(crate) fn with_token(mut self, token: Option<String>) -> Self {
         self.token = token.unwrap_or_else(|| {
             let identity: Value =
                 serde_json::from_str(&self.request("POST", "/v1/identity", "").1).expect("JSON");
@@ -107,12 +107,12 @@ impl Server {
         self.try_request(method, path, body).expect("the server answers")
     }
 
-    fn publish(&self, database: &str, wasm: &[u8]) {
+    pub(crate) fn publish(&self, database: &str, wasm: &[u8]) {
         let (status, answer) = self.request("PUT", &format!("/v1/database/{database}"), wasm);
         assert_eq!(status, 200, "{answer}");
     }
 
-    fn call(&self, reducer: &str, index: u64, own: Value) -> (u16, String) {
+    pub(crate) fn call(&self, reducer: &str, index: u64, own: Value) -> (u16, String) {
         let mut args = vec![
             json!("0x07"),
             json!(9),
@@ -189,7 +189,7 @@ fn skipped() -> (u16, String) {
 }
 
 /// The server's program.
-fn program() -> Option<String> {
+pub(crate) fn program() -> Option<String> {
     let bin = std::env::var("SPACETIMEDB_BIN").ok();
     if bin.is_none() {
         eprintln!("skipped: SPACETIMEDB_BIN is not set");
@@ -197,7 +197,7 @@ fn program() -> Option<String> {
     bin
 }
 
-fn is_2x(bin: &str) -> bool {
+pub(crate) fn is_2x(bin: &str) -> bool {
     let version = Command::new(bin).arg("--version").output().expect("a version");
     String::from_utf8_lossy(&version.stdout).contains("version 2.")
 }

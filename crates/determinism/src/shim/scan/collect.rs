@@ -4,7 +4,7 @@ use walrus::ir::BinaryOp;
 use walrus::{FunctionId, MemoryId, Module};
 
 use super::super::emit::{Code, Emit, I32, function};
-use super::arena::{Arena, END};
+use super::arena::{Arena, END, ENTRY_BYTES};
 use super::iterators::{HANDLE, LAST, NEXT, SORTING};
 use crate::abi;
 use crate::meter;
@@ -108,6 +108,13 @@ impl Collect {
                     .call(self.list)
                     .local_tee(end)
                     .write32(arena.memory, LAST);
+                code.local_get(end)
+                    .local_get(rows)
+                    .sub()
+                    .i32_const(ENTRY_BYTES.ilog2() as i32)
+                    .binop(BinaryOp::I32ShrU)
+                    .local_set(len);
+                reset.meter.charge_each(code, meter::SORTED_ROW, len);
                 code.local_get(iterator)
                     .local_get(rows)
                     .write32(arena.memory, NEXT);

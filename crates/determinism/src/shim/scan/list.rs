@@ -7,6 +7,7 @@ use super::super::emit::{Code, Emit, I32, I64, function};
 use super::super::walk::skip;
 use super::arena::{Arena, END, ENTRY_BYTES, ENTRY_LEN, ENTRY_ROW};
 use super::sort;
+use crate::meter::Meter;
 use crate::order::{Part, Sorting};
 use crate::plan::Plan;
 
@@ -20,12 +21,12 @@ struct Lister {
 }
 
 /// `list(sorting, at, end, to) -> to`: the sorted entries of the rows from `at` to `end`, and the end of the entries.
-pub(super) fn add(module: &mut Module, arena: Arena, plan: &Plan) -> FunctionId {
+pub(super) fn add(module: &mut Module, arena: Arena, plan: &Plan, meter: Meter) -> FunctionId {
     let lister = Lister {
         arena,
         hash: sort::add_hash(module, arena),
         same: sort::add_same(module, arena),
-        sort: sort::add_sort(module, arena),
+        sort: sort::add_sort(module, arena, meter),
     };
     let lists: Vec<_> = plan
         .sortings()

@@ -26,6 +26,7 @@ use super::emit::{Code, Emit, I32, function};
 use super::host::{self, Host, Imported};
 use super::ids::Ids;
 use super::layout::{Layout, ORDER_BYTES, ORDER_SORTING};
+use super::passed::Passed;
 use super::scratch::Scratch;
 use crate::PrepareError;
 use crate::abi;
@@ -43,6 +44,7 @@ pub(super) struct Scans {
     /// The module's memory.
     memory: MemoryId,
     iterators: Iterators,
+    passed: Passed,
     ids: Ids,
     /// `collect(iterator, buffer, len_at) -> errno`.
     collect: FunctionId,
@@ -55,6 +57,7 @@ pub(super) struct Scans {
 /// What is shared with the rest of the shim.
 pub(super) struct Shared<'a> {
     pub(super) host: Host,
+    pub(super) passed: Passed,
     pub(super) scratch: Scratch,
     /// The module's memory.
     pub(super) memory: MemoryId,
@@ -70,6 +73,7 @@ impl Scans {
     pub(super) fn add(module: &mut Module, plan: &Plan, shared: &Shared<'_>) -> Self {
         let &Shared {
             host,
+            passed,
             scratch,
             memory,
             reset,
@@ -78,7 +82,7 @@ impl Scans {
         } = shared;
         let arena = Arena::add(module);
         let iterators = Iterators::add(module, host, arena, memory);
-        let list = list::add(module, arena, plan);
+        let list = list::add(module, arena, plan, reset.meter);
         let collect = Collect {
             arena,
             memory,
@@ -99,6 +103,7 @@ impl Scans {
             scratch,
             memory,
             iterators,
+            passed,
             ids,
             collect: collect.add(module, borrow),
             drain: Drain::add(module, &drain),
@@ -140,6 +145,7 @@ impl Scans {
         function(module, [I32; 2], &[I32], |code, [table, out], locals| {
             let [ordinal, order, index, errno, kept] = [(); 5].map(|()| locals.add(I32));
             self.ids.table(code, table, ordinal);
+            self.passed.through_table(code, ordinal);
             self.scratch.at(code, self.orders);
             code.local_get(ordinal)
                 .i32_const(ORDER_BYTES.ilog2() as i32)
@@ -185,6 +191,8 @@ impl Scans {
     fn add_index_scan<const N: usize>(self, module: &mut Module, real: FunctionId) -> FunctionId {
         function(module, [I32; N], &[I32], |code, args, locals| {
             let (sorting, errno) = (locals.add(I32), locals.add(I32));
+            let bounds = (N == 9).then(|| [4, 5, 6, 7].map(|at| args[at]));
+            self.passed.through_index(code, args[0], bounds, sorting);
             self.ids.index_and_sorting(code, args[0], sorting);
             for arg in args {
                 code.local_get(arg);

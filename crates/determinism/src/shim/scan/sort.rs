@@ -1,12 +1,14 @@
 //! Sorting entries by their rows' hashes, and by the rows' bytes where the hashes are the same. Hashes are spread
 //! evenly, so the entries are dealt out by their first bits to as many buckets as give each a few. A Shell sort does the
-//! rest, because it stays fast enough when somebody makes up rows that all fall into one bucket.
+//! rest, because it stays fast enough when somebody makes up rows that all fall into one bucket. Such a call pays for it by
+//! what is in the bucket: how long it takes depends on how the rows stood.
 
 use walrus::ir::{BinaryOp, UnaryOp};
 use walrus::{FunctionId, LocalId, Module};
 
 use super::super::emit::{Code, Emit, I32, I64, function};
-use super::arena::{Arena, ENTRY_BYTES};
+use super::arena::{Arena, ENTRY_BYTES, ENTRY_LEN};
+use crate::meter::{CROWDED_BYTE, Meter};
 
 /// Up to so many entries are not dealt out.
 const BUCKETLESS_MAX: u32 = 32;
@@ -63,9 +65,10 @@ pub(super) fn add_hash(module: &mut Module, arena: Arena) -> FunctionId {
 }
 
 /// `sort(from, to)`: the entries from here to there. Uses memory behind them.
-pub(super) fn add_sort(module: &mut Module, arena: Arena) -> FunctionId {
+pub(super) fn add_sort(module: &mut Module, arena: Arena, meter: Meter) -> FunctionId {
     let memory = arena.memory;
     let tidy = add_tidy(module, arena);
+    let crowded = add_crowded(module, arena, meter);
     function(module, [I32, I32], &[], |code, [from, to], locals| {
         let [bytes, bits, counts, end] = [(); 4].map(|()| locals.add(I32));
         let (shift, at, count, sum) = (locals.add(I64), locals.add(I32), locals.add(I32), locals.add(I32));
@@ -148,10 +151,30 @@ pub(super) fn add_sort(module: &mut Module, arena: Arena) -> FunctionId {
                 .i32_const(ENTRY_BYTES as i32)
                 .binop(BinaryOp::I32GtU)
                 .when(|code| {
+                    code.local_get(from).local_get(sum).call(crowded);
                     code.local_get(from).local_get(sum).call(tidy);
                 });
             code.local_get(sum).local_set(from);
         });
+    })
+}
+
+/// `crowded(from, to)`: charges for a bucket that has more entries than chance puts there.
+fn add_crowded(module: &mut Module, arena: Arena, meter: Meter) -> FunctionId {
+    function(module, [I32, I32], &[], |code, [from, to], locals| {
+        let bytes = locals.add(I32);
+        code.local_get(to).local_get(from).sub();
+        code.i32_const((BUCKETLESS_MAX * ENTRY_BYTES) as i32)
+            .binop(BinaryOp::I32LeU)
+            .when(|code| {
+                code.return_();
+            });
+        up_to(code, from, to, ENTRY_BYTES, |code| {
+            code.local_get(bytes).plus(ENTRY_BYTES);
+            code.local_get(from).read32(arena.memory, ENTRY_LEN).add();
+            code.local_set(bytes);
+        });
+        meter.charge_each(code, CROWDED_BYTE, bytes);
     })
 }
 
