@@ -60,6 +60,11 @@ impl Lag {
         self.commands > LAG_POSITIONS_MAX / part || is_old
     }
 
+    /// Whether so little waits that it is a long call, or a publication, rather than a backlog.
+    pub fn is_little(&self) -> bool {
+        (1..=LAG_POSITIONS_MIN).contains(&self.commands)
+    }
+
     /// How much it is of the limits, to be compared.
     fn severity(&self) -> u64 {
         let commands = self.commands.saturating_mul(LAG_MS_MAX);
@@ -129,6 +134,16 @@ impl Lags {
     /// Whether a database is slowed, as it was judged last.
     pub(crate) fn is_slowed(&self, database: &DatabaseId) -> bool {
         self.slowed.contains_key(database)
+    }
+
+    /// Whether a majority of a database's replicas lags.
+    pub(crate) fn is_common(&self, database: &DatabaseId, voters: &BTreeSet<u64>, now: Instant) -> bool {
+        let lagging = self.said.iter().filter(|(node, said)| {
+            let lag = said.lags.get(database);
+            let is_known = voters.contains(node) && now.duration_since(said.at) <= SAID_AGE_MAX;
+            is_known && lag.is_some_and(|lag| lag.exceeds(TOLD_PART))
+        });
+        lagging.count() > voters.len() / 2
     }
 
     /// Whether any is.

@@ -195,13 +195,22 @@ impl Node {
         if self.leader().is_none() {
             return Some(self.why_no_leader().to_owned());
         }
-        let up = |running: &Running| *running.server.state().borrow() == ServerState::Up;
-        if !self.local.running().is_some_and(up) {
+        let up = |running: &&Running| *running.server.state().borrow() == ServerState::Up;
+        let Some(running) = self.local.running().filter(up) else {
             return Some("this node's SpacetimeDB does not answer".to_owned());
-        }
+        };
         let (lag, max) = (self.lag.now().as_millis(), self.config.ready_lag_max_ms);
-        (lag > u128::from(max))
-            .then(|| format!("this node is {lag} ms behind, and --ready-lag-max-ms is {max}"))
+        if lag <= u128::from(max) {
+            return None;
+        }
+        // Who turns away because of a long call, or of a database that is as slow elsewhere, finds nothing better.
+        let lags = running.replica.lags();
+        let behind: Vec<_> = lags.iter().filter(|(_, lag)| lag.age_ms > max).collect();
+        let is_excused = !behind.is_empty()
+            && behind
+                .iter()
+                .all(|(database, lag)| lag.is_little() || self.manager.is_lag_common(database));
+        (!is_excused).then(|| format!("this node is {lag} ms behind, and --ready-lag-max-ms is {max}"))
     }
 
     /// What the node says of itself. Nobody is asked for it: the databases' digests are those that were read last.

@@ -53,6 +53,19 @@ impl Cluster {
 }
 
 #[test]
+fn a_lag_is_common_if_a_majority_has_it() {
+    let mut it = Cluster::of(3);
+    let is_common = |it: &Cluster| it.lags.is_common(&A, &it.voters, it.now);
+    it.say(1, old(LAG_MS_MAX)).say(4, old(LAG_MS_MAX));
+    assert!(!is_common(&it), "one of three, and one that does not vote");
+    it.say(3, old(LAG_MS_MAX / 2));
+    assert!(is_common(&it) && !it.lags.is_common(&B, &it.voters, it.now));
+    it.pass(SAID_AGE_MAX.as_millis() as u64 + 1);
+    assert!(!is_common(&it), "long ago");
+    assert!(behind(1).is_little() && !behind(0).is_little() && !old(1).is_little());
+}
+
+#[test]
 fn a_database_is_slowed_while_a_majority_lags() {
     const MAX: u64 = LAG_POSITIONS_MAX;
     let mut it = Cluster::of(3);

@@ -212,6 +212,15 @@ impl Manager {
         self.vitals.lags.lock().judge(&voters, Instant::now())
     }
 
+    /// Whether a majority of a database's replicas lags: then no other node is better.
+    pub fn is_lag_common(&self, database: &[u8; 32]) -> bool {
+        let voters = self.shard().status().voters.into_iter().collect();
+        self.vitals
+            .lags
+            .lock()
+            .is_common(database, &voters, Instant::now())
+    }
+
     /// Whether a database is slowed, as [`slowed`](Self::slowed) has said last.
     pub fn is_slowed(&self, database: &[u8; 32]) -> bool {
         self.vitals.lags.lock().is_slowed(database)

@@ -1,6 +1,6 @@
 //! A stranger with a fresh token tries everything: nobody else notices.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use http::{Method, StatusCode};
 use rtdb_testkit::Api;
 use rtdb_testkit::clients::Clients;
@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::support::{DATABASE, PATIENCE, Scene, answered, run};
+use crate::support::{DATABASE, PATIENCE, Scene, answered, run, until};
 
 /// Calls of others that are answered between two of the stranger's doings.
 const SOME: u64 = 30;
@@ -185,29 +185,26 @@ fn a_stranger_stops_nobody() {
 #[test]
 fn a_strangers_slow_calls_leave_the_node_ready_for_others() {
     run(async {
-        let scene = Scene::start(1).await?;
+        let scene = Scene::with(1, |config| {
+            config.arguments = ["--ready-lag-max-ms", "300"].map(str::to_owned).to_vec();
+        })
+        .await?;
         let node = scene.cluster.node(1);
         let stranger = node.api().with_token(node.api().new_token().await?);
         stranger.publish(OWN, poison_module::wasm()?).await?;
         let path = format!("/v1/database/{OWN}/call/{}", poison_module::ENDLESS[0]);
-        let spinning = async {
-            loop {
-                stranger.post_json(&path, &json!([])).await?;
-            }
-        };
-        // Longer than `--ready-lag-max-ms`.
-        let looking = async {
-            for _ in 0..80 {
-                let answer = node.admin().send(Method::GET, "/cluster/ready", "").await?;
-                ensure!(answer.status == StatusCode::OK, "{}", answer.text());
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            }
+        let args = json!([]);
+        let looking = until("the node is behind with the call", async || {
+            let status: Value = node.admin().get("/cluster/status").await?;
+            ensure!(status["lag_ms"].as_u64() > Some(300), "{}", status["lag_ms"]);
             Ok(())
-        };
+        });
         tokio::select! {
-            spun = spinning => spun,
-            looked = looking => looked,
-        }?;
+            answered = stranger.post_json(&path, &args) => bail!("an endless call was answered: {answered:?}"),
+            looked = looking => looked?,
+        }
+        let ready = node.admin().send(Method::GET, "/cluster/ready", "").await?;
+        ensure!(ready.status == StatusCode::OK, "{}", ready.text());
         scene.end().await
     });
 }
