@@ -214,7 +214,7 @@ impl Applier {
                 Interrupt::Deleted(position) => {
                     // Nobody says anything more of what is held.
                     self.tell(|held| held.give_up());
-                    return Some(position);
+                    return self.end(position).await;
                 }
                 Interrupt::Quarantine(why) => Some(why),
                 Interrupt::Violation(skipped @ Violation::Skipped { .. }) => {
@@ -244,7 +244,7 @@ impl Applier {
                         self.slot.take_back();
                         (pause, violations) = (BACK_OFF_MIN, 0);
                     }
-                    Ok(deleted) => return deleted,
+                    Ok(Some(deleted)) => return self.end(deleted).await,
                     Err(e) => {
                         self.shared.fail(e.into());
                         return None;
@@ -257,6 +257,18 @@ impl Applier {
                 None => tokio::time::sleep(pause).await,
             }
             pause = (pause * 2).min(BACK_OFF_MAX);
+        }
+    }
+
+    /// The database is deleted at `position`. The scout has to hear of it first, or else it would take what stands before it
+    /// for another database's.
+    async fn end(&mut self, position: Position) -> Option<Position> {
+        loop {
+            self.refresh_verdict();
+            if self.verdict.is_deleted_after(before(position)) {
+                return Some(position);
+            }
+            self.verdict_changed_soon().await;
         }
     }
 

@@ -120,7 +120,7 @@ impl Applier {
             program: program(publish),
         });
         self.core.set_active(Some(Arc::clone(&active)));
-        self.shared.activate(&self.slot, active);
+        self.shared.activate(active);
         self.core.published(Ok(()));
         if taken.breaks {
             self.slot.break_clients(position);
