@@ -230,6 +230,11 @@ impl Shared {
         self.report_applied();
     }
 
+    /// Whether the log was looked through for databases up to `position`.
+    pub(crate) fn has_scouted(&self, position: Position) -> bool {
+        self.scouted.load(Ordering::Acquire) >= position.index()
+    }
+
     /// Tells how far all databases are, if that has changed. Never goes back, though a server may.
     pub(crate) fn report_applied(&self) {
         let scouted = self.scouted.load(Ordering::Acquire);

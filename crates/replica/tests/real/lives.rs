@@ -81,6 +81,39 @@ async fn what_a_database_was_before_is_not_served() {
     node.server.stop().await;
 }
 
+/// The server is killed before it has put on disk which databases it has: their files are there all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_database_has_nothing_of_what_the_server_has_forgotten() {
+    let Some(program) = program() else { return };
+    let node = Node::start(program).await;
+    let log = Log::new();
+    let replica = node.replica(&log);
+    for round in 0..8 {
+        let first = log.append(vec![node.publish(false)])[0];
+        told(&log, first).await;
+        node.kill_server();
+        let name = format!("n{round}");
+        let calls = log.append(vec![
+            add(&name, 1, 0),
+            delete(),
+            node.publish(false),
+            add(&name, 1, 0),
+        ]);
+        log.all_applied().await;
+        for call in [first, calls[0], calls[2], calls[3]] {
+            for outcome in log.outcomes(call) {
+                outcome.unwrap();
+            }
+        }
+        assert_eq!(names(&replica, &node.owner).await, [name].into(), "round {round}");
+        log.append(vec![delete()]);
+        log.all_applied().await;
+        tokio::time::sleep(Duration::from_millis(round * 170 % 500)).await;
+    }
+    replica.stop().await;
+    node.server.stop().await;
+}
+
 /// Numbers without an end, always the same.
 struct Numbers(u64);
 
