@@ -511,6 +511,9 @@ pub struct SetLock {
     /// Whether it is locked from now on.
     #[prost(bool, tag = "2")]
     pub locked: bool,
+    /// Its birth: refused if that database has ended, as its identity may be somebody else's by now.
+    #[prost(fixed64, tag = "3")]
+    pub born: u64,
 }
 
 impl Command {

@@ -215,7 +215,7 @@ impl Applier {
                 Interrupt::Deleted(position) => {
                     // Nobody says anything more of what is held.
                     self.tell(|held| held.give_up());
-                    return Some(position);
+                    return self.end(position).await;
                 }
                 Interrupt::Quarantine(why) => Some(why),
                 Interrupt::Violation(skipped @ Violation::Skipped { .. }) => {
@@ -245,7 +245,7 @@ impl Applier {
                         self.slot.take_back();
                         (pause, violations) = (BACK_OFF_MIN, 0);
                     }
-                    Ok(deleted) => return deleted,
+                    Ok(Some(deleted)) => return self.end(deleted).await,
                     Err(e) => {
                         self.shared.fail(e.into());
                         return None;
@@ -259,6 +259,15 @@ impl Applier {
             }
             pause = (pause * 2).min(BACK_OFF_MAX);
         }
+    }
+
+    /// The database is deleted at `position`. The scout has to hear of it first, or else it would take what stands before it
+    /// for another database's.
+    async fn end(&mut self, position: Position) -> Option<Position> {
+        while !self.shared.has_scouted(position) {
+            tokio::time::sleep(BACK_OFF_MIN).await;
+        }
+        Some(position)
     }
 
     /// Notes which commands were on their way when the server was stopped, and stops it if one takes too long.

@@ -117,7 +117,7 @@ impl MetaState {
     /// Whether a database of that identity and birth has ended, if the log that is known here goes beyond the birth.
     pub(crate) fn has_ended(&self, identity: &[u8], born: u64) -> bool {
         match self.databases.get(identity) {
-            Some(database) => !database.exists() || database.born > born,
+            Some(database) => !database.exists() || database.born != born,
             // Whether there was one before there were births, is not known.
             None => born != 0,
         }
@@ -268,7 +268,7 @@ impl MetaState {
 
     fn lock(&mut self, lock: &SetLock, changes: &mut Vec<Change>) -> Verdict {
         let found = self.databases.get_mut(&lock.database);
-        let Some(database) = found.filter(|it| it.exists()) else {
+        let Some(database) = found.filter(|it| it.exists() && it.born == lock.born) else {
             return Verdict::Refused(Refusal::NoSuchDatabase);
         };
         database.locked = lock.locked;

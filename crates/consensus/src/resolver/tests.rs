@@ -1,4 +1,5 @@
 mod ends;
+mod random;
 
 use super::*;
 use crate::command::{
@@ -358,7 +359,13 @@ fn a_locked_database_is_not_deleted() {
         database: DATABASE,
         ..RegisterDatabase::default()
     });
-    let lock = |database, locked| Body::SetLock(SetLock { database, locked });
+    let lock = |database, locked| {
+        Body::SetLock(SetLock {
+            database,
+            locked,
+            born: 0,
+        })
+    };
     let end = || {
         Body::EndDatabase(EndDatabase {
             database: DATABASE,

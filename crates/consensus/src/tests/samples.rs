@@ -276,6 +276,7 @@ fn messages() -> Vec<Sample> {
     let lock = Command::from(Body::SetLock(SetLock {
         database: DATABASE,
         locked: true,
+        born: 0,
     }));
     let locked = Database {
         identity: DATABASE,

@@ -188,8 +188,11 @@ async fn set_lock(
             "databases can be locked once RaftTimeDB is updated on every node of the cluster",
         ));
     }
-    let database = record.identity.to_byte_array().to_vec().into();
-    let lock = Command::SetLock(SetLock { database, locked });
+    let lock = Command::SetLock(SetLock {
+        database: record.identity.to_byte_array().to_vec().into(),
+        locked,
+        born: record.born,
+    });
     node.propose(&node.meta, lock).await??;
     Ok(())
 }

@@ -27,6 +27,9 @@ pub(super) type Judged = Result<Taken, String>;
 /// Once the server has answered a publication with an error of an unknown kind for so long, it is the module's.
 const UNKNOWN_MAX: Duration = Duration::from_secs(30);
 
+/// What is said of a database that was just created, and has rows.
+const NOT_EMPTY: &str = "it has given a new database the files of an earlier one";
+
 /// A publication under way.
 #[derive(Clone, Copy)]
 pub(super) struct Publication<'a> {
@@ -120,7 +123,7 @@ impl Applier {
             program: program(publish),
         });
         self.core.set_active(Some(Arc::clone(&active)));
-        self.shared.activate(&self.slot, active);
+        self.shared.activate(active);
         self.core.published(Ok(()));
         if taken.breaks {
             self.slot.break_clients(position);
@@ -159,6 +162,7 @@ impl Applier {
         if let Err(text) = self.upload(self.database, publication).await? {
             return Ok(Err(text));
         }
+        self.expect_empty(self.database, owner).await?;
         let mut connection = Connection::open(&self.shared.admin, owner, &self.database).await?;
         let begun = begin(&mut connection, command, owner, Some(module)).await?;
         Ok(begun.map(|()| connection))
@@ -257,6 +261,17 @@ impl Applier {
         Ok(self.heard(publication.command.position, put)?.map(drop))
     }
 
+    /// A server that was killed may have forgotten a database and its number, but not its files: the next one that is created
+    /// gets them. Such a one goes, and another is made.
+    async fn expect_empty(&mut self, database: DatabaseId, owner: &Owner) -> Result<(), Interrupt> {
+        // What can't be asked is found out by the first call.
+        if let Ok(Some(_)) = self.shared.admin.state(owner, &database).await {
+            self.shared.admin.delete(owner, &database).await?;
+            return Err(Interrupt::Untaken(NOT_EMPTY.to_owned()));
+        }
+        Ok(())
+    }
+
     /// Publishes a module that breaks nobody.
     async fn put(&mut self, owner: &Owner, database: DatabaseId, module: Bytes) -> Result<Taken, AdminError> {
         self.shared.admin.publish(owner, &database, module, None).await?;
@@ -310,6 +325,7 @@ impl Applier {
         if let Err(text) = self.upload(*stage, publication).await? {
             return Ok(Err(text));
         }
+        self.expect_empty(*stage, owner).await?;
         let mut connection = Connection::open(&self.shared.admin, owner, stage).await?;
         let begun = begin(&mut connection, command, owner, Some(module)).await?;
         Ok(begun.map(|()| Taken::default()))

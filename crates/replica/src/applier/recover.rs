@@ -26,8 +26,8 @@ impl Applier {
         self.life = self.shared.admin.server().life();
         self.refresh_verdict();
         if let Some(position) = self.core.unsettled_publication()
-            && self.verdict.failed(position).is_some()
             && !self.passed_over.contains(&position)
+            && self.failed(position).is_some()
         {
             // The server must not even look at it.
             self.remove().await?;
@@ -58,7 +58,7 @@ impl Applier {
         }
         let done = self.core.recovered(Some(&state));
         self.core.set_active(Some(active.clone()));
-        self.shared.activate(&self.slot, active);
+        self.shared.activate(active);
         self.reader.seek(done);
         self.report();
         tracing::info!(database = self.hex(), position = %done, "applying from here on");

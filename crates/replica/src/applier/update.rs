@@ -3,7 +3,7 @@
 //! The owner's token is for two modules of the log, so whether it is good is the same on every node. What the local server
 //! wants in its place is for prepared modules, and is asked of it.
 
-use super::Applier;
+use super::{Applier, words};
 use crate::AdminError;
 use crate::migration::{UpdatePlan, migration_token, program};
 use crate::replica::Taken;
@@ -25,8 +25,9 @@ impl Applier {
     ) -> Result<Taken, AdminError> {
         let admin = &self.shared.admin;
         let plan = match admin.plan(owner, &self.database, module.clone()).await {
-            // Asked to do it, the server says so again.
-            Err(AdminError::Refused { .. }) => None,
+            // Asked to do it, the server says so again. What it has no plan for because of troubles of its own, it may still
+            // do.
+            Err(AdminError::Refused { text, .. }) if !words::is_trouble(&text) => None,
             plan => plan?,
         };
         let (token, mut breaks) = match plan {

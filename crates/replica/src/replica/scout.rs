@@ -5,6 +5,7 @@ use crate::applier::{Applier, database_of};
 use crate::views::refresher::Refresher;
 use crate::{DatabaseId, Fatal};
 use futures::FutureExt;
+use futures::future::OptionFuture;
 use rtdb_consensus::command::{Body, Owner};
 use rtdb_consensus::{
     Applied, LogIndex, Outcome, Position, ReadError, Refusal, Reply, ResolvedCommand, ResolvedEntry,
@@ -15,10 +16,14 @@ use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 /// How much of the log is looked through at once, in bytes.
 const READ_BYTES_MAX: usize = 4 << 20;
+
+/// Databases that were deleted before the start, of which at a time it is looked what the server still has.
+const LEFTOVERS_MAX: usize = 32;
 
 /// Looks through the log for databases.
 pub(super) struct Scout {
@@ -107,12 +112,14 @@ impl Scout {
                 })
                 .await?;
         }
+        let turns = Arc::new(Semaphore::new(LEFTOVERS_MAX));
         for (identity, birth) in std::mem::take(&mut self.births) {
             let life = Life {
                 published: birth.position,
                 owner: birth.owner,
             };
-            self.appoint(identity, life, birth.position);
+            let turns = (!birth.exists).then(|| turns.clone());
+            self.appoint(identity, life, birth.position, turns);
             if !birth.exists {
                 // What its server may still have of it goes, and then its applier.
                 self.shared.end(identity, birth.position);
@@ -226,7 +233,7 @@ impl Scout {
                 let published = position;
                 match self.known.get_mut(&identity) {
                     Some(life) => (life.published, life.owner) = (published, owner),
-                    None => self.appoint(identity, Life { published, owner }, position),
+                    None => self.appoint(identity, Life { published, owner }, position, None),
                 }
                 Ok(())
             }
@@ -280,8 +287,8 @@ impl Scout {
         self.shared.follow.complete(command.origin, command.seq, outcome);
     }
 
-    /// Starts the applier of a database that begins at `born`.
-    fn appoint(&mut self, identity: DatabaseId, life: Life, born: Position) {
+    /// Starts the applier of a database that begins at `born`, when it is its turn.
+    fn appoint(&mut self, identity: DatabaseId, life: Life, born: Position, turns: Option<Arc<Semaphore>>) {
         let slot = Arc::new(Slot::new(identity, life.owner.clone()));
         self.shared.add_slot(slot.clone());
         let refresher = Refresher::new(self.shared.clone(), slot.clone());
@@ -294,8 +301,12 @@ impl Scout {
             }
             None
         });
-        self.tasks
-            .spawn(async move { Some((identity, applier.run().await?)) });
+        self.tasks.spawn(async move {
+            let turn = turns.map(Semaphore::acquire_owned);
+            // It is never closed.
+            let _turn = OptionFuture::from(turn).await;
+            Some((identity, applier.run().await?))
+        });
         self.known.insert(identity, life);
     }
 
@@ -314,7 +325,7 @@ impl Scout {
         };
         match self.known.remove(&identity) {
             Some(life) if life.published > position => {
-                self.appoint(identity, life, Position(position.0.saturating_add(1)));
+                self.appoint(identity, life, Position(position.0.saturating_add(1)), None);
             }
             _ => self.shared.forget(&identity),
         }

@@ -155,7 +155,10 @@ impl Shared {
 
     /// A database is gone, and so is its applier: nothing of it is kept.
     pub(super) fn forget(&self, database: &DatabaseId) {
-        self.slots.write().remove(database);
+        let slot = self.slots.write().remove(database);
+        if let Some(slot) = slot {
+            slot.deleted.send_replace(true);
+        }
         self.verdicts.send_modify(|verdicts| verdicts.forget(database));
         self.report_applied();
     }
@@ -175,9 +178,11 @@ impl Shared {
     }
 
     /// The database is served from here on, unless it is deleted further on in the log.
-    pub(crate) fn activate(&self, slot: &Slot, database: Arc<ActiveDatabase>) {
+    pub(crate) fn activate(&self, database: Arc<ActiveDatabase>) {
+        // In this order: a deletion that is heard of meanwhile takes it away again.
         let mut active = self.active.write();
-        if !*slot.deleted.borrow() {
+        let verdict = self.verdicts.borrow().of(&database.identity);
+        if !verdict.is_deleted_after(database.position) {
             active.insert(database.identity, database);
         }
     }
@@ -213,9 +218,12 @@ impl Shared {
         self.slots.read().get(database).cloned()
     }
 
-    /// Adds a database's slot, in the place of the one that it had before.
+    /// Adds a database's slot. Whoever still looks at the one that it had before hears that this one is over.
     pub(super) fn add_slot(&self, slot: Arc<Slot>) {
-        self.slots.write().insert(slot.identity, slot);
+        let before = self.slots.write().insert(slot.identity, slot);
+        if let Some(before) = before {
+            before.deleted.send_replace(true);
+        }
     }
 
     /// So many commands of a database are resolved, the last of them at `index`.
@@ -229,6 +237,11 @@ impl Shared {
     pub(super) fn set_scouted(&self, index: LogIndex) {
         self.scouted.store(index, Ordering::Release);
         self.report_applied();
+    }
+
+    /// Whether the log was looked through for databases up to `position`.
+    pub(crate) fn has_scouted(&self, position: Position) -> bool {
+        self.scouted.load(Ordering::Acquire) >= position.index()
     }
 
     /// Tells how far all databases are, if that has changed. Never goes back, though a server may.

@@ -5,6 +5,7 @@
 
 mod apply;
 mod decisions;
+mod lives;
 mod poison;
 mod publish;
 mod server;

@@ -69,7 +69,7 @@ async fn index(node: &Node, replica: &Replica) -> Position {
 }
 
 /// Waits until a command is given up.
-async fn stuck(replica: &Replica) -> Phase {
+pub(crate) async fn stuck(replica: &Replica) -> Phase {
     let phase = || replica.progress().databases[0].phase.clone();
     let stuck = async {
         while !matches!(phase(), Phase::Stuck { .. }) {

@@ -264,7 +264,7 @@ impl Node {
         Replica::start(self.config(Some(reports)), log.clone())
     }
 
-    fn config(&self, reports: Option<Arc<dyn Report>>) -> ReplicaConfig {
+    pub(crate) fn config(&self, reports: Option<Arc<dyn Report>>) -> ReplicaConfig {
         ReplicaConfig {
             server: self.server.clone(),
             tokens: self.tokens.clone(),

@@ -257,3 +257,41 @@ fn a_connection_id_is_one_sessions_of_a_database() {
     bench.one(14, disconnect(both[0]));
     assert_eq!(refusal(&bench.one(15, unique(DATABASE, 3))), None);
 }
+
+/// The owner locks, or unlocks, while the database ends and becomes somebody else's.
+#[test]
+fn a_late_lock_is_not_put_on_what_has_the_identity_by_now() {
+    let mut bench = Bench::new(Resolver::meta());
+    let (_, _, born) = registered(&bench.one(1, register(DATABASE, "ann", "a")));
+    assert_eq!(refusal(&bench.one(2, end(DATABASE, born))), None);
+    let (_, _, again) = registered(&bench.one(3, register(DATABASE, "bob", "a")));
+    let lock = |born, locked| {
+        Body::SetLock(SetLock {
+            database: DATABASE,
+            locked,
+            born,
+        })
+    };
+    let gone = Some(Refusal::NoSuchDatabase);
+    assert_eq!(refusal(&bench.one(4, lock(born, true))), gone);
+    assert_eq!(refusal(&bench.one(5, lock(again, true))), None);
+    assert_eq!(refusal(&bench.one(6, lock(born, false))), gone);
+    let meta = bench.resolver.meta_state();
+    assert!(meta.database(&DATABASE).unwrap().locked);
+}
+
+/// Of a database that ended long ago nothing is kept, and it is registered again by a node that knows of no births yet.
+#[test]
+fn what_was_forgotten_has_ended_whoever_registers_it_again() {
+    let mut bench = Bench::new(Resolver::meta());
+    let (_, _, born) = registered(&bench.one(1, register(DATABASE, "ann", "a")));
+    bench.one(2, delete(DATABASE));
+    assert!(bench.resolver.meta_state().has_ended(&DATABASE, born));
+    let Body::RegisterDatabase(mut old) = register(DATABASE, "ann", "a") else {
+        unreachable!()
+    };
+    old.has_birth = false;
+    assert_eq!(registered(&bench.one(3, Body::RegisterDatabase(old))).2, 0);
+    let meta = bench.resolver.meta_state();
+    assert!(meta.has_ended(&DATABASE, born) && !meta.has_ended(&DATABASE, 0));
+}
