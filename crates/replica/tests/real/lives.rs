@@ -151,6 +151,9 @@ async fn names(replica: &Replica, owner: &Owner) -> BTreeSet<String> {
         .collect()
 }
 
+/// How much happens in one history.
+const STEPS: u32 = 20;
+
 /// Whatever is killed and whenever: in the end there is what the last of the databases of that identity has been told.
 async fn lives(seed: u64) {
     let Some(program) = program() else { return };
@@ -163,11 +166,10 @@ async fn lives(seed: u64) {
     };
     let owners = [node.owner.clone(), heir];
     let log = Log::new();
-    let begun = std::time::Instant::now();
     let mut replica = node.replica(&log);
     let mut numbers = Numbers(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let (mut life, mut calls): (Option<(Owner, BTreeSet<String>)>, Vec<Position>) = (None, Vec::new());
-    for step in 0..60 {
+    for step in 0..STEPS {
         match (numbers.below(8), &mut life) {
             (0 | 1, None) | (_, None) => {
                 let owner = owners[numbers.below(2) as usize].clone();
@@ -224,7 +226,6 @@ async fn lives(seed: u64) {
             );
         }
     }
-    eprintln!("seed {seed} took {:?}", begun.elapsed());
     assert!(replica.fatal().borrow().is_none());
     assert!(!*replica.deleted(&DATABASE).expect("it is there").borrow());
     replica.stop().await;
@@ -232,15 +233,8 @@ async fn lives(seed: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lives_are_told_apart_whatever_is_killed_1() {
+async fn lives_are_told_apart_whatever_is_killed() {
     for seed in 1..=2 {
-        lives(seed).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn lives_are_told_apart_whatever_is_killed_2() {
-    for seed in 3..=4 {
         lives(seed).await;
     }
 }
@@ -280,10 +274,7 @@ async fn an_update_breaks_clients_once_whatever_is_killed() {
     let first = log.append(vec![node.publish(false)]);
     told(&log, first[0]).await;
     let (mut from, mut last) = (hash_bytes(&prepared().wasm), Position::default());
-    for (round, millis) in [0, 5, 20, 50, 100, 200, 300, 400, 600, 800]
-        .into_iter()
-        .enumerate()
-    {
+    for (round, millis) in [0, 20, 100, 300, 800].into_iter().enumerate() {
         let to = hash_bytes(format!("original {round}"));
         let module = if round % 2 == 0 { ruled() } else { prepared() };
         let mut broken = replica.broken(&DATABASE).unwrap();

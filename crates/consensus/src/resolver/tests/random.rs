@@ -340,26 +340,15 @@ fn play(of_meta: bool, steps: &[(Step, u64, bool, u8)], restored_at: usize) -> R
                 }
                 _ => {}
             }
-            if let [
-                (
-                    _,
-                    _,
-                    Ok(Applied {
-                        reply:
-                            Reply::Database {
-                                identity,
-                                created,
-                                born,
-                            },
-                        ..
-                    }),
-                ),
-            ] = decision.settled.as_slice()
+            if let [(_, _, Ok(Applied { reply, .. }))] = decision.settled.as_slice()
+                && let Reply::Database {
+                    identity,
+                    created: true,
+                    born,
+                } = reply
             {
-                if *created {
-                    prop_assert!(!ended.contains(&(identity.clone(), *born)), "a birth of before");
-                    births.push(*born);
-                }
+                prop_assert!(!ended.contains(&(identity.clone(), *born)), "a birth of before");
+                births.push(*born);
             }
             if let Some(shard) = bench.resolver.shard_state() {
                 check_shard(shard, &before, &taken, &body, &decision)?;
