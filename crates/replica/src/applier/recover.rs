@@ -83,7 +83,7 @@ impl Applier {
                 tracing::error!(
                     database = self.hex(),
                     error = text,
-                    "SpacetimeDB says that the database is damaged: it is made again, from the log; its files stay, in a \
+                    "SpacetimeDB says that the database is damaged, or another one: it is made again, from the log; its files stay, in a \
                      folder of `replicas` in SpacetimeDB's data directory that is no longer written to"
                 );
                 self.damage.gone();

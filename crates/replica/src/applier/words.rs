@@ -112,6 +112,10 @@ const OF_DAMAGE: [&str; 18] = [
     "database improperly initialized",
 ];
 
+/// What it says of files that are of another database: after it was killed it may have forgotten one, and gives its number to
+/// the next.
+const OF_OTHERS: [&str; 2] = ["mismatched database identity", "mismatched owner identity"];
+
 /// What a server quotes to the end of its answer: a rule, a query, what the module says itself.
 const QUOTING: [&str; 4] = [
     "executing: ",
@@ -167,6 +171,9 @@ impl Damage {
     /// The server could not open the database, and said why. Says whether it is to be made again: damage was named first
     /// so long ago as `wait` says, the database has not been opened since, and damage is named now.
     pub(super) fn named(&mut self, now: Instant, text: &str, wait: Duration) -> bool {
+        if has_any(text, &OF_OTHERS) {
+            return true;
+        }
         // A module that can't be started has never been accepted: its creation was broken off.
         let is_damage = (has_any(text, &OF_DAMAGE) || has_any(text, &OF_MODULE)) && !is_trouble(text);
         if !is_damage {
@@ -188,6 +195,14 @@ mod tests {
 
     const WAIT: Duration = Duration::from_secs(180);
     const SERVER_ERROR: StatusCode = StatusCode::INTERNAL_SERVER_ERROR;
+
+    #[test]
+    fn files_of_another_database_are_not_waited_for() {
+        let text = "failed to get or launch module host: mismatched owner identity: c2001e != c20030";
+        let mut damage = Damage::default();
+        assert!(damage.named(Instant::now(), text, WAIT));
+        assert!(!damage.named(Instant::now(), "checksum mismatch", WAIT));
+    }
 
     #[test]
     fn only_words_about_the_module_are_a_verdict() {
