@@ -5,6 +5,7 @@ use spacetimedb_lib::RawModuleDef;
 use spacetimedb_lib::db::raw_def::v9::{Lifecycle, RawModuleDefV9, TableAccess};
 use spacetimedb_lib::db::raw_def::v10::{
     CaseConversionPolicy, ExplicitNameEntry, ExplicitNames, FunctionVisibility, RawModuleDefV10,
+    RawModuleDefV10Section,
 };
 use spacetimedb_sats::{AlgebraicType, AlgebraicTypeRef, ProductType, Typespace};
 
@@ -21,6 +22,7 @@ pub struct Module {
     tables: Vec<Table>,
     schedules: Vec<Schedule>,
     views: Vec<View>,
+    row_rules: bool,
 }
 
 /// A reducer.
@@ -157,6 +159,11 @@ impl Module {
         &self.views
     }
 
+    /// Whether there are rules of row-level security: then what a table shows depends on who looks.
+    pub fn has_row_rules(&self) -> bool {
+        self.row_rules
+    }
+
     fn of_kind(&self, kind: ReducerKind) -> Option<&Reducer> {
         self.reducers.iter().find(|reducer| reducer.kind == kind)
     }
@@ -196,6 +203,7 @@ impl Module {
             tables: tables.collect::<Result<_, PrepareError>>()?,
             schedules: schedules.collect(),
             views: Vec::new(),
+            row_rules: !def.row_level_security.is_empty(),
         };
         Ok(module.with_privacy())
     }
@@ -251,6 +259,9 @@ impl Module {
             tables: tables.collect::<Result<_, PrepareError>>()?,
             schedules: schedules.collect(),
             views: views.collect(),
+            row_rules: def.sections.iter().any(|section| {
+                matches!(section, RawModuleDefV10Section::RowLevelSecurity(rules) if !rules.is_empty())
+            }),
         };
         Ok(module.with_privacy())
     }

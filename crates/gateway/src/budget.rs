@@ -1,6 +1,7 @@
 //! The memory that clients take: one budget for all of a node, and a share of it for each.
 
 use crate::limits::{CLIENT_BYTES_FREE, CLIENT_BYTES_MAX};
+use bytes::Bytes;
 use prometheus::IntGauge;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +20,36 @@ pub(crate) struct Budget {
 #[derive(Debug)]
 pub(crate) struct Share {
     bytes: usize,
+    /// What it shares with others, beyond that.
+    shared: usize,
     budget: Budget,
+}
+
+/// What many clients share.
+struct Shared {
+    bytes: Bytes,
+    total: IntGauge,
+}
+
+impl Budget {
+    /// Bytes that many clients share: they are counted once, until the last of these is gone.
+    pub(crate) fn shared(&self, bytes: Bytes) -> Bytes {
+        let total = self.total.clone();
+        total.add(bytes.len() as i64);
+        Bytes::from_owner(Shared { bytes, total })
+    }
+}
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.total.sub(self.bytes.len() as i64);
+    }
 }
 
 /// Why a client can't have more.
@@ -62,18 +92,25 @@ impl Share {
         budget.shares.fetch_add(1, Ordering::Relaxed);
         Self {
             bytes: 0,
+            shared: 0,
             budget: budget.clone(),
         }
     }
 
-    /// The client takes so much now. Beyond the node's budget, those are turned away that have more than their part and don't
-    /// get along with less: the others are not to blame, whoever was there first.
+    /// The client takes so much now, and nothing that others share. Beyond the node's budget, those are turned away that have
+    /// more than their part and don't get along with less: the others are not to blame, whoever was there first.
     pub(crate) fn set(&mut self, bytes: usize) -> Result<(), Exceeded> {
-        let shrinks = bytes < self.bytes;
-        if bytes != self.bytes {
-            self.budget.total.add(bytes as i64 - self.bytes as i64);
-            self.bytes = bytes;
+        self.set_all(bytes, 0)
+    }
+
+    /// The same, of a client that also keeps `shared` bytes from being given back, which are counted elsewhere.
+    pub(crate) fn set_all(&mut self, own: usize, shared: usize) -> Result<(), Exceeded> {
+        let bytes = own + shared;
+        let shrinks = bytes < self.bytes + self.shared;
+        if own != self.bytes {
+            self.budget.total.add(own as i64 - self.bytes as i64);
         }
+        (self.bytes, self.shared) = (own, shared);
         if bytes > CLIENT_BYTES_MAX {
             return Err(Exceeded::Client { bytes });
         }

@@ -12,6 +12,7 @@
 mod budget;
 mod catalog;
 mod close;
+mod feed;
 mod gate;
 mod gateway;
 mod http;
@@ -23,7 +24,10 @@ mod over_replica;
 mod pool;
 mod presence;
 mod reducers;
+mod rows;
 mod session;
+mod socket;
+mod upstream;
 mod views;
 
 pub use catalog::{Catalog, DatabaseRecord};

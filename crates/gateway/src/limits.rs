@@ -88,6 +88,37 @@ pub const ROWS_BYTES_MAX: usize = 16 << 20;
 /// Bytes of all clients' subscribed rows: they leave room for what is on its way.
 pub const ROWS_TOTAL_BYTES_MAX: usize = CLIENTS_BYTES_MAX / 2;
 
+/// Rows of a query set that clients may share. Whoever asks for more gets them over a connection of its own, so that others
+/// don't wait for them.
+pub const SHARED_ROWS_MAX: u64 = 65_536;
+
+/// Query sets of one feed.
+pub const FEED_SETS_MAX: usize = 16_384;
+
+/// Lists of queries that are remembered as too large to be shared, for each feed.
+pub const FEED_LARGE_MAX: usize = 1_024;
+
+/// Query sets whose rows are counted at one time, for each feed.
+pub const FEED_COUNTS_MAX: usize = 8;
+
+/// Bytes of the answer to a count.
+pub const COUNT_BYTES_MAX: usize = 64 << 10;
+
+/// Batches of a feed that wait for one session. SpacetimeDB has as many messages waiting for a client.
+pub const FEED_ITEMS_MAX: usize = 16_384;
+
+/// Bytes of updates that are gathered for a batch while more is to come.
+pub const BATCH_BYTES_MAX: usize = 256 << 10;
+
+/// Bytes of frames that are written as they are. A ping waits for them.
+pub const FRAMES_BYTES_MAX: usize = 256 << 10;
+
+/// Bytes of the messages that share a v3 frame. SpacetimeDB's own bound is 512 KiB.
+pub const V3_FRAME_BYTES_MAX: usize = 256 << 10;
+
+/// Clients, by identity and database, that are remembered as not sharing subscriptions.
+pub const ALONE_MAX: usize = 4_096;
+
 /// Bytes that wait to be written to one client before SpacetimeDB's and the client's sockets are no longer read.
 pub const OUTGOING_BYTES_MAX: usize = 1 << 20;
 

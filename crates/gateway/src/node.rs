@@ -3,6 +3,7 @@
 use crate::budget::Budget;
 use crate::catalog::{Catalog, DatabaseRecord};
 use crate::close::CloseReason;
+use crate::feed::Feeds;
 use crate::gate::Gate;
 use crate::http::{HttpError, LocalClient, check_name};
 use crate::limits::{APART_MAX, CLAIMS_BYTES_MAX, ClientLimits, DATABASE_WAIT_MAX, PREPARATIONS_MAX};
@@ -31,7 +32,9 @@ pub(crate) struct Node {
     pub(crate) metrics: GatewayMetrics,
     /// Where calls pass before they are proposed.
     pub(crate) gate: Gate,
-    pub(crate) client: LocalClient,
+    pub(crate) client: Arc<LocalClient>,
+    /// Subscriptions that clients share.
+    pub(crate) feeds: Feeds,
     /// Modules being prepared.
     pub(crate) preparing: Pool,
     /// Where large things of sessions are done.
@@ -54,17 +57,27 @@ impl Node {
         metrics: GatewayMetrics,
         limits: ClientLimits,
     ) -> Self {
+        let client = Arc::new(LocalClient::new(local.clone()));
+        let pool = Pool::new(APART_MAX);
+        let budget = Budget::new(limits.bytes_max, metrics.client_bytes.clone());
         Self {
             shard,
             meta,
             catalog,
-            client: LocalClient::new(local.clone()),
+            feeds: Feeds::new(
+                local.clone(),
+                client.clone(),
+                pool.clone(),
+                metrics.clone(),
+                budget.clone(),
+            ),
+            client,
             local,
             gate: Gate::new(metrics.clone()),
-            budget: Budget::new(limits.bytes_max, metrics.client_bytes.clone()),
+            budget,
             metrics,
             preparing: Pool::new(PREPARATIONS_MAX),
-            pool: Pool::new(APART_MAX),
+            pool,
             requests: Pool::new(APART_MAX),
             limits,
             closing: watch::Sender::new(None),

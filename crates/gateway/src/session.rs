@@ -4,15 +4,12 @@
 //! between the client, the log and the local SpacetimeDB, as [`core`] decides, and at last closes the socket.
 //!
 //! When the local SpacetimeDB dies, [`core`] has the client's connection to it opened again, repeats its
-//! [`subscriptions`], and tells the client what has changed in its [`rows`] meanwhile: it notices a pause, no more.
+//! [`subscriptions`], and tells the client what has changed in its [rows](crate::rows) meanwhile: it notices a pause, no more.
 
 mod core;
-mod counted;
 mod outbox;
 mod params;
-mod rows;
 mod run;
-mod socket;
 mod subscriptions;
 pub(crate) mod upgrade;
-mod upstream;
+mod views;

@@ -3,8 +3,10 @@
 //!
 //! Where 1.2.0 and 2.8.3 differ on v1, 2.8.3 is followed; where that is so, the code says it.
 
+mod applied;
 mod refused;
 
+pub use applied::{Direction, TableRows, applied_head, applied_rows};
 pub use refused::{procedure_refused, read_refused, subscription_lost};
 
 use crate::server::update::Status;

@@ -3,7 +3,7 @@
 
 mod changes;
 mod difference;
-mod rows;
+pub(crate) mod rows;
 mod tables;
 pub(crate) mod update;
 pub(crate) mod v1;

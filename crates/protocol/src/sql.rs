@@ -51,7 +51,7 @@ pub enum Statement {
 }
 
 /// A statement that reads.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Query {
     text: String,
     /// The tables that it names; none: all there are.
@@ -78,6 +78,18 @@ impl Query {
     /// Whether it is `SELECT * FROM *`.
     pub fn reads_all(&self) -> bool {
         self.tables.is_none()
+    }
+
+    /// Whether its rows depend on who asks. A text that says so is taken for it.
+    pub fn names_sender(&self) -> bool {
+        self.text.contains(":sender")
+    }
+
+    /// What asks how many rows it has; `None` if it is not certain how.
+    pub fn count(&self) -> Option<String> {
+        let (columns, rest) = self.text.strip_prefix("SELECT ")?.split_once(" FROM ")?;
+        let is_whole = columns == "*" || columns.ends_with(".*") && !columns.contains(['"', ' ', ',']);
+        (is_whole && !self.reads_all()).then(|| format!("SELECT COUNT(*) AS n FROM {rest}"))
     }
 
     /// The first table that it names though that is not for clients. `SELECT * FROM *` names none.

@@ -14,28 +14,47 @@ mod admit;
 mod call;
 mod restore;
 mod settle;
+mod sharing;
 mod views;
 
 pub(crate) use call::{Caller, Context};
 
+use self::sharing::Sharing;
 use self::views::Preparing;
 use super::subscriptions::Subscriptions;
 use crate::close::CloseReason;
+use crate::feed::Batch;
 use crate::views::Wanted;
 use bytes::Bytes;
 use call::UnderWay;
 use prometheus::IntGauge;
 use rtdb_consensus::{Applied, Command, Outcome, Refusal, Unapplied};
 use rtdb_protocol::client::{self, ClientMessage, Messages, Read};
-use rtdb_protocol::server::ServerMessage;
+use rtdb_protocol::server::{ServerMessage, Update};
+use rtdb_protocol::sql::Query;
 use rtdb_protocol::{Subprotocol, reply};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// What the session wants done.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Action {
     /// Send the client a message.
     Send(Bytes),
+    /// Send the client a message of two parts.
+    SendParts(Bytes, Bytes),
+    /// Become a member of the feed if need be, and ask it for a subscription by this number; its items follow.
+    Join(u32, Vec<Query>),
+    /// Let go of a query set of the feed, by this number, and ask for its rows or do not.
+    Leave(u32, u32, bool),
+    /// Leave the feed with what has been shown.
+    MoveOut,
+    /// The client has these query sets of the feed, as the feed and as it numbers them.
+    Subscribed(Vec<(u32, u32)>),
+    /// Send the client what it sees of updates of the feed.
+    Show(Arc<Batch>),
+    /// Send the client what it sees of one of them.
+    ShowOne(Arc<Batch>, usize),
     /// Open the upstream, then say [`Core::upstream_opened`] or [`Core::upstream_lost`].
     OpenUpstream,
     /// Open the upstream anew, when the local server is back with all that it may have shown; then say the same.
@@ -70,15 +89,42 @@ enum Upstream {
     Open,
 }
 
+/// A message of the client's that waits.
+struct Waiting {
+    message: ClientMessage,
+    /// Why it is refused, if it is a read that is. Looked at once: it may be large, and may wait for long.
+    refusal: Option<String>,
+}
+
+/// What came upstream or from the feed, and waits.
+#[derive(Debug)]
+enum Held {
+    /// A message of the client's own upstream.
+    Message(ServerMessage),
+    /// An update of the feed.
+    Shared(Arc<Batch>, usize),
+}
+
+impl Held {
+    fn update(&self) -> Option<&Update> {
+        match self {
+            Self::Message(ServerMessage::Update(update)) => Some(update),
+            Self::Message(_) => None,
+            Self::Shared(batch, at) => batch.update(*at),
+        }
+    }
+}
+
 /// A client's session.
 pub(crate) struct Core {
     subprotocol: Subprotocol,
     caller: Caller,
-    /// The client's message that the phase rule or a limit holds up, and the rest of its frame.
-    waiting: Option<ClientMessage>,
+    /// The client's message that the phase rule or a limit holds up, behind those that the feed did not take; and the rest of its
+    /// frame.
+    waiting: VecDeque<Waiting>,
+    /// The first so many of `waiting` the feed did not take.
+    declined: usize,
     frame: Option<Messages>,
-    /// Why `waiting` is refused, if it is a read that is. Looked at once: it may be large, and may wait for long.
-    refusal: Option<String>,
     /// How far the views are that `waiting` reads.
     preparing: Preparing,
     /// Views that have failed, and why, whose subscriptions are to be ended.
@@ -94,11 +140,13 @@ pub(crate) struct Core {
     /// The outcome of the oldest call, while its receipt is still to come.
     applied: Option<Applied>,
     upstream: Upstream,
-    /// What came upstream behind a receipt whose outcome is still to come, the receipt included.
-    held: VecDeque<ServerMessage>,
+    /// What came behind a receipt whose outcome is still to come, the receipt included.
+    held: VecDeque<Held>,
     /// Reads whose replies are due, oldest first.
     reads: VecDeque<Read>,
-    /// What the client is subscribed to; nothing is set aside for a client that never subscribes.
+    /// What it shares with others.
+    sharing: Sharing,
+    /// What the client is subscribed to by itself; nothing is set aside for a client that never is.
     subscriptions: Option<Box<Subscriptions>>,
     /// Where the bytes of subscribed rows are counted.
     total_row_bytes: IntGauge,
@@ -113,13 +161,14 @@ pub(crate) struct Core {
 
 impl Core {
     /// A session that has just been let in. The bytes of its subscribed rows are counted in `row_bytes`.
-    pub(crate) fn new(subprotocol: Subprotocol, caller: Caller, row_bytes: IntGauge) -> Self {
+    /// Its subscriptions may be shared with other clients if it `shares`.
+    pub(crate) fn new(subprotocol: Subprotocol, caller: Caller, row_bytes: IntGauge, shares: bool) -> Self {
         Self {
             subprotocol,
             caller,
-            waiting: None,
+            waiting: VecDeque::new(),
+            declined: 0,
             frame: None,
-            refusal: None,
             preparing: Preparing::default(),
             failed_views: Vec::new(),
             ending: Vec::new(),
@@ -130,6 +179,7 @@ impl Core {
             upstream: Upstream::Absent,
             held: VecDeque::new(),
             reads: VecDeque::new(),
+            sharing: Sharing::new(shares),
             subscriptions: None,
             total_row_bytes: row_bytes,
             restored_to: 0,
@@ -143,7 +193,7 @@ impl Core {
     pub(crate) fn wants_client(&self) -> bool {
         self.closing.is_none()
             && !self.closed
-            && self.waiting.is_none()
+            && self.waiting.is_empty()
             && self.frame.is_none()
             && self.has_room()
     }
@@ -171,7 +221,11 @@ impl Core {
     /// Bytes that are kept: of the client's messages, and of what it was shown.
     pub(crate) fn bytes(&self) -> usize {
         let frame = self.frame.as_ref().map_or(0, Messages::left);
-        let waiting = self.waiting.as_ref().map_or(0, ClientMessage::bytes);
+        let waiting = self
+            .waiting
+            .iter()
+            .map(|waiting| waiting.message.bytes())
+            .sum::<usize>();
         self.bytes + frame + waiting + self.row_bytes()
     }
 
@@ -183,9 +237,9 @@ impl Core {
     /// Bytes of the client's messages that may be gone through at the next step.
     pub(crate) fn backlog(&self) -> usize {
         let frame = self.frame.as_ref().map_or(0, Messages::left);
-        match &self.waiting {
+        match self.waiting.front() {
             // The oldest call under way may be the last that it waits for.
-            Some(message) if self.under_way.len() <= 1 => frame + message.bytes(),
+            Some(waiting) if self.under_way.len() <= 1 => frame + waiting.message.bytes(),
             // Nothing is read behind it.
             Some(_) => 0,
             None => frame,
@@ -197,6 +251,7 @@ impl Core {
         self.under_way.shrink_to(0);
         self.held.shrink_to(0);
         self.reads.shrink_to(0);
+        self.waiting.shrink_to(0);
     }
 
     /// A frame from the client. Its messages are read one by one, as there is room for them.
@@ -295,7 +350,12 @@ impl Core {
 
     /// The upstream is open, and the local server knows the client.
     pub(crate) fn upstream_opened(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) {
-        if self.upstream == Upstream::Reopening {
+        if self.sharing.is_shared() {
+            // What is read by the way.
+            self.upstream = Upstream::Open;
+            let again = self.reads.iter().map(|read| Action::Forward(read.raw.clone()));
+            actions.extend(again);
+        } else if self.upstream == Upstream::Reopening {
             self.end_failed_views(actions);
             self.repeat_subscriptions(context, actions);
         } else {
@@ -316,8 +376,8 @@ impl Core {
             // The session goes without it already.
             Upstream::Absent => return,
             Upstream::Restoring { .. } => self.restore(message, actions),
-            _ if self.held.is_empty() && self.receipt(&message).is_none() => self.pass(message, actions),
-            _ => self.held.push_back(message),
+            _ if self.held.is_empty() && self.receipt_of(&message).is_none() => self.pass(message, actions),
+            _ => self.held.push_back(Held::Message(message)),
         }
         self.settle(actions);
         self.admit(context, actions);
@@ -333,6 +393,9 @@ impl Core {
         actions: &mut Vec<Action>,
     ) {
         let failed = matches!(self.upstream, Upstream::Opening | Upstream::Reopening);
+        if self.sharing.is_shared() && !failed {
+            return self.lost_but_for_the_feed(reason, context, actions);
+        }
         let subscribed = self.subscriptions.as_ref().is_some_and(|all| all.any());
         let needed = failed || subscribed || !self.reads.is_empty();
         if needed && !failed && self.is_restorable() {
@@ -348,7 +411,8 @@ impl Core {
     /// Takes nothing more from the client, and closes it once its calls are done.
     pub(crate) fn close_when_idle(&mut self, reason: CloseReason, actions: &mut Vec<Action>) {
         self.closing.get_or_insert(reason);
-        self.waiting = None;
+        self.waiting.clear();
+        self.declined = 0;
         self.frame = None;
         self.settle(actions);
         self.close_if_idle(actions);

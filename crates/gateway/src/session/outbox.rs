@@ -1,6 +1,7 @@
 //! What the client is to get, before it is framed.
 
-use crate::limits::{APART_BYTES, FRAGMENT_BYTES};
+use crate::feed::Frames;
+use crate::limits::{APART_BYTES, FRAGMENT_BYTES, V3_FRAME_BYTES_MAX};
 use crate::pool::Pool;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -8,20 +9,50 @@ use futures::{FutureExt, ready};
 use rtdb_protocol::Subprotocol;
 use rtdb_protocol::compress::{self, Compression};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-/// Bytes of the messages that share a v3 frame. SpacetimeDB's own bound is 512 KiB.
-const FRAME_BYTES_MAX: usize = 256 << 10;
+/// What goes to the socket.
+pub(super) enum Payload {
+    /// A payload: its first bytes, and the others, which other clients may share.
+    Parts(Bytes, Bytes, bool),
+    /// Whole frames.
+    Frames(Arc<Frames>),
+}
 
-/// A payload: its first bytes, and the others.
-pub(super) type Payload = (Bytes, Bytes);
+/// What waits.
+enum Outgoing {
+    /// A message: its first bytes, and the others, which other clients may share.
+    Message(Bytes, Bytes, bool),
+    /// What others get, too.
+    Shared(Arc<Frames>),
+}
+
+impl Outgoing {
+    fn len(&self) -> usize {
+        match self {
+            Self::Message(head, body, _) => head.len() + body.len(),
+            Self::Shared(frames) => frames.len(),
+        }
+    }
+
+    fn shared_len(&self) -> usize {
+        match self {
+            Self::Message(_, body, true) => body.len(),
+            Self::Message(_, _, false) => 0,
+            Self::Shared(frames) => frames.len(),
+        }
+    }
+}
 
 /// Messages for the client, in order, to be made payloads: compressed as it asked, and for v3 several in one.
 pub(super) struct Outbox {
     subprotocol: Subprotocol,
     compression: Compression,
-    messages: VecDeque<Bytes>,
+    queue: VecDeque<Outgoing>,
     bytes: usize,
+    /// How many of them are shared.
+    shared_bytes: usize,
     pool: Pool,
     compressing: Option<Compressing>,
 }
@@ -38,16 +69,48 @@ impl Outbox {
         Self {
             subprotocol,
             compression,
-            messages: VecDeque::new(),
+            queue: VecDeque::new(),
             bytes: 0,
+            shared_bytes: 0,
             pool,
             compressing: None,
         }
     }
 
     pub(super) fn push(&mut self, message: Bytes) {
-        self.bytes += message.len();
-        self.messages.push_back(message);
+        self.put(Outgoing::Message(Bytes::new(), message, false));
+    }
+
+    /// A message whose body others get, too.
+    pub(super) fn push_parts(&mut self, head: Bytes, body: Bytes) {
+        self.put(Outgoing::Message(head, body, true));
+    }
+
+    /// What was made for several clients, this one among them.
+    pub(super) fn push_shared(&mut self, frames: Arc<Frames>) {
+        self.put(Outgoing::Shared(frames));
+    }
+
+    fn put(&mut self, outgoing: Outgoing) {
+        self.bytes += outgoing.len();
+        self.shared_bytes += outgoing.shared_len();
+        self.queue.push_back(outgoing);
+    }
+
+    fn take(&mut self) -> Option<Outgoing> {
+        let outgoing = self.queue.pop_front()?;
+        self.shared_bytes -= outgoing.shared_len();
+        Some(outgoing)
+    }
+
+    /// How many of the bytes that wait are counted elsewhere.
+    pub(super) fn shared_bytes(&self) -> usize {
+        self.shared_bytes
+    }
+
+    /// How the client is spoken to.
+    pub(super) fn kind(&self) -> (Subprotocol, Compression) {
+        (self.subprotocol, self.compression)
     }
 
     /// Bytes that wait here.
@@ -57,13 +120,13 @@ impl Outbox {
 
     /// Forgets what waits.
     pub(super) fn clear(&mut self) {
-        self.messages.clear();
-        (self.compressing, self.bytes) = (None, 0);
+        self.queue.clear();
+        (self.compressing, self.bytes, self.shared_bytes) = (None, 0, 0);
     }
 
     /// Whether nothing is left to send.
     pub(super) fn is_empty(&self) -> bool {
-        self.messages.is_empty() && self.compressing.is_none()
+        self.queue.is_empty() && self.compressing.is_none()
     }
 
     /// The next payload, or `None` if there is nothing to send.
@@ -72,32 +135,44 @@ impl Outbox {
             let payload = ready!(compressing.payload.poll_unpin(cx));
             self.bytes -= compressing.bytes;
             self.compressing = None;
-            return Poll::Ready(Some((Bytes::new(), payload)));
+            return Poll::Ready(Some(Payload::Parts(Bytes::new(), payload, false)));
         }
-        let Some(first) = self.messages.pop_front() else {
+        let Some(first) = self.take() else {
             return Poll::Ready(None);
         };
         let mut bytes = first.len();
-        let mut batch = vec![first];
+        let (mut parts, shared) = match first {
+            Outgoing::Message(head, body, shared) => (vec![head, body], shared),
+            Outgoing::Shared(frames) => {
+                self.bytes -= bytes;
+                return Poll::Ready(Some(Payload::Frames(frames)));
+            }
+        };
         while self.subprotocol == Subprotocol::V3
-            && let Some(next) = self.messages.front()
-            && bytes + next.len() <= FRAME_BYTES_MAX
+            && let Some(next @ Outgoing::Message(..)) = self.queue.front()
+            && bytes + next.len() <= V3_FRAME_BYTES_MAX
         {
             bytes += next.len();
-            batch.extend(self.messages.pop_front());
+            if let Some(Outgoing::Message(head, body, _)) = self.take() {
+                parts.extend([head, body]);
+            }
         }
         if self.compression == Compression::None
             && bytes > FRAGMENT_BYTES
-            && let [message] = batch.as_slice()
+            && let [head, body] = parts.as_slice()
         {
             self.bytes -= bytes;
-            return Poll::Ready(Some((compress::uncompressed(), message.clone())));
+            let head = match head.is_empty() {
+                true => compress::uncompressed(),
+                false => [&compress::uncompressed(), &head[..]].concat().into(),
+            };
+            return Poll::Ready(Some(Payload::Parts(head, body.clone(), shared)));
         }
         let compression = self.compression;
-        let encode = move || compress::encode_all(compression, batch.iter().map(|message| message.as_ref()));
+        let encode = move || compress::encode_all(compression, parts.iter().map(|part| part.as_ref()));
         if compression == Compression::None || bytes <= APART_BYTES {
             self.bytes -= bytes;
-            return Poll::Ready(Some((Bytes::new(), encode())));
+            return Poll::Ready(Some(Payload::Parts(Bytes::new(), encode(), false)));
         }
         let pool = self.pool.clone();
         self.compressing = Some(Compressing {

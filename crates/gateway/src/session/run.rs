@@ -1,6 +1,7 @@
 //! The I/O of one session, in one task: whatever is ready first becomes an event for the [`Core`], and what the core
 //! wants done is done.
 
+mod act;
 mod apart;
 mod finish;
 mod life;
@@ -10,15 +11,17 @@ pub(super) use finish::close;
 
 use super::core::{Action, Context, Core};
 use super::outbox::Outbox;
-use super::socket::{Received, Socket};
-use super::upstream::{self, OpenError, Opened, Upstream, UpstreamConfig};
+use super::views::Reopened;
 use crate::budget::{Exceeded, Share};
 use crate::close::CloseReason;
+use crate::feed::{Item, Member, Shape};
 use crate::gate::{Entry, Pass};
 use crate::limits::{APART_BYTES, CLIENT_BYTES_MAX, DRAIN_MAX};
 use crate::metrics::Present;
 use crate::node::Node;
 use crate::pool;
+use crate::socket::{Received, Socket};
+use crate::upstream::{OpenError, Upstream, UpstreamConfig};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -43,13 +46,15 @@ enum Event {
     /// SpacetimeDB sent something or went away.
     Upstream(Received),
     /// The upstream is open, or can't be opened.
-    Opened(Box<Result<Opened, OpenError>>),
+    Opened(Box<Result<Reopened, OpenError>>),
     /// The database's module was replaced, or nearly: the upstream may hang on what was there before.
     Published,
     /// The views that the client asks for are prepared, or can't be.
     Views(Result<Vec<ViewHold>, ViewError>),
     /// Some view has failed.
     ViewFailed,
+    /// The feed says something, or nothing any more.
+    Feed(Option<Item>),
     /// What became of the oldest call.
     Outcome(Outcome),
     /// There is room for proposals again, or it is this session's turn.
@@ -82,6 +87,8 @@ pub(super) enum End {
 
 /// A session that has been let in.
 pub(super) struct Session<S> {
+    /// Its number.
+    pub(super) session: u64,
     pub(super) node: Arc<Node>,
     pub(super) core: Core,
     pub(super) module: Arc<Module>,
@@ -97,7 +104,11 @@ pub(super) struct Session<S> {
 /// What only the loop needs.
 struct Io {
     upstream: Option<(Upstream, Present)>,
-    opening: Option<BoxFuture<'static, Result<Opened, OpenError>>>,
+    opening: Option<BoxFuture<'static, Result<Reopened, OpenError>>>,
+    /// The client's part in a feed.
+    member: Option<Member>,
+    /// What it is told in which way.
+    shape: Option<Arc<Shape>>,
     /// While there is an upstream: the next publication.
     published: Option<BoxFuture<'static, ()>>,
     /// Views that are being prepared.
@@ -131,6 +142,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let mut io = Io {
             upstream: None,
             opening: None,
+            member: None,
+            shape: None,
             published: None,
             preparing: None,
             views: Vec::new(),
@@ -164,28 +177,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 self.propose(&mut io, &mut actions);
             }
             for action in actions.drain(..) {
-                match action {
-                    Action::Send(message) => self.outbox.push(message),
-                    Action::OpenUpstream => {
-                        let (local, config) = (self.node.local.clone(), self.upstream_config.clone());
-                        io.opening = Some(upstream::open(local, config).boxed());
-                    }
-                    Action::ReopenUpstream => {
-                        self.node.metrics.restorations.inc();
-                        let (node, config) = (self.node.clone(), self.upstream_config.clone());
-                        let views = io.views.iter().map(|hold| hold.view().to_owned()).collect();
-                        io.opening = Some(upstream::reopen(node, config, views).boxed());
-                    }
-                    Action::Forward(message) => {
-                        if let Some((upstream, _)) = &mut io.upstream {
-                            upstream.push(message);
-                        }
-                    }
-                    Action::PrepareViews(wanted) => {
-                        let (node, config) = (self.node.clone(), self.upstream_config.clone());
-                        io.preparing = Some(upstream::prepare_views(node, config, wanted).boxed());
-                    }
-                    Action::Close(reason) => return End::Close(reason),
+                if let Some(end) = self.act(action, &mut io) {
+                    return end;
                 }
             }
         }
@@ -208,13 +201,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             Event::Upstream(received) => self.upstream_sent(received, io, &context, actions),
             Event::Opened(opened) => match *opened {
-                Ok(opened) => {
+                Ok(Reopened {
+                    opened,
+                    views,
+                    failed,
+                }) => {
                     io.upstream = Some((opened.upstream, Present::new(&self.node.metrics.upstreams)));
                     io.published = opened.published;
                     if !io.views.is_empty() {
-                        io.views = opened.views;
+                        io.views = views;
                     }
-                    for error in opened.failed_views {
+                    for error in failed {
                         self.view_failed(error, actions);
                     }
                     self.core.upstream_opened(&context, actions);
@@ -235,6 +232,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     self.view_failed(error, actions);
                 }
             }
+            Event::Feed(Some(item)) => {
+                let ends = matches!(item, Item::Moved { .. } | Item::Closed(_));
+                self.core.feed(item, &context, actions);
+                if ends {
+                    io.member = None;
+                }
+            }
+            Event::Feed(None) => {
+                io.member = None;
+                let why = "this client did not keep up with its subscriptions";
+                self.core
+                    .feed_lost(CloseReason::new(CloseReason::AGAIN, why), actions);
+            }
             Event::Outcome(outcome) => {
                 if let Some((since, _)) = io.pending.pop_front() {
                     self.node.metrics.call_done(since.elapsed(), &outcome);
@@ -244,8 +254,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Event::Room => {}
             Event::Tick => return self.tick(io),
             Event::Broken => {
-                (io.upstream, io.opening, io.published) = (None, None, None);
+                (io.upstream, io.opening, io.published, io.member) = (None, None, None, None);
                 let reason = CloseReason::module_exited();
+                self.core.feed_lost(reason.clone(), actions);
                 self.core.give_up_upstream(reason.clone(), actions);
                 io.drain = Some((Box::pin(tokio::time::sleep(DRAIN_MAX)), reason));
             }

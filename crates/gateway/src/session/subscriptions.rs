@@ -1,7 +1,7 @@
 //! What a client is subscribed to, kept so that it can be subscribed anew when its upstream was away.
 
-use super::rows::{Rows, Side};
 use crate::limits::{SUBSCRIPTIONS_BYTES_MAX, SUBSCRIPTIONS_MAX};
+use crate::rows::{Rows, Side};
 use bytes::Bytes;
 use prometheus::IntGauge;
 use rtdb_determinism::Module;

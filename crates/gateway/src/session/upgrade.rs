@@ -1,12 +1,9 @@
 //! `GET …/subscribe`: the WebSocket handshake, and the client's way in through the log.
 
 use super::core::{Caller, Core};
-use super::counted::Counted;
 use super::outbox::Outbox;
 use super::params::Params;
 use super::run::{End, Session};
-use super::socket::Socket;
-use super::upstream::UpstreamConfig;
 use crate::budget::{Exceeded, Share};
 use crate::close::CloseReason;
 use crate::gateway::Place;
@@ -15,6 +12,8 @@ use crate::local::{Claims, LocalDatabase};
 use crate::metrics::Present;
 use crate::node::Node;
 use crate::presence::{NotLetIn, Presence};
+use crate::socket::{Counted, Socket};
+use crate::upstream::UpstreamConfig;
 use axum::extract::{Extension, Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{
@@ -141,6 +140,7 @@ impl Arrival {
             is_owner: self.is_owner,
             server: self.node.local.newest_subprotocol(),
         };
+        let shares = self.node.feeds.shares(&self.database, &identity);
         let pool = self.node.pool.clone();
         let mut outbox = Outbox::new(self.subprotocol, self.params.compression, pool);
         outbox.push(reply::hello(
@@ -151,7 +151,13 @@ impl Arrival {
         ));
         let broken = self.node.local.until_broken(&self.database, presence.session());
         let mut session = Session {
-            core: Core::new(self.subprotocol, caller, self.node.metrics.row_bytes.clone()),
+            session: presence.session(),
+            core: Core::new(
+                self.subprotocol,
+                caller,
+                self.node.metrics.row_bytes.clone(),
+                shares,
+            ),
             module: self.local.module,
             upstream_config: UpstreamConfig {
                 database: self.database,

@@ -100,6 +100,18 @@ pub fn subscribe_receipts(subprotocol: Subprotocol, session: u64) -> Bytes {
     subscribe(subprotocol, &[&query], RECEIPT_QUERY_SET, RECEIPT_QUERY_SET)
 }
 
+/// The same to the receipts of all sessions, for a connection that many clients share.
+pub fn subscribe_all_receipts(subprotocol: Subprotocol) -> Bytes {
+    let query = format!("SELECT * FROM {}", hidden::RECEIPT_TABLE);
+    subscribe(subprotocol, &[&query], RECEIPT_QUERY_SET, RECEIPT_QUERY_SET)
+}
+
+/// A subscription to nothing, under `query_set`: its answer stands behind all that was committed before it was asked for.
+pub fn subscribe_nothing(subprotocol: Subprotocol, query_set: u32, request_id: u32) -> Bytes {
+    let query = format!("SELECT * FROM {} WHERE session = 0", hidden::RECEIPT_TABLE);
+    subscribe(subprotocol, &[&query], query_set, request_id)
+}
+
 /// Ends the subscription of `query_set`, which was made by a message of this kind. Its answer carries
 /// [`RECEIPT_QUERY_SET`] as request id.
 pub fn unsubscribe(subprotocol: Subprotocol, kind: ReadKind, query_set: u32) -> Bytes {

@@ -91,6 +91,11 @@ impl Read {
         2 * self.raw.len() + self.queries.len() * QUERY_BYTES
     }
 
+    /// Whether an unsubscribe of v2 or v3 asks for the rows that it lets go of.
+    pub fn wants_rows(&self) -> bool {
+        self.kind == ReadKind::UnsubscribeMulti && self.raw.last() == Some(&1)
+    }
+
     /// Parses the queries, which are at `places` of the frame; the message begins at `start`.
     pub(super) fn understand(
         mut self,

@@ -18,8 +18,8 @@ pub struct Changes {
 enum Shape {
     /// v1 `DatabaseUpdate`.
     Flat(Tables),
-    /// v2 `TransactionUpdate`: its place, then each query set with its tables.
-    Nested(Range<usize>, Vec<(u32, Tables)>),
+    /// v2 `TransactionUpdate`: its place if it is all of it, then each query set with its tables.
+    Nested(Option<Range<usize>>, Vec<(u32, Tables)>),
     /// v2 `QueryRows`, by query set: one row list a table.
     Lists(Direction, Vec<(u32, Tables)>),
 }
@@ -65,8 +65,36 @@ impl Changes {
     pub(super) fn nested(payload: &Bytes, place: Range<usize>, sets: Vec<(u32, Tables)>) -> Self {
         Self {
             payload: payload.clone(),
-            shape: Shape::Nested(place, sets),
+            shape: Shape::Nested(Some(place), sets),
         }
+    }
+
+    /// Those of the query sets that `numbers` has, under the number that it gives them. It is sorted by the number that they
+    /// have here. v1 does not tell query sets apart: there it is all of it.
+    pub(super) fn renumbered(&self, numbers: &[(u32, u32)]) -> Self {
+        let shape = match &self.shape {
+            Shape::Nested(_, sets) => {
+                let known = sets.iter().filter_map(|(set, tables)| {
+                    let at = numbers.binary_search_by_key(set, |(here, _)| *here).ok()?;
+                    Some((numbers[at].1, tables.clone()))
+                });
+                Shape::Nested(None, known.collect())
+            }
+            shape => shape.clone(),
+        };
+        Self {
+            payload: self.payload.clone(),
+            shape,
+        }
+    }
+
+    /// The query sets that it tells of; none in v1.
+    pub fn query_sets(&self) -> impl Iterator<Item = u32> + '_ {
+        let sets = match &self.shape {
+            Shape::Flat(_) => &[][..],
+            Shape::Nested(_, sets) | Shape::Lists(_, sets) => sets.as_slice(),
+        };
+        sets.iter().map(|(set, _)| *set)
     }
 
     pub(super) fn lists(payload: &Bytes, direction: Direction, sets: Vec<(u32, Tables)>) -> Self {
@@ -145,30 +173,40 @@ impl Changes {
 
     /// `rtdb_index` in the receipt of `session`, if one is among the rows.
     pub fn receipt(&self, session: u64) -> Option<u64> {
-        let receipts: &Tables = match &self.shape {
-            Shape::Flat(tables) => tables,
+        self.receipts()
+            .find_map(|(of, index)| (of == session).then_some(index))
+    }
+
+    /// The receipts among the rows: each with its session and `rtdb_index`.
+    pub fn receipts(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let receipts = match &self.shape {
+            Shape::Flat(tables) => Some(tables),
             Shape::Nested(_, sets) | Shape::Lists(_, sets) => {
-                &sets.iter().find(|(id, _)| *id == RECEIPT_QUERY_SET)?.1
+                let ours = sets.iter().find(|(id, _)| *id == RECEIPT_QUERY_SET);
+                ours.map(|(_, tables)| tables)
             }
         };
         let is_receipt = |table: &&Table| {
             table.hidden && self.payload[table.name.clone()] == *hidden::RECEIPT_TABLE.as_bytes()
         };
         let index_of = |row: Bytes| {
-            let (row_session, index) = row.split_first_chunk()?;
+            let (session, index) = row.split_first_chunk()?;
             let index = u64::from_le_bytes(index.try_into().ok()?);
-            (u64::from_le_bytes(*row_session) == session).then_some(index)
+            Some((u64::from_le_bytes(*session), index))
         };
-        let tables = receipts.tables.iter().filter(is_receipt);
-        let mut changes = tables.flat_map(|table| self.table(None, table));
-        changes.find_map(|change| change.inserts.iter().find_map(index_of))
+        let tables = receipts.into_iter().flat_map(|tables| &tables.tables);
+        let changes = tables
+            .filter(is_receipt)
+            .flat_map(|table| self.table(None, table));
+        changes.flat_map(move |change| change.inserts.iter().filter_map(index_of).collect::<Vec<_>>())
     }
 
     /// Whether all of it may be shown.
     pub(super) fn all_visible(&self) -> bool {
         match &self.shape {
             Shape::Flat(tables) => !tables.any_hidden(),
-            Shape::Nested(_, sets) | Shape::Lists(_, sets) => sets
+            Shape::Nested(None, _) => false,
+            Shape::Nested(Some(_), sets) | Shape::Lists(_, sets) => sets
                 .iter()
                 .all(|(id, tables)| *id != RECEIPT_QUERY_SET && !tables.any_hidden()),
         }
@@ -188,7 +226,9 @@ impl Changes {
             // A default value has no place in any payload.
             Shape::Flat(tables) if tables.place.is_empty() => out.put_count(0),
             Shape::Flat(tables) => tables.put_visible(&self.payload, out),
-            Shape::Nested(place, _) if self.all_visible() => out.put_slice(&self.payload[place.clone()]),
+            Shape::Nested(Some(place), _) if self.all_visible() => {
+                out.put_slice(&self.payload[place.clone()])
+            }
             // Only of updates is anything written anew.
             Shape::Lists(..) => out.put_count(0),
             Shape::Nested(_, sets) => {

@@ -1,3 +1,4 @@
+use super::rows::put_rows;
 use super::{v1, v2};
 use crate::Subprotocol;
 use crate::writer::Write;
@@ -57,19 +58,6 @@ pub fn put_difference(subprotocol: Subprotocol, tables: &[TableDifference<'_>]) 
         }
     }
     out.freeze()
-}
-
-/// Writes a `BsatnRowList` with the offset of each row.
-fn put_rows(out: &mut BytesMut, rows: &[&[u8]]) {
-    out.put_u8(1);
-    out.put_count(rows.len());
-    let mut offset = 0;
-    for row in rows {
-        out.put_u64_le(offset);
-        offset += row.len() as u64;
-    }
-    out.put_count(offset as usize);
-    rows.iter().for_each(|row| out.put_slice(row));
 }
 
 #[cfg(test)]

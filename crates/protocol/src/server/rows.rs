@@ -1,6 +1,7 @@
 use crate::FrameError;
 use crate::reader::Reader;
-use bytes::Bytes;
+use crate::writer::Write;
+use bytes::{BufMut, Bytes, BytesMut};
 use std::ops::Range;
 
 /// Rows in BSATN, packed (`BsatnRowList`).
@@ -93,6 +94,28 @@ impl RowList {
     pub fn iter(&self) -> impl Iterator<Item = Bytes> + '_ {
         (0..self.len()).map_while(|index| self.get(index))
     }
+}
+
+/// Writes a row list: with the rows' size if all have the same, else with the offset of each.
+pub(crate) fn put_rows(out: &mut BytesMut, rows: &[&[u8]]) {
+    let size = rows.first().and_then(|first| u16::try_from(first.len()).ok());
+    match size.filter(|size| *size > 0 && rows.iter().all(|row| row.len() == usize::from(*size))) {
+        Some(size) => {
+            out.put_u8(0);
+            out.put_u16_le(size);
+        }
+        None => {
+            out.put_u8(1);
+            out.put_count(rows.len());
+            let mut offset = 0;
+            for row in rows {
+                out.put_u64_le(offset);
+                offset += row.len() as u64;
+            }
+        }
+    }
+    out.put_count(rows.iter().map(|row| row.len()).sum());
+    rows.iter().for_each(|row| out.put_slice(row));
 }
 
 fn offset(offsets: &Bytes, index: usize) -> Option<usize> {

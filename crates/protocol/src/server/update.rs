@@ -51,9 +51,24 @@ impl Update {
         self.changes.receipt(session)
     }
 
+    /// The message's bytes, hidden tables included.
+    pub fn bytes(&self) -> usize {
+        self.raw.len()
+    }
+
     /// The rows, hidden tables included.
     pub fn changes(&self) -> &Changes {
         &self.changes
+    }
+
+    /// What a client sees of it that shares the connection with others: those of the query sets that `numbers` has, under the
+    /// numbers that the client knows. `numbers` is sorted by the number in the message. In v1 the client sees all of it.
+    pub fn renumbered(&self, numbers: &[(u32, u32)]) -> Self {
+        Self {
+            raw: self.raw.clone(),
+            changes: self.changes.renumbered(numbers),
+            kind: self.kind.clone(),
+        }
     }
 
     /// The message for a client that did not make this call, or made it and wants no answer of its own. `None` if

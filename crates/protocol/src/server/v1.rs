@@ -16,6 +16,8 @@ pub(crate) const TRANSACTION_UPDATE_LIGHT: u8 = 2;
 pub(crate) const IDENTITY_TOKEN: u8 = 3;
 pub(crate) const ONE_OFF_QUERY_RESPONSE: u8 = 4;
 pub(crate) const SUBSCRIPTION_ERROR: u8 = 7;
+pub(crate) const SUBSCRIBE_MULTI_APPLIED: u8 = 8;
+pub(crate) const UNSUBSCRIBE_MULTI_APPLIED: u8 = 9;
 pub(crate) const PROCEDURE_RESULT: u8 = 10;
 
 /// The reducer name in a v1 `TransactionUpdate` that answers a read which the server could not even start: 1.2.0's,

@@ -12,6 +12,8 @@ use crate::writer::Write;
 use bytes::{BufMut, Bytes, BytesMut};
 
 pub(crate) const INITIAL_CONNECTION: u8 = 0;
+pub(crate) const SUBSCRIBE_APPLIED: u8 = 1;
+pub(crate) const UNSUBSCRIBE_APPLIED: u8 = 2;
 pub(crate) const SUBSCRIPTION_ERROR: u8 = 3;
 pub(crate) const TRANSACTION_UPDATE: u8 = 4;
 pub(crate) const ONE_OFF_QUERY_RESULT: u8 = 5;
@@ -36,10 +38,10 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<ServerMessage, FrameError>
                 connection,
             }
         }
-        tag @ (1 | 2) => {
+        tag @ (SUBSCRIBE_APPLIED | UNSUBSCRIBE_APPLIED) => {
             let request_id = Some(reader.u32()?);
             let query_set = reader.u32()?;
-            let (direction, tables) = if tag == 1 {
+            let (direction, tables) = if tag == SUBSCRIBE_APPLIED {
                 (Direction::Come, query_rows(reader)?)
             } else {
                 (Direction::Leave, reader.option(query_rows)?.unwrap_or_default())

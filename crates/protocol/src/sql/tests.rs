@@ -19,6 +19,35 @@ fn tables(text: &str) -> Vec<String> {
 }
 
 #[test]
+fn what_counts_a_query_s_rows() {
+    let count = |text: &str| parse_query(text).expect(text).count();
+    let all = "SELECT COUNT(*) AS n FROM";
+    for (text, counts) in [
+        ("SELECT * FROM a", Some("a")),
+        (
+            "SELECT a.* FROM a JOIN b ON a.id = b.id",
+            Some("a JOIN b ON a.id = b.id"),
+        ),
+        ("SELECT * FROM a WHERE x = ' FROM '", Some("a WHERE x = ' FROM '")),
+        ("SELECT \"a FROM b\".* FROM \"a FROM b\"", None),
+        ("SELECT id FROM a", None),
+        ("SELECT * FROM *", None),
+    ] {
+        assert_eq!(count(text), counts.map(|rest| format!("{all} {rest}")), "{text}");
+    }
+    assert!(
+        parse_query("SELECT * FROM a WHERE x = :sender")
+            .expect("a query")
+            .names_sender()
+    );
+    assert!(
+        !parse_query("SELECT * FROM a WHERE x = 1")
+            .expect("a query")
+            .names_sender()
+    );
+}
+
+#[test]
 fn queries_are_sent_on_as_they_were_understood() {
     for same in [
         "SELECT * FROM counter",

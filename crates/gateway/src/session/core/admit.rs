@@ -2,7 +2,8 @@
 
 use super::super::subscriptions::{Subscriptions, subscribes};
 use super::call::{CallUnderWay, UnderWay};
-use super::{Action, Caller, Context, Core, Upstream};
+use super::sharing::Way;
+use super::{Action, Caller, Context, Core, Upstream, Waiting};
 use crate::close::CloseReason;
 use crate::limits::{CALLS_BYTES_MAX, CALLS_MAX, READS_MAX};
 use bytes::Bytes;
@@ -11,62 +12,99 @@ use rtdb_protocol::{Subprotocol, reply};
 
 impl Core {
     pub(super) fn has_room(&self) -> bool {
-        self.under_way.len() < CALLS_MAX && self.bytes < CALLS_BYTES_MAX && self.reads.len() < READS_MAX
+        let reads = self.reads.len() + self.sharing.asked();
+        self.under_way.len() < CALLS_MAX && self.bytes < CALLS_BYTES_MAX && reads < READS_MAX
     }
 
     /// Admits what waits, as far as the phase rule and the limits allow.
     pub(super) fn admit(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) {
         while !self.closed && self.has_room() && self.take_next(actions) {
-            let settled = match &self.waiting {
-                Some(ClientMessage::Call(_) | ClientMessage::Procedure { .. }) => {
-                    let opening = matches!(self.upstream, Upstream::Opening | Upstream::Subscribing);
-                    self.reads.is_empty() && !opening
-                }
-                Some(ClientMessage::Read(_)) if self.refusal.is_some() => {
-                    !self.is_busy() && self.reads.is_empty()
-                }
-                Some(ClientMessage::Read(_)) => {
-                    !self.is_busy()
-                        && self.is_upstream_there(actions)
-                        && self.are_views_there(context, actions)
-                }
-                None => false,
-            };
-            if !settled {
+            let Some(Waiting { message, refusal }) = self.waiting.pop_front() else {
                 return;
-            }
-            match self.waiting.take() {
-                Some(ClientMessage::Call(call)) => self.admit_call(call, context, actions),
-                Some(ClientMessage::Read(read)) => self.admit_read(read, context, actions),
-                Some(ClientMessage::Procedure { request_id, name }) => {
+            };
+            let way = match &message {
+                ClientMessage::Call(_) | ClientMessage::Procedure { .. } => {
+                    let opening = matches!(self.upstream, Upstream::Opening | Upstream::Subscribing);
+                    (self.are_reads_done() && !opening).then_some(Way::Upstream)
+                }
+                ClientMessage::Read(_) if self.is_busy() => None,
+                ClientMessage::Read(_) if refusal.is_some() => self.are_reads_done().then_some(Way::Upstream),
+                ClientMessage::Read(read) => self.open_way(read, context, actions),
+            };
+            let Some(way) = way else {
+                return self.waiting.push_front(Waiting { message, refusal });
+            };
+            self.declined = self.declined.saturating_sub(1);
+            match (message, refusal) {
+                (ClientMessage::Call(call), _) => self.admit_call(call, context, actions),
+                (ClientMessage::Read(read), Some(why)) => {
+                    let message = self.refused_read(&read, context, &why);
+                    actions.push(Action::Send(message));
+                }
+                (ClientMessage::Read(read), None) if way == Way::Feed => self.ask_feed(read, actions),
+                (ClientMessage::Read(read), None) => self.admit_read(read, context, actions),
+                (ClientMessage::Procedure { request_id, name }, _) => {
                     let why = format!("the procedure `{name}` was not called: procedures are not served yet");
                     self.refuse(
                         reply::procedure_refused(self.subprotocol, request_id, &why),
                         actions,
                     );
                 }
-                None => {}
             }
         }
     }
 
+    fn are_reads_done(&self) -> bool {
+        self.reads.is_empty() && self.sharing.asked() == 0
+    }
+
+    /// Which way a read goes, if it can go now; asks for what it needs.
+    fn open_way(&mut self, read: &Read, context: &Context<'_>, actions: &mut Vec<Action>) -> Option<Way> {
+        let mut way = self.way(read, context);
+        if way == Way::Leaving {
+            self.leave_feed(actions);
+            way = self.way(read, context);
+        }
+        let is_open = match way {
+            Way::Feed => true,
+            Way::Leaving => false,
+            // What the feed does not take stands before it.
+            Way::Upstream => {
+                self.sharing.asked() == 0
+                    && self.is_upstream_there(actions)
+                    && self.are_views_there(read, context, actions)
+            }
+        };
+        is_open.then_some(way)
+    }
+
     /// Takes the next message of the client's frame to `waiting`. False if there is none.
     fn take_next(&mut self, actions: &mut Vec<Action>) -> bool {
-        if self.waiting.is_some() {
+        if !self.waiting.is_empty() {
             return true;
         }
         match self.frame.as_mut().and_then(Iterator::next) {
             Some(Ok(message)) => {
-                self.refusal = match &message {
+                let refusal = match &message {
                     ClientMessage::Read(read) => refusal(self.caller.server, read),
                     ClientMessage::Call(_) | ClientMessage::Procedure { .. } => None,
                 };
-                self.waiting = Some(message);
+                self.waiting.push_back(Waiting { message, refusal });
             }
             Some(Err(error)) => self.close_when_idle(CloseReason::from(error), actions),
             None => self.frame = None,
         }
-        self.waiting.is_some()
+        !self.waiting.is_empty()
+    }
+
+    /// The feed has not taken a read: it goes before what came later.
+    pub(super) fn wait_again(&mut self, read: Read) {
+        let waiting = Waiting {
+            message: ClientMessage::Read(read),
+            refusal: None,
+        };
+        self.waiting.insert(self.declined, waiting);
+        self.declined += 1;
     }
 
     /// Whether reads can be forwarded; if the upstream is absent it is asked for.
@@ -79,7 +117,10 @@ impl Core {
     }
 
     fn admit_call(&mut self, call: CallReducer, context: &Context<'_>, actions: &mut Vec<Action>) {
-        let receipt = self.upstream != Upstream::Absent;
+        let receipt = match self.sharing.is_shared() {
+            true => self.sharing.is_subscribed(),
+            false => self.upstream != Upstream::Absent,
+        };
         match CallUnderWay::new(call, &self.caller, receipt, context) {
             Ok(call) => {
                 self.bytes += call.bytes();
@@ -101,11 +142,6 @@ impl Core {
     }
 
     fn admit_read(&mut self, read: Read, context: &Context<'_>, actions: &mut Vec<Action>) {
-        if let Some(why) = self.refusal.take() {
-            let message = self.refused_read(&read, context, &why);
-            actions.push(Action::Send(message));
-            return;
-        }
         if subscribes(read.kind) && self.subscriptions.is_none() {
             let none = Subscriptions::new(self.subprotocol, self.total_row_bytes.clone());
             self.subscriptions = Some(Box::new(none));

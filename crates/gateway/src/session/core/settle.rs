@@ -1,7 +1,7 @@
 //! What the client is sent: results in the order of its calls, each at its receipt's place in the upstream's order.
 
 use super::call::{CallUnderWay, UnderWay};
-use super::{Action, Core, Upstream};
+use super::{Action, Core, Held, Upstream};
 use crate::close::CloseReason;
 use rtdb_protocol::RECEIPT_QUERY_SET;
 use rtdb_protocol::client::{Read, ReadKind};
@@ -55,9 +55,16 @@ impl Core {
     }
 
     fn emit_with_receipt(&mut self, actions: &mut Vec<Action>) {
-        if let Some(ServerMessage::Update(update)) = self.held.pop_front() {
-            self.shown(update.changes());
-            self.emit(Some(update), actions);
+        match self.held.pop_front() {
+            Some(Held::Message(ServerMessage::Update(update))) => {
+                self.shown(update.changes());
+                self.emit(Some(update), actions);
+            }
+            Some(Held::Shared(batch, at)) => {
+                let update = self.seen(&batch, at);
+                self.emit(update, actions);
+            }
+            Some(Held::Message(_)) | None => {}
         }
     }
 
@@ -69,8 +76,10 @@ impl Core {
     }
 
     fn pass_held(&mut self, actions: &mut Vec<Action>) {
-        if let Some(message) = self.held.pop_front() {
-            self.pass(message, actions);
+        match self.held.pop_front() {
+            Some(Held::Message(message)) => self.pass(message, actions),
+            Some(Held::Shared(batch, at)) => actions.push(Action::ShowOne(batch, at)),
+            None => {}
         }
     }
 
@@ -170,7 +179,12 @@ impl Core {
     }
 
     /// The position of this session's call that an update belongs to.
-    pub(super) fn receipt(&self, message: &ServerMessage) -> Option<u64> {
+    pub(super) fn receipt(&self, held: &Held) -> Option<u64> {
+        held.update()
+            .and_then(|update| update.receipt(self.caller.session))
+    }
+
+    pub(super) fn receipt_of(&self, message: &ServerMessage) -> Option<u64> {
         match message {
             ServerMessage::Update(update) => update.receipt(self.caller.session),
             _ => None,

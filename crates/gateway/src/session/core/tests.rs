@@ -1,5 +1,6 @@
 //! Orders of events, as short scripts: what goes in, and what the session wants done.
 
+mod sharing;
 mod views;
 
 use super::*;
@@ -35,7 +36,12 @@ impl Script {
             server: V2,
         };
         Self {
-            core: Core::new(V2, caller, IntGauge::new("rows", "bytes").expect("a gauge")),
+            core: Core::new(
+                V2,
+                caller,
+                IntGauge::new("rows", "bytes").expect("a gauge"),
+                false,
+            ),
             module: module(&[]),
             position: 0,
         }
@@ -155,6 +161,14 @@ fn describe(action: &Action) -> String {
         Action::ReopenUpstream => "reopen".into(),
         Action::PrepareViews(wanted) => format!("prepare {}", wanted[0].view),
         Action::Close(reason) => format!("close {}", reason.code),
+        Action::SendParts(head, _) if head[0] == 2 => format!("unsubscribed {}", number(head, 5)),
+        Action::SendParts(head, _) => format!("subscribed {}", number(head, 5)),
+        Action::Join(ticket, _) => format!("join {ticket}"),
+        Action::Leave(ticket, set, _) => format!("leave {ticket} {set}"),
+        Action::MoveOut => "move out".into(),
+        Action::Subscribed(numbers) => format!("numbers {numbers:?}"),
+        Action::Show(batch) => format!("show {}", batch.len()),
+        Action::ShowOne(_, at) => format!("show the one at {at}"),
         Action::Forward(message) if message[0] == 1 => {
             format!("forward unsubscribe {}", number(message, 5))
         }

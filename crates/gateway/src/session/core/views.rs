@@ -1,9 +1,9 @@
 //! Queries on views wait until these are prepared; and a view that fails ends the subscriptions that read it.
 
-use super::{Action, Context, Core, Upstream};
+use super::{Action, Context, Core, Upstream, Waiting};
 use crate::close::CloseReason;
 use crate::views;
-use rtdb_protocol::client::{self, ClientMessage};
+use rtdb_protocol::client::{self, ClientMessage, Read};
 use rtdb_protocol::reply;
 use rtdb_replica::ViewError;
 
@@ -19,11 +19,13 @@ pub(super) enum Preparing {
 }
 
 impl Core {
-    /// Whether the waiting read can be forwarded as far as views are concerned; asks for what it needs.
-    pub(super) fn are_views_there(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) -> bool {
-        let Some(ClientMessage::Read(read)) = &self.waiting else {
-            return true;
-        };
+    /// Whether the next read can be forwarded as far as views are concerned; asks for what it needs.
+    pub(super) fn are_views_there(
+        &mut self,
+        read: &Read,
+        context: &Context<'_>,
+        actions: &mut Vec<Action>,
+    ) -> bool {
         match self.preparing {
             Preparing::UnderWay => false,
             Preparing::Ready => {
@@ -55,7 +57,12 @@ impl Core {
             _ if !there => Preparing::No,
             Ok(()) => Preparing::Ready,
             Err(error) => {
-                if let Some(ClientMessage::Read(read)) = self.waiting.take() {
+                if let Some(Waiting {
+                    message: ClientMessage::Read(read),
+                    ..
+                }) = self.waiting.pop_front()
+                {
+                    self.declined = self.declined.saturating_sub(1);
                     let message = self.refused_read(&read, context, &error.to_string());
                     actions.push(Action::Send(message));
                 }

@@ -1,6 +1,7 @@
 //! Events that bring so much that they are handled apart.
 
 use super::{End, Event, Io, Session};
+use crate::feed::Item;
 use crate::pool::Turn;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -19,6 +20,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Event::Upstream(Some(Ok(Message::Binary(payload)))) => payload.len(),
             Event::Upstream(_) | Event::Opened(_) | Event::Published => self.core.row_bytes(),
             Event::Outcome(_) | Event::Views(_) => io.held_bytes,
+            Event::Feed(Some(Item::Batch(batch))) => match &io.shape {
+                Some(shape) if !batch.is_made(shape) => batch.bytes(),
+                _ => 0,
+            },
+            Event::Feed(Some(Item::Moved { shown })) => shown.iter().map(|(_, rows)| rows.len()).sum(),
             _ => return 0,
         };
         bytes + self.core.backlog()

@@ -1,9 +1,9 @@
 //! The end of a session's socket.
 
-use super::super::socket::Socket;
 use super::Session;
 use crate::close::CloseReason;
 use crate::limits::{CLOSE_HANDSHAKE_MAX, DRAIN_MAX};
+use crate::socket::Socket;
 use std::future::poll_fn;
 use std::task::Poll;
 use tokio::io::{AsyncRead, AsyncWrite};

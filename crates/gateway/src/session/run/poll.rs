@@ -1,8 +1,11 @@
 //! What is ready first.
 
+use super::super::outbox::Payload;
 use super::{Event, Io, Session};
 use crate::budget::Exceeded;
+use crate::feed::Frames;
 use crate::limits::OUTGOING_BYTES_MAX;
+use bytes::Bytes;
 use futures::FutureExt;
 use std::task::{Context as TaskContext, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -55,6 +58,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             && failed.poll_unpin(cx).is_ready()
         {
             return Poll::Ready(Event::ViewFailed);
+        }
+        if let Some(member) = &mut io.member
+            && self.core.wants_feed()
+            && let Poll::Ready(item) = member.poll_next(cx)
+        {
+            return Poll::Ready(Event::Feed(item));
         }
         if self.outbox.bytes() >= GATHER_BYTES && self.poll_write(cx).is_err() {
             return Poll::Ready(Event::Gone);
@@ -111,7 +120,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     fn account(&mut self, io: &Io) -> Result<(), Exceeded> {
         let upstream = io.upstream.as_ref().map_or(0, |(upstream, _)| upstream.bytes());
         let bytes = self.core.bytes() + self.outbox.bytes() + self.client.bytes() + upstream + io.held_bytes;
-        self.share.set(bytes)
+        let shared = self.outbox.shared_bytes() + self.client.shared_bytes();
+        self.share.set_all(bytes - shared, shared)
     }
 
     /// Whether the client has room for more.
@@ -132,7 +142,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 Poll::Pending => return Ok(()),
             }
             match self.outbox.poll_next(cx) {
-                Poll::Ready(Some((head, body))) => self.client.push_parts(head, body),
+                Poll::Ready(Some(Payload::Parts(head, body, shared))) => {
+                    self.client.push_parts(head, body, shared);
+                }
+                Poll::Ready(Some(Payload::Frames(frames))) => match &*frames {
+                    Frames::Ready(bytes) => self.client.push_frames(bytes.clone()),
+                    Frames::Payloads(payloads) => {
+                        for payload in payloads {
+                            self.client.push_parts(Bytes::new(), payload.clone(), true);
+                        }
+                    }
+                },
                 Poll::Ready(None) | Poll::Pending => return Ok(()),
             }
         }

@@ -6,7 +6,7 @@ use crate::limits::{ClientLimits, WRITE_STALL_MAX};
 use crate::local::{Claims, Local, LocalDatabase, SetAside, Tokens};
 use crate::metrics::GatewayMetrics;
 use crate::session::core::Caller;
-use crate::session::counted::Counted;
+use crate::socket::Counted;
 use rtdb_consensus::{Command, Propose};
 use rtdb_protocol::Subprotocol;
 use rtdb_protocol::compress::Compression;
@@ -133,7 +133,8 @@ async fn session() -> (Session<DuplexStream>, DuplexStream) {
         payload: String::new(),
     };
     let session = Session {
-        core: Core::new(Subprotocol::V2, caller, node.metrics.row_bytes.clone()),
+        session: 1,
+        core: Core::new(Subprotocol::V2, caller, node.metrics.row_bytes.clone(), false),
         module: Arc::new(Module::from_def(&def).expect("a module")),
         upstream_config: UpstreamConfig {
             database: Identity::ZERO,

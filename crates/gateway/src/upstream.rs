@@ -1,16 +1,12 @@
-//! A client's own connection to the local SpacetimeDB.
+//! A connection to the local SpacetimeDB, as its client.
 
-use super::counted::Counted;
-use super::socket::Socket;
-use crate::limits::{CLIENT_BYTES_MAX, UPSTREAM_AWAY_MAX, UPSTREAM_OPEN_MAX};
+use crate::limits::{CLIENT_BYTES_MAX, UPSTREAM_OPEN_MAX};
 use crate::local::{Claims, Local};
-use crate::node::Node;
-use crate::views::{self, Wanted};
+use crate::socket::{Counted, Socket};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use rtdb_protocol::Subprotocol;
-use rtdb_replica::{ViewError, ViewHold};
 use spacetimedb_lib::{ConnectionId, Identity};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,26 +17,22 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 /// How long to wait before the local server is tried again; where it may be away for long, each time twice as long, up to the
 /// second.
-const RETRY: Duration = Duration::from_millis(100);
+pub(crate) const RETRY: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
 /// The connection.
-pub(super) type Upstream = Socket<TcpStream>;
+pub(crate) type Upstream = Socket<TcpStream>;
 
 /// The connection, just opened.
-pub(super) struct Opened {
-    pub(super) upstream: Upstream,
+pub(crate) struct Opened {
+    pub(crate) upstream: Upstream,
     /// Resolves at the next publication of the database.
-    pub(super) published: Option<BoxFuture<'static, ()>>,
-    /// The views that the client has asked for, held anew.
-    pub(super) views: Vec<ViewHold>,
-    /// Those of them that fail now.
-    pub(super) failed_views: Vec<ViewError>,
+    pub(crate) published: Option<BoxFuture<'static, ()>>,
 }
 
 /// Why it could not be opened.
 #[derive(Debug, Error)]
-pub(super) enum OpenError {
+pub(crate) enum OpenError {
     /// The server does not answer.
     #[error("SpacetimeDB is not available on this node")]
     Unavailable,
@@ -51,20 +43,20 @@ pub(super) enum OpenError {
 
 /// What is needed to open it, and to open it again.
 #[derive(Clone)]
-pub(super) struct UpstreamConfig {
-    pub(super) database: Identity,
-    pub(super) subprotocol: Subprotocol,
+pub(crate) struct UpstreamConfig {
+    pub(crate) database: Identity,
+    pub(crate) subprotocol: Subprotocol,
     /// The client's connection id, for what is logged. The server gets others, since it may not take one twice, and
     /// clients choose theirs as they like.
-    pub(super) connection: ConnectionId,
-    pub(super) light: bool,
-    pub(super) claims: Claims,
+    pub(crate) connection: ConnectionId,
+    pub(crate) light: bool,
+    pub(crate) claims: Claims,
     /// The client's own token.
-    pub(super) token: String,
+    pub(crate) token: String,
 }
 
 /// Opens the connection; while the server does not answer it is tried again and again, for a while.
-pub(super) async fn open(local: Arc<dyn Local>, config: UpstreamConfig) -> Result<Opened, OpenError> {
+pub(crate) async fn open(local: Arc<dyn Local>, config: UpstreamConfig) -> Result<Opened, OpenError> {
     let attempts = async {
         loop {
             match attempt(local.as_ref(), &config).await {
@@ -78,72 +70,28 @@ pub(super) async fn open(local: Arc<dyn Local>, config: UpstreamConfig) -> Resul
         .unwrap_or(Err(OpenError::Unavailable))
 }
 
-/// Opens the connection again for a client that has seen something already: whatever the server says is taken to be of
-/// its recovery, and nothing is asked of it before it has again what it may have shown, in views too.
-pub(super) async fn reopen(
-    node: Arc<Node>,
-    config: UpstreamConfig,
-    views: Vec<String>,
-) -> Result<Opened, OpenError> {
-    let local = &node.local;
-    let attempts = async {
-        let mut pause = RETRY;
-        loop {
-            match attempt(local.as_ref(), &config).await {
-                Ok(opened) => break opened,
-                Err(error) => tracing::debug!(%error, "SpacetimeDB is not back yet"),
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RETRY_MAX);
+/// Opens the connection again for somebody who has seen something already: whatever the server says is taken to be of its
+/// recovery, and nothing is asked of it before it has again what it may have shown. To be given up after
+/// [`UPSTREAM_AWAY_MAX`](crate::limits::UPSTREAM_AWAY_MAX).
+pub(crate) async fn reopen(local: &dyn Local, config: &UpstreamConfig) -> Opened {
+    let mut pause = RETRY;
+    let opened = loop {
+        match attempt(local, config).await {
+            Ok(opened) => break opened,
+            Err(error) => tracing::debug!(%error, "SpacetimeDB is not back yet"),
         }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY_MAX);
     };
-    let reopened = async {
-        let mut opened = attempts.await;
-        // Asked on the new connection's server: had it died in between, the connection would be dead too.
-        local.caught_up(&config.database).await;
-        for view in &views {
-            match prepare_again(&node, &config, view).await {
-                Ok(holds) => opened.views.extend(holds),
-                Err(failed) => opened.failed_views.push(failed),
-            }
-        }
-        opened
-    };
-    tokio::time::timeout(UPSTREAM_AWAY_MAX, reopened)
-        .await
-        .map_err(|_| OpenError::Unavailable)
-}
-
-/// Prepares views for a client's first look at them.
-pub(super) async fn prepare_views(
-    node: Arc<Node>,
-    config: UpstreamConfig,
-    wanted: Vec<Wanted>,
-) -> Result<Vec<ViewHold>, ViewError> {
-    let token = config.current_token(node.local.as_ref());
-    views::prepare(&node, &config.database, &token, &wanted).await
-}
-
-/// Prepares a view again, as soon as that is possible. The module may be another one.
-async fn prepare_again(node: &Node, config: &UpstreamConfig, view: &str) -> Result<Vec<ViewHold>, ViewError> {
-    loop {
-        let token = config.current_token(node.local.as_ref());
-        let wanted = match node.local.database(&config.database) {
-            Some(database) => views::named(&database.module, view, config.claims.identity.to_byte_array()),
-            None => Vec::new(),
-        };
-        match views::prepare(node, &config.database, &token, &wanted).await {
-            Err(ViewError::Unavailable(error)) => tracing::debug!(error, "views can't be refreshed yet"),
-            settled => return settled,
-        }
-        tokio::time::sleep(RETRY).await;
-    }
+    // Asked on the new connection's server: had it died in between, the connection would be dead too.
+    local.caught_up(&config.database).await;
+    opened
 }
 
 impl UpstreamConfig {
     /// The client's token, or one in its place. A token with an end may have come to it since the client was let in: the
     /// session goes on all the same.
-    fn current_token(&self, local: &dyn Local) -> String {
+    pub(crate) fn current_token(&self, local: &dyn Local) -> String {
         let minted = local
             .tokens()
             .filter(|_| self.claims.expires)
@@ -194,8 +142,6 @@ async fn attempt(local: &dyn Local, config: &UpstreamConfig) -> Result<Opened, O
         Ok((ws, _)) => Ok(Opened {
             upstream: Socket::new(ws),
             published,
-            views: Vec::new(),
-            failed_views: Vec::new(),
         }),
         Err(Error::Http(response)) => Err(OpenError::Refused(response.status().to_string())),
         Err(Error::Io(_) | Error::ConnectionClosed | Error::Protocol(_)) => Err(OpenError::Unavailable),

@@ -1,6 +1,9 @@
 //! A WebSocket with a bounded queue before it, polled from one task.
 
-use super::counted::Counted;
+mod counted;
+
+pub(crate) use counted::Counted;
+
 use crate::limits::{EARLY_BYTES_MAX, FRAGMENT_BYTES, READ_BUFFER_BYTES, WRITE_BUFFER_BYTES};
 use bytes::{Bytes, BytesMut};
 use futures::{Sink, Stream};
@@ -21,14 +24,25 @@ const SCRAP_BYTES: usize = 4 << 10;
 /// What a socket gives: a message, or its end.
 pub(crate) type Received = Option<Result<Message, Error>>;
 
-/// A binary message that waits, or what is left of it.
+/// What waits to be written.
 #[derive(Debug)]
-struct Outgoing {
-    /// What stands before the body.
-    head: Bytes,
-    body: Bytes,
-    /// Its first frame has been sent.
-    begun: bool,
+enum Outgoing {
+    /// A binary message, or what is left of it.
+    Message {
+        /// What stands before the body.
+        head: Bytes,
+        body: Bytes,
+        /// The body is counted elsewhere, since others have it, too.
+        shared: bool,
+        /// Its first frame has been sent.
+        begun: bool,
+    },
+    /// Whole frames, or what is left of them. They are counted elsewhere.
+    Frames {
+        bytes: Bytes,
+        /// The first of them has been written.
+        begun: bool,
+    },
 }
 
 /// A WebSocket and what waits to be written to it.
@@ -79,17 +93,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     /// Queues a binary message.
     pub(crate) fn push(&mut self, message: Bytes) {
-        self.push_parts(Bytes::new(), message);
+        self.push_parts(Bytes::new(), message, false);
     }
 
-    /// Queues a binary message that begins with `head`.
-    pub(crate) fn push_parts(&mut self, head: Bytes, body: Bytes) {
+    /// Queues a binary message that begins with `head`. Its body may be counted elsewhere.
+    pub(crate) fn push_parts(&mut self, head: Bytes, body: Bytes, shared: bool) {
         self.queued_bytes += head.len() + body.len();
-        self.queue.push_back(Outgoing {
+        self.queue.push_back(Outgoing::Message {
             head,
             body,
+            shared,
             begun: false,
         });
+    }
+
+    /// Queues frames as they are: whole messages of a server, small enough that pings can wait for them.
+    pub(crate) fn push_frames(&mut self, bytes: Bytes) {
+        self.queued_bytes += bytes.len();
+        self.queue.push_back(Outgoing::Frames { bytes, begun: false });
     }
 
     /// Sends a ping as soon as possible, in the middle of a large message too.
@@ -102,15 +123,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         self.close = Some(frame);
     }
 
-    /// Forgets what waits.
+    /// Forgets what waits, but for the rest of frames that are half written.
     pub(crate) fn clear(&mut self) {
-        self.queue.clear();
-        self.queued_bytes = 0;
+        self.queue
+            .retain(|outgoing| matches!(outgoing, Outgoing::Frames { begun: true, .. }));
+        self.queued_bytes = self.queue.iter().map(Outgoing::len).sum();
     }
 
     /// Bytes that wait for the socket.
     pub(crate) fn queued_bytes(&self) -> usize {
         self.queued_bytes
+    }
+
+    /// How many of them are counted elsewhere.
+    pub(crate) fn shared_bytes(&self) -> usize {
+        self.queue.iter().map(Outgoing::shared_len).sum()
     }
 
     /// Bytes that it holds: what waits, and what has come of messages that are still to be taken.
@@ -128,11 +155,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         if self.end.is_some() {
             // It takes nothing any more; what it sent before is still to be done.
-            self.clear();
-            (self.ping, self.dirty) = (false, false);
+            self.queue.clear();
+            (self.queued_bytes, self.ping, self.dirty) = (0, false, false);
             return Poll::Ready(Ok(()));
         }
         while self.ping || !self.queue.is_empty() || self.close.is_some() {
+            if self.is_at_frames() {
+                ready!(self.poll_write_frames(cx))?;
+                continue;
+            }
             ready!(Pin::new(&mut self.ws).poll_ready(cx))?;
             if let Some(message) = self.next_frame() {
                 self.dirty = true;
@@ -145,30 +176,62 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         Poll::Ready(Ok(()))
     }
 
+    /// Whether frames are next that go as they are.
+    fn is_at_frames(&self) -> bool {
+        match self.queue.front() {
+            Some(Outgoing::Frames { begun, .. }) => *begun || !self.ping,
+            _ => false,
+        }
+    }
+
+    /// Writes the frames that are next, behind what the socket itself still has to write.
+    fn poll_write_frames(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let Some(Outgoing::Frames { bytes, begun }) = self.queue.front_mut() else {
+            return Poll::Ready(Ok(()));
+        };
+        if self.dirty && !*begun {
+            ready!(Pin::new(&mut self.ws).poll_flush(cx))?;
+            self.dirty = false;
+        }
+        *begun = true;
+        let before = bytes.len();
+        let written = self.ws.get_mut().poll_write_frames(cx, bytes);
+        self.queued_bytes -= before - bytes.len();
+        ready!(written)?;
+        self.queue.pop_front();
+        // It may have had to wait meanwhile.
+        self.dirty = true;
+        Poll::Ready(Ok(()))
+    }
+
     /// The next frame. A large message is several, so that none of it waits in the socket's own buffer.
     fn next_frame(&mut self) -> Option<Message> {
         if std::mem::take(&mut self.ping) {
             return Some(Message::Ping(Bytes::new()));
         }
-        let Some(next) = self.queue.front_mut() else {
-            return self.close.take().map(|frame| Message::Close(Some(frame)));
+        let (head, body, begun) = match self.queue.front_mut() {
+            Some(Outgoing::Message {
+                head, body, begun, ..
+            }) => (head, body, begun),
+            Some(Outgoing::Frames { .. }) => return None,
+            None => return self.close.take().map(|frame| Message::Close(Some(frame))),
         };
-        let length = next.body.len().min(FRAGMENT_BYTES - next.head.len());
-        let body = next.body.split_to(length);
-        let payload = match next.head.is_empty() {
-            true => body,
+        let length = body.len().min(FRAGMENT_BYTES - head.len());
+        let part = body.split_to(length);
+        let payload = match head.is_empty() {
+            true => part,
             false => {
-                let mut payload = BytesMut::with_capacity(next.head.len() + length);
-                payload.extend_from_slice(&std::mem::take(&mut next.head));
-                payload.extend_from_slice(&body);
+                let mut payload = BytesMut::with_capacity(head.len() + length);
+                payload.extend_from_slice(&std::mem::take(head));
+                payload.extend_from_slice(&part);
                 payload.freeze()
             }
         };
-        let kind = match std::mem::replace(&mut next.begun, true) {
+        let kind = match std::mem::replace(begun, true) {
             false => Data::Binary,
             true => Data::Continue,
         };
-        let last = next.body.is_empty();
+        let last = body.is_empty();
         if last {
             self.queue.pop_front();
         }
@@ -202,6 +265,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             Some(end) => Poll::Ready(end),
             None => self.poll_next(cx),
         }
+    }
+
+    /// Takes an end back that was read, for the next to read.
+    pub(crate) fn unread(&mut self, end: Received) {
+        self.end = Some(end);
     }
 
     /// Reads on though no message is wanted: pings are answered, and a client that leaves is noticed. What it sends is kept
@@ -263,6 +331,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             }
         })
         .await;
+    }
+}
+
+impl Outgoing {
+    fn len(&self) -> usize {
+        match self {
+            Self::Message { head, body, .. } => head.len() + body.len(),
+            Self::Frames { bytes, .. } => bytes.len(),
+        }
+    }
+
+    fn shared_len(&self) -> usize {
+        match self {
+            Self::Message { body, shared, .. } if *shared => body.len(),
+            Self::Message { .. } => 0,
+            Self::Frames { bytes, .. } => bytes.len(),
+        }
     }
 }
 

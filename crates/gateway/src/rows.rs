@@ -1,4 +1,4 @@
-//! The rows that a client has been shown, so that it can be told what it missed when its upstream was away.
+//! The rows that clients have been shown, so that they can be told what they missed when their upstream was away.
 //!
 //! The server says of a new subscription what *is*; a client that was subscribed before must hear what *differs* from
 //! what it has, and of a row that is gone it must hear all its bytes. Those the server no longer has: so they are kept
@@ -6,18 +6,20 @@
 
 use crate::limits::{ROWS_BYTES_MAX, ROWS_TOTAL_BYTES_MAX};
 use bytes::Bytes;
+use indexmap::IndexMap;
 use prometheus::IntGauge;
 use rtdb_protocol::Subprotocol;
+use rtdb_protocol::reply::TableRows;
 use rtdb_protocol::server::{Change, Changes, RowList, TableDifference, put_difference};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
-/// What a row costs besides its own bytes: its place in the hash table (24 bytes, one of control, a load of about
-/// two thirds) and the allocator's share of its bytes.
-const ROW_OVERHEAD_BYTES: usize = 64;
+/// What a row costs besides its own bytes: its place in the table (32 bytes, and 8 with one of control in the index, a load of
+/// about two thirds) and the allocator's share of its bytes.
+const ROW_OVERHEAD_BYTES: usize = 80;
 
 /// Which rows are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
+pub(crate) enum Side {
     /// Those that the client has been shown.
     Shown,
     /// Those that the new upstream has told of since it was opened.
@@ -35,12 +37,12 @@ struct Copies {
 struct Table {
     /// The table's number, as the server last said (v1).
     id: u32,
-    rows: HashMap<Box<[u8]>, Copies>,
+    rows: IndexMap<Box<[u8]>, Copies>,
 }
 
-/// The rows of one client, by query set and table. v1 does not tell query sets apart: there all rows are of set 0.
+/// The rows of one client, or of one subscription that clients share, by query set and table. v1 does not tell query sets apart: there all rows are of set 0.
 #[derive(Debug)]
-pub(super) struct Rows {
+pub(crate) struct Rows {
     sets: BTreeMap<u32, BTreeMap<Box<str>, Table>>,
     bytes: usize,
     /// How many of `bytes` are in `total`.
@@ -51,7 +53,7 @@ pub(super) struct Rows {
 
 impl Rows {
     /// None yet. What they take is counted in `total`.
-    pub(super) fn new(total: IntGauge) -> Self {
+    pub(crate) fn new(total: IntGauge) -> Self {
         Self {
             sets: BTreeMap::new(),
             bytes: 0,
@@ -61,24 +63,31 @@ impl Rows {
     }
 
     /// What they take.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Takes note of rows that came and left. False if these are more than are kept: then the client can't be told
     /// any more what it misses.
     #[must_use]
-    pub(super) fn apply(&mut self, changes: &Changes, side: Side) -> bool {
-        let changes: Vec<_> = changes.visible().filter(|change| !change.events).collect();
+    pub(crate) fn apply(&mut self, changes: &Changes, side: Side) -> bool {
+        let changes: Vec<_> = changes.visible().collect();
+        self.apply_all(&changes, side)
+    }
+
+    /// The same, of changes that are to be shown.
+    #[must_use]
+    pub(crate) fn apply_all(&mut self, changes: &[Change], side: Side) -> bool {
+        let changes = || changes.iter().filter(|change| !change.events);
         // Of what can't be kept nothing is copied, or no more than is kept.
         let all =
-            |rows: fn(&Change) -> &RowList| changes.iter().map(|change| cost_of(rows(change))).sum::<usize>();
+            |rows: fn(&Change) -> &RowList| changes().map(|change| cost_of(rows(change))).sum::<usize>();
         let most = ROWS_BYTES_MAX + all(|change| &change.deletes);
         if all(|change| &change.inserts) > most || !self.count() {
             return false;
         }
         // A row can come by one query and leave by another in the same update: first what came.
-        for change in &changes {
+        for change in changes() {
             if change.inserts.is_empty() {
                 continue;
             }
@@ -95,7 +104,7 @@ impl Rows {
                 return false;
             }
         }
-        for change in &changes {
+        for change in changes() {
             let set = self.sets.get_mut(&change.query_set.unwrap_or(0));
             if let Some(table) = set.and_then(|set| set.get_mut(&*change.table)) {
                 table.id = change.table_id;
@@ -106,7 +115,7 @@ impl Rows {
     }
 
     /// The client has let go of a whole query set.
-    pub(super) fn forget(&mut self, query_set: u32) {
+    pub(crate) fn forget(&mut self, query_set: u32) {
         for table in self.sets.remove(&query_set).unwrap_or_default().values() {
             self.bytes -= table.rows.keys().map(|row| cost(row)).sum::<usize>();
         }
@@ -114,19 +123,27 @@ impl Rows {
     }
 
     /// The client has let go of everything.
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.sets.clear();
         self.bytes = 0;
         let _ = self.count();
     }
 
     /// A new upstream, which has told of nothing yet.
-    pub(super) fn forget_told(&mut self) {
+    pub(crate) fn forget_told(&mut self) {
         self.settle(|copies| copies.told = 0);
     }
 
     /// What the new upstream has told of becomes what the client is shown: by this message, if there is a difference.
-    pub(super) fn show_told(&mut self, subprotocol: Subprotocol) -> Option<Bytes> {
+    pub(crate) fn show_told(&mut self, subprotocol: Subprotocol) -> Option<Bytes> {
+        let tables = self.difference();
+        let message = (!tables.is_empty()).then(|| put_difference(subprotocol, &tables));
+        self.take_told();
+        message
+    }
+
+    /// What leads from what is shown to what the new upstream has told of.
+    pub(crate) fn difference(&self) -> Vec<TableDifference<'_>> {
         let mut tables = Vec::new();
         for (&query_set, set) in &self.sets {
             for (name, table) in set {
@@ -147,9 +164,28 @@ impl Rows {
                 }
             }
         }
-        let message = (!tables.is_empty()).then(|| put_difference(subprotocol, &tables));
+        tables
+    }
+
+    /// What the new upstream has told of is shown.
+    pub(crate) fn take_told(&mut self) {
         self.settle(|copies| (copies.shown, copies.told) = (copies.told, 0));
-        message
+    }
+
+    /// What is shown of all query sets: tables with their numbers and rows.
+    pub(crate) fn shown(&self) -> Vec<TableRows<'_>> {
+        let tables = self.sets.values().flatten();
+        tables
+            .map(|(name, table)| TableRows {
+                table: name,
+                table_id: table.id,
+                rows: table
+                    .rows
+                    .iter()
+                    .flat_map(|(row, copies)| (0..copies.shown).map(|_| &**row))
+                    .collect(),
+            })
+            .collect()
     }
 
     /// Changes every row's copies, and drops the rows that have none.
@@ -230,7 +266,7 @@ impl Table {
             };
             *copies.of(side) = copies.of(side).saturating_sub(1);
             if !copies.any() {
-                self.rows.remove(&*row);
+                self.rows.swap_remove(&*row);
                 less += cost(&row);
             }
         }

@@ -1,0 +1,148 @@
+//! The upstream, when it was opened, lost, or opened anew.
+//!
+//! What members were shown is kept. On a new upstream all query sets are subscribed to again, and what comes is kept from
+//! the members until the last answer is there: then one update leads from what they were shown to what there is.
+
+use super::sets::{self, State};
+use super::{Action, Core, Upstream};
+use crate::close::CloseReason;
+use crate::feed::batch::Batch;
+use crate::feed::item::Item;
+use crate::limits::RESTORATIONS_MAX;
+use bytes::{BufMut, Bytes, BytesMut};
+use rtdb_protocol::client;
+use rtdb_protocol::server::{Changes, ServerMessage, TableDifference, Update, put_difference, split};
+use rtdb_protocol::sql::Query;
+use std::sync::Arc;
+
+impl Core {
+    /// The upstream is open. Query sets that can't be shared any more, as the database may run another module, are not
+    /// subscribed to.
+    pub(in crate::feed) fn opened(
+        &mut self,
+        shareable: impl Fn(&[Query]) -> bool,
+        actions: &mut Vec<Action>,
+    ) {
+        for number in self.sets.keys().copied().collect::<Vec<_>>() {
+            if !shareable(&self.sets[&number].queries) {
+                self.freeze(number, actions);
+            }
+        }
+        actions.push(Action::Forward(client::subscribe_all_receipts(self.subprotocol)));
+        let live = self.sets_in(State::Live);
+        for number in &live {
+            if let Some(set) = self.sets.get(number) {
+                actions.push(Action::Forward(sets::subscribe(self.subprotocol, *number, set)));
+            }
+        }
+        self.receipts.clear();
+        self.upstream = Upstream::Restoring { due: 1 + live.len() };
+    }
+
+    /// The upstream is gone.
+    pub(in crate::feed) fn lost(&mut self, actions: &mut Vec<Action>) {
+        self.flush(actions);
+        self.losses += 1;
+        if self.losses > RESTORATIONS_MAX {
+            return self.close(&CloseReason::restart(), actions);
+        }
+        self.fences.under_way = None;
+        let next = self.fences.last + 1;
+        let mut suspects = Vec::new();
+        for (number, set) in &mut self.sets {
+            set.rows.forget_told();
+            if set.state == State::Asked {
+                suspects.push(*number);
+            }
+            set.waiting.iter_mut().for_each(|joiner| {
+                if set.state == State::Live {
+                    joiner.fence = next;
+                }
+            });
+        }
+        // One of these may have brought the server down.
+        for number in suspects {
+            self.freeze(number, actions);
+        }
+        self.upstream = Upstream::Opening;
+        actions.push(Action::Open);
+    }
+
+    /// The server tells what a query set shows that members are subscribed to already.
+    pub(super) fn answered_again(
+        &mut self,
+        number: u32,
+        error: bool,
+        changes: &Changes,
+        actions: &mut Vec<Action>,
+    ) {
+        if !matches!(self.upstream, Upstream::Restoring { .. }) {
+            return;
+        }
+        let changes: Vec<_> = changes.visible().collect();
+        if error {
+            self.freeze(number, actions);
+        } else if !self.apply(number, &changes, true) {
+            self.outgrown(number, actions);
+        }
+        self.one_restored(actions);
+    }
+
+    /// One of the answers is there that were due.
+    pub(super) fn one_restored(&mut self, actions: &mut Vec<Action>) {
+        let Upstream::Restoring { due } = &mut self.upstream else {
+            return;
+        };
+        *due -= 1;
+        if *due == 0 {
+            self.restored(actions);
+        }
+    }
+
+    fn restored(&mut self, actions: &mut Vec<Action>) {
+        self.upstream = Upstream::Open;
+        self.losses = 0;
+        let live = || self.sets.iter().filter(|(_, set)| set.state == State::Live);
+        let missed: Vec<_> = live()
+            .flat_map(|(number, set)| {
+                let tables = set.rows.difference().into_iter();
+                tables.map(|table| TableDifference {
+                    query_set: *number,
+                    ..table
+                })
+            })
+            .collect();
+        let missed = (!missed.is_empty())
+            .then(|| put_difference(self.subprotocol, &missed))
+            .and_then(|message| self.read_update(&message))
+            .map(|update| Arc::new(Batch::new(vec![update], self.only_set())));
+        for set in self.sets.values_mut().filter(|set| set.state == State::Live) {
+            set.rows.take_told();
+            set.forget_snapshot();
+        }
+        for (session, member) in &self.members {
+            if !member.sets.is_empty() {
+                let restored = Item::Restored {
+                    missed: missed.clone(),
+                    receipt: self.receipts.get(session).copied().unwrap_or(0),
+                };
+                actions.push(Action::Tell(*session, restored));
+            }
+        }
+        self.receipts.clear();
+        for number in self.sets_in(State::Wanted) {
+            self.ask(number, actions);
+        }
+        self.fence(actions);
+    }
+
+    fn read_update(&self, message: &Bytes) -> Option<Update> {
+        let mut payload = BytesMut::with_capacity(1 + message.len());
+        payload.put_u8(0);
+        payload.put_slice(message);
+        match split(self.subprotocol, payload.freeze()).next() {
+            Some(Ok(ServerMessage::Update(update))) => Some(update),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Orders of events at a feed, as short scripts.
+
+use super::*;
+use crate::limits::SHARED_ROWS_MAX;
+use bytes::{BufMut, BytesMut};
+use rtdb_protocol::reply::{Direction, TableRows, applied_head, applied_rows};
+use rtdb_protocol::server::split;
+use rtdb_protocol::sql::parse_query;
+use tokio::sync::mpsc;
+
+const V2: Subprotocol = Subprotocol::V2;
+
+struct Script {
+    core: Core,
+}
+
+impl Script {
+    /// A feed that is open, with a member.
+    fn open(session: u64) -> Self {
+        let gauge = || IntGauge::new("rows", "bytes").expect("a gauge");
+        let mut script = Self {
+            core: Core::new(V2, gauge(), Budget::new(1 << 30, gauge())),
+        };
+        assert_eq!(script.enter(session), ["open"]);
+        script.opened();
+        assert_eq!(script.upstream(applied(u32::MAX, u32::MAX, &[])), [""; 0]);
+        script
+    }
+
+    /// The same, with the member subscribed to `counter` with the row 7.
+    fn subscribed(session: u64) -> Self {
+        let mut script = Self::open(session);
+        assert_eq!(script.join(session, 1, "counter"), ["count 1"]);
+        assert_eq!(script.counted(1, Some(1)), ["subscribe 1"]);
+        assert_eq!(
+            script.upstream(applied(1, 1, &[7])),
+            [format!("{session}: joined 1 with [7]")]
+        );
+        script
+    }
+
+    fn step(&mut self, step: impl FnOnce(&mut Core, &mut Vec<Action>)) -> Vec<String> {
+        let mut actions = Vec::new();
+        step(&mut self.core, &mut actions);
+        actions.iter().map(describe).collect()
+    }
+
+    fn request(&mut self, request: Request) -> Vec<String> {
+        self.step(|core, actions| core.request(request, actions))
+    }
+
+    fn enter(&mut self, session: u64) -> Vec<String> {
+        let (items, _) = mpsc::channel(1);
+        self.request(Request::Enter { session, items })
+    }
+
+    fn join(&mut self, session: u64, ticket: u32, table: &str) -> Vec<String> {
+        let query = parse_query(&format!("SELECT * FROM {table}")).expect("a query");
+        self.request(Request::Join {
+            session,
+            ticket,
+            queries: vec![query],
+        })
+    }
+
+    fn counted(&mut self, set: u32, rows: Option<u64>) -> Vec<String> {
+        self.step(|core, actions| core.counted(set, rows, actions))
+    }
+
+    fn opened(&mut self) -> Vec<String> {
+        self.step(|core, actions| core.opened(|_| true, actions))
+    }
+
+    fn lost(&mut self) -> Vec<String> {
+        self.step(Core::lost)
+    }
+
+    fn upstream(&mut self, payload: Bytes) -> Vec<String> {
+        self.upstream_all(vec![payload])
+    }
+
+    fn upstream_all(&mut self, payloads: Vec<Bytes>) -> Vec<String> {
+        let messages = payloads.into_iter().flat_map(|payload| split(V2, payload));
+        let messages: Vec<_> = messages.map(|message| message.expect("a message")).collect();
+        self.step(|core, actions| core.upstream(messages, actions))
+    }
+}
+
+fn describe(action: &Action) -> String {
+    let number =
+        |bytes: &Bytes, at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+    match action {
+        Action::Open => "open".into(),
+        Action::Forward(message) => {
+            let what = ["subscribe", "unsubscribe"][usize::from(message[0])];
+            match number(message, 5) {
+                RECEIPT_QUERY_SET => format!("{what} receipts"),
+                FENCE_QUERY_SET if message[0] == 0 => format!("fence {}", number(message, 1)),
+                FENCE_QUERY_SET => "end of fence".into(),
+                set => format!("{what} {set}"),
+            }
+        }
+        Action::Count(set, _) => format!("count {set}"),
+        Action::Broadcast(batch, sessions) => format!("{} updates to {sessions:?}", batch.len()),
+        Action::Tell(session, item) => {
+            let what = match item {
+                Item::Joined { ticket, rows, .. } => format!("joined {ticket} with {:?}", told(rows)),
+                Item::Declined { ticket } => format!("declined {ticket}"),
+                Item::Left { ticket, .. } => format!("left {ticket}"),
+                Item::Batch(_) => "batch".into(),
+                Item::Restored { missed, receipt } => {
+                    let missed = missed.as_ref().map(|batch| {
+                        let changes: Vec<_> = batch.update(0).expect("an update").changes().iter().collect();
+                        let rows = |rows: &rtdb_protocol::server::RowList| {
+                            rows.iter().map(|row| row[0]).collect::<Vec<_>>()
+                        };
+                        (rows(&changes[0].inserts), rows(&changes[0].deletes))
+                    });
+                    format!("restored {missed:?} to {receipt}")
+                }
+                Item::Evicted => "evicted".into(),
+                Item::Moved { shown } => {
+                    let shown: Vec<_> = shown.iter().map(|(set, rows)| (*set, told(rows))).collect();
+                    format!("moved {shown:?}")
+                }
+                Item::Closed(reason) => format!("closed {}", reason.code),
+            };
+            format!("{session}: {what}")
+        }
+    }
+}
+
+/// The first bytes of the rows of an answer.
+fn told(rows: &Bytes) -> Vec<u8> {
+    let head = applied_head(V2, Direction::Come, 0, 0);
+    let payload = [&[0][..], &head, rows].concat();
+    match split(V2, payload.into()).next() {
+        Some(Ok(ServerMessage::SubscribeReply { changes, .. })) => {
+            let rows = changes.iter().flat_map(|change| {
+                let rows: Vec<_> = change.inserts.iter().map(|row| row[0]).collect();
+                rows
+            });
+            rows.collect()
+        }
+        _ => panic!("no rows"),
+    }
+}
+
+/// `SubscribeApplied`, with rows of `counter`.
+fn applied(request_id: u32, set: u32, rows: &[u8]) -> Bytes {
+    let rows = TableRows {
+        table: "counter",
+        table_id: 0,
+        rows: rows.iter().map(std::slice::from_ref).collect(),
+    };
+    let head = applied_head(V2, Direction::Come, request_id, set);
+    [&[0][..], &head, &applied_rows(V2, Direction::Come, Some(&[rows]))]
+        .concat()
+        .into()
+}
+
+fn error(request_id: u32, set: u32) -> Bytes {
+    let mut payload = BytesMut::from(&[0, 3, 0][..]);
+    payload.put_u32_le(request_id);
+    payload.put_u32_le(set);
+    payload.put_u32_le(0);
+    payload.freeze()
+}
+
+/// `TransactionUpdate`: a row comes to a set.
+fn update(set: u32, row: u8) -> Bytes {
+    let difference = rtdb_protocol::server::TableDifference {
+        query_set: set,
+        table: "counter",
+        table_id: 0,
+        inserts: vec![std::slice::from_ref(&row)],
+        deletes: vec![],
+    };
+    let message = rtdb_protocol::server::put_difference(V2, &[difference]);
+    [&[0][..], &message].concat().into()
+}
+
+#[test]
+fn a_query_is_subscribed_to_once_and_later_members_wait_for_a_fence() {
+    let mut script = Script::subscribed(1);
+    script.enter(2);
+    script.enter(3);
+    assert_eq!(script.join(2, 9, "counter"), ["fence 1", "end of fence"]);
+    // This one asks when the fence is on its way already.
+    assert_eq!(script.join(3, 9, "counter"), [""; 0]);
+    let all = vec![update(1, 8), applied(1, FENCE_QUERY_SET, &[]), update(1, 9)];
+    assert_eq!(
+        script.upstream_all(all),
+        [
+            "1 updates to [1]",
+            "2: joined 9 with [7, 8]",
+            "fence 2",
+            "end of fence",
+            "1 updates to [1, 2]",
+        ]
+    );
+    assert_eq!(
+        script.upstream(applied(2, FENCE_QUERY_SET, &[])),
+        ["3: joined 9 with [7, 8, 9]"]
+    );
+}
+
+#[test]
+fn the_last_member_ends_the_subscription() {
+    let mut script = Script::subscribed(1);
+    script.enter(2);
+    script.join(2, 9, "counter");
+    script.upstream(applied(1, FENCE_QUERY_SET, &[]));
+    let leave = Request::Leave {
+        session: 1,
+        ticket: 5,
+        set: 1,
+        rows: true,
+    };
+    assert_eq!(script.request(leave), ["1: left 5"]);
+    assert_eq!(script.upstream(update(1, 8)), ["1 updates to [2]"]);
+    assert_eq!(script.request(Request::Gone { session: 2 }), ["unsubscribe 1"]);
+    assert!(!script.core.is_idle());
+    assert_eq!(script.request(Request::Gone { session: 1 }), [""; 0]);
+    assert!(script.core.is_idle());
+}
+
+#[test]
+fn what_is_large_or_refused_is_declined() {
+    let mut script = Script::open(1);
+    script.join(1, 1, "counter");
+    assert_eq!(script.counted(1, Some(SHARED_ROWS_MAX + 1)), ["1: declined 1"]);
+    assert_eq!(script.join(1, 2, "counter"), ["1: declined 2"]);
+    script.join(1, 3, "other");
+    assert_eq!(script.counted(2, None), ["1: declined 3"]);
+    script.join(1, 4, "other");
+    assert_eq!(script.counted(3, Some(0)), ["subscribe 3"]);
+    assert_eq!(script.upstream(error(3, 3)), ["1: declined 4"]);
+    assert_eq!(script.join(1, 5, "other"), ["count 4"]);
+}
+
+#[test]
+fn what_came_meanwhile_is_told_when_all_is_restored() {
+    let mut script = Script::subscribed(1);
+    script.enter(2);
+    script.join(2, 9, "counter");
+    assert_eq!(script.lost(), ["open"]);
+    assert_eq!(script.opened(), ["subscribe receipts", "subscribe 1"]);
+    assert_eq!(script.upstream(applied(u32::MAX, u32::MAX, &[])), [""; 0]);
+    // The row 7 is gone, 8 has come; who waits to join is told after a fence.
+    assert_eq!(
+        script.upstream(applied(1, 1, &[8])),
+        ["1: restored Some(([8], [7])) to 0", "fence 2", "end of fence",]
+    );
+    assert_eq!(
+        script.upstream(applied(2, FENCE_QUERY_SET, &[])),
+        ["2: joined 9 with [8]"]
+    );
+}
+
+#[test]
+fn what_may_have_brought_the_server_down_is_not_asked_again() {
+    let mut script = Script::subscribed(1);
+    script.enter(2);
+    script.join(2, 9, "other");
+    assert_eq!(script.counted(2, Some(0)), ["subscribe 2"]);
+    assert_eq!(script.lost(), ["2: declined 9", "open"]);
+    assert_eq!(script.opened(), ["subscribe receipts", "subscribe 1"]);
+}
+
+#[test]
+fn who_cannot_share_any_more_goes_on_with_what_it_was_shown() {
+    let mut script = Script::subscribed(1);
+    script.lost();
+    let opened = script.step(|core, actions| core.opened(|_| false, actions));
+    assert_eq!(opened, ["1: evicted", "subscribe receipts"]);
+    assert_eq!(
+        script.upstream(applied(u32::MAX, u32::MAX, &[])),
+        ["1: restored None to 0"]
+    );
+    assert_eq!(
+        script.request(Request::MoveOut { session: 1 }),
+        ["1: moved [(1, [7])]"]
+    );
+    assert!(script.core.is_idle());
+}
+
+#[test]
+fn a_feed_that_is_lost_again_and_again_ends() {
+    let mut script = Script::subscribed(1);
+    for _ in 0..crate::limits::RESTORATIONS_MAX {
+        assert_eq!(script.lost(), ["open"]);
+        script.opened();
+    }
+    assert_eq!(script.lost(), ["1: closed 1012"]);
+    assert!(script.core.is_idle());
+}

@@ -1,0 +1,321 @@
+//! The I/O of a feed, in one task.
+
+use super::core::{Action, Core};
+use super::item::Item;
+use super::member::Request;
+use super::registry::{FeedKey, Means};
+use super::shareable::all_shareable;
+use crate::close::CloseReason;
+use crate::limits::{APART_BYTES, BATCH_BYTES_MAX, COUNT_BYTES_MAX, FEED_COUNTS_MAX, UPSTREAM_AWAY_MAX};
+use crate::local::Claims;
+use crate::metrics::Present;
+use crate::pool;
+use crate::upstream::{self, OpenError, Opened, Upstream, UpstreamConfig};
+use axum::body::Body;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use http::{HeaderValue, Method};
+use rtdb_protocol::server;
+use spacetimedb_lib::{ConnectionId, Identity};
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::Message;
+
+/// What happens to a feed.
+enum Event {
+    /// A member wants something.
+    Request(Option<Request>),
+    /// The upstream is open, or can't be opened.
+    Opened(Box<Result<Opened, OpenError>>),
+    /// SpacetimeDB sent something.
+    Upstream(Vec<Bytes>),
+    /// The upstream is gone.
+    Lost,
+    /// A query set's rows have been counted.
+    Counted(u32, Option<u64>),
+    /// The database's module was replaced, or nearly: the upstream may hang on what was there before.
+    Published,
+}
+
+type Opening = BoxFuture<'static, Result<Opened, OpenError>>;
+
+/// A feed.
+pub(super) struct Feed {
+    means: Arc<Means>,
+    key: FeedKey,
+    core: Core,
+    asked: mpsc::UnboundedReceiver<Request>,
+    members: HashMap<u64, mpsc::Sender<Item>>,
+    upstream: Option<(Upstream, Present)>,
+    opening: Option<Opening>,
+    published: Option<BoxFuture<'static, ()>>,
+    counts: FuturesUnordered<BoxFuture<'static, (u32, Option<u64>)>>,
+    to_count: VecDeque<(u32, Vec<String>)>,
+    /// Whom it is to the local server: somebody new, since nothing that is shared depends on who asks.
+    caller: Option<(Claims, String)>,
+}
+
+impl Feed {
+    pub(super) fn new(means: Arc<Means>, key: FeedKey, asked: mpsc::UnboundedReceiver<Request>) -> Self {
+        Self {
+            core: Core::new(
+                key.subprotocol,
+                means.metrics.row_bytes.clone(),
+                means.budget.clone(),
+            ),
+            means,
+            key,
+            asked,
+            members: HashMap::new(),
+            upstream: None,
+            opening: None,
+            published: None,
+            counts: FuturesUnordered::new(),
+            to_count: VecDeque::new(),
+            caller: None,
+        }
+    }
+
+    /// Runs the feed until nobody needs it.
+    pub(super) async fn run(mut self) {
+        let mut actions = Vec::new();
+        loop {
+            let event = poll_fn(|cx| self.poll(cx)).await;
+            let bytes = match &event {
+                Event::Upstream(payloads) => payloads.iter().map(Bytes::len).sum(),
+                _ => 0,
+            };
+            if bytes > APART_BYTES {
+                let turn = self.means.pool.turn().await;
+                pool::in_place(turn, || self.handle(event, &mut actions));
+            } else {
+                self.handle(event, &mut actions);
+            }
+            for action in actions.drain(..) {
+                self.act(action);
+            }
+            self.count();
+            if self.core.is_idle() && self.means.end(&self.key, &self.asked) {
+                return;
+            }
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if let Poll::Ready(request) = self.asked.poll_recv(cx) {
+            return Poll::Ready(Event::Request(request));
+        }
+        if let Some(opening) = &mut self.opening
+            && let Poll::Ready(opened) = opening.poll_unpin(cx)
+        {
+            self.opening = None;
+            return Poll::Ready(Event::Opened(Box::new(opened)));
+        }
+        if let Poll::Ready(Some((set, rows))) = self.counts.poll_next_unpin(cx) {
+            return Poll::Ready(Event::Counted(set, rows));
+        }
+        if let Some(published) = &mut self.published
+            && published.poll_unpin(cx).is_ready()
+        {
+            return Poll::Ready(Event::Published);
+        }
+        let Some((upstream, _)) = &mut self.upstream else {
+            return Poll::Pending;
+        };
+        if matches!(upstream.poll_flush(cx), Poll::Ready(Err(_))) {
+            return Poll::Ready(Event::Lost);
+        }
+        let mut payloads = Vec::new();
+        let mut bytes = 0;
+        while bytes < BATCH_BYTES_MAX {
+            match upstream.poll_read(cx) {
+                Poll::Ready(Some(Ok(Message::Binary(payload)))) => {
+                    bytes += payload.len();
+                    payloads.push(payload);
+                }
+                Poll::Ready(Some(Ok(Message::Close(_)) | Err(_)) | None) if payloads.is_empty() => {
+                    return Poll::Ready(Event::Lost);
+                }
+                Poll::Ready(end @ (Some(Ok(Message::Close(_)) | Err(_)) | None)) => {
+                    upstream.unread(end);
+                    break;
+                }
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Pending => break,
+            }
+        }
+        match payloads.is_empty() {
+            true => Poll::Pending,
+            false => Poll::Ready(Event::Upstream(payloads)),
+        }
+    }
+
+    fn handle(&mut self, event: Event, actions: &mut Vec<Action>) {
+        match event {
+            Event::Request(Some(request)) => {
+                match &request {
+                    Request::Enter { session, items } => {
+                        self.members.insert(*session, items.clone());
+                    }
+                    Request::Gone { session } => {
+                        self.members.remove(session);
+                    }
+                    _ => {}
+                }
+                self.core.request(request, actions);
+            }
+            // The registry holds on to a sender for as long as this runs.
+            Event::Request(None) => {}
+            Event::Opened(opened) => match *opened {
+                Ok(opened) => {
+                    let present = Present::new(&self.means.metrics.upstreams);
+                    self.upstream = Some((opened.upstream, present));
+                    self.published = opened.published;
+                    let database = self.means.local.database(&self.key.database);
+                    let module = database.map(|database| database.module);
+                    self.core.opened(
+                        |queries| {
+                            module
+                                .as_ref()
+                                .is_some_and(|module| all_shareable(queries, module))
+                        },
+                        actions,
+                    );
+                }
+                Err(error) => {
+                    let reason = CloseReason::new(CloseReason::AGAIN, error.to_string());
+                    self.core.close(&reason, actions);
+                }
+            },
+            Event::Upstream(payloads) => self.received(payloads, actions),
+            Event::Lost | Event::Published => self.lost(actions),
+            Event::Counted(set, rows) => self.core.counted(set, rows, actions),
+        }
+    }
+
+    fn received(&mut self, payloads: Vec<Bytes>, actions: &mut Vec<Action>) {
+        let messages = payloads
+            .into_iter()
+            .flat_map(|payload| server::split(self.key.subprotocol, payload));
+        let messages: Result<Vec<_>, _> = messages.collect();
+        match messages {
+            Ok(messages) => self.core.upstream(messages, actions),
+            Err(error) => {
+                tracing::error!(%error, "SpacetimeDB sent what can't be read");
+                let reason = CloseReason::new(CloseReason::ERROR, error.to_string());
+                self.core.close(&reason, actions);
+            }
+        }
+    }
+
+    fn lost(&mut self, actions: &mut Vec<Action>) {
+        (self.upstream, self.published) = (None, None);
+        self.means.metrics.restorations.inc_by(self.core.subscribed());
+        self.core.lost(actions);
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Open => {
+                let caller = self.caller();
+                self.opening = Some(open(self.means.clone(), self.key.clone(), caller).boxed());
+            }
+            Action::Forward(message) => {
+                if let Some((upstream, _)) = &mut self.upstream {
+                    upstream.push(message);
+                }
+            }
+            Action::Count(set, counts) => self.to_count.push_back((set, counts)),
+            Action::Tell(session, item) => self.tell(session, item),
+            Action::Broadcast(batch, sessions) => {
+                for session in sessions {
+                    self.tell(session, Item::Batch(batch.clone()));
+                }
+            }
+        }
+    }
+
+    /// A session that does not keep up hears nothing more, and ends by itself.
+    fn tell(&mut self, session: u64, item: Item) {
+        if let Some(items) = self.members.get(&session)
+            && items.try_send(item).is_err()
+        {
+            self.members.remove(&session);
+        }
+    }
+
+    /// Counts what is to be counted, a few at a time.
+    fn count(&mut self) {
+        while self.counts.len() < FEED_COUNTS_MAX
+            && let Some((set, counts)) = self.to_count.pop_front()
+        {
+            let (means, database) = (self.means.clone(), self.key.database);
+            let token = self.caller().map(|(_, token)| token);
+            self.counts
+                .push(async move { (set, count(&means, &database, token, counts).await) }.boxed());
+        }
+    }
+
+    fn caller(&mut self) -> Option<(Claims, String)> {
+        if self.caller.is_none() {
+            self.caller = self.means.local.tokens().and_then(|tokens| tokens.fresh());
+        }
+        self.caller.clone()
+    }
+}
+
+/// Opens the upstream.
+async fn open(
+    means: Arc<Means>,
+    key: FeedKey,
+    caller: Option<(Claims, String)>,
+) -> Result<Opened, OpenError> {
+    let (claims, token) = caller.ok_or(OpenError::Unavailable)?;
+    let config = UpstreamConfig {
+        database: key.database,
+        subprotocol: key.subprotocol,
+        connection: ConnectionId::ZERO,
+        light: key.alone.is_some_and(|(light, _)| light),
+        claims,
+        token,
+    };
+    let opened = upstream::reopen(means.local.as_ref(), &config);
+    tokio::time::timeout(UPSTREAM_AWAY_MAX, opened)
+        .await
+        .map_err(|_| OpenError::Unavailable)
+}
+
+/// How many rows queries have together.
+async fn count(
+    means: &Means,
+    database: &Identity,
+    token: Option<String>,
+    counts: Vec<String>,
+) -> Option<u64> {
+    let path = format!("/v1/database/{}/sql?confirmed=false", database.to_hex());
+    let token = token?;
+    let mut rows = 0;
+    for query in counts {
+        let text = HeaderValue::from_static("text/plain; charset=utf-8");
+        let asked = means
+            .client
+            .send(Method::POST, &path, Some(&token), Some(text), Body::from(query));
+        let answer = asked.await.ok().filter(|answer| answer.status().is_success())?;
+        let body = axum::body::to_bytes(answer.into_body(), COUNT_BYTES_MAX)
+            .await
+            .ok()?;
+        rows += counted(&body)?;
+    }
+    Some(rows)
+}
+
+/// The number in an answer to a count: `[{ …, "rows": [[n]] }]`.
+fn counted(body: &[u8]) -> Option<u64> {
+    let answer: serde_json::Value = serde_json::from_slice(body).ok()?;
+    answer.get(0)?.get("rows")?.get(0)?.get(0)?.as_u64()
+}

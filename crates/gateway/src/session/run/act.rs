@@ -1,0 +1,92 @@
+//! What the core wants done.
+
+use super::{End, Io, Session};
+use crate::feed::{FeedConfig, Member, Shape};
+use crate::session::core::Action;
+use crate::session::views::{self, Reopened};
+use crate::upstream;
+use futures::FutureExt;
+use rtdb_protocol::sql::Query;
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+    /// Does something. `Some` ends the session.
+    pub(super) fn act(&mut self, action: Action, io: &mut Io) -> Option<End> {
+        match action {
+            Action::Send(message) => self.outbox.push(message),
+            Action::SendParts(head, body) => self.outbox.push_parts(head, body),
+            Action::Join(ticket, queries) => self.member(io, &queries).join(ticket, queries),
+            Action::Leave(ticket, set, rows) => {
+                if let Some(member) = &io.member {
+                    member.leave(ticket, set, rows);
+                }
+            }
+            Action::MoveOut => {
+                let (database, client) = (
+                    self.upstream_config.database,
+                    self.upstream_config.claims.identity,
+                );
+                self.node.feeds.remember_alone(database, client);
+                if let Some(member) = &io.member {
+                    member.move_out();
+                }
+            }
+            Action::Subscribed(numbers) => io.shape = self.shape(io, numbers),
+            Action::Show(batch) => {
+                if let Some(shape) = &io.shape {
+                    let frames = batch.frames(shape, &self.node.budget);
+                    if frames.len() > 0 {
+                        self.outbox.push_shared(frames);
+                    }
+                }
+            }
+            Action::ShowOne(batch, at) => {
+                let message = io.shape.as_ref().and_then(|shape| batch.message(at, shape));
+                message.into_iter().for_each(|message| self.outbox.push(message));
+            }
+            Action::OpenUpstream => {
+                let (local, config) = (self.node.local.clone(), self.upstream_config.clone());
+                let opening = async move { upstream::open(local, config).await.map(Reopened::without_views) };
+                io.opening = Some(opening.boxed());
+            }
+            Action::ReopenUpstream => {
+                (io.upstream, io.published) = (None, None);
+                self.node.metrics.restorations.inc();
+                let (node, config) = (self.node.clone(), self.upstream_config.clone());
+                let views = io.views.iter().map(|hold| hold.view().to_owned()).collect();
+                io.opening = Some(views::reopen(node, config, views).boxed());
+            }
+            Action::Forward(message) => {
+                if let Some((upstream, _)) = &mut io.upstream {
+                    upstream.push(message);
+                }
+            }
+            Action::PrepareViews(wanted) => {
+                let (node, config) = (self.node.clone(), self.upstream_config.clone());
+                io.preparing = Some(views::prepare(node, config, wanted).boxed());
+            }
+            Action::Close(reason) => return Some(End::Close(reason)),
+        }
+        None
+    }
+
+    /// The client's part in the feed for these queries.
+    fn member<'a>(&self, io: &'a mut Io, queries: &[Query]) -> &'a Member {
+        io.member.get_or_insert_with(|| {
+            let config = FeedConfig {
+                database: self.upstream_config.database,
+                subprotocol: self.upstream_config.subprotocol,
+                light: self.upstream_config.light,
+            };
+            self.node.feeds.enter(config, self.session, queries)
+        })
+    }
+
+    /// How the client is told of what it has.
+    fn shape(&self, io: &Io, numbers: Vec<(u32, u32)>) -> Option<Arc<Shape>> {
+        let member = io.member.as_ref().filter(|_| !numbers.is_empty())?;
+        let (subprotocol, compression) = self.outbox.kind();
+        Some(member.shape(subprotocol, compression, numbers))
+    }
+}

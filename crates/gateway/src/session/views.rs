@@ -1,0 +1,79 @@
+//! A client's views: prepared before it looks at them, and again when its upstream was away.
+
+use crate::limits::UPSTREAM_AWAY_MAX;
+use crate::node::Node;
+use crate::upstream::{self, OpenError, Opened, RETRY, UpstreamConfig};
+use crate::views::{self, Wanted};
+use rtdb_replica::{ViewError, ViewHold};
+use std::sync::Arc;
+
+/// An upstream that was opened for a client.
+pub(super) struct Reopened {
+    pub(super) opened: Opened,
+    /// The views that the client has asked for, held anew.
+    pub(super) views: Vec<ViewHold>,
+    /// Those of them that fail now.
+    pub(super) failed: Vec<ViewError>,
+}
+
+/// Prepares views for a client's first look at them.
+pub(super) async fn prepare(
+    node: Arc<Node>,
+    config: UpstreamConfig,
+    wanted: Vec<Wanted>,
+) -> Result<Vec<ViewHold>, ViewError> {
+    let token = config.current_token(node.local.as_ref());
+    views::prepare(&node, &config.database, &token, &wanted).await
+}
+
+/// Opens the upstream again for a client that has asked for `views`; what it was shown of them is shown again.
+pub(super) async fn reopen(
+    node: Arc<Node>,
+    config: UpstreamConfig,
+    views: Vec<String>,
+) -> Result<Reopened, OpenError> {
+    let reopened = async {
+        let mut reopened = Reopened {
+            opened: upstream::reopen(node.local.as_ref(), &config).await,
+            views: Vec::new(),
+            failed: Vec::new(),
+        };
+        for view in &views {
+            match prepare_again(&node, &config, view).await {
+                Ok(holds) => reopened.views.extend(holds),
+                Err(failed) => reopened.failed.push(failed),
+            }
+        }
+        reopened
+    };
+    tokio::time::timeout(UPSTREAM_AWAY_MAX, reopened)
+        .await
+        .map_err(|_| OpenError::Unavailable)
+}
+
+/// Prepares a view again, as soon as that is possible. The module may be another one.
+async fn prepare_again(node: &Node, config: &UpstreamConfig, view: &str) -> Result<Vec<ViewHold>, ViewError> {
+    loop {
+        let token = config.current_token(node.local.as_ref());
+        let wanted = match node.local.database(&config.database) {
+            Some(database) => views::named(&database.module, view, config.claims.identity.to_byte_array()),
+            None => Vec::new(),
+        };
+        match views::prepare(node, &config.database, &token, &wanted).await {
+            Err(ViewError::Unavailable(error)) => tracing::debug!(error, "views can't be refreshed yet"),
+            settled => return settled,
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+impl Reopened {
+    /// For a client that has asked for no views.
+    pub(super) fn without_views(opened: Opened) -> Self {
+        Self {
+            opened,
+            views: Vec::new(),
+            failed: Vec::new(),
+        }
+    }
+}
