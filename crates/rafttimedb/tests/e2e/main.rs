@@ -14,6 +14,7 @@ mod lifecycle;
 mod partition;
 mod poison;
 mod sdk;
+mod sharing;
 mod starve;
 mod stranger;
 mod support;
