@@ -7,6 +7,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use crate::fan_out::FanOut;
+
 /// What one run measured.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Figures {
@@ -39,6 +41,7 @@ pub(crate) struct Figures {
     pub(crate) idle_latency_ratio: f64,
     /// One call at a time beside a stranger who tries everything, as a multiple of without.
     pub(crate) stranger_latency_ratio: f64,
+    pub(crate) fan_out: FanOut,
 }
 
 impl Figures {
@@ -105,6 +108,7 @@ impl fmt::Display for Figures {
             f,
             "  latency beside a stranger{:>7.2} of without  (goal 2)",
             self.stranger_latency_ratio
-        )
+        )?;
+        write!(f, "\n{}", self.fan_out)
     }
 }

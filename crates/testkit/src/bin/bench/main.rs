@@ -3,9 +3,14 @@
 //! The same clients, module and reducer (`add` of `counter-1x`, or of `counter-2x` on a server of 2.x) everywhere, first
 //! on the plain server, then on a cluster of one node, then of three, all on this machine and its disk.
 
+mod crowd;
+mod fan_out;
 mod figures;
+mod latencies;
 mod measure;
+mod sides;
 mod stranger;
+mod writer;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -18,9 +23,11 @@ use rtdb_testkit::server::{PlainServer, binary};
 use rtdb_testkit::{Api, demo_module, interrupted};
 use tokio::time::sleep;
 
+use crate::fan_out::{Effort, FanOut};
 use crate::figures::Figures;
 use crate::measure::{
-    Load, Reading, fdatasync_p50, idle_connections, latency_p50, prepared_ratio, rate, reading_ratios,
+    Load, Reading, fdatasync_p50, idle_connections, latency_p50, prepared_ratio, raise_files, rate,
+    reading_ratios,
 };
 
 /// For calls one at a time, and for the failover.
@@ -70,6 +77,9 @@ pub(crate) struct Options {
     /// Only measure what a stranger who tries everything costs others.
     #[arg(long)]
     stranger: bool,
+    /// Only measure what a node makes of many clients, and longer than in the whole benchmark.
+    #[arg(long)]
+    fan_out: bool,
 }
 
 #[tokio::main]
@@ -114,8 +124,15 @@ async fn bench(options: &Options) -> Result<()> {
         clients: options.clients,
         ..Figures::default()
     };
+    // Thousands of connections, of this program and of all that it starts.
+    raise_files()?;
     if options.stranger {
         return beside_a_stranger(&mut figures, folder.path()).await;
+    }
+    if options.fan_out {
+        let figures = FanOut::measure(Effort::FULL, &folder.path().join("many")).await?;
+        println!("\n{figures}");
+        return Ok(());
     }
     read_rows(&mut figures, folder.path())
         .await
@@ -134,6 +151,9 @@ async fn bench(options: &Options) -> Result<()> {
         .context("three nodes")?;
 
     beside_a_stranger(&mut figures, folder.path()).await?;
+    figures.fan_out = FanOut::measure(Effort::SHORT, &folder.path().join("many"))
+        .await
+        .context("many clients")?;
 
     let written = target.join("bench").join("latest.json");
     figures.write(&written)?;

@@ -254,6 +254,13 @@ async fn pipelined(client: &mut Client, window: usize, mut args: impl FnMut() ->
     Ok(started.elapsed())
 }
 
+/// As many open files as may be, for this program and what it starts from now on; how many that is.
+pub(crate) fn raise_files() -> Result<u64> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    Ok(most)
+}
+
 /// What idle connections cost a node: its memory, and the latency of others' calls.
 pub(crate) async fn idle_connections(
     figures: &mut Figures,
@@ -261,9 +268,7 @@ pub(crate) async fn idle_connections(
     database: &str,
     wanted: u32,
 ) -> Result<()> {
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
-    let count = u64::from(wanted).min(most.saturating_sub(OTHER_FILES));
+    let count = u64::from(wanted).min(raise_files()?.saturating_sub(OTHER_FILES));
     let to = connect_to(node.client_addr(), database)?;
     let quiet_ms = latency_p50(node.client_addr(), database).await?;
     let before = node.resident_kib()?;

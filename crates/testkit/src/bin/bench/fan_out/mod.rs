@@ -1,0 +1,120 @@
+//! What one node makes of many clients, beside the plain server: each figure is a family of its own.
+
+mod deliveries;
+mod held;
+mod mixed;
+mod pace;
+mod reads;
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::resource::{Resource, getrlimit};
+use serde::Serialize;
+
+use crate::sides::Sides;
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Effort {
+    /// Interleaved rounds, whose median counts.
+    pub(crate) rounds: usize,
+    /// How long a side is measured in each.
+    pub(crate) time: Duration,
+    /// Subscribers of one table, at most.
+    pub(crate) subscribers_max: usize,
+}
+
+impl Effort {
+    /// Some four minutes.
+    pub(crate) const FULL: Self = Self {
+        rounds: 3,
+        time: Duration::from_secs(3),
+        subscribers_max: 5_000,
+    };
+    /// Less than two.
+    pub(crate) const SHORT: Self = Self {
+        rounds: 1,
+        ..Self::FULL
+    };
+}
+
+/// Open files of this program besides those of the subscribers of both sides.
+const OTHER_FILES: usize = 500;
+
+/// How many subscribers the limit of open files allows, of which the node needs as many again if it passes each on.
+fn subscribers_most() -> Result<usize> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(usize::try_from(most)
+        .unwrap_or(usize::MAX)
+        .saturating_sub(OTHER_FILES)
+        / 2)
+}
+
+/// All families.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct FanOut {
+    deliveries: Vec<deliveries::Deliveries>,
+    pace: pace::Pace,
+    mixed: mixed::Mixed,
+    held: held::Held,
+    reads: reads::Reads,
+}
+
+impl FanOut {
+    pub(crate) async fn measure(effort: Effort, folder: &Path) -> Result<Self> {
+        eprintln!("many clients, on the plain server and one node");
+        let sides = Sides::start(folder).await?;
+        let mut all = Self::default();
+        let most = subscribers_most()?.min(effort.subscribers_max);
+        for subscribers in [50, 500, 5_000] {
+            let subscribers = usize::min(subscribers, most);
+            let deliveries = deliveries::measure(&sides, subscribers, effort);
+            all.deliveries.push(deliveries.await.context("deliveries")?);
+        }
+        all.pace = pace::measure(&sides, effort).await.context("pace")?;
+        all.mixed = mixed::measure(&sides, effort).await.context("mixed load")?;
+        all.reads = reads::measure(&sides, effort).await.context("reads")?;
+        sides.stop().await?;
+        all.held = held::measure(effort, &folder.join("held"))
+            .await
+            .context("what is held for subscribers")?;
+        Ok(all)
+    }
+}
+
+impl fmt::Display for FanOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "  {:<34}{:>10} {:>10}  ratio",
+            "many clients, medians", "plain", "one node"
+        )?;
+        for deliveries in &self.deliveries {
+            write!(f, "{deliveries}")?;
+        }
+        write!(f, "{}{}{}{}", self.pace, self.mixed, self.reads, self.held)
+    }
+}
+
+/// One figure of both sides, the ratio, and what is wanted of it.
+fn line(f: &mut fmt::Formatter<'_>, name: &str, values: [f64; 2], goal: &str) -> fmt::Result {
+    let [plain, node] = values;
+    let digits = usize::from(plain < 100.0) * 2;
+    write!(
+        f,
+        "  {name:<34}{plain:>10.digits$} {node:>10.digits$}  {:>5.2}",
+        node / plain
+    )?;
+    match goal {
+        "" => writeln!(f),
+        goal => writeln!(f, "  (goal {goal})"),
+    }
+}
+
+/// What went wrong, below the figure that it spoils.
+fn notes(f: &mut fmt::Formatter<'_>, wrong: &[String]) -> fmt::Result {
+    wrong.iter().try_for_each(|wrong| writeln!(f, "    ! {wrong}"))
+}
