@@ -22,7 +22,8 @@ pub(super) enum Frame<'a> {
     Message(&'a [u8]),
     /// With what the pong must carry.
     Ping(&'a [u8]),
-    Close,
+    /// With the code and the reason, if there are any.
+    Close(&'a [u8]),
 }
 
 /// The place in a stream of frames.
@@ -103,7 +104,7 @@ impl Frames {
                 seen(Frame::Message(self.head.bytes()))?;
                 self.head.clear();
             }
-            CLOSE => seen(Frame::Close)?,
+            CLOSE => seen(Frame::Close(self.control.bytes()))?,
             PING => seen(Frame::Ping(self.control.bytes()))?,
             10 => {}
             opcode => bail!("a frame of kind {opcode}"),
@@ -187,7 +188,7 @@ mod tests {
             Frame::Ping(b"hi"),
             Frame::Message(&[5; HEAD_BYTES]),
             Frame::Message(&[7; HEAD_BYTES]),
-            Frame::Close,
+            Frame::Close(&[3, 232]),
         ]
         .map(|frame| format!("{frame:?}"));
         for chunk in [1, 2, 3, 7, 64, 1_000, 100_000] {

@@ -174,7 +174,12 @@ impl Thin {
                 match frame {
                     Frame::Message(head) => told(kind(wire, light, head)?),
                     Frame::Ping(payload) => put_frame(out, PONG, payload),
-                    Frame::Close => bail!("the server closed the connection"),
+                    Frame::Close([high, low, reason @ ..]) => bail!(
+                        "closed: {} {}",
+                        u16::from_be_bytes([*high, *low]),
+                        String::from_utf8_lossy(reason)
+                    ),
+                    Frame::Close(_) => bail!("closed without a reason"),
                 }
                 Ok(())
             })

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use crate::cpu::Costs;
 use crate::fan_out::FanOut;
 
 /// What one run measured.
@@ -24,6 +25,7 @@ pub(crate) struct Figures {
     pub(crate) clients_one_node_calls_per_s: f64,
     /// Many clients, spread over three nodes.
     pub(crate) clients_three_node_calls_per_s: f64,
+    pub(crate) costs: Costs,
     pub(crate) prepared_module_ratio: f64,
     /// Rows read by a prepared module, as a part of those that the plain one reads in the same time.
     pub(crate) reading_ratios: Vec<(&'static str, f64)>,
@@ -72,6 +74,7 @@ impl fmt::Display for Figures {
         writeln!(f, "  one node                 {}  (goal 0.60)", rates(calls))?;
         let calls = [self.three_node_calls_per_s, self.clients_three_node_calls_per_s];
         writeln!(f, "  three nodes              {}  (goal 0.20)", rates(calls))?;
+        write!(f, "{}", self.costs)?;
         writeln!(
             f,
             "  prepared module          {:>8.2} of plain  (goal 0.80)",

@@ -3,6 +3,7 @@
 //! The same clients, module and reducer (`add` of `counter-1x`, or of `counter-2x` on a server of 2.x) everywhere, first
 //! on the plain server, then on a cluster of one node, then of three, all on this machine and its disk.
 
+mod cpu;
 mod crowd;
 mod fan_out;
 mod figures;
@@ -23,10 +24,11 @@ use rtdb_testkit::server::{PlainServer, binary};
 use rtdb_testkit::{Api, demo_module, interrupted};
 use tokio::time::sleep;
 
+use crate::cpu::{Cost, Processes};
 use crate::fan_out::{Effort, FanOut};
 use crate::figures::Figures;
 use crate::measure::{
-    Load, Reading, fdatasync_p50, idle_connections, latency_p50, prepared_ratio, raise_files, rate,
+    Load, Reading, SAMPLES, fdatasync_p50, idle_connections, latency_p50, prepared_ratio, raise_files, rate,
     reading_ratios,
 };
 
@@ -124,6 +126,7 @@ async fn bench(options: &Options) -> Result<()> {
         clients: options.clients,
         ..Figures::default()
     };
+    figures.costs.cores = f64::from(u32::try_from(std::thread::available_parallelism()?.get())?);
     // Thousands of connections, of this program and of all that it starts.
     raise_files()?;
     if options.stranger {
@@ -175,8 +178,10 @@ async fn plain(figures: &mut Figures, loads: &[Load; 2], folder: &Path) -> Resul
     let server = PlainServer::start(&binary()?, folder).await?;
     publish(&server.api()).await?;
     let addrs = [server.addr().to_string()];
-    [figures.plain_calls_per_s, figures.clients_plain_calls_per_s] = rates(&addrs, loads).await?;
-    figures.plain_p50_ms = latency_p50(server.addr(), DATABASE).await?;
+    let rates = rates(&addrs, loads, &Processes::plain(&server)?).await?;
+    [figures.plain_calls_per_s, figures.clients_plain_calls_per_s] = rates.0;
+    figures.costs.plain = rates.1;
+    figures.plain_p50_ms = latency_p50(server.addr(), DATABASE, SAMPLES).await?;
     drop(server);
     // On a server that has nothing else to do, such as to write snapshots of what was called before.
     let server = PlainServer::start(&binary()?, &folder.with_extension("ratio")).await?;
@@ -206,8 +211,10 @@ async fn one_node(figures: &mut Figures, loads: &[Load; 2], idle: u32, folder: &
     let mut cluster = Cluster::start_ready(&ClusterConfig::new(1, folder)?, PATIENCE).await?;
     publish(&cluster.node(1).api()).await?;
     let addrs = cluster.client_addrs();
-    [figures.one_node_calls_per_s, figures.clients_one_node_calls_per_s] = rates(&addrs, loads).await?;
-    figures.one_node_p50_ms = latency_p50(cluster.node(1).client_addr(), DATABASE).await?;
+    let rates = rates(&addrs, loads, &Processes::nodes(&cluster, 1)?).await?;
+    [figures.one_node_calls_per_s, figures.clients_one_node_calls_per_s] = rates.0;
+    figures.costs.one_node = rates.1;
+    figures.one_node_p50_ms = latency_p50(cluster.node(1).client_addr(), DATABASE, SAMPLES).await?;
     idle_connections(figures, cluster.node(1), DATABASE, idle).await?;
     cluster.stop().await
 }
@@ -225,13 +232,15 @@ async fn three_nodes(figures: &mut Figures, loads: &[Load; 2], folder: &Path) ->
     let leader = cluster.wait_leader(PATIENCE).await?;
     let leads = cluster.node(leader).client_addr().to_string();
     addrs.sort_by_key(|addr| *addr != leads);
+    let rates = rates(&addrs, loads, &Processes::nodes(&cluster, leader)?).await?;
     [
         figures.three_node_calls_per_s,
         figures.clients_three_node_calls_per_s,
-    ] = rates(&addrs, loads).await?;
+    ] = rates.0;
+    figures.costs.three_nodes = rates.1;
     cluster.wait_level(RATES[1], PATIENCE).await?;
     let leader = cluster.wait_leader(PATIENCE).await?;
-    let p50 = latency_p50(cluster.node(leader).client_addr(), DATABASE).await?;
+    let p50 = latency_p50(cluster.node(leader).client_addr(), DATABASE, SAMPLES).await?;
     figures.added_p50_ms = p50 - figures.plain_p50_ms;
 
     eprintln!("  the leader is killed");
@@ -255,19 +264,19 @@ async fn three_nodes(figures: &mut Figures, loads: &[Load; 2], folder: &Path) ->
     cluster.stop().await
 }
 
-/// The call rates of one client and of many.
-async fn rates(addrs: &[String], loads: &[Load; 2]) -> Result<[f64; 2]> {
-    let mut rates = [0.0; 2];
-    for ((calls, load), database) in rates.iter_mut().zip(loads).zip(RATES) {
-        *calls = rate(addrs, database, load).await?;
+/// The call rates of one client and of many, and what a call cost.
+async fn rates(addrs: &[String], loads: &[Load; 2], processes: &Processes) -> Result<([f64; 2], [Cost; 2])> {
+    let (mut rates, mut costs) = ([0.0; 2], <[Cost; 2]>::default());
+    for (n, (load, database)) in loads.iter().zip(RATES).enumerate() {
+        (rates[n], costs[n]) = rate(addrs, database, load, processes).await?;
         let clients = if load.connections == 1 {
             "client"
         } else {
             "clients"
         };
-        eprintln!("  {} {clients}: {calls:.0} calls/s", load.connections);
+        eprintln!("  {} {clients}: {:.0} calls/s", load.connections, rates[n]);
     }
-    Ok(rates)
+    Ok((rates, costs))
 }
 
 fn databases() -> impl Iterator<Item = &'static str> {

@@ -16,13 +16,14 @@ use rtdb_testkit::server::PlainServer;
 use rtdb_testkit::{Node, load};
 use tokio::time::sleep;
 
+use crate::cpu::{Cost, Processes};
 use crate::figures::Figures;
 
 /// Before a rate is measured, caches and queues fill for this long.
 const WARM_UP: Duration = Duration::from_secs(1);
 
 /// Calls, or syncs, whose median is taken.
-const SAMPLES: usize = 2000;
+pub(crate) const SAMPLES: usize = 2000;
 
 /// Calls in a round of the comparison of a plain and a prepared module.
 const ROUND: usize = 5_000;
@@ -68,23 +69,32 @@ pub(crate) fn clients(addrs: &[String], database: &str, load: &Load) -> Result<C
     })))
 }
 
-/// Acknowledged calls a second, all connections together.
-pub(crate) async fn rate(addrs: &[String], database: &str, load: &Load) -> Result<f64> {
+/// Acknowledged calls a second, all connections together, and what each cost.
+pub(crate) async fn rate(
+    addrs: &[String],
+    database: &str,
+    load: &Load,
+    processes: &Processes,
+) -> Result<(f64, Cost)> {
     let clients = clients(addrs, database, load)?;
     sleep(WARM_UP).await;
+    let (before, spent) = (clients.acknowledged(), processes.spent()?);
     let rate = clients.rate(load.seconds).await;
+    let cost = processes
+        .spent()?
+        .per_call(&spent, clients.acknowledged() - before);
     for history in clients.stop().await? {
         ensure!(history.reconnects == 0, "a connection broke");
         ensure!(history.wrong.is_empty(), "wrong: {:?}", history.wrong.first());
     }
-    Ok(rate)
+    Ok((rate, cost))
 }
 
-/// The median time of a call with nothing else going on, in ms.
-pub(crate) async fn latency_p50(addr: &str, database: &str) -> Result<f64> {
+/// The median time of so many calls with nothing else going on, in ms.
+pub(crate) async fn latency_p50(addr: &str, database: &str, calls: usize) -> Result<f64> {
     let mut client = Client::connect(&connect_to(addr, database)?).await?;
-    let mut times = Vec::with_capacity(SAMPLES);
-    for value in 0..SAMPLES {
+    let mut times = Vec::with_capacity(calls);
+    for value in 0..calls {
         let args = add("latency", i64::try_from(value)?);
         let sent = Instant::now();
         let reply = client.call_and_wait(ADD, &args).await?;
@@ -270,7 +280,7 @@ pub(crate) async fn idle_connections(
 ) -> Result<()> {
     let count = u64::from(wanted).min(raise_files()?.saturating_sub(OTHER_FILES));
     let to = connect_to(node.client_addr(), database)?;
-    let quiet_ms = latency_p50(node.client_addr(), database).await?;
+    let quiet_ms = latency_p50(node.client_addr(), database, SAMPLES).await?;
     let before = node.resident_kib()?;
     let opening = stream::iter(0..count)
         .map(|_| Client::connect(&to))
@@ -280,6 +290,6 @@ pub(crate) async fn idle_connections(
     figures.idle_connections = u32::try_from(idle.len())?;
     let grown = u32::try_from(node.resident_kib()?.saturating_sub(before))?;
     figures.idle_connection_kib = f64::from(grown) / f64::from(figures.idle_connections.max(1));
-    figures.idle_latency_ratio = latency_p50(node.client_addr(), database).await? / quiet_ms;
+    figures.idle_latency_ratio = latency_p50(node.client_addr(), database, SAMPLES).await? / quiet_ms;
     Ok(())
 }

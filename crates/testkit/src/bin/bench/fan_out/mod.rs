@@ -1,6 +1,7 @@
 //! What one node makes of many clients, beside the plain server: each figure is a family of its own.
 
 mod deliveries;
+mod distance;
 mod held;
 mod mixed;
 mod pace;
@@ -11,9 +12,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nix::sys::resource::{Resource, getrlimit};
 use serde::Serialize;
 
+use crate::measure::raise_files;
 use crate::sides::Sides;
 
 /// How much is measured.
@@ -23,8 +24,6 @@ pub(crate) struct Effort {
     pub(crate) rounds: usize,
     /// How long a side is measured in each.
     pub(crate) time: Duration,
-    /// Subscribers of one table, at most.
-    pub(crate) subscribers_max: usize,
 }
 
 impl Effort {
@@ -32,7 +31,6 @@ impl Effort {
     pub(crate) const FULL: Self = Self {
         rounds: 3,
         time: Duration::from_secs(3),
-        subscribers_max: 5_000,
     };
     /// Less than two.
     pub(crate) const SHORT: Self = Self {
@@ -42,16 +40,7 @@ impl Effort {
 }
 
 /// Open files of this program besides those of the subscribers of both sides.
-const OTHER_FILES: usize = 500;
-
-/// How many subscribers the limit of open files allows, of which the node needs as many again if it passes each on.
-fn subscribers_most() -> Result<usize> {
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    Ok(usize::try_from(most)
-        .unwrap_or(usize::MAX)
-        .saturating_sub(OTHER_FILES)
-        / 2)
-}
+const OTHER_FILES: u64 = 500;
 
 /// All families.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -61,6 +50,7 @@ pub(crate) struct FanOut {
     mixed: mixed::Mixed,
     held: held::Held,
     reads: reads::Reads,
+    distance: distance::Distance,
 }
 
 impl FanOut {
@@ -68,9 +58,10 @@ impl FanOut {
         eprintln!("many clients, on the plain server and one node");
         let sides = Sides::start(folder).await?;
         let mut all = Self::default();
-        let most = subscribers_most()?.min(effort.subscribers_max);
+        // Of both sides; and the node may need two for each.
+        let files = usize::try_from(raise_files()?.saturating_sub(OTHER_FILES) / 2)?;
         for subscribers in [50, 500, 5_000] {
-            let subscribers = usize::min(subscribers, most);
+            let subscribers = subscribers.min(files);
             let deliveries = deliveries::measure(&sides, subscribers, effort);
             all.deliveries.push(deliveries.await.context("deliveries")?);
         }
@@ -81,6 +72,9 @@ impl FanOut {
         all.held = held::measure(effort, &folder.join("held"))
             .await
             .context("what is held for subscribers")?;
+        all.distance = distance::measure(effort, &folder.join("distance"))
+            .await
+            .context("nodes at a distance")?;
         Ok(all)
     }
 }
@@ -95,7 +89,8 @@ impl fmt::Display for FanOut {
         for deliveries in &self.deliveries {
             write!(f, "{deliveries}")?;
         }
-        write!(f, "{}{}{}{}", self.pace, self.mixed, self.reads, self.held)
+        write!(f, "{}{}{}", self.pace, self.mixed, self.reads)?;
+        write!(f, "{}{}", self.held, self.distance)
     }
 }
 

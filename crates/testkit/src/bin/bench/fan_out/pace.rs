@@ -4,14 +4,14 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use rtdb_testkit::{Api, demo_module};
 use serde::Serialize;
 
 use super::{Effort, line, notes};
 use crate::crowd::Crowd;
-use crate::sides::{Rounds, SIDES, Sides};
+use crate::sides::{Rounds, SIDES, Sides, published};
 use crate::writer::Writer;
 
-const DATABASE: &str = "pace";
 const SUBSCRIBERS: usize = 500;
 
 /// A rate is kept up with if the 99th part of a hundred is no later than this, and nothing is due for longer at the end.
@@ -41,14 +41,10 @@ pub(crate) struct Pace {
 }
 
 pub(super) async fn measure(sides: &Sides, effort: Effort) -> Result<Pace> {
-    sides.publish(DATABASE).await?;
     let mut highest = Rounds::default();
     let mut scenes = Vec::new();
     for addr in sides.addrs() {
-        scenes.push(Scene {
-            crowd: Crowd::open(&addr, DATABASE, SUBSCRIBERS).await?,
-            writer: Writer::connect(&addr, DATABASE).await?,
-        });
+        scenes.push(Scene::open(addr, 0).await?);
     }
     for round in 0..effort.rounds {
         for (side, scene) in scenes.iter_mut().enumerate() {
@@ -102,11 +98,26 @@ pub(super) async fn measure(sides: &Sides, effort: Effort) -> Result<Pace> {
 }
 
 struct Scene {
+    addr: String,
+    /// Scenes before it, which some subscribers have left.
+    before: u32,
     crowd: Crowd,
     writer: Writer,
 }
 
 impl Scene {
+    /// On a database of its own.
+    async fn open(addr: String, before: u32) -> Result<Self> {
+        let database = format!("pace-{before}");
+        published(&Api::new(&addr), &database, &demo_module::wasm()?).await?;
+        Ok(Self {
+            crowd: Crowd::open(&addr, &database, SUBSCRIBERS).await?,
+            writer: Writer::connect(&addr, &database).await?,
+            addr,
+            before,
+        })
+    }
+
     /// The highest rate, with nothing known of it.
     #[expect(clippy::cast_precision_loss, reason = "a count of updates is far below 2^52")]
     async fn search(&mut self) -> Result<f64> {
@@ -140,7 +151,19 @@ impl Scene {
         Ok(kept)
     }
 
+    /// A rate that costs subscribers is not kept up with either; then others come.
     async fn keeps_up(&mut self, rate: f64) -> Result<bool> {
+        match self.step(rate).await {
+            Ok(kept) => Ok(kept),
+            Err(error) => {
+                eprintln!("    at {rate:.0} calls/s: {error:#}");
+                *self = Self::open(self.addr.clone(), self.before + 1).await?;
+                Ok(false)
+            }
+        }
+    }
+
+    async fn step(&mut self, rate: f64) -> Result<bool> {
         self.crowd.latencies();
         self.writer.at_rate(self.crowd.board(), rate, STEP).await?;
         let all = self.crowd.level(LATE_MAX).await;
