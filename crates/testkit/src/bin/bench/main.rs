@@ -10,6 +10,7 @@ mod figures;
 mod latencies;
 mod measure;
 mod sides;
+mod soak;
 mod stranger;
 mod writer;
 
@@ -82,6 +83,13 @@ pub(crate) struct Options {
     /// Only measure what a node makes of many clients, and longer than in the whole benchmark.
     #[arg(long)]
     fan_out: bool,
+    /// Only let a cluster run for so many minutes, 20 if none are named, among clients of every kind, and look at the
+    /// memory of its processes.
+    #[arg(long, value_name = "MINUTES", num_args = 0..=1, default_missing_value = "20")]
+    soak: Option<u32>,
+    /// Nodes of that cluster.
+    #[arg(long, default_value_t = 3)]
+    soak_nodes: u16,
 }
 
 #[tokio::main]
@@ -136,6 +144,10 @@ async fn bench(options: &Options) -> Result<()> {
         let figures = FanOut::measure(Effort::FULL, &folder.path().join("many")).await?;
         println!("\n{figures}");
         return Ok(());
+    }
+    if let Some(minutes) = options.soak {
+        let time = Duration::from_secs(60) * minutes;
+        return soak::run(options.soak_nodes, time, &folder.path().join("soak")).await;
     }
     read_rows(&mut figures, folder.path())
         .await
