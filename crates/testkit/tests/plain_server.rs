@@ -9,7 +9,7 @@ use rtdb_testkit::client::{Client, Connect, Event, Wire};
 use rtdb_testkit::clients::Clients;
 use rtdb_testkit::demo_module::{self, ADD, add};
 use rtdb_testkit::history::check;
-use rtdb_testkit::load::Load;
+use rtdb_testkit::load::{Load, Work};
 use rtdb_testkit::server::{PlainServer, binary};
 use tokio::time::timeout;
 
@@ -108,6 +108,7 @@ async fn load() {
         window: 16,
         invalid_every: 50,
         subscribed: client % 2 == 1,
+        work: Work::Add,
     }));
     clients.rate(Duration::from_secs(1)).await;
     let histories = clients.stop().await.unwrap();

@@ -3,8 +3,6 @@
 //! All processes share this machine's cores, the clients included, so that rates measure the machine. What a call costs
 //! each of them hardly depends on that.
 
-use std::fmt;
-
 use anyhow::{Context, Result};
 use rtdb_testkit::cluster::Cluster;
 use rtdb_testkit::cpu_us;
@@ -112,61 +110,6 @@ impl Cost {
     pub(crate) fn most_calls_per_s(&self, cores: f64) -> f64 {
         let busiest = self.follower.map_or(0.0, Machine::us).max(self.leader.us());
         1e6 * cores / busiest
-    }
-}
-
-/// The costs of one client's calls, and of many clients'.
-#[derive(Clone, Debug, Default, Serialize)]
-pub(crate) struct Costs {
-    pub(crate) plain: [Cost; 2],
-    pub(crate) one_node: [Cost; 2],
-    pub(crate) three_nodes: [Cost; 2],
-    /// Of this machine.
-    pub(crate) cores: f64,
-}
-
-impl fmt::Display for Costs {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let us = |us: f64| {
-            if us > 0.0 {
-                format!("{us:.1}")
-            } else {
-                String::new()
-            }
-        };
-        for (load, name) in ["one client", "many clients"].into_iter().enumerate() {
-            writeln!(
-                f,
-                "  {:<26}{:>7}{:>8}{:>10}{:>8}{:>7}   machines of their own, at most",
-                format!("CPU µs a call, {name}"),
-                "leader",
-                "server",
-                "follower",
-                "server",
-                "load"
-            )?;
-            let plain = self.plain[load].most_calls_per_s(self.cores);
-            let rows = [
-                ("plain server", &self.plain[load]),
-                ("one node", &self.one_node[load]),
-                ("three nodes", &self.three_nodes[load]),
-            ];
-            for (name, cost) in rows {
-                let follower = cost.follower.unwrap_or_default();
-                let most = cost.most_calls_per_s(self.cores);
-                writeln!(
-                    f,
-                    "    {name:<24}{:>7}{:>8}{:>10}{:>8}{:>7}  {most:>9.0} calls/s {:>5.2}",
-                    us(cost.leader.node_us),
-                    us(cost.leader.server_us),
-                    us(follower.node_us),
-                    us(follower.server_us),
-                    us(cost.load_us),
-                    most / plain
-                )?;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 //! The same clients, module and reducer (`add` of `counter-1x`, or of `counter-2x` on a server of 2.x) everywhere, first
 //! on the plain server, then on a cluster of one node, then of three, all on this machine and its disk.
 
+mod calls;
 mod cpu;
 mod crowd;
 mod fan_out;
@@ -25,19 +26,17 @@ use rtdb_testkit::server::{PlainServer, binary};
 use rtdb_testkit::{Api, demo_module, interrupted};
 use tokio::time::sleep;
 
-use crate::cpu::{Cost, Processes};
+use crate::calls::{DATABASES, Load, rates};
+use crate::cpu::Processes;
 use crate::fan_out::{Effort, FanOut};
 use crate::figures::Figures;
 use crate::measure::{
-    Load, Reading, SAMPLES, fdatasync_p50, idle_connections, latency_p50, prepared_ratio, raise_files, rate,
+    Reading, SAMPLES, fdatasync_p50, idle_connections, latency_p50, prepared_ratio, raise_files,
     reading_ratios,
 };
 
 /// For calls one at a time, and for the failover.
 const DATABASE: &str = "bench";
-
-/// For each rate its own: a call takes longer the more rows there are.
-const RATES: [&str; 2] = ["bench-one", "bench-many"];
 
 /// The ways of reading rows that are compared, those of as many rows together.
 const READINGS: [(&str, Reading); 9] = [
@@ -117,24 +116,18 @@ async fn bench(options: &Options) -> Result<()> {
         .nth(2)
         .context("the program is not in a target folder")?;
     let folder = tempfile::Builder::new().prefix("bench-").tempdir_in(target)?;
-    let one = Load {
-        seconds: Duration::from_secs(options.seconds),
-        connections: 1,
-        window: options.window,
-    };
-    let many = Load {
-        connections: options.clients,
-        window: options.window / options.clients.max(1) as usize,
-        ..one
-    };
-    let loads = [one, many];
+    let loads = Load::ways(
+        Duration::from_secs(options.seconds),
+        options.clients,
+        options.window,
+    );
 
     let mut figures = Figures {
         fdatasync_p50_ms: fdatasync_p50(&folder.path().join("fdatasync"))?,
-        clients: options.clients,
         ..Figures::default()
     };
-    figures.costs.cores = f64::from(u32::try_from(std::thread::available_parallelism()?.get())?);
+    figures.calls.clients = options.clients;
+    figures.calls.cores = f64::from(u32::try_from(std::thread::available_parallelism()?.get())?);
     // Thousands of connections, of this program and of all that it starts.
     raise_files()?;
     if options.stranger {
@@ -185,14 +178,12 @@ async fn beside_a_stranger(figures: &mut Figures, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-async fn plain(figures: &mut Figures, loads: &[Load; 2], folder: &Path) -> Result<()> {
+async fn plain(figures: &mut Figures, loads: &[Load; 3], folder: &Path) -> Result<()> {
     eprintln!("plain server");
     let server = PlainServer::start(&binary()?, folder).await?;
     publish(&server.api()).await?;
     let addrs = [server.addr().to_string()];
-    let rates = rates(&addrs, loads, &Processes::plain(&server)?).await?;
-    [figures.plain_calls_per_s, figures.clients_plain_calls_per_s] = rates.0;
-    figures.costs.plain = rates.1;
+    figures.calls.plain = rates(&addrs, loads, &Processes::plain(&server)?).await?;
     figures.plain_p50_ms = latency_p50(server.addr(), DATABASE, SAMPLES).await?;
     drop(server);
     // On a server that has nothing else to do, such as to write snapshots of what was called before.
@@ -218,20 +209,18 @@ async fn read_rows(figures: &mut Figures, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-async fn one_node(figures: &mut Figures, loads: &[Load; 2], idle: u32, folder: &Path) -> Result<()> {
+async fn one_node(figures: &mut Figures, loads: &[Load; 3], idle: u32, folder: &Path) -> Result<()> {
     eprintln!("one node");
     let mut cluster = Cluster::start_ready(&ClusterConfig::new(1, folder)?, PATIENCE).await?;
     publish(&cluster.node(1).api()).await?;
     let addrs = cluster.client_addrs();
-    let rates = rates(&addrs, loads, &Processes::nodes(&cluster, 1)?).await?;
-    [figures.one_node_calls_per_s, figures.clients_one_node_calls_per_s] = rates.0;
-    figures.costs.one_node = rates.1;
+    figures.calls.one_node = rates(&addrs, loads, &Processes::nodes(&cluster, 1)?).await?;
     figures.one_node_p50_ms = latency_p50(cluster.node(1).client_addr(), DATABASE, SAMPLES).await?;
     idle_connections(figures, cluster.node(1), DATABASE, idle).await?;
     cluster.stop().await
 }
 
-async fn three_nodes(figures: &mut Figures, loads: &[Load; 2], folder: &Path) -> Result<()> {
+async fn three_nodes(figures: &mut Figures, loads: &[Load; 3], folder: &Path) -> Result<()> {
     eprintln!("three nodes");
     let mut cluster = Cluster::start_ready(&ClusterConfig::new(3, folder)?, PATIENCE).await?;
     publish(&cluster.node(2).api()).await?;
@@ -244,13 +233,8 @@ async fn three_nodes(figures: &mut Figures, loads: &[Load; 2], folder: &Path) ->
     let leader = cluster.wait_leader(PATIENCE).await?;
     let leads = cluster.node(leader).client_addr().to_string();
     addrs.sort_by_key(|addr| *addr != leads);
-    let rates = rates(&addrs, loads, &Processes::nodes(&cluster, leader)?).await?;
-    [
-        figures.three_node_calls_per_s,
-        figures.clients_three_node_calls_per_s,
-    ] = rates.0;
-    figures.costs.three_nodes = rates.1;
-    cluster.wait_level(RATES[1], PATIENCE).await?;
+    figures.calls.three_nodes = rates(&addrs, loads, &Processes::nodes(&cluster, leader)?).await?;
+    cluster.wait_level(DATABASES[2], PATIENCE).await?;
     let leader = cluster.wait_leader(PATIENCE).await?;
     let p50 = latency_p50(cluster.node(leader).client_addr(), DATABASE, SAMPLES).await?;
     figures.added_p50_ms = p50 - figures.plain_p50_ms;
@@ -276,23 +260,8 @@ async fn three_nodes(figures: &mut Figures, loads: &[Load; 2], folder: &Path) ->
     cluster.stop().await
 }
 
-/// The call rates of one client and of many, and what a call cost.
-async fn rates(addrs: &[String], loads: &[Load; 2], processes: &Processes) -> Result<([f64; 2], [Cost; 2])> {
-    let (mut rates, mut costs) = ([0.0; 2], <[Cost; 2]>::default());
-    for (n, (load, database)) in loads.iter().zip(RATES).enumerate() {
-        (rates[n], costs[n]) = rate(addrs, database, load, processes).await?;
-        let clients = if load.connections == 1 {
-            "client"
-        } else {
-            "clients"
-        };
-        eprintln!("  {} {clients}: {:.0} calls/s", load.connections, rates[n]);
-    }
-    Ok((rates, costs))
-}
-
 fn databases() -> impl Iterator<Item = &'static str> {
-    RATES.into_iter().chain([DATABASE])
+    DATABASES.into_iter().chain([DATABASE])
 }
 
 async fn publish(api: &Api) -> Result<()> {

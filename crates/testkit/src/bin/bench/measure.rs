@@ -16,11 +16,11 @@ use rtdb_testkit::server::PlainServer;
 use rtdb_testkit::{Node, load};
 use tokio::time::sleep;
 
-use crate::cpu::{Cost, Processes};
+use crate::calls::Load;
 use crate::figures::Figures;
 
-/// Before a rate is measured, caches and queues fill for this long.
-const WARM_UP: Duration = Duration::from_secs(1);
+/// Before memory is looked at, what was only needed for opening connections is given back.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// Calls, or syncs, whose median is taken.
 pub(crate) const SAMPLES: usize = 2000;
@@ -36,14 +36,6 @@ const OPENING_MAX: usize = 64;
 
 /// Open files that are needed besides the idle connections.
 const OTHER_FILES: u64 = 500;
-
-/// How a rate is measured.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Load {
-    pub(crate) seconds: Duration,
-    pub(crate) connections: u32,
-    pub(crate) window: usize,
-}
 
 /// A new identity, speaking what today's SDKs speak with this server.
 pub(crate) fn connect_to(addr: &str, database: &str) -> Result<Connect> {
@@ -66,28 +58,8 @@ pub(crate) fn clients(addrs: &[String], database: &str, load: &Load) -> Result<C
         window: load.window,
         invalid_every: 0,
         subscribed: false,
+        work: load.work,
     })))
-}
-
-/// Acknowledged calls a second, all connections together, and what each cost.
-pub(crate) async fn rate(
-    addrs: &[String],
-    database: &str,
-    load: &Load,
-    processes: &Processes,
-) -> Result<(f64, Cost)> {
-    let clients = clients(addrs, database, load)?;
-    sleep(WARM_UP).await;
-    let (before, spent) = (clients.acknowledged(), processes.spent()?);
-    let rate = clients.rate(load.seconds).await;
-    let cost = processes
-        .spent()?
-        .per_call(&spent, clients.acknowledged() - before);
-    for history in clients.stop().await? {
-        ensure!(history.reconnects == 0, "a connection broke");
-        ensure!(history.wrong.is_empty(), "wrong: {:?}", history.wrong.first());
-    }
-    Ok((rate, cost))
 }
 
 /// The median time of so many calls with nothing else going on, in ms.
@@ -286,7 +258,7 @@ pub(crate) async fn idle_connections(
         .map(|_| Client::connect(&to))
         .buffer_unordered(OPENING_MAX);
     let idle: Vec<Client> = opening.try_collect().await?;
-    sleep(WARM_UP).await;
+    sleep(QUIET).await;
     figures.idle_connections = u32::try_from(idle.len())?;
     let grown = u32::try_from(node.resident_kib()?.saturating_sub(before))?;
     figures.idle_connection_kib = f64::from(grown) / f64::from(figures.idle_connections.max(1));
