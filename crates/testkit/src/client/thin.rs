@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::io::ErrorKind;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::{Buf, BufMut, BytesMut};
@@ -17,6 +18,9 @@ const READ_BYTES: usize = 64 * 1024;
 
 /// The longest head of an answer to the upgrade, in bytes.
 const ANSWER_BYTES: usize = 8 * 1024;
+
+/// How long a subscription's first rows may take, with thousands who ask for them at the same time.
+const ROWS_MAX: Duration = Duration::from_secs(60);
 
 const BINARY: u8 = 0x82;
 const PONG: u8 = 0x8a;
@@ -112,11 +116,16 @@ impl Thin {
             Wire::V2 | Wire::V3 => v2::subscribe(&mut message, queries, request_id, query_set),
         }
         self.send(&message).await?;
-        let mut subscribed = false;
-        while !subscribed {
-            self.told(|told| subscribed |= told == Told::Subscribed).await?;
-        }
-        Ok(())
+        let rows = async {
+            let mut subscribed = false;
+            while !subscribed {
+                self.told(|told| subscribed |= told == Told::Subscribed).await?;
+            }
+            Ok(())
+        };
+        timeout(ROWS_MAX, rows)
+            .await
+            .with_context(|| format!("no first rows within {ROWS_MAX:?}"))?
     }
 
     /// Sends a call.

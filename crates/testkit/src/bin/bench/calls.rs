@@ -149,12 +149,12 @@ impl fmt::Display for Calls {
             "", "one client, pipelined"
         )?;
         for (name, rates, goal) in self.rows() {
-            write!(f, "  {name:<23}")?;
-            for (rate, plain) in rates.iter().zip(&self.plain) {
+            let rates = rates.iter().zip(&self.plain).map(|(rate, plain)| {
                 let ratio = rate.calls_per_s / plain.calls_per_s;
-                write!(f, "{:>8.0} calls/s {ratio:>5.2}   ", rate.calls_per_s)?;
-            }
-            writeln!(f, "{}", goal.trim_start())?;
+                format!("{:>8.0} calls/s {ratio:>5.2}", rate.calls_per_s)
+            });
+            let rates: Vec<String> = rates.collect();
+            writeln!(f, "  {name:<23}{}{goal}", rates.join("   "))?;
         }
         writeln!(
             f,

@@ -3,6 +3,8 @@
 //! All processes share this machine's cores, the clients included, so that rates measure the machine. What a call costs
 //! each of them hardly depends on that.
 
+use std::fmt;
+
 use anyhow::{Context, Result};
 use rtdb_testkit::cluster::Cluster;
 use rtdb_testkit::cpu_us;
@@ -111,6 +113,30 @@ impl Cost {
         let busiest = self.follower.map_or(0.0, Machine::us).max(self.leader.us());
         1e6 * cores / busiest
     }
+
+    /// Of several stretches of one node or plain server, as if they were as long.
+    #[expect(clippy::cast_precision_loss, reason = "a handful of them")]
+    pub(crate) fn mean(costs: &[Self]) -> Self {
+        let mean = |of: fn(&Self) -> f64| costs.iter().map(of).sum::<f64>() / costs.len().max(1) as f64;
+        Self {
+            leader: Machine {
+                node_us: mean(|cost| cost.leader.node_us),
+                server_us: mean(|cost| cost.leader.server_us),
+            },
+            follower: None,
+            load_us: mean(|cost| cost.load_us),
+        }
+    }
+}
+
+/// One line for the plain server and one node.
+pub(crate) fn write_costs(f: &mut fmt::Formatter<'_>, of: &str, costs: &[Cost; 2]) -> fmt::Result {
+    let [plain, node] = costs;
+    writeln!(
+        f,
+        "    CPU µs {of}: server {:.1}, load {:.1}; server {:.1}, node {:.1}, load {:.1}",
+        plain.leader.server_us, plain.load_us, node.leader.server_us, node.leader.node_us, node.load_us
+    )
 }
 
 #[cfg(test)]

@@ -25,6 +25,9 @@ const SHARES: usize = 16;
 /// How long nothing arrives before what is missing counts as lost.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
+/// How long updates may arrive after the last call.
+const SETTLE_MAX: Duration = Duration::from_secs(60);
+
 /// How often counts that are waited for are looked at.
 const POLL: Duration = Duration::from_millis(2);
 
@@ -180,12 +183,10 @@ impl Crowd {
 
     /// Waits for every update, as long as some arrive; an error says what is missing.
     pub(crate) async fn settle(&self) -> Result<()> {
+        let deadline = Instant::now() + SETTLE_MAX;
         loop {
             let before = self.delivered();
-            if self.level(SILENCE_MAX).await {
-                break;
-            }
-            if self.delivered() == before {
+            if self.level(SILENCE_MAX).await || self.delivered() == before || Instant::now() > deadline {
                 break;
             }
         }

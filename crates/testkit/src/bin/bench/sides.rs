@@ -8,6 +8,7 @@ use rtdb_testkit::server::{PlainServer, binary};
 use rtdb_testkit::{Api, demo_module};
 
 use crate::PATIENCE;
+use crate::cpu::Processes;
 use crate::latencies::median;
 
 /// The plain server and the node, by their place in arrays of two.
@@ -46,6 +47,13 @@ impl Sides {
         Ok([
             published(&plain, database, &wasm).await.context("plain")?,
             published(&node, database, &wasm).await.context("node")?,
+        ])
+    }
+
+    pub(crate) fn processes(&self) -> Result<[Processes; 2]> {
+        Ok([
+            Processes::plain(&self.plain)?,
+            Processes::nodes(&self.cluster, 1)?,
         ])
     }
 

@@ -7,6 +7,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::{Effort, line, notes};
+use crate::cpu::{Cost, write_costs};
 use crate::crowd::Crowd;
 use crate::sides::{Rounds, SIDES, Sides};
 use crate::writer::Writer;
@@ -18,6 +19,8 @@ const WINDOW: u64 = 16;
 pub(crate) struct Deliveries {
     subscribers: usize,
     updates_per_s: [f64; 2],
+    /// Of an update.
+    costs: [Cost; 2],
     wrong: Vec<String>,
 }
 
@@ -25,6 +28,7 @@ pub(super) async fn measure(sides: &Sides, subscribers: usize, effort: Effort) -
     let database = format!("deliveries-{subscribers}");
     sides.publish(&database).await?;
     let mut rounds = Rounds::default();
+    let (processes, mut costs) = (sides.processes()?, [Vec::new(), Vec::new()]);
     let mut scenes = [None, None];
     for (side, addr) in sides.addrs().iter().enumerate() {
         match Scene::open(addr, &database, subscribers).await {
@@ -35,7 +39,10 @@ pub(super) async fn measure(sides: &Sides, subscribers: usize, effort: Effort) -
     for _ in 0..effort.rounds {
         for (side, scene) in scenes.iter_mut().enumerate() {
             if let Some(scene) = scene.as_mut().filter(|_| rounds.goes_on(side)) {
+                let (before, spent) = (scene.crowd.delivered(), processes[side].spent()?);
                 rounds.add(side, scene.updates_per_s(effort).await);
+                let updates = scene.crowd.delivered() - before;
+                costs[side].push(processes[side].spent()?.per_call(&spent, updates));
             }
         }
     }
@@ -46,6 +53,7 @@ pub(super) async fn measure(sides: &Sides, subscribers: usize, effort: Effort) -
     Ok(Deliveries {
         subscribers,
         updates_per_s,
+        costs: costs.map(|costs| Cost::mean(&costs)),
         wrong: rounds.wrong(),
     })
 }
@@ -83,6 +91,7 @@ impl fmt::Display for Deliveries {
         let name = format!("updates/s, {} subscribers", self.subscribers);
         let goal = if self.subscribers <= 50 { "1.50" } else { "3.00" };
         line(f, &name, self.updates_per_s, goal)?;
+        write_costs(f, "an update", &self.costs)?;
         notes(f, &self.wrong)
     }
 }

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{interval_at, timeout_at};
 
 use super::{Effort, line, notes};
+use crate::cpu::{Cost, write_costs};
 use crate::crowd::wire;
 use crate::latencies::Latencies;
 use crate::measure::connect_to;
@@ -45,6 +46,8 @@ pub(crate) struct Mixed {
     updates_per_s: [f64; 2],
     p50_ms: [f64; 2],
     p99_ms: [f64; 2],
+    /// Of a call and its updates.
+    costs: [Cost; 2],
     wrong: Vec<String>,
 }
 
@@ -54,14 +57,17 @@ pub(super) async fn measure(sides: &Sides, effort: Effort) -> Result<Mixed> {
     for (addr, api) in sides.addrs().iter().zip(&apis) {
         crowds.push(players(addr, api).await?);
     }
+    let (processes, mut costs) = (sides.processes()?, [Vec::new(), Vec::new()]);
     let mut figures: [Rounds; 4] = Default::default();
     for _ in 0..effort.rounds {
         for (side, crowd) in crowds.iter_mut().enumerate() {
             if !figures[0].goes_on(side) {
                 continue;
             }
+            let spent = processes[side].spent()?;
             match play(crowd, effort.time).await {
-                Ok(values) => {
+                Ok((answered, values)) => {
+                    costs[side].push(processes[side].spent()?.per_call(&spent, answered));
                     for (rounds, value) in figures.iter_mut().zip(values) {
                         rounds.add(side, Ok(value));
                     }
@@ -82,6 +88,7 @@ pub(super) async fn measure(sides: &Sides, effort: Effort) -> Result<Mixed> {
         updates_per_s,
         p50_ms,
         p99_ms,
+        costs: costs.map(|costs| Cost::mean(&costs)),
         wrong: figures[0].wrong(),
     })
 }
@@ -140,9 +147,9 @@ struct Tally {
     latencies: Latencies,
 }
 
-/// Calls answered and updates seen a second, and how long calls took: p50 and p99 in ms.
+/// Calls answered; and those and the updates seen a second, and how long calls took: p50 and p99 in ms.
 #[expect(clippy::cast_precision_loss, reason = "counts of calls are far below 2^52")]
-async fn play(players: &mut Vec<Player>, time: Duration) -> Result<[f64; 4]> {
+async fn play(players: &mut Vec<Player>, time: Duration) -> Result<(u64, [f64; 4])> {
     let tally = Arc::new(Tally::default());
     let start = Instant::now();
     let mut playing = JoinSet::new();
@@ -157,12 +164,13 @@ async fn play(players: &mut Vec<Player>, time: Duration) -> Result<[f64; 4]> {
     ensure!(count(&tally.failed) == 0, "{} calls failed", count(&tally.failed));
     let took = Latencies::take([&tally.latencies]);
     let per_s = |counted: &AtomicU64| count(counted) as f64 / time.as_secs_f64();
-    Ok([
+    let values = [
         per_s(&tally.answered),
         per_s(&tally.updates),
         took.ms(0.5),
         took.ms(0.99),
-    ])
+    ];
+    Ok((count(&tally.answered), values))
 }
 
 async fn one(mut player: Player, first: Instant, end: Instant, tally: Arc<Tally>) -> Result<Player> {
@@ -205,6 +213,7 @@ impl fmt::Display for Mixed {
         line(f, "  updates/s delivered", self.updates_per_s, "0.90")?;
         line(f, "  a call, ms", self.p50_ms, "")?;
         line(f, "    the 99th of a hundred, ms", self.p99_ms, "")?;
+        write_costs(f, "a call with its updates", &self.costs)?;
         notes(f, &self.wrong)
     }
 }

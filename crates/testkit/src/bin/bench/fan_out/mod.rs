@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use tokio::time::{sleep, timeout};
 
 use crate::measure::raise_files;
 use crate::sides::Sides;
@@ -42,6 +43,12 @@ impl Effort {
 /// Open files of this program besides those of the subscribers of both sides.
 const OTHER_FILES: u64 = 500;
 
+/// How long one family may take.
+const FAMILY_MAX: Duration = Duration::from_secs(300);
+
+/// Between two of them.
+const REST: Duration = Duration::from_secs(2);
+
 /// All families.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct FanOut {
@@ -63,18 +70,16 @@ impl FanOut {
         for subscribers in [50, 500, 5_000] {
             let subscribers = subscribers.min(files);
             let deliveries = deliveries::measure(&sides, subscribers, effort);
-            all.deliveries.push(deliveries.await.context("deliveries")?);
+            all.deliveries.push(family("deliveries", deliveries).await?);
         }
-        all.pace = pace::measure(&sides, effort).await.context("pace")?;
-        all.mixed = mixed::measure(&sides, effort).await.context("mixed load")?;
-        all.reads = reads::measure(&sides, effort).await.context("reads")?;
+        all.pace = family("pace", pace::measure(&sides, effort)).await?;
+        all.mixed = family("mixed load", mixed::measure(&sides, effort)).await?;
+        all.reads = family("reads", reads::measure(&sides, effort)).await?;
         sides.stop().await?;
-        all.held = held::measure(effort, &folder.join("held"))
-            .await
-            .context("what is held for subscribers")?;
-        all.distance = distance::measure(effort, &folder.join("distance"))
-            .await
-            .context("nodes at a distance")?;
+        let held = held::measure(effort, &folder.join("held"));
+        all.held = family("what is held for subscribers", held).await?;
+        let distance = distance::measure(effort, &folder.join("distance"));
+        all.distance = family("nodes at a distance", distance).await?;
         Ok(all)
     }
 }
@@ -92,6 +97,15 @@ impl fmt::Display for FanOut {
         write!(f, "{}{}{}", self.pace, self.mixed, self.reads)?;
         write!(f, "{}{}", self.held, self.distance)
     }
+}
+
+/// A family's figures, within a bounded time, and the rest that its clients leave after them.
+async fn family<T>(name: &str, measure: impl Future<Output = Result<T>>) -> Result<T> {
+    let measured = timeout(FAMILY_MAX, measure).await;
+    let measured = measured.with_context(|| format!("{name}: not measured within {FAMILY_MAX:?}"))?;
+    // Thousands of connections have ended at once, which takes a while.
+    sleep(REST).await;
+    measured.with_context(|| name.to_string())
 }
 
 /// One figure of both sides, the ratio, and what is wanted of it.

@@ -37,7 +37,7 @@ impl Curve {
     /// Whether memory has stopped growing: the first quarter, in which everything fills, does not count.
     pub(super) fn is_flat(&self) -> bool {
         let [second, last] = self.quarters();
-        last <= second * (1.0 + GROWTH_MAX) + GROWTH_MAX_MIB
+        self.mib.len() < 4 || last <= second * (1.0 + GROWTH_MAX) + GROWTH_MAX_MIB
     }
 
     /// The medians of the second and the last quarter.
