@@ -76,10 +76,9 @@ impl FanOut {
         all.mixed = family("mixed load", mixed::measure(&sides, effort)).await?;
         all.reads = family("reads", reads::measure(&sides, effort)).await?;
         sides.stop().await?;
-        let held = held::measure(effort, &folder.join("held"));
-        all.held = family("what is held for subscribers", held).await?;
-        let distance = distance::measure(effort, &folder.join("distance"));
-        all.distance = family("nodes at a distance", distance).await?;
+        all.held = family("memory", held::measure(effort, &folder.join("held"))).await?;
+        let apart = folder.join("distance");
+        all.distance = family("distance", distance::measure(effort, &apart)).await?;
         Ok(all)
     }
 }
