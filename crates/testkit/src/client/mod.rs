@@ -50,6 +50,14 @@ impl Wire {
         })
     }
 
+    /// The same for a [`Thin`] client, each of whose messages is a frame.
+    pub fn thin() -> Result<Self> {
+        Ok(match Self::usual()? {
+            Self::V1 => Self::V1,
+            Self::V2 | Self::V3 => Self::V2,
+        })
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::V1 => "v1.bsatn.spacetimedb",

@@ -107,19 +107,11 @@ impl Board {
     }
 }
 
-/// The subprotocol of today's SDKs whose messages are frames.
-pub(crate) fn wire() -> Result<Wire> {
-    Ok(match Wire::usual()? {
-        Wire::V1 => Wire::V1,
-        Wire::V2 | Wire::V3 => Wire::V2,
-    })
-}
-
 impl Crowd {
     /// As many subscribers of the whole table, each a client of its own.
     pub(crate) async fn open(addr: &str, database: &str, subscribers: usize) -> Result<Self> {
         let to = Connect {
-            wire: wire()?,
+            wire: Wire::thin()?,
             ..Connect::new(addr, database)
         };
         let query = format!("SELECT * FROM {TABLE}");

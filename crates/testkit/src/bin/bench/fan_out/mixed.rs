@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
 use rtdb_testkit::Api;
-use rtdb_testkit::client::{Args, Client, Connect, Thin, Told};
+use rtdb_testkit::client::{Args, Client, Connect, Thin, Told, Wire};
 use rtdb_testkit::demo_module::{self, ADD, TABLE, add};
 use serde::Serialize;
 use tokio::task::JoinSet;
@@ -17,7 +17,6 @@ use tokio::time::{interval_at, timeout_at};
 
 use super::{Effort, line, notes};
 use crate::cpu::{Cost, write_costs};
-use crate::crowd::wire;
 use crate::latencies::Latencies;
 use crate::measure::connect_to;
 use crate::sides::{Rounds, SIDES, Sides};
@@ -113,7 +112,7 @@ async fn players(addr: &str, api: &Api) -> Result<Vec<Player>> {
     let rows = demo_module::rows(api, DATABASE).await?;
     ensure!(rows.len() == 2 * CLIENTS, "{} rows", rows.len());
     let to = Connect {
-        wire: wire()?,
+        wire: Wire::thin()?,
         // So that a v1 client can tell answers and updates apart.
         parameters: "&light=true".into(),
         ..Connect::new(addr, DATABASE)

@@ -8,6 +8,7 @@ use rtdb_testkit::{Api, demo_module};
 use serde::Serialize;
 
 use super::{Effort, line, notes};
+use crate::cpu::{Cost, write_costs};
 use crate::crowd::Crowd;
 use crate::sides::{Rounds, SIDES, Sides, published};
 use crate::writer::Writer;
@@ -37,6 +38,8 @@ pub(crate) struct Pace {
     calls_per_s: f64,
     late_p50_ms: [f64; 2],
     late_p99_ms: [f64; 2],
+    /// Of an update, at that rate.
+    costs: [Cost; 2],
     wrong: Vec<String>,
 }
 
@@ -71,10 +74,14 @@ pub(super) async fn measure(sides: &Sides, effort: Effort) -> Result<Pace> {
         highest.wrong()
     );
     let (mut p50, mut p99) = (Rounds::default(), Rounds::default());
+    let (processes, mut costs) = (sides.processes()?, [Vec::new(), Vec::new()]);
     for _ in 0..effort.rounds {
         for (side, scene) in scenes.iter_mut().enumerate() {
             if highest.goes_on(side) && p50.goes_on(side) {
+                let (before, spent) = (scene.crowd.delivered(), processes[side].spent()?);
                 let late = scene.lateness(calls_per_s, effort.time).await;
+                let updates = scene.crowd.delivered() - before;
+                costs[side].push(processes[side].spent()?.per_call(&spent, updates));
                 let [half, most] = match late {
                     Ok([half, most]) => [Ok(half), Ok(most)],
                     Err(error) => [Err(error), Ok(0.0)],
@@ -93,6 +100,7 @@ pub(super) async fn measure(sides: &Sides, effort: Effort) -> Result<Pace> {
         calls_per_s,
         late_p50_ms,
         late_p99_ms,
+        costs: costs.map(|costs| Cost::mean(&costs)),
         wrong: [highest.wrong(), p50.wrong()].concat(),
     })
 }
@@ -196,6 +204,7 @@ impl fmt::Display for Pace {
             self.late_p99_ms,
             "at most 1.00",
         )?;
+        write_costs(f, "an update at that rate", &self.costs)?;
         notes(f, &self.wrong)
     }
 }

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use futures::future::try_join_all;
 use http::Method;
-use rtdb_testkit::client::{Args, Client, Connect, Thin, Told};
+use rtdb_testkit::client::{Args, Client, Connect, Thin, Told, Wire};
 use rtdb_testkit::{Api, demo_module};
 use serde::Serialize;
 
 use super::{Effort, line, notes};
-use crate::crowd::wire;
+use crate::cpu::{Cost, write_costs};
 use crate::measure::connect_to;
 use crate::sides::{Rounds, Sides};
 
@@ -23,7 +23,7 @@ const ROWS: u32 = 1_000;
 const CLIENTS: usize = 4;
 
 /// Questions of each client that are not counted.
-const WARM_UP: usize = 20;
+const WARM_UP: u64 = 20;
 
 const QUERIES: [(&str, &str); 2] = [
     ("one row", "SELECT * FROM keyed WHERE id = 7"),
@@ -32,9 +32,17 @@ const QUERIES: [(&str, &str); 2] = [
 
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Reads {
-    /// What was asked, and how many answers a second.
-    queries_per_s: Vec<(String, [f64; 2])>,
+    kinds: Vec<Kind>,
     wrong: Vec<String>,
+}
+
+/// One kind of question.
+#[derive(Clone, Debug, Serialize)]
+struct Kind {
+    name: String,
+    queries_per_s: [f64; 2],
+    /// Of a query.
+    costs: [Cost; 2],
 }
 
 pub(super) async fn measure(sides: &Sides, effort: Effort) -> Result<Reads> {
@@ -48,36 +56,43 @@ pub(super) async fn measure(sides: &Sides, effort: Effort) -> Result<Reads> {
         ensure!(filled.result.is_ok(), "no rows: {filled:?}");
         client.close().await;
     }
+    let processes = sides.processes()?;
     let mut reads = Reads::default();
     let time = effort.time / 3;
     for (rows, query) in QUERIES {
         for way in ["one-off query", "HTTP SQL"] {
-            let mut rounds = Rounds::default();
+            let (mut rounds, mut costs) = (Rounds::default(), [Vec::new(), Vec::new()]);
             for _ in 0..effort.rounds {
                 for side in [0, 1] {
                     if rounds.goes_on(side) {
-                        let rate = match way {
+                        let spent = processes[side].spent()?;
+                        let answers = match way {
                             "HTTP SQL" => over_http(&apis[side], query, time).await,
                             _ => one_off(&addrs[side], query, time).await,
                         };
-                        rounds.add(side, rate);
+                        if let Ok((_, answers)) = answers {
+                            costs[side].push(processes[side].spent()?.per_call(&spent, answers));
+                        }
+                        rounds.add(side, answers.map(|(rate, _)| rate));
                     }
                 }
             }
             let medians = rounds.medians();
             eprintln!("  {way} of {rows}: {medians:.0?} a second");
-            reads
-                .queries_per_s
-                .push((format!("{way}, {rows}, per s"), medians));
+            reads.kinds.push(Kind {
+                name: format!("{way}, {rows}, per s"),
+                queries_per_s: medians,
+                costs: costs.map(|costs| Cost::mean(&costs)),
+            });
             reads.wrong.extend(rounds.wrong());
         }
     }
     Ok(reads)
 }
 
-async fn one_off(addr: &str, query: &'static str, time: Duration) -> Result<f64> {
+async fn one_off(addr: &str, query: &'static str, time: Duration) -> Result<(f64, u64)> {
     let to = Connect {
-        wire: wire()?,
+        wire: Wire::thin()?,
         ..Connect::new(addr, DATABASE)
     };
     let mut clients = Vec::new();
@@ -100,7 +115,7 @@ async fn one_off(addr: &str, query: &'static str, time: Duration) -> Result<f64>
     .await
 }
 
-async fn over_http(api: &Api, query: &'static str, time: Duration) -> Result<f64> {
+async fn over_http(api: &Api, query: &'static str, time: Duration) -> Result<(f64, u64)> {
     let clients = vec![api.clone(); CLIENTS];
     together(clients, time, async |api: &mut Api| {
         let path = format!("/v1/database/{DATABASE}/sql");
@@ -109,13 +124,13 @@ async fn over_http(api: &Api, query: &'static str, time: Duration) -> Result<f64
     .await
 }
 
-/// Answers a second of all clients together, each of whom asks as soon as it has its answer.
+/// Answers a second of all clients together, each of whom asks as soon as it has its answer; and all answers.
 #[expect(clippy::cast_precision_loss, reason = "a count of answers is far below 2^52")]
 async fn together<C>(
     clients: Vec<C>,
     time: Duration,
     ask: impl AsyncFn(&mut C) -> Result<()>,
-) -> Result<f64> {
+) -> Result<(f64, u64)> {
     let ask = &ask;
     let client = async |mut client: C| {
         for _ in 0..WARM_UP {
@@ -126,16 +141,20 @@ async fn together<C>(
             ask(&mut client).await?;
             answers += 1;
         }
-        anyhow::Ok(answers as f64 / start.elapsed().as_secs_f64())
+        let rate = answers as f64 / start.elapsed().as_secs_f64();
+        anyhow::Ok((rate, answers + WARM_UP))
     };
-    let rates = try_join_all(clients.into_iter().map(client)).await?;
-    Ok(rates.iter().sum())
+    let each = try_join_all(clients.into_iter().map(client)).await?;
+    Ok(each
+        .iter()
+        .fold((0.0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1)))
 }
 
 impl fmt::Display for Reads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, queries_per_s) in &self.queries_per_s {
-            line(f, name, *queries_per_s, "0.95")?;
+        for kind in &self.kinds {
+            line(f, &kind.name, kind.queries_per_s, "0.95")?;
+            write_costs(f, "a query", &kind.costs)?;
         }
         notes(f, &self.wrong)
     }

@@ -9,14 +9,13 @@ use anyhow::{Result, ensure};
 use bytes::Bytes;
 use http::Method;
 use rtdb_testkit::Api;
-use rtdb_testkit::client::{Args, Client, Connect, Thin, Told};
+use rtdb_testkit::client::{Args, Client, Connect, Thin, Told, Wire};
 use rtdb_testkit::demo_module::TABLE;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::crowd::wire;
 use crate::measure::connect_to;
 
 /// Clients of each kind at every node.
@@ -165,7 +164,7 @@ impl One {
 
     async fn subscribed(&self) -> Result<Thin> {
         let to = Connect {
-            wire: wire()?,
+            wire: Wire::thin()?,
             parameters: "&light=true".into(),
             ..Connect::new(&self.addr, &self.scene.database)
         };
