@@ -28,4 +28,4 @@ pub mod variant;
 
 pub use http::{Api, Response};
 pub use node::Node;
-pub use process::{children, interrupted, kill9};
+pub use process::{children, cpu_us, interrupted, kill9, resident_kib};

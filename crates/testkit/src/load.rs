@@ -1,6 +1,7 @@
 //! A client that numbers its calls, keeps a window of them in flight, and goes on at another node if its own dies.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use anyhow::{Result, bail, ensure};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::client::{Client, Connect, Event, Reply, Wire};
+use crate::client::{Args, Client, Connect, Event, Reply, Wire};
 use crate::demo_module::{ADD, TABLE, add};
 use crate::history::{Call, Fate, History};
 
@@ -38,6 +39,27 @@ pub struct Load {
     pub invalid_every: i64,
     /// Subscribes to its own rows, and expects each answer to bring the row that the call added.
     pub subscribed: bool,
+    /// What it calls.
+    pub work: Work,
+}
+
+/// What a call of a client does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Work {
+    /// It adds a row.
+    #[default]
+    Add,
+    /// It changes a row in place, the client's own.
+    Deposit,
+}
+
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Add => "adding rows",
+            Self::Deposit => "changing a row each",
+        })
+    }
 }
 
 /// Seen from outside while clients run.
@@ -129,6 +151,12 @@ impl Runner {
                 other => bail!("not subscribed but {other:?}"),
             }
         }
+        if self.load.work == Work::Deposit {
+            // Refused if it has one from an earlier connection.
+            client
+                .call_and_wait("open_account", &Args::new().str(&self.name))
+                .await?;
+        }
         if self.history.calls.is_empty() {
             self.last_answer = Instant::now();
         }
@@ -164,7 +192,10 @@ impl Runner {
                 fate: Fate::Unknown,
             };
             self.history.calls.push(call);
-            let request_id = client.call(ADD, &add(name, self.number)).await?;
+            let request_id = match self.load.work {
+                Work::Add => client.call(ADD, &add(name, self.number)).await?,
+                Work::Deposit => client.call("deposit", &Args::new().i64(1)).await?,
+            };
             let call = self.history.calls.len() - 1;
             self.in_flight.push_back(InFlight {
                 request_id,

@@ -67,6 +67,17 @@ pub fn children(pid: u32) -> Result<Vec<u32>> {
 struct Stat {
     state: char,
     parent: u32,
+    /// Of all its threads, those that have ended included.
+    cpu_ticks: u64,
+}
+
+/// What the kernel's clock ticks are to programs, everywhere on Linux.
+const TICK_US: u64 = 10_000;
+
+/// CPU time that the process has used, in µs, in steps of [`TICK_US`].
+pub fn cpu_us(pid: u32) -> Result<u64> {
+    let stat = stat(pid).with_context(|| format!("no process {pid}"))?;
+    Ok(stat.cpu_ticks * TICK_US)
 }
 
 /// The state and the parent in `/proc/<pid>/stat`; the name before them is in parentheses and may hold anything.
@@ -76,11 +87,13 @@ fn stat(pid: u32) -> Option<Stat> {
     Some(Stat {
         state: fields.next()?.chars().next()?,
         parent: fields.next()?.parse().ok()?,
+        // Its fields 14 and 15: as itself, and in the kernel for it.
+        cpu_ticks: fields.nth(9)?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?,
     })
 }
 
 /// Resident memory of a process, in KiB.
-pub(crate) fn resident_kib(pid: u32) -> Result<u64> {
+pub fn resident_kib(pid: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status
         .lines()

@@ -6,21 +6,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::future::pending;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet, spawn_blocking};
 use tokio::time::sleep;
 
 /// What is read from one side before it is written to the other, in bytes.
 const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Chunks on their way in one direction of a connection.
+const ON_ITS_WAY_MAX: usize = 64;
+
+/// Delays from which on a millisecond more does not count.
+const COARSE_FROM: Duration = Duration::from_millis(20);
 
 /// How often the list of the machine's sockets is read for one that should be in it.
 const LOOKUPS_MAX: usize = 5;
@@ -162,28 +169,58 @@ async fn carry(stream: TcpStream, target: String, link: Option<(u64, u64)>, shar
     );
 }
 
+/// One direction. What is on its way is as late as the link makes it, not as late as what went before it and more.
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     link: Option<(u64, u64)>,
     mut links: watch::Receiver<Links>,
 ) {
-    let mut chunk = vec![0; CHUNK_BYTES];
-    loop {
-        // The end of one side, orderly or not, becomes the end of the other, once the link lets it through.
-        let read = from.read(&mut chunk).await.unwrap_or(0);
-        let passes = links
-            .wait_for(|links| link.is_none_or(|link| !links.cut.contains(&link)))
-            .await;
-        let delay = match (passes, link) {
-            (Ok(links), Some(link)) => links.delay.get(&link).copied(),
-            (Ok(_), None) => None,
-            (Err(_), _) => return,
-        };
-        sleep(delay.unwrap_or_default()).await;
-        if read == 0 || to.write_all(&chunk[..read]).await.is_err() {
-            return;
+    let (sent, mut on_its_way) = mpsc::channel(ON_ITS_WAY_MAX);
+    let reading = async move {
+        loop {
+            let mut chunk = vec![0; CHUNK_BYTES];
+            // The end of one side, orderly or not, becomes the end of the other, once the link lets it through.
+            let read = from.read(&mut chunk).await.unwrap_or(0);
+            chunk.truncate(read);
+            if sent.send((Instant::now(), chunk)).await.is_err() || read == 0 {
+                return;
+            }
         }
+    };
+    let writing = async move {
+        while let Some((read_at, chunk)) = on_its_way.recv().await {
+            let passes = links
+                .wait_for(|links| link.is_none_or(|link| !links.cut.contains(&link)))
+                .await;
+            let delay = match (passes, link) {
+                (Ok(links), Some(link)) => links.delay.get(&link).copied(),
+                (Ok(_), None) => None,
+                (Err(_), _) => return,
+            };
+            if let Some(delay) = delay {
+                wait_until(read_at + delay).await;
+            }
+            if chunk.is_empty() || to.write_all(&chunk).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = writing => {}
+        () = async { reading.await; pending().await } => {}
+    }
+}
+
+/// To some ten microseconds: the runtime's timers are a millisecond apart, as much as a whole link may take.
+async fn wait_until(due: Instant) {
+    let left = due.saturating_duration_since(Instant::now());
+    if left >= COARSE_FROM {
+        sleep(left).await;
+    } else if !left.is_zero() {
+        let slept = spawn_blocking(move || std::thread::sleep(due.saturating_duration_since(Instant::now())));
+        // Only a runtime that ends does not let it.
+        let _ = slept.await;
     }
 }
 
@@ -271,5 +308,27 @@ mod tests {
             .unwrap()
             .unwrap();
         assert_eq!(&byte, b"b");
+    }
+
+    #[tokio::test]
+    async fn what_is_on_a_slow_link_is_late_together() {
+        const BYTES: u32 = 20;
+        let network = Network::start(&[echo().await, echo().await]).await.unwrap();
+        network.node_started(1, std::process::id());
+        let mut stream = TcpStream::connect(&network.addrs()[1]).await.unwrap();
+        network.delay(1, 2, SHORT);
+        let start = Instant::now();
+        for _ in 0..BYTES {
+            stream.write_all(b"a").await.unwrap();
+            sleep(SHORT / 20).await;
+        }
+        let mut echoed = [0; BYTES as usize];
+        timeout(LONG, stream.read_exact(&mut echoed))
+            .await
+            .unwrap()
+            .unwrap();
+        let took = start.elapsed();
+        assert!(took >= 2 * SHORT, "an echo after {took:?}");
+        assert!(took < BYTES * SHORT, "one after the other: {took:?}");
     }
 }

@@ -93,9 +93,14 @@ impl PlainServer {
         Api::new(&self.addr)
     }
 
+    /// Its process.
+    pub fn pid(&self) -> Result<u32> {
+        self.child.id().context("the server has ended")
+    }
+
     /// Its resident memory, in KiB.
     pub fn resident_kib(&self) -> Result<u64> {
-        resident_kib(self.child.id().context("the server has ended")?)
+        resident_kib(self.pid()?)
     }
 
     async fn answers(&mut self) -> Result<()> {

@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
-use rtdb_testkit::client::{Client, Connect, Event, Wire};
+use rtdb_testkit::client::{Args, Client, Connect, Event, Thin, Told, Wire};
 use rtdb_testkit::clients::Clients;
 use rtdb_testkit::demo_module::{self, ADD, add};
 use rtdb_testkit::history::check;
-use rtdb_testkit::load::Load;
+use rtdb_testkit::load::{Load, Work};
 use rtdb_testkit::server::{PlainServer, binary};
 use tokio::time::timeout;
 
@@ -40,6 +40,54 @@ async fn a_client_calls_subscribes_and_comes_back_as_itself() {
 #[tokio::test]
 async fn numbered_calls_are_all_there_once_and_in_order() {
     timeout(TEST_MAX, load()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_thin_client_tells_messages_apart() {
+    timeout(TEST_MAX, count()).await.unwrap();
+}
+
+async fn count() {
+    let (server, _folder) = server().await;
+    let to = Connect {
+        wire: Wire::thin().unwrap(),
+        parameters: "&light=true".into(),
+        ..Connect::new(server.addr(), DATABASE)
+    };
+    let mut thin = Thin::connect(&to).await.unwrap();
+    // Its first rows are more than is read at a time.
+    let mut other = Client::connect(&Connect::new(server.addr(), DATABASE))
+        .await
+        .unwrap();
+    let many = Args::new().str(&"x".repeat(100)).raw(&2_000_u32.to_le_bytes());
+    other
+        .call_and_wait("add_many", &many)
+        .await
+        .unwrap()
+        .result
+        .unwrap();
+    thin.subscribe(&["SELECT * FROM counter"], 1).await.unwrap();
+
+    let next = async |thin: &mut Thin| {
+        let mut all = Vec::new();
+        thin.told(|told| all.push(told)).await.unwrap();
+        all
+    };
+    thin.call(ADD, &add("mine", 7)).await.unwrap();
+    assert_eq!(next(&mut thin).await, [Told::Reply { ok: true }]);
+    thin.call(ADD, &add("", 7)).await.unwrap();
+    assert_eq!(next(&mut thin).await, [Told::Reply { ok: false }]);
+    other
+        .call_and_wait(ADD, &add("theirs", 8))
+        .await
+        .unwrap()
+        .result
+        .unwrap();
+    assert_eq!(next(&mut thin).await, [Told::Update]);
+    for (query, ok) in [("SELECT * FROM counter", true), ("SELECT * FROM nothing", false)] {
+        thin.query(query).await.unwrap();
+        assert_eq!(next(&mut thin).await, [Told::QueryReply { ok }]);
+    }
 }
 
 async fn converse() {
@@ -108,6 +156,7 @@ async fn load() {
         window: 16,
         invalid_every: 50,
         subscribed: client % 2 == 1,
+        work: Work::Add,
     }));
     clients.rate(Duration::from_secs(1)).await;
     let histories = clients.stop().await.unwrap();

@@ -11,7 +11,7 @@ use rtdb_testkit::client::Wire;
 use rtdb_testkit::clients::Clients;
 use rtdb_testkit::cluster::{Cluster, ClusterConfig, Dump, built};
 use rtdb_testkit::history::{History, Verdict, check};
-use rtdb_testkit::load::Load;
+use rtdb_testkit::load::{Load, Work};
 use rtdb_testkit::{Api, demo_module, sql};
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -166,6 +166,7 @@ impl Scene {
                 window: 16,
                 invalid_every: 50,
                 subscribed: client as usize / addrs.len() % 2 == 1,
+                work: Work::Add,
             })
             .collect()
     }

@@ -9,7 +9,7 @@ use rtdb_testkit::client::Wire;
 use rtdb_testkit::clients::Clients;
 use rtdb_testkit::cluster::{Cluster, ClusterConfig, Dump, built};
 use rtdb_testkit::history::{History, Verdict, check};
-use rtdb_testkit::load::Load;
+use rtdb_testkit::load::{Load, Work};
 use rtdb_testkit::{Api, demo_module, interrupted};
 use tokio::process::Command;
 use tokio::time::sleep;
@@ -203,6 +203,7 @@ fn loads(cluster: &Cluster, options: &Options, wire: Wire) -> Vec<Load> {
         window: options.window,
         invalid_every: 100,
         subscribed: client / u32::from(NODES) % 2 == 1,
+        work: Work::Add,
     });
     loads.collect()
 }

@@ -1,6 +1,8 @@
 //! One WebSocket connection to a node, or to a plain SpacetimeDB server: they must not differ.
 
 mod event;
+mod frames;
+mod thin;
 mod v1;
 mod v2;
 mod wire;
@@ -21,6 +23,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use crate::server;
 pub use event::{Committed, Event, Reply, TableChange};
+pub use thin::{Thin, Told};
 pub use wire::Args;
 use wire::Reader;
 
@@ -44,6 +47,14 @@ impl Wire {
         Ok(match server::major()? {
             ..2 => Self::V1,
             _ => Self::V3,
+        })
+    }
+
+    /// The same for a [`Thin`] client, each of whose messages is a frame.
+    pub fn thin() -> Result<Self> {
+        Ok(match Self::usual()? {
+            Self::V1 => Self::V1,
+            Self::V2 | Self::V3 => Self::V2,
         })
     }
 

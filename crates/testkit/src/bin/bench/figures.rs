@@ -7,21 +7,13 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use crate::calls::Calls;
+use crate::fan_out::FanOut;
+
 /// What one run measured.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Figures {
-    /// One client, on the plain server.
-    pub(crate) plain_calls_per_s: f64,
-    /// One client, on a cluster of one.
-    pub(crate) one_node_calls_per_s: f64,
-    /// One client, at the leader of three.
-    pub(crate) three_node_calls_per_s: f64,
-    /// Many clients with as many calls in flight together as the one.
-    pub(crate) clients: u32,
-    pub(crate) clients_plain_calls_per_s: f64,
-    pub(crate) clients_one_node_calls_per_s: f64,
-    /// Many clients, spread over three nodes.
-    pub(crate) clients_three_node_calls_per_s: f64,
+    pub(crate) calls: Calls,
     pub(crate) prepared_module_ratio: f64,
     /// Rows read by a prepared module, as a part of those that the plain one reads in the same time.
     pub(crate) reading_ratios: Vec<(&'static str, f64)>,
@@ -39,6 +31,7 @@ pub(crate) struct Figures {
     pub(crate) idle_latency_ratio: f64,
     /// One call at a time beside a stranger who tries everything, as a multiple of without.
     pub(crate) stranger_latency_ratio: f64,
+    pub(crate) fan_out: FanOut,
 }
 
 impl Figures {
@@ -52,23 +45,8 @@ impl Figures {
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plain = [self.plain_calls_per_s, self.clients_plain_calls_per_s];
         let one = self.one_node_p50_ms - self.plain_p50_ms;
-        let rates = |calls: [f64; 2]| {
-            let [first, second] =
-                [0, 1].map(|n| format!("{:>8.0} calls/s {:>5.2}", calls[n], calls[n] / plain[n]));
-            format!("{first}   {second}")
-        };
-        writeln!(
-            f,
-            "                            one client, pipelined    {} clients",
-            self.clients
-        )?;
-        writeln!(f, "  plain server             {}", rates(plain))?;
-        let calls = [self.one_node_calls_per_s, self.clients_one_node_calls_per_s];
-        writeln!(f, "  one node                 {}  (goal 0.60)", rates(calls))?;
-        let calls = [self.three_node_calls_per_s, self.clients_three_node_calls_per_s];
-        writeln!(f, "  three nodes              {}  (goal 0.20)", rates(calls))?;
+        write!(f, "{}", self.calls)?;
         writeln!(
             f,
             "  prepared module          {:>8.2} of plain  (goal 0.80)",
@@ -105,6 +83,7 @@ impl fmt::Display for Figures {
             f,
             "  latency beside a stranger{:>7.2} of without  (goal 2)",
             self.stranger_latency_ratio
-        )
+        )?;
+        write!(f, "\n{}", self.fan_out)
     }
 }

@@ -3,9 +3,17 @@
 //! The same clients, module and reducer (`add` of `counter-1x`, or of `counter-2x` on a server of 2.x) everywhere, first
 //! on the plain server, then on a cluster of one node, then of three, all on this machine and its disk.
 
+mod calls;
+mod cpu;
+mod crowd;
+mod fan_out;
 mod figures;
+mod latencies;
 mod measure;
+mod sides;
+mod soak;
 mod stranger;
+mod writer;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -18,16 +26,17 @@ use rtdb_testkit::server::{PlainServer, binary};
 use rtdb_testkit::{Api, demo_module, interrupted};
 use tokio::time::sleep;
 
+use crate::calls::{DATABASES, Load, rates};
+use crate::cpu::Processes;
+use crate::fan_out::{Effort, FanOut};
 use crate::figures::Figures;
 use crate::measure::{
-    Load, Reading, fdatasync_p50, idle_connections, latency_p50, prepared_ratio, rate, reading_ratios,
+    Reading, SAMPLES, fdatasync_p50, idle_connections, latency_p50, prepared_ratio, raise_files,
+    reading_ratios,
 };
 
 /// For calls one at a time, and for the failover.
 const DATABASE: &str = "bench";
-
-/// For each rate its own: a call takes longer the more rows there are.
-const RATES: [&str; 2] = ["bench-one", "bench-many"];
 
 /// The ways of reading rows that are compared, those of as many rows together.
 const READINGS: [(&str, Reading); 9] = [
@@ -70,6 +79,16 @@ pub(crate) struct Options {
     /// Only measure what a stranger who tries everything costs others.
     #[arg(long)]
     stranger: bool,
+    /// Only measure what a node makes of many clients, and longer than in the whole benchmark.
+    #[arg(long)]
+    fan_out: bool,
+    /// Only let a cluster run for so many minutes, 20 if none are named, among clients of every kind, and look at the
+    /// memory of its processes.
+    #[arg(long, value_name = "MINUTES", num_args = 0..=1, default_missing_value = "20")]
+    soak: Option<u32>,
+    /// Nodes of that cluster.
+    #[arg(long, default_value_t = 3)]
+    soak_nodes: u16,
 }
 
 #[tokio::main]
@@ -97,25 +116,31 @@ async fn bench(options: &Options) -> Result<()> {
         .nth(2)
         .context("the program is not in a target folder")?;
     let folder = tempfile::Builder::new().prefix("bench-").tempdir_in(target)?;
-    let one = Load {
-        seconds: Duration::from_secs(options.seconds),
-        connections: 1,
-        window: options.window,
-    };
-    let many = Load {
-        connections: options.clients,
-        window: options.window / options.clients.max(1) as usize,
-        ..one
-    };
-    let loads = [one, many];
+    let loads = Load::ways(
+        Duration::from_secs(options.seconds),
+        options.clients,
+        options.window,
+    );
 
     let mut figures = Figures {
         fdatasync_p50_ms: fdatasync_p50(&folder.path().join("fdatasync"))?,
-        clients: options.clients,
         ..Figures::default()
     };
+    figures.calls.clients = options.clients;
+    figures.calls.cores = f64::from(u32::try_from(std::thread::available_parallelism()?.get())?);
+    // Thousands of connections, of this program and of all that it starts.
+    raise_files()?;
     if options.stranger {
         return beside_a_stranger(&mut figures, folder.path()).await;
+    }
+    if options.fan_out {
+        let figures = FanOut::measure(Effort::FULL, &folder.path().join("many")).await?;
+        println!("\n{figures}");
+        return Ok(());
+    }
+    if let Some(minutes) = options.soak {
+        let time = Duration::from_secs(60) * minutes;
+        return soak::run(options.soak_nodes, time, &folder.path().join("soak")).await;
     }
     read_rows(&mut figures, folder.path())
         .await
@@ -134,6 +159,9 @@ async fn bench(options: &Options) -> Result<()> {
         .context("three nodes")?;
 
     beside_a_stranger(&mut figures, folder.path()).await?;
+    figures.fan_out = FanOut::measure(Effort::SHORT, &folder.path().join("many"))
+        .await
+        .context("many clients")?;
 
     let written = target.join("bench").join("latest.json");
     figures.write(&written)?;
@@ -150,13 +178,13 @@ async fn beside_a_stranger(figures: &mut Figures, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-async fn plain(figures: &mut Figures, loads: &[Load; 2], folder: &Path) -> Result<()> {
+async fn plain(figures: &mut Figures, loads: &[Load; 3], folder: &Path) -> Result<()> {
     eprintln!("plain server");
     let server = PlainServer::start(&binary()?, folder).await?;
     publish(&server.api()).await?;
     let addrs = [server.addr().to_string()];
-    [figures.plain_calls_per_s, figures.clients_plain_calls_per_s] = rates(&addrs, loads).await?;
-    figures.plain_p50_ms = latency_p50(server.addr(), DATABASE).await?;
+    figures.calls.plain = rates(&addrs, loads, &Processes::plain(&server)?).await?;
+    figures.plain_p50_ms = latency_p50(server.addr(), DATABASE, SAMPLES).await?;
     drop(server);
     // On a server that has nothing else to do, such as to write snapshots of what was called before.
     let server = PlainServer::start(&binary()?, &folder.with_extension("ratio")).await?;
@@ -181,18 +209,18 @@ async fn read_rows(figures: &mut Figures, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-async fn one_node(figures: &mut Figures, loads: &[Load; 2], idle: u32, folder: &Path) -> Result<()> {
+async fn one_node(figures: &mut Figures, loads: &[Load; 3], idle: u32, folder: &Path) -> Result<()> {
     eprintln!("one node");
     let mut cluster = Cluster::start_ready(&ClusterConfig::new(1, folder)?, PATIENCE).await?;
     publish(&cluster.node(1).api()).await?;
     let addrs = cluster.client_addrs();
-    [figures.one_node_calls_per_s, figures.clients_one_node_calls_per_s] = rates(&addrs, loads).await?;
-    figures.one_node_p50_ms = latency_p50(cluster.node(1).client_addr(), DATABASE).await?;
+    figures.calls.one_node = rates(&addrs, loads, &Processes::nodes(&cluster, 1)?).await?;
+    figures.one_node_p50_ms = latency_p50(cluster.node(1).client_addr(), DATABASE, SAMPLES).await?;
     idle_connections(figures, cluster.node(1), DATABASE, idle).await?;
     cluster.stop().await
 }
 
-async fn three_nodes(figures: &mut Figures, loads: &[Load; 2], folder: &Path) -> Result<()> {
+async fn three_nodes(figures: &mut Figures, loads: &[Load; 3], folder: &Path) -> Result<()> {
     eprintln!("three nodes");
     let mut cluster = Cluster::start_ready(&ClusterConfig::new(3, folder)?, PATIENCE).await?;
     publish(&cluster.node(2).api()).await?;
@@ -205,13 +233,10 @@ async fn three_nodes(figures: &mut Figures, loads: &[Load; 2], folder: &Path) ->
     let leader = cluster.wait_leader(PATIENCE).await?;
     let leads = cluster.node(leader).client_addr().to_string();
     addrs.sort_by_key(|addr| *addr != leads);
-    [
-        figures.three_node_calls_per_s,
-        figures.clients_three_node_calls_per_s,
-    ] = rates(&addrs, loads).await?;
-    cluster.wait_level(RATES[1], PATIENCE).await?;
+    figures.calls.three_nodes = rates(&addrs, loads, &Processes::nodes(&cluster, leader)?).await?;
+    cluster.wait_level(DATABASES[2], PATIENCE).await?;
     let leader = cluster.wait_leader(PATIENCE).await?;
-    let p50 = latency_p50(cluster.node(leader).client_addr(), DATABASE).await?;
+    let p50 = latency_p50(cluster.node(leader).client_addr(), DATABASE, SAMPLES).await?;
     figures.added_p50_ms = p50 - figures.plain_p50_ms;
 
     eprintln!("  the leader is killed");
@@ -235,23 +260,8 @@ async fn three_nodes(figures: &mut Figures, loads: &[Load; 2], folder: &Path) ->
     cluster.stop().await
 }
 
-/// The call rates of one client and of many.
-async fn rates(addrs: &[String], loads: &[Load; 2]) -> Result<[f64; 2]> {
-    let mut rates = [0.0; 2];
-    for ((calls, load), database) in rates.iter_mut().zip(loads).zip(RATES) {
-        *calls = rate(addrs, database, load).await?;
-        let clients = if load.connections == 1 {
-            "client"
-        } else {
-            "clients"
-        };
-        eprintln!("  {} {clients}: {calls:.0} calls/s", load.connections);
-    }
-    Ok(rates)
-}
-
 fn databases() -> impl Iterator<Item = &'static str> {
-    RATES.into_iter().chain([DATABASE])
+    DATABASES.into_iter().chain([DATABASE])
 }
 
 async fn publish(api: &Api) -> Result<()> {

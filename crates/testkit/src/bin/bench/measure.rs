@@ -16,13 +16,14 @@ use rtdb_testkit::server::PlainServer;
 use rtdb_testkit::{Node, load};
 use tokio::time::sleep;
 
+use crate::calls::Load;
 use crate::figures::Figures;
 
-/// Before a rate is measured, caches and queues fill for this long.
-const WARM_UP: Duration = Duration::from_secs(1);
+/// Before memory is looked at, what was only needed for opening connections is given back.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// Calls, or syncs, whose median is taken.
-const SAMPLES: usize = 2000;
+pub(crate) const SAMPLES: usize = 2000;
 
 /// Calls in a round of the comparison of a plain and a prepared module.
 const ROUND: usize = 5_000;
@@ -35,14 +36,6 @@ const OPENING_MAX: usize = 64;
 
 /// Open files that are needed besides the idle connections.
 const OTHER_FILES: u64 = 500;
-
-/// How a rate is measured.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Load {
-    pub(crate) seconds: Duration,
-    pub(crate) connections: u32,
-    pub(crate) window: usize,
-}
 
 /// A new identity, speaking what today's SDKs speak with this server.
 pub(crate) fn connect_to(addr: &str, database: &str) -> Result<Connect> {
@@ -65,26 +58,15 @@ pub(crate) fn clients(addrs: &[String], database: &str, load: &Load) -> Result<C
         window: load.window,
         invalid_every: 0,
         subscribed: false,
+        work: load.work,
     })))
 }
 
-/// Acknowledged calls a second, all connections together.
-pub(crate) async fn rate(addrs: &[String], database: &str, load: &Load) -> Result<f64> {
-    let clients = clients(addrs, database, load)?;
-    sleep(WARM_UP).await;
-    let rate = clients.rate(load.seconds).await;
-    for history in clients.stop().await? {
-        ensure!(history.reconnects == 0, "a connection broke");
-        ensure!(history.wrong.is_empty(), "wrong: {:?}", history.wrong.first());
-    }
-    Ok(rate)
-}
-
-/// The median time of a call with nothing else going on, in ms.
-pub(crate) async fn latency_p50(addr: &str, database: &str) -> Result<f64> {
+/// The median time of so many calls with nothing else going on, in ms.
+pub(crate) async fn latency_p50(addr: &str, database: &str, calls: usize) -> Result<f64> {
     let mut client = Client::connect(&connect_to(addr, database)?).await?;
-    let mut times = Vec::with_capacity(SAMPLES);
-    for value in 0..SAMPLES {
+    let mut times = Vec::with_capacity(calls);
+    for value in 0..calls {
         let args = add("latency", i64::try_from(value)?);
         let sent = Instant::now();
         let reply = client.call_and_wait(ADD, &args).await?;
@@ -254,6 +236,13 @@ async fn pipelined(client: &mut Client, window: usize, mut args: impl FnMut() ->
     Ok(started.elapsed())
 }
 
+/// As many open files as may be, for this program and what it starts from now on; how many that is.
+pub(crate) fn raise_files() -> Result<u64> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    Ok(most)
+}
+
 /// What idle connections cost a node: its memory, and the latency of others' calls.
 pub(crate) async fn idle_connections(
     figures: &mut Figures,
@@ -261,20 +250,18 @@ pub(crate) async fn idle_connections(
     database: &str,
     wanted: u32,
 ) -> Result<()> {
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
-    let count = u64::from(wanted).min(most.saturating_sub(OTHER_FILES));
+    let count = u64::from(wanted).min(raise_files()?.saturating_sub(OTHER_FILES));
     let to = connect_to(node.client_addr(), database)?;
-    let quiet_ms = latency_p50(node.client_addr(), database).await?;
+    let quiet_ms = latency_p50(node.client_addr(), database, SAMPLES).await?;
     let before = node.resident_kib()?;
     let opening = stream::iter(0..count)
         .map(|_| Client::connect(&to))
         .buffer_unordered(OPENING_MAX);
     let idle: Vec<Client> = opening.try_collect().await?;
-    sleep(WARM_UP).await;
+    sleep(QUIET).await;
     figures.idle_connections = u32::try_from(idle.len())?;
     let grown = u32::try_from(node.resident_kib()?.saturating_sub(before))?;
     figures.idle_connection_kib = f64::from(grown) / f64::from(figures.idle_connections.max(1));
-    figures.idle_latency_ratio = latency_p50(node.client_addr(), database).await? / quiet_ms;
+    figures.idle_latency_ratio = latency_p50(node.client_addr(), database, SAMPLES).await? / quiet_ms;
     Ok(())
 }
