@@ -1,7 +1,8 @@
 //! `cargo xtask bench`: what a cluster costs, as ratios to the plain server in the same run.
 //!
-//! The same clients, module and reducer (`add` of `counter-1x`, or of `counter-2x` on a server of 2.x) everywhere, first
-//! on the plain server, then on a cluster of one node, then of three, all on this machine and its disk.
+//! The same clients, module and reducers (`add` and `deposit` of `counter-1x`, or of `counter-2x` on a server of 2.x)
+//! everywhere, first on the plain server, then on a cluster of one node, then of three, all on this machine and its disk;
+//! what many subscribers see, on both by turns.
 
 mod calls;
 mod cpu;

@@ -33,7 +33,7 @@ impl Effort {
         rounds: 3,
         time: Duration::from_secs(3),
     };
-    /// Less than two.
+    /// Some two.
     pub(crate) const SHORT: Self = Self {
         rounds: 1,
         ..Self::FULL

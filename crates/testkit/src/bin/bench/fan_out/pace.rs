@@ -52,7 +52,7 @@ pub(super) async fn measure(sides: &Sides, effort: Effort) -> Result<Pace> {
     for round in 0..effort.rounds {
         for (side, scene) in scenes.iter_mut().enumerate() {
             if highest.goes_on(side) {
-                let found = match highest.last(side) {
+                let found = match highest.last(side).filter(|last| *last > 0.0) {
                     None => scene.search().await,
                     Some(last) => scene.highest(last, FACTORS[1]).await,
                 };
@@ -82,12 +82,13 @@ pub(super) async fn measure(sides: &Sides, effort: Effort) -> Result<Pace> {
                 let late = scene.lateness(calls_per_s, effort.time).await;
                 let updates = scene.crowd.delivered() - before;
                 costs[side].push(processes[side].spent()?.per_call(&spent, updates));
-                let [half, most] = match late {
-                    Ok([half, most]) => [Ok(half), Ok(most)],
-                    Err(error) => [Err(error), Ok(0.0)],
-                };
-                p50.add(side, half);
-                p99.add(side, most);
+                match late {
+                    Ok([half, most]) => {
+                        p50.add(side, Ok(half));
+                        p99.add(side, Ok(most));
+                    }
+                    Err(error) => p50.add(side, Err(error)),
+                }
             }
         }
     }

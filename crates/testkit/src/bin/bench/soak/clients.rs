@@ -32,9 +32,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// How long one is deaf that stalls.
 const DEAF: Duration = Duration::from_secs(60);
 
-/// Calls of a flood, and the pause after it.
+/// Calls of a flood, and the pause after it: as many as fill all that a node keeps of calls within a few minutes.
 const FLOOD: u64 = 1_000;
-const FLOOD_PAUSE: Duration = Duration::from_secs(5);
+const FLOOD_PAUSE: Duration = Duration::from_secs(2);
 
 /// Between two bits of garbage, and how long an answer to one may take.
 const GARBAGE_PAUSE: Duration = Duration::from_millis(200);
