@@ -118,21 +118,17 @@ impl Node {
     /// Says which node's replica of a split database is right.
     pub(crate) async fn resolve(&self, database: &str, node: u64) -> Result<(), Refused> {
         let database = self.identity_of(database)?;
-        self.command(Body::Resolve(Resolve { database, node }))
-            .await
-            .map(drop)
+        let body = Body::Resolve(Resolve { database, node });
+        self.command(LEVEL_REPORTS, body).await.map(drop)
     }
 
     /// Lets every replica read its rows at one position of the log, which is given back with the database's identity.
     pub(crate) async fn verify(&self, database: &str) -> Result<(Position, String), Refused> {
         let database = self.identity_of(database)?;
         let identity = hex_of(&database);
-        let applied = self
-            .command(Body::Verify(Verify {
-                database,
-                scrub: false,
-            }))
-            .await?;
+        let scrub = false;
+        let body = Body::Verify(Verify { database, scrub });
+        let applied = self.command(LEVEL_REPORTS, body).await?;
         Ok((applied.position, identity))
     }
 
@@ -152,7 +148,7 @@ impl Node {
     fn identity_of(&self, database: &str) -> Result<Bytes, Refused> {
         let meta = self.manager.meta().meta();
         let named = meta.named(database);
-        let by_identity = || meta.databases().find(|it| hex_of(&it.identity) == database);
+        let by_identity = || meta.database(&from_big_endian_hex(database)?);
         let record = named.or_else(by_identity).ok_or_else(|| Refused {
             status: StatusCode::NOT_FOUND,
             reason: format!("there is no database `{database}`"),
@@ -160,10 +156,10 @@ impl Node {
         Ok(record.identity.clone())
     }
 
-    /// Proposes an operator's command to the shard, and waits for its outcome.
-    async fn command(&self, body: Body) -> Result<Applied, Refused> {
+    /// Proposes an operator's command, known from this feature level on, to the shard, and waits for its outcome.
+    async fn command(&self, level: u32, body: Body) -> Result<Applied, Refused> {
         let refuse = |status, reason: String| Err(Refused { status, reason });
-        if self.manager.feature_level() < LEVEL_REPORTS {
+        if self.manager.feature_level() < level {
             let reason = "not all nodes know this command yet: update them first".to_owned();
             return refuse(StatusCode::CONFLICT, reason);
         }
@@ -322,54 +318,27 @@ impl Node {
 
     /// Decides, for the operator, that a command has failed which stops SpacetimeDB.
     pub(crate) async fn skip(&self, database: &str, position: &str) -> Result<(), Refused> {
-        let refused = |status, reason: String| Err(Refused { status, reason });
-        let position: Position = match position.parse() {
-            Ok(position) => position,
-            Err(error) => return refused(StatusCode::BAD_REQUEST, error.to_string()),
-        };
-        let meta = self.manager.meta().meta();
-        let identity = hex::decode(database).ok().map(|mut identity| {
-            identity.reverse();
-            identity
-        });
-        let of_identity = || meta.database(identity.as_deref()?);
-        let Some(found) = meta.named(database).or_else(of_identity) else {
-            return refused(StatusCode::NOT_FOUND, format!("no database `{database}`"));
-        };
-        if self.manager.feature_level() < POISON_LEVEL {
-            let reason = "not all nodes are of a version that knows this command: update them".to_owned();
-            return refused(StatusCode::CONFLICT, reason);
-        }
+        let refused = |status, reason: String| Refused { status, reason };
+        let position = position
+            .parse::<Position>()
+            .map_err(|error| refused(StatusCode::BAD_REQUEST, error.to_string()))?;
+        let database = self.identity_of(database)?;
         let Some(running) = self.local.running() else {
-            return refused(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the node is not ready".to_owned(),
-            );
+            let reason = "the node is not ready".to_owned();
+            return Err(refused(StatusCode::SERVICE_UNAVAILABLE, reason));
         };
         let replicas = running.replica.progress().databases;
-        let replica = replicas.iter().find(|it| it.identity[..] == found.identity[..]);
+        let replica = replicas.iter().find(|it| it.identity[..] == database[..]);
         if replica.is_none_or(|replica| replica.applied >= position) {
             let reason = format!("this node's replica is past {position}: what was applied can't be skipped");
-            return refused(StatusCode::CONFLICT, reason);
+            return Err(refused(StatusCode::CONFLICT, reason));
         }
         let body = Body::Poison(Poison {
-            database: found.identity.clone(),
+            database,
             position: position.0,
             step: Some(PoisonStep::Skipped(Skipped {})),
         });
-        let pending = match self.manager.shard().submit(body.into()) {
-            Ok(pending) => pending,
-            Err(error) => return refused(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
-        };
-        match tokio::time::timeout(AGREE_MAX, pending).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => refused(StatusCode::CONFLICT, error.to_string()),
-            Err(_) => {
-                let reason =
-                    "a majority of the nodes does not agree yet: look at the status before you repeat this";
-                refused(StatusCode::GATEWAY_TIMEOUT, reason.to_owned())
-            }
-        }
+        self.command(POISON_LEVEL, body).await.map(drop)
     }
 
     fn group(&self, group: rtdb_consensus::GroupStatus) -> GroupStatus {
