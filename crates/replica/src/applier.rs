@@ -264,9 +264,7 @@ impl Applier {
     /// The database is deleted at `position`. The scout has to hear of it first, or else it would take what stands before it
     /// for another database's.
     async fn end(&mut self, position: Position) -> Option<Position> {
-        while !self.shared.has_scouted(position) {
-            tokio::time::sleep(BACK_OFF_MIN).await;
-        }
+        self.shared.scouted(position).await;
         Some(position)
     }
 

@@ -39,7 +39,7 @@ pub(crate) struct Shared {
     pub(crate) turns: Arc<tokio::sync::Mutex<()>>,
     active: RwLock<HashMap<DatabaseId, Arc<ActiveDatabase>>>,
     slots: RwLock<HashMap<DatabaseId, Arc<Slot>>>,
-    scouted: AtomicU64,
+    scouted: watch::Sender<LogIndex>,
     applied: watch::Sender<LogIndex>,
     fatal: watch::Sender<Option<Arc<Fatal>>>,
 }
@@ -126,7 +126,7 @@ impl Shared {
             turns: Arc::default(),
             active: RwLock::default(),
             slots: RwLock::default(),
-            scouted: AtomicU64::new(0),
+            scouted: watch::Sender::new(0),
             applied: watch::Sender::new(0),
             fatal: watch::Sender::new(None),
         }
@@ -235,18 +235,20 @@ impl Shared {
 
     /// Every database's commands up to `index` have an applier.
     pub(super) fn set_scouted(&self, index: LogIndex) {
-        self.scouted.store(index, Ordering::Release);
+        self.scouted.send_replace(index);
         self.report_applied();
     }
 
-    /// Whether the log was looked through for databases up to `position`.
-    pub(crate) fn has_scouted(&self, position: Position) -> bool {
-        self.scouted.load(Ordering::Acquire) >= position.index()
+    /// Waits until the log was looked through for databases up to `position`.
+    pub(crate) async fn scouted(&self, position: Position) {
+        let mut scouted = self.scouted.subscribe();
+        // The sender lives as long as the replica.
+        let _ = scouted.wait_for(|index| *index >= position.index()).await;
     }
 
     /// Tells how far all databases are, if that has changed. Never goes back, though a server may.
     pub(crate) fn report_applied(&self) {
-        let scouted = self.scouted.load(Ordering::Acquire);
+        let scouted = *self.scouted.borrow();
         let slots = self.slots.read();
         let applied = slots
             .values()
