@@ -216,6 +216,10 @@ async fn lives(seed: u64) {
         life = Some((owners[0].clone(), BTreeSet::new()));
     }
     log.all_applied().await;
+    // The server may have been killed since, and have lost what it had last.
+    tokio::time::timeout(TIMEOUT, replica.caught_up(&DATABASE))
+        .await
+        .unwrap();
     let (owner, expected) = life.unwrap();
     assert_eq!(names(&replica, &owner).await, expected, "seed {seed}");
     for call in calls {
@@ -375,15 +379,15 @@ where
     }
 }
 
-/// The applier comes to a deletion before it is looked for databases there.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_stands_before_a_deletion_begins_no_database() {
-    let Some(program) = program() else { return };
 /// Whether it is whoever looks for databases that reads: an applier reads less at once.
 fn is_scout(bytes_max: usize) -> bool {
     bytes_max >= SCOUTS_BYTES
 }
 
+/// The applier comes to a deletion before it is looked for databases there.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stands_before_a_deletion_begins_no_database() {
+    let Some(program) = program() else { return };
     let node = Node::start(program).await;
     let log = Log::new();
     let first = OnceLock::new();
