@@ -32,7 +32,7 @@ pub(crate) use self::reader::database_of;
 use self::reader::{Head, Reader};
 use crate::replica::{Shared, Slot, Verdict, Verdicts, Witnesses};
 use crate::{AdminError, DatabaseId, Fatal, Phase, Quarantine};
-use futures::future::{Either, select};
+use futures::future::{Either, OptionFuture, select};
 use rtdb_consensus::command::{Body, Owner};
 use rtdb_consensus::{Position, ReadError, ResolvedCommand};
 use rtdb_protocol::FrameError;
@@ -302,7 +302,8 @@ impl Applier {
     }
 
     /// Neither applies nor serves the database: whoever waits hears that the outcome is unknown here. Ends before a command
-    /// that makes the database anew, and where the database is deleted of which this server has another.
+    /// that makes the database anew, where the database is deleted of which this server has another, and when the log takes
+    /// back what the database is set aside for.
     async fn stand_aside(&mut self, why: Quarantine) -> Result<Option<Position>, ReadError> {
         self.slot.set_aside(why.clone());
         tracing::error!(
@@ -322,6 +323,7 @@ impl Applier {
                     && match &command.command.body {
                         Some(Body::Publish(publish)) if publish.clear => {
                             match self.foretold(command, publish).await {
+        let mut quarantine = self.slot.quarantine();
                                 Ok(taken) => taken,
                                 Err(interrupt) => {
                                     tracing::warn!(database = self.hex(), error = %interrupt, "a publication is tried again");
@@ -345,13 +347,13 @@ impl Applier {
                 }
             }
             self.report();
-            let Some(end) = end else {
-                self.reader.more().await?;
-                continue;
-            };
-            match tokio::time::timeout_at(end, self.reader.more()).await {
-                Ok(more) => more?,
-                Err(_) => return Ok(None),
+            tokio::select! {
+                more = self.reader.more() => more?,
+                Some(()) = OptionFuture::from(end.map(tokio::time::sleep_until)) => return Ok(None),
+                _ = quarantine.wait_for(Option::is_none) => {
+                    tracing::info!(database = self.hex(), "the database is not set aside any more");
+                    return Ok(None);
+                }
             }
         }
     }

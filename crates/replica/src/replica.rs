@@ -165,6 +165,14 @@ impl Replica {
         }
     }
 
+    /// At `index` at the latest the log has taken back that this node's replica of a database differs, if it ever said so:
+    /// then the database is applied and served again. What makes it anew comes first.
+    pub fn acquit(&self, identity: &DatabaseId, index: LogIndex) {
+        if let Some(slot) = self.slot(identity) {
+            slot.acquit(index);
+        }
+    }
+
     /// Why a database is set aside; `None` if there is no such database.
     pub fn quarantine(&self, identity: &DatabaseId) -> Option<watch::Receiver<Option<Quarantine>>> {
         Some(self.slot(identity)?.quarantine())

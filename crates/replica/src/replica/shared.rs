@@ -419,6 +419,21 @@ impl Slot {
         });
     }
 
+    /// The log has taken back what the replica was set aside for. Before its applier has come to `index`, it may come to a
+    /// command that makes the database anew, and must not apply anything before that.
+    pub(super) fn acquit(&self, index: LogIndex) {
+        if self.done() < index {
+            return;
+        }
+        self.quarantine.send_if_modified(|known| {
+            let is_over = matches!(known, Some(Quarantine::Outvoted(_)));
+            if is_over {
+                *known = None;
+            }
+            is_over
+        });
+    }
+
     /// The database is applied and served again.
     pub(crate) fn take_back(&self) {
         self.quarantine.send_replace(None);
