@@ -85,7 +85,7 @@ pub(crate) struct Applier {
     witnesses: watch::Receiver<Witnesses>,
     /// Since when the server has not taken the publication at a position.
     untaken: Option<(Position, Instant)>,
-    /// Commands that stop the server, of a database that is deleted behind them.
+    /// Commands that stop the server, or publications that it has troubles with, of a database that is deleted behind them.
     abandoned: BTreeSet<Position>,
     /// Where rows were to be read last, and how often that was begun.
     reads: (Position, u32),
@@ -202,6 +202,10 @@ impl Applier {
                 }
             };
             self.blame(&interrupt);
+            let is_refused = matches!(
+                interrupt,
+                Interrupt::Untaken(_) | Interrupt::Admin(AdminError::Refused { .. })
+            );
             self.turn = None;
             if self.core.completed() > progress {
                 progress = self.core.completed();
@@ -239,6 +243,9 @@ impl Applier {
                     None
                 }
             };
+            if is_refused {
+                self.abandon_publication();
+            }
             if let Some(why) = why {
                 match self.stand_aside(why).await {
                     Ok(None) => {
@@ -316,6 +323,7 @@ impl Applier {
         self.core.set_aside();
         self.tell(|held| held.give_up());
         let end = why.pause().map(|pause| tokio::time::Instant::now() + pause);
+        let mut quarantine = self.slot.quarantine();
         loop {
             while let Some(head) = self.reader.head() {
                 let command = head.command();
@@ -323,7 +331,6 @@ impl Applier {
                     && match &command.command.body {
                         Some(Body::Publish(publish)) if publish.clear => {
                             match self.foretold(command, publish).await {
-        let mut quarantine = self.slot.quarantine();
                                 Ok(taken) => taken,
                                 Err(interrupt) => {
                                     tracing::warn!(database = self.hex(), error = %interrupt, "a publication is tried again");
