@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::keys;
 use crate::kinds;
-use crate::lag::Lag;
+use crate::lag::Behind;
 use crate::local::{LocalNode, Running};
 use crate::metrics::Metrics;
 use crate::status::{
@@ -30,7 +30,6 @@ pub(crate) struct Node {
     pub(crate) manager: Arc<Manager>,
     pub(crate) local: Arc<LocalNode>,
     pub(crate) metrics: Metrics,
-    pub(crate) lag: Lag,
 }
 
 /// How long the nodes may take to agree on what an operator wants.
@@ -195,18 +194,9 @@ impl Node {
         let Some(running) = self.local.running().filter(up) else {
             return Some("this node's SpacetimeDB does not answer".to_owned());
         };
-        let (lag, max) = (self.lag.now().as_millis(), self.config.ready_lag_max_ms);
-        if lag <= u128::from(max) {
-            return None;
-        }
-        // Who turns away because of a long call, or of a database that is as slow elsewhere, finds nothing better.
-        let lags = running.replica.lags();
-        let behind: Vec<_> = lags.iter().filter(|(_, lag)| lag.age_ms > max).collect();
-        let is_excused = !behind.is_empty()
-            && behind
-                .iter()
-                .all(|(database, lag)| lag.is_little() || self.manager.is_lag_common(database));
-        (!is_excused).then(|| format!("this node is {lag} ms behind, and --ready-lag-max-ms is {max}"))
+        let max = self.config.ready_lag_max_ms;
+        let behind = behind(running).exceeds(max, |database| self.manager.is_lag_common(database));
+        behind.map(|lag| format!("this node is {lag} ms behind, and --ready-lag-max-ms is {max}"))
     }
 
     /// What the node says of itself. Nobody is asked for it: the databases' digests are those that were read last.
@@ -270,7 +260,7 @@ impl Node {
             cluster_id: raft.cluster,
             version: env!("CARGO_PKG_VERSION"),
             ready: waiting_for.is_none(),
-            lag_ms: u64::try_from(self.lag.now().as_millis()).unwrap_or(u64::MAX),
+            lag_ms: self.local.running().map_or(0, |running| behind(running).ms()),
             waiting_for,
             troubles: raft.troubles,
             clock_off_ms: match raft.clock {
@@ -384,6 +374,13 @@ impl Node {
             version: replica.and_then(|it| it.server_version.clone()),
             state: state.to_owned(),
         }
+    }
+}
+
+fn behind(running: &Running) -> Behind {
+    Behind {
+        unread_ms: running.replica.unread_ms(),
+        lags: running.replica.lags(),
     }
 }
 

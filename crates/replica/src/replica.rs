@@ -205,8 +205,16 @@ impl Replica {
     /// How far the databases' replicas lag behind what is resolved. One that is set aside applies nothing, and lags behind
     /// nothing.
     pub fn lags(&self) -> Vec<(DatabaseId, Lag)> {
+        self.shared.see_resolved();
         let slots = self.shared.slots();
         slots.iter().map(|slot| (slot.identity, slot.lag())).collect()
+    }
+
+    /// How long ago the oldest entry of the log was resolved that was not looked through yet, in milliseconds: what there is
+    /// in it, [`Replica::lags`] does not know.
+    pub fn unread_ms(&self) -> u64 {
+        self.shared.see_resolved();
+        self.shared.unread_ms()
     }
 
     /// How it is doing. The server is not asked: the digests are those that were read last, a moment ago.

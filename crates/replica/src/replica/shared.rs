@@ -40,6 +40,8 @@ pub(crate) struct Shared {
     active: RwLock<HashMap<DatabaseId, Arc<ActiveDatabase>>>,
     slots: RwLock<HashMap<DatabaseId, Arc<Slot>>>,
     scouted: watch::Sender<LogIndex>,
+    /// What is resolved and was not looked through for databases yet.
+    unread: Mutex<Backlog>,
     applied: watch::Sender<LogIndex>,
     fatal: watch::Sender<Option<Arc<Fatal>>>,
 }
@@ -127,6 +129,7 @@ impl Shared {
             active: RwLock::default(),
             slots: RwLock::default(),
             scouted: watch::Sender::new(0),
+            unread: Mutex::default(),
             applied: watch::Sender::new(0),
             fatal: watch::Sender::new(None),
         }
@@ -226,16 +229,29 @@ impl Shared {
         }
     }
 
+    /// Sees how far the log is resolved: what of it was not looked through yet is at least as old as this.
+    pub(super) fn see_resolved(&self) {
+        let end = *self.follow.resolved().borrow();
+        self.unread.lock().resolved(end, 0, tokio::time::Instant::now());
+    }
+
+    /// How long ago the oldest entry was seen to be resolved that was not looked through yet, in milliseconds.
+    pub(super) fn unread_ms(&self) -> u64 {
+        self.unread.lock().lag(tokio::time::Instant::now()).age_ms
+    }
+
     /// So many commands of a database are resolved, the last of them at `index`.
     pub(super) fn resolved(&self, database: &[u8], index: LogIndex, commands: u64) {
+        let since = self.unread.lock().since(index);
         if let Some(slot) = self.slots.read().get(database) {
-            slot.resolved(index, commands);
+            slot.resolved(index, commands, since.unwrap_or_else(tokio::time::Instant::now));
         }
     }
 
     /// Every database's commands up to `index` have an applier.
     pub(super) fn set_scouted(&self, index: LogIndex) {
         self.scouted.send_replace(index);
+        self.unread.lock().done(index, tokio::time::Instant::now());
         self.report_applied();
     }
 
@@ -318,10 +334,9 @@ impl Slot {
         self.in_flight_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// So many commands are resolved, the last of them at `index`.
-    pub(super) fn resolved(&self, index: LogIndex, commands: u64) {
-        let mut backlog = self.backlog.lock();
-        backlog.resolved(index, commands, tokio::time::Instant::now());
+    /// So many commands are resolved, the last of them at `index`, and that was known then.
+    pub(super) fn resolved(&self, index: LogIndex, commands: u64, since: tokio::time::Instant) {
+        self.backlog.lock().resolved(index, commands, since);
     }
 
     /// How far the replica lags.
