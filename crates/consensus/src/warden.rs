@@ -19,7 +19,7 @@ use tokio::time::Instant;
 const DISCONNECTS_MAX: usize = 1024;
 
 /// Databases that are deleted at once.
-const DELETES_MAX: usize = 64;
+pub(crate) const DELETES_MAX: usize = 64;
 
 /// The longest time between two rounds.
 const ROUND_MAX: Duration = Duration::from_secs(1);
@@ -123,13 +123,16 @@ impl Warden {
     }
 
     /// Deletes what the shard has of databases that have ended: who ended them may not have come to it, and a publication may
-    /// have come after it. What is under way is not waited for.
-    fn delete_ended(&self, under_way: &mut BTreeMap<Bytes, Pending>) {
-        under_way.retain(|_, pending| !pending.is_done());
+    /// have come after it. What is under way is not waited for, once it is in the log least of all: this node's own replica
+    /// may not come to it for long.
+    fn delete_ended(&self, under_way: &mut BTreeMap<Bytes, (u64, Pending)>) {
         // In this order: the state is at least as new as that.
         let known = *Follow::resolved(&*self.meta).borrow();
         let meta = self.meta.meta();
         let found = self.group.with_shard(|shard| {
+            under_way.retain(|identity, (born, pending)| {
+                shard.born(identity) == Some(*born) && !pending.is_done()
+            });
             let ended = shard.births().filter(|(identity, born)| {
                 Position(*born).index() <= known
                     && meta.has_ended(identity, *born)
@@ -149,7 +152,7 @@ impl Warden {
             let Ok(pending) = self.group.submit(body.into()) else {
                 return;
             };
-            under_way.insert(database, pending);
+            under_way.insert(database, (born, pending));
         }
     }
 

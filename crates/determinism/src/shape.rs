@@ -4,8 +4,8 @@ use spacetimedb_sats::{AlgebraicType, ProductType, Typespace};
 
 /// The most parts that a walk over one row may have: each becomes a few instructions.
 const PARTS_MAX: u32 = 4_096;
-/// The deepest nesting of types in a row.
-const DEPTH_MAX: u32 = 32;
+/// The deepest nesting of types in a row: as deep as any type may be (`def/types.rs`).
+const DEPTH_MAX: u32 = 128;
 
 /// The shape of a BSATN value: what it takes to find its end.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use crate::kinds;
 use crate::node::big_endian_hex;
 use futures::FutureExt;
 use rtdb_consensus::command::{Body, JUDGEMENT_LEVEL, LEVEL_REPORTS, REPORTS_MAX, Report, Reports};
-use rtdb_consensus::{Audit, Contest, Divergence, Follow, Manager, Pending, Position, Propose};
+use rtdb_consensus::{Audit, Contest, Divergence, Follow, LogIndex, Manager, Pending, Position, Propose};
 use rtdb_replica::{DatabaseId, DatabaseStatus, Quarantine, Replica};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,6 +29,8 @@ pub(crate) struct Auditor {
     pending: Option<(Pending, Vec<Report>)>,
     /// The databases that are set aside here.
     aside: BTreeSet<DatabaseId>,
+    /// The databases of which the log does not say that this node's replica differs, and an index at which it has not.
+    sound: BTreeMap<DatabaseId, LogIndex>,
     /// By database, and what of it is compared.
     said: BTreeMap<(DatabaseId, usize), Said>,
     warned: Vec<String>,
@@ -42,6 +44,7 @@ impl Auditor {
             waiting: Vec::new(),
             pending: None,
             aside: BTreeSet::new(),
+            sound: BTreeMap::new(),
             said: BTreeMap::new(),
             warned: Vec::new(),
         }
@@ -115,7 +118,7 @@ impl Auditor {
         }
     }
 
-    /// Sets databases aside that have diverged here, and says what is wrong anywhere. Gives back whether one was set aside
+    /// Sets databases aside that have diverged here, for as long as the log says so, and says what is wrong anywhere. Gives back whether one was set aside
     /// just now, whoever did it.
     fn act(&mut self) -> bool {
         let me = self.manager.node();
@@ -124,15 +127,24 @@ impl Auditor {
         let exists = |known: &DatabaseId| databases.iter().any(|database| database.identity == *known);
         self.said.retain(|(known, _), _| exists(known));
         self.aside.retain(exists);
+        self.sound.retain(|known, _| exists(known));
         for DatabaseStatus { identity, .. } in databases {
             let known = self.manager.shard().with_shard(|shard| {
                 let audits: Vec<Audit> = shard.audits(&identity).cloned().collect();
                 (audits, shard.diverged(&identity))
             });
             let (audits, diverged) = known.unwrap_or_default();
-            if let Some(divergence) = diverged.get(&me) {
-                let why = Quarantine::Diverged(range(*divergence));
-                self.replica.set_aside(&identity, why);
+            match diverged.get(&me) {
+                Some(divergence) => {
+                    let why = Quarantine::Outvoted(range(*divergence));
+                    self.replica.set_aside(&identity, why);
+                    self.sound.remove(&identity);
+                }
+                None => {
+                    let resolved = || *self.manager.shard().resolved().borrow();
+                    let since = *self.sound.entry(identity).or_insert_with(resolved);
+                    self.replica.acquit(&identity, since);
+                }
             }
             let quarantine = self.replica.quarantine(&identity);
             if quarantine.is_some_and(|why| why.borrow().is_some()) {

@@ -1,80 +1,79 @@
-//! How far this node is behind: for how long a command waits here from being committed to being applied.
+//! How far this node is behind: pure.
 
-use parking_lot::Mutex;
-use rtdb_consensus::LogIndex;
-use std::time::Duration;
-use tokio::sync::watch;
-use tokio::time::Instant;
+use rtdb_consensus::Lag;
+use rtdb_replica::DatabaseId;
 
-/// How often a mark is set.
-const PERIOD: Duration = Duration::from_millis(100);
-
-/// Marks the log's end, and measures until what is before the mark is applied; then sets the next mark.
-#[derive(Default)]
-pub(crate) struct Lag(Mutex<Mark>);
-
-#[derive(Default)]
-struct Mark {
-    /// When it was set; `None` if it has been reached.
-    since: Option<Instant>,
-    /// How long the last one took.
-    last: Duration,
+/// What of the log is not applied here.
+#[derive(Debug, Default)]
+pub(crate) struct Behind {
+    /// How long ago the oldest entry was resolved that was not even looked through, in milliseconds.
+    pub(crate) unread_ms: u64,
+    /// How far the databases' replicas lag.
+    pub(crate) lags: Vec<(DatabaseId, Lag)>,
 }
 
-impl Lag {
-    /// How far the node is behind. A command that waits now has waited for so long at least.
-    pub(crate) fn now(&self) -> Duration {
-        let mark = self.0.lock();
-        mark.since
-            .map_or(mark.last, |since| since.elapsed().max(mark.last))
+impl Behind {
+    /// For how long the oldest command waits, in milliseconds.
+    pub(crate) fn ms(&self) -> u64 {
+        let ages = self.lags.iter().map(|(_, lag)| lag.age_ms);
+        ages.fold(self.unread_ms, u64::max)
     }
 
-    /// Measures, until the log or the replica has ended.
-    pub(crate) async fn run(
-        &self,
-        resolved: watch::Receiver<LogIndex>,
-        mut applied: watch::Receiver<LogIndex>,
-    ) {
-        loop {
-            let end = *resolved.borrow();
-            let since = Instant::now();
-            self.0.lock().since = Some(since);
-            if applied.wait_for(|applied| *applied >= end).await.is_err() || resolved.has_changed().is_err() {
-                return;
-            }
-            *self.0.lock() = Mark {
-                since: None,
-                last: since.elapsed(),
-            };
-            tokio::time::sleep(PERIOD).await;
-        }
+    /// The same, if it is more than `max` and clients should turn to another node for it. Who turns away because of a long
+    /// call, or of a database that is as slow elsewhere, finds nothing better.
+    pub(crate) fn exceeds(&self, max: u64, is_common: impl Fn(&DatabaseId) -> bool) -> Option<u64> {
+        let lags = self.lags.iter();
+        let alone = lags.filter(|(database, lag)| !lag.is_little() && !is_common(database));
+        let worst = alone.map(|(_, lag)| lag.age_ms).fold(self.unread_ms, u64::max);
+        (worst > max).then_some(worst)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
+    use rtdb_consensus::LAG_POSITIONS_MIN;
 
-    #[tokio::test(start_paused = true)]
-    async fn what_waits_is_measured_and_forgotten_once_all_is_applied() {
-        let (log, replica) = (watch::Sender::new(7), watch::Sender::new(7));
-        let lag = Arc::new(Lag::default());
-        let (measuring, ends) = (lag.clone(), (log.subscribe(), replica.subscribe()));
-        tokio::spawn(async move { measuring.run(ends.0, ends.1).await });
-        tokio::time::sleep(2 * PERIOD).await;
-        assert_eq!(lag.now(), Duration::ZERO);
+    fn behind(unread_ms: u64, lags: &[(u64, u64)]) -> Behind {
+        let lag = |(at, (commands, age_ms)): (usize, &(u64, u64))| {
+            let applied = 0;
+            let (commands, age_ms) = (*commands, *age_ms);
+            (
+                [at as u8; 32],
+                Lag {
+                    commands,
+                    age_ms,
+                    applied,
+                },
+            )
+        };
+        Behind {
+            unread_ms,
+            lags: lags.iter().enumerate().map(lag).collect(),
+        }
+    }
 
-        log.send_replace(9);
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        assert!(lag.now() > Duration::from_secs(4), "{:?}", lag.now());
-        // The log goes on, and the replica stays behind.
-        log.send_replace(20);
-        replica.send_replace(9);
-        tokio::time::sleep(2 * PERIOD).await;
-        assert!(lag.now() > Duration::from_secs(4), "{:?}", lag.now());
-        replica.send_replace(20);
-        tokio::time::sleep(3 * PERIOD).await;
-        assert_eq!(lag.now(), Duration::ZERO);
+    #[test]
+    fn clients_turn_elsewhere_for_what_is_better_there() {
+        const MANY: u64 = LAG_POSITIONS_MIN + 1;
+        // What waits unread or in databases, of which those are as slow elsewhere; how old it is, and what clients go by.
+        for (unread_ms, lags, common, ms, exceeds) in [
+            (0, &[][..], &[][..], 0, None),
+            (20, &[(MANY, 90)], &[], 90, None),
+            (101, &[], &[], 101, Some(101)),
+            (0, &[(MANY, 101)], &[], 101, Some(101)),
+            // A long call.
+            (0, &[(1, 500)], &[], 500, None),
+            (102, &[(1, 500)], &[], 500, Some(102)),
+            // A start: nobody knows how much it is.
+            (0, &[(0, 500)], &[], 500, Some(500)),
+            (0, &[(MANY, 500)], &[0], 500, None),
+            (0, &[(MANY, 500), (MANY, 300)], &[0], 500, Some(300)),
+        ] {
+            let behind = behind(unread_ms, lags);
+            assert_eq!(behind.ms(), ms, "{behind:?}");
+            let is_common = |database: &DatabaseId| common.contains(&database[0]);
+            assert_eq!(behind.exceeds(100, is_common), exceeds, "{behind:?}");
+        }
     }
 }

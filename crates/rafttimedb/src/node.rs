@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::keys;
 use crate::kinds;
-use crate::lag::Lag;
+use crate::lag::Behind;
 use crate::local::{LocalNode, Running};
 use crate::metrics::Metrics;
 use crate::status::{
@@ -30,7 +30,6 @@ pub(crate) struct Node {
     pub(crate) manager: Arc<Manager>,
     pub(crate) local: Arc<LocalNode>,
     pub(crate) metrics: Metrics,
-    pub(crate) lag: Lag,
 }
 
 /// How long the nodes may take to agree on what an operator wants.
@@ -118,21 +117,17 @@ impl Node {
     /// Says which node's replica of a split database is right.
     pub(crate) async fn resolve(&self, database: &str, node: u64) -> Result<(), Refused> {
         let database = self.identity_of(database)?;
-        self.command(Body::Resolve(Resolve { database, node }))
-            .await
-            .map(drop)
+        let body = Body::Resolve(Resolve { database, node });
+        self.command(LEVEL_REPORTS, body).await.map(drop)
     }
 
     /// Lets every replica read its rows at one position of the log, which is given back with the database's identity.
     pub(crate) async fn verify(&self, database: &str) -> Result<(Position, String), Refused> {
         let database = self.identity_of(database)?;
         let identity = hex_of(&database);
-        let applied = self
-            .command(Body::Verify(Verify {
-                database,
-                scrub: false,
-            }))
-            .await?;
+        let scrub = false;
+        let body = Body::Verify(Verify { database, scrub });
+        let applied = self.command(LEVEL_REPORTS, body).await?;
         Ok((applied.position, identity))
     }
 
@@ -152,7 +147,7 @@ impl Node {
     fn identity_of(&self, database: &str) -> Result<Bytes, Refused> {
         let meta = self.manager.meta().meta();
         let named = meta.named(database);
-        let by_identity = || meta.databases().find(|it| hex_of(&it.identity) == database);
+        let by_identity = || meta.database(&from_big_endian_hex(database)?);
         let record = named.or_else(by_identity).ok_or_else(|| Refused {
             status: StatusCode::NOT_FOUND,
             reason: format!("there is no database `{database}`"),
@@ -160,10 +155,10 @@ impl Node {
         Ok(record.identity.clone())
     }
 
-    /// Proposes an operator's command to the shard, and waits for its outcome.
-    async fn command(&self, body: Body) -> Result<Applied, Refused> {
+    /// Proposes an operator's command, known from this feature level on, to the shard, and waits for its outcome.
+    async fn command(&self, level: u32, body: Body) -> Result<Applied, Refused> {
         let refuse = |status, reason: String| Err(Refused { status, reason });
-        if self.manager.feature_level() < LEVEL_REPORTS {
+        if self.manager.feature_level() < level {
             let reason = "not all nodes know this command yet: update them first".to_owned();
             return refuse(StatusCode::CONFLICT, reason);
         }
@@ -199,18 +194,9 @@ impl Node {
         let Some(running) = self.local.running().filter(up) else {
             return Some("this node's SpacetimeDB does not answer".to_owned());
         };
-        let (lag, max) = (self.lag.now().as_millis(), self.config.ready_lag_max_ms);
-        if lag <= u128::from(max) {
-            return None;
-        }
-        // Who turns away because of a long call, or of a database that is as slow elsewhere, finds nothing better.
-        let lags = running.replica.lags();
-        let behind: Vec<_> = lags.iter().filter(|(_, lag)| lag.age_ms > max).collect();
-        let is_excused = !behind.is_empty()
-            && behind
-                .iter()
-                .all(|(database, lag)| lag.is_little() || self.manager.is_lag_common(database));
-        (!is_excused).then(|| format!("this node is {lag} ms behind, and --ready-lag-max-ms is {max}"))
+        let max = self.config.ready_lag_max_ms;
+        let behind = behind(running).exceeds(max, |database| self.manager.is_lag_common(database));
+        behind.map(|lag| format!("this node is {lag} ms behind, and --ready-lag-max-ms is {max}"))
     }
 
     /// What the node says of itself. Nobody is asked for it: the databases' digests are those that were read last.
@@ -274,7 +260,7 @@ impl Node {
             cluster_id: raft.cluster,
             version: env!("CARGO_PKG_VERSION"),
             ready: waiting_for.is_none(),
-            lag_ms: u64::try_from(self.lag.now().as_millis()).unwrap_or(u64::MAX),
+            lag_ms: self.local.running().map_or(0, |running| behind(running).ms()),
             waiting_for,
             troubles: raft.troubles,
             clock_off_ms: match raft.clock {
@@ -322,54 +308,27 @@ impl Node {
 
     /// Decides, for the operator, that a command has failed which stops SpacetimeDB.
     pub(crate) async fn skip(&self, database: &str, position: &str) -> Result<(), Refused> {
-        let refused = |status, reason: String| Err(Refused { status, reason });
-        let position: Position = match position.parse() {
-            Ok(position) => position,
-            Err(error) => return refused(StatusCode::BAD_REQUEST, error.to_string()),
-        };
-        let meta = self.manager.meta().meta();
-        let identity = hex::decode(database).ok().map(|mut identity| {
-            identity.reverse();
-            identity
-        });
-        let of_identity = || meta.database(identity.as_deref()?);
-        let Some(found) = meta.named(database).or_else(of_identity) else {
-            return refused(StatusCode::NOT_FOUND, format!("no database `{database}`"));
-        };
-        if self.manager.feature_level() < POISON_LEVEL {
-            let reason = "not all nodes are of a version that knows this command: update them".to_owned();
-            return refused(StatusCode::CONFLICT, reason);
-        }
+        let refused = |status, reason: String| Refused { status, reason };
+        let position = position
+            .parse::<Position>()
+            .map_err(|error| refused(StatusCode::BAD_REQUEST, error.to_string()))?;
+        let database = self.identity_of(database)?;
         let Some(running) = self.local.running() else {
-            return refused(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the node is not ready".to_owned(),
-            );
+            let reason = "the node is not ready".to_owned();
+            return Err(refused(StatusCode::SERVICE_UNAVAILABLE, reason));
         };
         let replicas = running.replica.progress().databases;
-        let replica = replicas.iter().find(|it| it.identity[..] == found.identity[..]);
+        let replica = replicas.iter().find(|it| it.identity[..] == database[..]);
         if replica.is_none_or(|replica| replica.applied >= position) {
             let reason = format!("this node's replica is past {position}: what was applied can't be skipped");
-            return refused(StatusCode::CONFLICT, reason);
+            return Err(refused(StatusCode::CONFLICT, reason));
         }
         let body = Body::Poison(Poison {
-            database: found.identity.clone(),
+            database,
             position: position.0,
             step: Some(PoisonStep::Skipped(Skipped {})),
         });
-        let pending = match self.manager.shard().submit(body.into()) {
-            Ok(pending) => pending,
-            Err(error) => return refused(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
-        };
-        match tokio::time::timeout(AGREE_MAX, pending).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => refused(StatusCode::CONFLICT, error.to_string()),
-            Err(_) => {
-                let reason =
-                    "a majority of the nodes does not agree yet: look at the status before you repeat this";
-                refused(StatusCode::GATEWAY_TIMEOUT, reason.to_owned())
-            }
-        }
+        self.command(POISON_LEVEL, body).await.map(drop)
     }
 
     fn group(&self, group: rtdb_consensus::GroupStatus) -> GroupStatus {
@@ -415,6 +374,13 @@ impl Node {
             version: replica.and_then(|it| it.server_version.clone()),
             state: state.to_owned(),
         }
+    }
+}
+
+fn behind(running: &Running) -> Behind {
+    Behind {
+        unread_ms: running.replica.unread_ms(),
+        lags: running.replica.lags(),
     }
 }
 

@@ -7,7 +7,6 @@ use crate::config::{Config, Peer};
 use crate::cpu;
 use crate::descriptors;
 use crate::keys;
-use crate::lag::Lag;
 use crate::local::{LocalNode, Running};
 use crate::metrics::Metrics;
 use crate::node::Node;
@@ -75,7 +74,6 @@ pub(crate) async fn run(config: Config, clients: &Handle) -> anyhow::Result<Exit
         manager: manager.clone(),
         local: local.clone(),
         metrics,
-        lag: Lag::default(),
     });
     tracing::info!(
         node = node.config.node_id,
@@ -160,10 +158,6 @@ async fn serve(
             interval: node.config.scrub_interval(),
         };
         let mut scrubber = std::pin::pin!(scrubber.run());
-        let lag = node
-            .lag
-            .run(node.manager.shard().resolved(), running.replica.applied());
-        let mut lag = std::pin::pin!(lag);
         let pacer = Pacer {
             manager: node.manager.clone(),
             replica: running.replica.clone(),
@@ -174,7 +168,6 @@ async fn serve(
             tokio::select! {
                 () = &mut auditor => bail!("the replicas are not compared any more"),
                 () = &mut scrubber => bail!("the replicas' rows are not compared any more"),
-                () = &mut lag => bail!("how far the replica is behind is not measured any more"),
                 () = &mut pacer => bail!("calls are not slowed any more where the replicas lag"),
                 changed = fatal.changed() => match (changed, fatal.borrow_and_update().clone()) {
                     (_, Some(reason)) => return Err(anyhow!(reason)),

@@ -32,7 +32,7 @@ pub(crate) use self::reader::database_of;
 use self::reader::{Head, Reader};
 use crate::replica::{Shared, Slot, Verdict, Verdicts, Witnesses};
 use crate::{AdminError, DatabaseId, Fatal, Phase, Quarantine};
-use futures::future::{Either, select};
+use futures::future::{Either, OptionFuture, select};
 use rtdb_consensus::command::{Body, Owner};
 use rtdb_consensus::{Position, ReadError, ResolvedCommand};
 use rtdb_protocol::FrameError;
@@ -85,7 +85,7 @@ pub(crate) struct Applier {
     witnesses: watch::Receiver<Witnesses>,
     /// Since when the server has not taken the publication at a position.
     untaken: Option<(Position, Instant)>,
-    /// Commands that stop the server, of a database that is deleted behind them.
+    /// Commands that stop the server, or publications that it has troubles with, of a database that is deleted behind them.
     abandoned: BTreeSet<Position>,
     /// Where rows were to be read last, and how often that was begun.
     reads: (Position, u32),
@@ -202,6 +202,10 @@ impl Applier {
                 }
             };
             self.blame(&interrupt);
+            let is_refused = matches!(
+                interrupt,
+                Interrupt::Untaken(_) | Interrupt::Admin(AdminError::Refused { .. })
+            );
             self.turn = None;
             if self.core.completed() > progress {
                 progress = self.core.completed();
@@ -239,6 +243,9 @@ impl Applier {
                     None
                 }
             };
+            if is_refused {
+                self.abandon_publication();
+            }
             if let Some(why) = why {
                 match self.stand_aside(why).await {
                     Ok(None) => {
@@ -264,9 +271,7 @@ impl Applier {
     /// The database is deleted at `position`. The scout has to hear of it first, or else it would take what stands before it
     /// for another database's.
     async fn end(&mut self, position: Position) -> Option<Position> {
-        while !self.shared.has_scouted(position) {
-            tokio::time::sleep(BACK_OFF_MIN).await;
-        }
+        self.shared.scouted(position).await;
         Some(position)
     }
 
@@ -304,7 +309,8 @@ impl Applier {
     }
 
     /// Neither applies nor serves the database: whoever waits hears that the outcome is unknown here. Ends before a command
-    /// that makes the database anew, and where the database is deleted of which this server has another.
+    /// that makes the database anew, where the database is deleted of which this server has another, and when the log takes
+    /// back what the database is set aside for.
     async fn stand_aside(&mut self, why: Quarantine) -> Result<Option<Position>, ReadError> {
         self.slot.set_aside(why.clone());
         tracing::error!(
@@ -317,6 +323,7 @@ impl Applier {
         self.core.set_aside();
         self.tell(|held| held.give_up());
         let end = why.pause().map(|pause| tokio::time::Instant::now() + pause);
+        let mut quarantine = self.slot.quarantine();
         loop {
             while let Some(head) = self.reader.head() {
                 let command = head.command();
@@ -347,13 +354,13 @@ impl Applier {
                 }
             }
             self.report();
-            let Some(end) = end else {
-                self.reader.more().await?;
-                continue;
-            };
-            match tokio::time::timeout_at(end, self.reader.more()).await {
-                Ok(more) => more?,
-                Err(_) => return Ok(None),
+            tokio::select! {
+                more = self.reader.more() => more?,
+                Some(()) = OptionFuture::from(end.map(tokio::time::sleep_until)) => return Ok(None),
+                _ = quarantine.wait_for(Option::is_none) => {
+                    tracing::info!(database = self.hex(), "the database is not set aside any more");
+                    return Ok(None);
+                }
             }
         }
     }

@@ -9,7 +9,9 @@ const REFUSES_PAUSE: Duration = Duration::from_secs(60);
 /// Why one database is set aside on this node; everything else goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Quarantine {
-    /// What the node holds differs from what a majority of the replicas does, or does not follow from the log.
+    /// The log says that what the node holds differs from what a majority of the replicas does. It may take that back.
+    Outvoted(String),
+    /// What the node holds does not follow from the log.
     Diverged(String),
     /// The local server's database was not published through the cluster.
     Foreign(String),
@@ -34,7 +36,9 @@ impl Quarantine {
 impl fmt::Display for Quarantine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Diverged(reason) => write!(f, "this node's replica has diverged: {reason}"),
+            Self::Outvoted(reason) | Self::Diverged(reason) => {
+                write!(f, "this node's replica has diverged: {reason}")
+            }
             Self::Foreign(reason) => write!(
                 f,
                 "the database on the local SpacetimeDB was not published through the cluster ({reason}): delete it there, or \

@@ -165,6 +165,14 @@ impl Replica {
         }
     }
 
+    /// At `index` at the latest the log has taken back that this node's replica of a database differs, if it ever said so:
+    /// then the database is applied and served again. What makes it anew comes first.
+    pub fn acquit(&self, identity: &DatabaseId, index: LogIndex) {
+        if let Some(slot) = self.slot(identity) {
+            slot.acquit(index);
+        }
+    }
+
     /// Why a database is set aside; `None` if there is no such database.
     pub fn quarantine(&self, identity: &DatabaseId) -> Option<watch::Receiver<Option<Quarantine>>> {
         Some(self.slot(identity)?.quarantine())
@@ -197,8 +205,16 @@ impl Replica {
     /// How far the databases' replicas lag behind what is resolved. One that is set aside applies nothing, and lags behind
     /// nothing.
     pub fn lags(&self) -> Vec<(DatabaseId, Lag)> {
+        self.shared.see_resolved();
         let slots = self.shared.slots();
         slots.iter().map(|slot| (slot.identity, slot.lag())).collect()
+    }
+
+    /// How long ago the oldest entry of the log was resolved that was not looked through yet, in milliseconds: what there is
+    /// in it, [`Replica::lags`] does not know.
+    pub fn unread_ms(&self) -> u64 {
+        self.shared.see_resolved();
+        self.shared.unread_ms()
     }
 
     /// How it is doing. The server is not asked: the digests are those that were read last, a moment ago.

@@ -84,6 +84,11 @@ impl ShardState {
         self.databases.iter().map(|(identity, born)| (identity, *born))
     }
 
+    /// A database's birth, if there is one of that identity.
+    pub fn born(&self, database: &[u8]) -> Option<u64> {
+        self.databases.get(database).copied()
+    }
+
     /// The sessions, in the order in which they came.
     pub fn sessions(&self) -> impl Iterator<Item = &Session> {
         self.sessions.iter()

@@ -1,16 +1,24 @@
 //! Databases that end, and whoever ended them has not come to deleting them.
 
-use super::cluster::{Cluster, DATABASE};
+use super::cluster::{Cluster, DATABASE, config, settings};
+use super::hub::{Hub, addr};
 use super::run;
 use crate::command::{Body, EndDatabase, Publish, RegisterDatabase};
-use crate::{Command, Follow, Propose, Reply};
+use crate::warden::DELETES_MAX;
+use crate::{Command, Disk, Follow, Manager, Propose, Reply};
 use bytes::Bytes;
+use futures::future::join_all;
+use std::sync::Arc;
 
 const OTHER: Bytes = Bytes::from_static(&[9; 32]);
 
 fn publish(born: u64) -> Command {
+    publish_to(OTHER, born)
+}
+
+fn publish_to(database: Bytes, born: u64) -> Command {
     Body::Publish(Publish {
-        database: OTHER,
+        database,
         born,
         ..Publish::default()
     })
@@ -73,5 +81,56 @@ fn what_is_left_of_a_database_that_has_ended_is_deleted() {
             .with_shard(|shard| shard.databases().cloned().collect::<Vec<_>>());
         assert_eq!(databases, Some(vec![DATABASE]));
         cluster.stop().await;
+    });
+}
+
+#[test]
+fn deletions_that_the_leaders_replica_does_not_come_to_hold_up_no_others() {
+    run(async {
+        // Nobody applies anything here.
+        let dir = tempfile::tempdir().unwrap();
+        let hub: Arc<Hub> = Arc::default();
+        let manager = Manager::start_with(config(1, &dir), Arc::new(hub), Disk)
+            .await
+            .unwrap();
+        manager.init([(1, addr(1))].into(), settings()).await.unwrap();
+        let (meta, shard) = (manager.meta().clone(), manager.shard().clone());
+        let databases =
+            (0..DELETES_MAX as u64 + 6).map(|number| Bytes::from([number.to_le_bytes(); 4].concat()));
+        let databases: Vec<_> = databases.collect();
+        let registered = databases.iter().map(|database| {
+            let register = Body::RegisterDatabase(RegisterDatabase {
+                database: database.clone(),
+                has_birth: true,
+                ..RegisterDatabase::default()
+            });
+            meta.submit(register.into()).unwrap()
+        });
+        let registered = join_all(registered.collect::<Vec<_>>()).await;
+        let births: Vec<u64> = registered
+            .into_iter()
+            .map(|registered| match registered.unwrap().reply {
+                Reply::Database { born, .. } => born,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        for (database, born) in databases.iter().zip(&births) {
+            drop(shard.submit(publish_to(database.clone(), *born)).unwrap());
+        }
+        let mut resolved = Follow::resolved(&*shard);
+        let count = || shard.with_shard(|shard| shard.databases().count()).unwrap();
+        while count() < databases.len() {
+            resolved.changed().await.unwrap();
+        }
+        for (database, born) in databases.into_iter().zip(births) {
+            drop(
+                meta.submit(Body::EndDatabase(EndDatabase { database, born }).into())
+                    .unwrap(),
+            );
+        }
+        while count() > 0 {
+            resolved.changed().await.unwrap();
+        }
+        manager.shutdown().await;
     });
 }

@@ -4,11 +4,10 @@
 mod depth;
 mod names;
 mod rules;
+mod schedules;
 mod types;
 mod v10;
 mod v9;
-
-use std::collections::HashSet;
 
 use spacetimedb_lib::RawModuleDef;
 use spacetimedb_lib::db::raw_def::v9::{
@@ -87,39 +86,6 @@ fn check_lifecycle<'a>(
             )));
         }
         seen.push((lifecycle, name));
-    }
-    Ok(())
-}
-
-/// A schedule as far as it is checked here: its table, that table's row type if there is one, the column that says when,
-/// the reducer's name, and whether there is one of that name.
-type ScheduleHead<'a> = (&'a str, Option<AlgebraicTypeRef>, u16, &'a str, bool);
-
-/// Checks schedules as the server would if they were not taken from it.
-fn check_schedules<'a>(
-    types: &Typespace,
-    schedules: impl Iterator<Item = ScheduleHead<'a>>,
-) -> Result<(), PrepareError> {
-    let mut seen = HashSet::new();
-    for (table, row, column, reducer, has_reducer) in schedules {
-        let bad = |what: &str| {
-            Err(PrepareError::Definition(format!(
-                "the schedule of table `{table}` {what}"
-            )))
-        };
-        let row = row.and_then(|row| types.get(row)).and_then(|ty| ty.as_product());
-        let Some(row) = row else {
-            return bad("is of a table that does not exist");
-        };
-        if usize::from(column) >= row.elements.len() {
-            return bad("names a column that the table lacks");
-        }
-        if !has_reducer {
-            return bad(&format!("names a reducer that does not exist, `{reducer}`"));
-        }
-        if !seen.insert(table) {
-            return bad("is one of two");
-        }
     }
     Ok(())
 }

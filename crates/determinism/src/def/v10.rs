@@ -10,9 +10,10 @@ use spacetimedb_lib::db::raw_def::v10::{
 use spacetimedb_lib::db::view::extract_view_return_product_type_ref;
 use spacetimedb_sats::{AlgebraicType, AlgebraicTypeRef, Typespace};
 
+use super::schedules::{Rows, Schedule};
 use super::{
-    access, bsatn, check_lifecycle, check_rows, check_schedules, check_tables, key_columns, names, row_type,
-    rules, unique_key, with_lifecycle,
+    access, bsatn, check_lifecycle, check_rows, check_tables, key_columns, names, row_type, rules, schedules,
+    unique_key, with_lifecycle,
 };
 use crate::PrepareError;
 use crate::hidden::{self, HiddenTable};
@@ -132,19 +133,20 @@ fn check(def: &RawModuleDefV10) -> Result<(), PrepareError> {
     check_lifecycle(lifecycle.collect::<Result<Vec<_>, PrepareError>>()?.into_iter())?;
     let tables = || def.tables().into_iter().flatten();
     let schedules = def.schedules().into_iter().flatten().map(|schedule| {
-        let called = &schedule.function_name;
-        let exists = reducers(def).iter().any(|reducer| reducer.source_name == *called);
+        let called = |reducer: &&RawReducerDefV10| reducer.source_name == schedule.function_name;
         let table = tables().find(|table| table.source_name == schedule.table_name);
-        let row = table.map(|table| table.product_type_ref);
-        (
-            &*schedule.table_name,
-            row,
-            schedule.schedule_at_col.0,
-            &**called,
-            exists,
-        )
+        Schedule {
+            table: &schedule.table_name,
+            rows: table.map(|table| Rows {
+                row: table.product_type_ref,
+                key: table.primary_key.head().map(|column| column.0),
+            }),
+            at: schedule.schedule_at_col.0,
+            reducer: &schedule.function_name,
+            params: reducers(def).iter().find(called).map(|reducer| &reducer.params),
+        }
     });
-    check_schedules(&types, schedules)?;
+    schedules::check(&types, schedules)?;
     let heads = tables().map(|table| {
         let is_system = matches!(table.table_type, TableType::System);
         (

@@ -7,9 +7,10 @@ use spacetimedb_lib::db::raw_def::v9::{
 };
 use spacetimedb_sats::{AlgebraicType, AlgebraicTypeRef};
 
+use super::schedules::{Rows, Schedule};
 use super::{
-    access, bsatn, check_lifecycle, check_rows, check_schedules, check_tables, key_columns, names, row_type,
-    rules, unique_key, with_lifecycle,
+    access, bsatn, check_lifecycle, check_rows, check_tables, key_columns, names, row_type, rules, schedules,
+    unique_key, with_lifecycle,
 };
 use crate::PrepareError;
 use crate::hidden::{self, HiddenTable};
@@ -79,16 +80,21 @@ fn check(def: &RawModuleDefV9) -> Result<(), PrepareError> {
         let lifecycle = reducer.lifecycle?;
         Some((lifecycle, &*reducer.name, &reducer.params))
     }))?;
-    check_schedules(
-        &def.typespace,
-        def.tables.iter().filter_map(|table| {
-            let schedule = table.schedule.as_ref()?;
-            let called = &*schedule.reducer_name;
-            let exists = def.reducers.iter().any(|reducer| *reducer.name == *called);
-            let (row, column) = (table.product_type_ref, schedule.scheduled_at_column.0);
-            Some((&*table.name, Some(row), column, called, exists))
-        }),
-    )?;
+    let schedules = def.tables.iter().filter_map(|table| {
+        let schedule = table.schedule.as_ref()?;
+        let called = |reducer: &&RawReducerDefV9| reducer.name == schedule.reducer_name;
+        Some(Schedule {
+            table: &table.name,
+            rows: Some(Rows {
+                row: table.product_type_ref,
+                key: table.primary_key.head().map(|column| column.0),
+            }),
+            at: schedule.scheduled_at_column.0,
+            reducer: &schedule.reducer_name,
+            params: def.reducers.iter().find(called).map(|reducer| &reducer.params),
+        })
+    });
+    schedules::check(&def.typespace, schedules)?;
     let tables = def.tables.iter().map(|table| {
         let is_system = matches!(table.table_type, TableType::System);
         (

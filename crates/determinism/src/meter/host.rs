@@ -1,12 +1,12 @@
 //! What host functions cost: each call of one, and what it reads, writes or goes through for it.
 
 use walrus::ir::{BinaryOp, UnaryOp};
-use walrus::{MemoryId, Module};
+use walrus::{LocalId, MemoryId, Module};
 
 use super::Meter;
 use crate::PrepareError;
 use crate::emit::{Code, Emit, I32};
-use crate::shim::Imported;
+use crate::shim::{Imported, surround};
 
 /// The cheapest: nothing but the way to the host and back.
 const CALL: u32 = 200;
@@ -112,48 +112,35 @@ fn wrap_one(
 ) -> Result<Imported, PrepareError> {
     let cost = cost(&import.name);
     let ty = module.types.get(module.funcs.get(import.function).ty());
-    let (params, results) = (ty.params().to_vec(), ty.results().to_vec());
     let addresses = [cost.given_at, cost.taken_at, cost.rows_at, cost.listed_at];
     let mut used = cost.lengths.iter().chain(addresses.iter().flatten());
-    let tells = cost.rows_at.is_none() || results == [I32];
-    if !tells || !used.all(|param| params.get(*param) == Some(&I32)) {
-        return Err(PrepareError::WrongAbi(format!(
-            "`{}` has another signature",
-            import.name
-        )));
+    let tells = cost.rows_at.is_none() || ty.results() == [I32];
+    if !tells || !used.all(|param| ty.params().get(*param) == Some(&I32)) {
+        return Err(import.has_other_signature());
     }
-    let ty = module.types.add(&params, &results);
-    let (inner, _) = module.add_import_func(&import.from, &import.name, ty);
     let [room, count] = [(); 2].map(|()| module.locals.add(I32));
-    let results: Vec<_> = results.iter().map(|ty| module.locals.add(*ty)).collect();
-    let replaced = module.replace_imported_func(import.function, |(builder, args)| {
-        let code = &mut builder.func_body();
+    let before = |code: &mut Code<'_>, args: &[LocalId]| {
         if let Some(at) = cost.taken_at {
             code.local_get(args[at]).read32(own, 0).local_set(room);
-        } else {
-            meter.charge(code, |code| {
-                code.i64_const(cost.units.into());
-                for length in cost.lengths {
-                    code.local_get(args[*length]);
-                    add_each(code, BYTE);
-                }
-                if let Some(at) = cost.given_at {
-                    code.local_get(args[at]).read32(own, 0);
-                    add_each(code, BYTE);
-                }
-                if let Some(at) = cost.listed_at {
-                    code.local_get(args[at]).read32(own, 0);
-                    add_each(code, ROW);
-                }
-            });
+            return;
         }
-        args.iter().for_each(|arg| {
-            code.local_get(*arg);
+        meter.charge(code, |code| {
+            code.i64_const(cost.units.into());
+            for length in cost.lengths {
+                code.local_get(args[*length]);
+                add_each(code, BYTE);
+            }
+            if let Some(at) = cost.given_at {
+                code.local_get(args[at]).read32(own, 0);
+                add_each(code, BYTE);
+            }
+            if let Some(at) = cost.listed_at {
+                code.local_get(args[at]).read32(own, 0);
+                add_each(code, ROW);
+            }
         });
-        code.call(inner);
-        results.iter().rev().for_each(|result| {
-            code.local_set(*result);
-        });
+    };
+    let after = |code: &mut Code<'_>, args: &[LocalId], results: &[LocalId]| {
         if let Some(at) = cost.taken_at {
             code.local_get(args[at]).read32(own, 0).local_set(count);
             meter.charge(code, |code| {
@@ -166,7 +153,7 @@ fn wrap_one(
                 add_each(code, READ_BYTE);
             });
         }
-        if let (Some(at), [errno]) = (cost.rows_at, &results[..]) {
+        if let (Some(at), [errno]) = (cost.rows_at, results) {
             code.local_get(*errno).is_zero().when(|code| {
                 meter.charge(code, |code| {
                     code.i64_const(0).local_get(args[at]).read32(own, 0);
@@ -174,15 +161,8 @@ fn wrap_one(
                 });
             });
         }
-        results.iter().for_each(|result| {
-            code.local_get(*result);
-        });
-    });
-    replaced.map_err(|error| PrepareError::Rewrite(error.to_string()))?;
-    Ok(Imported {
-        function: inner,
-        ..import
-    })
+    };
+    surround(module, import, before, after)
 }
 
 /// Pops a count and a sum; pushes the sum with so much more for each.

@@ -7,7 +7,7 @@ use super::Reset;
 use super::memory::mark_range;
 use crate::PrepareError;
 use crate::emit::{Code, Emit, I32};
-use crate::shim::Imported;
+use crate::shim::{Imported, surround};
 
 /// What a host function writes.
 struct Written {
@@ -85,43 +85,25 @@ fn wrap_one(
     import: Imported,
     written: &Written,
 ) -> Result<Imported, PrepareError> {
-    let ty = module.types.get(module.funcs.get(import.function).ty());
-    let (params, results) = (ty.params().to_vec(), ty.results().to_vec());
-    let is_address = |param: &usize| params.get(*param) == Some(&I32);
-    if !written
-        .values
-        .iter()
-        .chain(written.buffer.iter().flatten())
-        .all(is_address)
-    {
-        return Err(PrepareError::WrongAbi(format!(
-            "`{}` has another signature",
-            import.name
-        )));
+    let params = module.types.get(module.funcs.get(import.function).ty()).params();
+    let mut addresses = written.values.iter().chain(written.buffer.iter().flatten());
+    if !addresses.all(|param| params.get(*param) == Some(&I32)) {
+        return Err(import.has_other_signature());
     }
-    let ty = module.types.add(&params, &results);
-    let (inner, _) = module.add_import_func(&import.from, &import.name, ty);
-    let (bytes, after) = (module.locals.add(I32), module.locals.add(I32));
-    let results: Vec<_> = results.into_iter().map(|ty| module.locals.add(ty)).collect();
-    let replaced = module.replace_imported_func(import.function, |(builder, args)| {
-        let mut code = builder.func_body();
+    let [bytes, end] = [(); 2].map(|()| module.locals.add(I32));
+    let before = |code: &mut Code<'_>, args: &[LocalId]| {
         if let Some([_, len_at]) = written.buffer {
             code.local_get(args[len_at])
                 .read32(reset.own(), 0)
                 .local_set(bytes);
         }
-        args.iter().for_each(|arg| {
-            code.local_get(*arg);
-        });
-        code.call(inner);
-        results.iter().rev().for_each(|result| {
-            code.local_set(*result);
-        });
+    };
+    let after = |code: &mut Code<'_>, args: &[LocalId], _: &[LocalId]| {
         if let Some([at, len_at]) = written.buffer {
             if written.tells {
-                at_most(&mut code, reset, args[len_at], bytes, after);
+                at_most(code, reset, args[len_at], bytes, end);
             }
-            mark_range(&mut code, reset.dirty, args[at], bytes);
+            mark_range(code, reset.dirty, args[at], bytes);
         }
         for at in written.values {
             code.local_get(args[*at]);
@@ -129,22 +111,15 @@ fn wrap_one(
                 code.instr(it);
             });
         }
-        results.iter().for_each(|result| {
-            code.local_get(*result);
-        });
-    });
-    replaced.map_err(|error| PrepareError::Rewrite(error.to_string()))?;
-    Ok(Imported {
-        function: inner,
-        ..import
-    })
+    };
+    surround(module, import, before, after)
 }
 
 /// Lowers `bytes` to what stands at `len_at`, if that is less.
-fn at_most(code: &mut Code<'_>, reset: Reset, len_at: LocalId, bytes: LocalId, after: LocalId) {
-    code.local_get(len_at).read32(reset.own(), 0).local_tee(after);
+fn at_most(code: &mut Code<'_>, reset: Reset, len_at: LocalId, bytes: LocalId, end: LocalId) {
+    code.local_get(len_at).read32(reset.own(), 0).local_tee(end);
     code.local_get(bytes)
-        .local_get(after)
+        .local_get(end)
         .local_get(bytes)
         .binop(BinaryOp::I32LtU)
         .select(None)

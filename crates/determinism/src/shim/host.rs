@@ -1,6 +1,6 @@
 //! The host functions that the shim calls itself, and the ones that it stands in for.
 
-use walrus::{FunctionId, ImportKind, Module, ValType};
+use walrus::{FunctionId, ImportKind, LocalId, Module, ValType};
 
 use super::emit::{Code, I32};
 use crate::PrepareError;
@@ -55,6 +55,12 @@ pub(crate) struct Imported {
     pub(crate) function: FunctionId,
 }
 
+impl Imported {
+    pub(crate) fn has_other_signature(&self) -> PrepareError {
+        PrepareError::WrongAbi(format!("`{}` has another signature", self.name))
+    }
+}
+
 /// What the module imports. Anything that we don't know could make replicas differ, and is refused.
 pub(super) fn imports(module: &Module) -> Result<Vec<Imported>, PrepareError> {
     let mut imports = Vec::new();
@@ -80,38 +86,85 @@ pub(super) fn imports(module: &Module) -> Result<Vec<Imported>, PrepareError> {
     Ok(imports)
 }
 
-/// Puts `code` in the place of a host function. It finds the function's arguments on the stack.
+/// Puts code around a host function: `before` gets its arguments, `after` its results, too. What is returned stands for
+/// the same function, and is what others wrap in their turn.
+pub(crate) fn surround(
+    module: &mut Module,
+    import: Imported,
+    before: impl FnOnce(&mut Code<'_>, &[LocalId]),
+    after: impl FnOnce(&mut Code<'_>, &[LocalId], &[LocalId]),
+) -> Result<Imported, PrepareError> {
+    let ty = module.types.get(module.funcs.get(import.function).ty());
+    let (params, results) = (ty.params().to_vec(), ty.results().to_vec());
+    let ty = module.types.add(&params, &results);
+    let (function, _) = module.add_import_func(&import.from, &import.name, ty);
+    let results: Vec<_> = results.into_iter().map(|ty| module.locals.add(ty)).collect();
+    substitute(module, &import, |code, args| {
+        before(code, args);
+        push(code, args);
+        code.call(function);
+        results.iter().rev().for_each(|result| {
+            code.local_set(*result);
+        });
+        after(code, args, &results);
+        push(code, &results);
+    })?;
+    Ok(Imported { function, ..import })
+}
+
+/// Puts a function in the place of a host function of `params` i32 that returns an errno. `add_wrapper` adds it, and gets
+/// the real one, for it to call.
+pub(super) fn wrap(
+    module: &mut Module,
+    import: &Imported,
+    params: usize,
+    add_wrapper: impl FnOnce(&mut Module, FunctionId) -> FunctionId,
+) -> Result<(), PrepareError> {
+    let real = add(module, &import.from, &import.name, params);
+    let wrapper = add_wrapper(module, real);
+    replace(module, import, params, wrapper)
+}
+
+/// Puts the function `by` in the place of a host function of `params` i32 that returns an errno.
 pub(super) fn replace(
     module: &mut Module,
     import: &Imported,
     params: usize,
-    code: impl FnOnce(&mut Code<'_>),
+    by: FunctionId,
 ) -> Result<(), PrepareError> {
     let ty = module.types.get(module.funcs.get(import.function).ty());
     if ty.params() != vec![ValType::I32; params] || ty.results() != [ValType::I32] {
-        return Err(PrepareError::WrongAbi(format!(
-            "`{}` has another signature",
-            import.name
-        )));
+        return Err(import.has_other_signature());
     }
-    let replaced = module.replace_imported_func(import.function, |(builder, args)| {
-        let mut body = builder.func_body();
-        for arg in args.iter() {
-            body.local_get(*arg);
-        }
-        code(&mut body);
-    });
-    replaced
-        .map(drop)
-        .map_err(|error| PrepareError::Rewrite(error.to_string()))
+    substitute(module, import, |code, args| {
+        push(code, args);
+        code.call(by);
+    })
 }
 
 /// Puts a trap in the place of a host function.
 pub(super) fn forbid(module: &mut Module, import: &Imported) -> Result<(), PrepareError> {
-    let replaced = module.replace_imported_func(import.function, |(builder, _)| {
-        builder.func_body().unreachable();
-    });
-    replaced
+    substitute(module, import, |code, _| {
+        code.unreachable();
+    })
+}
+
+/// Puts `body` in the place of a host function.
+fn substitute(
+    module: &mut Module,
+    import: &Imported,
+    body: impl FnOnce(&mut Code<'_>, &[LocalId]),
+) -> Result<(), PrepareError> {
+    module
+        .replace_imported_func(import.function, |(builder, args)| {
+            body(&mut builder.func_body(), args);
+        })
         .map(drop)
         .map_err(|error| PrepareError::Rewrite(error.to_string()))
+}
+
+fn push(code: &mut Code<'_>, locals: &[LocalId]) {
+    locals.iter().for_each(|local| {
+        code.local_get(*local);
+    });
 }

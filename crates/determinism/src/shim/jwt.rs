@@ -105,11 +105,7 @@ impl Jwt {
             "bytes_source_remaining_length" => (2, Self::add_remaining),
             _ => return Ok(false),
         };
-        let real = host::add(module, &import.from, &import.name, params);
-        let wrapper = add(self, module, real);
-        host::replace(module, import, params, |code| {
-            code.call(wrapper);
-        })?;
+        host::wrap(module, import, params, |module, real| add(self, module, real))?;
         Ok(true)
     }
 

@@ -42,7 +42,7 @@ use self::describe::{Describe, Sinks};
 use self::digest::Digest;
 use self::emit::{Emit, I32, I64, function, global};
 use self::host::Host;
-pub(crate) use self::host::Imported;
+pub(crate) use self::host::{Imported, surround};
 use self::ids::Ids;
 use self::jwt::Jwt;
 use self::layout::{Layout, Name};

@@ -33,17 +33,13 @@ pub(super) fn wrap(
     at: u32,
     known: Known,
 ) -> Result<(), PrepareError> {
-    let real = host::add(module, &import.from, &import.name, 3);
     let cache = Cache {
         own,
         scratch,
         at,
         known,
     };
-    let cached = cache.add(module, real);
-    host::replace(module, import, 3, |code| {
-        code.call(cached);
-    })
+    host::wrap(module, import, 3, |module, real| cache.add(module, real))
 }
 
 /// What the module defines.

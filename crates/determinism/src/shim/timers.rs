@@ -46,11 +46,7 @@ impl Timers {
             "console_timer_end" => (1, Self::add_end),
             _ => return Ok(false),
         };
-        let real = host::add(module, &import.from, &import.name, params);
-        let wrapper = add(self, module, real);
-        host::replace(module, import, params, |code| {
-            code.call(wrapper);
-        })?;
+        host::wrap(module, import, params, |module, real| add(self, module, real))?;
         Ok(true)
     }
 

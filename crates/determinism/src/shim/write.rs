@@ -37,7 +37,7 @@ impl Writes {
     /// Puts wrappers in the place of whatever `import` writes, or refuses it; harmless functions stay.
     pub(super) fn wrap(self, module: &mut Module, import: &Imported) -> Result<(), PrepareError> {
         let name = import.name.as_str();
-        let (params, wrapper): (usize, Wrapper) = match name {
+        let (params, add): (usize, Wrapper) = match name {
             "datastore_insert_bsatn" => (3, Self::add_insert),
             "datastore_update_bsatn" => (4, Self::add_update),
             "datastore_delete_all_by_eq_bsatn" => (4, Self::add_delete_equal),
@@ -51,11 +51,7 @@ impl Writes {
             _ if abi::HARMLESS.contains(&name) => return Ok(()),
             _ => return Err(PrepareError::Import(import.name.clone())),
         };
-        let real = host::add(module, &import.from, name, params);
-        let wrapper = wrapper(self, module, real);
-        host::replace(module, import, params, |code| {
-            code.call(wrapper);
-        })
+        host::wrap(module, import, params, |module, real| add(self, module, real))
     }
 
     fn add_insert(self, module: &mut Module, real: FunctionId) -> FunctionId {

@@ -12,7 +12,7 @@ use spacetimedb_sats::{
 };
 
 use crate::host::FakeHost;
-use crate::raw_module::{encode, module, reducer, table};
+use crate::raw_module::{encode, module, nested, reducer, table};
 
 fn integer() -> impl Strategy<Value = AlgebraicType> {
     use AlgebraicType as T;
@@ -204,4 +204,19 @@ proptest! {
         wasm[at] ^= 1 << bit;
         let _ = prepare(&wasm);
     }
+}
+
+#[test]
+fn a_column_is_numbered_behind_one_that_nests_deep() {
+    const LISTS: u32 = 40;
+    let mut host = FakeHost::new(&nested(LISTS), 4096);
+    let ones = vec![1_u32.to_le_bytes(); LISTS as usize].concat();
+    let row = |number: u64| [&ones[..], &7_u64.to_le_bytes(), &number.to_le_bytes()].concat();
+    let header = CallHeader {
+        index: 1,
+        ..CallHeader::default()
+    };
+    host.call("insert", header, &row(0)).expect("the row is inserted");
+    let rows: Vec<_> = host.db.rows("rows").iter().map(|row| row.to_vec()).collect();
+    assert_eq!(rows, [row(1)]);
 }

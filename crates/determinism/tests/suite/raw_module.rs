@@ -7,7 +7,7 @@ use spacetimedb_lib::db::raw_def::v9::{
 };
 use spacetimedb_lib::{RawModuleDef, bsatn};
 use spacetimedb_sats::raw_identifier::RawIdentifier;
-use spacetimedb_sats::{AlgebraicType, ProductType, ProductTypeElement};
+use spacetimedb_sats::{AlgebraicType, AlgebraicTypeRef, ProductType, ProductTypeElement};
 
 /// A prepared module whose table `rows` has so many columns, of which `auto_inc` are generated. Its reducer `insert`
 /// inserts a row; `fail` does and then fails, `explode` does and then traps.
@@ -31,17 +31,41 @@ pub(crate) fn numbered(columns: u16, auto_inc: &[u16], change: impl FnOnce(&mut 
     prepared.expect("the module can be prepared").wasm
 }
 
-/// A table of a definition under construction.
-pub(crate) fn table(def: &mut RawModuleDefV9, name: &str, row: ProductType, auto_inc: &[u16]) {
-    let product_type_ref = def.typespace.add(AlgebraicType::Product(row));
+/// A type of a definition under construction.
+fn named_type(def: &mut RawModuleDefV9, name: &str, ty: ProductType) -> AlgebraicTypeRef {
+    let ty = def.typespace.add(AlgebraicType::Product(ty));
     def.types.push(RawTypeDefV9 {
         name: RawScopedTypeNameV9 {
             scope: Box::new([]),
             name: RawIdentifier::new(name),
         },
-        ty: product_type_ref,
+        ty,
         custom_ordering: true,
     });
+    ty
+}
+
+/// The same as [`numbered`] with two columns, the second of them generated, and the first one a list of lists, so many of
+/// them in each other.
+pub(crate) fn nested(lists: u32) -> Vec<u8> {
+    numbered(2, &[1], |def| {
+        let mut inner = AlgebraicType::U64;
+        for nth in 0..lists {
+            let list = ProductType::from([("list", AlgebraicType::array(inner))]);
+            inner = AlgebraicType::Ref(named_type(def, &format!("nested{nth}"), list));
+        }
+        let rows = def.tables[0].product_type_ref;
+        let row = ProductType::from([("c0", inner), ("c1", AlgebraicType::U64)]);
+        for reducer in &mut def.reducers {
+            reducer.params = row.clone();
+        }
+        def.typespace[rows] = AlgebraicType::Product(row);
+    })
+}
+
+/// A table of a definition under construction.
+pub(crate) fn table(def: &mut RawModuleDefV9, name: &str, row: ProductType, auto_inc: &[u16]) {
+    let product_type_ref = named_type(def, name, row);
     let sequences = auto_inc.iter().map(|&column| RawSequenceDefV9 {
         name: None,
         column: column.into(),

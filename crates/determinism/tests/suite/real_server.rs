@@ -18,7 +18,7 @@ use spacetimedb_sats::AlgebraicType;
 use crate::fixtures::{prepared, wasm};
 use crate::generated::product;
 use crate::jwt::asking;
-use crate::raw_module::numbered;
+use crate::raw_module::{nested, numbered};
 use crate::taken::unique;
 
 const START_MAX: Duration = Duration::from_secs(60);
@@ -135,11 +135,11 @@ impl Server {
     }
 
     fn rows(&self, table: &str) -> Value {
-        let (status, answer) = self.request(
-            "POST",
-            "/v1/database/prepared/sql",
-            format!("SELECT * FROM {table}"),
-        );
+        self.sql(&format!("SELECT * FROM {table}"))
+    }
+
+    fn sql(&self, query: &str) -> Value {
+        let (status, answer) = self.request("POST", "/v1/database/prepared/sql", query);
         assert_eq!(status, 200, "{answer}");
         serde_json::from_str::<Value>(&answer).expect("JSON")[0]["rows"].clone()
     }
@@ -587,6 +587,25 @@ fn a_module_that_an_earlier_version_has_prepared_is_updated() {
     assert_eq!(server.rows("rtdb_claims"), json!([[7, 4, "{}"]]));
     assert_eq!(server.call(DISCONNECT, 4, json!([])).0, 200);
     assert_eq!(server.rows("rtdb_claims"), json!([]));
+}
+
+/// A list of lists, and so on, as deep as the server's JSON goes.
+#[test]
+fn a_column_behind_deep_ones_is_numbered_on_a_real_server() {
+    const LISTS: u32 = 40;
+    let Some(bin) = program() else { return };
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let server = Server::start(&bin, data.path()).with_token(None);
+    server.publish("prepared", &nested(LISTS));
+    let deep = (0..LISTS).fold(json!(7), |inner, _| json!([[inner]]));
+    for index in [1, 2] {
+        assert_eq!(server.call("insert", index, json!([deep, 0])).0, 200);
+    }
+    let numbers = server.sql("SELECT c1 FROM rows");
+    assert!(
+        numbers == json!([[1], [2]]) || numbers == json!([[2], [1]]),
+        "{numbers}"
+    );
 }
 
 /// Rules of row-level security that are as long, and as deep, as they may be.

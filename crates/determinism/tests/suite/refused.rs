@@ -13,7 +13,7 @@ use spacetimedb_lib::db::raw_def::v10::{
 use spacetimedb_primitives::ColList;
 use spacetimedb_sats::{AlgebraicType, AlgebraicTypeRef, ProductType, ProductTypeElement};
 
-use crate::raw_module::{encode, module, reducer, table};
+use crate::raw_module::{encode, module, module_of_table, reducer, table};
 
 fn refusal(wasm: &[u8]) -> PrepareError {
     let error = prepare(wasm).expect_err("the module is refused");
@@ -272,26 +272,141 @@ fn lifecycle_reducers_out_of_the_ordinary() {
     ));
 }
 
-#[test]
-fn schedules_of_nothing() {
-    let scheduled = |column: u16, called: &'static str| {
-        move |def: &mut RawModuleDefV9| {
-            table(def, "timer", row(vec![AlgebraicType::U64]), &[]);
-            reducer(def, "tick");
-            def.tables[0].schedule = Some(RawScheduleDefV9 {
-                name: None,
-                reducer_name: called.into(),
-                scheduled_at_column: column.into(),
-            });
+/// A table `timer` with a schedule, and the reducer `tick` that takes its rows.
+struct Timer {
+    /// Whether it has `scheduled_id: u64` as its primary key, or another one.
+    key: Option<AlgebraicType>,
+    at: AlgebraicType,
+    /// The column that says when.
+    column: u16,
+    called: &'static str,
+    params: fn(AlgebraicTypeRef) -> Vec<AlgebraicType>,
+    lifecycle: Option<Lifecycle>,
+}
+
+const TIMES: [&str; 2] = [
+    "__time_duration_micros__",
+    "__timestamp_micros_since_unix_epoch__",
+];
+
+/// A type like `ScheduleAt`, by the names of its variants.
+fn schedule_at(variants: [&'static str; 2]) -> AlgebraicType {
+    let times = TIMES.map(|name| AlgebraicType::product([(name, AlgebraicType::I64)]));
+    let [interval, time] = times;
+    AlgebraicType::sum([(variants[0], interval), (variants[1], time)])
+}
+
+impl Timer {
+    fn sound() -> Self {
+        Self {
+            key: Some(AlgebraicType::U64),
+            at: schedule_at(["Interval", "Time"]),
+            column: 1,
+            called: "tick",
+            params: |row| vec![AlgebraicType::Ref(row)],
+            lifecycle: None,
         }
-    };
-    for def in [scheduled(1, "tick"), scheduled(0, "tock")] {
-        assert!(matches!(v9(def), PrepareError::Definition(_)));
     }
-    assert!(matches!(
-        v10(|def| def.add_schedule("nowhere", 0_u16, "nobody")),
-        PrepareError::Definition(_)
-    ));
+
+    fn row(&self) -> ProductType {
+        row(vec![
+            self.key.clone().unwrap_or(AlgebraicType::U64),
+            self.at.clone(),
+        ])
+    }
+
+    fn v9(&self) -> Result<(), PrepareError> {
+        let mut def = RawModuleDefV9::default();
+        table(&mut def, "timer", self.row(), &[]);
+        reducer(&mut def, "tick");
+        let timer = &mut def.tables[0];
+        timer.schedule = Some(RawScheduleDefV9 {
+            name: None,
+            reducer_name: self.called.into(),
+            scheduled_at_column: self.column.into(),
+        });
+        if self.key.is_some() {
+            timer.primary_key = ColList::new(0.into());
+        }
+        def.reducers[0].params = row((self.params)(timer.product_type_ref));
+        def.reducers[0].lifecycle = self.lifecycle;
+        prepare(&module_of_table(&encode(RawModuleDef::V9(def)), "timer")).map(drop)
+    }
+
+    fn v10(&self) -> Result<(), PrepareError> {
+        let mut builder = RawModuleDefV10Builder::new();
+        let timer = builder.build_table_with_new_type("timer", self.row(), true);
+        let timer = match self.key {
+            Some(_) => timer.with_primary_key(0),
+            None => timer,
+        };
+        let params = row((self.params)(timer.finish()));
+        match self.lifecycle {
+            None => builder.add_reducer("tick", params),
+            Some(lifecycle) => builder.add_lifecycle_reducer(lifecycle, "tick", params),
+        }
+        builder.add_schedule("timer", self.column, self.called);
+        prepare(&module_of_table(
+            &encode(RawModuleDef::V10(builder.finish())),
+            "timer",
+        ))
+        .map(drop)
+    }
+}
+
+#[test]
+fn schedules_that_the_server_does_not_take() {
+    let sound = Timer::sound();
+    assert_eq!((sound.v9(), sound.v10()), (Ok(()), Ok(())));
+    type Change = fn(&mut Timer);
+    let cases: [(&str, Change); 11] = [
+        ("column 0, which is no", |it| it.column = 0),
+        ("column 2, which is no", |it| it.column = 2),
+        ("column 1, which is no", |it| it.at = AlgebraicType::I64),
+        ("column 1, which is no", |it| {
+            it.at = schedule_at(["Time", "Interval"])
+        }),
+        ("a primary key", |it| it.key = None),
+        ("a primary key", |it| it.key = Some(AlgebraicType::I64)),
+        ("does not exist, `tock`", |it| it.called = "tock"),
+        ("must have one parameter", |it| it.params = |_| Vec::new()),
+        ("must have one parameter", |it| {
+            it.params = |_| vec![AlgebraicType::U64]
+        }),
+        ("must have one parameter", |it| {
+            it.params = |row| vec![AlgebraicType::Ref(row), AlgebraicType::U64];
+        }),
+        ("must have one parameter", |it| {
+            (it.params, it.lifecycle) = (|_| Vec::new(), Some(Lifecycle::OnConnect));
+        }),
+    ];
+    for (expected, change) in cases {
+        let mut timer = Timer::sound();
+        change(&mut timer);
+        for refused in [timer.v9(), timer.v10()] {
+            let Err(PrepareError::Definition(text)) = &refused else {
+                panic!("{expected}: {refused:?}");
+            };
+            assert!(
+                text.starts_with("the schedule of table `timer` ") && text.contains(expected),
+                "{text}"
+            );
+        }
+    }
+    let nowhere = v10(|def| def.add_schedule("nowhere", 0_u16, "nobody"));
+    assert!(
+        nowhere.to_string().contains("a table that does not exist"),
+        "{nowhere}"
+    );
+    let twice = v10(|def| {
+        let timer = def.build_table_with_new_type("timer", sound.row(), true);
+        let timer = timer.with_primary_key(0).finish();
+        for name in ["tick", "tock"] {
+            def.add_reducer(name, row(vec![AlgebraicType::Ref(timer)]));
+            def.add_schedule("timer", 1_u16, name);
+        }
+    });
+    assert!(twice.to_string().contains("is one of two"), "{twice}");
 }
 
 #[test]

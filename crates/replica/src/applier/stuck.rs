@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 /// The pause before a command that has stopped the server again and again is tried once more.
 const STUCK_PAUSE: Duration = Duration::from_secs(300);
-/// What the caller of a call hears that nothing will be decided about.
-pub(super) const ABANDONED: &str = "this call stopped SpacetimeDB, and the database has been deleted since";
+/// What the caller of a command hears that nothing will be decided about.
+pub(super) const ABANDONED: &str = "SpacetimeDB could not do this, and the database has been deleted since";
 /// How often a report is made until it is in the log.
 const REPORT_RETRY: Duration = Duration::from_secs(5);
 
@@ -63,6 +63,14 @@ impl Applier {
         }
         let abandoned = self.abandoned.contains(&position).then_some(ABANDONED);
         self.verdict.failed(position).or(abandoned)
+    }
+
+    /// A publication that the server has troubles with is not tried again if the database is deleted behind it.
+    pub(super) fn abandon_publication(&mut self) {
+        self.refresh_verdict();
+        let unsettled = self.core.unsettled_publication();
+        self.abandoned
+            .extend(unsettled.filter(|position| self.verdict.is_deleted_after(*position)));
     }
 
     /// Takes the promise back not to try a command.

@@ -1,4 +1,4 @@
-//! How far a database's replica lags behind the log: pure.
+//! How far a database's replica lags behind the log, or whoever looks through it for databases: pure.
 
 use rtdb_consensus::{Lag, LogIndex};
 use std::collections::VecDeque;
@@ -36,6 +36,9 @@ impl Backlog {
     pub(super) fn resolved(&mut self, index: LogIndex, commands: u64, now: Instant) {
         if index <= self.done {
             self.applied += commands;
+            return;
+        }
+        if commands == 0 && self.marks.back().is_some_and(|last| last.index >= index) {
             return;
         }
         self.commands += commands;
@@ -76,6 +79,13 @@ impl Backlog {
         if self.marks.len() < MARKS_MAX / 4 {
             self.grain /= 2;
         }
+    }
+
+    /// Since when it is known that what is not applied yet is resolved up to `index`; `None` if it is not known, or is applied.
+    pub(super) fn since(&self, index: LogIndex) -> Option<Instant> {
+        let before = self.marks.partition_point(|mark| mark.index < index);
+        let mark = self.marks.get(before).filter(|_| index > self.done)?;
+        Some(mark.at)
     }
 
     /// How far the replica lags.
@@ -152,6 +162,26 @@ mod tests {
         assert_eq!(backlog.lag(at(50)), lag(3, 40, 0));
         backlog.done(60, at(60));
         assert_eq!(backlog.lag(at(60)), lag(0, 0, 3));
+    }
+
+    #[test]
+    fn what_is_not_read_yet_is_as_old_as_it_was_seen() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut unread = Backlog::default();
+        unread.resolved(5, 0, at(0));
+        unread.resolved(5, 0, at(10));
+        unread.resolved(9, 0, at(20));
+        assert_eq!(unread.marks.len(), 2);
+        assert_eq!(unread.lag(at(30)), lag(0, 30, 0));
+        let since = |unread: &Backlog| [4, 5, 6, 9, 10].map(|index| unread.since(index));
+        assert_eq!(
+            since(&unread),
+            [Some(at(0)), Some(at(0)), Some(at(20)), Some(at(20)), None]
+        );
+        unread.done(5, at(30));
+        assert_eq!(since(&unread), [None, None, Some(at(20)), Some(at(20)), None]);
+        assert_eq!(unread.lag(at(30)), lag(0, 10, 0));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// How much of the log is looked through at once, in bytes.
 const READ_BYTES_MAX: usize = 4 << 20;
@@ -101,6 +102,8 @@ impl Scout {
     }
 
     async fn look(&mut self) -> Result<Infallible, Fatal> {
+        let begun = Instant::now();
+        self.shared.see_resolved();
         let mut resolved = self.shared.follow.resolved();
         // Nobody on this node waits for commands from before its start, so what was undone since is passed over.
         let start = *resolved.borrow_and_update();
@@ -127,13 +130,14 @@ impl Scout {
         }
         // How many of them each server has not applied yet, its applier will find.
         for slot in self.shared.slots() {
-            slot.resolved(next - 1, 0);
+            slot.resolved(next - 1, 0, begun);
         }
         self.shared.set_scouted(next - 1);
         loop {
             tokio::select! {
                 changed = resolved.wait_for(|resolved| *resolved >= next).map(|end| end.map(|end| *end)) => {
                     let end = changed.map_err(|_| ReadError("the log has been closed".into()))?;
+                    self.shared.see_resolved();
                     next = self.read(next, end, Self::meet_all).await?;
                     self.shared.set_scouted(next - 1);
                 }

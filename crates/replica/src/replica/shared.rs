@@ -39,7 +39,9 @@ pub(crate) struct Shared {
     pub(crate) turns: Arc<tokio::sync::Mutex<()>>,
     active: RwLock<HashMap<DatabaseId, Arc<ActiveDatabase>>>,
     slots: RwLock<HashMap<DatabaseId, Arc<Slot>>>,
-    scouted: AtomicU64,
+    scouted: watch::Sender<LogIndex>,
+    /// What is resolved and was not looked through for databases yet.
+    unread: Mutex<Backlog>,
     applied: watch::Sender<LogIndex>,
     fatal: watch::Sender<Option<Arc<Fatal>>>,
 }
@@ -126,7 +128,8 @@ impl Shared {
             turns: Arc::default(),
             active: RwLock::default(),
             slots: RwLock::default(),
-            scouted: AtomicU64::new(0),
+            scouted: watch::Sender::new(0),
+            unread: Mutex::default(),
             applied: watch::Sender::new(0),
             fatal: watch::Sender::new(None),
         }
@@ -226,27 +229,42 @@ impl Shared {
         }
     }
 
+    /// Sees how far the log is resolved: what of it was not looked through yet is at least as old as this.
+    pub(super) fn see_resolved(&self) {
+        let end = *self.follow.resolved().borrow();
+        self.unread.lock().resolved(end, 0, tokio::time::Instant::now());
+    }
+
+    /// How long ago the oldest entry was seen to be resolved that was not looked through yet, in milliseconds.
+    pub(super) fn unread_ms(&self) -> u64 {
+        self.unread.lock().lag(tokio::time::Instant::now()).age_ms
+    }
+
     /// So many commands of a database are resolved, the last of them at `index`.
     pub(super) fn resolved(&self, database: &[u8], index: LogIndex, commands: u64) {
+        let since = self.unread.lock().since(index);
         if let Some(slot) = self.slots.read().get(database) {
-            slot.resolved(index, commands);
+            slot.resolved(index, commands, since.unwrap_or_else(tokio::time::Instant::now));
         }
     }
 
     /// Every database's commands up to `index` have an applier.
     pub(super) fn set_scouted(&self, index: LogIndex) {
-        self.scouted.store(index, Ordering::Release);
+        self.scouted.send_replace(index);
+        self.unread.lock().done(index, tokio::time::Instant::now());
         self.report_applied();
     }
 
-    /// Whether the log was looked through for databases up to `position`.
-    pub(crate) fn has_scouted(&self, position: Position) -> bool {
-        self.scouted.load(Ordering::Acquire) >= position.index()
+    /// Waits until the log was looked through for databases up to `position`.
+    pub(crate) async fn scouted(&self, position: Position) {
+        let mut scouted = self.scouted.subscribe();
+        // The sender lives as long as the replica.
+        let _ = scouted.wait_for(|index| *index >= position.index()).await;
     }
 
     /// Tells how far all databases are, if that has changed. Never goes back, though a server may.
     pub(crate) fn report_applied(&self) {
-        let scouted = self.scouted.load(Ordering::Acquire);
+        let scouted = *self.scouted.borrow();
         let slots = self.slots.read();
         let applied = slots
             .values()
@@ -316,10 +334,9 @@ impl Slot {
         self.in_flight_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// So many commands are resolved, the last of them at `index`.
-    pub(super) fn resolved(&self, index: LogIndex, commands: u64) {
-        let mut backlog = self.backlog.lock();
-        backlog.resolved(index, commands, tokio::time::Instant::now());
+    /// So many commands are resolved, the last of them at `index`, and that was known then.
+    pub(super) fn resolved(&self, index: LogIndex, commands: u64, since: tokio::time::Instant) {
+        self.backlog.lock().resolved(index, commands, since);
     }
 
     /// How far the replica lags.
@@ -414,6 +431,21 @@ impl Slot {
                 *known = Some(why);
             }
             first
+        });
+    }
+
+    /// The log has taken back what the replica was set aside for. Before its applier has come to `index`, it may come to a
+    /// command that makes the database anew, and must not apply anything before that.
+    pub(super) fn acquit(&self, index: LogIndex) {
+        if self.done() < index {
+            return;
+        }
+        self.quarantine.send_if_modified(|known| {
+            let is_over = matches!(known, Some(Quarantine::Outvoted(_)));
+            if is_over {
+                *known = None;
+            }
+            is_over
         });
     }
 

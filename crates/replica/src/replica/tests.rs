@@ -52,10 +52,26 @@ async fn a_scout_that_panics_is_fatal() {
     server.stop().await;
 }
 
+const DATABASE: DatabaseId = [7; 32];
+
+fn publish() -> Publish {
+    Publish {
+        database: DATABASE.to_vec().into(),
+        owner: Some(Owner {
+            identity: vec![1; 32].into(),
+            ..Owner::default()
+        }),
+        ..Publish::default()
+    }
+}
+
 /// A log in memory.
+#[derive(Default)]
 struct Log {
     resolved: watch::Sender<LogIndex>,
     entries: Mutex<Vec<Arc<ResolvedEntry>>>,
+    /// Held while nobody can read.
+    shut: tokio::sync::Mutex<()>,
 }
 
 impl Log {
@@ -85,7 +101,10 @@ impl Follow for Log {
 
     fn read(&self, from: LogIndex, _: usize) -> BoxFuture<'_, Result<Vec<Arc<ResolvedEntry>>, ReadError>> {
         let entries = self.entries.lock().clone();
-        Box::pin(async move { Ok(entries.into_iter().skip(from as usize - 1).collect()) })
+        Box::pin(async move {
+            let _open = self.shut.lock().await;
+            Ok(entries.into_iter().skip(from as usize - 1).collect())
+        })
     }
 
     fn complete(&self, _: Origin, _: u64, _: Outcome) {}
@@ -93,37 +112,45 @@ impl Follow for Log {
     fn applied(&self, _: LogIndex) {}
 }
 
+async fn until(is_so: impl Fn() -> bool) {
+    let looking = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let found = tokio::time::timeout(Duration::from_secs(10), looking).await;
+    found.expect("it is so in time");
+}
+
+/// The log that there was at the start is as old as the start, though it takes its time to look through it.
+#[tokio::test]
+async fn what_was_there_at_the_start_lags_since() {
+    let log = Arc::new(Log::default());
+    log.push(vec![Body::Publish(publish())]);
+    let shut = log.shut.lock().await;
+    let (replica, server) = replica(log.clone()).await;
+    until(|| replica.unread_ms() > 50).await;
+    assert_eq!(replica.lags(), []);
+    drop(shut);
+    until(|| replica.unread_ms() == 0).await;
+    assert!(replica.lags()[0].1.age_ms > 50, "{:?}", replica.lags());
+    replica.stop().await;
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn what_the_server_does_not_take_lags() {
-    const DATABASE: DatabaseId = [7; 32];
-    let log = Arc::new(Log {
-        resolved: watch::Sender::new(0),
-        entries: Mutex::default(),
-    });
+    let log = Arc::new(Log::default());
     let call = || {
         Body::Call(Call {
             database: DATABASE.to_vec().into(),
             ..Call::default()
         })
     };
-    let publish = Publish {
-        database: DATABASE.to_vec().into(),
-        owner: Some(Owner {
-            identity: vec![1; 32].into(),
-            ..Owner::default()
-        }),
-        ..Publish::default()
-    };
-    log.push(vec![Body::Publish(publish), call()]);
+    log.push(vec![Body::Publish(publish()), call()]);
     let (replica, server) = replica(log.clone()).await;
     let lags = async |commands| {
-        let is_so = async {
-            while !replica.lags().iter().any(|(_, lag)| lag.commands == commands) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let lags = tokio::time::timeout(Duration::from_secs(10), is_so).await;
-        assert!(lags.is_ok(), "{:?}", replica.lags());
+        until(|| replica.lags().iter().any(|(_, lag)| lag.commands == commands)).await;
     };
     // How much of the log it began with is applied, nobody knows yet.
     lags(0).await;
@@ -131,6 +158,14 @@ async fn what_the_server_does_not_take_lags() {
     lags(2).await;
     log.push(vec![call()]);
     lags(3).await;
+    // What nobody has read yet lags, too, and from then on.
+    let shut = log.shut.lock().await;
+    log.push(vec![call(), call()]);
+    until(|| replica.unread_ms() > 20).await;
+    lags(3).await;
+    drop(shut);
+    lags(5).await;
+    until(|| replica.unread_ms() == 0).await;
     replica.set_aside(&DATABASE, Quarantine::Misbehaves("a test".into()));
     assert_eq!(replica.lags(), [(DATABASE, Lag::default())]);
     replica.stop().await;

@@ -270,7 +270,7 @@ async fn a_refused_clear_makes_no_absent_database_of_one_that_is_set_aside() {
     let replica = node.reporting(&log, Rules::new(&log, 1));
     let calls = log.append(vec![node.publish(false), add("a", 1, 0)]);
     assert!(told_within(&log, calls[1], 60).await);
-    replica.set_aside(&DATABASE, Quarantine::Diverged("test".into()));
+    replica.set_aside(&DATABASE, Quarantine::Outvoted("test".into()));
     aside(&replica).await;
     let clear = log.append(vec![broken(&node, true)])[0];
     assert!(told_within(&log, clear, 60).await);

@@ -216,6 +216,10 @@ async fn lives(seed: u64) {
         life = Some((owners[0].clone(), BTreeSet::new()));
     }
     log.all_applied().await;
+    // The server may have been killed since, and have lost what it had last.
+    tokio::time::timeout(TIMEOUT, replica.caught_up(&DATABASE))
+        .await
+        .unwrap();
     let (owner, expected) = life.unwrap();
     assert_eq!(names(&replica, &owner).await, expected, "seed {seed}");
     for call in calls {
@@ -345,10 +349,14 @@ async fn an_update_breaks_clients_once_whatever_is_killed() {
 /// What is read at once by whoever looks for databases.
 const SCOUTS_BYTES: usize = 4 << 20;
 
-/// A log that whoever looks for databases reads late, and entry by entry.
-struct LateForScouts(Arc<Log>, OnceLock<LogIndex>);
+/// A log with a hook before each reading, which says how many bytes are read.
+struct Hooked<F>(Arc<Log>, F);
 
-impl Follow for LateForScouts {
+impl<F, R> Follow for Hooked<F>
+where
+    F: Fn(LogIndex, usize) -> R + Send + Sync,
+    R: Future<Output = usize> + Send + 'static,
+{
     fn resolved(&self) -> watch::Receiver<LogIndex> {
         self.0.resolved()
     }
@@ -358,17 +366,8 @@ impl Follow for LateForScouts {
         from: LogIndex,
         bytes_max: usize,
     ) -> BoxFuture<'_, Result<Vec<Arc<ResolvedEntry>>, ReadError>> {
-        async move {
-            // An applier reads less at once.
-            if bytes_max < SCOUTS_BYTES {
-                return self.0.read(from, bytes_max).await;
-            }
-            if from > 1 && from == *self.1.get_or_init(|| from) {
-                tokio::time::sleep(Duration::from_secs(3)).await;
-            }
-            self.0.read(from, 1).await
-        }
-        .boxed()
+        let hook = self.1(from, bytes_max);
+        async move { self.0.read(from, hook.await).await }.boxed()
     }
 
     fn complete(&self, origin: Origin, seq: u64, outcome: Outcome) {
@@ -380,13 +379,29 @@ impl Follow for LateForScouts {
     }
 }
 
+/// Whether it is whoever looks for databases that reads: an applier reads less at once.
+fn is_scout(bytes_max: usize) -> bool {
+    bytes_max >= SCOUTS_BYTES
+}
+
 /// The applier comes to a deletion before it is looked for databases there.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_stands_before_a_deletion_begins_no_database() {
     let Some(program) = program() else { return };
     let node = Node::start(program).await;
     let log = Log::new();
-    let late = LateForScouts(log.clone(), OnceLock::new());
+    let first = OnceLock::new();
+    // Whoever looks for databases reads late, and entry by entry.
+    let late = Hooked(log.clone(), move |from, bytes_max| {
+        let is_scout = is_scout(bytes_max);
+        let is_first = is_scout && from > 1 && from == *first.get_or_init(|| from);
+        async move {
+            if is_first {
+                tokio::time::sleep(Duration::from_secs(3)).await;
+            }
+            if is_scout { 1 } else { bytes_max }
+        }
+    });
     let replica = Replica::start(node.config(None), Arc::new(late));
     let mut calls = log.append(vec![node.publish(false), add("a", 1, 0)]);
     log.all_applied().await;
@@ -412,43 +427,19 @@ async fn what_stands_before_a_deletion_begins_no_database() {
     node.server.stop().await;
 }
 
-/// A log that counts how many of its readers are reading, apart from whoever looks for databases.
+/// How many are reading.
 #[derive(Default)]
 struct Readers {
     now: AtomicUsize,
     most: AtomicUsize,
 }
 
-struct Counted(Arc<Log>, Arc<Readers>);
-
-impl Follow for Counted {
-    fn resolved(&self) -> watch::Receiver<LogIndex> {
-        self.0.resolved()
-    }
-
-    fn read(
-        &self,
-        from: LogIndex,
-        bytes_max: usize,
-    ) -> BoxFuture<'_, Result<Vec<Arc<ResolvedEntry>>, ReadError>> {
-        async move {
-            if bytes_max < SCOUTS_BYTES {
-                let now = self.1.now.fetch_add(1, Ordering::SeqCst) + 1;
-                self.1.most.fetch_max(now, Ordering::SeqCst);
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                self.1.now.fetch_sub(1, Ordering::SeqCst);
-            }
-            self.0.read(from, bytes_max).await
-        }
-        .boxed()
-    }
-
-    fn complete(&self, origin: Origin, seq: u64, outcome: Outcome) {
-        self.0.complete(origin, seq, outcome);
-    }
-
-    fn applied(&self, index: LogIndex) {
-        self.0.applied(index);
+impl Readers {
+    async fn read(&self) {
+        let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(now, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        self.now.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -475,7 +466,16 @@ async fn a_start_after_many_deletions_takes_one_after_the_other() {
     }
     let calls = log.append(vec![node.publish(false), add("a", 1, 0)]);
     let readers: Arc<Readers> = Arc::default();
-    let counted = Counted(log.clone(), readers.clone());
+    let counting = readers.clone();
+    let counted = Hooked(log.clone(), move |_, bytes_max| {
+        let readers = counting.clone();
+        async move {
+            if !is_scout(bytes_max) {
+                readers.read().await;
+            }
+            bytes_max
+        }
+    });
     let replica = Replica::start(node.config(None), Arc::new(counted));
     told(&log, calls[1]).await;
     log.outcome(calls[1]).unwrap();

@@ -1,6 +1,8 @@
 //! Publications that fail, and whose fault that is.
 
-use crate::support::{DATABASE, Log, Node, TIMEOUT, add, bsatn, call, prepared, program, start_server};
+use crate::support::{
+    DATABASE, Log, Node, TIMEOUT, add, bsatn, call, delete, prepared, program, start_server,
+};
 use rtdb_consensus::command::Body;
 use rtdb_consensus::{Position, Refusal, Reply, Unapplied};
 use rtdb_replica::{Phase, Replica};
@@ -223,6 +225,30 @@ async fn a_server_with_troubles_of_its_own_is_waited_for() {
     assert_eq!(counters(&node, &replica).await, [r#"["a"]"#, r#"["b"]"#]);
     assert_eq!(replicas(&node), before);
     assert!(replica.fatal().borrow().is_none());
+    replica.stop().await;
+    node.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_behind_a_publication_is_not_waited_for() {
+    let Some(program) = program() else { return };
+    let node = Node::start(program).await;
+    let log: Arc<Log> = Log::new();
+    let replica = node.replica(&log);
+    let blocked = Blocked::new(&node);
+    let first = log.append(vec![node.publish(false), add("a", 1, 0)]);
+    tried_again(&replica, "os error", 2).await;
+    let gone = log.append(vec![delete()]);
+    log.all_applied().await;
+    for lost in first {
+        assert!(matches!(log.outcome(lost), Err(Unapplied::Refused(_))));
+    }
+    assert!(log.outcome(gone[0]).is_ok());
+    blocked.lift();
+    let again = log.append(vec![node.publish(false), add("b", 1, 0)]);
+    log.all_applied().await;
+    assert!(log.outcome(again[1]).is_ok());
+    assert_eq!(counters(&node, &replica).await, [r#"["b"]"#]);
     replica.stop().await;
     node.server.stop().await;
 }

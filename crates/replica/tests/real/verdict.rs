@@ -6,7 +6,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use rtdb_consensus::command::{Body, Judgement, Trapped};
 use rtdb_consensus::{Origin, Position, Refusal, Unapplied};
-use rtdb_replica::{Quarantine, Report};
+use rtdb_replica::{Phase, Quarantine, Report};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -169,9 +169,52 @@ async fn a_trap_is_told_once_a_majority_has_it() {
     assert!(matches!(outcome, Err(Unapplied::Reducer { .. })), "{outcome:?}");
     // The others have not said the same of the second one, and in the end it turns out that this node is wrong.
     assert!(log.outcomes(calls[2]).is_empty());
-    replica.set_aside(&DATABASE, Quarantine::Diverged("the others differ".into()));
+    replica.set_aside(&DATABASE, Quarantine::Outvoted("the others differ".into()));
     told(&log, calls[2]).await;
     assert!(matches!(log.outcome(calls[2]), Err(Unapplied::Unknown { .. })));
+    replica.stop().await;
+    node.server.stop().await;
+}
+
+/// The log takes back that the replica differs, before anybody has done anything about it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_log_takes_back_is_applied_again() {
+    let Some(program) = program() else { return };
+    let node = Node::start(program).await;
+    let log = Log::new();
+    let replica = node.replica(&log);
+    log.append(vec![node.publish(false), add("a", 1, 0)]);
+    log.all_applied().await;
+    let aside = replica.quarantine(&DATABASE).unwrap();
+    let why = || Quarantine::Outvoted("the others differ".into());
+    // At once, and once the applier has heard of it.
+    replica.set_aside(&DATABASE, why());
+    replica.acquit(&DATABASE, log.end());
+    assert_eq!(*aside.borrow(), None);
+    replica.set_aside(&DATABASE, why());
+    while !matches!(replica.progress().databases[0].phase, Phase::Quarantined(_)) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let missed = log.append(vec![add("b", 1, 0)]);
+    told(&log, missed[0]).await;
+    assert!(matches!(log.outcome(missed[0]), Err(Unapplied::Unknown { .. })));
+    log.all_applied().await;
+    // It may have been made right further on.
+    replica.acquit(&DATABASE, log.end() + 1);
+    assert_eq!(*aside.borrow(), Some(why()));
+    replica.acquit(&DATABASE, log.end());
+    let call = log.append(vec![add("c", 1, 0)]);
+    told(&log, call[0]).await;
+    assert!(log.outcome(call[0]).is_ok());
+    let rows = node
+        .rows(&replica, "SELECT name FROM counter WHERE name != 'init'")
+        .await;
+    assert_eq!(rows.len(), 3, "{rows:?}");
+    // What the server itself has is not for the log to say.
+    let why = Quarantine::Diverged("of another log".into());
+    replica.set_aside(&DATABASE, why.clone());
+    replica.acquit(&DATABASE, log.end());
+    assert_eq!(*aside.borrow(), Some(why));
     replica.stop().await;
     node.server.stop().await;
 }

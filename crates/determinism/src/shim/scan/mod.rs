@@ -120,8 +120,7 @@ impl Scans {
 
     /// Puts a wrapper in the place of `import` if it reads rows, and says whether it does.
     pub(super) fn wrap(self, module: &mut Module, import: &Imported) -> Result<bool, PrepareError> {
-        let name = import.name.as_str();
-        let (params, wrapper): (usize, Wrapper) = match name {
+        let (params, add): (usize, Wrapper) = match import.name.as_str() {
             "datastore_table_scan_bsatn" => (2, Self::add_table_scan),
             "datastore_index_scan_range_bsatn" | "datastore_btree_scan_bsatn" => {
                 (9, Self::add_index_scan::<9>)
@@ -132,11 +131,7 @@ impl Scans {
             "row_iter_bsatn_close" => (1, Self::add_close),
             _ => return Ok(false),
         };
-        let real = host::add(module, &import.from, name, params);
-        let wrapper = wrapper(self, module, real);
-        host::replace(module, import, params, |code| {
-            code.call(wrapper);
-        })?;
+        host::wrap(module, import, params, |module, real| add(self, module, real))?;
         Ok(true)
     }
 
