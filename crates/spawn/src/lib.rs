@@ -3,7 +3,11 @@
 //! The kernel kills the child when the *thread* that started it ends (`PR_SET_PDEATHSIG`). So each child has a thread of
 //! its own, which starts it, waits for its end, and ends only then.
 //!
-//! The crate exists for its one `unsafe`: what runs in the child between fork and exec.
+//! The crate exists for what is `unsafe`: what runs in the child between fork and exec, and an option of sockets.
+
+mod low_water;
+
+pub use low_water::set_low_water;
 
 use nix::errno::Errno;
 use nix::sys::prctl;

@@ -213,7 +213,7 @@ impl Courier {
     async fn gather(&self) {
         let is_early = || {
             let queue = self.proposer.queue.lock();
-            let under_way = queue.outstanding().0;
+            let under_way = queue.under_way();
             under_way >= GATHER_FROM && queue.unsent() < under_way / GATHER_PARTS
         };
         let enough = async {

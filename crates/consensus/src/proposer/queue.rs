@@ -3,7 +3,7 @@
 use crate::Outcome;
 use crate::record::EncodedBatch;
 use bytes::Bytes;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use tokio::sync::oneshot;
 
 /// Bytes of commands in one batch, unless a single command has more.
@@ -35,9 +35,12 @@ pub(super) struct Queue {
     /// The commands after `resolved`.
     commands: VecDeque<Bytes>,
     bytes: usize,
-    /// Those who wait, from number `first_waiter` on.
-    waiters: VecDeque<Option<Waiter>>,
-    first_waiter: u64,
+    /// Those who wait, by their commands' numbers: one that waits for long does not hold the others' places.
+    waiters: BTreeMap<u64, Waiter>,
+    /// The last number that was given.
+    last: u64,
+    /// The last number of a command that has an outcome.
+    completed: u64,
     stopping: bool,
 }
 
@@ -53,8 +56,9 @@ impl Queue {
             sent_bytes: 0,
             commands: VecDeque::new(),
             bytes: 0,
-            waiters: VecDeque::new(),
-            first_waiter: 1,
+            waiters: BTreeMap::new(),
+            last: 0,
+            completed: 0,
             stopping: false,
         }
     }
@@ -67,8 +71,15 @@ impl Queue {
         self.stopping
     }
 
+    /// Commands that have no outcome, and the bytes of those that the log does not have.
     pub(super) fn outstanding(&self) -> (usize, usize) {
         (self.waiters.len(), self.bytes)
+    }
+
+    /// Commands behind the last one that has an outcome. What others have overtaken, such as a long call of another
+    /// database, says nothing of how much is going on.
+    pub(super) fn under_way(&self) -> usize {
+        (self.last - self.completed) as usize
     }
 
     /// The last number that the log has.
@@ -94,7 +105,8 @@ impl Queue {
     pub(super) fn push(&mut self, command: Bytes, waiter: Waiter) {
         self.bytes += command.len();
         self.commands.push_back(command);
-        self.waiters.push_back(Some(waiter));
+        self.last += 1;
+        self.waiters.insert(self.last, waiter);
     }
 
     /// The next commands to send.
@@ -168,13 +180,9 @@ impl Queue {
         if epoch != self.epoch {
             return None;
         }
-        let place = seq.checked_sub(self.first_waiter)?;
-        let waiter = self.waiters.get_mut(place as usize)?.take();
-        while let Some(None) = self.waiters.front() {
-            self.waiters.pop_front();
-            self.first_waiter += 1;
-        }
-        waiter
+        let waiter = self.waiters.remove(&seq)?;
+        self.completed = self.completed.max(seq);
+        Some(waiter)
     }
 
     /// The epoch is over: gives up everything that was under way.
@@ -182,7 +190,7 @@ impl Queue {
         let stopping = self.stopping;
         let old = std::mem::replace(self, Self::new(0));
         self.stopping = stopping;
-        old.waiters.into_iter().flatten().collect()
+        old.waiters.into_values().collect()
     }
 
     /// Begins a stream; what was submitted since [`expire`](Self::expire) is its beginning.
@@ -195,7 +203,6 @@ impl Queue {
         self.commands.clear();
         (self.bytes, self.sent_bytes) = (0, 0);
         self.epoch = 0;
-        self.first_waiter += self.waiters.len() as u64;
-        self.waiters.drain(..).flatten().collect()
+        std::mem::take(&mut self.waiters).into_values().collect()
     }
 }

@@ -59,10 +59,32 @@ fn everything_unresolved_is_sent_again_from_the_first() {
     assert!(queue.complete(4, 1).is_none(), "another epoch");
     assert!(queue.complete(5, 2).is_some());
     assert!(queue.complete(5, 2).is_none(), "completed twice");
-    assert_eq!(queue.outstanding().0, 6, "the first one still waits");
+    assert_eq!(queue.outstanding().0, 5);
     assert!(queue.complete(5, 1).is_some());
     assert_eq!(queue.outstanding(), (4, 4));
     waiters.clear();
+}
+
+/// A long call of one database, and many others' behind it.
+#[test]
+fn a_command_that_waits_for_long_holds_up_no_others() {
+    let mut queue = Queue::new(5);
+    let mut wait = |count: u64| -> Vec<Pending> {
+        let submit = |_| {
+            let (done, pending) = Pending::new();
+            queue.push(Bytes::new(), done);
+            pending
+        };
+        (0..count).map(submit).collect()
+    };
+    let _long = wait(100);
+    let _others = wait(1000);
+    for seq in 101..=1100 {
+        assert!(queue.complete(5, seq).is_some());
+    }
+    assert_eq!((queue.outstanding().0, queue.under_way()), (100, 0));
+    assert!(queue.complete(5, 1).is_some());
+    assert_eq!((queue.outstanding().0, queue.under_way()), (99, 0));
 }
 
 #[test]

@@ -34,12 +34,17 @@ const MESSAGE_BYTES_MAX: usize = rtdb_protocol::MESSAGE_BYTES_MAX + (1 << 20);
 /// Bytes read from the socket at once. The WebSocket clears as many before each read.
 const READ_BYTES: usize = 32 << 10;
 
+/// Bytes of results that may gather at the socket before they wake this process.
+const GATHERED_BYTES: u16 = 16 << 10;
+
 /// A connection, and the calls that are to be sent on it.
 pub(crate) struct Connection {
     subprotocol: Subprotocol,
     socket: WebSocketStream<TcpStream>,
     pub(super) calls: Calls,
     unflushed: bool,
+    /// Whether results gather at the socket.
+    gathers: bool,
     call_time_max: Duration,
 }
 
@@ -130,6 +135,7 @@ impl Connection {
             socket,
             calls: Calls::new(subprotocol),
             unflushed: false,
+            gathers: false,
             call_time_max,
         })
     }
@@ -148,16 +154,28 @@ impl Connection {
 
     /// Sends what is to be sent while it waits for the server's next payload. May be dropped and called again.
     pub(crate) async fn next(&mut self) -> Result<Bytes, ConnectionError> {
+        self.gather(false)?;
         std::future::poll_fn(|cx| self.poll(cx)).await
     }
 
-    /// Only sends, for so long.
+    /// Only sends, for so long. 1.2.0 sends each result by itself: waking this process for each would cost more than what
+    /// is done with it.
     pub(super) async fn send_for(&mut self, duration: Duration) -> Result<(), ConnectionError> {
+        self.gather(true)?;
         let end = tokio::time::Instant::now() + duration;
         let sent = tokio::time::timeout_at(end, std::future::poll_fn(|cx| self.poll_send(cx))).await;
         if let Ok(sent) = sent {
             sent?;
             tokio::time::sleep_until(end).await;
+        }
+        Ok(())
+    }
+
+    fn gather(&mut self, gathers: bool) -> Result<(), ConnectionError> {
+        if self.gathers != gathers {
+            let bytes = if gathers { GATHERED_BYTES } else { 1 };
+            rtdb_spawn::set_low_water(self.socket.get_ref(), bytes).map_err(WebSocketError::Io)?;
+            self.gathers = gathers;
         }
         Ok(())
     }
