@@ -104,6 +104,9 @@ pub const FEED_COUNTS_MAX: usize = 8;
 /// Bytes of the answer to a count.
 pub const COUNT_BYTES_MAX: usize = 64 << 10;
 
+/// Requests of sessions that wait for a feed. A session whose request finds no room ends.
+pub const FEED_REQUESTS_MAX: usize = 65_536;
+
 /// Batches of a feed that wait for one session. SpacetimeDB has as many messages waiting for a client.
 pub const FEED_ITEMS_MAX: usize = 16_384;
 

@@ -5,7 +5,7 @@ mod counted;
 pub(crate) use counted::Counted;
 
 use crate::limits::{EARLY_BYTES_MAX, FRAGMENT_BYTES, READ_BUFFER_BYTES, WRITE_BUFFER_BYTES};
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use futures::{Sink, Stream};
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -37,12 +37,8 @@ enum Outgoing {
         /// Its first frame has been sent.
         begun: bool,
     },
-    /// Whole frames, or what is left of them. They are counted elsewhere.
-    Frames {
-        bytes: Bytes,
-        /// The first of them has been written.
-        begun: bool,
-    },
+    /// Whole frames. They are counted elsewhere.
+    Frames(Bytes),
 }
 
 /// A WebSocket and what waits to be written to it.
@@ -50,6 +46,10 @@ pub(crate) struct Socket<S> {
     ws: WebSocketStream<Counted<S>>,
     queue: VecDeque<Outgoing>,
     queued_bytes: usize,
+    /// Frames that are being written as they are, in parts. They are counted elsewhere, or few.
+    frames: VecDeque<Bytes>,
+    /// Whether frames are not masked, and can be written as they are.
+    serves: bool,
     /// Goes before what is left of the queue.
     ping: bool,
     /// Goes when the queue is written.
@@ -72,12 +72,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             ws,
             queue: VecDeque::new(),
             queued_bytes: 0,
+            frames: VecDeque::new(),
+            serves: false,
             ping: false,
             close: None,
             dirty: false,
             ahead: VecDeque::new(),
             ahead_bytes: 0,
             end: None,
+        }
+    }
+
+    /// The server's side of a WebSocket.
+    pub(crate) fn serving(ws: WebSocketStream<Counted<S>>) -> Self {
+        Self {
+            serves: true,
+            ..Self::new(ws)
         }
     }
 
@@ -110,7 +120,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// Queues frames as they are: whole messages of a server, small enough that pings can wait for them.
     pub(crate) fn push_frames(&mut self, bytes: Bytes) {
         self.queued_bytes += bytes.len();
-        self.queue.push_back(Outgoing::Frames { bytes, begun: false });
+        self.queue.push_back(Outgoing::Frames(bytes));
     }
 
     /// Sends a ping as soon as possible, in the middle of a large message too.
@@ -123,11 +133,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         self.close = Some(frame);
     }
 
-    /// Forgets what waits, but for the rest of frames that are half written.
+    /// Forgets what waits, but for frames that are half written.
     pub(crate) fn clear(&mut self) {
-        self.queue
-            .retain(|outgoing| matches!(outgoing, Outgoing::Frames { begun: true, .. }));
-        self.queued_bytes = self.queue.iter().map(Outgoing::len).sum();
+        self.queue.clear();
+        self.queued_bytes = self.frames.iter().map(Bytes::len).sum();
     }
 
     /// Bytes that wait for the socket.
@@ -137,7 +146,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     /// How many of them are counted elsewhere.
     pub(crate) fn shared_bytes(&self) -> usize {
-        self.queue.iter().map(Outgoing::shared_len).sum()
+        let frames = self.frames.iter().map(Bytes::len).sum::<usize>();
+        frames + self.queue.iter().map(Outgoing::shared_len).sum::<usize>()
     }
 
     /// Bytes that it holds: what waits, and what has come of messages that are still to be taken.
@@ -156,19 +166,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         if self.end.is_some() {
             // It takes nothing any more; what it sent before is still to be done.
             self.queue.clear();
+            self.frames.clear();
             (self.queued_bytes, self.ping, self.dirty) = (0, false, false);
             return Poll::Ready(Ok(()));
         }
-        while self.ping || !self.queue.is_empty() || self.close.is_some() {
-            if self.is_at_frames() {
+        loop {
+            if !self.frames.is_empty() {
                 ready!(self.poll_write_frames(cx))?;
+            }
+            if self.ping || !self.is_at_frames() {
+                if !self.ping && self.queue.is_empty() && self.close.is_none() {
+                    break;
+                }
+                ready!(Pin::new(&mut self.ws).poll_ready(cx))?;
+                if let Some(message) = self.next_frame() {
+                    self.dirty = true;
+                    Pin::new(&mut self.ws).start_send(message)?;
+                }
                 continue;
             }
-            ready!(Pin::new(&mut self.ws).poll_ready(cx))?;
-            if let Some(message) = self.next_frame() {
-                self.dirty = true;
-                Pin::new(&mut self.ws).start_send(message)?;
+            // Behind what the socket itself still has to write.
+            if self.dirty {
+                ready!(Pin::new(&mut self.ws).poll_flush(cx))?;
+                self.dirty = false;
             }
+            self.begin_frames();
         }
         if self.queue.capacity() > 64 {
             self.queue.shrink_to(16);
@@ -176,30 +198,54 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Whether frames are next that go as they are.
+    /// Whether frames are next that go as they are: those that are ready, and those of large messages, so that they are not
+    /// copied into the socket's own buffer, which would stay as large.
     fn is_at_frames(&self) -> bool {
         match self.queue.front() {
-            Some(Outgoing::Frames { begun, .. }) => *begun || !self.ping,
-            _ => false,
+            Some(Outgoing::Frames(_)) => true,
+            Some(message) => self.serves && (message.is_begun() || message.len() > WRITE_BUFFER_BYTES),
+            None => false,
         }
     }
 
-    /// Writes the frames that are next, behind what the socket itself still has to write.
-    fn poll_write_frames(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let Some(Outgoing::Frames { bytes, begun }) = self.queue.front_mut() else {
-            return Poll::Ready(Ok(()));
-        };
-        if self.dirty && !*begun {
-            ready!(Pin::new(&mut self.ws).poll_flush(cx))?;
-            self.dirty = false;
+    /// Takes what is next from the queue to the frames that are being written.
+    fn begin_frames(&mut self) {
+        match self.queue.front_mut() {
+            Some(Outgoing::Frames(bytes)) => {
+                self.frames.push_back(std::mem::take(bytes));
+                self.queue.pop_front();
+            }
+            Some(Outgoing::Message {
+                head, body, begun, ..
+            }) => {
+                let part = body.split_to(body.len().min(FRAGMENT_BYTES));
+                let last = body.is_empty();
+                let opcode = match std::mem::replace(begun, true) {
+                    false => BINARY,
+                    true => CONTINUATION,
+                };
+                let frame = frame_head(opcode, last, head.len() + part.len());
+                self.queued_bytes += frame.len();
+                let parts = [frame, std::mem::take(head), part];
+                self.frames
+                    .extend(parts.into_iter().filter(|part| !part.is_empty()));
+                if last {
+                    self.queue.pop_front();
+                }
+            }
+            None => {}
         }
-        *begun = true;
-        let before = bytes.len();
-        let written = self.ws.get_mut().poll_write_frames(cx, bytes);
-        self.queued_bytes -= before - bytes.len();
+    }
+
+    fn poll_write_frames(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let before = self.ws.get_ref().written;
+        let written = self.ws.get_mut().poll_write_frames(cx, &mut self.frames);
+        let bytes = self.ws.get_ref().written - before;
+        self.queued_bytes -= usize::try_from(bytes)
+            .unwrap_or(usize::MAX)
+            .min(self.queued_bytes);
         ready!(written)?;
-        self.queue.pop_front();
-        // It may have had to wait meanwhile.
+        // The socket may have had to wait meanwhile.
         self.dirty = true;
         Poll::Ready(Ok(()))
     }
@@ -213,7 +259,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             Some(Outgoing::Message {
                 head, body, begun, ..
             }) => (head, body, begun),
-            Some(Outgoing::Frames { .. }) => return None,
+            Some(Outgoing::Frames(_)) => return None,
             None => return self.close.take().map(|frame| Message::Close(Some(frame))),
         };
         let length = body.len().min(FRAGMENT_BYTES - head.len());
@@ -252,7 +298,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     /// Whether something waits to be written, here or in the socket.
     pub(crate) fn is_writing(&self) -> bool {
-        self.dirty || self.ping || !self.queue.is_empty()
+        self.dirty || self.ping || !self.queue.is_empty() || !self.frames.is_empty()
     }
 
     /// The next message. Pings are answered by the socket itself, at the next read.
@@ -338,18 +384,48 @@ impl Outgoing {
     fn len(&self) -> usize {
         match self {
             Self::Message { head, body, .. } => head.len() + body.len(),
-            Self::Frames { bytes, .. } => bytes.len(),
+            Self::Frames(bytes) => bytes.len(),
         }
+    }
+
+    fn is_begun(&self) -> bool {
+        matches!(self, Self::Message { begun: true, .. })
     }
 
     fn shared_len(&self) -> usize {
         match self {
             Self::Message { body, shared, .. } if *shared => body.len(),
             Self::Message { .. } => 0,
-            Self::Frames { bytes, .. } => bytes.len(),
+            Self::Frames(bytes) => bytes.len(),
         }
     }
 }
+
+/// What the first frame of a binary message is, and what the others are (RFC 6455, section 5.2).
+pub(crate) const BINARY: u8 = 0x2;
+const CONTINUATION: u8 = 0x0;
+
+/// The head of a frame that is not masked.
+pub(crate) fn frame_head(opcode: u8, last: bool, length: usize) -> Bytes {
+    const FIN: u8 = 0x80;
+    let mut head = BytesMut::with_capacity(FRAME_HEAD_BYTES_MAX);
+    head.put_u8(opcode | if last { FIN } else { 0 });
+    match length {
+        0..=125 => head.put_u8(length as u8),
+        126..=0xffff => {
+            head.put_u8(126);
+            head.put_u16(length as u16);
+        }
+        _ => {
+            head.put_u8(127);
+            head.put_u64(length as u64);
+        }
+    }
+    head.freeze()
+}
+
+/// Bytes of a frame's head: two, and the length.
+pub(crate) const FRAME_HEAD_BYTES_MAX: usize = 2 + 8;
 
 /// What a message takes that is kept: one without bytes takes room too.
 fn cost(message: &Message) -> usize {

@@ -3,13 +3,17 @@
 //! SpacetimeDB accepts any token that its own key has signed, whatever its issuer, and asks the issuer's OIDC keys
 //! about all others. Every server of the cluster has the cluster's key, so a token made here is good on all of them.
 
+mod verified;
+
 use crate::keys::Keys;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use spacetimedb_lib::Identity;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use thiserror::Error;
+use verified::Verified;
 
 /// The issuer of the tokens that SpacetimeDB itself hands out.
 pub const LOCAL_ISSUER: &str = "localhost";
@@ -29,6 +33,7 @@ pub struct Tokens {
     encoding: EncodingKey,
     decoding: DecodingKey,
     validation: Validation,
+    verified: Arc<Verified>,
 }
 
 /// What a token of ours says.
@@ -101,6 +106,7 @@ impl Tokens {
             encoding: EncodingKey::from_ec_pem(keys.private_pem().as_bytes()).map_err(unusable)?,
             decoding: DecodingKey::from_ec_pem(keys.public_pem().as_bytes()).map_err(unusable)?,
             validation: validation(),
+            verified: Arc::default(),
         })
     }
 
@@ -109,8 +115,15 @@ impl Tokens {
     /// # Errors
     /// [`TokenError`], of which [`TokenError::Foreign`] leaves the decision to SpacetimeDB.
     pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
+        if let Some(claims) = self.verified.get(token) {
+            return in_time(claims);
+        }
         match jsonwebtoken::decode::<Incoming>(token, &self.decoding, &self.validation) {
-            Ok(data) => claims(data.claims),
+            Ok(data) => {
+                let claims = claims(data.claims)?;
+                self.verified.put(token, claims.clone());
+                Ok(claims)
+            }
             Err(e) => Err(match e.kind() {
                 ErrorKind::InvalidSignature
                 | ErrorKind::InvalidAlgorithm
@@ -196,15 +209,19 @@ fn claims(incoming: Incoming) -> Result<Claims, TokenError> {
             "its identity is not that of its issuer and subject".into(),
         ));
     }
-    if expires_s.is_some_and(|expires_s| expires_s.saturating_add(LEEWAY_S) < now_s()) {
-        return Err(TokenError::Expired);
-    }
-    Ok(Claims {
+    in_time(Claims {
         identity: identity.to_byte_array(),
         issuer,
         subject,
         expires_s,
     })
+}
+
+fn in_time(claims: Claims) -> Result<Claims, TokenError> {
+    match claims.expires_s {
+        Some(expires_s) if expires_s.saturating_add(LEEWAY_S) < now_s() => Err(TokenError::Expired),
+        _ => Ok(claims),
+    }
 }
 
 fn now_s() -> u64 {

@@ -1,6 +1,7 @@
 use super::shape::Shape;
 use crate::budget::Budget;
 use crate::limits::{FRAMES_BYTES_MAX, V3_FRAME_BYTES_MAX};
+use crate::socket::{BINARY, FRAME_HEAD_BYTES_MAX, frame_head};
 use bytes::{BufMut, Bytes, BytesMut};
 use rtdb_protocol::Subprotocol;
 use rtdb_protocol::compress;
@@ -154,32 +155,12 @@ impl Batch {
             return Frames::Payloads(payloads);
         }
         let mut frames = BytesMut::with_capacity(bytes + payloads.len() * FRAME_HEAD_BYTES_MAX);
-        payloads
-            .iter()
-            .for_each(|payload| put_frame(&mut frames, payload));
+        for payload in &payloads {
+            frames.put_slice(&frame_head(BINARY, true, payload.len()));
+            frames.put_slice(payload);
+        }
         Frames::Ready(frames.freeze())
     }
-}
-
-/// Bytes of a frame's head: two, and the length. Those of a server have no mask.
-const FRAME_HEAD_BYTES_MAX: usize = 2 + 8;
-
-/// Writes a binary message of one frame (RFC 6455, section 5.2).
-fn put_frame(out: &mut BytesMut, payload: &[u8]) {
-    // FIN, and the opcode of binary frames.
-    out.put_u8(0x82);
-    match payload.len() {
-        length @ ..=125 => out.put_u8(length as u8),
-        length @ ..=0xffff => {
-            out.put_u8(126);
-            out.put_u16(length as u16);
-        }
-        length => {
-            out.put_u8(127);
-            out.put_u64(length as u64);
-        }
-    }
-    out.put_slice(payload);
 }
 
 impl Frames {

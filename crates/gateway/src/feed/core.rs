@@ -132,6 +132,26 @@ impl Core {
         members.filter(|member| !member.sets.is_empty()).count() as u64
     }
 
+    /// Bytes of rows that may have to be gone through with the next messages of SpacetimeDB.
+    pub(super) fn burden(&self) -> usize {
+        let restoring = matches!(self.upstream, Upstream::Restoring { .. });
+        if !restoring && self.fences.under_way.is_none() {
+            return 0;
+        }
+        let sets = self.sets.values();
+        let told = sets.filter(|set| restoring || !set.waiting.is_empty());
+        told.map(Set::row_bytes).sum()
+    }
+
+    /// Bytes of what a session is shown.
+    pub(super) fn shown_to(&self, session: u64) -> usize {
+        let member = self.members.get(&session);
+        let sets = member.into_iter().flat_map(|member| &member.sets);
+        sets.filter_map(|set| self.sets.get(set))
+            .map(Set::row_bytes)
+            .sum()
+    }
+
     /// A member's request. That it has come is the I/O's business, too.
     pub(super) fn request(&mut self, request: Request, actions: &mut Vec<Action>) {
         match request {

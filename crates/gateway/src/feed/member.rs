@@ -34,15 +34,14 @@ pub(super) enum Request {
 /// A session's part in a feed. It ends when this is dropped.
 pub(crate) struct Member {
     pub(super) session: u64,
-    /// A session has few requests under way, see [`READS_MAX`](crate::limits::READS_MAX).
-    pub(super) requests: mpsc::UnboundedSender<Request>,
+    pub(super) requests: mpsc::Sender<Request>,
     pub(super) items: mpsc::Receiver<Item>,
     pub(super) shapes: Arc<Shapes>,
 }
 
 impl Member {
     /// Asks for a subscription: [`Item::Joined`] or [`Item::Declined`] follows.
-    pub(crate) fn join(&self, ticket: u32, queries: Vec<Query>) {
+    pub(crate) fn join(&mut self, ticket: u32, queries: Vec<Query>) {
         self.ask(Request::Join {
             session: self.session,
             ticket,
@@ -51,7 +50,7 @@ impl Member {
     }
 
     /// Lets go of a query set: [`Item::Left`] follows.
-    pub(crate) fn leave(&self, ticket: u32, set: u32, rows: bool) {
+    pub(crate) fn leave(&mut self, ticket: u32, set: u32, rows: bool) {
         self.ask(Request::Leave {
             session: self.session,
             ticket,
@@ -61,7 +60,7 @@ impl Member {
     }
 
     /// Goes away with what has been shown: [`Item::Moved`] follows, and nothing else.
-    pub(crate) fn move_out(&self) {
+    pub(crate) fn move_out(&mut self) {
         self.ask(Request::MoveOut {
             session: self.session,
         });
@@ -86,9 +85,11 @@ impl Member {
         self.items.poll_recv(cx)
     }
 
-    /// A feed that has ended says so by the end of its items.
-    fn ask(&self, request: Request) {
-        let _ = self.requests.send(request);
+    /// Without room for what it asks the member hears nothing more.
+    fn ask(&mut self, request: Request) {
+        if self.requests.try_send(request).is_err() {
+            self.items.close();
+        }
     }
 }
 

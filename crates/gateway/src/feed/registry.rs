@@ -3,7 +3,7 @@ use super::shape::Shapes;
 use super::task::Feed;
 use crate::budget::Budget;
 use crate::http::LocalClient;
-use crate::limits::{ALONE_MAX, FEED_ITEMS_MAX};
+use crate::limits::{ALONE_MAX, FEED_ITEMS_MAX, FEED_REQUESTS_MAX};
 use crate::local::Local;
 use crate::metrics::GatewayMetrics;
 use crate::pool::Pool;
@@ -49,7 +49,7 @@ pub(super) struct FeedKey {
 }
 
 struct Running {
-    requests: mpsc::UnboundedSender<Request>,
+    requests: mpsc::Sender<Request>,
     shapes: Arc<Shapes>,
 }
 
@@ -88,7 +88,7 @@ impl Feeds {
         let (items, heard) = mpsc::channel(FEED_ITEMS_MAX);
         let mut running = self.means.running();
         let feed = running.entry(key.clone()).or_insert_with(|| {
-            let (requests, asked) = mpsc::unbounded_channel();
+            let (requests, asked) = mpsc::channel(FEED_REQUESTS_MAX);
             let feed = Feed::new(self.means.clone(), key, asked);
             tokio::spawn(feed.run());
             Running {
@@ -96,8 +96,8 @@ impl Feeds {
                 shapes: Arc::default(),
             }
         });
-        // A feed ends only while nothing is asked of it and nobody can ask.
-        let _ = feed.requests.send(Request::Enter { session, items });
+        // A feed ends only while nothing is asked of it and nobody can ask. If there is no room, the session hears nothing.
+        let _ = feed.requests.try_send(Request::Enter { session, items });
         Member {
             session,
             requests: feed.requests.clone(),
@@ -129,7 +129,7 @@ impl Feeds {
 
 impl Means {
     /// Ends a feed of which nothing is asked, and says so.
-    pub(super) fn end(&self, key: &FeedKey, asked: &mpsc::UnboundedReceiver<Request>) -> bool {
+    pub(super) fn end(&self, key: &FeedKey, asked: &mpsc::Receiver<Request>) -> bool {
         let mut running = self.running();
         let ends = asked.is_empty();
         if ends {

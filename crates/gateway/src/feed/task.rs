@@ -49,8 +49,10 @@ pub(super) struct Feed {
     means: Arc<Means>,
     key: FeedKey,
     core: Core,
-    asked: mpsc::UnboundedReceiver<Request>,
+    asked: mpsc::Receiver<Request>,
     members: HashMap<u64, mpsc::Sender<Item>>,
+    /// Sessions that hear nothing more.
+    gone: Vec<u64>,
     upstream: Option<(Upstream, Present)>,
     opening: Option<Opening>,
     published: Option<BoxFuture<'static, ()>>,
@@ -61,7 +63,7 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    pub(super) fn new(means: Arc<Means>, key: FeedKey, asked: mpsc::UnboundedReceiver<Request>) -> Self {
+    pub(super) fn new(means: Arc<Means>, key: FeedKey, asked: mpsc::Receiver<Request>) -> Self {
         Self {
             core: Core::new(
                 key.subprotocol,
@@ -72,6 +74,7 @@ impl Feed {
             key,
             asked,
             members: HashMap::new(),
+            gone: Vec::new(),
             upstream: None,
             opening: None,
             published: None,
@@ -86,23 +89,38 @@ impl Feed {
         let mut actions = Vec::new();
         loop {
             let event = poll_fn(|cx| self.poll(cx)).await;
-            let bytes = match &event {
-                Event::Upstream(payloads) => payloads.iter().map(Bytes::len).sum(),
-                _ => 0,
-            };
-            if bytes > APART_BYTES {
+            if self.burden(&event) > APART_BYTES {
                 let turn = self.means.pool.turn().await;
                 pool::in_place(turn, || self.handle(event, &mut actions));
             } else {
                 self.handle(event, &mut actions);
             }
-            for action in actions.drain(..) {
-                self.act(action);
+            while !actions.is_empty() {
+                for action in std::mem::take(&mut actions) {
+                    self.act(action);
+                }
+                for session in std::mem::take(&mut self.gone) {
+                    self.core.request(Request::Gone { session }, &mut actions);
+                }
             }
             self.count();
             if self.core.is_idle() && self.means.end(&self.key, &self.asked) {
                 return;
             }
+        }
+    }
+
+    /// How many bytes may have to be gone through for an event.
+    fn burden(&self, event: &Event) -> usize {
+        match event {
+            Event::Upstream(payloads) => payloads.iter().map(Bytes::len).sum::<usize>() + self.core.burden(),
+            Event::Request(Some(
+                Request::MoveOut { session }
+                | Request::Leave {
+                    session, rows: true, ..
+                },
+            )) => self.core.shown_to(*session),
+            _ => 0,
         }
     }
 
@@ -246,6 +264,7 @@ impl Feed {
             && items.try_send(item).is_err()
         {
             self.members.remove(&session);
+            self.gone.push(session);
         }
     }
 

@@ -102,7 +102,8 @@ impl Arrival {
     async fn enter(self, upgraded: Upgraded) {
         let io = Counted::new(TokioIo::new(upgraded));
         let config = Client::config(MESSAGE_BYTES_MAX);
-        let mut client = Socket::new(WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await);
+        let mut client =
+            Socket::serving(WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await);
         // Before the client is let in, so that no order to close is missed.
         let closing = self.node.closed(&self.database);
         let identity = self.caller.claims.identity;

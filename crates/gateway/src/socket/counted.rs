@@ -1,10 +1,14 @@
 //! A stream that counts what goes through it.
 
 use bytes::{Buf, Bytes};
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Parts of frames that are written with one system call.
+const PARTS_MAX: usize = 8;
 
 /// Counts the bytes that the network took and brought: a peer that takes none is stuck, one that takes few is only slow.
 #[derive(Debug)]
@@ -28,21 +32,38 @@ impl<S> Counted<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Counted<S> {
-    /// Writes from frames that were made elsewhere. Until the last of them is written, whatever else is to be written has to
-    /// wait, and is not woken for it.
+    /// Writes frames that were made elsewhere, in parts. Until the last of them is written, whatever else is to be written has
+    /// to wait, and is not woken for it.
     pub(crate) fn poll_write_frames(
         &mut self,
         cx: &mut Context<'_>,
-        frames: &mut Bytes,
+        parts: &mut VecDeque<Bytes>,
     ) -> Poll<io::Result<()>> {
-        while !frames.is_empty() {
+        while let Some(first) = parts.front_mut() {
+            if first.is_empty() {
+                parts.pop_front();
+                continue;
+            }
             self.busy = true;
-            let written = ready!(Pin::new(&mut self.inner).poll_write(cx, frames))?;
+            let mut slices = [io::IoSlice::new(&[]); PARTS_MAX];
+            let count = parts.len().min(PARTS_MAX);
+            for (slice, part) in slices.iter_mut().zip(parts.iter()) {
+                *slice = io::IoSlice::new(part);
+            }
+            let mut written = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, &slices[..count]))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.written += written as u64;
-            frames.advance(written);
+            while let Some(part) = parts.front_mut() {
+                let taken = written.min(part.len());
+                part.advance(taken);
+                written -= taken;
+                if !part.is_empty() {
+                    break;
+                }
+                parts.pop_front();
+            }
         }
         self.busy = false;
         Poll::Ready(Ok(()))

@@ -77,15 +77,11 @@ impl Watcher {
         let mut client = Client::connect(to).await?;
         client.subscribe(&[query], query_set).await?;
         let mut cache = Cache::default();
-        loop {
-            match timeout(PATIENCE, client.event()).await?? {
-                Event::Subscribed { tables, .. } => {
-                    tables.iter().try_for_each(|change| cache.apply(change))?;
-                    return Ok(Self { client, cache });
-                }
-                other => bail!("{other:?} before the first rows"),
-            }
+        match timeout(PATIENCE, client.event()).await?? {
+            Event::Subscribed { tables, .. } => tables.iter().try_for_each(|change| cache.apply(change))?,
+            other => bail!("{other:?} before the first rows"),
         }
+        Ok(Self { client, cache })
     }
 
     /// Takes the next message over; whether it was an answer to a call.

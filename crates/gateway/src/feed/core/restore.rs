@@ -48,9 +48,12 @@ impl Core {
         }
         self.fences.under_way = None;
         let next = self.fences.last + 1;
-        let mut suspects = Vec::new();
+        let (mut suspects, mut large) = (Vec::new(), Vec::new());
         for (number, set) in &mut self.sets {
-            set.rows.forget_told();
+            match &mut set.rows {
+                Some(rows) => rows.forget_told(),
+                None => large.push(*number),
+            }
             if set.state == State::Asked {
                 suspects.push(*number);
             }
@@ -65,6 +68,9 @@ impl Core {
             self.freeze(number, actions);
         }
         self.upstream = Upstream::Opening;
+        for number in large {
+            self.close_members(number, actions);
+        }
         actions.push(Action::Open);
     }
 
@@ -83,7 +89,7 @@ impl Core {
         if error {
             self.freeze(number, actions);
         } else if !self.apply(number, &changes, true) {
-            self.outgrown(number, actions);
+            self.close_members(number, actions);
         }
         self.one_restored(actions);
     }
@@ -105,7 +111,8 @@ impl Core {
         let live = || self.sets.iter().filter(|(_, set)| set.state == State::Live);
         let missed: Vec<_> = live()
             .flat_map(|(number, set)| {
-                let tables = set.rows.difference().into_iter();
+                let tables = set.rows.as_ref().map(|rows| rows.difference());
+                let tables = tables.into_iter().flatten();
                 tables.map(|table| TableDifference {
                     query_set: *number,
                     ..table
@@ -117,7 +124,9 @@ impl Core {
             .and_then(|message| self.read_update(&message))
             .map(|update| Arc::new(Batch::new(vec![update], self.only_set())));
         for set in self.sets.values_mut().filter(|set| set.state == State::Live) {
-            set.rows.take_told();
+            if let Some(rows) = &mut set.rows {
+                rows.take_told();
+            }
             set.forget_snapshot();
         }
         for (session, member) in &self.members {

@@ -2,6 +2,7 @@
 
 use super::{Action, Core, Upstream};
 use crate::budget::Budget;
+use crate::close::CloseReason;
 use crate::feed::item::Item;
 use crate::limits::SHARED_ROWS_MAX;
 use crate::rows::{Rows, Side};
@@ -43,7 +44,8 @@ pub(super) struct Set {
     pub(super) state: State,
     pub(super) members: Vec<u64>,
     pub(super) waiting: Vec<Joiner>,
-    pub(super) rows: Rows,
+    /// What it shows; nothing any more if that is too much: then nobody can join, and it ends with the upstream.
+    pub(super) rows: Option<Rows>,
     /// The tables of its first answer: some may be empty.
     tables: Vec<(Box<str>, u32)>,
     /// What it shows now, as members are told when they join.
@@ -56,7 +58,7 @@ impl Set {
     }
 
     fn rows(&self, subprotocol: Subprotocol, direction: Direction) -> Bytes {
-        let shown = self.rows.shown();
+        let shown = self.rows.as_ref().map(Rows::shown).unwrap_or_default();
         let empty = self.tables.iter().filter(|(name, _)| {
             let mut tables = shown.iter();
             tables.all(|rows| *rows.table != **name)
@@ -78,6 +80,10 @@ impl Set {
         let snapshot = budget.shared(self.rows(subprotocol, Direction::Come));
         self.snapshot = Some(snapshot.clone());
         snapshot
+    }
+
+    pub(super) fn row_bytes(&self) -> usize {
+        self.rows.as_ref().map_or(0, Rows::bytes)
     }
 
     pub(super) fn forget_snapshot(&mut self) {
@@ -103,7 +109,7 @@ impl Core {
                 set.members.contains(&session) || set.waiting.iter().any(|joiner| joiner.session == session);
             match set.state {
                 // What it shows to one client it shows once.
-                _ if is_there || self.ending => Self::decline(vec![joiner(0)], actions),
+                _ if is_there || self.ending || set.rows.is_none() => Self::decline(vec![joiner(0)], actions),
                 State::Frozen => Self::decline(vec![joiner(0)], actions),
                 State::Counting | State::Wanted => set.waiting.push(joiner(0)),
                 State::Asked | State::Live => {
@@ -128,7 +134,7 @@ impl Core {
                 state: State::Counting,
                 members: Vec::new(),
                 waiting: vec![joiner(0)],
-                rows: Rows::new(self.row_bytes.clone()),
+                rows: Some(Rows::new(self.row_bytes.clone())),
                 tables: Vec::new(),
                 snapshot: None,
             },
@@ -236,11 +242,13 @@ impl Core {
         if !matches!(set.state, State::Asked | State::Live) {
             return true;
         }
+        let Some(rows) = &mut set.rows else {
+            return true;
+        };
         if !told {
             set.snapshot = None;
         }
-        set.rows
-            .apply_all(changes, if told { Side::Told } else { Side::Shown })
+        rows.apply_all(changes, if told { Side::Told } else { Side::Shown })
     }
 
     pub(super) fn leave(
@@ -270,7 +278,7 @@ impl Core {
         };
         let mut shown = Vec::with_capacity(member.sets.len());
         for number in member.sets.clone() {
-            if let Some(set) = self.sets.get_mut(&number) {
+            if let Some(set) = self.sets.get_mut(&number).filter(|set| set.rows.is_some()) {
                 shown.push((number, set.snapshot(self.subprotocol, &self.budget)));
             }
         }
@@ -299,18 +307,23 @@ impl Core {
         }
     }
 
-    /// A query set shows more than is kept: its members start anew, by themselves.
+    /// A query set shows more than is kept.
     pub(super) fn outgrown(&mut self, number: u32, actions: &mut Vec<Action>) {
-        let Some(set) = self.forget(number) else {
+        let Some(set) = self.sets.get_mut(&number) else {
             return;
         };
-        self.unsubscribe(number, actions);
-        self.remember_large(set.queries);
-        Self::decline(set.waiting, actions);
-        let why = "a subscription has grown beyond what clients can share: connect again";
-        let reason = crate::close::CloseReason::new(crate::close::CloseReason::AGAIN, why);
-        for session in set.members {
-            actions.push(Action::Tell(session, Item::Closed(reason.clone())));
+        (set.rows, set.snapshot) = (None, None);
+        let (waiting, queries) = (std::mem::take(&mut set.waiting), set.queries.clone());
+        Self::decline(waiting, actions);
+        self.remember_large(queries);
+        self.end_if_unused(number, actions);
+    }
+
+    /// The members of a query set that shows more than is kept can't be told what they miss.
+    pub(super) fn close_members(&mut self, number: u32, actions: &mut Vec<Action>) {
+        let members = self.sets.get(&number).map(|set| set.members.clone());
+        for session in members.into_iter().flatten() {
+            actions.push(Action::Tell(session, Item::Closed(CloseReason::restart())));
             self.gone(session, actions);
         }
     }

@@ -240,6 +240,26 @@ fn what_is_large_or_refused_is_declined() {
 }
 
 #[test]
+fn what_grows_too_large_goes_on_but_nobody_joins_and_it_ends_with_the_upstream() {
+    let mut script = Script::subscribed(1);
+    let row = vec![0; crate::limits::ROWS_BYTES_MAX];
+    let difference = rtdb_protocol::server::TableDifference {
+        query_set: 1,
+        table: "counter",
+        table_id: 0,
+        inserts: vec![&row],
+        deletes: vec![],
+    };
+    let message = rtdb_protocol::server::put_difference(V2, &[difference]);
+    let large: Bytes = [&[0][..], &message].concat().into();
+    assert_eq!(script.upstream(large), ["1 updates to [1]"]);
+    assert_eq!(script.upstream(update(1, 8)), ["1 updates to [1]"]);
+    script.enter(2);
+    assert_eq!(script.join(2, 1, "counter"), ["2: declined 1"]);
+    assert_eq!(script.lost(), ["1: closed 1012", "open"]);
+}
+
+#[test]
 fn what_came_meanwhile_is_told_when_all_is_restored() {
     let mut script = Script::subscribed(1);
     script.enter(2);

@@ -266,13 +266,16 @@ impl Core {
             return self.go_alone(actions);
         }
         let mut subscriptions = Subscriptions::new(self.subprotocol, self.total_row_bytes.clone());
+        let mut restorable = true;
         for (set, read) in &member.live {
             let rows = shown.iter().find(|(of, _)| of == set);
             let changes = rows.and_then(|(_, rows)| self.changes(read, rows));
+            // Of what has grown too large it is not known what it shows.
+            restorable &= changes.is_some();
             subscriptions.asked(read, context.module, self.caller.is_owner);
             subscriptions.answered(read, false, &changes.unwrap_or_default());
         }
-        let restorable = subscriptions.restorable();
+        restorable &= subscriptions.restorable();
         self.subscriptions = Some(Box::new(subscriptions));
         if !restorable {
             let why = "this client is shown too much to be given a connection of its own: connect again";

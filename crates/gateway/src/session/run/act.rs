@@ -18,7 +18,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Action::SendParts(head, body) => self.outbox.push_parts(head, body),
             Action::Join(ticket, queries) => self.member(io, &queries).join(ticket, queries),
             Action::Leave(ticket, set, rows) => {
-                if let Some(member) = &io.member {
+                if let Some(member) = &mut io.member {
                     member.leave(ticket, set, rows);
                 }
             }
@@ -28,7 +28,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     self.upstream_config.claims.identity,
                 );
                 self.node.feeds.remember_alone(database, client);
-                if let Some(member) = &io.member {
+                if let Some(member) = &mut io.member {
                     member.move_out();
                 }
             }
@@ -72,7 +72,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// The client's part in the feed for these queries.
-    fn member<'a>(&self, io: &'a mut Io, queries: &[Query]) -> &'a Member {
+    fn member<'a>(&self, io: &'a mut Io, queries: &[Query]) -> &'a mut Member {
         io.member.get_or_insert_with(|| {
             let config = FeedConfig {
                 database: self.upstream_config.database,

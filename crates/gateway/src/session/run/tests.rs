@@ -144,7 +144,7 @@ async fn session() -> (Session<DuplexStream>, DuplexStream) {
             claims,
             token: "t".into(),
         },
-        client: Socket::new(ws),
+        client: Socket::serving(ws),
         outbox,
         share: Share::new(&node.budget),
         broken: std::future::pending().boxed(),
