@@ -13,7 +13,7 @@ mod turns;
 pub use quota::Quotas;
 pub(crate) use quota::Spent;
 
-use crate::http::HttpError;
+use crate::http_error::HttpError;
 use crate::limits::{TURN_WAIT_MAX, TURNS_MAX};
 use crate::metrics::GatewayMetrics;
 use http::StatusCode;

@@ -8,6 +8,7 @@ use crate::limits::{ClientLimits, DRAIN_MAX, HEAD_BYTES_MAX, REFUSAL_MAX, REFUSA
 use crate::local::Local;
 use crate::metrics::{GatewayMetrics, Present};
 use crate::node::Node;
+use crate::place::Place;
 use axum::Router;
 use axum::body::Body;
 use hyper::server::conn::http1;
@@ -27,10 +28,6 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// How often it is looked whether all sessions have ended.
 const LOOK: Duration = Duration::from_millis(20);
-
-/// A connection's place among those that may be. A WebSocket session keeps it when the HTTP connection has ended.
-#[derive(Clone)]
-pub(crate) struct Place(#[expect(dead_code, reason = "held")] Arc<(OwnedSemaphorePermit, Present)>);
 
 /// What clients see of a node.
 #[derive(Clone)]
@@ -92,7 +89,7 @@ impl Gateway {
             match connections.clone().try_acquire_owned() {
                 Ok(permit) => {
                     let present = Present::new(&self.node.metrics.connections);
-                    let place = Place(Arc::new((permit, present)));
+                    let place = Place::new(permit, present);
                     let (router, stop) = (self.router.clone(), self.stop.subscribe());
                     tokio::spawn(serve_connection(stream, router, place, limits, stop));
                 }

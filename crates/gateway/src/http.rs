@@ -4,10 +4,8 @@
 mod auth;
 mod body;
 mod call;
-mod client;
 mod cors;
 mod database;
-mod error;
 mod identity;
 mod mcp;
 mod names;
@@ -15,12 +13,9 @@ mod plan;
 mod publish;
 mod sql;
 
-pub(crate) use auth::Authenticated;
-pub(crate) use client::LocalClient;
-pub(crate) use error::HttpError;
-pub(crate) use names::check as check_name;
-
+use crate::http_error::HttpError;
 use crate::limits::{BODY_BYTES_MAX, MODULE_BYTES_MAX};
+use crate::local::Authenticated;
 use crate::node::Node;
 use crate::session::upgrade;
 use axum::Router;

@@ -85,6 +85,13 @@ pub struct Claims {
     pub payload: String,
 }
 
+/// A caller whose token is good, or who got a new one.
+#[derive(Clone, Debug)]
+pub(crate) struct Authenticated {
+    pub(crate) claims: Claims,
+    pub(crate) token: String,
+}
+
 /// Why a token is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TokenError {

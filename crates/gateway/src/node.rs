@@ -3,11 +3,13 @@
 use crate::budget::Budget;
 use crate::catalog::{Catalog, DatabaseRecord};
 use crate::close::CloseReason;
+use crate::database_name;
 use crate::feed::Feeds;
 use crate::gate::Gate;
-use crate::http::{HttpError, LocalClient, check_name};
+use crate::http_error::HttpError;
 use crate::limits::{APART_MAX, CLAIMS_BYTES_MAX, ClientLimits, DATABASE_WAIT_MAX, PREPARATIONS_MAX};
 use crate::local::{Claims, Local, LocalDatabase, SetAside, Tokens};
+use crate::local_client::LocalClient;
 use crate::metrics::GatewayMetrics;
 use crate::pool::Pool;
 use futures::FutureExt;
@@ -109,6 +111,11 @@ impl Node {
         .boxed()
     }
 
+    /// What views are prepared by.
+    pub(crate) fn views(&self) -> (&dyn Local, &LocalClient) {
+        (self.local.as_ref(), &self.client)
+    }
+
     /// The cluster's key, or 503 until there is one.
     pub(crate) fn tokens(&self) -> Result<Arc<dyn Tokens>, HttpError> {
         self.local
@@ -126,7 +133,7 @@ impl Node {
         if let Ok(identity) = Identity::from_hex(name_or_identity) {
             return Ok(Some(identity));
         }
-        check_name(name_or_identity)
+        database_name::check(name_or_identity)
             .map_err(|error| HttpError::bad_request(format!("Invalid URL: {error}")))?;
         Ok(self.catalog.identity(name_or_identity))
     }

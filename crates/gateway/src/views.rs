@@ -6,7 +6,8 @@
 //! answers then is what the view shows.
 
 use crate::limits::LOCAL_ANSWER_MAX;
-use crate::node::Node;
+use crate::local::Local;
+use crate::local_client::LocalClient;
 use axum::body::Body;
 use http::{HeaderValue, Method};
 use rtdb_determinism::{Module, View, view_key};
@@ -62,18 +63,18 @@ impl Wanted {
 /// # Errors
 /// The first one's that fails.
 pub(crate) async fn prepare(
-    node: &Node,
+    (local, client): (&dyn Local, &LocalClient),
     database: &Identity,
     token: &str,
     wanted: &[Wanted],
 ) -> Result<Vec<ViewHold>, ViewError> {
-    let Some(views) = node.local.views(database) else {
+    let Some(views) = local.views(database) else {
         return Ok(Vec::new());
     };
     let mut holds = Vec::with_capacity(wanted.len());
     for Wanted { view, key } in wanted {
         let hold = views.hold(view, *key)?;
-        prepare_one(node, database, token, &hold).await?;
+        prepare_one(client, database, token, &hold).await?;
         holds.push(hold);
     }
     Ok(holds)
@@ -81,7 +82,7 @@ pub(crate) async fn prepare(
 
 /// Prepares an instance that is held.
 async fn prepare_one(
-    node: &Node,
+    client: &LocalClient,
     database: &Identity,
     token: &str,
     hold: &ViewHold,
@@ -89,8 +90,7 @@ async fn prepare_one(
     let path = format!("/v1/database/{}/sql?confirmed=false", database.to_hex());
     let query = format!("SELECT COUNT(*) AS n FROM \"{}\"", hold.view());
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
-    let asked = node
-        .client
+    let asked = client
         .send(Method::POST, &path, Some(token), Some(text), Body::from(query))
         .await;
     match asked.map(|answer| answer.status()) {

@@ -74,7 +74,7 @@ struct Stat {
 /// What the kernel's clock ticks are to programs, everywhere on Linux.
 const TICK_US: u64 = 10_000;
 
-/// CPU time that the process has used, in µs, in steps of [`TICK_US`].
+/// CPU time that the process has used, in µs, in steps of the kernel's clock.
 pub fn cpu_us(pid: u32) -> Result<u64> {
     let stat = stat(pid).with_context(|| format!("no process {pid}"))?;
     Ok(stat.cpu_ticks * TICK_US)

@@ -1,7 +1,7 @@
 //! Who asks.
 
 use super::HttpError;
-use crate::local::{Claims, TokenError, Tokens};
+use crate::local::{Authenticated, Claims, TokenError, Tokens};
 use crate::node::Node;
 use axum::body::Body;
 use axum::extract::{Query, Request, State};
@@ -16,13 +16,6 @@ use std::sync::Arc;
 
 /// Bytes of what the local server says against a token.
 const WORDS_BYTES_MAX: usize = 4 << 10;
-
-/// A caller whose token is good, or who got a new one.
-#[derive(Clone, Debug)]
-pub(crate) struct Authenticated {
-    pub(crate) claims: Claims,
-    pub(crate) token: String,
-}
 
 #[derive(Deserialize)]
 struct TokenParam {

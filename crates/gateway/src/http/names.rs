@@ -2,6 +2,7 @@
 
 use super::{Authenticated, HttpError};
 use crate::catalog::DatabaseRecord;
+use crate::database_name::check;
 use crate::node::Node;
 use axum::Json;
 use axum::extract::{Extension, Path, State};
@@ -12,7 +13,6 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use spacetimedb_lib::Identity;
 use std::sync::Arc;
-use thiserror::Error;
 
 /// Names of one database, and their bytes: each request to it reads them.
 const NAMES_MAX: usize = 1_024;
@@ -20,39 +20,6 @@ const NAMES_BYTES_MAX: usize = 64 << 10;
 
 /// How often a change of names is tried that others come before.
 const ATTEMPTS_MAX: u32 = 16;
-
-/// Why a database can't have that name. SpacetimeDB's rules and words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub(crate) enum NameError {
-    #[error("database names cannot be identities")]
-    Identity,
-    #[error("database names cannot be empty")]
-    Empty,
-    #[error("invalid hyphen in database name")]
-    Hyphen,
-    #[error("invalid characters in database name")]
-    Invalid,
-}
-
-/// Checks a name: lower-case letters and digits, in groups with single hyphens between them.
-pub(crate) fn check(name: &str) -> Result<(), NameError> {
-    if Identity::from_hex(name).is_ok() {
-        return Err(NameError::Identity);
-    }
-    if name.is_empty() {
-        return Err(NameError::Empty);
-    }
-    if !name
-        .bytes()
-        .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-    {
-        return Err(NameError::Invalid);
-    }
-    if name.split('-').any(str::is_empty) {
-        return Err(NameError::Hyphen);
-    }
-    Ok(())
-}
 
 pub(super) async fn get(
     State(node): State<Arc<Node>>,
@@ -179,24 +146,5 @@ async fn propose(node: &Node, record: &DatabaseRecord, names: Vec<String>) -> Re
         Err(Unapplied::Refused(Refusal::NameTaken(name))) => Ok(Proposed::Taken(name)),
         Err(Unapplied::Refused(Refusal::NamesChanged)) => Ok(Proposed::Changed),
         Err(error) => Err(error.into()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_follow_the_servers_rules() {
-        for good in ["a", "a-b", "db2", "7-of-9"] {
-            assert_eq!(check(good), Ok(()), "{good}");
-        }
-        assert_eq!(check(""), Err(NameError::Empty));
-        assert_eq!(check("A"), Err(NameError::Invalid));
-        assert_eq!(check("a_b"), Err(NameError::Invalid));
-        for bad in ["-a", "a-", "a--b"] {
-            assert_eq!(check(bad), Err(NameError::Hyphen), "{bad}");
-        }
-        assert_eq!(check(&"c2".repeat(32)), Err(NameError::Identity));
     }
 }

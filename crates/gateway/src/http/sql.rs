@@ -49,7 +49,7 @@ pub(super) async fn sql(
         }
     };
     // Held until the answer is there.
-    let _holds = views::prepare(&node, &record.identity, &caller.token, &wanted)
+    let _holds = views::prepare(node.views(), &record.identity, &caller.token, &wanted)
         .await
         .map_err(|error| match error {
             ViewError::Unavailable(_) => HttpError::unavailable(error.to_string()),

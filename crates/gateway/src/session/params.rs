@@ -1,6 +1,6 @@
 //! The query parameters of `/subscribe`.
 
-use crate::http::HttpError;
+use crate::http_error::HttpError;
 use http::StatusCode;
 use rtdb_protocol::compress::Compression;
 use serde::Deserialize;

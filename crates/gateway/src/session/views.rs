@@ -23,7 +23,7 @@ pub(super) async fn prepare(
     wanted: Vec<Wanted>,
 ) -> Result<Vec<ViewHold>, ViewError> {
     let token = config.current_token(node.local.as_ref());
-    views::prepare(&node, &config.database, &token, &wanted).await
+    views::prepare(node.views(), &config.database, &token, &wanted).await
 }
 
 /// Opens the upstream again for a client that has asked for `views`; what it was shown of them is shown again.
@@ -59,7 +59,7 @@ async fn prepare_again(node: &Node, config: &UpstreamConfig, view: &str) -> Resu
             Some(database) => views::named(&database.module, view, config.claims.identity.to_byte_array()),
             None => Vec::new(),
         };
-        match views::prepare(node, &config.database, &token, &wanted).await {
+        match views::prepare(node.views(), &config.database, &token, &wanted).await {
             Err(ViewError::Unavailable(error)) => tracing::debug!(error, "views can't be refreshed yet"),
             settled => return settled,
         }

@@ -1,6 +1,6 @@
 //! Requests to the node's own SpacetimeDB.
 
-use super::HttpError;
+use crate::http_error::HttpError;
 use crate::limits::LOCAL_ANSWER_MAX;
 use crate::local::Local;
 use axum::body::Body;
