@@ -103,6 +103,11 @@ impl Outbox {
         Some(outgoing)
     }
 
+    /// Bytes that the queue itself takes: many small things may wait.
+    pub(super) fn overhead(&self) -> usize {
+        self.queue.len() * size_of::<Outgoing>()
+    }
+
     /// How many of the bytes that wait are counted elsewhere.
     pub(super) fn shared_bytes(&self) -> usize {
         self.shared_bytes

@@ -89,3 +89,26 @@ fn an_update_disconnects_the_clients_of_all_nodes_if_it_breaks_them() {
         scene.end().await
     });
 }
+
+#[test]
+fn a_clear_disconnects_the_clients_of_all_nodes() {
+    run(async {
+        let scene = Scene::start(2).await?;
+        let mut clients = Vec::new();
+        for id in 1..=2 {
+            let mut to = Connect::new(scene.cluster.node(id).client_addr(), DATABASE);
+            to.wire = Wire::usual()?;
+            clients.push(subscribed(&to).await?);
+        }
+        let owner = scene.cluster.node(2).api().with_token(&scene.owner);
+        let path = format!("/v1/database/{DATABASE}?clear=true");
+        owner.expect(Method::PUT, &path, demo_module::wasm()?).await?;
+        for client in &mut clients {
+            let frame = timeout(PATIENCE, client.closed()).await?;
+            let frame = frame.context("no close frame")?;
+            ensure!(u16::from(frame.code) == 1001, "{frame:?}");
+        }
+        scene.identical().await?;
+        scene.end().await
+    });
+}

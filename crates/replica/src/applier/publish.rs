@@ -125,7 +125,8 @@ impl Applier {
         self.core.set_active(Some(Arc::clone(&active)));
         self.shared.activate(active);
         self.core.published(Ok(()));
-        if taken.breaks {
+        // Natively the database that is cleared is another one, too, and its clients go.
+        if taken.breaks || publish.clear {
             self.slot.break_clients(position);
         }
         self.slot.published();
