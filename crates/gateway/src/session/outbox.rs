@@ -182,3 +182,40 @@ impl Outbox {
         self.poll_next(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::APART_MAX;
+    use std::future::poll_fn;
+
+    fn outbox(compression: Compression) -> Outbox {
+        Outbox::new(Subprotocol::V2, compression, Pool::new(APART_MAX))
+    }
+
+    #[test]
+    fn what_waits_takes_room_besides_its_bytes() {
+        let mut outbox = outbox(Compression::None);
+        let frames = Arc::new(Frames::Ready(Bytes::from_static(&[0x82, 1, 9])));
+        for _ in 0..1_000 {
+            outbox.push_shared(frames.clone());
+        }
+        let own = outbox.bytes() - outbox.shared_bytes();
+        assert!(own >= 1_000 * size_of::<Outgoing>(), "{own} bytes");
+    }
+
+    #[tokio::test]
+    async fn what_is_shared_is_while_it_is_compressed_too() {
+        let mut outbox = outbox(Compression::Gzip);
+        let body = Bytes::from(vec![0; 1 << 20]);
+        outbox.push_parts(Bytes::new(), body.clone());
+        poll_fn(|cx| {
+            assert!(outbox.poll_next(cx).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        assert_eq!(outbox.shared_bytes(), body.len());
+        assert!(poll_fn(|cx| outbox.poll_next(cx)).await.is_some());
+        assert_eq!((outbox.bytes(), outbox.shared_bytes()), (0, 0));
+    }
+}

@@ -295,3 +295,126 @@ fn a_feed_that_is_lost_again_and_again_ends() {
     assert_eq!(script.lost(), ["1: closed 1012"]);
     assert!(script.core.is_idle());
 }
+
+#[test]
+fn a_query_set_that_ends_while_all_is_restored_holds_nobody_up() {
+    let mut script = Script::subscribed(1);
+    script.enter(2);
+    script.join(2, 9, "other");
+    script.counted(2, Some(0));
+    script.upstream(applied(2, 2, &[]));
+    script.lost();
+    assert_eq!(
+        script.opened(),
+        ["subscribe receipts", "subscribe 1", "subscribe 2"]
+    );
+    assert_eq!(script.request(Request::Gone { session: 2 }), ["unsubscribe 2"]);
+    script.upstream(applied(u32::MAX, u32::MAX, &[]));
+    script.upstream(applied(1, 1, &[7]));
+    assert_eq!(script.upstream(applied(2, 2, &[])), ["1: restored None to 0"]);
+    assert_eq!(script.upstream(update(1, 8)), ["1 updates to [1]"]);
+}
+
+#[test]
+fn who_comes_when_a_feed_has_been_closed_begins_it_anew() {
+    let mut script = Script::subscribed(1);
+    for _ in 0..crate::limits::RESTORATIONS_MAX {
+        script.lost();
+        script.opened();
+    }
+    assert_eq!(script.lost(), ["1: closed 1012"]);
+    // Its request was there before the feed could end.
+    assert_eq!(script.enter(2), ["open"]);
+    assert_eq!(script.join(2, 1, "counter"), ["count 2"]);
+    script.opened();
+    assert_eq!(script.counted(2, Some(1)), [""; 0]);
+    assert_eq!(script.upstream(applied(u32::MAX, u32::MAX, &[])), ["subscribe 2"]);
+    assert_eq!(script.upstream(applied(2, 2, &[7])), ["2: joined 1 with [7]"]);
+    assert_eq!(script.lost(), ["open"]);
+}
+
+#[test]
+fn memory_that_others_use_up_ends_no_subscription() {
+    let mut script = Script::subscribed(1);
+    let others = crate::limits::ROWS_TOTAL_BYTES_MAX as i64;
+    script.core.row_bytes.add(others);
+    assert_eq!(script.upstream(update(1, 8)), ["1 updates to [1]"]);
+}
+
+#[test]
+fn v1_updates_of_what_was_let_go_of_are_not_the_next_one_s() {
+    const V1: Subprotocol = Subprotocol::V1;
+    let gauge = || IntGauge::new("rows", "bytes").expect("a gauge");
+    let mut script = Script {
+        core: Core::new(V1, gauge(), Budget::new(1 << 30, gauge())),
+    };
+    let read = |payload: Bytes| split(V1, payload).map(|message| message.expect("a message"));
+    let counter = |row: &'static [u8]| TableRows {
+        table: "counter",
+        table_id: 4096,
+        rows: vec![row],
+    };
+    let applied = |set: u32, rows: &[TableRows<'_>]| -> Bytes {
+        let head = applied_head(V1, Direction::Come, set, set);
+        [&[0][..], &head, &applied_rows(V1, Direction::Come, Some(rows))].concat().into()
+    };
+    script.enter(1);
+    script.opened();
+    script.step(|core, actions| core.upstream(read(applied(u32::MAX, &[])), actions));
+    script.join(1, 1, "counter");
+    script.counted(1, Some(0));
+    script.step(|core, actions| core.upstream(read(applied(1, &[])), actions));
+    script.request(Request::Leave {
+        session: 1,
+        ticket: 2,
+        set: 1,
+        rows: true,
+    });
+    script.enter(2);
+    script.join(2, 1, "counter");
+    script.counted(2, Some(0));
+    // Was on its way when the first was let go of.
+    let difference = rtdb_protocol::server::TableDifference {
+        query_set: 0,
+        table: "counter",
+        table_id: 4096,
+        inserts: vec![&[7]],
+        deletes: vec![],
+    };
+    let late = rtdb_protocol::server::put_difference(V1, &[difference]);
+    let late: Bytes = [&[0][..], &late].concat().into();
+    script.step(|core, actions| core.upstream(read(late), actions));
+    let mut actions = Vec::new();
+    script.core.upstream(read(applied(2, &[counter(&[7])])), &mut actions);
+    let [Action::Tell(2, Item::Joined { rows, .. })] = actions.as_slice() else {
+        panic!("{actions:?}")
+    };
+    let head = applied_head(V1, Direction::Come, 0, 0);
+    let payload: Bytes = [&[0][..], &head, rows].concat().into();
+    let Some(ServerMessage::SubscribeReply { changes, .. }) = read(payload).next() else {
+        panic!("no answer")
+    };
+    assert_eq!(changes.iter().map(|change| change.inserts.len()).sum::<usize>(), 1);
+}
+
+#[test]
+fn rows_that_are_let_go_of_are_counted() {
+    let gauge = || IntGauge::new("rows", "bytes").expect("a gauge");
+    let bytes = gauge();
+    let mut script = Script::subscribed(1);
+    script.core.budget = Budget::new(1 << 30, bytes.clone());
+    script.enter(2);
+    script.join(2, 9, "counter");
+    let joined = script.upstream(applied(1, FENCE_QUERY_SET, &[]));
+    assert_eq!(joined, ["2: joined 9 with [7]"]);
+    let before = bytes.get();
+    let leave = Request::Leave {
+        session: 1,
+        ticket: 5,
+        set: 1,
+        rows: true,
+    };
+    let mut actions = Vec::new();
+    script.core.request(leave, &mut actions);
+    assert!(bytes.get() > before);
+}
