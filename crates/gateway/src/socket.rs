@@ -189,7 +189,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         let Some(Outgoing::Frames { bytes, begun }) = self.queue.front_mut() else {
             return Poll::Ready(Ok(()));
         };
-        if self.dirty && !*begun {
+        if !*begun {
+            // A pong may be half written, of which nobody here knows.
             ready!(Pin::new(&mut self.ws).poll_flush(cx))?;
             self.dirty = false;
         }
