@@ -274,7 +274,10 @@ fn a_subscription_keeps_no_more_than_itself() {
     assert_eq!(script.client(frame), ["join 1"]);
     let before = script.core.bytes();
     script.feed(joined(1, SET));
-    assert!(gone.load(std::sync::atomic::Ordering::Relaxed), "the frame is kept");
+    assert!(
+        gone.load(std::sync::atomic::Ordering::Relaxed),
+        "the frame is kept"
+    );
     assert!(script.core.bytes() > 0 && before > 0, "what it keeps is counted");
 }
 
@@ -293,6 +296,9 @@ fn who_is_subscribed_to_more_than_is_shared_goes_on_alone() {
         script.feed(joined(set, SET + set));
         bytes += query.len();
         assert!(script.core.bytes() >= bytes, "what it keeps is counted");
-        assert!(bytes <= crate::limits::SUBSCRIPTIONS_BYTES_MAX, "{bytes} bytes are shared");
+        assert!(
+            bytes <= crate::limits::SUBSCRIPTIONS_BYTES_MAX,
+            "{bytes} bytes are shared"
+        );
     }
 }
