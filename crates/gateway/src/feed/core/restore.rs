@@ -13,6 +13,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use rtdb_protocol::client;
 use rtdb_protocol::server::{Changes, ServerMessage, TableDifference, Update, put_difference, split};
 use rtdb_protocol::sql::Query;
+use rtdb_protocol::{RECEIPT_QUERY_SET, Subprotocol};
 use std::sync::Arc;
 
 impl Core {
@@ -28,7 +29,14 @@ impl Core {
                 self.freeze(number, actions);
             }
         }
-        actions.push(Action::Forward(client::subscribe_all_receipts(self.subprotocol)));
+        actions.push(Action::Forward(match self.subprotocol {
+            Subprotocol::V1 => {
+                client::subscribe_nothing(self.subprotocol, RECEIPT_QUERY_SET, RECEIPT_QUERY_SET)
+            }
+            Subprotocol::V2 | Subprotocol::V3 => client::subscribe_all_receipts(self.subprotocol),
+        }));
+        let sessions: Vec<_> = self.members.keys().copied().collect();
+        let followed = self.follow(&sessions, actions);
         let live = self.sets_in(State::Live);
         for number in &live {
             if let Some(set) = self.sets.get(number) {
@@ -36,7 +44,9 @@ impl Core {
             }
         }
         self.receipts.clear();
-        self.upstream = Upstream::Restoring { due: 1 + live.len() };
+        self.upstream = Upstream::Restoring {
+            due: 1 + followed + live.len(),
+        };
     }
 
     /// The upstream is gone.
@@ -46,8 +56,13 @@ impl Core {
         if self.losses > RESTORATIONS_MAX {
             return self.close(&CloseReason::restart(), actions);
         }
+        self.upstream = Upstream::Opening;
         self.fences.under_way = None;
         let next = self.fences.last + 1;
+        let unkept = self.sets.values().filter(|set| set.state == State::Unkept);
+        for session in unkept.flat_map(|set| set.members.clone()).collect::<Vec<_>>() {
+            self.dismiss(session, actions);
+        }
         let mut suspects = Vec::new();
         for (number, set) in &mut self.sets {
             set.rows.forget_told();
@@ -64,7 +79,6 @@ impl Core {
         for number in suspects {
             self.freeze(number, actions);
         }
-        self.upstream = Upstream::Opening;
         actions.push(Action::Open);
     }
 
@@ -130,9 +144,7 @@ impl Core {
             }
         }
         self.receipts.clear();
-        for number in self.sets_in(State::Wanted) {
-            self.ask(number, actions);
-        }
+        self.ask(actions);
         self.fence(actions);
     }
 
