@@ -101,6 +101,12 @@ pub const FEED_LARGE_MAX: usize = 1_024;
 /// Query sets whose rows are counted at one time, for each feed.
 pub const FEED_COUNTS_MAX: usize = 8;
 
+/// Rows of a feed's query sets whose first answers are due, before it subscribes to more.
+pub const ASKED_ROWS_MAX: u64 = 4_096;
+
+/// How long a count may take.
+pub const COUNT_MAX: Duration = Duration::from_secs(2);
+
 /// Bytes of the answer to a count.
 pub const COUNT_BYTES_MAX: usize = 64 << 10;
 

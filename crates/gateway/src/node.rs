@@ -69,7 +69,8 @@ impl Node {
             feeds: Feeds::new(
                 local.clone(),
                 client.clone(),
-                pool.clone(),
+                // What all members of a feed wait for does not wait for what single clients ask for.
+                Pool::new(APART_MAX),
                 metrics.clone(),
                 budget.clone(),
             ),

@@ -185,11 +185,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 }
                 continue;
             }
-            // Behind what the socket itself still has to write.
-            if self.dirty {
-                ready!(Pin::new(&mut self.ws).poll_flush(cx))?;
-                self.dirty = false;
-            }
+            // Behind what the socket itself still has to write: a pong may be half written, of which nobody here knows.
+            ready!(Pin::new(&mut self.ws).poll_flush(cx))?;
+            self.dirty = false;
             self.begin_frames();
         }
         if self.queue.capacity() > 64 {
@@ -430,4 +428,47 @@ pub(crate) const FRAME_HEAD_BYTES_MAX: usize = 2 + 8;
 /// What a message takes that is kept: one without bytes takes room too.
 fn cost(message: &Message) -> usize {
     size_of::<Message>() + message.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::StreamExt;
+    use tokio::io::AsyncWriteExt;
+    use tokio_tungstenite::tungstenite::protocol::Role;
+
+    #[tokio::test]
+    async fn frames_stay_behind_a_pong_that_is_half_written() {
+        let (near, mut far) = tokio::io::duplex(64);
+        let config = Socket::<tokio::io::DuplexStream>::config(1 << 20);
+        let ws = WebSocketStream::from_raw_socket(Counted::new(near), Role::Server, Some(config)).await;
+        let mut socket = Socket::new(ws);
+        let ping = [&[0x89, 0x80 | 100, 0, 0, 0, 0][..], &[7; 100]].concat();
+        let (sent, received) = tokio::join!(far.write_all(&ping), poll_fn(|cx| socket.poll_read(cx)));
+        sent.expect("room");
+        assert!(matches!(received, Some(Ok(Message::Ping(_)))));
+        socket.push_frames(Bytes::from_static(&[0x82, 1, 9]));
+        poll_fn(|cx| {
+            assert!(socket.poll_read(cx).is_pending());
+            assert!(socket.poll_flush(cx).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        let mut client = WebSocketStream::from_raw_socket(far, Role::Client, None).await;
+        let serving = poll_fn(|cx| {
+            let _ = socket.poll_read(cx);
+            let _ = socket.poll_flush(cx);
+            Poll::<()>::Pending
+        });
+        let reading = async {
+            let pong = client.next().await.expect("a message").expect("well-formed");
+            assert_eq!(pong, Message::Pong(vec![7; 100].into()));
+            let message = client.next().await.expect("a message").expect("well-formed");
+            assert_eq!(message, Message::Binary(vec![9].into()));
+        };
+        tokio::select! {
+            () = serving => {}
+            () = reading => {}
+        }
+    }
 }

@@ -26,6 +26,10 @@ use std::sync::Arc;
 /// The query set of fences.
 const FENCE_QUERY_SET: u32 = RECEIPT_QUERY_SET - 1;
 
+/// The first of the query sets of members' receipts. In v1 there may be many feeds, most of them with few members: each hears
+/// of its own alone.
+const FOLLOWED_QUERY_SETS: u32 = 1 << 31;
+
 /// What the feed wants done.
 #[derive(Debug, PartialEq)]
 pub(super) enum Action {
@@ -62,6 +66,8 @@ struct Membership {
     told: u64,
     /// It knows that it is to go on by itself.
     evicted: bool,
+    /// v1: the query set of its receipts.
+    followed: u32,
 }
 
 /// Subscriptions to nothing, by whose answers it is known how far the updates are.
@@ -82,6 +88,10 @@ pub(super) struct Core {
     /// The query set of a list of queries.
     by_queries: HashMap<Arc<[Query]>, u32>,
     last_set: u32,
+    /// v1: how many members there were.
+    followed: u32,
+    /// The session whose query set was last subscribed to.
+    last_asked: u64,
     fences: Fences,
     /// Lists of queries that have too many rows.
     large: VecDeque<Arc<[Query]>>,
@@ -109,6 +119,8 @@ impl Core {
             sets: BTreeMap::new(),
             by_queries: HashMap::new(),
             last_set: 0,
+            followed: 0,
+            last_asked: 0,
             fences: Fences::default(),
             large: VecDeque::new(),
             gathered: Vec::new(),
@@ -156,10 +168,23 @@ impl Core {
     pub(super) fn request(&mut self, request: Request, actions: &mut Vec<Action>) {
         match request {
             Request::Enter { session, .. } => {
-                self.members.insert(session, Membership::default());
-                if self.upstream == Upstream::Absent {
-                    self.upstream = Upstream::Opening;
-                    actions.push(Action::Open);
+                self.followed = (self.followed + 1) % (FOLLOWED_QUERY_SETS / 2);
+                let member = Membership {
+                    followed: FOLLOWED_QUERY_SETS + self.followed,
+                    ..Membership::default()
+                };
+                self.members.insert(session, member);
+                match self.upstream {
+                    Upstream::Absent => {
+                        self.upstream = Upstream::Opening;
+                        actions.push(Action::Open);
+                    }
+                    Upstream::Opening => {}
+                    Upstream::Restoring { due } => {
+                        let due = due + self.follow(&[session], actions);
+                        self.upstream = Upstream::Restoring { due };
+                    }
+                    Upstream::Open => _ = self.follow(&[session], actions),
                 }
             }
             Request::Join {
@@ -220,8 +245,15 @@ impl Core {
         for (session, _) in self.members.drain() {
             actions.push(Action::Tell(session, Item::Closed(reason.clone())));
         }
+        // Who comes before the feed has ended begins it anew.
+        self.upstream = Upstream::Absent;
         self.sets.clear();
         self.by_queries.clear();
+        self.fences.under_way = None;
+        self.gathered.clear();
+        self.receipts.clear();
+        self.losses = 0;
+        self.ending = false;
     }
 
     /// Tells members of the updates that were gathered.
@@ -267,7 +299,12 @@ impl Core {
         let changes: Vec<Change> = update.changes().visible().collect();
         for changes in changes.chunk_by(|a, b| a.query_set == b.query_set) {
             let set = changes[0].query_set.or(self.only_set());
-            let Some(set) = set.filter(|set| !self.apply(*set, changes, restoring)) else {
+            // In v1 they may be of a query set that was let go of, while the answer for the next one is due.
+            let is_live = |set: &u32| self.sets.get(set).is_some_and(|set| set.state == State::Live);
+            let Some(set) = set
+                .filter(is_live)
+                .filter(|set| !self.apply(*set, changes, restoring))
+            else {
                 continue;
             };
             self.flush(actions);
@@ -301,8 +338,30 @@ impl Core {
             FENCE_QUERY_SET if self.fences.under_way == Some(request_id) => self.fenced(request_id, actions),
             // An end that was asked for.
             _ if request_id == RECEIPT_QUERY_SET => {}
+            FOLLOWED_QUERY_SETS.. if error => self.evict_all(actions),
+            FOLLOWED_QUERY_SETS.. if self.upstream == Upstream::Open => {}
+            FOLLOWED_QUERY_SETS.. => {
+                self.receipts.extend(changes.receipts());
+                self.one_restored(actions);
+            }
             set => self.answered(set, error, changes, actions),
         }
+    }
+
+    /// v1: subscribes to members' receipts; to how many. Who joins later does so behind that.
+    fn follow(&self, sessions: &[u64], actions: &mut Vec<Action>) -> usize {
+        if self.subprotocol != Subprotocol::V1 {
+            return 0;
+        }
+        let members = sessions
+            .iter()
+            .filter_map(|session| Some((*session, self.members.get(session)?)));
+        let before = actions.len();
+        actions.extend(members.map(|(session, member)| {
+            let receipts = client::subscribe_receipts_as(self.subprotocol, session, member.followed);
+            Action::Forward(receipts)
+        }));
+        actions.len() - before
     }
 
     /// Sends a fence for those who wait for one, unless one is on its way.
@@ -353,7 +412,7 @@ impl Core {
     fn next_set(&mut self) -> Option<u32> {
         let alone = self.subprotocol == Subprotocol::V1;
         let max = if alone { 1 } else { FEED_SETS_MAX };
-        if self.sets.len() >= max || self.last_set + 1 >= FENCE_QUERY_SET {
+        if self.sets.len() >= max || self.last_set + 1 >= FOLLOWED_QUERY_SETS {
             return None;
         }
         self.last_set += 1;

@@ -6,7 +6,9 @@ use super::member::Request;
 use super::registry::{FeedKey, Means};
 use super::shareable::all_shareable;
 use crate::close::CloseReason;
-use crate::limits::{APART_BYTES, BATCH_BYTES_MAX, COUNT_BYTES_MAX, FEED_COUNTS_MAX, UPSTREAM_AWAY_MAX};
+use crate::limits::{
+    APART_BYTES, BATCH_BYTES_MAX, COUNT_BYTES_MAX, COUNT_MAX, FEED_COUNTS_MAX, UPSTREAM_AWAY_MAX,
+};
 use crate::local::Claims;
 use crate::metrics::Present;
 use crate::pool;
@@ -240,6 +242,7 @@ impl Feed {
     fn act(&mut self, action: Action) {
         match action {
             Action::Open => {
+                (self.upstream, self.published) = (None, None);
                 let caller = self.caller();
                 self.opening = Some(open(self.means.clone(), self.key.clone(), caller).boxed());
             }
@@ -275,8 +278,13 @@ impl Feed {
         {
             let (means, database) = (self.means.clone(), self.key.database);
             let token = self.caller().map(|(_, token)| token);
-            self.counts
-                .push(async move { (set, count(&means, &database, token, counts).await) }.boxed());
+            let counted = async move {
+                let counting = count(&means, &database, token, counts);
+                // What takes long is not for a connection that others wait for.
+                let rows = tokio::time::timeout(COUNT_MAX, counting).await;
+                (set, rows.ok().flatten())
+            };
+            self.counts.push(counted.boxed());
         }
     }
 

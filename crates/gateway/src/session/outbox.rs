@@ -36,6 +36,11 @@ impl Outgoing {
         }
     }
 
+    /// What it takes: its bytes, and its place in the queue.
+    fn cost(&self) -> usize {
+        size_of::<Self>() + self.len()
+    }
+
     fn shared_len(&self) -> usize {
         match self {
             Self::Message(_, body, true) => body.len(),
@@ -61,6 +66,7 @@ pub(super) struct Outbox {
 struct Compressing {
     payload: BoxFuture<'static, Bytes>,
     bytes: usize,
+    shared_bytes: usize,
 }
 
 impl Outbox {
@@ -92,20 +98,16 @@ impl Outbox {
     }
 
     fn put(&mut self, outgoing: Outgoing) {
-        self.bytes += outgoing.len();
+        self.bytes += outgoing.cost();
         self.shared_bytes += outgoing.shared_len();
         self.queue.push_back(outgoing);
     }
 
     fn take(&mut self) -> Option<Outgoing> {
         let outgoing = self.queue.pop_front()?;
+        self.bytes -= outgoing.cost();
         self.shared_bytes -= outgoing.shared_len();
         Some(outgoing)
-    }
-
-    /// Bytes that the queue itself takes: many small things may wait.
-    pub(super) fn overhead(&self) -> usize {
-        self.queue.len() * size_of::<Outgoing>()
     }
 
     /// How many of the bytes that wait are counted elsewhere.
@@ -139,25 +141,24 @@ impl Outbox {
         if let Some(compressing) = &mut self.compressing {
             let payload = ready!(compressing.payload.poll_unpin(cx));
             self.bytes -= compressing.bytes;
+            self.shared_bytes -= compressing.shared_bytes;
             self.compressing = None;
             return Poll::Ready(Some(Payload::Parts(Bytes::new(), payload, false)));
         }
         let Some(first) = self.take() else {
             return Poll::Ready(None);
         };
-        let mut bytes = first.len();
+        let (mut bytes, mut shared_bytes) = (first.len(), first.shared_len());
         let (mut parts, shared) = match first {
             Outgoing::Message(head, body, shared) => (vec![head, body], shared),
-            Outgoing::Shared(frames) => {
-                self.bytes -= bytes;
-                return Poll::Ready(Some(Payload::Frames(frames)));
-            }
+            Outgoing::Shared(frames) => return Poll::Ready(Some(Payload::Frames(frames))),
         };
         while self.subprotocol == Subprotocol::V3
             && let Some(next @ Outgoing::Message(..)) = self.queue.front()
             && bytes + next.len() <= V3_FRAME_BYTES_MAX
         {
             bytes += next.len();
+            shared_bytes += next.shared_len();
             if let Some(Outgoing::Message(head, body, _)) = self.take() {
                 parts.extend([head, body]);
             }
@@ -166,7 +167,6 @@ impl Outbox {
             && bytes > FRAGMENT_BYTES
             && let [head, body] = parts.as_slice()
         {
-            self.bytes -= bytes;
             let head = match head.is_empty() {
                 true => compress::uncompressed(),
                 false => [&compress::uncompressed(), &head[..]].concat().into(),
@@ -176,14 +176,53 @@ impl Outbox {
         let compression = self.compression;
         let encode = move || compress::encode_all(compression, parts.iter().map(|part| part.as_ref()));
         if compression == Compression::None || bytes <= APART_BYTES {
-            self.bytes -= bytes;
             return Poll::Ready(Some(Payload::Parts(Bytes::new(), encode(), false)));
         }
         let pool = self.pool.clone();
+        self.bytes += bytes;
+        self.shared_bytes += shared_bytes;
         self.compressing = Some(Compressing {
             payload: async move { pool.run(bytes, encode).await }.boxed(),
             bytes,
+            shared_bytes,
         });
         self.poll_next(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::APART_MAX;
+    use std::future::poll_fn;
+
+    fn outbox(compression: Compression) -> Outbox {
+        Outbox::new(Subprotocol::V2, compression, Pool::new(APART_MAX))
+    }
+
+    #[test]
+    fn what_waits_takes_room_besides_its_bytes() {
+        let mut outbox = outbox(Compression::None);
+        let frames = Arc::new(Frames::Ready(Bytes::from_static(&[0x82, 1, 9])));
+        for _ in 0..1_000 {
+            outbox.push_shared(frames.clone());
+        }
+        let own = outbox.bytes() - outbox.shared_bytes();
+        assert!(own >= 1_000 * size_of::<Outgoing>(), "{own} bytes");
+    }
+
+    #[tokio::test]
+    async fn what_is_shared_is_while_it_is_compressed_too() {
+        let mut outbox = outbox(Compression::Gzip);
+        let body = Bytes::from(vec![0; 1 << 20]);
+        outbox.push_parts(Bytes::new(), body.clone());
+        poll_fn(|cx| {
+            assert!(outbox.poll_next(cx).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        assert_eq!(outbox.shared_bytes(), body.len());
+        assert!(poll_fn(|cx| outbox.poll_next(cx)).await.is_some());
+        assert_eq!((outbox.bytes(), outbox.shared_bytes()), (0, 0));
     }
 }

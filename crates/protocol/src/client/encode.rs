@@ -100,6 +100,15 @@ pub fn subscribe_receipts(subprotocol: Subprotocol, session: u64) -> Bytes {
     subscribe(subprotocol, &[&query], RECEIPT_QUERY_SET, RECEIPT_QUERY_SET)
 }
 
+/// The same under another query set, for a connection that several clients share.
+pub fn subscribe_receipts_as(subprotocol: Subprotocol, session: u64, query_set: u32) -> Bytes {
+    let query = format!(
+        "SELECT * FROM {} WHERE session = {session}",
+        hidden::RECEIPT_TABLE
+    );
+    subscribe(subprotocol, &[&query], query_set, query_set)
+}
+
 /// The same to the receipts of all sessions, for a connection that many clients share.
 pub fn subscribe_all_receipts(subprotocol: Subprotocol) -> Bytes {
     let query = format!("SELECT * FROM {}", hidden::RECEIPT_TABLE);

@@ -13,6 +13,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use rtdb_protocol::client;
 use rtdb_protocol::server::{Changes, ServerMessage, TableDifference, Update, put_difference, split};
 use rtdb_protocol::sql::Query;
+use rtdb_protocol::{RECEIPT_QUERY_SET, Subprotocol};
 use std::sync::Arc;
 
 impl Core {
@@ -28,7 +29,14 @@ impl Core {
                 self.freeze(number, actions);
             }
         }
-        actions.push(Action::Forward(client::subscribe_all_receipts(self.subprotocol)));
+        actions.push(Action::Forward(match self.subprotocol {
+            Subprotocol::V1 => {
+                client::subscribe_nothing(self.subprotocol, RECEIPT_QUERY_SET, RECEIPT_QUERY_SET)
+            }
+            Subprotocol::V2 | Subprotocol::V3 => client::subscribe_all_receipts(self.subprotocol),
+        }));
+        let sessions: Vec<_> = self.members.keys().copied().collect();
+        let followed = self.follow(&sessions, actions);
         let live = self.sets_in(State::Live);
         for number in &live {
             if let Some(set) = self.sets.get(number) {
@@ -36,7 +44,9 @@ impl Core {
             }
         }
         self.receipts.clear();
-        self.upstream = Upstream::Restoring { due: 1 + live.len() };
+        self.upstream = Upstream::Restoring {
+            due: 1 + followed + live.len(),
+        };
     }
 
     /// The upstream is gone.
@@ -46,14 +56,16 @@ impl Core {
         if self.losses > RESTORATIONS_MAX {
             return self.close(&CloseReason::restart(), actions);
         }
+        self.upstream = Upstream::Opening;
         self.fences.under_way = None;
         let next = self.fences.last + 1;
-        let (mut suspects, mut large) = (Vec::new(), Vec::new());
+        let unkept = self.sets.values().filter(|set| set.state == State::Unkept);
+        for session in unkept.flat_map(|set| set.members.clone()).collect::<Vec<_>>() {
+            self.dismiss(session, actions);
+        }
+        let mut suspects = Vec::new();
         for (number, set) in &mut self.sets {
-            match &mut set.rows {
-                Some(rows) => rows.forget_told(),
-                None => large.push(*number),
-            }
+            set.rows.forget_told();
             if set.state == State::Asked {
                 suspects.push(*number);
             }
@@ -66,10 +78,6 @@ impl Core {
         // One of these may have brought the server down.
         for number in suspects {
             self.freeze(number, actions);
-        }
-        self.upstream = Upstream::Opening;
-        for number in large {
-            self.close_members(number, actions);
         }
         actions.push(Action::Open);
     }
@@ -89,7 +97,7 @@ impl Core {
         if error {
             self.freeze(number, actions);
         } else if !self.apply(number, &changes, true) {
-            self.close_members(number, actions);
+            self.outgrown(number, actions);
         }
         self.one_restored(actions);
     }
@@ -111,8 +119,7 @@ impl Core {
         let live = || self.sets.iter().filter(|(_, set)| set.state == State::Live);
         let missed: Vec<_> = live()
             .flat_map(|(number, set)| {
-                let tables = set.rows.as_ref().map(|rows| rows.difference());
-                let tables = tables.into_iter().flatten();
+                let tables = set.rows.difference().into_iter();
                 tables.map(|table| TableDifference {
                     query_set: *number,
                     ..table
@@ -124,9 +131,7 @@ impl Core {
             .and_then(|message| self.read_update(&message))
             .map(|update| Arc::new(Batch::new(vec![update], self.only_set())));
         for set in self.sets.values_mut().filter(|set| set.state == State::Live) {
-            if let Some(rows) = &mut set.rows {
-                rows.take_told();
-            }
+            set.rows.take_told();
             set.forget_snapshot();
         }
         for (session, member) in &self.members {
@@ -139,9 +144,7 @@ impl Core {
             }
         }
         self.receipts.clear();
-        for number in self.sets_in(State::Wanted) {
-            self.ask(number, actions);
-        }
+        self.ask(actions);
         self.fence(actions);
     }
 

@@ -4,7 +4,7 @@ use super::{Action, Core, Upstream};
 use crate::budget::Budget;
 use crate::close::CloseReason;
 use crate::feed::item::Item;
-use crate::limits::SHARED_ROWS_MAX;
+use crate::limits::{ASKED_ROWS_MAX, SHARED_ROWS_MAX};
 use crate::rows::{Rows, Side};
 use bytes::Bytes;
 use rtdb_protocol::Subprotocol;
@@ -19,15 +19,21 @@ use std::sync::Arc;
 pub(super) enum State {
     /// Its rows are being counted.
     Counting,
-    /// It is to be subscribed to once the upstream is open.
+    /// It is to be subscribed to once the upstream is open, and it is its turn.
     Wanted,
     /// The answer is due.
     Asked,
     /// Its updates come.
     Live,
+    /// Its updates come, but its rows are more than are kept: nobody joins any more, and its members can't be told what they
+    /// miss when the upstream is lost.
+    Unkept,
     /// They come no more: its members go on by themselves.
     Frozen,
 }
+
+/// What a query set without rows costs, in rows.
+const ROWS_OF_ANY_SET: u64 = 16;
 
 /// A session that waits for a query set to begin.
 #[derive(Debug)]
@@ -44,8 +50,9 @@ pub(super) struct Set {
     pub(super) state: State,
     pub(super) members: Vec<u64>,
     pub(super) waiting: Vec<Joiner>,
-    /// What it shows; nothing any more if that is too much: then nobody can join, and it ends with the upstream.
-    pub(super) rows: Option<Rows>,
+    pub(super) rows: Rows,
+    /// How many rows it had when they were counted.
+    counted: u64,
     /// The tables of its first answer: some may be empty.
     tables: Vec<(Box<str>, u32)>,
     /// What it shows now, as members are told when they join.
@@ -53,12 +60,17 @@ pub(super) struct Set {
 }
 
 impl Set {
+    /// What its answer costs those who wait behind it: a little, and its rows.
+    fn cost(&self) -> u64 {
+        ROWS_OF_ANY_SET + self.counted
+    }
+
     fn texts(&self) -> Vec<&str> {
         self.queries.iter().map(Query::text).collect()
     }
 
     fn rows(&self, subprotocol: Subprotocol, direction: Direction) -> Bytes {
-        let shown = self.rows.as_ref().map(Rows::shown).unwrap_or_default();
+        let shown = self.rows.shown();
         let empty = self.tables.iter().filter(|(name, _)| {
             let mut tables = shown.iter();
             tables.all(|rows| *rows.table != **name)
@@ -83,7 +95,7 @@ impl Set {
     }
 
     pub(super) fn row_bytes(&self) -> usize {
-        self.rows.as_ref().map_or(0, Rows::bytes)
+        self.rows.bytes()
     }
 
     pub(super) fn forget_snapshot(&mut self) {
@@ -109,8 +121,8 @@ impl Core {
                 set.members.contains(&session) || set.waiting.iter().any(|joiner| joiner.session == session);
             match set.state {
                 // What it shows to one client it shows once.
-                _ if is_there || self.ending || set.rows.is_none() => Self::decline(vec![joiner(0)], actions),
-                State::Frozen => Self::decline(vec![joiner(0)], actions),
+                _ if is_there || self.ending => Self::decline(vec![joiner(0)], actions),
+                State::Unkept | State::Frozen => Self::decline(vec![joiner(0)], actions),
                 State::Counting | State::Wanted => set.waiting.push(joiner(0)),
                 State::Asked | State::Live => {
                     let next = self.fences.last + 1;
@@ -134,7 +146,8 @@ impl Core {
                 state: State::Counting,
                 members: Vec::new(),
                 waiting: vec![joiner(0)],
-                rows: Some(Rows::new(self.row_bytes.clone())),
+                rows: Rows::new(self.row_bytes.clone()),
+                counted: 0,
                 tables: Vec::new(),
                 snapshot: None,
             },
@@ -150,9 +163,10 @@ impl Core {
         else {
             return;
         };
-        if rows.is_some_and(|rows| rows <= SHARED_ROWS_MAX) {
+        if let Some(rows) = rows.filter(|rows| *rows <= SHARED_ROWS_MAX) {
             set.state = State::Wanted;
-            return self.ask(number, actions);
+            set.counted = rows;
+            return self.ask(actions);
         }
         if let Some(set) = self.forget(number) {
             if rows.is_some() {
@@ -162,14 +176,30 @@ impl Core {
         }
     }
 
-    /// Subscribes to a query set that is wanted, if the upstream is open.
-    pub(super) fn ask(&mut self, number: u32, actions: &mut Vec<Action>) {
-        let Some(set) = self.sets.get_mut(&number) else {
+    /// Subscribes to query sets that are wanted, if the upstream is open: to few rows at a time, since all updates wait
+    /// behind them, and the sessions take turns.
+    pub(super) fn ask(&mut self, actions: &mut Vec<Action>) {
+        if self.upstream != Upstream::Open {
             return;
-        };
-        if set.state == State::Wanted && self.upstream == Upstream::Open {
-            set.state = State::Asked;
-            actions.push(Action::Forward(subscribe(self.subprotocol, number, set)));
+        }
+        let asked = self.sets.values().filter(|set| set.state == State::Asked);
+        let mut due: u64 = asked.map(Set::cost).sum();
+        while due < ASKED_ROWS_MAX {
+            let wanted = self.sets.iter().filter(|(_, set)| set.state == State::Wanted);
+            let last = self.last_asked;
+            let next = wanted.min_by_key(|(number, set)| {
+                let session = set.waiting.first().map_or(0, |joiner| joiner.session);
+                (session.wrapping_sub(last).wrapping_sub(1), **number)
+            });
+            let Some(number) = next.map(|(number, _)| *number) else {
+                return;
+            };
+            if let Some(set) = self.sets.get_mut(&number) {
+                set.state = State::Asked;
+                due += set.cost();
+                self.last_asked = set.waiting.first().map_or(0, |joiner| joiner.session);
+                actions.push(Action::Forward(subscribe(self.subprotocol, number, set)));
+            }
         }
     }
 
@@ -182,13 +212,15 @@ impl Core {
         actions: &mut Vec<Action>,
     ) {
         let Some(state) = self.sets.get(&number).map(|set| set.state) else {
-            return;
+            // It has ended, or its members have left, since it was asked for.
+            return self.one_restored(actions);
         };
         match state {
             State::Asked if error => {
                 let set = self.forget(number);
                 // They ask by themselves, and hear why.
                 Self::decline(set.map(|set| set.waiting).unwrap_or_default(), actions);
+                self.ask(actions);
             }
             State::Asked => {
                 let changes: Vec<_> = changes.visible().collect();
@@ -200,13 +232,14 @@ impl Core {
                         .collect();
                     set.state = State::Live;
                 }
-                if !kept {
-                    return self.outgrown(number, actions);
+                match kept {
+                    true => self.admit(number, 0, actions),
+                    false => self.outgrown(number, actions),
                 }
-                self.admit(number, 0, actions);
+                self.ask(actions);
             }
             State::Live => self.answered_again(number, error, changes, actions),
-            State::Counting | State::Wanted | State::Frozen => {}
+            State::Counting | State::Wanted | State::Unkept | State::Frozen => self.one_restored(actions),
         }
     }
 
@@ -242,13 +275,11 @@ impl Core {
         if !matches!(set.state, State::Asked | State::Live) {
             return true;
         }
-        let Some(rows) = &mut set.rows else {
-            return true;
-        };
         if !told {
             set.snapshot = None;
         }
-        rows.apply_all(changes, if told { Side::Told } else { Side::Shown })
+        set.rows
+            .apply_all(changes, if told { Side::Told } else { Side::Shown })
     }
 
     pub(super) fn leave(
@@ -262,10 +293,13 @@ impl Core {
         let (Some(member), Some(set)) = (self.members.get_mut(&session), self.sets.get_mut(&number)) else {
             return;
         };
+        if rows && set.state == State::Unkept {
+            return self.dismiss(session, actions);
+        }
         member.sets.retain(|of| *of != number);
         set.members.retain(|of| *of != session);
         let rows = match rows {
-            true => set.rows(self.subprotocol, Direction::Leave),
+            true => self.budget.shared(set.rows(self.subprotocol, Direction::Leave)),
             false => applied_rows(self.subprotocol, Direction::Leave, None),
         };
         actions.push(Action::Tell(session, Item::Left { ticket, rows }));
@@ -276,9 +310,13 @@ impl Core {
         let Some(member) = self.members.get(&session) else {
             return;
         };
+        let is_unkept = |set: &u32| self.sets.get(set).is_some_and(|set| set.state == State::Unkept);
+        if member.sets.iter().any(is_unkept) {
+            return self.dismiss(session, actions);
+        }
         let mut shown = Vec::with_capacity(member.sets.len());
         for number in member.sets.clone() {
-            if let Some(set) = self.sets.get_mut(&number).filter(|set| set.rows.is_some()) {
+            if let Some(set) = self.sets.get_mut(&number) {
                 shown.push((number, set.snapshot(self.subprotocol, &self.budget)));
             }
         }
@@ -290,6 +328,9 @@ impl Core {
         let Some(member) = self.members.remove(&session) else {
             return;
         };
+        if self.subprotocol == Subprotocol::V1 {
+            self.unsubscribe(member.followed, actions);
+        }
         for number in member.sets {
             if let Some(set) = self.sets.get_mut(&number) {
                 set.members.retain(|of| *of != session);
@@ -307,25 +348,36 @@ impl Core {
         }
     }
 
-    /// A query set shows more than is kept.
+    /// A query set shows more than is kept: nobody joins any more. Its members go on, unless they have missed something.
     pub(super) fn outgrown(&mut self, number: u32, actions: &mut Vec<Action>) {
+        let is_whole = !matches!(self.upstream, Upstream::Restoring { .. });
         let Some(set) = self.sets.get_mut(&number) else {
             return;
         };
-        (set.rows, set.snapshot) = (None, None);
-        let (waiting, queries) = (std::mem::take(&mut set.waiting), set.queries.clone());
+        let (queries, waiting) = (set.queries.clone(), std::mem::take(&mut set.waiting));
+        if set.state == State::Live && is_whole {
+            set.state = State::Unkept;
+            set.rows.clear();
+            set.forget_snapshot();
+        }
+        let lost = match set.state {
+            State::Unkept => Vec::new(),
+            _ => set.members.clone(),
+        };
         Self::decline(waiting, actions);
         self.remember_large(queries);
+        for session in lost {
+            self.dismiss(session, actions);
+        }
         self.end_if_unused(number, actions);
     }
 
-    /// The members of a query set that shows more than is kept can't be told what they miss.
-    pub(super) fn close_members(&mut self, number: u32, actions: &mut Vec<Action>) {
-        let members = self.sets.get(&number).map(|set| set.members.clone());
-        for session in members.into_iter().flatten() {
-            actions.push(Action::Tell(session, Item::Closed(CloseReason::restart())));
-            self.gone(session, actions);
-        }
+    /// A member can't be told any more what it has been shown: it starts anew, by itself.
+    pub(super) fn dismiss(&mut self, session: u64, actions: &mut Vec<Action>) {
+        let why = "a subscription has grown beyond what clients can share: connect again";
+        let reason = CloseReason::new(CloseReason::AGAIN, why);
+        actions.push(Action::Tell(session, Item::Closed(reason)));
+        self.gone(session, actions);
     }
 
     /// No more updates of a query set come: its members go on by themselves, from what it shows now.
@@ -333,7 +385,9 @@ impl Core {
         let Some(set) = self.sets.get_mut(&number) else {
             return;
         };
-        set.state = State::Frozen;
+        if set.state != State::Unkept {
+            set.state = State::Frozen;
+        }
         Self::decline(std::mem::take(&mut set.waiting), actions);
         for session in set.members.clone() {
             self.evict(session, actions);
@@ -369,11 +423,12 @@ impl Core {
             return;
         };
         if set.members.is_empty() && set.waiting.is_empty() {
-            let subscribed = matches!(set.state, State::Asked | State::Live);
+            let subscribed = matches!(set.state, State::Asked | State::Live | State::Unkept);
             self.forget(number);
             if subscribed {
                 self.unsubscribe(number, actions);
             }
+            self.ask(actions);
         }
     }
 

@@ -240,26 +240,6 @@ fn what_is_large_or_refused_is_declined() {
 }
 
 #[test]
-fn what_grows_too_large_goes_on_but_nobody_joins_and_it_ends_with_the_upstream() {
-    let mut script = Script::subscribed(1);
-    let row = vec![0; crate::limits::ROWS_BYTES_MAX];
-    let difference = rtdb_protocol::server::TableDifference {
-        query_set: 1,
-        table: "counter",
-        table_id: 0,
-        inserts: vec![&row],
-        deletes: vec![],
-    };
-    let message = rtdb_protocol::server::put_difference(V2, &[difference]);
-    let large: Bytes = [&[0][..], &message].concat().into();
-    assert_eq!(script.upstream(large), ["1 updates to [1]"]);
-    assert_eq!(script.upstream(update(1, 8)), ["1 updates to [1]"]);
-    script.enter(2);
-    assert_eq!(script.join(2, 1, "counter"), ["2: declined 1"]);
-    assert_eq!(script.lost(), ["1: closed 1012", "open"]);
-}
-
-#[test]
 fn what_came_meanwhile_is_told_when_all_is_restored() {
     let mut script = Script::subscribed(1);
     script.enter(2);
@@ -314,4 +294,249 @@ fn a_feed_that_is_lost_again_and_again_ends() {
     }
     assert_eq!(script.lost(), ["1: closed 1012"]);
     assert!(script.core.is_idle());
+}
+
+#[test]
+fn a_query_set_that_ends_while_all_is_restored_holds_nobody_up() {
+    let mut script = Script::subscribed(1);
+    script.enter(2);
+    script.join(2, 9, "other");
+    script.counted(2, Some(0));
+    script.upstream(applied(2, 2, &[]));
+    script.lost();
+    assert_eq!(
+        script.opened(),
+        ["subscribe receipts", "subscribe 1", "subscribe 2"]
+    );
+    assert_eq!(script.request(Request::Gone { session: 2 }), ["unsubscribe 2"]);
+    script.upstream(applied(u32::MAX, u32::MAX, &[]));
+    script.upstream(applied(1, 1, &[7]));
+    assert_eq!(script.upstream(applied(2, 2, &[])), ["1: restored None to 0"]);
+    assert_eq!(script.upstream(update(1, 8)), ["1 updates to [1]"]);
+}
+
+#[test]
+fn who_comes_when_a_feed_has_been_closed_begins_it_anew() {
+    let mut script = Script::subscribed(1);
+    for _ in 0..crate::limits::RESTORATIONS_MAX {
+        script.lost();
+        script.opened();
+    }
+    assert_eq!(script.lost(), ["1: closed 1012"]);
+    // Its request was there before the feed could end.
+    assert_eq!(script.enter(2), ["open"]);
+    assert_eq!(script.join(2, 1, "counter"), ["count 2"]);
+    script.opened();
+    assert_eq!(script.counted(2, Some(1)), [""; 0]);
+    assert_eq!(script.upstream(applied(u32::MAX, u32::MAX, &[])), ["subscribe 2"]);
+    assert_eq!(script.upstream(applied(2, 2, &[7])), ["2: joined 1 with [7]"]);
+    assert_eq!(script.lost(), ["open"]);
+}
+
+#[test]
+fn memory_that_others_use_up_ends_no_subscription() {
+    let mut script = Script::subscribed(1);
+    let others = crate::limits::ROWS_TOTAL_BYTES_MAX as i64;
+    script.core.row_bytes.add(others);
+    assert_eq!(script.upstream(update(1, 8)), ["1 updates to [1]"]);
+}
+
+#[test]
+fn v1_updates_of_what_was_let_go_of_are_not_the_next_one_s() {
+    const V1: Subprotocol = Subprotocol::V1;
+    let gauge = || IntGauge::new("rows", "bytes").expect("a gauge");
+    let mut script = Script {
+        core: Core::new(V1, gauge(), Budget::new(1 << 30, gauge())),
+    };
+    let read = |payload: Bytes| split(V1, payload).map(|message| message.expect("a message"));
+    let counter = |row: &'static [u8]| TableRows {
+        table: "counter",
+        table_id: 4096,
+        rows: vec![row],
+    };
+    let applied = |set: u32, rows: &[TableRows<'_>]| -> Bytes {
+        let head = applied_head(V1, Direction::Come, set, set);
+        [&[0][..], &head, &applied_rows(V1, Direction::Come, Some(rows))]
+            .concat()
+            .into()
+    };
+    // Was on its way when the first was let go of.
+    let difference = rtdb_protocol::server::TableDifference {
+        query_set: 0,
+        table: "counter",
+        table_id: 4096,
+        inserts: vec![&[7]],
+        deletes: vec![],
+    };
+    let late = rtdb_protocol::server::put_difference(V1, &[difference]);
+    let late: Bytes = [&[0][..], &late].concat().into();
+    let mut actions = Vec::new();
+    let join = |session, ticket| Request::Join {
+        session,
+        ticket,
+        queries: vec![parse_query("SELECT * FROM counter").expect("a query")],
+    };
+    let enter = |session| Request::Enter {
+        session,
+        items: mpsc::channel(1).0,
+    };
+    let leave = Request::Leave {
+        session: 1,
+        ticket: 2,
+        set: 1,
+        rows: true,
+    };
+    script.core.request(enter(1), &mut actions);
+    script.core.opened(|_| true, &mut actions);
+    for set in [RECEIPT_QUERY_SET, FOLLOWED_QUERY_SETS + 1] {
+        script.core.upstream(read(applied(set, &[])), &mut actions);
+    }
+    script.core.request(join(1, 1), &mut actions);
+    script.core.counted(1, Some(0), &mut actions);
+    script.core.upstream(read(applied(1, &[])), &mut actions);
+    script.core.request(leave, &mut actions);
+    script.core.request(enter(2), &mut actions);
+    script.core.request(join(2, 1), &mut actions);
+    script.core.counted(2, Some(0), &mut actions);
+    script.core.upstream(read(late), &mut actions);
+    actions.clear();
+    script
+        .core
+        .upstream(read(applied(2, &[counter(&[7])])), &mut actions);
+    let [Action::Tell(2, Item::Joined { rows, .. })] = actions.as_slice() else {
+        panic!("{actions:?}")
+    };
+    let head = applied_head(V1, Direction::Come, 0, 0);
+    let payload: Bytes = [&[0][..], &head, rows].concat().into();
+    let Some(ServerMessage::SubscribeReply { changes, .. }) = read(payload).next() else {
+        panic!("no answer")
+    };
+    assert_eq!(
+        changes.iter().map(|change| change.inserts.len()).sum::<usize>(),
+        1
+    );
+}
+
+#[test]
+fn rows_that_are_let_go_of_are_counted() {
+    let gauge = || IntGauge::new("rows", "bytes").expect("a gauge");
+    let bytes = gauge();
+    let mut script = Script::subscribed(1);
+    script.core.budget = Budget::new(1 << 30, bytes.clone());
+    script.enter(2);
+    script.join(2, 9, "counter");
+    let joined = script.upstream(applied(1, FENCE_QUERY_SET, &[]));
+    assert_eq!(joined, ["2: joined 9 with [7]"]);
+    let before = bytes.get();
+    let leave = Request::Leave {
+        session: 1,
+        ticket: 5,
+        set: 1,
+        rows: true,
+    };
+    let mut actions = Vec::new();
+    script.core.request(leave, &mut actions);
+    assert!(bytes.get() > before);
+}
+
+#[test]
+fn who_wants_much_lets_others_go_between() {
+    let mut script = Script::open(1);
+    script.enter(2);
+    for (set, table) in [(1, "a"), (2, "b"), (3, "c")] {
+        script.join(1, set, table);
+    }
+    script.join(2, 1, "d");
+    let large = Some(SHARED_ROWS_MAX);
+    assert_eq!(script.counted(1, large), ["subscribe 1"]);
+    for set in 2..=4 {
+        assert_eq!(script.counted(set, large), [""; 0]);
+    }
+    assert_eq!(
+        script.upstream(applied(1, 1, &[7])),
+        ["1: joined 1 with [7]", "subscribe 4"]
+    );
+    // It may have brought the server down; the others wait for a new upstream.
+    assert_eq!(script.lost(), ["2: declined 1", "open"]);
+    script.opened();
+    script.upstream(applied(u32::MAX, u32::MAX, &[]));
+    assert_eq!(
+        script.upstream(applied(1, 1, &[7])),
+        ["1: restored None to 0", "subscribe 2"]
+    );
+    assert_eq!(script.upstream(error(2, 2)), ["1: declined 2", "subscribe 3"]);
+}
+
+#[test]
+fn what_has_grown_too_large_goes_on_without_newcomers() {
+    let mut script = Script::subscribed(1);
+    script.enter(2);
+    script
+        .core
+        .row_bytes
+        .add(crate::limits::ROWS_TOTAL_BYTES_MAX as i64);
+    assert_eq!(script.upstream(update(1, 8)), ["1 updates to [1]"]);
+    assert_eq!(script.join(2, 1, "counter"), ["2: declined 1"]);
+    assert_eq!(script.upstream(update(1, 9)), ["1 updates to [1]"]);
+    let left = Request::MoveOut { session: 1 };
+    assert_eq!(script.request(left), ["1: closed 1013", "unsubscribe 1"]);
+
+    let mut script = Script::subscribed(1);
+    script
+        .core
+        .row_bytes
+        .add(crate::limits::ROWS_TOTAL_BYTES_MAX as i64);
+    script.upstream(update(1, 8));
+    assert_eq!(script.lost(), ["1: closed 1013", "open"]);
+}
+
+#[test]
+fn v1_feeds_hear_of_their_own_members_calls_alone() {
+    const V1: Subprotocol = Subprotocol::V1;
+    let gauge = || IntGauge::new("rows", "bytes").expect("a gauge");
+    let mut core = Core::new(V1, gauge(), Budget::new(1 << 30, gauge()));
+    let mut act = |act: &mut dyn FnMut(&mut Core, &mut Vec<Action>)| {
+        let mut actions = Vec::new();
+        act(&mut core, &mut actions);
+        let forwarded = actions.into_iter().filter_map(|action| match action {
+            Action::Forward(message) => Some(String::from_utf8_lossy(&message).into_owned()),
+            _ => None,
+        });
+        forwarded.collect::<Vec<_>>()
+    };
+    let enter = |session| {
+        move |core: &mut Core, actions: &mut Vec<Action>| {
+            let (items, _) = mpsc::channel(1);
+            core.request(Request::Enter { session, items }, actions);
+        }
+    };
+    assert_eq!(act(&mut enter(11)), [""; 0]);
+    let opened = act(&mut |core, actions| core.opened(|_| true, actions));
+    assert_eq!(opened.len(), 2);
+    assert!(opened[1].contains("session = 11"));
+    let applied = |set: u32| -> Bytes {
+        let head = applied_head(V1, Direction::Come, set, set);
+        [&[0][..], &head, &applied_rows(V1, Direction::Come, Some(&[]))]
+            .concat()
+            .into()
+    };
+    let later = act(&mut enter(12));
+    assert_eq!(later.len(), 1);
+    assert!(later[0].contains("session = 12"));
+    for set in [
+        RECEIPT_QUERY_SET,
+        FOLLOWED_QUERY_SETS + 1,
+        FOLLOWED_QUERY_SETS + 2,
+    ] {
+        act(&mut |core, actions| {
+            assert!(matches!(core.upstream, Upstream::Restoring { .. }));
+            let messages = split(V1, applied(set)).map(|message| message.expect("a message"));
+            core.upstream(messages, actions);
+        });
+    }
+    let gone = act(&mut |core, actions| {
+        assert_eq!(core.upstream, Upstream::Open);
+        core.request(Request::Gone { session: 11 }, actions);
+    });
+    assert_eq!(gone.len(), 1);
 }

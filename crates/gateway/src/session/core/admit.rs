@@ -18,6 +18,9 @@ impl Core {
 
     /// Admits what waits, as far as the phase rule and the limits allow.
     pub(super) fn admit(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) {
+        if self.sharing.is_evicted() {
+            self.leave_feed(actions);
+        }
         while !self.closed && self.has_room() && self.take_next(actions) {
             let Some(Waiting { message, refusal }) = self.waiting.pop_front() else {
                 return;
@@ -146,24 +149,13 @@ impl Core {
             let none = Subscriptions::new(self.subprotocol, self.total_row_bytes.clone());
             self.subscriptions = Some(Box::new(none));
         }
-        let read = self.apart(read);
+        let read = apart(self.subprotocol, read);
         if let Some(subscriptions) = self.subscriptions.as_mut().filter(|_| subscribes(read.kind)) {
             subscriptions.asked(&read, context.module, self.caller.is_owner);
         }
         self.bytes += read.bytes();
         actions.push(Action::Forward(read.raw.clone()));
         self.reads.push_back(read);
-    }
-
-    /// The read without its frame, of which in v3 it may be a small part.
-    fn apart(&self, read: Read) -> Read {
-        if self.subprotocol != Subprotocol::V3 {
-            return read;
-        }
-        match client::split(self.subprotocol, Bytes::copy_from_slice(&read.raw)).next() {
-            Some(Ok(ClientMessage::Read(copy))) => copy,
-            _ => read,
-        }
     }
 
     /// The answer to a read that is not forwarded.
@@ -180,6 +172,17 @@ impl Core {
             self.subprotocol,
             self.caller.session,
         )));
+    }
+}
+
+/// The read without its frame, of which in v3 it may be a small part.
+pub(super) fn apart(subprotocol: Subprotocol, read: Read) -> Read {
+    if subprotocol != Subprotocol::V3 {
+        return read;
+    }
+    match client::split(subprotocol, Bytes::copy_from_slice(&read.raw)).next() {
+        Some(Ok(ClientMessage::Read(copy))) => copy,
+        _ => read,
     }
 }
 

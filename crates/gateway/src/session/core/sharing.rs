@@ -5,10 +5,11 @@
 //! lost, and then it has what it asked for.
 
 use super::super::subscriptions::{Subscriptions, subscribes};
+use super::admit::apart;
 use super::{Action, Context, Core, Held, Upstream};
 use crate::close::CloseReason;
 use crate::feed::{Batch, Item, shareable};
-use crate::limits::RESTORATIONS_MAX;
+use crate::limits::{RESTORATIONS_MAX, SUBSCRIPTIONS_BYTES_MAX, SUBSCRIPTIONS_MAX};
 use bytes::{BufMut, Bytes, BytesMut};
 use rtdb_protocol::Subprotocol;
 use rtdb_protocol::client::{Read, ReadKind};
@@ -41,6 +42,20 @@ pub(super) struct Membership {
     leaving: bool,
 }
 
+impl Membership {
+    /// Whether another subscription can be repeated with those that there are, should the client go on by itself.
+    fn has_room(&self, read: &Read) -> bool {
+        let reads = self.reads().chain([read]);
+        let (count, bytes) = reads.fold((0, 0), |(count, bytes), read| (count + 1, bytes + read.raw.len()));
+        count <= SUBSCRIPTIONS_MAX && bytes <= SUBSCRIPTIONS_BYTES_MAX
+    }
+
+    fn reads(&self) -> impl Iterator<Item = &Read> {
+        let live = self.live.iter().map(|(_, read)| read);
+        live.chain(self.asked.iter().map(|(_, read)| read))
+    }
+}
+
 /// Where a subscribe or unsubscribe goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
@@ -58,6 +73,11 @@ impl Sharing {
     /// Whether the client's upstream, if there is one, is for nothing but queries.
     pub(super) fn is_shared(&self) -> bool {
         !matches!(self, Self::Alone)
+    }
+
+    /// Whether the client is to leave its feed as soon as it can.
+    pub(super) fn is_evicted(&self) -> bool {
+        matches!(self, Self::Member(member) if member.evicted)
     }
 
     /// Whether the feed tells of receipts.
@@ -112,7 +132,7 @@ impl Core {
                 let is_shared = match read.kind {
                     _ if member.evicted || member.leaving => false,
                     ReadKind::UnsubscribeMulti => is_live && !is_asked,
-                    _ => !is_live && !is_asked && (!v1 || is_first) && shareable(),
+                    _ => !is_live && !is_asked && (!v1 || is_first) && member.has_room(read) && shareable(),
                 };
                 if is_shared { Way::Feed } else { Way::Leaving }
             }
@@ -127,6 +147,7 @@ impl Core {
         let Sharing::Member(member) = &mut self.sharing else {
             return;
         };
+        let read = apart(self.subprotocol, read);
         member.last_ticket = member.last_ticket.wrapping_add(1);
         let ticket = member.last_ticket;
         if subscribes(read.kind) {
@@ -163,6 +184,7 @@ impl Core {
                 if let Some(read) = self.take_asked(ticket) {
                     self.applied_by_feed(&read, Direction::Come, rows, actions);
                     if let Sharing::Member(member) = &mut self.sharing {
+                        self.bytes += read.bytes();
                         member.live.push((set, read));
                     }
                     actions.push(Action::Subscribed(self.sharing.numbers()));
@@ -173,7 +195,13 @@ impl Core {
                     self.applied_by_feed(&read, Direction::Leave, rows, actions);
                     if let Sharing::Member(member) = &mut self.sharing {
                         let of = read.query_sets.first();
-                        member.live.retain(|(_, live)| live.query_sets.first() != of);
+                        let at = member
+                            .live
+                            .iter()
+                            .position(|(_, live)| live.query_sets.first() == of);
+                        if let Some((_, live)) = at.map(|at| member.live.swap_remove(at)) {
+                            self.bytes -= live.bytes();
+                        }
                     }
                     actions.push(Action::Subscribed(self.sharing.numbers()));
                 }
@@ -198,7 +226,7 @@ impl Core {
 
     /// The feed tells nothing more: the client must connect again.
     pub(crate) fn feed_lost(&mut self, reason: CloseReason, actions: &mut Vec<Action>) {
-        self.sharing = Sharing::Alone;
+        self.forget_feed();
         self.expect_no_receipts();
         self.settle(actions);
         self.close_when_idle(reason, actions);
@@ -257,7 +285,7 @@ impl Core {
 
     /// The client has left the feed, which had shown it these rows.
     fn moved(&mut self, shown: Vec<(u32, Bytes)>, context: &Context<'_>, actions: &mut Vec<Action>) {
-        let Sharing::Member(member) = std::mem::replace(&mut self.sharing, Sharing::Alone) else {
+        let Some(member) = self.forget_feed() else {
             return;
         };
         actions.push(Action::Subscribed(Vec::new()));
@@ -283,6 +311,17 @@ impl Core {
         }
         self.upstream = Upstream::Reopening;
         actions.push(Action::ReopenUpstream);
+    }
+
+    /// The client is no member any more.
+    fn forget_feed(&mut self) -> Option<Membership> {
+        match std::mem::replace(&mut self.sharing, Sharing::Alone) {
+            Sharing::Member(member) => {
+                self.bytes -= member.reads().map(Read::bytes).sum::<usize>();
+                Some(member)
+            }
+            Sharing::Open | Sharing::Alone => None,
+        }
     }
 
     /// The rows that a query set of the feed has shown, as if the server had told of them.

@@ -121,8 +121,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let upstream = io.upstream.as_ref().map_or(0, |(upstream, _)| upstream.bytes());
         let bytes = self.core.bytes() + self.outbox.bytes() + self.client.bytes() + upstream + io.held_bytes;
         let shared = self.outbox.shared_bytes() + self.client.shared_bytes();
-        self.share
-            .set_all(bytes - shared + self.outbox.overhead(), shared)
+        self.share.set_all(bytes - shared, shared)
     }
 
     /// Whether the client has room for more.

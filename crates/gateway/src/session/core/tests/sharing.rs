@@ -53,6 +53,14 @@ fn joined(ticket: u32, set: u32) -> Item {
     }
 }
 
+fn one_off() -> Bytes {
+    let mut query = BytesMut::from(&[2][..]);
+    query.put_u32_le(5);
+    query.put_u32_le(21);
+    query.put_slice(b"SELECT * FROM counter");
+    query.freeze()
+}
+
 /// Updates of the feed, some with this session's receipts.
 fn batch(receipts: &[Option<u64>]) -> Item {
     let updates = receipts.iter().map(|receipt| {
@@ -201,11 +209,7 @@ fn who_is_evicted_goes_on_alone_with_its_calls() {
 #[test]
 fn queries_by_the_way_have_an_upstream_without_receipts() {
     let mut script = Script::member();
-    let mut query = BytesMut::from(&[2][..]);
-    query.put_u32_le(5);
-    query.put_u32_le(21);
-    query.put_slice(b"SELECT * FROM counter");
-    assert_eq!(script.client(query.freeze()), ["open"]);
+    assert_eq!(script.client(one_off()), ["open"]);
     let forwarded = script.step(Core::upstream_opened);
     assert_eq!(forwarded.len(), 1, "{forwarded:?}");
     // It is asked again if the upstream is lost, and nobody else notices.
@@ -221,4 +225,80 @@ fn a_feed_that_ends_closes_the_client_behind_its_calls() {
     script.propose();
     assert_eq!(script.feed(Item::Closed(CloseReason::restart())), [""; 0]);
     assert_eq!(script.ok(), ["result 1 ok", "close 1012"]);
+}
+
+#[test]
+fn who_is_evicted_while_something_is_due_leaves_as_soon_as_it_is_there() {
+    let mut script = Script::member();
+    assert_eq!(script.client(subscribe(2)), ["join 2"]);
+    assert_eq!(script.feed(Item::Evicted), [""; 0]);
+    assert_eq!(
+        script.feed(joined(2, 41)),
+        ["subscribed 2", "numbers [(40, 1), (41, 2)]", "move out"]
+    );
+
+    let mut script = Script::member();
+    assert_eq!(script.client(one_off()), ["open"]);
+    script.step(Core::upstream_opened);
+    assert_eq!(script.feed(Item::Evicted), [""; 0]);
+    let answer = [&[0, 5][..], &5u32.to_le_bytes(), &[0], &0u32.to_le_bytes()].concat();
+    assert_eq!(script.upstream(answer.into()), ["message 5", "move out"]);
+}
+
+/// Bytes that tell when they are gone.
+struct Watched(Vec<u8>, Arc<std::sync::atomic::AtomicBool>);
+
+impl AsRef<[u8]> for Watched {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.1.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_subscription_keeps_no_more_than_itself() {
+    const V3: Subprotocol = Subprotocol::V3;
+    let mut script = Script::sharing();
+    let caller = script.core.caller.clone();
+    let gauge = IntGauge::new("rows", "bytes").expect("a gauge");
+    script.core = Core::new(V3, caller, gauge, true);
+    // One frame: a subscription, and a call with large arguments.
+    let frame = [&subscribe(1)[..], &call_named("nothing", &[0; 1 << 20], 1)].concat();
+    let gone = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let frame = Bytes::from_owner(Watched(frame, gone.clone()));
+    assert_eq!(script.client(frame), ["join 1"]);
+    let before = script.core.bytes();
+    script.feed(joined(1, SET));
+    assert!(
+        gone.load(std::sync::atomic::Ordering::Relaxed),
+        "the frame is kept"
+    );
+    assert!(script.core.bytes() > 0 && before > 0, "what it keeps is counted");
+}
+
+#[test]
+fn who_is_subscribed_to_more_than_is_shared_goes_on_alone() {
+    let mut script = Script::sharing();
+    let long = "x".repeat(40_000);
+    let mut bytes = 0;
+    for set in 1.. {
+        let query = format!("SELECT * FROM counter WHERE name = '{set}{long}'");
+        let asked = script.client(client::subscribe(V2, &[&query], set, set));
+        if asked != [format!("join {set}")] {
+            assert_eq!(asked, ["move out"]);
+            break;
+        }
+        script.feed(joined(set, SET + set));
+        bytes += query.len();
+        assert!(script.core.bytes() >= bytes, "what it keeps is counted");
+        assert!(
+            bytes <= crate::limits::SUBSCRIPTIONS_BYTES_MAX,
+            "{bytes} bytes are shared"
+        );
+    }
 }
