@@ -104,6 +104,9 @@ pub const FEED_COUNTS_MAX: usize = 8;
 /// Rows of a feed's query sets whose first answers are due, before it subscribes to more.
 pub const ASKED_ROWS_MAX: u64 = 4_096;
 
+/// Bytes of a feed's rows that are gone through for those who join, before updates go on.
+pub const ADMITTED_BYTES_MAX: usize = 1 << 20;
+
 /// How long a count may take.
 pub const COUNT_MAX: Duration = Duration::from_secs(2);
 

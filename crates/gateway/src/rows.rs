@@ -4,7 +4,7 @@
 //! what it has, and of a row that is gone it must hear all its bytes. Those the server no longer has: so they are kept
 //! here. Only clients with subscriptions pay for it, a row's bytes and about [`ROW_OVERHEAD_BYTES`] each.
 
-use crate::limits::{ROWS_BYTES_MAX, ROWS_TOTAL_BYTES_MAX};
+use crate::limits::{CLIENT_BYTES_MAX, ROWS_BYTES_MAX, ROWS_TOTAL_BYTES_MAX};
 use bytes::Bytes;
 use indexmap::IndexMap;
 use prometheus::IntGauge;
@@ -47,6 +47,9 @@ pub(crate) struct Rows {
     bytes: usize,
     /// How many of `bytes` are in `total`.
     counted: usize,
+    /// A client that has been shown more than is kept is given a connection of its own all the same: until it has been told
+    /// what it missed, they are part of what is held for it, and limited like that.
+    moving: bool,
     /// The bytes of all clients of the node.
     total: IntGauge,
 }
@@ -58,8 +61,20 @@ impl Rows {
             sets: BTreeMap::new(),
             bytes: 0,
             counted: 0,
+            moving: false,
             total,
         }
+    }
+
+    /// They are kept, whatever they take, until [`Rows::moved`].
+    pub(crate) fn moving(&mut self) {
+        self.moving = true;
+    }
+
+    /// False if there are too many to be kept any longer.
+    pub(crate) fn moved(&mut self) -> bool {
+        self.moving = false;
+        self.count()
     }
 
     /// What they take.
@@ -82,7 +97,12 @@ impl Rows {
         // Of what can't be kept nothing is copied, or no more than is kept.
         let all =
             |rows: fn(&Change) -> &RowList| changes().map(|change| cost_of(rows(change))).sum::<usize>();
-        let most = ROWS_BYTES_MAX + all(|change| &change.deletes);
+        let max = if self.moving {
+            CLIENT_BYTES_MAX
+        } else {
+            ROWS_BYTES_MAX
+        };
+        let most = max + all(|change| &change.deletes);
         if all(|change| &change.inserts) > most || !self.count() {
             return false;
         }
@@ -212,6 +232,9 @@ impl Rows {
         if self.bytes != self.counted {
             self.total.add(self.bytes as i64 - self.counted as i64);
             self.counted = self.bytes;
+        }
+        if self.moving {
+            return self.bytes <= CLIENT_BYTES_MAX;
         }
         self.bytes <= ROWS_BYTES_MAX && self.total.get() <= ROWS_TOTAL_BYTES_MAX as i64
     }

@@ -12,7 +12,7 @@ use super::item::Item;
 use super::member::Request;
 use crate::budget::Budget;
 use crate::close::CloseReason;
-use crate::limits::{FEED_LARGE_MAX, FEED_SETS_MAX};
+use crate::limits::{ADMITTED_BYTES_MAX, FEED_LARGE_MAX, FEED_SETS_MAX};
 use bytes::Bytes;
 use prometheus::IntGauge;
 use rtdb_protocol::client;
@@ -21,6 +21,7 @@ use rtdb_protocol::sql::Query;
 use rtdb_protocol::{RECEIPT_QUERY_SET, Subprotocol};
 use sets::{Joiner, Set, State};
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 /// The query set of fences.
@@ -88,13 +89,16 @@ pub(super) struct Core {
     /// The query set of a list of queries.
     by_queries: HashMap<Arc<[Query]>, u32>,
     last_set: u32,
+    /// The query set whose rows were last gone through for who joined.
+    last_admitted: u32,
     /// v1: how many members there were.
     followed: u32,
     /// The session whose query set was last subscribed to.
     last_asked: u64,
     fences: Fences,
-    /// Lists of queries that have too many rows.
-    large: VecDeque<Arc<[Query]>>,
+    /// Lists of queries that have too many rows: their hashes, since they may be long.
+    large: VecDeque<u64>,
+    hasher: RandomState,
     /// Updates that are gathered for a batch.
     gathered: Vec<Update>,
     /// How many batches there were.
@@ -119,10 +123,12 @@ impl Core {
             sets: BTreeMap::new(),
             by_queries: HashMap::new(),
             last_set: 0,
+            last_admitted: 0,
             followed: 0,
             last_asked: 0,
             fences: Fences::default(),
             large: VecDeque::new(),
+            hasher: RandomState::new(),
             gathered: Vec::new(),
             batches: 0,
             receipts: HashMap::new(),
@@ -369,9 +375,8 @@ impl Core {
         if self.upstream != Upstream::Open || self.fences.under_way.is_some() {
             return;
         }
-        let last = self.fences.last;
         let mut waiting = self.sets.values().flat_map(|set| &set.waiting);
-        if !waiting.any(|joiner| joiner.fence > last) {
+        if !waiting.any(|joiner| joiner.fence > 0) {
             return;
         }
         self.fences.last += 1;
@@ -389,9 +394,20 @@ impl Core {
     /// A fence has been answered: who asked before it is told what there is here.
     fn fenced(&mut self, fence: u32, actions: &mut Vec<Action>) {
         self.fences.under_way = None;
-        let live: Vec<u32> = self.sets_in(State::Live);
-        for set in live {
-            self.admit(set, fence, actions);
+        let live = self.sets_in(State::Live);
+        // Updates wait meanwhile: what is large is let in with the next fences, and the query sets take turns.
+        let from = live.partition_point(|set| *set <= self.last_admitted);
+        let mut bytes = 0;
+        for number in live[from..].iter().chain(&live[..from]) {
+            let more = self.sets.get(number).map_or(0, |set| set.bytes_to_admit(fence));
+            if more > 0 && bytes >= ADMITTED_BYTES_MAX {
+                continue;
+            }
+            if more > 0 {
+                self.last_admitted = *number;
+                bytes += more;
+            }
+            self.admit(*number, fence, actions);
         }
         self.fence(actions);
     }
@@ -401,11 +417,15 @@ impl Core {
         sets.map(|(set, _)| *set).collect()
     }
 
-    fn remember_large(&mut self, queries: Arc<[Query]>) {
+    fn remember_large(&mut self, queries: &[Query]) {
         if self.large.len() >= FEED_LARGE_MAX {
             self.large.pop_front();
         }
-        self.large.push_back(queries);
+        self.large.push_back(self.hasher.hash_one(queries));
+    }
+
+    fn is_large(&self, queries: &[Query]) -> bool {
+        self.large.contains(&self.hasher.hash_one(queries))
     }
 
     /// A number for another query set; `None` if there are enough.

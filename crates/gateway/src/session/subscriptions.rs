@@ -62,6 +62,12 @@ impl Subscriptions {
         }
     }
 
+    /// The client comes from a feed, with all that it was shown there.
+    pub(super) fn moving(mut self) -> Self {
+        self.rows.moving();
+        self
+    }
+
     /// Whether there is any.
     pub(super) fn any(&self) -> bool {
         !self.live.is_empty() || !self.known
@@ -149,7 +155,11 @@ impl Subscriptions {
 
     /// What leads from the rows that the client was shown to those that the new upstream has told of.
     pub(super) fn show_told(&mut self) -> Option<Bytes> {
-        self.rows.show_told(self.subprotocol)
+        let message = self.rows.show_told(self.subprotocol);
+        if !self.rows.moved() {
+            self.give_up();
+        }
+        message
     }
 
     /// The client has got the answer to its request.

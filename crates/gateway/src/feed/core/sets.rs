@@ -55,8 +55,9 @@ pub(super) struct Set {
     counted: u64,
     /// The tables of its first answer: some may be empty.
     tables: Vec<(Box<str>, u32)>,
-    /// What it shows now, as members are told when they join.
-    snapshot: Option<Bytes>,
+    /// What it shows now, as members are told when they join, and when they leave.
+    come: Option<Bytes>,
+    leave: Option<Bytes>,
 }
 
 impl Set {
@@ -85,12 +86,19 @@ impl Set {
     }
 
     /// What it shows now.
-    fn snapshot(&mut self, subprotocol: Subprotocol, budget: &Budget) -> Bytes {
-        if let Some(snapshot) = &self.snapshot {
+    fn snapshot(&mut self, subprotocol: Subprotocol, direction: Direction, budget: &Budget) -> Bytes {
+        let made = match direction {
+            Direction::Come => &self.come,
+            Direction::Leave => &self.leave,
+        };
+        if let Some(snapshot) = made {
             return snapshot.clone();
         }
-        let snapshot = budget.shared(self.rows(subprotocol, Direction::Come));
-        self.snapshot = Some(snapshot.clone());
+        let snapshot = budget.shared(self.rows(subprotocol, direction));
+        *match direction {
+            Direction::Come => &mut self.come,
+            Direction::Leave => &mut self.leave,
+        } = Some(snapshot.clone());
         snapshot
     }
 
@@ -99,7 +107,16 @@ impl Set {
     }
 
     pub(super) fn forget_snapshot(&mut self) {
-        self.snapshot = None;
+        (self.come, self.leave) = (None, None);
+    }
+
+    /// Bytes that have to be gone through before those can be let in who wait for a fence up to this one.
+    pub(super) fn bytes_to_admit(&self, fence: u32) -> usize {
+        let waits = self.waiting.iter().any(|joiner| joiner.fence <= fence);
+        match waits && self.come.is_none() {
+            true => self.rows.bytes(),
+            false => 0,
+        }
     }
 }
 
@@ -132,7 +149,7 @@ impl Core {
             }
             return;
         }
-        let is_taken = !self.ending && !self.large.contains(&queries);
+        let is_taken = !self.ending && !self.is_large(&queries);
         let Some(number) = is_taken.then(|| self.next_set()).flatten() else {
             return Self::decline(vec![joiner(0)], actions);
         };
@@ -149,7 +166,8 @@ impl Core {
                 rows: Rows::new(self.row_bytes.clone()),
                 counted: 0,
                 tables: Vec::new(),
-                snapshot: None,
+                come: None,
+                leave: None,
             },
         );
     }
@@ -170,7 +188,7 @@ impl Core {
         }
         if let Some(set) = self.forget(number) {
             if rows.is_some() {
-                self.remember_large(set.queries);
+                self.remember_large(&set.queries);
             }
             Self::decline(set.waiting, actions);
         }
@@ -256,7 +274,7 @@ impl Core {
             };
             member.sets.push(number);
             set.members.push(session);
-            let rows = set.snapshot(self.subprotocol, &self.budget);
+            let rows = set.snapshot(self.subprotocol, Direction::Come, &self.budget);
             let joined = Item::Joined {
                 ticket,
                 set: number,
@@ -276,7 +294,7 @@ impl Core {
             return true;
         }
         if !told {
-            set.snapshot = None;
+            set.forget_snapshot();
         }
         set.rows
             .apply_all(changes, if told { Side::Told } else { Side::Shown })
@@ -299,7 +317,7 @@ impl Core {
         member.sets.retain(|of| *of != number);
         set.members.retain(|of| *of != session);
         let rows = match rows {
-            true => self.budget.shared(set.rows(self.subprotocol, Direction::Leave)),
+            true => set.snapshot(self.subprotocol, Direction::Leave, &self.budget),
             false => applied_rows(self.subprotocol, Direction::Leave, None),
         };
         actions.push(Action::Tell(session, Item::Left { ticket, rows }));
@@ -317,7 +335,10 @@ impl Core {
         let mut shown = Vec::with_capacity(member.sets.len());
         for number in member.sets.clone() {
             if let Some(set) = self.sets.get_mut(&number) {
-                shown.push((number, set.snapshot(self.subprotocol, &self.budget)));
+                shown.push((
+                    number,
+                    set.snapshot(self.subprotocol, Direction::Come, &self.budget),
+                ));
             }
         }
         actions.push(Action::Tell(session, Item::Moved { shown }));
@@ -365,7 +386,7 @@ impl Core {
             _ => set.members.clone(),
         };
         Self::decline(waiting, actions);
-        self.remember_large(queries);
+        self.remember_large(&queries);
         for session in lost {
             self.dismiss(session, actions);
         }

@@ -540,3 +540,41 @@ fn v1_feeds_hear_of_their_own_members_calls_alone() {
     });
     assert_eq!(gone.len(), 1);
 }
+
+#[test]
+fn large_query_sets_let_updates_go_between_who_joins() {
+    let mut script = Script::open(1);
+    let large = |set: u32| -> Bytes {
+        let row = vec![set as u8; crate::limits::ADMITTED_BYTES_MAX];
+        let rows = TableRows {
+            table: "counter",
+            table_id: 0,
+            rows: vec![&row],
+        };
+        let head = applied_head(V2, Direction::Come, set, set);
+        [&[0][..], &head, &applied_rows(V2, Direction::Come, Some(&[rows]))]
+            .concat()
+            .into()
+    };
+    for (set, table) in [(1, "a"), (2, "b")] {
+        script.join(1, set, table);
+        script.counted(set, Some(1));
+        script.upstream(large(set));
+        script.upstream(update(set, 9));
+    }
+    script.enter(2);
+    script.enter(3);
+    assert_eq!(script.join(2, 1, "a"), ["fence 1", "end of fence"]);
+    script.join(2, 2, "b");
+    script.join(3, 1, "a");
+    script.upstream(applied(1, FENCE_QUERY_SET, &[]));
+    script.upstream(update(1, 8));
+    assert_eq!(
+        script.upstream(applied(2, FENCE_QUERY_SET, &[])),
+        ["2: joined 2 with [2, 9]", "fence 3", "end of fence"]
+    );
+    assert_eq!(
+        script.upstream(applied(3, FENCE_QUERY_SET, &[])),
+        ["3: joined 1 with [1, 9, 8]"]
+    );
+}

@@ -293,7 +293,8 @@ impl Core {
             self.sharing = Sharing::Open;
             return self.go_alone(actions);
         }
-        let mut subscriptions = Subscriptions::new(self.subprotocol, self.total_row_bytes.clone());
+        let none = Subscriptions::new(self.subprotocol, self.total_row_bytes.clone());
+        let mut subscriptions = none.moving();
         let mut restorable = true;
         for (set, read) in &member.live {
             let rows = shown.iter().find(|(of, _)| of == set);

@@ -302,3 +302,39 @@ fn who_is_subscribed_to_more_than_is_shared_goes_on_alone() {
         );
     }
 }
+
+#[test]
+fn who_was_shown_more_than_is_kept_goes_on_alone_too() {
+    let mut script = Script::member();
+    assert_eq!(
+        script.client(client::subscribe(V2, &["SELECT * FROM other"], 2, 2)),
+        ["join 2"]
+    );
+    script.feed(joined(2, 41));
+    let row = vec![7; crate::limits::ROWS_BYTES_MAX * 3 / 4];
+    let large = |table, row| {
+        let rows = TableRows {
+            table,
+            table_id: 0,
+            rows: vec![row],
+        };
+        applied_rows(V2, Direction::Come, Some(&[rows]))
+    };
+    let secret = client::subscribe(V2, &["SELECT * FROM secret"], 3, 3);
+    assert_eq!(script.client(secret), ["move out"]);
+    let shown = vec![(SET, large("counter", &row)), (41, large("other", &row))];
+    assert_eq!(script.feed(Item::Moved { shown }), ["numbers []", "reopen"]);
+    script.step(Core::upstream_opened);
+    script.upstream(applied(u32::MAX));
+    script.upstream(applied(1));
+    let answer = |set: u32, body: &[u8]| -> Bytes {
+        let head = rtdb_protocol::reply::applied_head(V2, Direction::Come, set, set);
+        [&[0][..], &head, body].concat().into()
+    };
+    // What it was shown of 1 is gone; of 2 it is all there.
+    assert_eq!(
+        script.upstream(answer(2, &large("other", &row))),
+        ["update", "forward subscribe 3"]
+    );
+    assert_eq!(script.upstream(applied(3)), ["subscribed 3"]);
+}
