@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::calls::Calls;
 use crate::fan_out::FanOut;
+use crate::stranger::Beside;
 
 /// What one run measured.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -29,8 +30,10 @@ pub(crate) struct Figures {
     pub(crate) idle_connection_kib: f64,
     /// One call at a time beside the idle connections, as a multiple of without them.
     pub(crate) idle_latency_ratio: f64,
-    /// One call at a time beside a stranger who tries everything, as a multiple of without.
-    pub(crate) stranger_latency_ratio: f64,
+    /// One call at a time beside a stranger who tries everything on the same node.
+    pub(crate) one_node_beside: Beside,
+    /// The same with three nodes, whose servers share the cores.
+    pub(crate) three_nodes_beside: Beside,
     pub(crate) fan_out: FanOut,
 }
 
@@ -79,11 +82,16 @@ impl fmt::Display for Figures {
             "  latency beside them      {:>8.2} of without  (goal 2)",
             self.idle_latency_ratio
         )?;
-        writeln!(
-            f,
-            "  latency beside a stranger{:>7.2} of without  (goal 2)",
-            self.stranger_latency_ratio
-        )?;
+        for (nodes, beside) in [
+            ("one node", self.one_node_beside),
+            ("three", self.three_nodes_beside),
+        ] {
+            writeln!(
+                f,
+                "  latency beside a stranger{:>7.2} of without  (goal 2; {nodes}; {:.2} beside spinning threads)",
+                beside.stranger, beside.spinners
+            )?;
+        }
         write!(f, "\n{}", self.fan_out)
     }
 }

@@ -171,11 +171,19 @@ async fn bench(options: &Options) -> Result<()> {
 }
 
 async fn beside_a_stranger(figures: &mut Figures, folder: &Path) -> Result<()> {
-    eprintln!("three nodes, and a stranger who tries everything");
-    figures.stranger_latency_ratio = stranger::latency_ratio(&folder.join("stranger"))
-        .await
-        .context("beside a stranger")?;
-    eprintln!("  {:.2} of without", figures.stranger_latency_ratio);
+    eprintln!("beside a stranger who tries everything");
+    for (nodes, beside) in [
+        (1, &mut figures.one_node_beside),
+        (3, &mut figures.three_nodes_beside),
+    ] {
+        *beside = stranger::latency_ratios(&folder.join(format!("stranger-{nodes}")), nodes)
+            .await
+            .context("beside a stranger")?;
+        eprintln!(
+            "  {:.2} of without, {:.2} beside spinning threads",
+            beside.stranger, beside.spinners
+        );
+    }
     Ok(())
 }
 

@@ -1,6 +1,8 @@
 //! What a stranger who tries everything costs others.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -10,6 +12,7 @@ use rtdb_testkit::cluster::{Cluster, ClusterConfig};
 use rtdb_testkit::demo_module::{ADD, add};
 use rtdb_testkit::poison_module::{self, DRAIN, EAT, FAIL, FILL, NOTHING, crafted};
 use rtdb_testkit::{Api, demo_module};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::measure::{connect_to, median_ms};
@@ -22,9 +25,26 @@ const STRETCH: Duration = Duration::from_secs(6);
 /// The stranger's database.
 const OWN: &str = "own";
 
-/// The median time of a call beside a stranger, as a multiple of that without: the medians of interleaved stretches.
-pub(crate) async fn latency_ratio(folder: &Path) -> Result<f64> {
-    let mut config = ClusterConfig::new(3, folder)?;
+/// The median time of a call, as a multiple of that with nothing beside it: the medians of interleaved stretches.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Beside {
+    /// Beside a stranger, who calls the same node, or another one.
+    pub(crate) stranger: f64,
+    /// Beside as many threads that do nothing but spin as there are servers: what sharing the processors costs by itself.
+    pub(crate) spinners: f64,
+}
+
+/// What is beside the calls of a stretch.
+#[derive(Clone, Copy)]
+enum Neighbour {
+    Nobody,
+    Stranger,
+    Spinners,
+}
+
+/// What stands beside the calls to a cluster of so many nodes costs them.
+pub(crate) async fn latency_ratios(folder: &Path, nodes: u16) -> Result<Beside> {
+    let mut config = ClusterConfig::new(nodes, folder)?;
     let arguments = ["--call-time-max-s", "2", "--stdb-memory-max", "700"];
     config.arguments = arguments.map(str::to_owned).to_vec();
     let mut cluster = Cluster::start_ready(&config, PATIENCE).await?;
@@ -32,28 +52,56 @@ pub(crate) async fn latency_ratio(folder: &Path) -> Result<f64> {
     node.with_token(node.new_token().await?)
         .publish(DATABASE, demo_module::wasm()?)
         .await?;
-    let stranger = cluster.node(2).api();
+    let stranger = cluster.node(nodes.min(2).into()).api();
     let stranger = stranger.with_token(stranger.new_token().await?);
     stranger.publish(OWN, poison_module::wasm()?).await?;
     cluster.wait_level(DATABASE, PATIENCE).await?;
     let addr = cluster.node(1).client_addr().to_owned();
-    let (mut without, mut beside) = (Vec::new(), Vec::new());
+    let neighbours = [Neighbour::Nobody, Neighbour::Spinners, Neighbour::Stranger];
+    let mut medians = [Vec::new(), Vec::new(), Vec::new()];
     for _ in 0..STRETCHES {
-        without.push(stretch(&addr).await?);
-        let doings = tokio::spawn(annoy(stranger.clone()));
-        beside.push(stretch(&addr).await?);
-        doings.abort();
-        // What it has begun goes on for a while.
-        cluster.wait_ready(PATIENCE).await?;
-        cluster.wait_level(OWN, PATIENCE).await?;
+        for (neighbour, medians) in neighbours.iter().zip(&mut medians) {
+            let ends = Arc::new(AtomicBool::new(false));
+            let doings = match neighbour {
+                Neighbour::Nobody => None,
+                Neighbour::Stranger => Some(tokio::spawn(annoy(stranger.clone()))),
+                Neighbour::Spinners => {
+                    (0..nodes).for_each(|_| spin(ends.clone()));
+                    None
+                }
+            };
+            let median = stretch(&addr).await;
+            ends.store(true, Ordering::Relaxed);
+            if let Some(doings) = doings {
+                doings.abort();
+            }
+            medians.push(median?);
+            // What was begun goes on for a while.
+            cluster.wait_ready(PATIENCE).await?;
+            cluster.wait_level(OWN, PATIENCE).await?;
+        }
     }
     cluster.stop().await?;
-    let [without, beside] = [without, beside].map(|mut medians: Vec<f64>| {
+    let [alone, spinners, stranger] = medians.map(|mut medians: Vec<f64>| {
         medians.sort_by(f64::total_cmp);
         medians[STRETCHES / 2]
     });
-    eprintln!("  a call takes {without:.2} ms, and {beside:.2} ms beside a stranger");
-    Ok(beside / without)
+    eprintln!(
+        "  {nodes} nodes: a call takes {alone:.2} ms, {spinners:.2} ms beside {nodes} spinning threads, {stranger:.2} ms \
+         beside a stranger"
+    );
+    Ok(Beside {
+        stranger: stranger / alone,
+        spinners: spinners / alone,
+    })
+}
+
+fn spin(ends: Arc<AtomicBool>) {
+    std::thread::spawn(move || {
+        while !ends.load(Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+    });
 }
 
 /// The median time of one call at a time, in ms.
