@@ -2,13 +2,16 @@
 
 use crate::limits::{CLIENT_BYTES_MAX, UPSTREAM_OPEN_MAX};
 use crate::local::{Claims, Local};
+use crate::metrics::Present;
 use crate::socket::{Counted, Socket};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
+use prometheus::IntGauge;
 use rtdb_protocol::Subprotocol;
 use spacetimedb_lib::{ConnectionId, Identity};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::net::TcpStream;
@@ -21,13 +24,21 @@ pub(crate) const RETRY: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
 /// The connection.
-pub(crate) type Upstream = Socket<TcpStream>;
+pub(crate) struct Upstream {
+    pub(crate) socket: Socket<TcpStream>,
+    /// Resolves at the next publication of the database: the server may have kept the connection to what was there before.
+    published: Option<BoxFuture<'static, ()>>,
+    _present: Present,
+}
 
-/// The connection, just opened.
-pub(crate) struct Opened {
-    pub(crate) upstream: Upstream,
-    /// Resolves at the next publication of the database.
-    pub(crate) published: Option<BoxFuture<'static, ()>>,
+impl Upstream {
+    /// Ready when the database's module was replaced, or nearly, since the connection was opened.
+    pub(crate) fn poll_published(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.published {
+            Some(published) => published.poll_unpin(cx),
+            None => Poll::Pending,
+        }
+    }
 }
 
 /// Why it could not be opened.
@@ -53,10 +64,12 @@ pub(crate) struct UpstreamConfig {
     pub(crate) claims: Claims,
     /// The client's own token.
     pub(crate) token: String,
+    /// Where connections are counted that are open.
+    pub(crate) counted: IntGauge,
 }
 
 /// Opens the connection; while the server does not answer it is tried again and again, for a while.
-pub(crate) async fn open(local: Arc<dyn Local>, config: UpstreamConfig) -> Result<Opened, OpenError> {
+pub(crate) async fn open(local: Arc<dyn Local>, config: UpstreamConfig) -> Result<Upstream, OpenError> {
     let attempts = async {
         loop {
             match attempt(local.as_ref(), &config).await {
@@ -73,7 +86,7 @@ pub(crate) async fn open(local: Arc<dyn Local>, config: UpstreamConfig) -> Resul
 /// Opens the connection again for somebody who has seen something already: whatever the server says is taken to be of its
 /// recovery, and nothing is asked of it before it has again what it may have shown. To be given up after
 /// [`UPSTREAM_AWAY_MAX`](crate::limits::UPSTREAM_AWAY_MAX).
-pub(crate) async fn reopen(local: &dyn Local, config: &UpstreamConfig) -> Opened {
+pub(crate) async fn reopen(local: &dyn Local, config: &UpstreamConfig) -> Upstream {
     let mut pause = RETRY;
     let opened = loop {
         match attempt(local, config).await {
@@ -100,7 +113,7 @@ impl UpstreamConfig {
     }
 }
 
-async fn attempt(local: &dyn Local, config: &UpstreamConfig) -> Result<Opened, OpenError> {
+async fn attempt(local: &dyn Local, config: &UpstreamConfig) -> Result<Upstream, OpenError> {
     // From before the connection is there, so that no publication is missed.
     let published = local.publications(&config.database).map(|mut publications| {
         async move {
@@ -137,11 +150,13 @@ async fn attempt(local: &dyn Local, config: &UpstreamConfig) -> Result<Opened, O
         .map_err(|_| OpenError::Unavailable)?;
     stream.set_nodelay(true).map_err(|_| OpenError::Unavailable)?;
     use tokio_tungstenite::tungstenite::Error;
-    let config = Upstream::config(CLIENT_BYTES_MAX);
+    let present = Present::new(&config.counted);
+    let config = Socket::<TcpStream>::config(CLIENT_BYTES_MAX);
     match client_async_with_config(request, Counted::new(stream), Some(config)).await {
-        Ok((ws, _)) => Ok(Opened {
-            upstream: Socket::new(ws),
+        Ok((ws, _)) => Ok(Upstream {
+            socket: Socket::new(ws),
             published,
+            _present: present,
         }),
         Err(Error::Http(response)) => Err(OpenError::Refused(response.status().to_string())),
         Err(Error::Io(_) | Error::ConnectionClosed | Error::Protocol(_)) => Err(OpenError::Unavailable),

@@ -10,9 +10,8 @@ use crate::limits::{
     APART_BYTES, BATCH_BYTES_MAX, COUNT_BYTES_MAX, COUNT_MAX, FEED_COUNTS_MAX, UPSTREAM_AWAY_MAX,
 };
 use crate::local::Claims;
-use crate::metrics::Present;
 use crate::pool;
-use crate::upstream::{self, OpenError, Opened, Upstream, UpstreamConfig};
+use crate::upstream::{self, OpenError, Upstream, UpstreamConfig};
 use axum::body::Body;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -33,7 +32,7 @@ enum Event {
     /// A member wants something.
     Request(Option<Request>),
     /// The upstream is open, or can't be opened.
-    Opened(Box<Result<Opened, OpenError>>),
+    Opened(Box<Result<Upstream, OpenError>>),
     /// SpacetimeDB sent something.
     Upstream(Vec<Bytes>),
     /// The upstream is gone.
@@ -44,7 +43,7 @@ enum Event {
     Published,
 }
 
-type Opening = BoxFuture<'static, Result<Opened, OpenError>>;
+type Opening = BoxFuture<'static, Result<Upstream, OpenError>>;
 
 /// A feed.
 pub(super) struct Feed {
@@ -55,9 +54,8 @@ pub(super) struct Feed {
     members: HashMap<u64, mpsc::Sender<Item>>,
     /// Sessions that hear nothing more.
     gone: Vec<u64>,
-    upstream: Option<(Upstream, Present)>,
+    upstream: Option<Upstream>,
     opening: Option<Opening>,
-    published: Option<BoxFuture<'static, ()>>,
     counts: FuturesUnordered<BoxFuture<'static, (u32, Option<u64>)>>,
     to_count: VecDeque<(u32, Vec<String>)>,
     /// Whom it is to the local server: somebody new, since nothing that is shared depends on who asks.
@@ -79,7 +77,6 @@ impl Feed {
             gone: Vec::new(),
             upstream: None,
             opening: None,
-            published: None,
             counts: FuturesUnordered::new(),
             to_count: VecDeque::new(),
             caller: None,
@@ -139,14 +136,13 @@ impl Feed {
         if let Poll::Ready(Some((set, rows))) = self.counts.poll_next_unpin(cx) {
             return Poll::Ready(Event::Counted(set, rows));
         }
-        if let Some(published) = &mut self.published
-            && published.poll_unpin(cx).is_ready()
-        {
-            return Poll::Ready(Event::Published);
-        }
-        let Some((upstream, _)) = &mut self.upstream else {
+        let Some(upstream) = &mut self.upstream else {
             return Poll::Pending;
         };
+        if upstream.poll_published(cx).is_ready() {
+            return Poll::Ready(Event::Published);
+        }
+        let upstream = &mut upstream.socket;
         if matches!(upstream.poll_flush(cx), Poll::Ready(Err(_))) {
             return Poll::Ready(Event::Lost);
         }
@@ -192,10 +188,8 @@ impl Feed {
             // The registry holds on to a sender for as long as this runs.
             Event::Request(None) => {}
             Event::Opened(opened) => match *opened {
-                Ok(opened) => {
-                    let present = Present::new(&self.means.metrics.upstreams);
-                    self.upstream = Some((opened.upstream, present));
-                    self.published = opened.published;
+                Ok(upstream) => {
+                    self.upstream = Some(upstream);
                     let database = self.means.local.database(&self.key.database);
                     let module = database.map(|database| database.module);
                     self.core.opened(
@@ -234,7 +228,7 @@ impl Feed {
     }
 
     fn lost(&mut self, actions: &mut Vec<Action>) {
-        (self.upstream, self.published) = (None, None);
+        self.upstream = None;
         self.means.metrics.restorations.inc_by(self.core.subscribed());
         self.core.lost(actions);
     }
@@ -242,13 +236,13 @@ impl Feed {
     fn act(&mut self, action: Action) {
         match action {
             Action::Open => {
-                (self.upstream, self.published) = (None, None);
+                self.upstream = None;
                 let caller = self.caller();
                 self.opening = Some(open(self.means.clone(), self.key.clone(), caller).boxed());
             }
             Action::Forward(message) => {
-                if let Some((upstream, _)) = &mut self.upstream {
-                    upstream.push(message);
+                if let Some(upstream) = &mut self.upstream {
+                    upstream.socket.push(message);
                 }
             }
             Action::Count(set, counts) => self.to_count.push_back((set, counts)),
@@ -301,7 +295,7 @@ async fn open(
     means: Arc<Means>,
     key: FeedKey,
     caller: Option<(Claims, String)>,
-) -> Result<Opened, OpenError> {
+) -> Result<Upstream, OpenError> {
     let (claims, token) = caller.ok_or(OpenError::Unavailable)?;
     let config = UpstreamConfig {
         database: key.database,
@@ -310,6 +304,7 @@ async fn open(
         light: key.alone.is_some_and(|(light, _)| light),
         claims,
         token,
+        counted: means.metrics.upstreams.clone(),
     };
     let opened = upstream::reopen(means.local.as_ref(), &config);
     tokio::time::timeout(UPSTREAM_AWAY_MAX, opened)

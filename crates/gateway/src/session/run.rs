@@ -17,7 +17,6 @@ use crate::close::CloseReason;
 use crate::feed::{Item, Member, Shape};
 use crate::gate::{Entry, Pass};
 use crate::limits::{APART_BYTES, CLIENT_BYTES_MAX, DRAIN_MAX};
-use crate::metrics::Present;
 use crate::node::Node;
 use crate::pool;
 use crate::socket::{Received, Socket};
@@ -103,14 +102,12 @@ pub(super) struct Session<S> {
 
 /// What only the loop needs.
 struct Io {
-    upstream: Option<(Upstream, Present)>,
+    upstream: Option<Upstream>,
     opening: Option<BoxFuture<'static, Result<Reopened, OpenError>>>,
     /// The client's part in a feed.
     member: Option<Member>,
     /// What it is told in which way.
     shape: Option<Arc<Shape>>,
-    /// While there is an upstream: the next publication.
-    published: Option<BoxFuture<'static, ()>>,
     /// Views that are being prepared.
     preparing: Option<BoxFuture<'static, Result<Vec<ViewHold>, ViewError>>>,
     /// The views that the client has asked for.
@@ -144,7 +141,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             opening: None,
             member: None,
             shape: None,
-            published: None,
             preparing: None,
             views: Vec::new(),
             view_failed: None,
@@ -202,12 +198,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Event::Upstream(received) => self.upstream_sent(received, io, &context, actions),
             Event::Opened(opened) => match *opened {
                 Ok(Reopened {
-                    opened,
+                    upstream,
                     views,
                     failed,
                 }) => {
-                    io.upstream = Some((opened.upstream, Present::new(&self.node.metrics.upstreams)));
-                    io.published = opened.published;
+                    io.upstream = Some(upstream);
                     if !io.views.is_empty() {
                         io.views = views;
                     }
@@ -222,7 +217,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 }
             },
             Event::Published => {
-                (io.upstream, io.published) = (None, None);
+                io.upstream = None;
                 self.core.upstream_lost(CloseReason::restart(), &context, actions);
             }
             Event::Views(prepared) => self.views_prepared(prepared, io, &context, actions),
@@ -254,7 +249,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Event::Room => {}
             Event::Tick => return self.tick(io),
             Event::Broken => {
-                (io.upstream, io.opening, io.published, io.member) = (None, None, None, None);
+                (io.upstream, io.opening, io.member) = (None, None, None);
                 let reason = CloseReason::module_exited();
                 self.core.feed_lost(reason.clone(), actions);
                 self.core.give_up_upstream(reason.clone(), actions);
@@ -391,7 +386,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Some(Ok(Message::Close(_)) | Err(_)) | None => CloseReason::restart(),
             Some(Ok(_)) => return,
         };
-        (io.upstream, io.published) = (None, None);
+        io.upstream = None;
         let database = &self.upstream_config.database;
         if self.node.catalog.by_identity(database).is_none() {
             self.core.give_up_upstream(CloseReason::module_exited(), actions);

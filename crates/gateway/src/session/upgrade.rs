@@ -170,6 +170,7 @@ impl Arrival {
                     ..self.caller.claims
                 },
                 token: self.caller.token,
+                counted: self.node.metrics.upstreams.clone(),
             },
             share,
             node: self.node,

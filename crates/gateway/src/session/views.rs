@@ -2,14 +2,14 @@
 
 use crate::limits::UPSTREAM_AWAY_MAX;
 use crate::node::Node;
-use crate::upstream::{self, OpenError, Opened, RETRY, UpstreamConfig};
+use crate::upstream::{self, OpenError, RETRY, Upstream, UpstreamConfig};
 use crate::views::{self, Wanted};
 use rtdb_replica::{ViewError, ViewHold};
 use std::sync::Arc;
 
 /// An upstream that was opened for a client.
 pub(super) struct Reopened {
-    pub(super) opened: Opened,
+    pub(super) upstream: Upstream,
     /// The views that the client has asked for, held anew.
     pub(super) views: Vec<ViewHold>,
     /// Those of them that fail now.
@@ -34,7 +34,7 @@ pub(super) async fn reopen(
 ) -> Result<Reopened, OpenError> {
     let reopened = async {
         let mut reopened = Reopened {
-            opened: upstream::reopen(node.local.as_ref(), &config).await,
+            upstream: upstream::reopen(node.local.as_ref(), &config).await,
             views: Vec::new(),
             failed: Vec::new(),
         };
@@ -69,9 +69,9 @@ async fn prepare_again(node: &Node, config: &UpstreamConfig, view: &str) -> Resu
 
 impl Reopened {
     /// For a client that has asked for no views.
-    pub(super) fn without_views(opened: Opened) -> Self {
+    pub(super) fn without_views(upstream: Upstream) -> Self {
         Self {
-            opened,
+            upstream,
             views: Vec::new(),
             failed: Vec::new(),
         }

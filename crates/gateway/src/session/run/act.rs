@@ -51,15 +51,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 io.opening = Some(opening.boxed());
             }
             Action::ReopenUpstream => {
-                (io.upstream, io.published) = (None, None);
+                io.upstream = None;
                 self.node.metrics.restorations.inc();
                 let (node, config) = (self.node.clone(), self.upstream_config.clone());
                 let views = io.views.iter().map(|hold| hold.view().to_owned()).collect();
                 io.opening = Some(views::reopen(node, config, views).boxed());
             }
             Action::Forward(message) => {
-                if let Some((upstream, _)) = &mut io.upstream {
-                    upstream.push(message);
+                if let Some(upstream) = &mut io.upstream {
+                    upstream.socket.push(message);
                 }
             }
             Action::PrepareViews(wanted) => {

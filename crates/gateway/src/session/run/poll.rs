@@ -43,8 +43,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             io.opening = None;
             return Poll::Ready(Event::Opened(Box::new(opened)));
         }
-        if let Some(published) = &mut io.published
-            && published.poll_unpin(cx).is_ready()
+        if let Some(upstream) = &mut io.upstream
+            && upstream.poll_published(cx).is_ready()
         {
             return Poll::Ready(Event::Published);
         }
@@ -69,10 +69,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             return Poll::Ready(Event::Gone);
         }
         let was_full = !self.has_room();
-        if let Some((upstream, _)) = &mut io.upstream
+        if let Some(upstream) = &mut io.upstream
             && !was_full
             && self.core.wants_upstream()
-            && let Poll::Ready(received) = upstream.poll_read(cx)
+            && let Poll::Ready(received) = upstream.socket.poll_read(cx)
         {
             return Poll::Ready(Event::Upstream(received));
         }
@@ -101,8 +101,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if self.poll_write(cx).is_err() || matches!(self.client.poll_flush(cx), Poll::Ready(Err(_))) {
             return Poll::Ready(Event::Gone);
         }
-        if let Some((upstream, _)) = &mut io.upstream
-            && matches!(upstream.poll_flush(cx), Poll::Ready(Err(_)))
+        if let Some(upstream) = &mut io.upstream
+            && matches!(upstream.socket.poll_flush(cx), Poll::Ready(Err(_)))
         {
             return Poll::Ready(Event::Upstream(None));
         }
@@ -118,7 +118,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// Counts what is held for the client.
     fn account(&mut self, io: &Io) -> Result<(), Exceeded> {
-        let upstream = io.upstream.as_ref().map_or(0, |(upstream, _)| upstream.bytes());
+        let upstream = io.upstream.as_ref().map_or(0, |upstream| upstream.socket.bytes());
         let bytes = self.core.bytes() + self.outbox.bytes() + self.client.bytes() + upstream + io.held_bytes;
         let shared = self.outbox.shared_bytes() + self.client.shared_bytes();
         self.share.set_all(bytes - shared, shared)

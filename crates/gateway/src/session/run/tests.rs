@@ -143,6 +143,7 @@ async fn session() -> (Session<DuplexStream>, DuplexStream) {
             light: false,
             claims,
             token: "t".into(),
+            counted: node.metrics.upstreams.clone(),
         },
         client: Socket::serving(ws),
         outbox,
