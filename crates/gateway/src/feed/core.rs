@@ -93,6 +93,10 @@ pub(super) struct Core {
     last_admitted: u32,
     /// v1: how many members there were.
     followed: u32,
+    /// How many query sets are being counted.
+    counting: usize,
+    /// The session whose query set was last counted.
+    last_counted: u64,
     /// The session whose query set was last subscribed to.
     last_asked: u64,
     fences: Fences,
@@ -125,6 +129,8 @@ impl Core {
             last_set: 0,
             last_admitted: 0,
             followed: 0,
+            counting: 0,
+            last_counted: 0,
             last_asked: 0,
             fences: Fences::default(),
             large: VecDeque::new(),

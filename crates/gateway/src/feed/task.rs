@@ -6,9 +6,7 @@ use super::member::Request;
 use super::registry::{FeedKey, Means};
 use super::shareable::all_shareable;
 use crate::close::CloseReason;
-use crate::limits::{
-    APART_BYTES, BATCH_BYTES_MAX, COUNT_BYTES_MAX, COUNT_MAX, FEED_COUNTS_MAX, UPSTREAM_AWAY_MAX,
-};
+use crate::limits::{APART_BYTES, BATCH_BYTES_MAX, COUNT_BYTES_MAX, COUNT_MAX, UPSTREAM_AWAY_MAX};
 use crate::local::Claims;
 use crate::pool;
 use crate::upstream::{self, OpenError, Upstream, UpstreamConfig};
@@ -20,7 +18,7 @@ use futures::{FutureExt, StreamExt};
 use http::{HeaderValue, Method};
 use rtdb_protocol::server;
 use spacetimedb_lib::{ConnectionId, Identity};
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -57,7 +55,6 @@ pub(super) struct Feed {
     upstream: Option<Upstream>,
     opening: Option<Opening>,
     counts: FuturesUnordered<BoxFuture<'static, (u32, Option<u64>)>>,
-    to_count: VecDeque<(u32, Vec<String>)>,
     /// Whom it is to the local server: somebody new, since nothing that is shared depends on who asks.
     caller: Option<(Claims, String)>,
 }
@@ -78,7 +75,6 @@ impl Feed {
             upstream: None,
             opening: None,
             counts: FuturesUnordered::new(),
-            to_count: VecDeque::new(),
             caller: None,
         }
     }
@@ -102,7 +98,6 @@ impl Feed {
                     self.core.request(Request::Gone { session }, &mut actions);
                 }
             }
-            self.count();
             if self.core.is_idle() && self.means.end(&self.key, &self.asked) {
                 return;
             }
@@ -245,7 +240,7 @@ impl Feed {
                     upstream.socket.push(message);
                 }
             }
-            Action::Count(set, counts) => self.to_count.push_back((set, counts)),
+            Action::Count(set, counts) => self.count(set, counts),
             Action::Tell(session, item) => self.tell(session, item),
             Action::Broadcast(batch, sessions) => {
                 for session in sessions {
@@ -265,21 +260,16 @@ impl Feed {
         }
     }
 
-    /// Counts what is to be counted, a few at a time.
-    fn count(&mut self) {
-        while self.counts.len() < FEED_COUNTS_MAX
-            && let Some((set, counts)) = self.to_count.pop_front()
-        {
-            let (means, database) = (self.means.clone(), self.key.database);
-            let token = self.caller().map(|(_, token)| token);
-            let counted = async move {
-                let counting = count(&means, &database, token, counts);
-                // What takes long is not for a connection that others wait for.
-                let rows = tokio::time::timeout(COUNT_MAX, counting).await;
-                (set, rows.ok().flatten())
-            };
-            self.counts.push(counted.boxed());
-        }
+    fn count(&mut self, set: u32, counts: Vec<String>) {
+        let (means, database) = (self.means.clone(), self.key.database);
+        let token = self.caller().map(|(_, token)| token);
+        let counted = async move {
+            let counting = count(&means, &database, token, counts);
+            // What takes long is not for a connection that others wait for.
+            let rows = tokio::time::timeout(COUNT_MAX, counting).await;
+            (set, rows.ok().flatten())
+        };
+        self.counts.push(counted.boxed());
     }
 
     fn caller(&mut self) -> Option<(Claims, String)> {

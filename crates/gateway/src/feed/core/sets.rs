@@ -4,7 +4,7 @@ use super::{Action, Core, Upstream};
 use crate::budget::Budget;
 use crate::close::CloseReason;
 use crate::feed::item::Item;
-use crate::limits::{ASKED_ROWS_MAX, SHARED_ROWS_MAX};
+use crate::limits::{ASKED_ROWS_MAX, FEED_COUNTS_MAX, SHARED_ROWS_MAX};
 use crate::rows::{Rows, Side};
 use bytes::Bytes;
 use rtdb_protocol::Subprotocol;
@@ -17,6 +17,8 @@ use std::sync::Arc;
 /// How far a query set is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
+    /// Its rows are to be counted when it is its turn.
+    New,
     /// Its rows are being counted.
     Counting,
     /// It is to be subscribed to once the upstream is open, and it is its turn.
@@ -61,6 +63,11 @@ pub(super) struct Set {
 }
 
 impl Set {
+    /// The session that asked for it first.
+    fn first(&self) -> u64 {
+        self.waiting.first().map_or(0, |joiner| joiner.session)
+    }
+
     /// What its answer costs those who wait behind it: a little, and its rows.
     fn cost(&self) -> u64 {
         ROWS_OF_ANY_SET + self.counted
@@ -140,7 +147,7 @@ impl Core {
                 // What it shows to one client it shows once.
                 _ if is_there || self.ending => Self::decline(vec![joiner(0)], actions),
                 State::Unkept | State::Frozen => Self::decline(vec![joiner(0)], actions),
-                State::Counting | State::Wanted => set.waiting.push(joiner(0)),
+                State::New | State::Counting | State::Wanted => set.waiting.push(joiner(0)),
                 State::Asked | State::Live => {
                     let next = self.fences.last + 1;
                     set.waiting.push(joiner(next));
@@ -153,14 +160,12 @@ impl Core {
         let Some(number) = is_taken.then(|| self.next_set()).flatten() else {
             return Self::decline(vec![joiner(0)], actions);
         };
-        let counts = queries.iter().filter_map(Query::count).collect();
-        actions.push(Action::Count(number, counts));
         self.by_queries.insert(queries.clone(), number);
         self.sets.insert(
             number,
             Set {
                 queries,
-                state: State::Counting,
+                state: State::New,
                 members: Vec::new(),
                 waiting: vec![joiner(0)],
                 rows: Rows::new(self.row_bytes.clone()),
@@ -170,10 +175,35 @@ impl Core {
                 leave: None,
             },
         );
+        self.count(actions);
+    }
+
+    /// Counts the rows of new query sets, of a few at a time; the sessions take turns.
+    fn count(&mut self, actions: &mut Vec<Action>) {
+        while self.counting < FEED_COUNTS_MAX
+            && let Some(number) = self.next_in(State::New, self.last_counted)
+            && let Some(set) = self.sets.get_mut(&number)
+        {
+            set.state = State::Counting;
+            self.counting += 1;
+            self.last_counted = set.first();
+            let counts = set.queries.iter().filter_map(Query::count).collect();
+            actions.push(Action::Count(number, counts));
+        }
+    }
+
+    /// The query set of whose turn it is, after a session's.
+    fn next_in(&self, state: State, last: u64) -> Option<u32> {
+        let sets = self.sets.iter().filter(|(_, set)| set.state == state);
+        let next =
+            sets.min_by_key(|(number, set)| (set.first().wrapping_sub(last).wrapping_sub(1), **number));
+        next.map(|(number, _)| *number)
     }
 
     /// A query set has so many rows; `None` if that could not be found out.
     pub(in crate::feed) fn counted(&mut self, number: u32, rows: Option<u64>, actions: &mut Vec<Action>) {
+        self.counting = self.counting.saturating_sub(1);
+        self.count(actions);
         let Some(set) = self
             .sets
             .get_mut(&number)
@@ -202,22 +232,14 @@ impl Core {
         }
         let asked = self.sets.values().filter(|set| set.state == State::Asked);
         let mut due: u64 = asked.map(Set::cost).sum();
-        while due < ASKED_ROWS_MAX {
-            let wanted = self.sets.iter().filter(|(_, set)| set.state == State::Wanted);
-            let last = self.last_asked;
-            let next = wanted.min_by_key(|(number, set)| {
-                let session = set.waiting.first().map_or(0, |joiner| joiner.session);
-                (session.wrapping_sub(last).wrapping_sub(1), **number)
-            });
-            let Some(number) = next.map(|(number, _)| *number) else {
-                return;
-            };
-            if let Some(set) = self.sets.get_mut(&number) {
-                set.state = State::Asked;
-                due += set.cost();
-                self.last_asked = set.waiting.first().map_or(0, |joiner| joiner.session);
-                actions.push(Action::Forward(subscribe(self.subprotocol, number, set)));
-            }
+        while due < ASKED_ROWS_MAX
+            && let Some(number) = self.next_in(State::Wanted, self.last_asked)
+            && let Some(set) = self.sets.get_mut(&number)
+        {
+            set.state = State::Asked;
+            due += set.cost();
+            self.last_asked = set.first();
+            actions.push(Action::Forward(subscribe(self.subprotocol, number, set)));
         }
     }
 
@@ -257,7 +279,9 @@ impl Core {
                 self.ask(actions);
             }
             State::Live => self.answered_again(number, error, changes, actions),
-            State::Counting | State::Wanted | State::Unkept | State::Frozen => self.one_restored(actions),
+            State::New | State::Counting | State::Wanted | State::Unkept | State::Frozen => {
+                self.one_restored(actions);
+            }
         }
     }
 

@@ -578,3 +578,17 @@ fn large_query_sets_let_updates_go_between_who_joins() {
         ["3: joined 1 with [1, 9, 8]"]
     );
 }
+
+#[test]
+fn a_few_query_sets_are_counted_at_a_time_and_sessions_take_turns() {
+    let mut script = Script::open(1);
+    script.enter(2);
+    let max = crate::limits::FEED_COUNTS_MAX as u32;
+    for set in 1..=max + 2 {
+        let counts = script.join(1, set, &format!("t{set}"));
+        assert_eq!(counts.len(), usize::from(set <= max));
+    }
+    assert_eq!(script.join(2, 1, "other"), [""; 0]);
+    let next = script.counted(1, None);
+    assert_eq!(next, [format!("count {}", max + 3), "1: declined 1".into()]);
+}
