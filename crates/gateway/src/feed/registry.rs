@@ -88,6 +88,10 @@ impl Feeds {
         let (items, heard) = mpsc::channel(FEED_ITEMS_MAX);
         let mut running = self.means.running();
         let feed = running.entry(key.clone()).or_insert_with(|| {
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "a session has READS_MAX requests under way, and there are so many sessions"
+            )]
             let (requests, asked) = mpsc::unbounded_channel();
             let feed = Feed::new(self.means.clone(), key, asked);
             tokio::spawn(feed.run());

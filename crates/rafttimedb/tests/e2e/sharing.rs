@@ -77,14 +77,12 @@ impl Watcher {
         let mut client = Client::connect(to).await?;
         client.subscribe(&[query], query_set).await?;
         let mut cache = Cache::default();
-        loop {
-            match timeout(PATIENCE, client.event()).await?? {
-                Event::Subscribed { tables, .. } => {
-                    tables.iter().try_for_each(|change| cache.apply(change))?;
-                    return Ok(Self { client, cache });
-                }
-                other => bail!("{other:?} before the first rows"),
+        match timeout(PATIENCE, client.event()).await?? {
+            Event::Subscribed { tables, .. } => {
+                tables.iter().try_for_each(|change| cache.apply(change))?;
+                Ok(Self { client, cache })
             }
+            other => bail!("{other:?} before the first rows"),
         }
     }
 
