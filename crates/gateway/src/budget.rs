@@ -79,6 +79,11 @@ impl Budget {
         }
     }
 
+    /// Whether there is so much left that what may be of use again can be kept.
+    pub(crate) fn is_ample(&self) -> bool {
+        self.total.get() < self.max as i64 / 4
+    }
+
     /// What each client may take even if all together take too much: if nobody had more, they would not.
     fn fair(&self) -> usize {
         let shares = self.shares.load(Ordering::Relaxed).max(1);

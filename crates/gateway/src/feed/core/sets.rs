@@ -306,6 +306,10 @@ impl Core {
             };
             actions.push(Action::Tell(session, joined));
         }
+        // Nobody may ask for it again before it has changed.
+        if !self.budget.is_ample() {
+            set.forget_snapshot();
+        }
         self.end_if_unused(number, actions);
     }
 
@@ -345,6 +349,9 @@ impl Core {
             false => applied_rows(self.subprotocol, Direction::Leave, None),
         };
         actions.push(Action::Tell(session, Item::Left { ticket, rows }));
+        if !self.budget.is_ample() {
+            set.forget_snapshot();
+        }
         self.end_if_unused(number, actions);
     }
 

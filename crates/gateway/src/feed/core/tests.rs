@@ -592,3 +592,16 @@ fn a_few_query_sets_are_counted_at_a_time_and_sessions_take_turns() {
     let next = script.counted(1, None);
     assert_eq!(next, [format!("count {}", max + 3), "1: declined 1".into()]);
 }
+
+#[test]
+fn what_members_are_told_first_is_not_kept_while_memory_is_short() {
+    for (max, kept) in [(1 << 30, true), (64, false)] {
+        let bytes = IntGauge::new("bytes", "bytes").expect("a gauge");
+        let mut script = Script::open(1);
+        script.core.budget = Budget::new(max, bytes.clone());
+        script.join(1, 1, "counter");
+        script.counted(1, Some(1));
+        assert_eq!(script.upstream(applied(1, 1, &[7])), ["1: joined 1 with [7]"]);
+        assert_eq!(bytes.get() > 0, kept);
+    }
+}
