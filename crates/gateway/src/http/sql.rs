@@ -16,6 +16,7 @@ use http::{HeaderValue, Method, StatusCode};
 use rtdb_protocol::sql::{self, Language, Query, SqlError, Statement, System};
 use rtdb_protocol::{Subprotocol, hidden};
 use rtdb_replica::ViewError;
+use spacetimedb_lib::Identity;
 use std::sync::Arc;
 
 pub(super) async fn sql(
@@ -65,13 +66,15 @@ pub(super) async fn sql(
     let Some(OfClients { limit }) = of_clients.filter(|_| answer.status().is_success()) else {
         return Ok(answer);
     };
-    let mut clients = node.catalog.clients(&record.identity);
     // A connection that the log is spared is one all the same.
-    if let Some((connection, None)) = presence {
-        let identity = caller.claims.identity;
-        clients.push(Client { identity, connection });
-    }
-    with_clients(&node, answer, clients, limit).await
+    let own = match &presence {
+        Some((connection, None)) => Some(Client {
+            identity: caller.claims.identity,
+            connection: *connection,
+        }),
+        None | Some((_, Some(_))) => None,
+    };
+    with_clients(&node, answer, record.identity, own, limit).await
 }
 
 /// The server's answer has no rows, and is to get those of the clients.
@@ -95,18 +98,22 @@ fn for_server(query: &Query, server: Subprotocol) -> Result<(&str, Option<OfClie
 async fn with_clients(
     node: &Node,
     empty: Response,
-    clients: Vec<Client>,
+    database: Identity,
+    own: Option<Client>,
     limit: Option<u64>,
 ) -> Result<Response, HttpError> {
     let (parts, body) = empty.into_parts();
     let body = axum::body::to_bytes(body, SCHEMA_BYTES_MAX).await;
     let body = body.map_err(|_| ClientsError::Unreadable)?;
-    let bytes = body.len() + clients.len() * size_of::<Client>();
+    let catalog = node.catalog.clone();
     let answer = move || {
         let empty = str::from_utf8(&body).map_err(|_| ClientsError::Unreadable)?;
+        let mut clients = catalog.clients(&database);
+        clients.extend(own);
         clients::answer(empty, &clients, limit)
     };
-    let answer = node.requests.run(bytes, answer).await?;
+    // There may be any number of clients.
+    let answer = node.requests.run(usize::MAX, answer).await?;
     Ok(Response::from_parts(parts, Body::from(answer)))
 }
 
