@@ -1,7 +1,7 @@
 //! What the gateway asks of the cluster: which databases there are, and whose.
 
 use rtdb_consensus::command::Owner;
-use spacetimedb_lib::Identity;
+use spacetimedb_lib::{ConnectionId, Identity};
 
 /// A database, as the cluster knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,15 @@ impl DatabaseRecord {
     pub fn is_owned_by(&self, identity: &Identity) -> bool {
         self.owner.identity == identity.to_byte_array().as_slice()
     }
+}
+
+/// A client that is connected to a database, through whichever node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// Who it is.
+    pub identity: Identity,
+    /// Its connection's id.
+    pub connection: ConnectionId,
 }
 
 /// The cluster's databases, as this node knows them.
@@ -52,4 +61,7 @@ pub trait Catalog: Send + Sync {
 
     /// The identity of that name, whose database may have been deleted.
     fn identity(&self, name: &str) -> Option<Identity>;
+
+    /// The clients of a database, in the order in which they came.
+    fn clients(&self, database: &Identity) -> Vec<Client>;
 }

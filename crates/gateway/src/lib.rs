@@ -34,7 +34,7 @@ mod socket;
 mod upstream;
 mod views;
 
-pub use catalog::{Catalog, DatabaseRecord};
+pub use catalog::{Catalog, Client, DatabaseRecord};
 pub use close::CloseReason;
 pub use gate::{Quotas, Slowed};
 pub use gateway::Gateway;

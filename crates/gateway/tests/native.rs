@@ -362,18 +362,24 @@ fn unordered(schema: Value) -> Value {
 
 /// The counter's module, for the server.
 fn module(pair: &Pair) -> Vec<u8> {
-    let fixture = if pair.newest == Subprotocol::V1 {
+    fixture(if pair.newest == Subprotocol::V1 {
         "counter-1x"
     } else {
         "counter-2x"
-    };
+    })
+}
+
+fn fixture(fixture: &str) -> Vec<u8> {
     let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../modules");
     std::fs::read(modules.join(fixture).join(fixture).with_extension("wasm")).expect("the module")
 }
 
 /// Publishes it to both.
 async fn publish(pair: &Pair, database: &str, owner: &str) {
-    let module = module(pair);
+    publish_module(pair, module(pair), database, owner).await;
+}
+
+async fn publish_module(pair: &Pair, module: Vec<u8>, database: &str, owner: &str) {
     for address in [pair.plain, pair.gateway] {
         let publish = format!("PUT /v1/database/{database}");
         let (status, body) = request(address, &publish, owner, &module).await;

@@ -3,13 +3,16 @@
 /// Tables, reducers and parameters whose names begin so are the cluster's own.
 pub const HIDDEN_PREFIX: &str = "rtdb_";
 
+/// What comes right behind all these names.
+pub const HIDDEN_PREFIX_END: &str = "rtdb`";
+
 /// The table of receipts: `{ session: u64, index: u64 }`.
 pub const RECEIPT_TABLE: &str = "rtdb_session";
 
 /// The query-set id (v1: query id) of the gateway's own subscription to a session's receipt. Clients may not use it.
 pub const RECEIPT_QUERY_SET: u32 = u32::MAX;
 
-/// The tables in which SpacetimeDB describes itself. They name the cluster's own tables, and differ from node to node.
+/// The tables in which SpacetimeDB describes a database. They name the cluster's own tables, and differ from node to node.
 const SYSTEM_TABLES: [&str; 20] = [
     "st_client",
     "st_column",
@@ -43,4 +46,9 @@ pub fn is_hidden_table(name: &str) -> bool {
     let prefix = name.as_bytes().get(..HIDDEN_PREFIX.len());
     prefix.is_some_and(|prefix| prefix.eq_ignore_ascii_case(HIDDEN_PREFIX.as_bytes()))
         || SYSTEM_TABLES.iter().any(|table| name.eq_ignore_ascii_case(table))
+}
+
+/// Whether SpacetimeDB has such a table for everybody who may query the database: all of its own but one.
+pub fn is_public_system_table(name: &str) -> bool {
+    SYSTEM_TABLES.contains(&name) && name != "st_connection_credentials"
 }

@@ -7,8 +7,10 @@
 mod bounds;
 mod error;
 mod render;
+mod system;
 
 pub use error::SqlError;
+pub use system::System;
 
 use crate::hidden;
 use sqlparser::ast;
@@ -56,6 +58,7 @@ pub struct Query {
     text: String,
     /// The tables that it names; none: all there are.
     tables: Option<Vec<String>>,
+    system: Option<System>,
 }
 
 impl Query {
@@ -90,6 +93,12 @@ impl Query {
         let (columns, rest) = self.text.strip_prefix("SELECT ")?.split_once(" FROM ")?;
         let is_whole = columns == "*" || columns.ends_with(".*") && !columns.contains(['"', ' ', ',']);
         (is_whole && !self.reads_all()).then(|| format!("SELECT COUNT(*) AS n FROM {rest}"))
+    }
+
+    /// What it reads of the tables in which SpacetimeDB describes the database: for SQL over HTTP, and if it reads one of
+    /// these and nothing else.
+    pub fn system(&self) -> Option<&System> {
+        self.system.as_ref()
     }
 
     /// The first table that it names though that is not for clients. `SELECT * FROM *` names none.
@@ -137,6 +146,7 @@ fn parse_here(text: &str, language: Language) -> Result<Statement, SqlError> {
         return Ok(Statement::Query(Query {
             text: "SELECT * FROM *".into(),
             tables: None,
+            system: None,
         }));
     }
     let dialect = PostgreSqlDialect {};

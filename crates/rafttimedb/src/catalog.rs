@@ -2,50 +2,71 @@
 
 use crate::kinds;
 use rtdb_consensus::command::{CLAIMS_LEVEL, ENDS_LEVEL, JUDGEMENT_LEVEL, MIGRATION_LEVEL};
-use rtdb_consensus::{Database, Group};
-use rtdb_gateway::{Catalog, DatabaseRecord};
-use spacetimedb_lib::Identity;
+use rtdb_consensus::{Database, Group, Session};
+use rtdb_gateway::{Catalog, Client, DatabaseRecord};
+use spacetimedb_lib::{ConnectionId, Identity};
 use std::sync::Arc;
 
-/// The databases that the meta group's log knows.
-pub(crate) struct MetaCatalog(pub(crate) Arc<Group>);
+/// The databases that the meta group's log knows, and their clients, whom the shard's knows.
+pub(crate) struct LogCatalog {
+    pub(crate) meta: Arc<Group>,
+    pub(crate) shard: Arc<Group>,
+}
 
-impl Catalog for MetaCatalog {
+impl Catalog for LogCatalog {
     fn ready(&self) -> bool {
-        self.0.meta().cluster().is_some()
+        self.meta.meta().cluster().is_some()
     }
 
     fn takes_claims(&self) -> bool {
-        self.0.feature_level() >= CLAIMS_LEVEL
+        self.meta.feature_level() >= CLAIMS_LEVEL
     }
 
     fn judges(&self) -> bool {
-        self.0.feature_level() >= JUDGEMENT_LEVEL
+        self.meta.feature_level() >= JUDGEMENT_LEVEL
     }
 
     fn migrates(&self) -> bool {
-        self.0.feature_level() >= MIGRATION_LEVEL
+        self.meta.feature_level() >= MIGRATION_LEVEL
     }
 
     fn ends(&self) -> bool {
-        self.0.feature_level() >= ENDS_LEVEL
+        self.meta.feature_level() >= ENDS_LEVEL
     }
 
     fn has_mixed_processors(&self) -> bool {
-        kinds::has_mixed_processors(self.0.meta().nodes())
+        kinds::has_mixed_processors(self.meta.meta().nodes())
     }
 
     fn by_identity(&self, identity: &Identity) -> Option<DatabaseRecord> {
-        record(self.0.meta().database(&identity.to_byte_array())?)
+        record(self.meta.meta().database(&identity.to_byte_array())?)
     }
 
     fn identity(&self, name: &str) -> Option<Identity> {
-        identity(self.0.meta().identity(name)?)
+        identity(self.meta.meta().identity(name)?)
+    }
+
+    fn clients(&self, database: &Identity) -> Vec<Client> {
+        let database = database.to_byte_array().to_vec().into();
+        let sessions = self
+            .shard
+            .with_shard(|shard| shard.sessions_of(&database).cloned().collect::<Vec<_>>());
+        let mut sessions = sessions.unwrap_or_default();
+        sessions.sort_unstable_by_key(|session| session.id);
+        sessions.iter().filter_map(client).collect()
     }
 }
 
 fn identity(bytes: &[u8]) -> Option<Identity> {
     Some(Identity::from_byte_array(bytes.try_into().ok()?))
+}
+
+/// `None` for a session without sound ids, which the log's rules do not let in.
+fn client(session: &Session) -> Option<Client> {
+    Some(Client {
+        identity: identity(&session.sender)?,
+        connection: ConnectionId::from_le_byte_array(session.connection.as_ref().try_into().ok()?),
+    })
 }
 
 /// `None` for a record without a sound identity or an owner, which the log's rules do not let in.

@@ -2,7 +2,7 @@
 
 use crate::admin;
 use crate::auditor::Auditor;
-use crate::catalog::MetaCatalog;
+use crate::catalog::LogCatalog;
 use crate::config::{Config, Peer};
 use crate::cpu;
 use crate::descriptors;
@@ -63,7 +63,10 @@ pub(crate) async fn run(config: Config, clients: &Handle) -> anyhow::Result<Exit
     let gateway = Gateway::new(
         manager.shard().clone(),
         manager.meta().clone(),
-        Arc::new(MetaCatalog(manager.meta().clone())),
+        Arc::new(LogCatalog {
+            meta: manager.meta().clone(),
+            shard: manager.shard().clone(),
+        }),
         local.clone(),
         gateway_metrics,
         client_limits,

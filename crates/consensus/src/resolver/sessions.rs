@@ -32,6 +32,14 @@ impl Sessions {
         self.connections.range(first..=last).next().is_some()
     }
 
+    /// The sessions of a database, by connection id.
+    pub(super) fn of(&self, database: &Bytes) -> impl Iterator<Item = &Session> {
+        let keys = self.connections.range((database.clone(), Bytes::new(), 0)..);
+        let database = database.clone();
+        keys.take_while(move |(of, _, _)| *of == database)
+            .filter_map(|(_, _, id)| self.all.get(id))
+    }
+
     pub(super) fn insert(&mut self, session: Session) {
         self.connections.insert(key(&session));
         self.all.insert(session.id, session);
@@ -45,10 +53,7 @@ impl Sessions {
 
     /// Ends all sessions of a database, and gives back which they were.
     pub(super) fn end(&mut self, database: &Bytes) -> Vec<u64> {
-        let first = (database.clone(), Bytes::new(), 0);
-        let keys = self.connections.range(first..);
-        let ended = keys.take_while(|(of, _, _)| of == database).map(|(_, _, id)| *id);
-        let ended: Vec<u64> = ended.collect();
+        let ended: Vec<u64> = self.of(database).map(|session| session.id).collect();
         for id in &ended {
             self.remove(*id);
         }

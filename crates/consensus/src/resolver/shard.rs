@@ -94,6 +94,11 @@ impl ShardState {
         self.sessions.iter()
     }
 
+    /// The sessions of a database, by connection id.
+    pub fn sessions_of(&self, database: &Bytes) -> impl Iterator<Item = &Session> {
+        self.sessions.of(database)
+    }
+
     /// A session.
     pub fn session(&self, id: u64) -> Option<&Session> {
         self.sessions.get(id)

@@ -1,16 +1,22 @@
 //! `POST …/sql`: queries. What writes would write on one replica alone, and is refused.
 
+mod clients;
+
 use super::call::let_in;
 use super::{Authenticated, HttpError};
+use crate::catalog::Client;
+use crate::limits::SCHEMA_BYTES_MAX;
 use crate::node::Node;
 use crate::views;
 use axum::body::Body;
 use axum::extract::{Extension, Path, RawQuery, State};
 use axum::response::Response;
-use http::{HeaderValue, Method};
-use rtdb_protocol::Subprotocol;
-use rtdb_protocol::sql::{self, Language, SqlError, Statement};
+use clients::ClientsError;
+use http::{HeaderValue, Method, StatusCode};
+use rtdb_protocol::sql::{self, Language, Query, SqlError, Statement, System};
+use rtdb_protocol::{Subprotocol, hidden};
 use rtdb_replica::ViewError;
+use spacetimedb_lib::Identity;
 use std::sync::Arc;
 
 pub(super) async fn sql(
@@ -24,28 +30,22 @@ pub(super) async fn sql(
     let active = node.active(&record.identity).await?;
     let server = node.local.newest_subprotocol();
     let statement = sql::parse(&text, Language::Sql)?;
-    let (text, wanted) = match &statement {
+    let (text, of_clients, wanted) = match &statement {
         Statement::Query(query) => {
-            if let Some(table) = query.hidden() {
-                return Err(no_such_table(server, table));
-            }
+            let (text, of_clients) = for_server(query, server)?;
             let identity = caller.claims.identity.to_byte_array();
-            (
-                query.text(),
-                views::wanted(&active.module, std::iter::once(query), identity),
-            )
+            let wanted = views::wanted(&active.module, std::iter::once(query), identity);
+            (text, of_clients, wanted)
         }
-        Statement::Show(text) => (text.as_str(), Vec::new()),
+        Statement::Show(text) => (text.as_str(), None, Vec::new()),
         Statement::Write(verb) => return Err(HttpError::not_served(&format!("writing by SQL (`{verb}`)"))),
     };
     // For SpacetimeDB 2.x each request is a connection of its own, for 1.2.0 it is none.
-    let _presence = match server {
+    let presence = match server {
         Subprotocol::V1 => None,
         Subprotocol::V2 | Subprotocol::V3 => {
             let mut claims = node.claims(&caller.claims)?;
-            let_in(&node, &record, &active.module, &caller, &mut claims)
-                .await?
-                .1
+            Some(let_in(&node, &record, &active.module, &caller, &mut claims).await?)
         }
     };
     // Held until the answer is there.
@@ -58,15 +58,72 @@ pub(super) async fn sql(
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
     let path = format!("/v1/database/{}/sql{query}", record.identity.to_hex());
     let content = HeaderValue::from_static("text/plain; charset=utf-8");
-    node.client
-        .send(
-            Method::POST,
-            &path,
-            Some(&caller.token),
-            Some(content),
-            Body::from(text.to_owned()),
-        )
-        .await
+    let body = Body::from(text.to_owned());
+    let answer = node
+        .client
+        .send(Method::POST, &path, Some(&caller.token), Some(content), body)
+        .await?;
+    let Some(OfClients { limit }) = of_clients.filter(|_| answer.status().is_success()) else {
+        return Ok(answer);
+    };
+    // A connection that the log is spared is one all the same.
+    let own = match &presence {
+        Some((connection, None)) => Some(Client {
+            identity: caller.claims.identity,
+            connection: *connection,
+        }),
+        None | Some((_, Some(_))) => None,
+    };
+    with_clients(&node, answer, record.identity, own, limit).await
+}
+
+/// The server's answer has no rows, and is to get those of the clients.
+struct OfClients {
+    limit: Option<u64>,
+}
+
+/// What is sent to the server, so that it shows nothing hidden.
+fn for_server(query: &Query, server: Subprotocol) -> Result<(&str, Option<OfClients>), HttpError> {
+    match (query.system(), query.hidden()) {
+        (Some(System::Shown(text)), _) => Ok((text, None)),
+        (Some(System::Clients { columns, limit }), _) => Ok((columns, Some(OfClients { limit: *limit }))),
+        (None, None) => Ok((query.text(), None)),
+        (None, Some(table)) if hidden::is_public_system_table(table) => {
+            Err(HttpError::not_served(&format!("this query on `{table}`")))
+        }
+        (None, Some(table)) => Err(no_such_table(server, table)),
+    }
+}
+
+async fn with_clients(
+    node: &Node,
+    empty: Response,
+    database: Identity,
+    own: Option<Client>,
+    limit: Option<u64>,
+) -> Result<Response, HttpError> {
+    let (parts, body) = empty.into_parts();
+    let body = axum::body::to_bytes(body, SCHEMA_BYTES_MAX).await;
+    let body = body.map_err(|_| ClientsError::Unreadable)?;
+    let catalog = node.catalog.clone();
+    let answer = move || {
+        let empty = str::from_utf8(&body).map_err(|_| ClientsError::Unreadable)?;
+        let mut clients = catalog.clients(&database);
+        clients.extend(own);
+        clients::answer(empty, &clients, limit)
+    };
+    // There may be any number of clients.
+    let answer = node.requests.run(usize::MAX, answer).await?;
+    Ok(Response::from_parts(parts, Body::from(answer)))
+}
+
+impl From<ClientsError> for HttpError {
+    fn from(error: ClientsError) -> Self {
+        match error {
+            ClientsError::Unreadable => Self::new(StatusCode::BAD_GATEWAY, error.to_string()),
+            ClientsError::TooMany => Self::bad_request(error.to_string()),
+        }
+    }
 }
 
 /// In SpacetimeDB's words, 1.2's and 2.8's.

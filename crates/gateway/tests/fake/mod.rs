@@ -214,6 +214,10 @@ impl Catalog for FakeCatalog {
     fn identity(&self, name: &str) -> Option<Identity> {
         (name == NAME).then(|| identity_of("database"))
     }
+
+    fn clients(&self, _: &Identity) -> Vec<rtdb_gateway::Client> {
+        Vec::new()
+    }
 }
 
 struct FakeLocal {

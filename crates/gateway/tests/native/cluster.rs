@@ -15,7 +15,7 @@ use rtdb_consensus::{
 use rtdb_gateway::{Catalog, ClientLimits, DatabaseRecord, Gateway, GatewayMetrics, OverReplica};
 use rtdb_protocol::Subprotocol;
 use rtdb_replica::{Keys, LocalServer, Replica, ReplicaConfig, ServerConfig, Tokens};
-use spacetimedb_lib::Identity;
+use spacetimedb_lib::{ConnectionId, Identity};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -160,11 +160,22 @@ impl Follow for MemoryLog {
 }
 
 /// The meta group: a catalog that applies at once.
-#[derive(Default)]
 pub struct MemoryMeta {
     databases: Mutex<Vec<DatabaseRecord>>,
     names: Mutex<Vec<(String, Identity)>>,
     births: AtomicU64,
+    shard: Arc<MemoryLog>,
+}
+
+impl MemoryMeta {
+    fn new(shard: Arc<MemoryLog>) -> Self {
+        Self {
+            databases: Mutex::default(),
+            names: Mutex::default(),
+            births: AtomicU64::default(),
+            shard,
+        }
+    }
 }
 
 impl Propose for MemoryMeta {
@@ -269,6 +280,18 @@ impl Catalog for MemoryMeta {
             .find(|(known, _)| known == name)
             .map(|(_, identity)| *identity)
     }
+
+    fn clients(&self, database: &Identity) -> Vec<rtdb_gateway::Client> {
+        let state = self.shard.state.lock();
+        let mut sessions: Vec<_> = state.sessions.values().collect();
+        sessions.retain(|session| session.database == database.to_byte_array().as_slice());
+        sessions.sort_by_key(|session| session.id);
+        let client = |session: &&Session| rtdb_gateway::Client {
+            identity: Identity::from_byte_array((*session.sender).try_into().expect("32 bytes")),
+            connection: ConnectionId::from_le_byte_array((*session.connection).try_into().expect("16 bytes")),
+        };
+        sessions.iter().map(client).collect()
+    }
 }
 
 /// Two servers with the same key: one plain, and one behind the gateway.
@@ -313,7 +336,7 @@ impl Pair {
         };
         let replica = Arc::new(Replica::start(config, log.clone()));
         let local = OverReplica::new(replica.clone(), servers[1].clone(), tokens.clone());
-        let meta = Arc::new(MemoryMeta::default());
+        let meta = Arc::new(MemoryMeta::new(log.clone()));
         let metrics = GatewayMetrics::new().expect("metrics");
         let gateway = Gateway::new(
             log,

@@ -1,9 +1,10 @@
 //! SQL of all kinds: what is read is the same as natively, nothing is written, and nothing hidden shows.
 
 use super::cluster::{self, Pair};
-use super::{Client, SOON, publish, request};
+use super::{Client, SOON, fixture, publish, publish_module, request};
 use rtdb_protocol::Subprotocol;
 use rtdb_protocol::sql::{self, Language, SQL_DEPTH_MAX};
+use serde_json::Value;
 
 const DATABASE: &str = "sql";
 
@@ -113,9 +114,64 @@ const HIDDEN: &[&str] = &[
     "SELECT x.* FROM rtdb_state 'x'",
     "SELECT s.* FROM counter c JOIN rtdb_claims s ON s.session = c.id",
     "SELECT s.* FROM counter c CROSS JOIN /*\"*/ rtdb_sequence s",
-    "SELECT * FROM st_client",
-    "SELECT * FROM \"st_table\"",
-    "SELECT st_client.* FROM/*'*/st_client",
+    "SELECT * FROM st_connection_credentials",
+    "SELECT * FROM st_Client",
+    "SELECT * FROM \"ST_TABLE\"",
+    "SELECT St_Client.* FROM/*'*/St_Client",
+];
+
+/// What both answer alike about SpacetimeDB's own tables, but for numbers that it gives. (It knows no `nowhere` there.)
+const SYSTEM: &[&str] = &[
+    "SELECT table_name, table_type, table_access, table_primary_key FROM st_table",
+    "SELECT t.table_name n FROM \"st_table\" 't' WHERE table_id > 4000 AND (table_type = 'user' OR table_id = 0)",
+    "SELECT COUNT(*) AS n FROM st_table",
+    "SELECT COUNT(*) AS n FROM st_table WHERE table_name >= 'rt' AND table_name < 'ru'",
+    "SELECT table_name FROM st_table WHERE table_name = 'rtdb_state' OR true",
+    "SELECT table_name FROM st_table WHERE table_name = 'rtdb_state'",
+    "SELECT COUNT(*) AS n FROM st_table WHERE table_name = 'rtdb_state'",
+    "SELECT table_type FROM st_table WHERE table_type = 'user' LIMIT 1",
+    "SELECT table_name FROM st_table LIMIT 0",
+    "SELECT col_pos, col_name, col_type FROM st_column",
+    "SELECT COUNT(*) AS n FROM st_column",
+    "SELECT * FROM st_column WHERE table_id = 1 AND col_name <> 'x' LIMIT 2",
+    "SELECT index_name, index_algorithm FROM st_index",
+    "SELECT COUNT(*) AS n FROM st_index",
+    "SELECT constraint_name, constraint_data FROM st_constraint",
+    "SELECT COUNT(*) AS n FROM st_constraint",
+    "SELECT sql FROM st_row_level_security",
+    "SELECT * FROM st_var",
+    "SELECT COUNT(*) AS n FROM st_event_table",
+    "SELECT * FROM st_table_accessor",
+    "SELECT * FROM st_column_accessor",
+    "SELECT * FROM st_index_accessor",
+    "SELECT view_name, is_public, is_anonymous FROM st_view",
+    "SELECT col_pos, col_name FROM st_view_column",
+    "SELECT * FROM st_view_param",
+    "SELECT identity FROM st_client",
+    "SELECT identity a, identity b FROM st_client LIMIT 5",
+    "SELECT COUNT(*) AS n FROM st_client",
+    "SELECT COUNT(*) AS n FROM st_client LIMIT 0",
+    // What SpacetimeDB has not.
+    "SELECT nope FROM st_table",
+    "SELECT nope.table_id FROM st_column",
+    "SELECT st_column.table_id FROM st_column x",
+    "SELECT * FROM st_column WHERE nope = 1",
+    "SELECT * FROM st_column WHERE col_pos = 'x'",
+    "SELECT col_pos, col_pos FROM st_column",
+    "SELECT nope FROM st_client",
+    "SELECT identity, identity FROM st_client",
+    "SELECT * FROM st_nothing",
+];
+
+/// What is not served, since it would show what is hidden, or not what is so natively.
+const NOT_SERVED: &[&str] = &[
+    "SELECT * FROM st_module",
+    "SELECT program_hash FROM st_module",
+    "SELECT * FROM st_sequence",
+    "SELECT COUNT(*) AS n FROM st_scheduled",
+    "SELECT * FROM st_client WHERE connection_id = 1",
+    "SELECT t.* FROM st_table t JOIN st_table u ON t.table_id = u.table_id",
+    "SELECT c.* FROM counter c JOIN st_table t ON t.table_id = c.id",
 ];
 
 /// A body without the time that it took.
@@ -127,7 +183,11 @@ fn plainly(body: &str) -> String {
 }
 
 async fn ask(address: std::net::SocketAddr, token: &str, text: &str) -> (u16, String) {
-    let path = format!("POST /v1/database/{DATABASE}/sql");
+    ask_of(DATABASE, address, token, text).await
+}
+
+async fn ask_of(database: &str, address: std::net::SocketAddr, token: &str, text: &str) -> (u16, String) {
+    let path = format!("POST /v1/database/{database}/sql");
     let (status, body) = request(address, &path, token, text.as_bytes()).await;
     (status, plainly(&body))
 }
@@ -173,6 +233,7 @@ async fn sql_reads_as_natively_and_neither_writes_nor_shows_what_is_hidden() {
             assert_eq!(plain, gateway, "{text}");
         }
     }
+    the_servers_own_tables(&pair, &owner, &other).await;
     let before = everything(&pair, &owner).await;
     for text in WRITES.iter().copied().chain([&*too_deep]) {
         let (status, body) = ask(pair.gateway, &owner, text).await;
@@ -182,8 +243,9 @@ async fn sql_reads_as_natively_and_neither_writes_nor_shows_what_is_hidden() {
     for text in HIDDEN {
         let (status, body) = ask(pair.gateway, &owner, text).await;
         let name = body.split('`').nth(1).unwrap_or_default();
+        let lower = name.to_lowercase();
         assert!(
-            name.starts_with("rtdb_") || name.starts_with("st_"),
+            lower.starts_with("rtdb_") || lower.starts_with("st_"),
             "{text}: {body}"
         );
         assert_eq!((status, body.replace(name, "nowhere")), nowhere, "{text}");
@@ -222,7 +284,8 @@ async fn sql_reads_as_natively_and_neither_writes_nor_shows_what_is_hidden() {
         let [_, mut client] = clients;
         client.query("SELECT * FROM nowhere", 1).await;
         let nowhere = client.sees().await;
-        for text in WRITES.iter().chain(HIDDEN) {
+        let system = SYSTEM.iter().filter(|text| text.contains(" st_"));
+        for text in WRITES.iter().chain(HIDDEN).chain(NOT_SERVED).chain(system) {
             client.query(text, 1).await;
             let seen = client.sees().await;
             let length = |seen: &str| {
@@ -245,6 +308,63 @@ async fn sql_reads_as_natively_and_neither_writes_nor_shows_what_is_hidden() {
     assert_eq!(everything(&pair, &owner).await, before);
     sql_is_a_connection(&pair, &owner, &other, &banned.identity).await;
     pair.stop().await;
+}
+
+/// What the tables say in which SpacetimeDB describes the database.
+async fn the_servers_own_tables(pair: &Pair, owner: &str, other: &str) {
+    // One client of each, for all to see.
+    let mut clients = Vec::new();
+    for address in [pair.plain, pair.gateway] {
+        let connection = "&connection_id=00000000000000000000000000000102";
+        clients.push(Client::connect_with(address, DATABASE, pair.newest, owner, connection).await);
+    }
+    for client in &mut clients {
+        client.sees().await;
+    }
+    for address in [pair.plain, pair.gateway] {
+        let (_, body) = ask(address, other, "SELECT connection_id FROM st_client").await;
+        assert!(body.contains("[258]"), "{body}");
+    }
+    // SpacetimeDB makes the indexes of a table in any order.
+    let sorted = |(status, body): (u16, String)| {
+        if status != 200 {
+            return (status, Value::String(body));
+        }
+        // Without the time that it took it is no JSON.
+        let mut answer: Value = serde_json::from_str(&body.replace(",,", ",")).expect("JSON");
+        if let Some(Value::Array(rows)) = answer.pointer_mut("/0/rows") {
+            rows.sort_by_key(Value::to_string);
+        }
+        (status, answer)
+    };
+    let mut databases = vec![DATABASE];
+    if pair.newest > Subprotocol::V1 {
+        databases.push("views");
+        publish_module(pair, fixture("views-2x"), "views", owner).await;
+    }
+    for (database, token) in databases.iter().flat_map(|of| [(of, owner), (of, other)]) {
+        for text in SYSTEM {
+            let plain = ask_of(database, pair.plain, token, text).await;
+            let gateway = ask_of(database, pair.gateway, token, text).await;
+            assert!(!gateway.1.contains("rtdb"), "{text}: {}", gateway.1);
+            assert_eq!(sorted(plain), sorted(gateway), "{database}: {text}");
+        }
+        for text in NOT_SERVED {
+            let (status, body) = ask(pair.gateway, token, text).await;
+            assert_eq!(status, 501, "{text}: {body}");
+        }
+    }
+    // By its number a hidden table is as little there.
+    for table in ["st_table", "st_column", "st_index", "st_constraint"] {
+        let mut shown = 0;
+        for id in 4_090..4_120 {
+            let text = format!("SELECT * FROM {table} WHERE table_id = {id}");
+            let (status, body) = ask(pair.gateway, other, &text).await;
+            assert!(status == 200 && !body.contains("rtdb"), "{text}: {body}");
+            shown += usize::from(!body.contains("\"rows\":[]"));
+        }
+        assert!(shown > 0, "{table}");
+    }
 }
 
 /// What a write would change.

@@ -2,6 +2,7 @@
 //!
 //! Signs come in the order of the client's text and brackets stay, so that the rendering is read as the text was.
 
+use super::system::{self, Filter};
 use super::{Language, Query, SQL_BYTES_MAX, SQL_DEPTH_MAX, SqlError};
 use sqlparser::ast;
 use sqlparser::ast::{
@@ -15,24 +16,24 @@ const SHOWN_BYTES_MAX: usize = 500;
 
 pub(super) fn query(query: &ast::Query, text: &str, language: Language) -> Result<Query, SqlError> {
     let render = |spaced| {
-        let mut rendering = Rendering {
-            text: String::with_capacity(text.len() + 16),
-            tables: Vec::new(),
-            spaced,
-            source: text,
-            language,
-        };
-        rendering.query(query)?;
-        Ok(Query {
-            text: rendering.text,
-            tables: Some(rendering.tables),
-        })
+        let mut rendering = Rendering::new(text, language, spaced);
+        let text = rendering.whole(query)?;
+        Ok::<_, SqlError>((text, rendering.tables))
     };
-    match render(true)? {
+    let (rendered, tables) = match render(true)? {
         // What was short enough stays so.
-        long if long.text.len() > SQL_BYTES_MAX => render(false),
-        query => Ok(query),
-    }
+        (long, _) if long.len() > SQL_BYTES_MAX => render(false)?,
+        rendered => rendered,
+    };
+    let system = match language {
+        Language::Sql => system::read(query, &rendered, Rendering::new(text, language, true)),
+        Language::Subscription => None,
+    };
+    Ok(Query {
+        text: rendered,
+        tables: Some(tables),
+        system,
+    })
 }
 
 pub(super) fn show(variable: &[Ident]) -> String {
@@ -41,13 +42,15 @@ pub(super) fn show(variable: &[Ident]) -> String {
     text
 }
 
-struct Rendering<'a> {
+pub(super) struct Rendering<'a> {
     text: String,
     tables: Vec<String>,
     /// With spaces around operators.
     spaced: bool,
     source: &'a str,
     language: Language,
+    /// What leaves out the cluster's own rows.
+    pub(super) filter: Option<Filter>,
 }
 
 /// What is still to be written of an expression.
@@ -57,7 +60,24 @@ enum Part<'a> {
     Sign(&'static str),
 }
 
-impl Rendering<'_> {
+impl<'a> Rendering<'a> {
+    fn new(source: &'a str, language: Language, spaced: bool) -> Self {
+        Self {
+            text: String::with_capacity(source.len() + 16),
+            tables: Vec::new(),
+            spaced,
+            source,
+            language,
+            filter: None,
+        }
+    }
+
+    /// A query's text.
+    pub(super) fn whole(&mut self, query: &ast::Query) -> Result<String, SqlError> {
+        self.query(query)?;
+        Ok(std::mem::take(&mut self.text))
+    }
+
     fn query(&mut self, query: &ast::Query) -> Result<(), SqlError> {
         let ast::Query {
             with: None,
@@ -130,11 +150,20 @@ impl Rendering<'_> {
         if !from.is_empty() {
             self.put(" FROM ");
             self.list(from, Self::from)?;
+            self.put_described();
         }
         if let Some(selection) = selection {
             self.put(" WHERE ");
-            self.expr(selection)?;
+            match self.filter {
+                None => self.expr(selection)?,
+                Some(_) => {
+                    self.put("(");
+                    self.expr(selection)?;
+                    self.put(")");
+                }
+            }
         }
+        self.put_condition(selection.is_some());
         Ok(())
     }
 
@@ -160,7 +189,10 @@ impl Rendering<'_> {
             opt_replace: None,
         };
         match item {
-            SelectItem::Wildcard(options) if *options == PLAIN => self.put("*"),
+            SelectItem::Wildcard(options) if *options == PLAIN => {
+                self.put_table();
+                self.put("*");
+            }
             SelectItem::QualifiedWildcard(ObjectName(table), options) if *options == PLAIN => {
                 self.name(table);
                 self.put(".*");
@@ -270,7 +302,10 @@ impl Rendering<'_> {
                     let (left, right) = (Part::Expr(left, depth + 1), Part::Expr(right, depth + 1));
                     parts.extend([right, Part::Sign(self.operator(op)?), left]);
                 }
-                Expr::Identifier(column) => self.name(std::slice::from_ref(column)),
+                Expr::Identifier(column) => {
+                    self.put_table();
+                    self.name(std::slice::from_ref(column));
+                }
                 Expr::CompoundIdentifier(column) => self.name(column),
                 Expr::Value(value) => self.value(value)?,
                 Expr::UnaryOp { op, expr: number } => {
@@ -326,11 +361,11 @@ impl Rendering<'_> {
         Ok(())
     }
 
-    fn name(&mut self, parts: &[Ident]) {
+    pub(super) fn name(&mut self, parts: &[Ident]) {
         put_name(&mut self.text, parts);
     }
 
-    fn put(&mut self, text: &str) {
+    pub(super) fn put(&mut self, text: &str) {
         self.text.push_str(text);
     }
 

@@ -235,6 +235,105 @@ fn a_table_is_known_by_any_spelling() {
     );
 }
 
+/// What a query reads of SpacetimeDB's own tables.
+fn system(text: &str) -> Option<System> {
+    match parse(text, Language::Sql).expect(text) {
+        Statement::Query(query) => query.system,
+        _ => None,
+    }
+}
+
+#[test]
+fn the_server_leaves_out_what_is_hidden_in_its_own_tables() {
+    for (text, shown) in [
+        (
+            "SELECT * FROM st_table",
+            "SELECT st_table.* FROM st_table \
+             WHERE (st_table.table_name < 'rtdb_' OR st_table.table_name >= 'rtdb`')",
+        ),
+        (
+            "SELECT table_id, t.table_name n FROM \"st_table\" 't' WHERE table_id > 1 OR table_id = 0 LIMIT 2",
+            "SELECT \"t\".table_id, t.table_name AS n FROM \"st_table\" AS \"t\" \
+             WHERE (\"t\".table_id > 1 OR \"t\".table_id = 0) \
+             AND (\"t\".table_name < 'rtdb_' OR \"t\".table_name >= 'rtdb`') LIMIT 2",
+        ),
+        (
+            "SELECT COUNT(*) AS n FROM st_column WHERE col_pos = 0",
+            "SELECT COUNT(*) AS n FROM st_column \
+             JOIN st_table AS rtdb_described ON st_column.table_id = rtdb_described.table_id \
+             WHERE (st_column.col_pos = 0) \
+             AND (rtdb_described.table_name < 'rtdb_' OR rtdb_described.table_name >= 'rtdb`')",
+        ),
+        (
+            "SELECT * FROM st_index x LIMIT 1",
+            "SELECT x.* FROM st_index AS x JOIN st_table AS rtdb_described ON x.table_id = rtdb_described.table_id \
+             WHERE (rtdb_described.table_name < 'rtdb_' OR rtdb_described.table_name >= 'rtdb`') LIMIT 1",
+        ),
+        (
+            "SELECT name FROM st_var WHERE name = 'x'",
+            "SELECT st_var.name FROM st_var WHERE (st_var.name = 'x')",
+        ),
+    ] {
+        assert_eq!(system(text), Some(System::Shown(shown.into())), "{text}");
+        // It is read back as one query, so that nothing of the client's has got out of its brackets.
+        assert!(parse(shown, Language::Sql).is_ok(), "{shown}");
+    }
+    for (text, columns, limit) in [
+        ("SELECT * FROM st_client", "SELECT * FROM st_client LIMIT 0", None),
+        (
+            "SELECT COUNT(*) n FROM st_client c LIMIT 7",
+            "SELECT COUNT(*) AS n FROM st_client AS c LIMIT 0",
+            Some(7),
+        ),
+    ] {
+        let columns = columns.into();
+        assert_eq!(system(text), Some(System::Clients { columns, limit }), "{text}");
+    }
+}
+
+#[test]
+fn other_queries_on_its_own_tables_are_not_for_clients() {
+    for text in [
+        "SELECT * FROM st_module",
+        "SELECT * FROM st_sequence",
+        "SELECT * FROM st_scheduled",
+        "SELECT * FROM st_connection_credentials",
+        "SELECT * FROM st_client WHERE connection_id = 1",
+        "SELECT * FROM st_client LIMIT 1e1",
+        "SELECT * FROM St_Table",
+        "SELECT * FROM x.st_table",
+        "SELECT t.* FROM st_table t JOIN st_column c ON t.table_id = c.table_id",
+        "SELECT c.* FROM counter c JOIN st_table t ON t.table_id = c.id",
+        "SELECT * FROM st_table, counter",
+        "SELECT * FROM st_table, st_table t",
+        "SELECT * FROM rtdb_state",
+    ] {
+        let Ok(Statement::Query(query)) = parse(text, Language::Sql) else {
+            panic!("{text}");
+        };
+        assert!(query.system().is_none() && query.hidden().is_some(), "{text}");
+    }
+    for text in [
+        "SELECT * FROM counter",
+        "SELECT 1 FROM st_tables",
+        "SHOW row_limit",
+    ] {
+        assert!(parse(text, Language::Sql).map_or(true, |_| system(text).is_none()));
+    }
+    let query = parse_query("SELECT * FROM st_table").expect("a query");
+    assert!(query.system().is_none() && query.hidden().is_some());
+}
+
+#[test]
+fn the_prefix_of_what_is_hidden_ends_where_it_is_said_to() {
+    let (first, end) = (
+        hidden::HIDDEN_PREFIX.as_bytes(),
+        hidden::HIDDEN_PREFIX_END.as_bytes(),
+    );
+    let (last, rest) = first.split_last().expect("a prefix");
+    assert_eq!(end, [rest, &[last + 1]].concat());
+}
+
 #[test]
 fn no_text_keeps_the_parser_long() {
     let fill = |part: &str| part.repeat(SQL_BYTES_MAX / part.len() - 1);

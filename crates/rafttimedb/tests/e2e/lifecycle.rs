@@ -4,8 +4,9 @@ use anyhow::{Context, ensure};
 use http::{Method, StatusCode};
 use rtdb_testkit::client::{Args, Client, Connect};
 use rtdb_testkit::clients::Clients;
-use rtdb_testkit::demo_module;
+use rtdb_testkit::{demo_module, sql};
 use serde_json::Value;
+use spacetimedb_lib::Identity;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -98,6 +99,18 @@ fn clients_come_and_go_once_on_every_replica() {
         }
         let dumps = scene.cluster.dumps(DATABASE, &scene.owner).await?;
         ensure!(dumps.iter().all(|dump| dump == &dumps[0]), "presence differs");
+        let identity = Identity::from_byte_array(first.hello().identity);
+        for node in scene.cluster.running() {
+            let api = node.api().with_token(&scene.owner);
+            let clients = sql::select(&api, DATABASE, "SELECT identity FROM st_client").await?;
+            let shown = format!("0x{}", identity.to_hex());
+            let shown = clients
+                .column("identity")?
+                .iter()
+                .filter(|it| **it == &shown)
+                .count();
+            ensure!(shown == 2, "node {}: {clients:?}", node.id());
+        }
 
         let banned = first.hello().clone();
         first.close().await;

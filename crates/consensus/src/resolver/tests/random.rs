@@ -238,6 +238,14 @@ fn check_shard(
     for session in shard.sessions() {
         prop_assert!(shard.databases().any(|database| *database == session.database));
     }
+    for database in shard.databases() {
+        let of = shard.sessions_of(database).map(|session| session.id);
+        let all = shard.sessions().filter(|session| session.database == *database);
+        prop_assert_eq!(
+            of.collect::<BTreeSet<_>>(),
+            all.map(|session| session.id).collect()
+        );
+    }
     for (database, _) in shard.stuck() {
         prop_assert!(shard.databases().any(|it| it == database));
     }

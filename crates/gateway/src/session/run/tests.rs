@@ -1,7 +1,7 @@
 //! Clients that are slow, and clients that are dead, over a pipe.
 
 use super::*;
-use crate::catalog::{Catalog, DatabaseRecord};
+use crate::catalog::{Catalog, Client, DatabaseRecord};
 use crate::limits::{ClientLimits, WRITE_STALL_MAX};
 use crate::local::{Claims, Local, LocalDatabase, SetAside, Tokens};
 use crate::metrics::GatewayMetrics;
@@ -56,6 +56,9 @@ impl Catalog for Nothing {
     }
     fn identity(&self, _: &str) -> Option<Identity> {
         None
+    }
+    fn clients(&self, _: &Identity) -> Vec<Client> {
+        Vec::new()
     }
 }
 
