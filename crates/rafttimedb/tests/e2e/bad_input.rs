@@ -101,7 +101,11 @@ async fn statements(scene: &Scene) -> Result<()> {
     let path = format!("/v1/database/{DATABASE}/sql");
     let refused = [
         ("SELECT * FROM rtdb_state", StatusCode::BAD_REQUEST, "table"),
-        ("SELECT * FROM st_module", StatusCode::NOT_IMPLEMENTED, "st_module"),
+        (
+            "SELECT * FROM st_module",
+            StatusCode::NOT_IMPLEMENTED,
+            "st_module",
+        ),
         ("DELETE FROM counter", StatusCode::NOT_IMPLEMENTED, "DELETE"),
         (
             "/* /* */ SELECT ' */ DELETE FROM counter --'",
