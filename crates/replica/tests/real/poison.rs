@@ -242,12 +242,29 @@ async fn a_server_that_hangs_is_killed_and_started_again() {
     log.all_applied().await;
     let pid = node.pid().unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGSTOP).unwrap();
+    // Its threads stop one by one: until all have, it may answer.
+    tokio::time::timeout(TIMEOUT, async {
+        while !is_stopped(pid) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
     let calls = log.append(vec![nothing(), nothing()]);
     log.all_applied().await;
     assert!(calls.iter().all(|call| log.outcome(*call).is_ok()));
     assert_ne!(node.pid(), Some(pid));
     replica.stop().await;
     node.server.stop().await;
+}
+
+/// Whether all threads of a process are stopped.
+fn is_stopped(pid: i32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let mut stats = threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("stat")));
+    // The state follows the name, which is in brackets.
+    stats
+        .all(|stat| stat.is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))))
 }
 
 fn poison(position: Position, step: PoisonStep) -> Body {
