@@ -10,6 +10,7 @@ mod low_water;
 pub use low_water::set_low_water;
 
 use nix::errno::Errno;
+use nix::libc;
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
@@ -30,16 +31,17 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a program.
+    /// Starts a program, whose niceness (`nice(2)`) is by so much above this process's: where processors are few, others
+    /// go first.
     ///
     /// # Errors
     /// What the operating system says.
-    pub async fn spawn(mut command: Command) -> io::Result<Self> {
+    pub async fn spawn(mut command: Command, nicer_by: u8) -> io::Result<Self> {
         let (started, starting) = oneshot::channel();
         let (end, ended) = watch::channel(None);
         let alive = Arc::new(Mutex::new(true));
         let watched = alive.clone();
-        die_with_parent(&mut command);
+        before_exec(&mut command, nicer_by);
         std::thread::Builder::new().name("child".into()).spawn(move || {
             let mut child = match command.spawn() {
                 Ok(child) => child,
@@ -115,22 +117,26 @@ fn wait(child: &mut Child, alive: &Mutex<bool>) -> Result<ExitStatus, Errno> {
     child.wait().map_err(errno)
 }
 
-/// Has the child killed when the thread that starts it ends.
+/// Has the child killed when the thread that starts it ends, and lets it give way to others.
 #[allow(
     unsafe_code,
     reason = "what runs between fork and exec must be async-signal-safe"
 )]
-fn die_with_parent(command: &mut Command) {
+fn before_exec(command: &mut Command, nicer_by: u8) {
     let parent = std::process::id();
     let before_exec = move || {
         prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // SAFETY: a system call. That it fails says only that nobody goes first.
+        unsafe {
+            libc::nice(nicer_by.into());
+        }
         // It may have ended before: then there is no signal.
         match u32::try_from(getppid().as_raw()) {
             Ok(found) if found == parent => Ok(()),
             _ => Err(Errno::ESRCH.into()),
         }
     };
-    // SAFETY: two system calls, and nothing that allocates or takes a lock.
+    // SAFETY: three system calls, and nothing that allocates or takes a lock.
     unsafe {
         command.pre_exec(before_exec);
     }
@@ -153,16 +159,28 @@ mod tests {
     async fn a_process_is_waited_for_and_killed() {
         let mut command = Command::new("sh");
         command.args(["-c", "exit 7"]);
-        let mut process = Process::spawn(command).await.unwrap();
+        let mut process = Process::spawn(command, 0).await.unwrap();
         assert_eq!(process.wait().await.unwrap().code(), Some(7));
         process.signal(Signal::SIGKILL).unwrap();
         assert_eq!(process.wait().await.unwrap().code(), Some(7));
 
-        let mut process = Process::spawn(reader()).await.unwrap();
+        let mut process = Process::spawn(reader(), 0).await.unwrap();
         assert!(futures_now(&mut process).await.is_none());
         process.signal(Signal::SIGTERM).unwrap();
         assert!(!process.wait().await.unwrap().success());
-        assert!(Process::spawn(Command::new("/nowhere")).await.is_err());
+        assert!(Process::spawn(Command::new("/nowhere"), 0).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_process_gives_way_to_others() {
+        let niceness = async |nicer_by| {
+            let mut command = Command::new("sh");
+            command.args(["-c", "exit $(nice)"]);
+            let mut process = Process::spawn(command, nicer_by).await.unwrap();
+            process.wait().await.unwrap().code().unwrap()
+        };
+        let ours = niceness(0).await;
+        assert_eq!(niceness(3).await, (ours + 3).min(19));
     }
 
     async fn futures_now(process: &mut Process) -> Option<ExitStatus> {
@@ -175,7 +193,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_dropped_process_is_killed() {
-        let process = Process::spawn(reader()).await.unwrap();
+        let process = Process::spawn(reader(), 0).await.unwrap();
         let mut ended = process.ended.clone();
         drop(process);
         assert!(ended.wait_for(Option::is_some).await.is_ok());
@@ -185,7 +203,7 @@ mod tests {
     #[test]
     fn a_process_outlives_the_thread_that_asked_for_it() {
         let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let mut process = std::thread::spawn(move || runtime().block_on(Process::spawn(reader())))
+        let mut process = std::thread::spawn(move || runtime().block_on(Process::spawn(reader(), 0)))
             .join()
             .unwrap()
             .unwrap();

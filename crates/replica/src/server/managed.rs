@@ -23,6 +23,9 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 const STEADY_AFTER: Duration = Duration::from_secs(10);
 /// How long a server may take to stop before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// By so much nicer (`nice(2)`) than the node is its server. An endless call must not have the log's writes and the peers wait
+/// for a processor, the kernel's threads among them.
+const NICENESS: u8 = 10;
 /// How long the program may take to say what it is.
 const INSPECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The server's output is kept in a file, and one older one of at least this many bytes.
@@ -197,10 +200,12 @@ impl Managed {
             .stderr(errors)
             // A terminal's Ctrl-C is for the node: it stops the server once its clients are gone.
             .process_group(0);
-        Process::spawn(command).await.map_err(|e| ServerError::Program {
-            program: self.program.clone(),
-            reason: e.to_string(),
-        })
+        Process::spawn(command, NICENESS)
+            .await
+            .map_err(|e| ServerError::Program {
+                program: self.program.clone(),
+                reason: e.to_string(),
+            })
     }
 }
 
