@@ -220,7 +220,13 @@ async fn read_rows(figures: &mut Figures, folder: &Path) -> Result<()> {
 
 async fn one_node(figures: &mut Figures, loads: &[Load; 3], idle: u32, folder: &Path) -> Result<()> {
     eprintln!("one node");
-    let mut cluster = Cluster::start_ready(&ClusterConfig::new(1, folder)?, PATIENCE).await?;
+    let mut config = ClusterConfig::new(1, folder)?;
+    // Besides the idle ones there are those that call.
+    config.arguments = vec![
+        "--connections-max".to_owned(),
+        idle.saturating_add(100).to_string(),
+    ];
+    let mut cluster = Cluster::start_ready(&config, PATIENCE).await?;
     publish(&cluster.node(1).api()).await?;
     let addrs = cluster.client_addrs();
     figures.calls.one_node = rates(&addrs, loads, &Processes::nodes(&cluster, 1)?).await?;

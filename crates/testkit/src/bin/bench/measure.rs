@@ -35,7 +35,10 @@ const READING_ROUNDS: usize = 15;
 const OPENING_MAX: usize = 64;
 
 /// Open files that are needed besides the idle connections.
-const OTHER_FILES: u64 = 500;
+const OTHER_FILES: u64 = 1_000;
+
+/// Files that a node keeps free for each of its clients.
+const FILES_OF_A_CLIENT: u64 = 3;
 
 /// A new identity, speaking what today's SDKs speak with this server.
 pub(crate) fn connect_to(addr: &str, database: &str) -> Result<Connect> {
@@ -250,7 +253,8 @@ pub(crate) async fn idle_connections(
     database: &str,
     wanted: u32,
 ) -> Result<()> {
-    let count = u64::from(wanted).min(raise_files()?.saturating_sub(OTHER_FILES));
+    let room = raise_files()?.saturating_sub(OTHER_FILES) / FILES_OF_A_CLIENT;
+    let count = u64::from(wanted).min(room);
     let to = connect_to(node.client_addr(), database)?;
     let quiet_ms = latency_p50(node.client_addr(), database, SAMPLES).await?;
     let before = node.resident_kib()?;

@@ -24,6 +24,9 @@ const DATABASE: &str = "soak";
 /// Rows that are changed, and never more.
 const ROWS: u64 = 64;
 
+/// What fills the caches of the log beforehand: bytes of a call's argument, and calls.
+const FILLING: (usize, u32) = (64 << 10, 2_500);
+
 /// How often memory is looked at.
 const PERIOD: Duration = Duration::from_secs(3);
 
@@ -46,6 +49,7 @@ pub(crate) async fn run(nodes: u16, time: Duration, folder: &Path) -> Result<()>
         rows: rows.iter().map(|row| row.id).collect(),
     };
 
+    fill(&cluster).await.context("filling the caches")?;
     let clients = Clients::start(&scene);
     let mut curves = Vec::new();
     let (start, mut told) = (Instant::now(), 0);
@@ -81,6 +85,22 @@ pub(crate) async fn run(nodes: u16, time: Duration, folder: &Path) -> Result<()>
         "{} connections of orderly clients have broken",
         counts.lost
     );
+    Ok(())
+}
+
+/// Fills what a node keeps of the log's end, which is bounded: else it would fill all the time.
+async fn fill(cluster: &Cluster) -> Result<()> {
+    const FILLED: &str = "filled";
+    published(&cluster.node(1).api(), FILLED, &demo_module::wasm()?).await?;
+    let mut writer = Client::connect(&connect_to(cluster.node(1).client_addr(), FILLED)?).await?;
+    let (bytes, calls) = FILLING;
+    let name = "x".repeat(bytes);
+    for _ in 0..calls {
+        let added = writer.call_and_wait(ADD, &add(&name, 0)).await?;
+        ensure!(added.result.is_ok(), "no rows: {added:?}");
+    }
+    writer.close().await;
+    cluster.wait_level(FILLED, PATIENCE).await?;
     Ok(())
 }
 
