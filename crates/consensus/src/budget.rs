@@ -94,8 +94,7 @@ impl Share {
             drop(permits.wait_for(|permits| *permits == 0).await);
             budget.reserve.enter(bytes).await
         };
-        let room = tokio::select! {
-            biased;
+        let room = rtdb_runtime::select! {
             room = budget.pool.enter(bytes) => room,
             room = alone => room,
         };

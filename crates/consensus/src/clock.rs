@@ -18,12 +18,12 @@
 use crate::transport::wire::Pong;
 use crate::types::{GroupId, Vote};
 use parking_lot::Mutex;
+use rtdb_runtime::Instant;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 /// How far a node's clock may be from the median of a quorum's, beside the error of the comparison. (As much as
 /// CockroachDB's `--max-offset`.)
@@ -50,9 +50,7 @@ pub struct SystemClock;
 
 impl WallClock for SystemClock {
     fn now_us(&self) -> u64 {
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |elapsed| elapsed.as_micros() as u64)
+        rtdb_runtime::wall_us()
     }
 }
 
@@ -170,6 +168,9 @@ impl Clock {
 
     /// The time for an entry, in microseconds; `None` while this node must not stamp.
     pub(crate) fn stamp_us(&self) -> Option<i64> {
+        if rtdb_runtime::planted("clocks are not compared") {
+            return i64::try_from(self.wall.now_us()).ok();
+        }
         let (wall_us, since) = self.state.lock().anchor?;
         let elapsed = since.elapsed();
         let now_us = wall_us.saturating_add(elapsed.as_micros() as u64);

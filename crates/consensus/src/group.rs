@@ -241,9 +241,12 @@ impl Group {
 
     pub(crate) async fn stop(&self) {
         self.proposer.stop();
-        // It waits for what it is writing, on a disk that may hang.
-        let stopped = tokio::time::timeout(STOP_MAX, self.raft.shutdown()).await;
-        if !matches!(stopped, Ok(Ok(()))) {
+        // It waits for what it is writing, on a disk that may hang. Were it dropped then, openraft would panic where others
+        // ask why its core has ended.
+        let raft = self.raft.clone();
+        let stopping = rtdb_runtime::spawn(async move { raft.shutdown().await });
+        let stopped = rtdb_runtime::timeout(STOP_MAX, stopping).await;
+        if !matches!(stopped, Ok(Ok(Ok(())))) {
             tracing::warn!(group = %self.id, "raft did not stop in order");
         }
     }
@@ -269,7 +272,7 @@ fn raft_config(id: GroupId, timing: &Timing) -> Result<openraft::Config, openraf
         // Followers write while the leader does. They may so have entries that a leader who crashes has not: it must
         // never lead in the same term again, or other entries would get the same ids.
         broadcast_submitted_on_append: Some(true),
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(rtdb_runtime::planted("leaders are restored")),
         backoff: "50ms 100ms 200ms ...500ms".to_owned(),
         ..openraft::Config::default()
     }

@@ -7,9 +7,9 @@
 //! count as lagging: fewer than a majority can slow nothing, whatever they say.
 
 use crate::transport::wire;
+use rtdb_runtime::Instant;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// How many commands a majority of a database's replicas may lag behind the log. (Half as many as one node may have under
 /// way, so that one database leaves room for the others.)

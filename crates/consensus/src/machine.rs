@@ -126,7 +126,9 @@ impl Machine {
             return Ok(());
         };
         let mut changes = chunk.changes;
-        changes.push(self.applied_change(applied));
+        if !rtdb_runtime::planted("what is resolved is not noted") {
+            changes.push(self.applied_change(applied));
+        }
         let done = Done::Later {
             written: self.shared.written(),
             index: applied.index,

@@ -3,13 +3,13 @@
 use crate::fatal::Fatal;
 use futures::FutureExt;
 use parking_lot::Mutex;
+use rtdb_runtime::JoinHandle;
 use std::any::Any;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 tokio::task_local! {
     /// Who watches the present task and the tasks that it spawns, and what they are called.
@@ -75,7 +75,7 @@ impl Supervisor {
                 Err(panic) => end.because(Some(panicked(&what, panic.as_ref()))),
             }
         };
-        self.0.tasks.lock().push((name, tokio::spawn(watched)));
+        self.0.tasks.lock().push((name, rtdb_runtime::spawn(watched)));
     }
 
     /// Does something whose tasks, and the tasks of these, are all watched: a panic of any of them is fatal.
@@ -101,7 +101,7 @@ impl Supervisor {
         }
         for (_, task) in tasks {
             // Cancelled, as asked.
-            drop(task.await);
+            let _ = task.await;
         }
     }
 

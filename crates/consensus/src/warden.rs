@@ -7,13 +7,12 @@ use crate::vitals::Vitals;
 use crate::{Follow, Pending, Position, Propose, StuckReplica};
 use bytes::Bytes;
 use futures::FutureExt;
-use openraft::Instant as _;
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
+use rtdb_runtime::Instant;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// Sessions that are disconnected at once.
 const DISCONNECTS_MAX: usize = 1024;
@@ -58,7 +57,7 @@ impl Warden {
         let round = ROUND_MAX.min(self.lease / 8);
         loop {
             let begin = Instant::now();
-            tokio::time::sleep(round).await;
+            rtdb_runtime::sleep(round).await;
             // A leader that was paused has not listened: it begins to count anew.
             if begin.elapsed() > round * LATE {
                 since = Instant::now();
@@ -159,6 +158,9 @@ impl Warden {
     /// Ends sessions that nobody holds. What is under way is not waited for: this node's own replica may lag.
     fn disconnect_orphans(&self, under_way: &mut BTreeMap<u64, Pending>) {
         under_way.retain(|_, pending| pending.now_or_never().is_none());
+        if rtdb_runtime::planted("sessions of the dead stay") {
+            return;
+        }
         let orphans = self.group.orphans(DISCONNECTS_MAX);
         let fresh: Vec<u64> = orphans
             .into_iter()

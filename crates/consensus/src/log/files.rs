@@ -1,5 +1,6 @@
 //! The disk, as the log uses it: files whose whole space is taken when they are made, written at places and synced.
 
+use futures::future::BoxFuture;
 use nix::errno::Errno;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise, posix_fallocate};
 use std::fs::{self, File, OpenOptions};
@@ -40,6 +41,12 @@ pub trait Files: Send + Sync + 'static {
     /// When the disk refuses.
     fn tidy(&self, _folder: &Path) -> io::Result<()> {
         Ok(())
+    }
+
+    /// What is to be waited for until all is on disk that was synced: for disks whose [`sync`](DataFile::sync) can't wait
+    /// itself, since time only passes for who awaits it.
+    fn settling(&self) -> Option<BoxFuture<'static, io::Result<()>>> {
+        None
     }
 }
 

@@ -181,6 +181,10 @@ impl Journal {
         Ok(journal)
     }
 
+    pub(super) fn files(&self) -> &Arc<dyn Files> {
+        &self.files
+    }
+
     pub(super) fn reader(&self) -> &Arc<Reader> {
         &self.reader
     }

@@ -4,7 +4,7 @@ use super::change::Change;
 use super::tail::Tail;
 use crate::types::TypeConfig;
 use openraft::storage::IOFlushed;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -47,6 +47,14 @@ pub(crate) enum Done {
 }
 
 impl Done {
+    /// Nobody waits, or will ask.
+    pub(super) fn nobody() -> Self {
+        Self::Later {
+            written: Arc::default(),
+            index: 0,
+        }
+    }
+
     fn is_awaited(&self) -> bool {
         !matches!(self, Self::Later { .. })
     }
@@ -95,7 +103,7 @@ struct Line {
 #[derive(Default)]
 pub(super) struct Queue {
     line: Mutex<Line>,
-    work: Condvar,
+    work: Notify,
     room: Notify,
 }
 
@@ -128,11 +136,11 @@ impl Queue {
 
     /// Takes what goes into the next batch, once there is something that somebody waits for. `None` when the line is
     /// closed, and everything was taken.
-    pub(super) fn take(&self) -> Option<Vec<Write>> {
-        let mut line = self.line.lock();
-        while !line.is_due() && !line.is_closed {
-            self.work.wait(&mut line);
+    pub(super) async fn take(&self) -> Option<Vec<Write>> {
+        while !self.is_due() {
+            self.work.notified().await;
         }
+        let mut line = self.line.lock();
         let (mut taken, mut size) = (Vec::new(), 0);
         while let Some(next) = line.writes.front() {
             size += bytes(next);
@@ -144,6 +152,11 @@ impl Queue {
         drop(line);
         self.room.notify_waiters();
         (!taken.is_empty()).then_some(taken)
+    }
+
+    fn is_due(&self) -> bool {
+        let line = self.line.lock();
+        line.is_due() || line.is_closed
     }
 
     /// Takes no more.

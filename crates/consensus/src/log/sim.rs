@@ -4,7 +4,7 @@
 use super::block::BLOCK;
 use super::files::{DataFile, Files};
 use parking_lot::Mutex;
-use rand::Rng;
+use rand::{Rng, RngExt};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};

@@ -16,13 +16,13 @@ use crate::types::GroupId;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message;
+use rtdb_runtime::Worker;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
@@ -45,7 +45,7 @@ pub struct Store {
     path: PathBuf,
     reader: Arc<Reader>,
     queue: Arc<Queue>,
-    writer: Option<JoinHandle<()>>,
+    writer: Option<Worker>,
     fatal: Fatal,
     progress: Arc<Progress>,
     /// Held while the directory is being bound.
@@ -93,6 +93,21 @@ impl Store {
         // An earlier start may have been stopped before it had done so.
         format::settle(path, LOG_DIR).map_err(io)?;
         Ok(store)
+    }
+
+    /// Opens the log on `files` alone, without a directory around it: who does so sees to it that nobody else has it open,
+    /// and knows whether it `is_new`.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it can't be used.
+    #[cfg(feature = "sim")]
+    pub fn bare(
+        files: Arc<dyn Files>,
+        node: u64,
+        segment_bytes: u64,
+        is_new: bool,
+    ) -> Result<Arc<Self>, StoreError> {
+        Self::on(files, Path::new("data"), node, segment_bytes, is_new, None)
     }
 
     /// Opens a log, or begins one if the directory `is_new`: then at most the beginning of one is there.
@@ -151,20 +166,19 @@ impl Store {
         let (queue, progress) = (Arc::<Queue>::default(), Arc::<Progress>::default());
         let fatal = Fatal::new();
         let writer = Writer {
+            files: journal.files().clone(),
             journal,
             queue: queue.clone(),
             fatal: fatal.clone(),
             progress: progress.clone(),
         };
-        let thread = std::thread::Builder::new()
-            .name("rtdb-log".to_owned())
-            .spawn(move || writer.run())
-            .map_err(|error| broken(Broken::Io(error)))?;
+        let writer =
+            rtdb_runtime::worker("rtdb-log", writer.run()).map_err(|error| broken(Broken::Io(error)))?;
         Ok(Arc::new(Self {
             path: path.to_owned(),
             reader,
             queue,
-            writer: Some(thread),
+            writer: Some(writer),
             fatal,
             progress,
             binding: tokio::sync::Mutex::default(),
@@ -186,7 +200,7 @@ impl Store {
     /// more, and nobody is told that anything was: the node must stop before it does nothing for ever.
     pub(crate) async fn watch(&self, patience: Duration) {
         loop {
-            tokio::time::sleep(patience / 8).await;
+            rtdb_runtime::sleep(patience / 8).await;
             let busy = self.progress.busy_for();
             if busy > patience {
                 let reason = format!(
@@ -262,7 +276,10 @@ impl Store {
     /// A new epoch for this node: larger than all before, the one that the log knows too, and on disk when this returns.
     pub(crate) async fn next_epoch(&self, now_us: u64, known: u64) -> io::Result<u64> {
         let mut last = self.epoch.lock().await;
-        let epoch = now_us.min(EPOCH_MAX).max((*last).max(known).saturating_add(1));
+        let mut epoch = now_us.min(EPOCH_MAX).max((*last).max(known).saturating_add(1));
+        if rtdb_runtime::planted("epochs are used again") && *last > 0 {
+            epoch = *last;
+        }
         let taken = Change::set(Space::Meta, EPOCH_KEY.to_vec(), epoch.to_be_bytes().to_vec());
         self.sync(vec![taken]).await?;
         *last = epoch;
@@ -323,9 +340,7 @@ impl Store {
             let _reading = progress.reading();
             reader.read(group, sequence, from, end, bytes_max)
         };
-        Ok(tokio::task::spawn_blocking(read)
-            .await
-            .map_err(io::Error::other)??)
+        Ok(rtdb_runtime::unblock(read).await.map_err(io::Error::other)??)
     }
 
     /// [`read`](Self::read), for those who may wait for the disk.
@@ -364,7 +379,12 @@ fn begin(files: Arc<dyn Files>, folder: &Path, segment_bytes: u64) -> Result<Jou
         let reason = "the file FORMAT is missing, and the log holds something";
         return Err(Broken::Damaged(reason.to_owned()));
     }
-    Ok(Journal::create(files, folder, segment_bytes, rand::random())?)
+    Ok(Journal::create(
+        files,
+        folder,
+        segment_bytes,
+        rtdb_runtime::random_bytes(),
+    )?)
 }
 
 impl Drop for Store {

@@ -21,13 +21,13 @@ use crate::types::GroupId;
 use crate::vitals::Vitals;
 use crate::warden::Warden;
 use openraft::BasicNode;
+use rtdb_runtime::Instant;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use steward::{compare_clocks, keep_fit, watch_space};
 use tasks::{announce, transfer, watch_store};
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 /// All of a node's groups.
 pub struct Manager {
@@ -63,16 +63,28 @@ impl Manager {
         files: impl Files,
     ) -> Result<Arc<Self>, StartError> {
         let store = Store::open_with(&config.data_dir, config.node, files)?;
+        Self::start_on(store, config, transport).await
+    }
+
+    /// [`start`](Self::start), on a log that is open.
+    ///
+    /// # Errors
+    /// [`StartError`], which says what to do.
+    pub async fn start_on(
+        store: Arc<Store>,
+        config: Config,
+        transport: Arc<dyn Transport>,
+    ) -> Result<Arc<Self>, StartError> {
         let (watched, patience) = (store.clone(), config.timing.disk());
-        tokio::select! {
-            started = Self::start_on(store, config, transport) => started,
+        rtdb_runtime::select! {
+            started = Self::begin(store, config, transport) => started,
             () = watched.watch(patience) => Err(StartError::Disk {
                 reason: watched.fatal().borrow().clone().unwrap_or_default().to_string(),
             }),
         }
     }
 
-    async fn start_on(
+    async fn begin(
         store: Arc<Store>,
         config: Config,
         transport: Arc<dyn Transport>,
@@ -83,7 +95,7 @@ impl Manager {
             .next_epoch(vitals.clock.now_us(), 0)
             .await
             .map_err(starting(GroupId::META))?;
-        let instance = rand::random();
+        let instance = rtdb_runtime::random();
         let peers = Arc::new(Peers {
             node: config.node,
             instance,

@@ -10,10 +10,10 @@ use crate::vitals::Vitals;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use openraft::async_runtime::watch::WatchReceiver;
+use rtdb_runtime::Instant;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// Between two comparisons of clocks, at most: there are four within a lease, since an answer is a sign of life.
 const COMPARE: Duration = Duration::from_secs(1);
@@ -68,7 +68,7 @@ pub(super) async fn compare_clocks(
             Some(_) if !vitals.lags.lock().is_any_slowed() => COMPARE.min(lease / 4),
             _ => COMPARE_SOON,
         };
-        tokio::time::sleep(pause).await;
+        rtdb_runtime::sleep(pause).await;
     }
 }
 
@@ -85,7 +85,7 @@ pub(super) async fn watch_space(
     loop {
         let (asked, at) = (source.clone(), path.clone());
         // A disk that hangs does not answer here either; that it hangs is what its writes find out.
-        match tokio::task::spawn_blocking(move || asked.free_bytes(&at)).await {
+        match rtdb_runtime::unblock(move || asked.free_bytes(&at)).await {
             Ok(Ok(free_bytes)) if free_bytes < FULL_BYTES => {
                 supervisor.fail(format!(
                     "No space left on the disk that holds {}: make room",
@@ -96,7 +96,7 @@ pub(super) async fn watch_space(
             Ok(Err(error)) => tracing::warn!(%error, "how much room the disk has can't be found out"),
             Err(_) => return,
         }
-        tokio::time::sleep(LOOK).await;
+        rtdb_runtime::sleep(LOOK).await;
     }
 }
 
@@ -134,7 +134,7 @@ pub(super) async fn keep_fit(groups: Vec<Arc<Group>>, me: u64, vitals: Arc<Vital
             }
         }
         told = troubles;
-        tokio::time::sleep(LOOK).await;
+        rtdb_runtime::sleep(LOOK).await;
     }
 }
 

@@ -50,7 +50,7 @@ pub(super) async fn transfer(
             }
         }
     };
-    tokio::time::timeout(patience, taken).await.is_ok()
+    rtdb_runtime::timeout(patience, taken).await.is_ok()
 }
 
 /// Announces this node in the meta group, once there is a cluster, and again whenever its SpacetimeDB's version changes.
@@ -87,7 +87,7 @@ pub(super) async fn announce(
                     tracing::error!(%refusal, "the cluster does not take what this node says of itself");
                     return;
                 }
-                Err(_) => tokio::time::sleep(config.timing.progress()).await,
+                Err(_) => rtdb_runtime::sleep(config.timing.progress()).await,
             }
         }
         if spacetimedb_version.changed().await.is_err() {
@@ -115,8 +115,7 @@ fn announcement(config: &Config, spacetimedb_version: Option<&str>, known: Optio
 /// Waits until the disk refuses a write, or does not finish one.
 pub(super) async fn watch_store(store: Arc<Store>, patience: Duration, supervisor: Supervisor) {
     let mut stopped = store.fatal();
-    tokio::select! {
-        biased;
+    rtdb_runtime::select! {
         _ = stopped.wait_for(Option::is_some) => {}
         () = store.watch(patience) => {}
     }

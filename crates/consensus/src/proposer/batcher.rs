@@ -69,7 +69,7 @@ impl Batcher {
         let mut carry = None;
         loop {
             let has_room = in_flight.len() < IN_FLIGHT_MAX;
-            let first = tokio::select! {
+            let first = rtdb_runtime::select! {
                 Some(()) = in_flight.next() => continue,
                 // Only what is there already is carried over, so that nothing is lost when the other branch wins.
                 first = next(&mut carry, &mut self.incoming), if has_room => first,
@@ -78,7 +78,7 @@ impl Batcher {
             let stamp_us = {
                 let mut stamp = std::pin::pin!(self.stamp());
                 loop {
-                    tokio::select! {
+                    rtdb_runtime::select! {
                         Some(()) = in_flight.next() => {}
                         stamp_us = &mut stamp => break stamp_us,
                     }
@@ -118,7 +118,7 @@ impl Batcher {
             if !self.raft.is_leader() {
                 return None;
             }
-            tokio::time::sleep(STAMP_RETRY).await;
+            rtdb_runtime::sleep(STAMP_RETRY).await;
         }
     }
 

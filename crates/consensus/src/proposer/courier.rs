@@ -12,10 +12,10 @@ use crate::types::{GroupId, TypeConfig};
 use crate::vitals::Vitals;
 use futures::StreamExt;
 use openraft::async_runtime::watch::WatchReceiver;
+use rtdb_runtime::Instant;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Batches that wait for the connection to the leader.
@@ -95,7 +95,9 @@ impl Courier {
                 }
                 continue;
             };
-            self.proposer.queue.lock().rewind();
+            if !rtdb_runtime::planted("nothing is sent again") {
+                self.proposer.queue.lock().rewind();
+            }
             pace.begin(last.as_ref() != Some(&leader));
             let refused = Arc::new(Refused::default());
             let (route, replies) = self.open(&leader, &refused);
@@ -129,7 +131,7 @@ impl Courier {
         })
     }
 
-    fn open(&self, leader: &Leader, refused: &Arc<Refused>) -> (Route, Option<tokio::task::JoinHandle<()>>) {
+    fn open(&self, leader: &Leader, refused: &Arc<Refused>) -> (Route, Option<rtdb_runtime::JoinHandle<()>>) {
         if leader.id == self.proposer.node() {
             return (Route::Here(self.batcher.clone()), None);
         }
@@ -141,7 +143,7 @@ impl Courier {
             ReceiverStream::new(batches).boxed(),
         );
         let refused = refused.clone();
-        let replies = tokio::spawn(async move {
+        let replies = rtdb_runtime::spawn(async move {
             // Whatever comes back, and the stream's end too, means that the leader takes nothing more.
             if let Ok(mut replies) = stream.await {
                 replies.next().await;
@@ -164,8 +166,7 @@ impl Courier {
             self.renew().await?;
             while let Some(batch) = self.proposer.next_batch() {
                 let begin = Instant::now();
-                tokio::select! {
-                    biased;
+                rtdb_runtime::select! {
                     sent = route.send(batch, refused) => {
                         if !sent {
                             return Ok(End::Refused);
@@ -179,12 +180,11 @@ impl Courier {
             let patience = pace.look(&self.proposer.seen(), Instant::now());
             let stalled = async {
                 match patience {
-                    Some(end) => tokio::time::sleep_until(end).await,
+                    Some(end) => rtdb_runtime::sleep_until(end).await,
                     None => std::future::pending().await,
                 }
             };
-            tokio::select! {
-                biased;
+            rtdb_runtime::select! {
                 () = refused.wait() => return Ok(End::Refused),
                 superseded = self.superseded(leader, leaders) => return superseded.map(|()| End::Superseded),
                 () = stalled => {
@@ -222,16 +222,15 @@ impl Courier {
             }
         };
         // Either way they are sent now.
-        drop(tokio::time::timeout(GATHER, enough).await);
+        let _ = rtdb_runtime::timeout(GATHER, enough).await;
     }
 
     /// Waits before the same leader is tried again, but not for the use of another.
     async fn wait(&self, leader: &Leader, leaders: &mut Leaders, pace: &mut Pace) -> Result<(), ()> {
         pace.look(&self.proposer.seen(), Instant::now());
-        tokio::select! {
-            biased;
+        rtdb_runtime::select! {
             superseded = self.superseded(leader, leaders) => superseded,
-            () = tokio::time::sleep(pace.refused()) => Ok(()),
+            () = rtdb_runtime::sleep(pace.refused()) => Ok(()),
         }
     }
 

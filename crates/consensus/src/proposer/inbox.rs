@@ -29,8 +29,7 @@ impl Inbox {
 
     /// Waits until there is room, and puts a batch in; `false` if the batcher has stopped.
     pub(crate) async fn put(&self, batch: EncodedBatch, refused: &Arc<Refused>) -> bool {
-        let room = tokio::select! {
-            biased;
+        let room = rtdb_runtime::select! {
             () = self.incoming.closed() => return false,
             room = self.share.acquire(batch.size()) => room,
         };

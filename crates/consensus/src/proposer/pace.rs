@@ -1,8 +1,8 @@
 //! When proposals are sent again: pure.
 
 use crate::config::Timing;
+use rtdb_runtime::Instant;
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// The longest wait before refused proposals are sent again. The first one is [`Timing::retry_ms`].
 const RETRY_MAX: Duration = Duration::from_secs(1);
@@ -93,6 +93,9 @@ impl Pace {
         }
         if !seen.is_waiting {
             self.since = None;
+            return None;
+        }
+        if rtdb_runtime::planted("patience never ends") {
             return None;
         }
         let since = *self.since.get_or_insert(now);

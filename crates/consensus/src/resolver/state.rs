@@ -4,6 +4,7 @@
 use crate::command::ENDS_LEVEL;
 use crate::{Origin, Session};
 use bytes::Bytes;
+use rtdb_runtime::planted;
 
 /// The name of a part of the state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,7 +124,10 @@ impl OriginRecord {
 
     /// Takes the next command of the epoch; `false` if it is not the next one.
     pub(crate) fn take(&mut self, epoch: u64, seq: u64) -> bool {
-        let next = self.is_live(epoch) && Some(seq) == self.last_seq.checked_add(1);
+        let is_live = self.is_live(epoch) || planted("expired epochs go on") && epoch <= self.epoch;
+        let next = is_live && Some(seq) == self.last_seq.checked_add(1)
+            || is_live && planted("duplicates count") && seq <= self.last_seq
+            || is_live && planted("gaps are skipped") && seq > self.last_seq;
         if next {
             self.last_seq = seq;
         }

@@ -440,7 +440,7 @@ fn init_on_another_node_says_what_to_do() {
 
 #[test]
 fn nothing_that_healthy_nodes_say_is_refused() {
-    use rand::Rng;
+    use rand::RngExt;
     run(async {
         let mut cluster = Cluster::start(3).await;
         let begin = std::time::Instant::now();

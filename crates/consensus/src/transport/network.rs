@@ -180,7 +180,7 @@ where
 /// applying them, for which its client waits.
 async fn give_way() {
     for _ in 0..TURNS {
-        tokio::task::yield_now().await;
+        rtdb_runtime::yield_now().await;
     }
 }
 

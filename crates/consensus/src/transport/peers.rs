@@ -95,7 +95,7 @@ impl Peers {
         let call = self
             .transport
             .call(addr, self.header(to, group), Request { ask: Some(ask) });
-        let reply = tokio::time::timeout(timeout, call).await;
+        let reply = rtdb_runtime::timeout(timeout, call).await;
         let answer = reply
             .map_err(|_| PeerError::unreachable("it does not answer in time"))??
             .answer
@@ -141,7 +141,7 @@ impl Peers {
     ) -> impl Future<Output = Result<Replies<T>, PeerError>> + Send + use<T> {
         let timeout = self.answer_timeout;
         async move {
-            let opened = tokio::time::timeout(timeout, open).await;
+            let opened = rtdb_runtime::timeout(timeout, open).await;
             opened.map_err(|_| PeerError::unreachable("it does not answer in time"))?
         }
     }

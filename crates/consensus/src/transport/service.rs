@@ -265,7 +265,7 @@ impl Service {
                     }
                 }
             };
-            tokio::select! {
+            rtdb_runtime::select! {
                 () = take => {}
                 () = refused.wait() => {}
             }

@@ -109,6 +109,13 @@ pub struct VoteAnswer {
     pub(crate) last: Option<LogIdRecord>,
 }
 
+impl VoteAnswer {
+    /// Whether the vote was given.
+    pub fn is_granted(&self) -> bool {
+        self.granted
+    }
+}
+
 /// Hands leadership over.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct TransferAsk {
