@@ -18,6 +18,7 @@ Usage: cargo xtask <task>
                      (ARGS go to the test runner, and skip verify)
   demo [--keep]      three nodes, clients, a kill -9 of the leader under load, a report
   bench [ARGS]       figures as ratios in one run; writes target/bench/latest.json
+  sim [ARGS]         clusters in the simulation, from seeds: --minutes M, --seeds N, --seed S, --planted
   modules [--check]  build modules/*/*.wasm, or check that each matches its source
   server             obtain the SpacetimeDB server and print its path
 
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         ["test", rest @ ..] => checks::test(rest),
         ["demo", rest @ ..] => programs::run_program("rtdb-demo", rest),
         ["bench", rest @ ..] => programs::run_program("rtdb-bench", rest),
+        ["sim", rest @ ..] => programs::simulate(rest),
         ["modules"] => modules::build(),
         ["modules", "--check"] => modules::check(),
         ["server"] => server::obtain().map(|path| println!("{}", path.display())),

@@ -1,4 +1,4 @@
-//! The demo and the benchmark: programs of `rtdb-testkit`, run with everything they need built in release.
+//! The demo and the benchmark: programs of `rtdb-testkit`, run with everything they need built in release. And the simulation.
 
 use std::env::consts::EXE_SUFFIX;
 use std::path::PathBuf;
@@ -28,7 +28,7 @@ pub(crate) fn run_program(program: &str, args: &[&str]) -> Result<()> {
         "building rafttimedb, rtdb and the test kit (release)",
         &mut cargo(build),
     )?;
-    let built = release()?.join(format!("{program}{EXE_SUFFIX}"));
+    let built = built("release")?.join(format!("{program}{EXE_SUFFIX}"));
     let mut built = Command::new(built);
     run(built
         .args(args)
@@ -36,9 +36,17 @@ pub(crate) fn run_program(program: &str, args: &[&str]) -> Result<()> {
         .env("SPACETIMEDB_BIN", server))
 }
 
-/// The folder of what is built in release. This program is beside it, in that of its own profile, wherever cargo builds.
-fn release() -> Result<PathBuf> {
+/// Builds the simulation, fast and with everything checked, and runs it with `args`.
+pub(crate) fn simulate(args: &[&str]) -> Result<()> {
+    let build = ["build", "--profile", "sim", "--locked", "-p", "rtdb-simulation"];
+    step("building the simulation", &mut cargo(build))?;
+    let built = built("sim")?.join(format!("rtdb-sim{EXE_SUFFIX}"));
+    run(Command::new(built).args(args).current_dir(root()))
+}
+
+/// The folder of what is built in a profile. This program is beside it, in that of its own profile, wherever cargo builds.
+fn built(profile: &str) -> Result<PathBuf> {
     let this = std::env::current_exe()?;
     let profiles = this.ancestors().nth(2).context("this program has no folder")?;
-    Ok(profiles.join("release"))
+    Ok(profiles.join(profile))
 }

@@ -1,0 +1,138 @@
+//! Clients: they connect, call, several calls at a time, go on at another node when theirs is gone, and write down what they
+//! are told.
+
+use crate::cluster::Cluster;
+use crate::truth::END;
+use bytes::Bytes;
+use rtdb_consensus::command::{Body, Call, Connect, Disconnect};
+use rtdb_consensus::{Command, Outcome, Pending, Propose};
+use rtdb_runtime::{Instant, sim, sleep};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// The database that all use.
+pub const DATABASE: Bytes = Bytes::from_static(&[7; 32]);
+
+/// Calls that one has under way at most.
+const WINDOW: u64 = 6;
+
+/// The longest time between two bursts of calls.
+const PAUSE_MAX: Duration = Duration::from_millis(80);
+
+/// A call by its name.
+pub fn call(session: u64, name: &str) -> Command {
+    Body::Call(Call {
+        database: DATABASE,
+        session,
+        reducer: name.to_owned(),
+        ..Call::default()
+    })
+    .into()
+}
+
+/// A client.
+pub struct Client {
+    /// Its number.
+    pub id: u64,
+    /// All of it.
+    pub cluster: Arc<Cluster>,
+    /// Nothing new is to be asked for.
+    pub is_over: Arc<AtomicBool>,
+}
+
+/// What is under way.
+struct UnderWay {
+    name: String,
+    pending: Pending,
+    node: u64,
+    since: Instant,
+}
+
+impl Client {
+    /// Calls until it is over.
+    pub async fn run(self) {
+        let nodes: Vec<u64> = self.cluster.nodes().collect();
+        let (mut number, mut moves, mut session) = (0, 0, None);
+        let mut node = nodes[self.id as usize % nodes.len()];
+        while !self.is_over.load(Ordering::Relaxed) {
+            sleep(sim::up_to(PAUSE_MAX)).await;
+            // A client whose node is gone goes to another one, as somebody else.
+            if self.cluster.manager(node).is_none() || sim::draw(200) == 0 {
+                node = nodes[sim::draw(nodes.len() as u64) as usize];
+                (moves, session) = (moves + 1, None);
+                continue;
+            }
+            if sim::draw(10) == 0 {
+                number += 1;
+                session = self.come_or_go(node, number, session).await;
+            }
+            let mut under_way = Vec::new();
+            for _ in 0..1 + sim::draw(WINDOW) {
+                number += 1;
+                let within = session.filter(|_| sim::draw(2) == 0);
+                let name = format!("call {}/{number}", self.id);
+                let asked = self.submit(node, name.clone(), call(within.unwrap_or(0), &name));
+                if asked.is_some() {
+                    self.cluster.truth.asked(self.id, moves, &name);
+                }
+                under_way.extend(asked);
+            }
+            for asked in under_way {
+                let _ = self.wait(asked).await;
+            }
+        }
+    }
+
+    /// Begins a session, or ends the one that there is.
+    async fn come_or_go(&self, node: u64, number: u64, session: Option<u64>) -> Option<u64> {
+        if let Some(session) = session {
+            let body = Body::Disconnect(Disconnect {
+                session,
+                refused: false,
+            });
+            let asked = self.submit(node, format!("{END}{session}"), body.into())?;
+            // The cluster may have ended it before.
+            let _ = self.wait(asked).await;
+            return None;
+        }
+        let name = format!("session {}/{number}", self.id);
+        let body = Body::Connect(Connect {
+            database: DATABASE,
+            sender: name.clone().into(),
+            connection: ((u128::from(self.id) << 64) | u128::from(number))
+                .to_le_bytes()
+                .to_vec()
+                .into(),
+            ..Connect::default()
+        });
+        let asked = self.submit(node, name, body.into())?;
+        let outcome = self.wait(asked).await;
+        outcome.ok().map(|applied| applied.position.0)
+    }
+
+    fn submit(&self, node: u64, name: String, command: Command) -> Option<UnderWay> {
+        let manager = self.cluster.manager(node)?;
+        let pending = manager.shard().submit(command).ok()?;
+        let since = sim::true_now();
+        Some(UnderWay {
+            name,
+            pending,
+            node,
+            since,
+        })
+    }
+
+    async fn wait(&self, asked: UnderWay) -> Outcome {
+        let UnderWay {
+            name,
+            pending,
+            node,
+            since,
+        } = asked;
+        let outcome = pending.await;
+        let is_undisturbed = self.cluster.is_undisturbed(node, since);
+        self.cluster.truth.told(self.id, &name, &outcome, is_undisturbed);
+        outcome
+    }
+}

@@ -1,0 +1,568 @@
+//! Machines, and the nodes that run on them.
+
+use crate::disk::Disk;
+use crate::fault::{Fault, KINDS};
+use crate::network::{Link, Network, addr};
+use crate::replica::Database;
+use crate::truth::Truth;
+use parking_lot::Mutex;
+use rtdb_consensus::{Config, Follow, FreeSpace, GroupId, Limits, Manager, Role, Store, SystemClock, Timing};
+use rtdb_runtime::{Instant, sim, sleep, timeout};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Bytes of a segment of the log: small, so that a run has many.
+const SEGMENT_BYTES: u64 = 64 << 10;
+
+/// What is wrong near a node may be felt for so long after it is over.
+const AFTERMATH: Duration = Duration::from_secs(8);
+
+/// How long an orderly stop may take, of a process that does not stand still; and how often that is looked at.
+const STOP_MAX: Duration = Duration::from_secs(20);
+const STOP_LOOK: Duration = Duration::from_secs(1);
+
+/// What a node says of a log that is not what was written.
+const DAMAGED: &str = "damaged";
+
+/// How often the nodes are looked at.
+const LOOK: Duration = Duration::from_millis(10);
+
+#[derive(Debug)]
+struct Roomy;
+
+impl FreeSpace for Roomy {
+    fn free_bytes(&self, _path: &Path) -> io::Result<u64> {
+        Ok(1 << 40)
+    }
+}
+
+/// A machine: what outlives the processes on it.
+struct Machine {
+    disk: Disk,
+    database: Database,
+    sync_max: Duration,
+    state: Mutex<MachineState>,
+}
+
+#[derive(Default)]
+struct MachineState {
+    manager: Option<Arc<Manager>>,
+    /// Whether its data directory is marked as a log's.
+    is_marked: bool,
+    is_starting: bool,
+    is_stopping: bool,
+    /// How often a process was started.
+    lives: u64,
+    /// It is to stay down until then.
+    down_until: Option<Instant>,
+    /// Until when something may be felt that was wrong.
+    disturbed_until: Option<Instant>,
+    /// What was wrong with its disk explains that it stops.
+    may_stop: bool,
+    /// A bit has rotted: it need not start again.
+    is_rotten: bool,
+    /// It has refused to start on what has rotted.
+    is_lost: bool,
+}
+
+/// Moments at which a machine may lose power.
+pub struct Dangers {
+    /// Of a thousand syncs so many cost it its power.
+    pub sync_kills: u64,
+    /// Nodes that are to be killed now.
+    pub victims: mpsc::Sender<u64>,
+}
+
+/// All of it.
+pub struct Cluster {
+    /// The network between the nodes.
+    pub net: Arc<Network>,
+    /// What must hold.
+    pub truth: Arc<Truth>,
+    machines: BTreeMap<u64, Machine>,
+    counted: Mutex<[u64; KINDS.len()]>,
+    reached: Mutex<BTreeMap<&'static str, u64>>,
+    limits: Limits,
+}
+
+impl Cluster {
+    /// Machines that are still down.
+    pub fn new(nodes: u64, net: Arc<Network>, sync_max: Duration, dangers: &Dangers) -> Arc<Self> {
+        let machine = |id| {
+            let disk = Disk::default();
+            disk.heal(sync_max);
+            disk.endanger(id, dangers.sync_kills, dangers.victims.clone());
+            let machine = Machine {
+                disk,
+                database: Database::default(),
+                sync_max,
+                state: Mutex::default(),
+            };
+            (id, machine)
+        };
+        Arc::new(Self {
+            net,
+            truth: Arc::default(),
+            machines: (1..=nodes).map(machine).collect(),
+            counted: Mutex::new([0; KINDS.len()]),
+            reached: Mutex::default(),
+            limits: Limits::default(),
+        })
+    }
+
+    /// Their numbers.
+    pub fn nodes(&self) -> impl Iterator<Item = u64> + '_ {
+        self.machines.keys().copied()
+    }
+
+    /// What runs on a machine.
+    pub fn manager(&self, node: u64) -> Option<Arc<Manager>> {
+        self.machines[&node].state.lock().manager.clone()
+    }
+
+    /// Whether a node has refused to start on what has rotted.
+    pub fn is_lost(&self, node: u64) -> bool {
+        self.machines[&node].state.lock().is_lost
+    }
+
+    /// How often each kind of fault happened.
+    pub fn counted(&self) -> [u64; KINDS.len()] {
+        *self.counted.lock()
+    }
+
+    /// What was reached, and how often.
+    pub fn reached(&self) -> BTreeMap<&'static str, u64> {
+        let mut reached = self.reached.lock().clone();
+        reached.insert(
+            "syncs",
+            self.machines.values().map(|machine| machine.disk.syncs()).sum(),
+        );
+        reached.insert("messages", self.net.sent());
+        reached
+    }
+
+    fn reach(&self, what: &'static str, times: u64) {
+        *self.reached.lock().entry(what).or_default() += times;
+    }
+
+    /// Whether nothing was wrong near a node since then.
+    pub fn is_undisturbed(&self, node: u64, since: Instant) -> bool {
+        let until = self.machines[&node].state.lock().disturbed_until;
+        until.is_none_or(|until| until < since)
+    }
+
+    fn disturb(&self, nodes: impl IntoIterator<Item = u64>, time: Duration) {
+        let until = sim::true_now() + time + AFTERMATH;
+        for node in nodes {
+            let mut state = self.machines[&node].state.lock();
+            state.disturbed_until = state.disturbed_until.max(Some(until));
+        }
+    }
+
+    /// Starts a node's process, unless it runs.
+    pub async fn start(self: &Arc<Self>, node: u64) {
+        let machine = &self.machines[&node];
+        {
+            let mut state = machine.state.lock();
+            if state.manager.is_some() || state.is_starting || state.is_lost {
+                return;
+            }
+            state.is_starting = true;
+            state.lives += 1;
+        }
+        let cluster = self.clone();
+        let started = sim::spawn_on(id(node), async move { cluster.begin(node).await });
+        let started = started.await;
+        let mut state = machine.state.lock();
+        state.is_starting = false;
+        match started {
+            Ok(Ok(())) => sim::note(|| format!("node {node} runs"), [node, 3, 0]),
+            Ok(Err(reason)) => {
+                sim::note(|| format!("node {node} does not start: {reason}"), [node, 4, 0]);
+                let is_explained = state.may_stop || state.is_rotten;
+                assert!(is_explained, "node {node} does not start: {reason}");
+                state.is_lost = state.is_rotten && reason.contains(DAMAGED);
+            }
+            // It was killed meanwhile.
+            Err(_) => {}
+        }
+    }
+
+    /// What the process does, up to where it runs.
+    async fn begin(self: Arc<Self>, node: u64) -> Result<(), String> {
+        let machine = &self.machines[&node];
+        let is_new = !machine.state.lock().is_marked;
+        let files = Arc::new(machine.disk.clone());
+        let store = Store::bare(files, node, SEGMENT_BYTES, is_new).map_err(|e| e.to_string())?;
+        machine.state.lock().is_marked = true;
+        let config = Config {
+            node,
+            data_dir: "data".into(),
+            raft_addr: addr(node),
+            client_addr: format!("c{node}"),
+            version: "simulation".to_owned(),
+            cpu: "virtual".to_owned(),
+            timing: Timing {
+                lease_ms: 4_000,
+                ..Timing::default()
+            },
+            limits: self.limits.clone(),
+            disk_reserve_bytes: 0,
+            wall_clock: Arc::new(SystemClock),
+            free_space: Arc::new(Roomy),
+        };
+        let manager = Manager::start_on(store, config, Arc::new(Link(self.net.clone())))
+            .await
+            .map_err(|e| e.to_string())?;
+        self.net.connect(node, manager.service());
+        let group: Arc<dyn Follow> = manager.shard().clone();
+        let (database, cluster) = (machine.database.clone(), self.clone());
+        drop(rtdb_runtime::spawn(async move {
+            if let Err(error) = database.follow(node, group, cluster.truth.clone()).await {
+                cluster.unreadable(node, &error.to_string());
+            }
+        }));
+        machine.state.lock().manager = Some(manager);
+        Ok(())
+    }
+
+    /// A process dies.
+    fn die(&self, node: u64, power: bool) {
+        let machine = &self.machines[&node];
+        self.net.disconnect(node);
+        sim::kill(id(node));
+        let manager = machine.state.lock().manager.take();
+        drop(manager);
+        // Dropping it may have woken tasks of its own.
+        sim::kill(id(node));
+        match power {
+            true => {
+                let lost = machine.disk.lose_power();
+                self.reach("sectors lost", lost as u64);
+                machine.database.lose(sim::draw(8) == 0);
+            }
+            false => machine.disk.survive(),
+        }
+        machine.disk.heal(machine.sync_max);
+        machine.database.hang(false);
+        let mut state = machine.state.lock();
+        (state.is_starting, state.is_stopping) = (false, false);
+        state.may_stop = false;
+    }
+
+    /// A process is down for a time, and started again.
+    async fn down(self: Arc<Self>, node: u64, time: Duration) {
+        let until = sim::true_now() + time;
+        {
+            let mut state = self.machines[&node].state.lock();
+            state.down_until = state.down_until.max(Some(until));
+        }
+        sleep(time).await;
+        let is_over = {
+            let state = self.machines[&node].state.lock();
+            state.down_until.is_none_or(|until| until <= sim::true_now())
+        };
+        if is_over {
+            self.start(node).await;
+        }
+    }
+
+    /// Lets something go wrong.
+    pub async fn suffer(self: Arc<Self>, fault: Fault) {
+        sim::note(|| fault.to_string(), [fault.kind() as u64, 5, 0]);
+        self.counted.lock()[fault.kind()] += 1;
+        let everybody: Vec<u64> = self.nodes().collect();
+        // What is wrong with one is felt by those who follow it, or are led by it.
+        let time = match fault {
+            Fault::Kill { down: time, .. }
+            | Fault::Stop { down: time, .. }
+            | Fault::Pause { time, .. }
+            | Fault::Isolate { time, .. }
+            | Fault::Cut { time, .. }
+            | Fault::Slow { time, .. }
+            | Fault::DiskFull { time, .. }
+            | Fault::DiskSlow { time, .. }
+            | Fault::DiskHangs { time, .. }
+            | Fault::DatabaseHangs { time, .. } => time,
+            _ => Duration::ZERO,
+        };
+        self.disturb(fault.nodes(), time);
+        match fault {
+            Fault::Kill { node, power, down } => {
+                self.die(node, power);
+                self.down(node, down).await;
+            }
+            Fault::Stop { node, down } => {
+                if let Some(manager) = self.manager(node) {
+                    self.machines[&node].state.lock().is_stopping = true;
+                    self.net.disconnect(node);
+                    let mut stopped = sim::spawn_on(id(node), async move { manager.shutdown().await });
+                    let mut waited = Duration::ZERO;
+                    while timeout(STOP_LOOK, &mut stopped).await.is_err() {
+                        if !sim::is_paused(id(node)) {
+                            waited += STOP_LOOK;
+                        }
+                        assert!(waited <= STOP_MAX, "node {node} does not stop");
+                    }
+                }
+                self.die(node, false);
+                self.down(node, down).await;
+            }
+            Fault::Pause { node, time } => sim::pause(id(node), time),
+            Fault::Isolate { node, time } => {
+                let others: Vec<u64> = everybody.into_iter().filter(|other| *other != node).collect();
+                let links = others.iter().flat_map(|other| [(node, *other), (*other, node)]);
+                let links: Vec<_> = links.collect();
+                links.iter().for_each(|(from, to)| self.net.cut(*from, *to));
+                sleep(time).await;
+                links.iter().for_each(|(from, to)| self.net.mend(*from, *to));
+            }
+            Fault::Cut { from, to, time } => {
+                self.net.cut(from, to);
+                sleep(time).await;
+                self.net.mend(from, to);
+            }
+            Fault::Reset { one, other } => self.net.reset(one, other),
+            Fault::Slow {
+                from,
+                to,
+                times,
+                time,
+            } => {
+                self.net.slow(from, to, times);
+                sleep(time).await;
+                self.net.slow(from, to, 1);
+            }
+            Fault::Jump { node, by_us } => {
+                self.truth.doubt(node, everybody.len());
+                sim::shift_wall(id(node), by_us);
+            }
+            Fault::Drift { node, ppm } => sim::drift(id(node), ppm),
+            Fault::DiskFull { node, time } => {
+                self.ail(node, time, |disk, is_ill| {
+                    disk.ail(|ailment| ailment.is_full = is_ill)
+                })
+                .await;
+            }
+            Fault::DiskSlow { node, sync_max, time } => {
+                let usual = self.machines[&node].sync_max;
+                self.ail(node, time, |disk, is_ill| {
+                    disk.ail(|ailment| ailment.sync_max = if is_ill { sync_max } else { usual });
+                })
+                .await;
+            }
+            Fault::DiskFails { node } => {
+                self.machines[&node].state.lock().may_stop = true;
+                self.machines[&node].disk.ail(|ailment| ailment.fails = true);
+            }
+            Fault::DiskHangs { node, time } => {
+                self.ail(node, time, |disk, is_ill| {
+                    disk.ail(|ailment| ailment.hangs = is_ill)
+                })
+                .await;
+            }
+            Fault::Rot { node } => {
+                let mut state = self.machines[&node].state.lock();
+                if self.machines[&node].disk.rot() {
+                    (state.is_rotten, state.may_stop) = (true, true);
+                }
+            }
+            Fault::Transfer { node } => {
+                if let Some(manager) = self.manager(node) {
+                    drop(sim::spawn_on(id(node), async move {
+                        manager.transfer_leadership().await
+                    }));
+                }
+            }
+            Fault::Lose { node, everything } => self.machines[&node].database.lose(everything),
+            Fault::DatabaseHangs { node, time } => {
+                self.machines[&node].database.hang(true);
+                sleep(time).await;
+                self.machines[&node].database.hang(false);
+            }
+        }
+    }
+
+    async fn ail(&self, node: u64, time: Duration, change: impl Fn(&Disk, bool)) {
+        let machine = &self.machines[&node];
+        machine.state.lock().may_stop = true;
+        change(&machine.disk, true);
+        sleep(time).await;
+        change(&machine.disk, false);
+    }
+
+    /// A node dies at a moment that was chosen for it: it has just granted a vote, or is about to have something on disk.
+    pub async fn doom(self: Arc<Self>, node: u64) {
+        if self.manager(node).is_some() {
+            self.reach("deaths at chosen moments", 1);
+            let down = sim::up_to(Duration::from_millis(2));
+            self.suffer(Fault::Kill {
+                node,
+                power: true,
+                down,
+            })
+            .await;
+        }
+    }
+
+    /// Everything is well again, and everybody runs.
+    pub async fn heal(self: &Arc<Self>) {
+        for (node, machine) in &self.machines {
+            machine.disk.heal(machine.sync_max);
+            machine.database.hang(false);
+            for other in self.machines.keys() {
+                for _ in 0..64 {
+                    self.net.mend(*node, *other);
+                }
+                self.net.slow(*node, *other, 1);
+            }
+        }
+        for (node, machine) in &self.machines {
+            let is_between = {
+                let state = machine.state.lock();
+                state.is_starting || state.is_stopping
+            };
+            if is_between {
+                self.die(*node, false);
+            }
+            set_clock(*node);
+            self.start(*node).await;
+        }
+    }
+
+    /// A node's log can't be read any more.
+    fn unreadable(&self, node: u64, reason: &str) {
+        let mut state = self.machines[&node].state.lock();
+        assert!(state.is_rotten, "node {node} can't read its log: {reason}");
+        state.is_lost = true;
+        drop(state);
+        sim::note(
+            || format!("node {node} can't read its log: {reason}"),
+            [node, 8, 0],
+        );
+    }
+
+    /// Looks at the nodes again and again: who leads, what they hold, and whether one has stopped by itself.
+    pub async fn watch(self: Arc<Self>) {
+        let mut terms = BTreeMap::new();
+        loop {
+            for (node, machine) in &self.machines {
+                let Some(manager) = self.manager(*node) else {
+                    continue;
+                };
+                if self.is_lost(*node) {
+                    drop(manager);
+                    self.die(*node, false);
+                    continue;
+                }
+                let reason = manager.fatal().borrow().clone();
+                if let Some(reason) = reason {
+                    sim::note(|| format!("node {node} stops: {reason}"), [*node, 6, 0]);
+                    {
+                        let mut state = machine.state.lock();
+                        let is_explained = state.may_stop || state.is_rotten;
+                        assert!(is_explained, "node {node} stops: {reason}");
+                        state.is_lost |= state.is_rotten && reason.contains(DAMAGED);
+                    }
+                    self.reach("nodes that stopped", 1);
+                    drop(manager);
+                    self.disturb([*node], Duration::from_secs(1));
+                    self.die(*node, false);
+                    if !self.is_lost(*node) {
+                        let down = Duration::from_millis(1 + sim::draw(1_000));
+                        drop(sim::spawn_on(0, self.clone().down(*node, down)));
+                    }
+                    continue;
+                }
+                let status = manager.status();
+                let life = machine.state.lock().lives;
+                let limit = self.limits.waiting_bytes_max;
+                assert!(
+                    status.waiting_bytes <= limit,
+                    "node {node} has more waiting than it may"
+                );
+                assert!(
+                    status.append_bytes <= limit,
+                    "node {node} has more on its way than it may"
+                );
+                for group in &status.groups {
+                    assert!(
+                        group.outstanding_count <= self.limits.outstanding_count_max,
+                        "node {node} has more under way than it may"
+                    );
+                    if group.role == Role::Leader {
+                        self.truth.leads(*node, life, group.group.to_string(), group.term);
+                    }
+                    let known = terms.entry((*node, group.group)).or_insert(group.term);
+                    if group.term > *known {
+                        self.reach("new terms seen", 1);
+                        *known = group.term;
+                    }
+                }
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Whether all nodes that can run have the whole history, and only sessions of lives that go on.
+    pub fn is_level(&self) -> bool {
+        let all = self.truth.len();
+        let running: Vec<_> = self
+            .nodes()
+            .filter(|node| !self.is_lost(*node))
+            .map(|node| (node, self.manager(node)))
+            .collect();
+        let mut live = BTreeMap::new();
+        for (node, manager) in &running {
+            let Some(manager) = manager else { return false };
+            if self.machines[node].database.len() != all {
+                return false;
+            }
+            live.insert(*node, *manager.shard().epoch().borrow());
+        }
+        let sessions: BTreeSet<Vec<_>> = running
+            .iter()
+            .filter_map(|(_, manager)| {
+                manager.as_ref()?.shard().with_shard(|shard| {
+                    let sessions = shard.sessions();
+                    sessions.map(|session| (session.id, session.origin)).collect()
+                })
+            })
+            .collect();
+        let is_live =
+            |(_, origin): &(u64, rtdb_consensus::Origin)| live.get(&origin.node) == Some(&origin.epoch);
+        sessions.len() == 1 && sessions.iter().flatten().all(is_live)
+    }
+
+    /// Says how everybody is, for a run that does not end.
+    pub fn describe(&self) -> String {
+        let describe = |node: u64| match self.manager(node) {
+            Some(manager) => {
+                let groups = manager.status().groups;
+                let shard = groups.into_iter().find(|group| group.group == GroupId::SHARD);
+                format!(
+                    "node {node} has {} of {}: {shard:?}",
+                    self.machines[&node].database.len(),
+                    self.truth.len()
+                )
+            }
+            None => format!("node {node} is down"),
+        };
+        self.nodes().map(describe).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Lets a node's clock be about right.
+pub fn set_clock(node: u64) {
+    let ppm = sim::draw(401) as i64 - 200;
+    let ahead_us = sim::draw(400_000) as i64 - 200_000;
+    sim::set_clock(id(node), ppm, ahead_us);
+}
+
+fn id(node: u64) -> u32 {
+    u32::try_from(node).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,244 @@
+//! One run: a cluster, its clients, and what goes wrong, all from a seed.
+
+use crate::client::{Client, DATABASE, call};
+use crate::cluster::{Cluster, Dangers, set_clock};
+use crate::fault::{Fault, KINDS};
+use crate::network::{Network, Weather, addr};
+use crate::truth::Counts;
+use bytes::Bytes;
+use rtdb_consensus::Propose;
+use rtdb_consensus::command::{Body, InitCluster, Publish};
+use rtdb_runtime::{sim, sleep, timeout};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// The longest that a task runs at once.
+const POLL_NS_MAX: u64 = 4_000;
+
+/// After the last fault everything must be answered and level within so much virtual time.
+const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+
+/// Nodes that are to be killed at once, at most.
+const VICTIMS_MAX: usize = 16;
+
+/// What a run is to be.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What every choice comes from.
+    pub seed: u64,
+    /// For how long things go wrong, in virtual time.
+    pub time: Duration,
+    /// Which of the seed's faults happen; all, if none are named.
+    pub only: Option<BTreeSet<usize>>,
+    /// Faults that are planted in the code.
+    pub planted: BTreeSet<String>,
+    /// Whether to keep the trace.
+    pub trace: bool,
+}
+
+/// What a run was.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Its hash, its polls and its time.
+    pub summary: sim::Summary,
+    /// Nodes.
+    pub nodes: u64,
+    /// What the clients were told; nothing if the run has failed.
+    pub counts: Counts,
+    /// How often what went wrong.
+    pub faults: [u64; KINDS.len()],
+    /// What was reached, and how often.
+    pub reached: BTreeMap<&'static str, u64>,
+    /// The seed's faults.
+    pub schedule: Vec<(Duration, Fault)>,
+    /// The rule that was broken.
+    pub broken: Option<String>,
+    /// The newest of what happened.
+    pub trace: Vec<String>,
+}
+
+/// What the outside sees of a run, even of one that fails.
+#[derive(Clone, Default)]
+struct Seen(Arc<parking_lot::Mutex<Report>>);
+
+/// Runs a plan.
+pub fn run(plan: &Plan) -> Report {
+    let config = sim::Config {
+        seed: plan.seed,
+        poll_ns_max: POLL_NS_MAX,
+        trace: plan.trace,
+        faults: plan.planted.clone(),
+    };
+    let seen = Seen::default();
+    let ran = sim::run(&config, world(plan.clone(), seen.clone()));
+    let mut report = seen.0.lock().clone();
+    report.summary = ran.summary;
+    report.trace = ran.trace;
+    report.broken = ran.output.err();
+    report
+}
+
+fn weather() -> (Weather, Duration) {
+    let min = Duration::from_micros(50 + sim::draw(400));
+    let is_bad = sim::draw(3) > 0;
+    let rate = |max| if is_bad { sim::draw(max) } else { 0 };
+    let weather = Weather {
+        delay: (min, min * (1 + sim::draw(20) as u32)),
+        lost: rate(10),
+        twice: rate(100),
+        late: rate(50),
+        vote_kills: if is_bad {
+            [0, 0, 100, 500][sim::draw(4) as usize]
+        } else {
+            0
+        },
+    };
+    let sync_max = [200, 2_000, 20_000][sim::draw(3) as usize];
+    (weather, Duration::from_micros(sync_max))
+}
+
+async fn world(plan: Plan, seen: Seen) {
+    let nodes = if sim::draw(4) == 0 { 5 } else { 3 };
+    let (weather, sync_max) = weather();
+    let mut schedule = Fault::schedule(nodes, plan.time);
+    {
+        let mut seen = seen.0.lock();
+        (seen.nodes, seen.schedule) = (nodes, schedule.clone());
+    }
+    if let Some(only) = &plan.only {
+        let kept = schedule
+            .into_iter()
+            .enumerate()
+            .filter(|(place, _)| only.contains(place));
+        schedule = kept.map(|(_, fault)| fault).collect();
+    }
+    let (victims, mut doomed) = mpsc::channel(VICTIMS_MAX);
+    let dangers = Dangers {
+        sync_kills: if weather.vote_kills > 0 {
+            [0, 1, 5][sim::draw(3) as usize]
+        } else {
+            0
+        },
+        victims: victims.clone(),
+    };
+    let net = Network::new(weather, victims);
+    let cluster = Cluster::new(nodes, net, sync_max, &dangers);
+    drop(dangers);
+    let watch = sim::spawn_on(0, cluster.clone().watch());
+    found(&cluster).await;
+
+    let is_over = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..nodes + sim::draw(3))
+        .map(|id| {
+            let (cluster, is_over) = (cluster.clone(), is_over.clone());
+            sim::spawn_on(0, Client { id, cluster, is_over }.run())
+        })
+        .collect();
+    let killer = cluster.clone();
+    let killer = sim::spawn_on(0, async move {
+        while let Some(node) = doomed.recv().await {
+            killer.clone().doom(node).await;
+        }
+    });
+    let begin = sim::true_now();
+    let mut suffering = Vec::new();
+    for (at, fault) in schedule {
+        rtdb_runtime::sleep_until(begin + at).await;
+        suffering.push(sim::spawn_on(0, cluster.clone().suffer(fault)));
+        let mut report = seen.0.lock();
+        (report.faults, report.reached) = (cluster.counted(), cluster.reached());
+    }
+    rtdb_runtime::sleep_until(begin + plan.time).await;
+    killer.abort();
+    suffering.iter().for_each(rtdb_runtime::JoinHandle::abort);
+    cluster.heal().await;
+    sim::note(|| "everything is well again".to_owned(), [7, 0, 0]);
+    is_over.store(true, Ordering::Relaxed);
+    let settled = async {
+        for client in clients {
+            assert!(client.await.is_ok(), "a client has gone");
+        }
+        for node in cluster.nodes().collect::<Vec<_>>() {
+            last_word(&cluster, node).await;
+        }
+        while !cluster.is_level() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if timeout(SETTLED_WITHIN, settled).await.is_err() {
+        panic!(
+            "it does not settle within {SETTLED_WITHIN:?}\n{}",
+            cluster.describe()
+        );
+    }
+    watch.abort();
+    let counts = cluster.truth.finish();
+    let mut report = seen.0.lock();
+    (report.counts, report.faults, report.reached) = (counts, cluster.counted(), cluster.reached());
+}
+
+/// Starts the nodes, and makes a cluster with a database of them.
+async fn found(cluster: &Arc<Cluster>) {
+    let nodes: Vec<u64> = cluster.nodes().collect();
+    for node in &nodes {
+        set_clock(*node);
+        cluster.start(*node).await;
+    }
+    let members: BTreeMap<u64, String> = nodes.iter().map(|node| (*node, addr(*node))).collect();
+    loop {
+        let Some(manager) = cluster.manager(1) else {
+            sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let settings = InitCluster {
+            cluster_id: "c0ffee".to_owned(),
+            jwt_public_key: "pem".to_owned(),
+            jwt_private_key: String::new(),
+        };
+        let members = members.clone();
+        let begun = sim::spawn_on(1, async move {
+            manager.init(members, settings).await?;
+            let publish = Body::Publish(Publish {
+                database: DATABASE,
+                module: Bytes::from_static(b"module"),
+                ..Publish::default()
+            });
+            let published = manager.shard().submit(publish.into());
+            drop(manager);
+            let is_published = match published {
+                Ok(pending) => pending.await.is_ok(),
+                Err(_) => false,
+            };
+            Ok::<_, rtdb_consensus::InitError>(is_published)
+        });
+        if let Ok(Ok(true)) = begun.await {
+            return;
+        }
+        sleep(Duration::from_millis(300)).await;
+    }
+}
+
+/// Calls through a node, until it is acknowledged.
+async fn last_word(cluster: &Arc<Cluster>, node: u64) {
+    for attempt in 0.. {
+        if cluster.is_lost(node) {
+            return;
+        }
+        let name = format!("last {node}/{attempt}");
+        let submitted = cluster
+            .manager(node)
+            .and_then(|manager| manager.shard().submit(call(0, &name)).ok());
+        let Some(pending) = submitted else {
+            sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let outcome = pending.await;
+        cluster.truth.told(1_000 + node, &name, &outcome, false);
+        if outcome.is_ok() {
+            return;
+        }
+    }
+}
