@@ -5,7 +5,7 @@ use crate::proposer::Proposer;
 use crate::record::RecordError;
 use crate::resolver::{Resolution, Resolver, reread};
 use crate::types::Payload;
-use crate::{LogIndex, Origin, Outcome, ReadError, ResolvedEntry};
+use crate::{LogIndex, Origin, Outcome, ReadError, ResolvedCommand, ResolvedEntry};
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, VecDeque};
@@ -17,8 +17,8 @@ use tokio::sync::watch;
 /// bytes of the log's own cache.
 const RECENT_BYTES_MAX: usize = 32 << 20;
 
-/// What a resolved command takes in memory beside its bytes, about.
-const COMMAND_OVERHEAD: usize = 240;
+/// What a resolved command takes in memory beside its bytes, about: itself, and what it has allocated.
+const COMMAND_OVERHEAD: usize = size_of::<ResolvedCommand>() + 96;
 
 /// Entries that were just resolved.
 #[derive(Default)]

@@ -170,6 +170,7 @@ impl Warden {
             tracing::info!(count = fresh.len(), "disconnecting sessions whose node is gone");
         }
         for session in fresh {
+            rtdb_runtime::reached("sessions of dead nodes");
             let refused = false;
             let body = Body::Disconnect(Disconnect { session, refused });
             let Ok(pending) = self.group.submit(body.into()) else {

@@ -41,6 +41,14 @@ pub fn random_bytes() -> [u8; 16] {
     ((u128::from(random()) << 64) | u128::from(random())).to_le_bytes()
 }
 
+/// Says that something rare has happened: a simulation counts it, nobody else does.
+#[inline]
+pub fn reached(what: &'static str) {
+    if let Some(sim) = sim::current() {
+        sim.count(what);
+    }
+}
+
 /// Whether a fault is planted here, to see that the simulation finds it: never, outside of one.
 #[inline]
 pub fn planted(fault: &str) -> bool {

@@ -15,7 +15,7 @@ use crate::time::{Instant, START_NS};
 use clock::Clock;
 use parking_lot::{Mutex, MutexGuard};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::panic::Location;
 use std::pin::Pin;
@@ -105,7 +105,8 @@ struct State {
     paused: BTreeMap<u32, u64>,
     polls_at_once: u64,
     polls: u64,
-    trace: Option<std::collections::VecDeque<String>>,
+    reached: BTreeMap<&'static str, u64>,
+    trace: Option<VecDeque<String>>,
 }
 
 impl State {
@@ -300,6 +301,10 @@ impl Sim {
         self.lock().rng.next()
     }
 
+    pub(crate) fn count(&self, what: &'static str) {
+        *self.lock().reached.entry(what).or_default() += 1;
+    }
+
     pub(crate) fn has(&self, fault: &str) -> bool {
         self.faults.contains(fault)
     }
@@ -452,6 +457,8 @@ pub struct Ran<T> {
     pub output: Result<T, String>,
     /// What it took.
     pub summary: Summary,
+    /// What was [reached](crate::reached), and how often.
+    pub reached: BTreeMap<&'static str, u64>,
     /// The newest of what was [noted](note), if that was kept.
     pub trace: Vec<String>,
 }
@@ -476,6 +483,7 @@ where
         paused: BTreeMap::new(),
         polls_at_once: 0,
         polls: 0,
+        reached: BTreeMap::new(),
         trace: config.trace.then(Default::default),
     };
     let sim = Arc::new(Sim {
@@ -508,6 +516,7 @@ where
             polls: state.polls,
             virtual_ns: state.now - START_NS,
         },
+        reached: std::mem::take(&mut state.reached),
         trace: state.trace.take().map_or_else(Vec::new, Vec::from),
     }
 }

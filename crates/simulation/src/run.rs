@@ -24,6 +24,20 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 /// Nodes that are to be killed at once, at most.
 const VICTIMS_MAX: usize = 16;
 
+/// What the nodes say that they have reached: a search that never gets there says so.
+pub const STATES: [&str; 10] = [
+    "commands of streams that are over",
+    "commands that came before others",
+    "commands that came twice",
+    "entries from the future",
+    "epochs that were given up",
+    "leaders that made no progress",
+    "leaders that took no more",
+    "sessions of dead nodes",
+    "tails that were cut off",
+    "writes that failed",
+];
+
 /// What a run is to be.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -77,6 +91,10 @@ pub fn run(plan: &Plan) -> Report {
     let mut report = seen.0.lock().clone();
     report.summary = ran.summary;
     report.trace = ran.trace;
+    for what in STATES {
+        report.reached.insert(what, 0);
+    }
+    report.reached.extend(ran.reached);
     report.broken = ran.output.err();
     report
 }

@@ -121,6 +121,7 @@ impl GroupLog {
             if self.tail.lock().era() == era || planted("reads span truncations") {
                 return entries;
             }
+            rtdb_runtime::reached("reads across a tail that was cut off");
         }
     }
 
@@ -289,6 +290,7 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
             );
             return Err(io::Error::other(reason));
         }
+        rtdb_runtime::reached("tails that were cut off");
         self.tail.lock().truncate(last_log_id);
         let change = Change::Truncate {
             group: self.id,

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Bytes of entries that a node keeps in memory once they are on disk: all groups share them.
 pub(super) const CACHED_BYTES_MAX: usize = 64 << 20;
 
-/// What an entry takes in memory beside its payload, in bytes, about.
-const ENTRY_OVERHEAD: usize = 128;
+/// What an entry takes in memory beside its payload, in bytes, about: itself, and what is allocated for the payload.
+const ENTRY_OVERHEAD: usize = size_of::<RaftEntry>() + 64;
 
 /// The end of a log: everything that is not on disk yet, and the newest of what is.
 #[derive(Debug)]

@@ -125,6 +125,7 @@ impl Writer {
             }
             let result = self.write(&changes, writes.len() as u64).await;
             if let Err(error) = &result {
+                rtdb_runtime::reached("writes that failed");
                 self.fatal.set(format!("the log can't be written: {error}"));
             }
             for write in writes {

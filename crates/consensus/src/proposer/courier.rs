@@ -109,7 +109,10 @@ impl Courier {
                 replies.abort();
             }
             let carried = match carried {
-                Ok(End::Refused) => self.wait(&leader, &mut leaders, &mut pace).await,
+                Ok(End::Refused) => {
+                    rtdb_runtime::reached("leaders that took no more");
+                    self.wait(&leader, &mut leaders, &mut pace).await
+                }
                 Ok(End::Superseded | End::Stalled) => Ok(()),
                 Err(stopped) => Err(stopped),
             };
@@ -192,6 +195,7 @@ impl Courier {
                     let now = Instant::now();
                     if pace.look(&self.proposer.seen(), now).is_some_and(|end| end <= now) {
                         tracing::warn!(group = %self.group, leader = leader.id, "proposals make no progress");
+                        rtdb_runtime::reached("leaders that made no progress");
                         pace.stalled();
                         return Ok(End::Stalled);
                     }

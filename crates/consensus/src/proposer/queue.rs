@@ -194,6 +194,7 @@ impl Queue {
 
     /// The epoch is over: gives up everything that was under way.
     pub(super) fn expire(&mut self) -> Vec<Waiter> {
+        rtdb_runtime::reached("epochs that were given up");
         let stopping = self.stopping;
         let old = std::mem::replace(self, Self::new(0));
         self.stopping = stopping;

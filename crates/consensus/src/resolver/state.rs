@@ -4,7 +4,7 @@
 use crate::command::ENDS_LEVEL;
 use crate::{Origin, Session};
 use bytes::Bytes;
-use rtdb_runtime::planted;
+use rtdb_runtime::{planted, reached};
 
 /// The name of a part of the state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,8 +128,11 @@ impl OriginRecord {
         let next = is_live && Some(seq) == self.last_seq.checked_add(1)
             || is_live && planted("duplicates count") && seq <= self.last_seq
             || is_live && planted("gaps are skipped") && seq > self.last_seq;
-        if next {
-            self.last_seq = seq;
+        match () {
+            () if next => self.last_seq = seq,
+            () if !is_live => reached("commands of streams that are over"),
+            () if seq <= self.last_seq => reached("commands that came twice"),
+            () => reached("commands that came before others"),
         }
         next
     }
