@@ -315,7 +315,19 @@ async fn clients_of_a_deleted_database_are_closed_at_once() {
     let gateway = Fixture::start(Settings::default()).await;
     let mut client = connect_as_bob(&gateway).await;
     next_server(&mut client).await;
-    gateway.deleted.send_replace(true);
+    gateway.deleted.send_replace(1);
+    let (code, reason) = closed(&mut client).await;
+    assert_eq!((code, reason.as_str()), (1001, "module exited"));
+}
+
+#[tokio::test]
+async fn a_client_whose_database_is_deleted_as_it_comes_does_not_stay_for_the_next_one() {
+    let gateway = Fixture::start(Settings::default()).await;
+    gateway.log.holds.store(true, Ordering::Relaxed);
+    let mut client = connect_as_bob(&gateway).await;
+    gateway.log.wait_for("connect").await;
+    gateway.deleted.send_replace(1);
+    gateway.log.release();
     let (code, reason) = closed(&mut client).await;
     assert_eq!((code, reason.as_str()), (1001, "module exited"));
 }
