@@ -87,10 +87,13 @@ impl Node {
         }
     }
 
-    /// Resolves when all sessions of now are to be closed, or those of a database.
+    /// Resolves when all sessions of now are to be closed, or those of a database that is there now.
     pub(crate) fn closed(&self, database: &Identity) -> BoxFuture<'static, CloseReason> {
         let mut closing = self.closing.subscribe();
         let (local, database) = (self.local.clone(), *database);
+        // Not when this is first polled: by then there may be another database of the identity.
+        let deleted = local.until_deleted(&database);
+        let set_aside = local.until_set_aside(&database);
         async move {
             tokio::select! {
                 changed = closing.changed() => {
@@ -99,8 +102,8 @@ impl Node {
                         .filter(|_| changed.is_ok())
                         .unwrap_or_else(CloseReason::restart)
                 }
-                () = local.until_deleted(&database) => CloseReason::module_exited(),
-                () = local.until_set_aside(&database) => {
+                () = deleted => CloseReason::module_exited(),
+                () = set_aside => {
                     let elsewhere = local.set_aside(&database).and_then(|aside| aside.hint);
                     CloseReason::new(
                         CloseReason::AWAY,
