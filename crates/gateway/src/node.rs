@@ -4,6 +4,7 @@ use crate::budget::Budget;
 use crate::catalog::{Catalog, DatabaseRecord};
 use crate::close::CloseReason;
 use crate::database_name;
+use crate::entrance::Entrance;
 use crate::feed::Feeds;
 use crate::gate::Gate;
 use crate::http_error::HttpError;
@@ -34,6 +35,8 @@ pub(crate) struct Node {
     pub(crate) metrics: GatewayMetrics,
     /// Where calls pass before they are proposed.
     pub(crate) gate: Gate,
+    /// Where clients wait to be let in.
+    pub(crate) entrance: Entrance,
     pub(crate) client: Arc<LocalClient>,
     /// Subscriptions that clients share.
     pub(crate) feeds: Feeds,
@@ -77,6 +80,7 @@ impl Node {
             client,
             local,
             gate: Gate::new(metrics.clone()),
+            entrance: Entrance::default(),
             budget,
             metrics,
             preparing: Pool::new(PREPARATIONS_MAX),
