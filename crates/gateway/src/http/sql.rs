@@ -31,6 +31,14 @@ pub(super) async fn sql(
     let record = node.database(&database)?;
     let active = node.active(&record.identity).await?;
     let server = node.local.newest_subprotocol();
+    // For SpacetimeDB 2.x each request is a connection of its own, whatever it asks for, for 1.2.0 it is none.
+    let presence = match server {
+        Subprotocol::V1 => None,
+        Subprotocol::V2 | Subprotocol::V3 => {
+            let mut claims = node.claims(&caller.claims)?;
+            Some(let_in(&node, &record, &active.module, &caller, &mut claims).await?)
+        }
+    };
     let statement = sql::parse(&text, Language::Sql)?;
     let (text, of_clients, wanted) = match &statement {
         Statement::Query(query) => {
@@ -41,14 +49,6 @@ pub(super) async fn sql(
         }
         Statement::Show(text) => (text.as_str(), None, Vec::new()),
         Statement::Write(verb) => return Err(HttpError::not_served(&format!("writing by SQL (`{verb}`)"))),
-    };
-    // For SpacetimeDB 2.x each request is a connection of its own, for 1.2.0 it is none.
-    let presence = match server {
-        Subprotocol::V1 => None,
-        Subprotocol::V2 | Subprotocol::V3 => {
-            let mut claims = node.claims(&caller.claims)?;
-            Some(let_in(&node, &record, &active.module, &caller, &mut claims).await?)
-        }
     };
     // Held until the answer is there.
     let _holds = views::prepare(node.views(), &record.identity, &caller.token, &wanted)

@@ -415,4 +415,16 @@ async fn sql_is_a_connection(pair: &Pair, owner: &str, other: &str, banned: &[u8
     let plain = ask(pair.plain, other, who).await;
     assert_eq!(plain, ask(pair.gateway, other, who).await);
     assert_eq!(plain.0, if connects { 403 } else { 200 });
+    // Nor does it hear what is wrong with the query.
+    for text in [
+        "SELEC",
+        "SELECT * FROM nope",
+        "DELETE FROM counter",
+        "SELECT * FROM rtdb_state",
+    ] {
+        if connects {
+            assert_eq!(ask(pair.plain, other, text).await, plain, "{text}");
+            assert_eq!(ask(pair.gateway, other, text).await, plain, "{text}");
+        }
+    }
 }
