@@ -110,7 +110,7 @@ const PEER_BYTES_MAX: usize = 16 << 20;
 /// How much may wait.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Commands under way from this node, in each group.
+    /// Commands from this node that are not in the log yet, in each group.
     pub outstanding_count_max: usize,
     /// Their bytes, until they are in the log, in each group.
     pub outstanding_bytes_max: usize,

@@ -13,6 +13,7 @@ mod budget;
 mod catalog;
 mod close;
 mod database_name;
+mod entrance;
 mod feed;
 mod gate;
 mod gateway;

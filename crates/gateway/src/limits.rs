@@ -55,6 +55,12 @@ pub const FRAGMENT_BYTES: usize = 64 << 10;
 /// Bytes of messages that are kept of a client that sends before it is let in. Beyond, it is not read.
 pub const EARLY_BYTES_MAX: usize = 64 << 10;
 
+/// Clients of one database that were proposed and may not be let in yet. The others wait.
+pub const ENTERING_MAX: usize = 64;
+
+/// How long a request over HTTP waits until its caller may be proposed as a client.
+pub const ENTERING_WAIT_MAX: Duration = Duration::from_secs(5);
+
 /// Calls of one client under way. Beyond it the client's socket is not read: TCP slows the client down.
 pub const CALLS_MAX: usize = 1_024;
 

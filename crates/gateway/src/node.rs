@@ -4,6 +4,7 @@ use crate::budget::Budget;
 use crate::catalog::{Catalog, DatabaseRecord};
 use crate::close::CloseReason;
 use crate::database_name;
+use crate::entrance::Entrance;
 use crate::feed::Feeds;
 use crate::gate::Gate;
 use crate::http_error::HttpError;
@@ -34,6 +35,8 @@ pub(crate) struct Node {
     pub(crate) metrics: GatewayMetrics,
     /// Where calls pass before they are proposed.
     pub(crate) gate: Gate,
+    /// Where clients wait to be let in.
+    pub(crate) entrance: Entrance,
     pub(crate) client: Arc<LocalClient>,
     /// Subscriptions that clients share.
     pub(crate) feeds: Feeds,
@@ -77,6 +80,7 @@ impl Node {
             client,
             local,
             gate: Gate::new(metrics.clone()),
+            entrance: Entrance::default(),
             budget,
             metrics,
             preparing: Pool::new(PREPARATIONS_MAX),
@@ -87,10 +91,13 @@ impl Node {
         }
     }
 
-    /// Resolves when all sessions of now are to be closed, or those of a database.
+    /// Resolves when all sessions of now are to be closed, or those of a database that is there now.
     pub(crate) fn closed(&self, database: &Identity) -> BoxFuture<'static, CloseReason> {
         let mut closing = self.closing.subscribe();
         let (local, database) = (self.local.clone(), *database);
+        // Not when this is first polled: by then there may be another database of the identity.
+        let deleted = local.until_deleted(&database);
+        let set_aside = local.until_set_aside(&database);
         async move {
             tokio::select! {
                 changed = closing.changed() => {
@@ -99,8 +106,8 @@ impl Node {
                         .filter(|_| changed.is_ok())
                         .unwrap_or_else(CloseReason::restart)
                 }
-                () = local.until_deleted(&database) => CloseReason::module_exited(),
-                () = local.until_set_aside(&database) => {
+                () = deleted => CloseReason::module_exited(),
+                () = set_aside => {
                     let elsewhere = local.set_aside(&database).and_then(|aside| aside.hint);
                     CloseReason::new(
                         CloseReason::AWAY,

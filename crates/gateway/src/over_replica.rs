@@ -107,10 +107,8 @@ impl Local for OverReplica {
     fn until_deleted(&self, identity: &Identity) -> BoxFuture<'static, ()> {
         let deleted = self.replica.deleted(&identity.to_byte_array());
         async move {
-            let Some(mut deleted) = deleted else {
-                return std::future::pending().await;
-            };
             // Where nobody can say it any more, it is deleted, too.
+            let Some(mut deleted) = deleted else { return };
             let _ = deleted.wait_for(|deleted| *deleted).await;
         }
         .boxed()

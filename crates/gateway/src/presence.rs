@@ -1,5 +1,6 @@
 //! A client's presence in the log: from its `Connect` to its `Disconnect`.
 
+use crate::entrance::Entering;
 use rtdb_consensus::command::{Body, Connect, Disconnect};
 use rtdb_consensus::{NotProposed, Propose, Unapplied};
 use spacetimedb_lib::{ConnectionId, Identity};
@@ -30,6 +31,7 @@ impl Presence {
         connection: ConnectionId,
         claims: String,
         unique: bool,
+        entering: Entering,
     ) -> Result<Self, NotLetIn> {
         let body = Body::Connect(Connect {
             database: database.to_byte_array().to_vec().into(),
@@ -41,8 +43,10 @@ impl Presence {
         // The outcome is awaited by a task of its own: were the client gone before it, its session would still have
         // to be ended.
         let pending = group.submit(body.into()).map_err(NotLetIn::NotProposed)?;
-        let entering = tokio::spawn(async move {
-            match pending.await {
+        let connecting = tokio::spawn(async move {
+            let outcome = pending.await;
+            drop(entering);
+            match outcome {
                 Ok(applied) => Ok(Self {
                     group,
                     session: applied.position.0,
@@ -62,7 +66,7 @@ impl Presence {
                 }
             }
         });
-        match entering.await {
+        match connecting.await {
             Ok(presence) => presence.map_err(NotLetIn::Unapplied),
             Err(_) => Err(NotLetIn::Unapplied(Unapplied::unknown("the node is stopping"))),
         }

@@ -7,7 +7,7 @@ use fake::{Fixture, NAME, Settings, identity_of, until};
 use futures::{SinkExt, StreamExt};
 use rtdb_consensus::command::Body;
 use rtdb_consensus::{Position, Refusal, Unapplied};
-use rtdb_gateway::limits::CALLS_MAX;
+use rtdb_gateway::limits::{CALLS_MAX, ENTERING_MAX};
 use rtdb_gateway::{ClientLimits, Quotas, Slowed};
 use rtdb_protocol::reply::Outcome;
 use rtdb_protocol::server::ServerMessage;
@@ -315,9 +315,62 @@ async fn clients_of_a_deleted_database_are_closed_at_once() {
     let gateway = Fixture::start(Settings::default()).await;
     let mut client = connect_as_bob(&gateway).await;
     next_server(&mut client).await;
-    gateway.deleted.send_replace(true);
+    gateway.deleted.send_replace(1);
     let (code, reason) = closed(&mut client).await;
     assert_eq!((code, reason.as_str()), (1001, "module exited"));
+}
+
+#[tokio::test]
+async fn a_client_whose_database_is_deleted_as_it_comes_does_not_stay_for_the_next_one() {
+    let gateway = Fixture::start(Settings::default()).await;
+    gateway.log.holds.store(true, Ordering::Relaxed);
+    let mut client = connect_as_bob(&gateway).await;
+    gateway.log.wait_for("connect").await;
+    gateway.deleted.send_replace(1);
+    gateway.log.release();
+    let (code, reason) = closed(&mut client).await;
+    assert_eq!((code, reason.as_str()), (1001, "module exited"));
+}
+
+/// What keeps them from being let in may last, and the log would keep them all.
+#[tokio::test]
+async fn who_comes_and_goes_before_it_is_let_in_does_not_fill_the_log() {
+    let gateway = Fixture::start(Settings::default()).await;
+    gateway.log.holds.store(true, Ordering::Relaxed);
+    let connects = || {
+        gateway
+            .log
+            .kinds()
+            .iter()
+            .filter(|kind| **kind == "connect")
+            .count()
+    };
+    for _ in 0..ENTERING_MAX {
+        drop(connect_as_bob(&gateway).await);
+    }
+    until("all are proposed", || connects() == ENTERING_MAX).await;
+    let mut last = connect_as_bob(&gateway).await;
+    for _ in 0..20 {
+        let gone = connect_as_bob(&gateway).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        drop(gone);
+    }
+    assert_eq!(connects(), ENTERING_MAX);
+    gateway.log.release();
+    assert!(matches!(
+        next_server(&mut last).await,
+        ServerMessage::Hello { .. }
+    ));
+    until("those who have left have left", || {
+        let left = gateway
+            .log
+            .kinds()
+            .iter()
+            .filter(|kind| **kind == "disconnect")
+            .count();
+        left + 1 == connects()
+    })
+    .await;
 }
 
 #[tokio::test]

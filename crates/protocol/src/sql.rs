@@ -114,7 +114,7 @@ impl Query {
 /// In SpacetimeDB's words, if it would not take the text; in our own, if the text is made to keep a parser busy.
 pub fn parse(text: &str, language: Language) -> Result<Statement, SqlError> {
     if text.len() > SQL_BYTES_MAX {
-        return Err(SqlError::TooLong(text.chars().take(120).collect()));
+        return Err(SqlError::too_long(text));
     }
     if text.len() <= SHORT_BYTES_MAX {
         return parse_here(text, language);

@@ -7,6 +7,9 @@ use rtdb_gateway::{Catalog, Client, DatabaseRecord};
 use spacetimedb_lib::{ConnectionId, Identity};
 use std::sync::Arc;
 
+/// Sessions that are listed at once: the log is not resolved meanwhile.
+const LISTED_MAX: usize = 512;
+
 /// The databases that the meta group's log knows, and their clients, whom the shard's knows.
 pub(crate) struct LogCatalog {
     pub(crate) meta: Arc<Group>,
@@ -48,10 +51,17 @@ impl Catalog for LogCatalog {
 
     fn clients(&self, database: &Identity) -> Vec<Client> {
         let database = database.to_byte_array().to_vec().into();
-        let sessions = self
-            .shard
-            .with_shard(|shard| shard.sessions_of(&database).cloned().collect::<Vec<_>>());
-        let mut sessions = sessions.unwrap_or_default();
+        let mut sessions: Vec<Session> = Vec::new();
+        loop {
+            let before = sessions.len();
+            self.shard.with_shard(|shard| match sessions.last().cloned() {
+                None => sessions.extend(shard.sessions_of(&database).take(LISTED_MAX).cloned()),
+                Some(last) => sessions.extend(shard.sessions_behind(&last).take(LISTED_MAX).cloned()),
+            });
+            if sessions.len() < before + LISTED_MAX {
+                break;
+            }
+        }
         sessions.sort_unstable_by_key(|session| session.id);
         sessions.iter().filter_map(client).collect()
     }

@@ -26,6 +26,9 @@ use queue::Queue;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Notify, watch};
 
+/// Commands whose outcome is waited for, in each group. Calls are slowed long before.
+const WAITED_FOR_MAX: usize = 1 << 20;
+
 const EXPIRED: &str = "the cluster has given this node up for lost";
 const STOPPING: &str = "the node is stopping";
 
@@ -78,8 +81,8 @@ impl Proposer {
             if queue.is_stopping() {
                 return Err(NotProposed::Stopping);
             }
-            let (count, bytes) = queue.outstanding();
-            if self.is_full(count, bytes) {
+            if self.is_full(&queue) {
+                let (count, bytes) = queue.outstanding();
                 return Err(NotProposed::Overloaded { count, bytes });
             }
             queue.push(command, done);
@@ -93,8 +96,7 @@ impl Proposer {
             let room = self.room.notified();
             {
                 let queue = self.queue.lock();
-                let (count, bytes) = queue.outstanding();
-                if queue.is_stopping() || !self.is_full(count, bytes) {
+                if queue.is_stopping() || !self.is_full(&queue) {
                     return;
                 }
             }
@@ -102,13 +104,18 @@ impl Proposer {
         }
     }
 
-    fn is_full(&self, count: usize, bytes: usize) -> bool {
-        count >= self.limits.outstanding_count_max || bytes >= self.limits.outstanding_bytes_max
+    /// What the log has waits for its own database: it is in nobody else's way.
+    fn is_full(&self, queue: &Queue) -> bool {
+        let (count, bytes) = queue.outstanding();
+        count >= self.limits.outstanding_count_max
+            || bytes >= self.limits.outstanding_bytes_max
+            || queue.waited_for() >= WAITED_FOR_MAX
     }
 
-    /// Commands under way, and their bytes that are not in the log yet.
+    /// Commands whose outcome is waited for, and the bytes of those that are not in the log yet.
     pub(crate) fn outstanding(&self) -> (usize, usize) {
-        self.queue.lock().outstanding()
+        let queue = self.queue.lock();
+        (queue.waited_for(), queue.outstanding().1)
     }
 
     /// Completes a command of the present epoch; others are nobody's here.
@@ -193,11 +200,9 @@ impl Proposer {
     fn with_room<T>(&self, change: impl FnOnce(&mut Queue) -> T) -> T {
         let (result, freed) = {
             let mut queue = self.queue.lock();
-            let (count, bytes) = queue.outstanding();
-            let was_full = self.is_full(count, bytes);
+            let was_full = self.is_full(&queue);
             let result = change(&mut queue);
-            let (count, bytes) = queue.outstanding();
-            (result, was_full && !self.is_full(count, bytes))
+            (result, was_full && !self.is_full(&queue))
         };
         if freed {
             self.room.notify_waiters();

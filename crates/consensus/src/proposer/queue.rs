@@ -71,9 +71,14 @@ impl Queue {
         self.stopping
     }
 
-    /// Commands that have no outcome, and the bytes of those that the log does not have.
+    /// Commands that the log does not have, and their bytes.
     pub(super) fn outstanding(&self) -> (usize, usize) {
-        (self.waiters.len(), self.bytes)
+        (self.commands.len(), self.bytes)
+    }
+
+    /// Commands whose outcome somebody waits for.
+    pub(super) fn waited_for(&self) -> usize {
+        self.waiters.len()
     }
 
     /// Commands behind the last one that has an outcome. What others have overtaken, such as a long call of another
@@ -167,6 +172,10 @@ impl Queue {
         {
             self.resolved += 1;
             self.bytes -= command.len();
+            // Nobody waits for what becomes of it.
+            if self.waiters.get(&self.resolved).is_some_and(Waiter::is_closed) {
+                self.waiters.remove(&self.resolved);
+            }
             if self.resolved <= self.sent {
                 self.sent_bytes -= command.len();
             }
@@ -187,9 +196,8 @@ impl Queue {
             true if self.waiters.contains_key(&(seq + 1)) => seq + 1,
             _ => seq,
         };
-        let waiter = self.waiters.remove(&of)?;
         self.completed = self.completed.max(seq);
-        Some(waiter)
+        self.waiters.remove(&of)
     }
 
     /// The epoch is over: gives up everything that was under way.

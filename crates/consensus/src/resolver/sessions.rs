@@ -34,8 +34,17 @@ impl Sessions {
 
     /// The sessions of a database, by connection id.
     pub(super) fn of(&self, database: &Bytes) -> impl Iterator<Item = &Session> {
-        let keys = self.connections.range((database.clone(), Bytes::new(), 0)..);
-        let database = database.clone();
+        self.beginning_at((database.clone(), Bytes::new(), 0))
+    }
+
+    /// The sessions of a database whose connection ids come behind that of one of them.
+    pub(super) fn behind(&self, last: &Session) -> impl Iterator<Item = &Session> {
+        self.beginning_at((last.database.clone(), last.connection.clone(), u64::MAX))
+    }
+
+    fn beginning_at(&self, key: (Bytes, Bytes, u64)) -> impl Iterator<Item = &Session> {
+        let database = key.0.clone();
+        let keys = self.connections.range(key..);
         keys.take_while(move |(of, _, _)| *of == database)
             .filter_map(|(_, _, id)| self.all.get(id))
     }

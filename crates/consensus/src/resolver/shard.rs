@@ -99,6 +99,11 @@ impl ShardState {
         self.sessions.of(database)
     }
 
+    /// The next sessions of the database of a session, which may be gone: those of later connection ids.
+    pub fn sessions_behind(&self, last: &Session) -> impl Iterator<Item = &Session> {
+        self.sessions.behind(last)
+    }
+
     /// A session.
     pub fn session(&self, id: u64) -> Option<&Session> {
         self.sessions.get(id)

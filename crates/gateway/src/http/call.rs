@@ -2,6 +2,7 @@
 
 use super::{Authenticated, HttpError};
 use crate::catalog::DatabaseRecord;
+use crate::limits::ENTERING_WAIT_MAX;
 use crate::node::Node;
 use crate::presence::{NotLetIn, Presence};
 use crate::reducers::{self, CallRefused};
@@ -104,6 +105,10 @@ pub(super) async fn let_in(
     {
         return Ok((connection, None));
     }
+    let entering = tokio::time::timeout(ENTERING_WAIT_MAX, node.entrance.enter(&record.identity));
+    let entering = entering.await.map_err(|_| {
+        HttpError::unavailable("the database lets in other clients before this one: try again later")
+    })?;
     let presence = Presence::connect(
         node.shard.clone(),
         &record.identity,
@@ -111,6 +116,7 @@ pub(super) async fn let_in(
         connection,
         std::mem::take(claims),
         node.catalog.ends(),
+        entering,
     );
     Ok((connection, Some(presence.await?)))
 }

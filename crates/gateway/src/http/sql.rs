@@ -4,6 +4,7 @@ mod clients;
 
 use super::call::let_in;
 use super::{Authenticated, HttpError};
+use crate::budget::Share;
 use crate::catalog::Client;
 use crate::limits::SCHEMA_BYTES_MAX;
 use crate::node::Node;
@@ -17,6 +18,7 @@ use rtdb_protocol::sql::{self, Language, Query, SqlError, Statement, System};
 use rtdb_protocol::{Subprotocol, hidden};
 use rtdb_replica::ViewError;
 use spacetimedb_lib::Identity;
+use std::convert::Infallible;
 use std::sync::Arc;
 
 pub(super) async fn sql(
@@ -29,6 +31,14 @@ pub(super) async fn sql(
     let record = node.database(&database)?;
     let active = node.active(&record.identity).await?;
     let server = node.local.newest_subprotocol();
+    // For SpacetimeDB 2.x each request is a connection of its own, whatever it asks for, for 1.2.0 it is none.
+    let presence = match server {
+        Subprotocol::V1 => None,
+        Subprotocol::V2 | Subprotocol::V3 => {
+            let mut claims = node.claims(&caller.claims)?;
+            Some(let_in(&node, &record, &active.module, &caller, &mut claims).await?)
+        }
+    };
     let statement = sql::parse(&text, Language::Sql)?;
     let (text, of_clients, wanted) = match &statement {
         Statement::Query(query) => {
@@ -39,14 +49,6 @@ pub(super) async fn sql(
         }
         Statement::Show(text) => (text.as_str(), None, Vec::new()),
         Statement::Write(verb) => return Err(HttpError::not_served(&format!("writing by SQL (`{verb}`)"))),
-    };
-    // For SpacetimeDB 2.x each request is a connection of its own, for 1.2.0 it is none.
-    let presence = match server {
-        Subprotocol::V1 => None,
-        Subprotocol::V2 | Subprotocol::V3 => {
-            let mut claims = node.claims(&caller.claims)?;
-            Some(let_in(&node, &record, &active.module, &caller, &mut claims).await?)
-        }
     };
     // Held until the answer is there.
     let _holds = views::prepare(node.views(), &record.identity, &caller.token, &wanted)
@@ -106,15 +108,17 @@ async fn with_clients(
     let body = axum::body::to_bytes(body, SCHEMA_BYTES_MAX).await;
     let body = body.map_err(|_| ClientsError::Unreadable)?;
     let catalog = node.catalog.clone();
+    let share = Share::new(&node.budget);
     let answer = move || {
         let empty = str::from_utf8(&body).map_err(|_| ClientsError::Unreadable)?;
         let mut clients = catalog.clients(&database);
         clients.extend(own);
-        clients::answer(empty, &clients, limit)
+        clients::answer(empty, clients, limit, share)
     };
     // There may be any number of clients.
-    let answer = node.requests.run(usize::MAX, answer).await?;
-    Ok(Response::from_parts(parts, Body::from(answer)))
+    let pieces = node.requests.run(usize::MAX, answer).await?;
+    let pieces = futures::stream::iter(pieces.map(Ok::<_, Infallible>));
+    Ok(Response::from_parts(parts, Body::from_stream(pieces)))
 }
 
 impl From<ClientsError> for HttpError {
@@ -122,6 +126,7 @@ impl From<ClientsError> for HttpError {
         match error {
             ClientsError::Unreadable => Self::new(StatusCode::BAD_GATEWAY, error.to_string()),
             ClientsError::TooMany => Self::bad_request(error.to_string()),
+            ClientsError::Exceeded(_) => Self::unavailable(error.to_string()),
         }
     }
 }

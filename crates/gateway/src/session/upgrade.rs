@@ -108,8 +108,12 @@ impl Arrival {
         let closing = self.node.closed(&self.database);
         let identity = self.caller.claims.identity;
         let connection = self.params.connection;
-        let (group, unique) = (self.node.shard.clone(), self.node.catalog.ends());
-        let connecting = Presence::connect(group, &self.database, &identity, connection, self.claims, unique);
+        let (node, database, claims) = (&self.node, &self.database, self.claims);
+        let connecting = async {
+            let entering = node.entrance.enter(database).await;
+            let (group, unique) = (node.shard.clone(), node.catalog.ends());
+            Presence::connect(group, database, &identity, connection, claims, unique, entering).await
+        };
         let mut share = Share::new(&self.node.budget);
         let connected = tokio::select! {
             connected = connecting => connected,

@@ -224,7 +224,7 @@ struct FakeLocal {
     module: Arc<Module>,
     newest: Subprotocol,
     plans_updates: bool,
-    deleted: Arc<watch::Sender<bool>>,
+    deleted: Arc<watch::Sender<u64>>,
 }
 
 impl Local for FakeLocal {
@@ -265,8 +265,9 @@ impl Local for FakeLocal {
 
     fn until_deleted(&self, _: &Identity) -> futures::future::BoxFuture<'static, ()> {
         let mut deleted = self.deleted.subscribe();
+        let before = *deleted.borrow();
         Box::pin(async move {
-            let _ = deleted.wait_for(|deleted| *deleted).await;
+            let _ = deleted.wait_for(|deleted| *deleted > before).await;
         })
     }
 
@@ -323,8 +324,8 @@ pub struct Fixture {
     pub log: Arc<FakeLog>,
     pub meta: Arc<FakeLog>,
     pub metrics: GatewayMetrics,
-    /// Whether the database is deleted, as sessions hear of it.
-    pub deleted: Arc<watch::Sender<bool>>,
+    /// How often the database was deleted, as sessions hear of it: there is another one at once.
+    pub deleted: Arc<watch::Sender<u64>>,
 }
 
 pub struct Settings {
@@ -359,7 +360,7 @@ impl Fixture {
     pub async fn start(settings: Settings) -> Self {
         let (log, meta) = (FakeLog::new(), FakeLog::new());
         let metrics = GatewayMetrics::new().expect("metrics");
-        let deleted = Arc::new(watch::Sender::new(false));
+        let deleted = Arc::new(watch::Sender::new(0));
         let local = FakeLocal {
             deleted: deleted.clone(),
             module: Arc::new(module(settings.lifecycle)),

@@ -131,6 +131,8 @@ const SYSTEM: &[&str] = &[
     "SELECT COUNT(*) AS n FROM st_table WHERE table_name = 'rtdb_state'",
     "SELECT table_type FROM st_table WHERE table_type = 'user' LIMIT 1",
     "SELECT table_name FROM st_table LIMIT 0",
+    "SELECT table_name FROM st_table AS true WHERE table_type = 'user'",
+    "SELECT col_name FROM st_column AS \"left.join\" WHERE col_pos = 1 AND \"left.join\".col_pos = 1",
     "SELECT col_pos, col_name, col_type FROM st_column",
     "SELECT COUNT(*) AS n FROM st_column",
     "SELECT * FROM st_column WHERE table_id = 1 AND col_name <> 'x' LIMIT 2",
@@ -151,6 +153,7 @@ const SYSTEM: &[&str] = &[
     "SELECT identity a, identity b FROM st_client LIMIT 5",
     "SELECT COUNT(*) AS n FROM st_client",
     "SELECT COUNT(*) AS n FROM st_client LIMIT 0",
+    "SELECT identity AS \"rows\"\":[]\" FROM st_client",
     // What SpacetimeDB has not.
     "SELECT nope FROM st_table",
     "SELECT nope.table_id FROM st_column",
@@ -170,6 +173,8 @@ const NOT_SERVED: &[&str] = &[
     "SELECT * FROM st_sequence",
     "SELECT COUNT(*) AS n FROM st_scheduled",
     "SELECT * FROM st_client WHERE connection_id = 1",
+    "SELECT * FROM st_index rtdb_described",
+    "SELECT rtdb_described.* FROM st_index",
     "SELECT t.* FROM st_table t JOIN st_table u ON t.table_id = u.table_id",
     "SELECT c.* FROM counter c JOIN st_table t ON t.table_id = c.id",
 ];
@@ -379,31 +384,47 @@ async fn everything(pair: &Pair, owner: &str) -> Vec<(u16, String)> {
 /// Each request connects and disconnects, if it does natively; one who may not connect gets no rows.
 async fn sql_is_a_connection(pair: &Pair, owner: &str, other: &str, banned: &[u8; 32]) {
     let who = "SELECT COUNT(*) AS n FROM presence";
+    let connects = pair.newest > Subprotocol::V1;
+    let alone = format!("\"rows\":[[{}]]", u8::from(connects));
+    let both = [pair.plain, pair.gateway];
+    // The clients of just now are gone a moment later.
+    let comes = async |address, expected: &str| {
+        let answered = async { while !ask(address, other, who).await.1.contains(expected) {} };
+        let answered = tokio::time::timeout(SOON, answered).await;
+        assert!(answered.is_ok(), "{address}: no {expected}");
+    };
+    for address in both {
+        comes(address, &alone).await;
+        let (_, again) = ask(address, other, who).await;
+        assert!(again.contains(&alone), "{address}: {again}");
+    }
     assert_eq!(
         ask(pair.plain, other, who).await,
         ask(pair.gateway, other, who).await
     );
-    assert_eq!(
-        ask(pair.plain, other, who).await,
-        ask(pair.gateway, other, who).await
-    );
-    for address in [pair.plain, pair.gateway] {
+    for address in both {
         let mut client = Client::connect(address, DATABASE, pair.newest, owner).await;
         client.sees().await;
         let seen = client.answered("ban_identity", banned, 1).await;
         assert!(seen.contains("Ok"), "{seen}");
     }
-    // The clients of just now are gone a moment later.
-    let same = async {
-        loop {
-            let plain = ask(pair.plain, other, who).await;
-            if plain == ask(pair.gateway, other, who).await {
-                return plain;
-            }
+    for address in both {
+        let expected = if connects { "you are banned" } else { &alone };
+        comes(address, expected).await;
+    }
+    let plain = ask(pair.plain, other, who).await;
+    assert_eq!(plain, ask(pair.gateway, other, who).await);
+    assert_eq!(plain.0, if connects { 403 } else { 200 });
+    // Nor does it hear what is wrong with the query.
+    for text in [
+        "SELEC",
+        "SELECT * FROM nope",
+        "DELETE FROM counter",
+        "SELECT * FROM rtdb_state",
+    ] {
+        if connects {
+            assert_eq!(ask(pair.plain, other, text).await, plain, "{text}");
+            assert_eq!(ask(pair.gateway, other, text).await, plain, "{text}");
         }
-    };
-    let plain = tokio::time::timeout(SOON, same).await.expect("the same answer");
-    if pair.newest > Subprotocol::V1 {
-        assert_eq!(plain, (403, "you are banned".to_owned()));
     }
 }

@@ -33,6 +33,10 @@ pub enum SqlError {
 }
 
 impl SqlError {
+    pub(super) fn too_long(text: &str) -> Self {
+        Self::TooLong(text.chars().take(120).collect())
+    }
+
     pub(super) fn unsupported(what: &str, part: &str) -> Self {
         let space = if what.is_empty() { "" } else { " " };
         Self::Unsupported(format!("Unsupported{space}{what}: {}", part.trim()))

@@ -75,7 +75,16 @@ impl<'a> Rendering<'a> {
     /// A query's text.
     pub(super) fn whole(&mut self, query: &ast::Query) -> Result<String, SqlError> {
         self.query(query)?;
+        self.check_length()?;
         Ok(std::mem::take(&mut self.text))
+    }
+
+    /// What comes before each column may make the text any number of times as long. Is asked wherever there may be many.
+    fn check_length(&self) -> Result<(), SqlError> {
+        if self.filter.is_some() && self.text.len() > SQL_BYTES_MAX {
+            return Err(SqlError::too_long(self.source));
+        }
+        Ok(())
     }
 
     fn query(&mut self, query: &ast::Query) -> Result<(), SqlError> {
@@ -177,6 +186,7 @@ impl<'a> Rendering<'a> {
                 self.put(if self.spaced { ", " } else { "," });
             }
             put(self, item)?;
+            self.check_length()?;
         }
         Ok(())
     }
@@ -285,6 +295,7 @@ impl<'a> Rendering<'a> {
     fn expr(&mut self, expr: &Expr) -> Result<(), SqlError> {
         let mut parts = vec![Part::Expr(expr, 0)];
         while let Some(part) = parts.pop() {
+            self.check_length()?;
             let (expr, depth) = match part {
                 Part::Expr(_, SQL_DEPTH_MAX..) => return Err(SqlError::TooDeep),
                 Part::Expr(expr, depth) => (expr, depth),

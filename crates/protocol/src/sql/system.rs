@@ -59,12 +59,13 @@ const TABLES: [(&str, Of); 13] = [
 
 /// What is put into a rendering so that it shows nothing hidden.
 pub(super) struct Filter {
-    /// What the query calls its table: the names of columns get this before them.
+    /// What the query calls its table: the names of columns get this before them. In quotes, since an alias may be any word.
     table: Ident,
     of: Of,
 }
 
-/// What a query reads of one of these tables; `None` if it is not served, or reads others.
+/// What a query reads of one of these tables, `text` being the query as it was understood; `None` if it is not served, or
+/// reads others.
 pub(super) fn read(query: &ast::Query, text: &str, mut rendering: Rendering<'_>) -> Option<System> {
     let SetExpr::Select(select) = &*query.body else {
         return None;
@@ -87,14 +88,17 @@ pub(super) fn read(query: &ast::Query, text: &str, mut rendering: Rendering<'_>)
         return clients(query, text);
     }
     let (_, of) = TABLES.iter().find(|(table, _)| *table == name.value)?;
+    if matches!(of, Of::Number) && text.contains(DESCRIBED) {
+        return None;
+    }
+    let table = alias.as_ref().map_or(name, |alias| &alias.name);
     rendering.filter = Some(Filter {
-        table: alias.as_ref().map_or(name, |alias| &alias.name).clone(),
+        table: Ident::with_quote('"', &table.value),
         of: *of,
     });
     Some(System::Shown(rendering.whole(query).ok()?))
 }
 
-/// `text` is the query as it was understood.
 fn clients(query: &ast::Query, text: &str) -> Option<System> {
     let (rest, limit) = match &query.limit {
         None => (text, None),

@@ -43,7 +43,7 @@ impl Applier {
             self.reader.seek(before(self.born));
             return Ok(None);
         };
-        let (active, taken) = self.verified(&state).await?;
+        let (active, taken, clears) = self.verified(&state).await?;
         let position = active.position;
         // An earlier life of the node may have ended before it has said what its server makes of the module.
         if self.is_judged {
@@ -55,6 +55,10 @@ impl Applier {
             if taken.breaks && (under_way || self.verdict.judged(position).is_some()) {
                 self.slot.break_clients(position);
             }
+        }
+        if clears {
+            // The server may have gone away between what it did and its clients' end.
+            self.slot.break_clients(position);
         }
         let done = self.core.recovered(Some(&state));
         self.core.set_active(Some(active.clone()));
@@ -139,8 +143,12 @@ impl Applier {
     }
 
     /// Checks that what the server has follows from the log: else every further command would be skipped as applied, or
-    /// land on other rows than elsewhere. Gives also what this node says of the module, if nobody has.
-    async fn verified(&mut self, state: &DatabaseState) -> Result<(Arc<ActiveDatabase>, Taken), Interrupt> {
+    /// land on other rows than elsewhere. Gives also what this node says of the module, if nobody has, and whether it came
+    /// with an empty database.
+    async fn verified(
+        &mut self,
+        state: &DatabaseState,
+    ) -> Result<(Arc<ActiveDatabase>, Taken, bool), Interrupt> {
         let index = Position(state.index);
         let diverged = |reason| Interrupt::Quarantine(Quarantine::Diverged(reason));
         // Before the wait: no log of this generation ever comes to a position of another one.
@@ -185,7 +193,7 @@ impl Applier {
         };
         // What it did to clients nobody can tell any more, if nobody has said so.
         let breaks = !publish.token.is_empty();
-        Ok((Arc::new(active), Taken { breaks }))
+        Ok((Arc::new(active), Taken { breaks }, publish.clear))
     }
 
     /// Waits until this node knows the log up to `index`: after a start it may learn of its own log's end only from the

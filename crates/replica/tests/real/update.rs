@@ -126,3 +126,27 @@ async fn whether_clients_are_broken_is_the_first_word_in_the_log() {
         node.server.stop().await;
     }
 }
+
+/// Its publication may be broken off where all is in place and the clients have not heard of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_finds_a_database_cleared_closes_the_clients_of_before() {
+    let Some(program) = program() else { return };
+    let node = Node::start(program).await;
+    let log = Log::new();
+    let mut replica = node.replica(&log);
+    let cleared = log.append(vec![
+        node.publish(false),
+        add("a", 1, 0),
+        node.publish(true),
+        add("b", 1, 0),
+    ])[2];
+    log.all_applied().await;
+    assert_eq!(broken(&replica), cleared);
+    replica.stop().await;
+    log.forget_applied();
+    replica = node.replica(&log);
+    log.all_applied().await;
+    assert_eq!(broken(&replica), cleared);
+    replica.stop().await;
+    node.server.stop().await;
+}

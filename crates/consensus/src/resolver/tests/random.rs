@@ -239,12 +239,16 @@ fn check_shard(
         prop_assert!(shard.databases().any(|database| *database == session.database));
     }
     for database in shard.databases() {
-        let of = shard.sessions_of(database).map(|session| session.id);
+        let of: Vec<_> = shard.sessions_of(database).collect();
         let all = shard.sessions().filter(|session| session.database == *database);
         prop_assert_eq!(
-            of.collect::<BTreeSet<_>>(),
+            of.iter().map(|session| session.id).collect::<BTreeSet<_>>(),
             all.map(|session| session.id).collect()
         );
+        for last in &of {
+            let behind = of.iter().filter(|session| session.connection > last.connection);
+            prop_assert!(shard.sessions_behind(last).eq(behind.copied()));
+        }
     }
     for (database, _) in shard.stuck() {
         prop_assert!(shard.databases().any(|it| it == database));

@@ -1,5 +1,6 @@
 //! `st_client`: the clients of all nodes, in the form in which a server shows its own.
 
+use crate::budget::{Exceeded, Share};
 use crate::catalog::Client;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -12,6 +13,9 @@ const ROWS_BYTES_MAX: usize = 16 << 20;
 /// Bytes of the largest value, an identity, with its quotes and a comma.
 const VALUE_BYTES: usize = 69;
 
+/// Bytes of rows that are written at once.
+const PIECE_BYTES: usize = 32 << 10;
+
 /// Where the rows go.
 const NO_ROWS: &str = r#""rows":[]"#;
 
@@ -21,6 +25,8 @@ pub(super) enum ClientsError {
     Unreadable,
     #[error("more than {} MiB of clients: ask for fewer columns, or with a LIMIT", ROWS_BYTES_MAX >> 20)]
     TooMany,
+    #[error(transparent)]
+    Exceeded(#[from] Exceeded),
 }
 
 /// A statement's answer, as far as it matters.
@@ -60,8 +66,31 @@ impl Column {
     }
 }
 
+/// An answer about clients, in pieces: it is written as it is read, however slowly that is.
+pub(super) struct Pieces {
+    before: String,
+    rows: Rows,
+    /// Of what is still to come.
+    next: usize,
+    after: String,
+    is_over: bool,
+    /// What all this takes of the memory.
+    _share: Share,
+}
+
+enum Rows {
+    /// The one row of a count.
+    Count(usize),
+    Clients(Vec<Client>, Vec<Column>),
+}
+
 /// The answer about `clients`, of at most `limit` rows, made of the server's answer that has none.
-pub(super) fn answer(empty: &str, clients: &[Client], limit: Option<u64>) -> Result<String, ClientsError> {
+pub(super) fn answer(
+    empty: &str,
+    mut clients: Vec<Client>,
+    limit: Option<u64>,
+    mut share: Share,
+) -> Result<Pieces, ClientsError> {
     let [Answer { schema }]: [Answer; 1] =
         serde_json::from_str(empty).map_err(|_| ClientsError::Unreadable)?;
     let columns = schema.elements.iter().map(Column::of);
@@ -72,21 +101,75 @@ pub(super) fn answer(empty: &str, clients: &[Client], limit: Option<u64>) -> Res
     let limit = limit
         .and_then(|limit| usize::try_from(limit).ok())
         .unwrap_or(usize::MAX);
-    let rows = if columns.contains(&Column::Count) {
+    let rows = match columns.contains(&Column::Count) {
         // One row, whoever is there; a limit is one of rows.
-        vec![format!("[{}]", clients.len())]
-    } else {
-        let rows = clients.len().min(limit);
-        if rows.saturating_mul(columns.len()) > ROWS_BYTES_MAX / VALUE_BYTES {
-            return Err(ClientsError::TooMany);
+        true if limit > 0 => Rows::Count(clients.len()),
+        true => Rows::Clients(Vec::new(), columns),
+        false => {
+            clients.truncate(limit);
+            clients.shrink_to_fit();
+            if clients.len().saturating_mul(columns.len()) > ROWS_BYTES_MAX / VALUE_BYTES {
+                return Err(ClientsError::TooMany);
+            }
+            Rows::Clients(clients, columns)
         }
-        clients[..rows]
-            .iter()
-            .map(|client| row(client, &columns))
-            .collect()
     };
-    let rows = rows[..rows.len().min(limit)].join(",");
-    Ok(format!(r#"{before}"rows":[{rows}]{after}"#))
+    share.set(empty.len() + PIECE_BYTES + rows.bytes())?;
+    Ok(Pieces {
+        before: format!(r#"{before}"rows":["#),
+        rows,
+        next: 0,
+        after: format!("]{after}"),
+        is_over: false,
+        _share: share,
+    })
+}
+
+impl Rows {
+    fn len(&self) -> usize {
+        match self {
+            Self::Count(_) => 1,
+            Self::Clients(clients, _) => clients.len(),
+        }
+    }
+
+    /// What they take of the memory.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Count(_) => 0,
+            Self::Clients(clients, columns) => size_of_val(&clients[..]) + size_of_val(&columns[..]),
+        }
+    }
+
+    fn row(&self, at: usize) -> String {
+        match self {
+            Self::Count(count) => format!("[{count}]"),
+            Self::Clients(clients, columns) => row(&clients[at], columns),
+        }
+    }
+}
+
+impl Iterator for Pieces {
+    type Item = String;
+
+    fn next(&mut self) -> Option<String> {
+        if self.is_over {
+            return None;
+        }
+        let mut piece = std::mem::take(&mut self.before);
+        while self.next < self.rows.len() && piece.len() < PIECE_BYTES {
+            if self.next > 0 {
+                piece.push(',');
+            }
+            piece.push_str(&self.rows.row(self.next));
+            self.next += 1;
+        }
+        if self.next == self.rows.len() {
+            piece.push_str(&std::mem::take(&mut self.after));
+            self.is_over = true;
+        }
+        Some(piece)
+    }
 }
 
 fn row(client: &Client, columns: &[Column]) -> String {
@@ -101,7 +184,17 @@ fn row(client: &Client, columns: &[Column]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::Budget;
+    use prometheus::IntGauge;
     use spacetimedb_lib::{ConnectionId, Identity};
+
+    /// Bytes for all answers together.
+    const BUDGET_BYTES: usize = 1 << 20;
+
+    fn budget() -> (Budget, IntGauge) {
+        let total = IntGauge::new("bytes", "bytes").expect("a gauge");
+        (Budget::new(BUDGET_BYTES, total.clone()), total)
+    }
 
     fn clients(count: u8) -> Vec<Client> {
         let client = |n| Client {
@@ -121,7 +214,9 @@ mod tests {
     }
 
     fn rows(columns: &[(&str, &str)], count: u8, limit: Option<u64>) -> String {
-        let answer = answer(&empty(columns), &clients(count), limit).expect("an answer");
+        let share = Share::new(&budget().0);
+        let answer = answer(&empty(columns), clients(count), limit, share).expect("an answer");
+        let answer = answer.collect::<String>();
         let (schema, rest) = answer.split_once(r#"]},"rows":"#).expect("rows");
         assert!(empty(columns).starts_with(schema));
         let rows = rest.strip_suffix(r#","total_duration_micros":7}]"#);
@@ -155,7 +250,7 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_or_too_long_is_no_answer() {
-        let answer = |empty: &str| answer(empty, &clients(100), None);
+        let answer = |empty: &str| answer(empty, clients(100), None, Share::new(&budget().0)).map(drop);
         for other in [
             "",
             "[]",
@@ -168,5 +263,27 @@ mod tests {
             answer(&empty(&[("i", "U256"); 3_000])),
             Err(ClientsError::TooMany)
         );
+    }
+
+    #[test]
+    fn who_does_not_read_an_answer_takes_no_more_than_the_clients_do() {
+        let (budget, total) = budget();
+        let names: Vec<_> = (0..2_000).map(|n| n.to_string()).collect();
+        let columns: Vec<_> = names.iter().map(|name| (name.as_str(), "U256")).collect();
+        let empty = empty(&columns);
+        let mut pieces = answer(&empty, clients(100), None, Share::new(&budget)).expect("an answer");
+        let held = usize::try_from(total.get()).expect("bytes");
+        assert!((empty.len()..2 * empty.len()).contains(&held), "{held}");
+        let first = pieces.next().expect("a piece");
+        let row = columns.len() * VALUE_BYTES + 2;
+        assert!(first.len() <= empty.len() + PIECE_BYTES + row);
+        let whole = [first, pieces.collect()].concat();
+        assert!(whole.len() > 100 * columns.len() * (VALUE_BYTES - 1));
+        let read: serde_json::Value = serde_json::from_str(&whole).expect("JSON");
+        assert_eq!(read[0]["rows"].as_array().map(Vec::len), Some(100));
+        assert_eq!(total.get(), 0, "it is given back");
+        let many = || answer(&empty, clients(100), None, Share::new(&budget));
+        let held: Vec<_> = (0..100).map_while(|_| many().ok()).collect();
+        assert!(held.len() < 100, "there is an end of it");
     }
 }
