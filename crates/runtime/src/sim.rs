@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 /// A task that goes on so often while no time passes never ends.
 const POLLS_AT_ONCE_MAX: u64 = 1_000_000;
@@ -106,6 +106,8 @@ struct State {
     polls_at_once: u64,
     polls: u64,
     reached: BTreeMap<&'static str, u64>,
+    /// Where it is said at once what was reached, and by which node.
+    moments: Option<mpsc::Sender<(u32, &'static str)>>,
     trace: Option<VecDeque<String>>,
 }
 
@@ -302,7 +304,14 @@ impl Sim {
     }
 
     pub(crate) fn count(&self, what: &'static str) {
-        *self.lock().reached.entry(what).or_default() += 1;
+        let mut state = self.lock();
+        *state.reached.entry(what).or_default() += 1;
+        if let Some(moments) = state.moments.clone() {
+            let node = state.node;
+            drop(state);
+            // Who is told looks at some of them only.
+            let _ = moments.try_send((node, what));
+        }
     }
 
     pub(crate) fn has(&self, fault: &str) -> bool {
@@ -484,6 +493,7 @@ where
         polls_at_once: 0,
         polls: 0,
         reached: BTreeMap::new(),
+        moments: None,
         trace: config.trace.then(Default::default),
     };
     let sim = Arc::new(Sim {
@@ -635,12 +645,18 @@ pub fn elapsed() -> Duration {
     Duration::from_nanos(here().lock().now - START_NS)
 }
 
+/// Has it said at once when something is [reached](crate::reached), and by which node; what there is no room for is not.
+pub fn tell_moments(moments: mpsc::Sender<(u32, &'static str)>) {
+    here().lock().moments = Some(moments);
+}
+
 /// Whose task goes on now.
 pub fn node() -> u32 {
     here().lock().node
 }
 
 #[cfg(all(test, feature = "sim"))]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::{sleep, spawn, timeout, unblock, wall_us, yield_now};
@@ -733,7 +749,7 @@ mod tests {
             let doomed = spawn_on(2, async move {
                 spawn(std::future::pending::<()>());
                 sleep(Duration::from_secs(60)).await;
-                drop(alive.send(()));
+                let _ = alive.send(());
             });
             sleep(Duration::from_secs(1)).await;
             assert_eq!(kill(2), 2);

@@ -180,10 +180,10 @@ impl Fault {
         let sum: u64 = weights.iter().sum();
         let pause_max = Duration::from_millis([300, 1_500, 4_000][sim::draw(3) as usize]);
         let (mut at, mut has_rot, mut faults) = (Duration::ZERO, false, Vec::new());
-        while sum > 0 {
+        loop {
             at += Duration::from_millis(20) + sim::up_to(pause_max);
-            if at >= time {
-                break;
+            if at >= time || sum == 0 {
+                return faults;
             }
             let mut pick = sim::draw(sum);
             let kind = weights.iter().position(|weight| {
@@ -193,7 +193,6 @@ impl Fault {
             });
             faults.push((at, Self::draw(kind.unwrap_or(0), nodes, &mut has_rot)));
         }
-        faults
     }
 }
 

@@ -155,9 +155,19 @@ async fn world(plan: Plan, seen: Seen) {
             sim::spawn_on(0, Client { id, cluster, is_over }.run())
         })
         .collect();
-    let killer = cluster.clone();
+    let (reached, mut moments) = mpsc::channel(VICTIMS_MAX);
+    sim::tell_moments(reached);
+    let (killer, kills) = (cluster.clone(), [0, 0, 20, 100][sim::draw(4) as usize]);
     let killer = sim::spawn_on(0, async move {
-        while let Some(node) = doomed.recv().await {
+        loop {
+            let node = rtdb_runtime::select! {
+                Some(node) = doomed.recv() => node,
+                Some((node, _)) = moments.recv() => match sim::per_mille(kills) {
+                    true => node.into(),
+                    false => continue,
+                },
+                else => return,
+            };
             killer.clone().doom(node).await;
         }
     });

@@ -291,7 +291,9 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
             return Err(io::Error::other(reason));
         }
         rtdb_runtime::reached("tails that were cut off");
-        self.tail.lock().truncate(last_log_id);
+        if !planted("tails are not cut off") {
+            self.tail.lock().truncate(last_log_id);
+        }
         let change = Change::Truncate {
             group: self.id,
             from: last_log_id.map_or(0, |id| id.index + 1),

@@ -237,6 +237,9 @@ impl Resolver {
                 place += 1;
                 // Each command exactly once and in order: duplicates and what follows a gap are passed over.
                 let known = self.origins.entry(batch.node).or_default();
+                if !live {
+                    rtdb_runtime::reached("commands of streams that are over");
+                }
                 if !live || !known.take(batch.epoch, seq) {
                     record.skip(position.command());
                     continue;

@@ -12,7 +12,7 @@ use futures::{Stream, StreamExt};
 use http::uri::PathAndQuery;
 use parking_lot::Mutex;
 use prost::Message;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -44,12 +44,12 @@ const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 #[derive(Default)]
 pub struct Grpc {
     /// They reconnect by themselves.
-    channels: Mutex<HashMap<(String, Line), Channel>>,
+    channels: Mutex<BTreeMap<(String, Line), Channel>>,
 }
 
 /// Which of the connections to an address. What a leader has no room for is not read, and stands in the connection's
 /// window, in the way of everything else: proposals of a group so have a connection of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Line {
     Raft,
     Proposals { group: u64 },

@@ -9,7 +9,7 @@ use super::super::store::Store;
 use crate::types::GroupId;
 use bytes::Bytes;
 use rand::rngs::StdRng;
-use rand::{Rng, RngExt, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
