@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use crate::cache::Installed;
+use crate::programs::simulate_new_seeds;
 use crate::shell::{cargo, find_in_path, run, step, succeeds};
 use crate::{modules, server};
 
@@ -15,6 +16,9 @@ const CARGO_DENY: Installed = Installed {
     binary: "cargo-deny",
     takes: "a few minutes",
 };
+
+/// For how many minutes new seeds are run in the simulation.
+const SIMULATED_MINUTES: u32 = 2;
 
 /// How many tests nextest runs at a time.
 const THREADS: &str = "NEXTEST_TEST_THREADS";
@@ -99,6 +103,7 @@ pub(crate) fn test(args: &[&str]) -> Result<()> {
     eprintln!("SpacetimeDB: {}", server.display());
     if args.is_empty() {
         verify()?;
+        simulate_new_seeds(SIMULATED_MINUTES)?;
         eprintln!("verified in {:.0} s", started.elapsed().as_secs_f64());
     }
     let nextest = succeeds(&mut cargo(["nextest", "--version"]));

@@ -36,6 +36,13 @@ pub(crate) fn run_program(program: &str, args: &[&str]) -> Result<()> {
         .env("SPACETIMEDB_BIN", server))
 }
 
+/// Seeds that nobody has seen, for so many minutes.
+pub(crate) fn simulate_new_seeds(minutes: u32) -> Result<()> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    let first = (now.as_secs() * 1_000).to_string();
+    simulate(&["--minutes", &minutes.to_string(), "--from", &first])
+}
+
 /// Builds the simulation, fast and with everything checked, and runs it with `args`.
 pub(crate) fn simulate(args: &[&str]) -> Result<()> {
     let build = ["build", "--profile", "sim", "--locked", "-p", "rtdb-simulation"];

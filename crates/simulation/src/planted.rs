@@ -1,89 +1,108 @@
 //! Faults that are planted in the code, to see that they are found. Each stands where its text does: see
 //! [`rtdb_runtime::planted`].
 
-/// A planted fault: what it is called, and what it does.
-pub type Planted = (&'static str, &'static str);
+/// A planted fault.
+#[derive(Clone, Copy, Debug)]
+pub struct Planted {
+    /// What it is called.
+    pub name: &'static str,
+    /// What it does.
+    pub what: &'static str,
+}
+
+const fn planted(name: &'static str, what: &'static str) -> Planted {
+    Planted { name, what }
+}
 
 /// Runs within which each must be found.
 pub const SEEDS_MAX: u64 = 400;
 
 /// Those that must be found.
-pub const FAULTS: [Planted; 15] = [
-    (
-        "votes are not synced",
-        "a vote is given before it is on disk, against section 5.2 of the Raft paper",
-    ),
-    (
+pub const FAULTS: [Planted; 17] = [
+    planted("votes are not synced", "a vote is given before it is on disk"),
+    planted(
         "entries count before they are synced",
-        "a node says that it has entries on disk while they are being written",
+        "they are told to be on disk while they are being written",
     ),
-    ("failed syncs count", "a sync that failed is taken for done"),
-    (
+    planted("failed syncs count", "a sync that failed is taken for done"),
+    planted(
         "tails are not cut off",
         "a follower keeps in memory what contradicts its leader",
     ),
-    (
+    planted(
+        "leaders are restored",
+        "a leader that comes back leads on in its term",
+    ),
+    planted(
         "what is resolved is not noted",
         "after a restart entries are resolved again, from the newest state",
     ),
-    (
+    planted(
         "streams are forgotten",
-        "after a restart a node does not know how far the others' proposals have come",
+        "after a restart it is not known how far others' proposals have come",
     ),
-    (
+    planted(
+        "sessions are forgotten",
+        "after a restart others' clients are not known",
+    ),
+    planted(
+        "decisions are forgotten",
+        "what was passed over counts when the log is read again",
+    ),
+    planted(
         "duplicates count",
         "a command that was proposed again is taken again",
     ),
-    (
-        "expired epochs go on",
-        "commands of a node that was given up still count",
-    ),
-    (
+    planted(
         "epochs are used again",
-        "a process that starts anew goes on under the epoch of the one before",
+        "a process goes on under the epoch of the one before",
     ),
-    (
+    planted(
         "nothing is sent again",
         "what the last leader lost is not sent to the next one",
     ),
-    (
+    planted(
         "one command too few is sent again",
         "the first command that the log lacks is left out",
     ),
-    (
-        "patience never ends",
-        "a leader that has lost proposals is waited for",
-    ),
-    (
+    planted(
         "outcomes go to the neighbour",
         "a caller is told what became of the call before its own",
     ),
-    (
+    planted(
         "sessions of the dead stay",
         "nobody ends the sessions of a node that is gone",
     ),
-    (
+    planted(
         "clocks are not compared",
         "entries are stamped by a clock that nobody has agreed to",
+    ),
+    planted(
+        "time goes back",
+        "an entry's time is its leader's, however late the log was before",
     ),
 ];
 
 /// Those that may not be found, and why.
-pub const MAY_LIVE: [Planted; 4] = [
-    (
-        "leaders are restored",
-        "a leader that comes back leads on in its term: rare",
-    ),
-    (
+pub const MAY_LIVE: [Planted; 5] = [
+    planted(
         "reads span truncations",
-        "entries are read half before and half after a tail was cut off: rare",
+        "rare: entries are read half before and half after a tail was cut off",
     ),
-    (
+    planted(
         "truncations are not written",
         "no harm: what is appended in their place says the same",
     ),
-    (
+    planted(
         "gaps are skipped",
         "no harm yet: a stream ends with the first batch that it loses",
+    ),
+    planted(
+        "expired epochs go on",
+        "no harm to what was told: that the outcome is unknown",
+    ),
+    planted(
+        "patience never ends",
+        "no harm yet: whoever loses proposals says so",
     ),
 ];

@@ -18,6 +18,9 @@ use tokio::sync::mpsc;
 /// The longest that a task runs at once.
 const POLL_NS_MAX: u64 = 4_000;
 
+/// A cluster must be founded within so much virtual time, while only the weather is bad.
+const FOUNDED_WITHIN: Duration = Duration::from_secs(120);
+
 /// After the last fault everything must be answered and level within so much virtual time.
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 
@@ -45,7 +48,9 @@ pub struct Plan {
     pub seed: u64,
     /// For how long things go wrong, in virtual time.
     pub time: Duration,
-    /// Which of the seed's faults happen; all, if none are named.
+    /// What goes wrong, and when; what the seed says, if nothing is named.
+    pub schedule: Option<Vec<(Duration, Fault)>>,
+    /// Which of these faults happen; all, if none are named.
     pub only: Option<BTreeSet<usize>>,
     /// Faults that are planted in the code.
     pub planted: BTreeSet<String>,
@@ -121,7 +126,8 @@ fn weather() -> (Weather, Duration) {
 async fn world(plan: Plan, seen: Seen) {
     let nodes = if sim::draw(4) == 0 { 5 } else { 3 };
     let (weather, sync_max) = weather();
-    let mut schedule = Fault::schedule(nodes, plan.time);
+    let drawn = Fault::schedule(nodes, plan.time);
+    let mut schedule = plan.schedule.clone().unwrap_or(drawn);
     {
         let mut seen = seen.0.lock();
         (seen.nodes, seen.schedule) = (nodes, schedule.clone());
@@ -146,7 +152,8 @@ async fn world(plan: Plan, seen: Seen) {
     let cluster = Cluster::new(nodes, net, sync_max, &dangers);
     drop(dangers);
     let watch = sim::spawn_on(0, cluster.clone().watch());
-    found(&cluster).await;
+    let founded = timeout(FOUNDED_WITHIN, found(&cluster)).await;
+    assert!(founded.is_ok(), "there is no cluster within {FOUNDED_WITHIN:?}");
 
     let is_over = Arc::new(AtomicBool::new(false));
     let clients: Vec<_> = (0..nodes + sim::draw(3))

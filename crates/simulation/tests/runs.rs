@@ -1,5 +1,6 @@
 //! Whole runs.
 
+use rtdb_simulation::fault::Fault;
 use rtdb_simulation::planted::{FAULTS, MAY_LIVE};
 use rtdb_simulation::run::{Plan, Report, run};
 use std::collections::BTreeSet;
@@ -9,6 +10,7 @@ fn plan(seed: u64, seconds: u64) -> Plan {
     Plan {
         seed,
         time: Duration::from_secs(seconds),
+        schedule: None,
         only: None,
         planted: BTreeSet::new(),
         trace: true,
@@ -17,7 +19,7 @@ fn plan(seed: u64, seconds: u64) -> Plan {
 
 fn planted(fault: &str, seed: u64) -> Report {
     let known = FAULTS.iter().chain(&MAY_LIVE);
-    assert!(known.map(|(name, _)| *name).any(|name| name == fault), "{fault}");
+    assert!(known.map(|known| known.name).any(|name| name == fault), "{fault}");
     run(&Plan {
         planted: [fault.to_owned()].into(),
         ..plan(seed, 10)
@@ -36,6 +38,35 @@ fn the_same_seed_gives_the_same_run_and_another_one_another() {
         hashes.insert(one.summary.hash);
     }
     assert_eq!(hashes.len(), 4);
+}
+
+/// What went wrong once, in a few worlds.
+fn happens_again(faults: &[(u64, Fault)]) {
+    let schedule: Vec<_> = faults
+        .iter()
+        .map(|(at, fault)| (Duration::from_millis(*at), fault.clone()))
+        .collect();
+    for seed in 1..=3 {
+        let report = run(&Plan {
+            schedule: Some(schedule.clone()),
+            ..plan(seed, 10)
+        });
+        assert_eq!(report.broken, None, "seed {seed}");
+        assert!(report.counts.acknowledged > 0, "seed {seed}");
+    }
+}
+
+/// Openraft's shutdown was given up after a while: then whoever asked why its core had ended made it panic.
+#[test]
+fn a_node_stops_though_its_disk_hangs() {
+    let [hangs, down] = [20, 1].map(Duration::from_secs);
+    happens_again(&[
+        (1_000, Fault::DiskHangs { node: 3, time: hangs }),
+        (1_200, Fault::Transfer { node: 1 }),
+        (1_900, Fault::Stop { node: 3, down }),
+        (3_000, Fault::DiskHangs { node: 1, time: hangs }),
+        (3_500, Fault::Stop { node: 1, down }),
+    ]);
 }
 
 #[test]

@@ -214,10 +214,14 @@ impl Resolver {
         if index > LOG_INDEX_MAX || count > COMMANDS_PER_ENTRY_MAX {
             return Err(RecordError::BeyondPositions { index, count });
         }
-        let first_timestamp_us = entry
-            .timestamp_us
-            .min(TIMESTAMP_US_MAX)
-            .max(self.last_timestamp_us.saturating_add(1));
+        let first_timestamp_us =
+            entry
+                .timestamp_us
+                .min(TIMESTAMP_US_MAX)
+                .max(match rtdb_runtime::planted("time goes back") {
+                    true => 0,
+                    false => self.last_timestamp_us.saturating_add(1),
+                });
         let mut record = Resolution::new(first_timestamp_us);
         let mut commands = Vec::with_capacity(count);
         let mut settled = Vec::new();

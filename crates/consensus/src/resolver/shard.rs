@@ -361,6 +361,7 @@ impl ShardState {
 
     pub(super) fn restore(&mut self, key: &StateKey, value: Bytes) -> Result<(), RecordError> {
         match key {
+            StateKey::Session(_) if rtdb_runtime::planted("sessions are forgotten") => {}
             StateKey::Session(id) => {
                 self.sessions.insert(decode::<SessionRecord>(value)?.session(*id));
             }

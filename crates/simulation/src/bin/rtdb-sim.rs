@@ -52,6 +52,7 @@ impl Options {
         Plan {
             seed: self.seed.unwrap_or(0),
             time: Duration::from_secs(self.seconds),
+            schedule: None,
             only: self.only.as_ref().map(|only| only.iter().copied().collect()),
             planted: self.plant.iter().cloned().collect(),
             trace: self.seed.is_some(),
@@ -134,9 +135,9 @@ fn planted(options: &Options) -> ExitCode {
     println!("| Planted | Seeds | Found as |\n|---|---|---|");
     let must = FAULTS.iter().map(|fault| (fault, true));
     let may = MAY_LIVE.iter().map(|fault| (fault, false));
-    for ((name, what), is_due) in must.chain(may) {
+    for (fault, is_due) in must.chain(may) {
         let mut plan = options.plan();
-        plan.planted.insert((*name).to_owned());
+        plan.planted.insert(fault.name.to_owned());
         let search = Search {
             plan,
             seeds: options.from..options.from + options.seeds.unwrap_or(SEEDS_MAX),
@@ -150,7 +151,7 @@ fn planted(options: &Options) -> ExitCode {
         };
         missed += u32::from(found.is_empty() && is_due);
         let found = found.lines().next().unwrap_or_default();
-        println!("| {name}: {what} | {seeds} | {found} |");
+        println!("| {}: {} | {seeds} | {found} |", fault.name, fault.what);
     }
     match missed {
         0 => ExitCode::SUCCESS,
