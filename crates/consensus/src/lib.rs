@@ -40,6 +40,7 @@ mod resolver;
 mod runtime;
 mod space;
 mod status;
+mod succession;
 mod supervisor;
 #[cfg(test)]
 mod tests;
