@@ -226,6 +226,9 @@ impl Succession {
     async fn sees_gone(&self) -> Result<Option<Gone>, PeerError> {
         let leader = self.raft.with_raft_state(|state| *state.vote_ref()).await;
         let leader = leader.map_err(PeerError::stopped)?;
+        if !leader.committed {
+            return Ok(None);
+        }
         let mut gone = self.gone.subscribe();
         let is_seen = |gone: &Option<Gone>| gone.is_some_and(|gone| gone.leader == leader);
         let seen = tokio::time::timeout(self.step(), gone.wait_for(is_seen)).await;
