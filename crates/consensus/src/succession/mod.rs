@@ -156,8 +156,8 @@ impl Succession {
         };
         for time in turns.times() {
             tokio::time::sleep_until(gone.at + time).await;
-            // One that is not fit stands when nobody else has, after the election timeout.
-            if self.vitals.is_fit() {
+            // As for the elections that raft holds: with a wrong clock not at all, with a low disk if nobody else does.
+            if !self.vitals.is_clock_off() {
                 self.stand(leader, gone).await;
             }
         }
