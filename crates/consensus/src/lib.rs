@@ -27,6 +27,7 @@ mod config;
 mod fatal;
 mod group;
 mod lag;
+mod lasting;
 mod log;
 mod machine;
 mod manager;
