@@ -1,7 +1,7 @@
 //! A condition that counts once it has lasted, so that what follows from it does not come and go: pure.
 
+use rtdb_runtime::Instant;
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// A condition that is looked at again and again.
 #[derive(Debug)]

@@ -118,7 +118,7 @@ pub(super) async fn watch_work(store: Arc<Store>, shard: Arc<Group>, vitals: Arc
     let mut behind = Lasting::new(SLOW_FOR, SWIFT_FOR);
     let mut before = store.stats();
     loop {
-        tokio::time::sleep(LOOK).await;
+        rtdb_runtime::sleep(LOOK).await;
         let (stats, now) = (store.stats(), Instant::now());
         let took = store.writing_for().max(stats.mean_since(&before));
         before = stats;

@@ -13,14 +13,14 @@ use crate::types::{GroupId, LogId, Raft, TypeConfig, Vote};
 use crate::vitals::Vitals;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use openraft::RaftState;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::{TransferLeaderRequest, VoteRequest, VoteResponse};
-use openraft::{Instant as _, RaftState};
+use rtdb_runtime::Instant;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::Instant;
 use turns::{Turns, is_majority, is_refuted};
 
 /// Parts of the time between two heartbeats: one is a node's turn to ask, and how long who is asked may take to see the same.
@@ -99,10 +99,9 @@ impl Succession {
             let watched = async {
                 self.peers.gone(leader.id(), &leader.addr, self.group).await;
                 self.succeed(&leader).await;
-                tokio::time::sleep(PAUSE).await;
+                rtdb_runtime::sleep(PAUSE).await;
             };
-            tokio::select! {
-                biased;
+            rtdb_runtime::select! {
                 superseded = self.superseded(&leader, &mut leaders) => {
                     if superseded.is_err() {
                         return;
@@ -141,6 +140,7 @@ impl Succession {
     async fn succeed(&self, leader: &Leader) {
         let (me, id) = (self.peers.node, leader.id());
         tracing::info!(group = %self.group, leader = id, "the leader's process is gone");
+        rtdb_runtime::reached("leaders whose process was seen to be gone");
         let gone = Gone {
             leader: leader.vote,
             at: Instant::now(),
@@ -155,7 +155,7 @@ impl Succession {
             return;
         };
         for time in turns.times() {
-            tokio::time::sleep_until(gone.at + time).await;
+            rtdb_runtime::sleep_until(gone.at + time).await;
             // As for the elections that raft holds: with a wrong clock not at all, with a low disk if nobody else does.
             if !self.vitals.is_clock_off() {
                 self.stand(leader, gone).await;
@@ -183,7 +183,7 @@ impl Succession {
         let mut answers: FuturesUnordered<_> = others
             .map(async |(id, addr)| {
                 let asked = self.peers.pre_vote(*id, addr, self.group, request.clone());
-                let answer = tokio::time::timeout(self.heartbeat, asked).await;
+                let answer = rtdb_runtime::timeout(self.heartbeat, asked).await;
                 matches!(answer, Ok(Ok(answer)) if answer.vote_granted).then_some(*id)
             })
             .collect();
@@ -195,6 +195,7 @@ impl Succession {
             agreed.extend(answer);
         }
         tracing::info!(group = %self.group, leader = leader.id(), ?agreed, "a majority sees it: this node stands for election");
+        rtdb_runtime::reached("elections because the leader's process was gone");
         let handed_over = TransferLeaderRequest::new(leader.vote, me, last);
         // Whether it is elected, raft's news will tell.
         drop(self.raft.handle_transfer_leader(handed_over).await);
@@ -231,7 +232,7 @@ impl Succession {
         }
         let mut gone = self.gone.subscribe();
         let is_seen = |gone: &Option<Gone>| gone.is_some_and(|gone| gone.leader == leader);
-        let seen = tokio::time::timeout(self.step(), gone.wait_for(is_seen)).await;
+        let seen = rtdb_runtime::timeout(self.step(), gone.wait_for(is_seen)).await;
         Ok(seen.ok().and_then(|gone| *gone.ok()?))
     }
 }

@@ -102,7 +102,7 @@ fn a_leader_whose_disk_is_slow_gives_way_once() {
         three.files[old].set(Trouble::Slow(Duration::from_secs(1)));
         let elsewhere = three.nodes[(old + 1) % 3].manager.shard();
         let given = async {
-            while !three.leader_now().is_some_and(|leader| leader != old) {
+            while three.leader_now().is_none_or(|leader| leader == old) {
                 elsewhere.submit(call("goes on")).unwrap().await.unwrap();
             }
         };

@@ -60,8 +60,8 @@ impl Lines {
 /// Whether nobody listens at an address.
 async fn refuses(addr: SocketAddr) -> bool {
     for _ in 0..PROBES_MAX {
-        match tokio::time::timeout(PROBE_TIMEOUT, TcpStream::connect(addr)).await {
-            Ok(Ok(_)) => tokio::time::sleep(PROBE_PAUSE).await,
+        match rtdb_runtime::timeout(PROBE_TIMEOUT, TcpStream::connect(addr)).await {
+            Ok(Ok(_)) => rtdb_runtime::sleep(PROBE_PAUSE).await,
             Ok(Err(error)) => return error.kind() == ErrorKind::ConnectionRefused,
             Err(_) => return false,
         }
