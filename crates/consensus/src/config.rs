@@ -36,7 +36,8 @@ pub struct Config {
 /// How long things may take.
 ///
 /// A follower that hears nothing asks for votes after `election_ms_max` (the leader's lease, in openraft's terms)
-/// plus a random time from `election_ms_min` to `election_ms_max`: by default after 1.25 to 1.5 s.
+/// plus a random time from `election_ms_min` to `election_ms_max`: by default after 1.25 to 1.5 s. One whose leader's process
+/// is gone does not wait.
 #[derive(Clone, Debug)]
 pub struct Timing {
     /// The leader's heartbeats, in milliseconds.

@@ -8,6 +8,7 @@ use crate::proposer::{Batcher, Courier, Inbox, Proposer};
 use crate::resolved::ResolvedLog;
 use crate::resolver::{MetaState, Resolver, ShardState};
 use crate::status::{GroupStatus, Role};
+use crate::succession::Succession;
 use crate::supervisor::Supervisor;
 use crate::transport::{Network, Peers};
 use crate::types::{GroupId, Raft, TypeConfig};
@@ -48,6 +49,7 @@ pub struct Group {
     resolved: Arc<ResolvedLog>,
     proposer: Arc<Proposer>,
     batcher: Inbox,
+    succession: Arc<Succession>,
     applied: AtomicU64,
     vitals: Arc<Vitals>,
     supervisor: Supervisor,
@@ -98,6 +100,8 @@ impl Group {
             timing: config.timing.clone(),
             vitals: vitals.clone(),
         };
+        let heartbeat = Duration::from_millis(config.timing.heartbeat_ms);
+        let succession = Succession::new(id, raft.clone(), peers.clone(), vitals.clone(), heartbeat);
         let group = Arc::new(Self {
             id,
             store: store.clone(),
@@ -105,6 +109,7 @@ impl Group {
             resolved,
             proposer,
             batcher,
+            succession: Arc::new(succession),
             applied: AtomicU64::new(0),
             vitals: vitals.clone(),
             supervisor: supervisor.clone(),
@@ -116,6 +121,7 @@ impl Group {
         };
         group.run("batcher", batcher.run());
         group.run("courier", courier.run());
+        group.run("succession", group.succession.clone().run());
         group.run("raft", until_over(group.raft.clone()));
         Ok(group)
     }
@@ -205,6 +211,10 @@ impl Group {
     #[cfg(test)]
     pub(crate) fn supervisor(&self) -> &Supervisor {
         &self.supervisor
+    }
+
+    pub(crate) fn succession(&self) -> &Succession {
+        &self.succession
     }
 
     pub(crate) fn batcher(&self) -> Inbox {

@@ -146,6 +146,14 @@ impl Lags {
         lagging.count() > voters.len() / 2
     }
 
+    /// Whether one of this node's own replicas lags too far, and most of the others don't.
+    pub(crate) fn is_behind_others(&self, voters: &BTreeSet<u64>, now: Instant) -> bool {
+        let own = self.said.get(&self.me);
+        let own = own.filter(|said| now.duration_since(said.at) <= SAID_AGE_MAX);
+        let mut own = own.into_iter().flat_map(|said| &said.lags);
+        own.any(|(database, lag)| lag.exceeds(1) && !self.is_common(database, voters, now))
+    }
+
     /// Whether any is.
     pub(crate) fn is_any_slowed(&self) -> bool {
         !self.slowed.is_empty()

@@ -27,6 +27,7 @@ mod config;
 mod fatal;
 mod group;
 mod lag;
+mod lasting;
 mod log;
 mod machine;
 mod manager;
@@ -40,6 +41,7 @@ mod resolver;
 mod runtime;
 mod space;
 mod status;
+mod succession;
 mod supervisor;
 #[cfg(test)]
 mod tests;

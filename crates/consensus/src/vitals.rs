@@ -5,12 +5,17 @@ use crate::lag::Lags;
 use crate::space::Space;
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// A node's clock and disk, and how its replicas and the others' do.
 pub(crate) struct Vitals {
     pub(crate) clock: Clock,
     pub(crate) space: Space,
     pub(crate) lags: Mutex<Lags>,
+    /// Whether the disk has been slow for a while.
+    pub(crate) is_disk_slow: AtomicBool,
+    /// Whether its replicas have lagged for a while, and most others' have not.
+    pub(crate) is_behind: AtomicBool,
 }
 
 impl Vitals {
@@ -19,12 +24,15 @@ impl Vitals {
             clock: Clock::new(node, wall_clock),
             space: Space::new(disk_reserve_bytes),
             lags: Mutex::new(Lags::new(node)),
+            is_disk_slow: AtomicBool::new(false),
+            is_behind: AtomicBool::new(false),
         })
     }
 
     /// Whether this node should lead: whether it has no [`troubles`](Self::troubles).
     pub(crate) fn is_fit(&self) -> bool {
-        !self.is_clock_off() && !self.space.now().is_low
+        let is_slow = self.is_disk_slow.load(Relaxed) || self.is_behind.load(Relaxed);
+        !self.is_clock_off() && !self.space.now().is_low && !is_slow
     }
 
     /// Why this node should not lead, for people: nothing, if it should.
@@ -44,6 +52,12 @@ impl Vitals {
                 space.free_bytes.unwrap_or(0) >> 20,
                 space.reserve_bytes >> 20,
             ));
+        }
+        if self.is_disk_slow.load(Relaxed) {
+            troubles.push("its disk takes long for what is written to the log".to_owned());
+        }
+        if self.is_behind.load(Relaxed) {
+            troubles.push("its SpacetimeDB lags behind those of the other nodes".to_owned());
         }
         troubles
     }

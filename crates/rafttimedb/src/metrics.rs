@@ -112,7 +112,7 @@ impl Metrics {
             )?,
             fit: gauge(
                 "fit_to_lead",
-                "1 unless this node's clock is wrong or its disk nearly full",
+                "1 unless this node's clock is wrong, its disk nearly full or slow, or its SpacetimeDB behind the others'",
                 &[],
             )?,
             clock_off: gauge(

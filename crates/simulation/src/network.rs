@@ -10,7 +10,7 @@ use rtdb_runtime::{Instant, JoinHandle, sim, sleep, sleep_until};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 /// After so long a silent connection is given up, as by HTTP/2's pings.
@@ -46,6 +46,8 @@ struct State {
     broken: BTreeMap<(u64, u64), u64>,
     /// Messages take so many times as long.
     slow: BTreeMap<(u64, u64), u32>,
+    /// How often each node's process has ended.
+    deaths: BTreeMap<u64, u64>,
     sent: u64,
 }
 
@@ -53,6 +55,8 @@ struct State {
 pub struct Network {
     state: Mutex<State>,
     weather: Weather,
+    /// Some process has ended.
+    died: watch::Sender<()>,
     /// Nodes that are to be killed now.
     victims: mpsc::Sender<u64>,
 }
@@ -78,6 +82,7 @@ impl Network {
         Arc::new(Self {
             state: Mutex::default(),
             weather,
+            died: watch::Sender::new(()),
             victims,
         })
     }
@@ -89,7 +94,12 @@ impl Network {
 
     /// A node's process is gone: its connections break.
     pub fn disconnect(&self, node: u64) {
-        self.state.lock().services.remove(&node);
+        let mut state = self.state.lock();
+        if state.services.remove(&node).is_some() {
+            *state.deaths.entry(node).or_default() += 1;
+        }
+        drop(state);
+        self.died.send_replace(());
     }
 
     /// Nothing comes through from one node to another, until it is mended as often.
@@ -139,6 +149,31 @@ impl Network {
 
     fn broken(&self, from: u64, to: u64) -> u64 {
         self.state.lock().broken.get(&(from, to)).copied().unwrap_or(0)
+    }
+
+    fn deaths(&self, node: u64) -> u64 {
+        self.state.lock().deaths.get(&node).copied().unwrap_or(0)
+    }
+
+    /// Waits until a node sees that another's process has ended: that its connections are closed and others refused, if the
+    /// news of both comes through.
+    async fn gone(self: Arc<Self>, from: u64, to: u64) {
+        let (mut died, mut known) = (self.died.subscribe(), self.deaths(to));
+        while died.changed().await.is_ok() {
+            if std::mem::replace(&mut known, self.deaths(to)) == self.deaths(to) {
+                continue;
+            }
+            let is_lost = || self.is_cut(to, from) || self.is_cut(from, to) || self.is_lost();
+            sleep(self.delay(to, from)).await;
+            if is_lost() {
+                continue;
+            }
+            sleep(self.delay(from, to) + self.delay(to, from)).await;
+            if !is_lost() && self.service(to).is_none() {
+                return;
+            }
+        }
+        std::future::pending().await
     }
 
     fn service(&self, node: u64) -> Option<Arc<Service>> {
@@ -373,5 +408,9 @@ impl Transport for Link {
         self.0.open(header.from, addr, batches, move |service, batches| {
             service.propose(&header, batches)
         })
+    }
+
+    fn gone(&self, addr: &str, header: Header) -> BoxFuture<'static, ()> {
+        Box::pin(self.0.clone().gone(header.from, node_of(addr)))
     }
 }

@@ -66,6 +66,22 @@ fn a_lag_is_common_if_a_majority_has_it() {
 }
 
 #[test]
+fn a_node_is_behind_the_others_if_it_lags_and_most_of_them_do_not() {
+    let mut it = Cluster::of(3);
+    let is_behind = |it: &Cluster| it.lags.is_behind_others(&it.voters, it.now);
+    it.say(1, old(LAG_MS_MAX)).say(2, old(LAG_MS_MAX + 1));
+    assert!(!is_behind(&it), "others");
+    let mut it = Cluster::of(3);
+    it.say(1, old(LAG_MS_MAX + 1));
+    assert!(is_behind(&it));
+    it.say(2, old(LAG_MS_MAX / 2));
+    assert!(!is_behind(&it), "most of them");
+    let mut it = Cluster::of(1);
+    it.say(1, old(LAG_MS_MAX + 1));
+    assert!(!is_behind(&it), "there is no other");
+}
+
+#[test]
 fn a_database_is_slowed_while_a_majority_lags() {
     const MAX: u64 = LAG_POSITIONS_MAX;
     let mut it = Cluster::of(3);

@@ -219,6 +219,11 @@ impl Store {
         async move { while open.changed().await.is_ok() {} }
     }
 
+    /// For how long the disk has been busy with one write.
+    pub(crate) fn writing_for(&self) -> Duration {
+        self.progress.writing_for()
+    }
+
     /// What has been written so far.
     pub fn stats(&self) -> WriteStats {
         self.progress.stats()

@@ -15,6 +15,8 @@ pub(crate) enum Trouble {
     /// It takes so many writes more, and is full then.
     FullAfter(usize),
     Hangs,
+    /// It takes so long for each write.
+    Slow(Duration),
     Panics,
 }
 
@@ -77,6 +79,12 @@ impl DataFile for TroubledFile {
                     return self.0.write(bytes, offset);
                 }
                 Trouble::Hangs => {}
+                Trouble::Slow(time) => {
+                    let time = *time;
+                    drop(trouble);
+                    std::thread::sleep(time);
+                    return self.0.write(bytes, offset);
+                }
             }
             drop(trouble);
             std::thread::sleep(Duration::from_millis(1));

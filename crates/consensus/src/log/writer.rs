@@ -26,6 +26,14 @@ pub struct WriteStats {
     pub writes: u64,
 }
 
+impl WriteStats {
+    /// What a batch took, on average, since it was asked `before`.
+    pub(crate) fn mean_since(&self, before: &Self) -> Duration {
+        let syncs = self.syncs.saturating_sub(before.syncs).max(1);
+        Duration::from_micros(self.sync_us.saturating_sub(before.sync_us) / syncs)
+    }
+}
+
 /// What the thread says of itself.
 #[derive(Debug, Default)]
 pub(super) struct Progress {

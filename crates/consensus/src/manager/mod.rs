@@ -25,7 +25,7 @@ use rtdb_runtime::Instant;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use steward::{compare_clocks, keep_fit, watch_space};
+use steward::{compare_clocks, keep_fit, watch_space, watch_work};
 use tasks::{announce, transfer, watch_store};
 use tokio::sync::watch;
 
@@ -153,6 +153,8 @@ impl Manager {
             supervisor.clone(),
         );
         supervisor.run("the watch of the disk's room", watched);
+        let watched = watch_work(store.clone(), groups[&GroupId::SHARD].clone(), vitals.clone());
+        supervisor.run("the watch of the node's pace", watched);
         let all = groups.values().cloned().collect();
         let patience = Duration::from_millis(config.timing.election_ms_max * 2);
         supervisor.run(

@@ -1,8 +1,10 @@
-//! Looks after the node's clock and disk, and gives leadership away when they are not fit for it.
+//! Looks after the node's clock, disk and replicas, and gives leadership away when they are not fit for it.
 
 use super::tasks::transfer;
 use crate::group::Group;
 use crate::lag;
+use crate::lasting::Lasting;
+use crate::log::Store;
 use crate::space::FreeSpace;
 use crate::supervisor::Supervisor;
 use crate::transport::Peers;
@@ -13,6 +15,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use rtdb_runtime::Instant;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// Between two comparisons of clocks, at most: there are four within a lease, since an answer is a sign of life.
@@ -26,6 +29,15 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// With less than this a disk is full.
 const FULL_BYTES: u64 = 64 << 10;
+
+/// A disk that takes so long for what is written to the log at once is slow.
+const DISK_SLOW: Duration = Duration::from_millis(500);
+
+/// How long it must have been slow, or replicas behind, for the node to give leadership away.
+const SLOW_FOR: Duration = Duration::from_secs(3);
+
+/// How long neither must have been so until the node counts as fit again.
+const SWIFT_FOR: Duration = Duration::from_secs(30);
 
 /// How long a node must have been fit before it may be elected again: it must not come and go.
 const FIT_FOR: Duration = Duration::from_secs(5);
@@ -100,10 +112,29 @@ pub(super) async fn watch_space(
     }
 }
 
+/// Looks, again and again, how fast the node works: its disk, and its replicas, beside the others'.
+pub(super) async fn watch_work(store: Arc<Store>, shard: Arc<Group>, vitals: Arc<Vitals>) {
+    let mut slow = Lasting::new(SLOW_FOR, SWIFT_FOR);
+    let mut behind = Lasting::new(SLOW_FOR, SWIFT_FOR);
+    let mut before = store.stats();
+    loop {
+        rtdb_runtime::sleep(LOOK).await;
+        let (stats, now) = (store.stats(), Instant::now());
+        let took = store.writing_for().max(stats.mean_since(&before));
+        before = stats;
+        vitals
+            .is_disk_slow
+            .store(slow.look(took >= DISK_SLOW, now), Relaxed);
+        let voters = shard.status().voters.into_iter().collect();
+        let is_behind = vitals.lags.lock().is_behind_others(&voters, now);
+        vitals.is_behind.store(behind.look(is_behind, now), Relaxed);
+    }
+}
+
 /// Gives leadership away while this node is not fit for it.
 ///
-/// A node with a wrong clock is not elected either. One whose disk is low is, if nobody else stands: somebody must lead,
-/// if only so that what frees the disk gets through.
+/// A node with a wrong clock is not elected either. One whose disk is low or slow, or whose replicas lag, is, if nobody else
+/// stands: somebody must lead, if only so that what frees the disk gets through. If no other is fit it goes on leading.
 pub(super) async fn keep_fit(groups: Vec<Arc<Group>>, me: u64, vitals: Arc<Vitals>, patience: Duration) {
     let (mut told, mut unfit_at) = (Vec::new(), None);
     loop {

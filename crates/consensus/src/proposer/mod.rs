@@ -11,7 +11,7 @@ mod queue;
 mod tests;
 
 pub(crate) use batcher::{Batcher, Refused};
-pub(crate) use courier::Courier;
+pub(crate) use courier::{Courier, Leaders};
 pub(crate) use inbox::Inbox;
 pub(crate) use queue::BATCH_COUNT_MAX;
 

@@ -3,7 +3,7 @@
 use super::hub::{Hub, addr};
 use super::replica::Replica;
 use crate::command::{Body, Call, Connect, InitCluster, Publish};
-use crate::{Command, Config, Disk, Limits, Manager, Role, Timing, Transport};
+use crate::{Command, Config, Disk, Files, Limits, Manager, Role, Timing, Transport};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -84,7 +84,11 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) async fn start(config: Config, transport: Arc<dyn Transport>) -> Self {
-        let manager = Manager::start_with(config, transport, Disk).await.unwrap();
+        Self::start_on(config, transport, Disk).await
+    }
+
+    pub(super) async fn start_on(config: Config, transport: Arc<dyn Transport>, files: impl Files) -> Self {
+        let manager = Manager::start_with(config, transport, files).await.unwrap();
         let replica = Replica::start(manager.shard().clone());
         Self { manager, replica }
     }

@@ -3,8 +3,10 @@
 use super::cluster::{call, connect};
 use super::nodes::Nodes;
 use super::run;
+use crate::log::troubled::Trouble;
 use crate::{ClockVerdict, NotProposed, Propose, SystemClock, WallClock};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 #[test]
 fn a_leader_whose_clock_jumps_gives_way_and_stamps_nothing() {
@@ -88,6 +90,35 @@ fn a_leader_whose_disk_is_nearly_full_gives_way_and_takes_no_calls() {
             .unwrap()
             .await
             .unwrap();
+        three.stop().await;
+    });
+}
+
+#[test]
+fn a_leader_whose_disk_is_slow_gives_way_once() {
+    run(async {
+        let three = Nodes::start(3).await;
+        let old = three.leader().await;
+        three.files[old].set(Trouble::Slow(Duration::from_secs(1)));
+        let elsewhere = three.nodes[(old + 1) % 3].manager.shard();
+        let given = async {
+            while three.leader_now().is_none_or(|leader| leader == old) {
+                elsewhere.submit(call("goes on")).unwrap().await.unwrap();
+            }
+        };
+        given.await;
+        let new = three.leader().await;
+        let status = three.nodes[old].manager.status();
+        assert!(status.troubles[0].contains("takes long"), "{:?}", status.troubles);
+        // It comes right, and nothing changes for that.
+        three.files[old].set(Trouble::None);
+        let term = three.nodes[new].manager.shard().status().term;
+        for _ in 0..20 {
+            elsewhere.submit(call("later")).unwrap().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(three.leader_now(), Some(new));
+        assert_eq!(three.nodes[new].manager.shard().status().term, term);
         three.stop().await;
     });
 }

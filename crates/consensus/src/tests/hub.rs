@@ -17,6 +17,8 @@ use tokio::sync::watch;
 pub(super) struct Hub {
     services: Mutex<BTreeMap<u64, Weak<Service>>>,
     cut: watch::Sender<BTreeSet<(u64, u64)>>,
+    /// Nodes that others see to be gone: who sees it, and whom.
+    gone: watch::Sender<BTreeSet<(u64, u64)>>,
     /// Nodes that entries do not reach, and the bytes of those that were sent to them.
     swallowed: Mutex<BTreeMap<u64, usize>>,
 }
@@ -35,6 +37,8 @@ impl Hub {
         self.cut.send_modify(|cut| {
             cut.retain(|link| link.0 != 0 && link.0 != node || link.1 != 0 && link.1 != node)
         });
+        self.gone
+            .send_modify(|gone| gone.retain(|(_, whom)| *whom != node));
     }
 
     /// Takes a node off the network; its streams break.
@@ -46,6 +50,20 @@ impl Hub {
     pub(super) fn isolate(&self, node: u64, nodes: impl Iterator<Item = u64>) {
         self.cut
             .send_modify(|cut| cut.extend(nodes.flat_map(|other| [(node, other), (other, node)])));
+    }
+
+    /// Ends a node's process, as the other nodes see it: nothing comes from it any more, and they are refused.
+    pub(super) fn kill(&self, node: u64, nodes: impl Iterator<Item = u64> + Clone) {
+        self.disconnect(node);
+        self.isolate(node, nodes.clone());
+        for other in nodes {
+            self.show_gone(other, node);
+        }
+    }
+
+    /// From now on a node sees another's process to be gone, whether it is or not.
+    pub(super) fn show_gone(&self, to: u64, node: u64) {
+        self.gone.send_if_modified(|gone| gone.insert((to, node)));
     }
 
     pub(super) fn heal(&self) {
@@ -190,6 +208,16 @@ impl Transport for Arc<Hub> {
     ) -> BoxFuture<'static, Result<Replies<ProposeReply>, PeerError>> {
         self.open(header.from, addr, batches, |service, batches| {
             service.propose(&header, batches)
+        })
+    }
+
+    fn gone(&self, addr: &str, header: Header) -> BoxFuture<'static, ()> {
+        let (mut gone, node) = (self.gone.subscribe(), parse(addr));
+        Box::pin(async move {
+            let is_seen = |gone: &BTreeSet<_>| node.is_some_and(|node| gone.contains(&(header.from, node)));
+            if gone.wait_for(is_seen).await.is_err() {
+                std::future::pending().await
+            }
         })
     }
 }

@@ -20,7 +20,7 @@ pub(super) struct Served {
 }
 
 /// A port that is free now. Bound with SO_REUSEADDR by tokio, it can be bound again after a restart.
-async fn free_addr() -> SocketAddr {
+pub(super) async fn free_addr() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0")
         .await
         .unwrap()
@@ -29,10 +29,14 @@ async fn free_addr() -> SocketAddr {
 }
 
 async fn serve(id: u64, addr: SocketAddr, dir: &TempDir) -> Served {
+    serve_with(addr, config(id, dir)).await
+}
+
+pub(super) async fn serve_with(addr: SocketAddr, config: Config) -> Served {
     let listener = TcpListener::bind(addr).await.unwrap();
     let config = Config {
         raft_addr: addr.to_string(),
-        ..config(id, dir)
+        ..config
     };
     let node = Node::start(config, Arc::new(Grpc::default())).await;
     let router = node.manager.router();

@@ -21,6 +21,7 @@ mod poison;
 mod replica;
 mod samples;
 mod scenarios;
+mod succession;
 
 use std::future::Future;
 use std::time::Duration;

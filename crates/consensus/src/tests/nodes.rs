@@ -2,6 +2,7 @@
 
 use super::cluster::{Node, call, config, publish, settings, timing};
 use super::hub::{Hub, addr};
+use crate::log::troubled::Troubled;
 use crate::record::EncodedBatch;
 use crate::transport::wire::{Append, Appended, Header, ProposeReply, Reply, Request};
 use crate::transport::{PeerError, Replies, Transport};
@@ -101,6 +102,7 @@ pub(super) struct Nodes {
     pub(super) nodes: Vec<Node>,
     pub(super) clocks: Vec<Arc<Wrong>>,
     pub(super) disks: Vec<Arc<Left>>,
+    pub(super) files: Vec<Troubled>,
     dirs: Vec<TempDir>,
     timing: Timing,
 }
@@ -115,6 +117,7 @@ impl Nodes {
             disks: (0..count)
                 .map(|_| Arc::new(Left(AtomicU64::new(1 << 40))))
                 .collect(),
+            files: (0..count).map(|_| Troubled::new()).collect(),
             dirs: (0..count).map(|_| tempfile::tempdir().unwrap()).collect(),
             timing,
         };
@@ -136,7 +139,7 @@ impl Nodes {
             true => Arc::new(self.hub.clone()),
             false => Arc::new(Slow(self.hub.clone(), delay)),
         };
-        let node = Node::start(config, transport).await;
+        let node = Node::start_on(config, transport, self.files[place].clone()).await;
         self.hub.connect(place as u64 + 1, node.manager.service());
         node
     }

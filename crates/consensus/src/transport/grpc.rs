@@ -1,5 +1,6 @@
 //! gRPC, by hand: three methods and messages that are written as Rust, so that nobody needs `protoc`.
 
+use super::line::Lines;
 use super::peers::{Replies, Transport};
 use super::service::Service;
 use super::wire::{Append, Appended, Header, ProposeReply, Reply, Request};
@@ -45,6 +46,8 @@ const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 pub struct Grpc {
     /// They reconnect by themselves.
     channels: Mutex<BTreeMap<(String, Line), Channel>>,
+    /// The connections that they make.
+    lines: Mutex<BTreeMap<String, Lines>>,
 }
 
 /// Which of the connections to an address. What a leader has no room for is not read, and stands in the connection's
@@ -65,13 +68,12 @@ impl Grpc {
                 let channel = Endpoint::from_shared(format!("http://{addr}"))
                     .map_err(|error| PeerError::unreachable(format!("`{addr}` is not an address: {error}")))?
                     .connect_timeout(CONNECT_TIMEOUT)
-                    .tcp_nodelay(true)
                     .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
                     .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
                     .keep_alive_while_idle(true)
                     .initial_stream_window_size(STREAM_WINDOW_BYTES)
                     .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-                    .connect_lazy();
+                    .connect_with_connector_lazy(self.lines(addr));
                 channels.insert(key, channel.clone());
                 channel
             }
@@ -79,6 +81,12 @@ impl Grpc {
         Ok(tonic::client::Grpc::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    fn lines(&self, addr: &str) -> Lines {
+        let mut lines = self.lines.lock();
+        let known = lines.entry(addr.to_owned());
+        known.or_insert_with(|| Lines::new(addr)).clone()
     }
 
     fn stream<M, R>(
@@ -145,6 +153,10 @@ impl Transport for Grpc {
     ) -> BoxFuture<'static, Result<Replies<ProposeReply>, PeerError>> {
         let line = Line::Proposals { group: header.group };
         self.stream(PROPOSE, addr, line, header, batches)
+    }
+
+    fn gone(&self, addr: &str, _header: Header) -> BoxFuture<'static, ()> {
+        Box::pin(self.lines(addr).gone())
     }
 }
 

@@ -7,6 +7,7 @@ mod convert;
 mod door;
 mod error;
 mod grpc;
+mod line;
 mod network;
 mod peers;
 mod protocol;

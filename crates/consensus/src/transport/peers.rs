@@ -7,10 +7,11 @@ use super::wire::{
 use super::{PROTOCOL, PROTOCOL_MIN, PeerBudgets, PeerError};
 use crate::log::Store;
 use crate::record::EncodedBatch;
-use crate::types::GroupId;
+use crate::types::{GroupId, TypeConfig};
 use crate::vitals::Vitals;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use openraft::raft::{VoteRequest, VoteResponse};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +43,13 @@ pub trait Transport: Send + Sync + 'static {
         header: Header,
         batches: BoxStream<'static, EncodedBatch>,
     ) -> BoxFuture<'static, Result<Replies<ProposeReply>, PeerError>>;
+
+    /// Waits until the process that was there is surely gone: what may be a fault of the network does not count. A
+    /// transport that can't tell never says so.
+    fn gone(&self, addr: &str, header: Header) -> BoxFuture<'static, ()> {
+        let _ = (addr, header);
+        Box::pin(std::future::pending())
+    }
 }
 
 /// A peer, as it answered.
@@ -143,6 +151,26 @@ impl Peers {
         async move {
             let opened = rtdb_runtime::timeout(timeout, open).await;
             opened.map_err(|_| PeerError::unreachable("it does not answer in time"))?
+        }
+    }
+
+    /// Waits until a peer's process is surely gone.
+    pub(crate) fn gone(&self, to: u64, addr: &str, group: GroupId) -> BoxFuture<'static, ()> {
+        self.transport.gone(addr, self.header(to, group))
+    }
+
+    /// Asks a peer whether it would vote for this node.
+    pub(crate) async fn pre_vote(
+        &self,
+        to: u64,
+        addr: &str,
+        group: GroupId,
+        request: VoteRequest<TypeConfig>,
+    ) -> Result<VoteResponse<TypeConfig>, PeerError> {
+        let ask = Ask::PreVote(request.into());
+        match self.call(to, addr, group, ask, self.answer_timeout).await? {
+            Answer::Vote(answer) => answer.try_into(),
+            _ => Err(PeerError::Garbled),
         }
     }
 

@@ -140,12 +140,13 @@ impl Service {
                         .await?,
                 )
             }
-            // The group itself decides: it refuses while it hears from a leader, or if its log is newer.
+            // The group itself decides: it refuses while it hears from a leader whose process is there, or if its log is
+            // newer.
             Ask::PreVote(ask) => {
                 let group = self.check_member(&header)?;
                 sanity::vote_ask(&ask, header.from, term_max)?;
-                let answer = group.raft().pre_vote(ask.try_into()?).map_ok(VoteAnswer::from);
-                Answer::Vote(answer.map_err(PeerError::stopped).await?)
+                let answer = group.succession().pre_vote(ask.try_into()?).await?;
+                Answer::Vote(answer.into())
             }
             Ask::Transfer(ask) => {
                 let group = self.check_member(&header)?;

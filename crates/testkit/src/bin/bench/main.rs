@@ -7,6 +7,7 @@
 mod calls;
 mod cpu;
 mod crowd;
+mod failover;
 mod fan_out;
 mod figures;
 mod latencies;
@@ -20,15 +21,15 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Parser;
 use rtdb_testkit::cluster::{Cluster, ClusterConfig};
 use rtdb_testkit::server::{PlainServer, binary};
 use rtdb_testkit::{Api, demo_module, interrupted};
-use tokio::time::sleep;
 
 use crate::calls::{DATABASES, Load, rates};
 use crate::cpu::Processes;
+use crate::failover::Gaps;
 use crate::fan_out::{Effort, FanOut};
 use crate::figures::Figures;
 use crate::measure::{
@@ -80,6 +81,9 @@ pub(crate) struct Options {
     /// Only measure what a stranger who tries everything costs others.
     #[arg(long)]
     stranger: bool,
+    /// Only measure how long clients wait when leaders are killed.
+    #[arg(long)]
+    failover: bool,
     /// Only measure what a node makes of many clients, and longer than in the whole benchmark.
     #[arg(long)]
     fan_out: bool,
@@ -134,6 +138,13 @@ async fn bench(options: &Options) -> Result<()> {
     if options.stranger {
         return beside_a_stranger(&mut figures, folder.path()).await;
     }
+    if options.failover {
+        println!(
+            "\n{}",
+            Gaps::measure(&loads[1], &folder.path().join("kills")).await?
+        );
+        return Ok(());
+    }
     if options.fan_out {
         let figures = FanOut::measure(Effort::FULL, &folder.path().join("many")).await?;
         println!("\n{figures}");
@@ -158,6 +169,9 @@ async fn bench(options: &Options) -> Result<()> {
     three_nodes(&mut figures, &loads, &folder.path().join("three"))
         .await
         .context("three nodes")?;
+    figures.failover_gap_ms = Gaps::measure(&loads[1], &folder.path().join("kills"))
+        .await
+        .context("killed leaders")?;
 
     beside_a_stranger(&mut figures, folder.path()).await?;
     figures.fan_out = FanOut::measure(Effort::SHORT, &folder.path().join("many"))
@@ -253,25 +267,6 @@ async fn three_nodes(figures: &mut Figures, loads: &[Load; 3], folder: &Path) ->
     let leader = cluster.wait_leader(PATIENCE).await?;
     let p50 = latency_p50(cluster.node(leader).client_addr(), DATABASE, SAMPLES).await?;
     figures.added_p50_ms = p50 - figures.plain_p50_ms;
-
-    eprintln!("  the leader is killed");
-    let load = Load {
-        window: 16,
-        ..loads[1]
-    };
-    let clients = measure::clients(&cluster.client_addrs(), DATABASE, &load)?;
-    clients.rate(Duration::from_secs(2)).await;
-    cluster.node_mut(leader).kill9().await?;
-    sleep(Duration::from_secs(8)).await;
-    let histories = clients.stop().await?;
-    let wrong = histories.iter().flat_map(|history| &history.wrong).next();
-    ensure!(wrong.is_none(), "an answer after the failover: {wrong:?}");
-    let gap = histories
-        .iter()
-        .map(|history| history.longest_gap)
-        .max()
-        .unwrap_or_default();
-    figures.failover_gap_ms = gap.as_secs_f64() * 1e3;
     cluster.stop().await
 }
 
