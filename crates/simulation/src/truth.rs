@@ -114,11 +114,12 @@ impl Truth {
         state.history.push(command.clone());
     }
 
-    /// A node's clock is not to be believed any more: once there are as many as a majority, neither is the log's time.
+    /// A node's clock is not to be believed any more. Once they may be most of a majority, all that is heard at times, neither
+    /// is the log's time.
     pub fn doubt(&self, node: u64, nodes: usize) {
         let mut state = self.0.lock();
         state.doubted.insert(node);
-        state.is_time_doubted |= state.doubted.len() * 2 > nodes;
+        state.is_time_doubted |= state.doubted.len() * 2 > nodes / 2 + 1;
     }
 
     /// A client has asked for something, after it has moved so often.

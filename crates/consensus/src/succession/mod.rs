@@ -1,6 +1,6 @@
 //! A leader whose process is gone is succeeded at once, rather than after the election timeout.
 //!
-//! Who sees it asks the others for a pre-vote that says why (`transfer` in [`VoteAsk`]), and once a majority sees the same it
+//! Who sees it asks the others for a pre-vote that says why (`transfer` in `VoteAsk`), and once a majority sees the same it
 //! is elected as if the leader had handed over to it: nobody waits for the end of the leader's lease. Who does not see it
 //! answers as raft does: no, while it hears from the leader. So one node that is wrong disturbs nobody. Were all of them
 //! wrong, there would be an election too many, and nothing worse: votes are what they always are.

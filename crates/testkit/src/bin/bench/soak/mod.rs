@@ -24,8 +24,9 @@ const DATABASE: &str = "soak";
 /// Rows that are changed, and never more.
 const ROWS: u64 = 64;
 
-/// What fills the caches of the log beforehand: bytes of a call's argument, and calls.
-const FILLING: (usize, u32) = (64 << 10, 2_500);
+/// What fills the caches of the log beforehand: callers, and calls of each. They must be small, as those that follow are: a few
+/// large ones take less memory for as many bytes.
+const FILLING: (usize, u32) = (8, 15_000);
 
 /// How often memory is looked at.
 const PERIOD: Duration = Duration::from_secs(3);
@@ -92,14 +93,17 @@ pub(crate) async fn run(nodes: u16, time: Duration, folder: &Path) -> Result<()>
 async fn fill(cluster: &Cluster) -> Result<()> {
     const FILLED: &str = "filled";
     published(&cluster.node(1).api(), FILLED, &demo_module::wasm()?).await?;
-    let mut writer = Client::connect(&connect_to(cluster.node(1).client_addr(), FILLED)?).await?;
-    let (bytes, calls) = FILLING;
-    let name = "x".repeat(bytes);
-    for _ in 0..calls {
-        let added = writer.call_and_wait(ADD, &add(&name, 0)).await?;
-        ensure!(added.result.is_ok(), "no rows: {added:?}");
-    }
-    writer.close().await;
+    let (callers, calls) = FILLING;
+    let filling = (0..callers).map(async |_| {
+        let mut writer = Client::connect(&connect_to(cluster.node(1).client_addr(), FILLED)?).await?;
+        for _ in 0..calls {
+            let added = writer.call_and_wait(ADD, &add("filled", 0)).await?;
+            ensure!(added.result.is_ok(), "no rows: {added:?}");
+        }
+        writer.close().await;
+        Ok(())
+    });
+    futures::future::try_join_all(filling).await?;
     cluster.wait_level(FILLED, PATIENCE).await?;
     Ok(())
 }
