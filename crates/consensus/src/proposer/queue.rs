@@ -193,7 +193,7 @@ impl Queue {
             return None;
         }
         let of = match rtdb_runtime::planted("outcomes go to the neighbour") {
-            true if self.waiters.contains_key(&(seq + 1)) => seq + 1,
+            true if seq > 50 && self.waiters.contains_key(&(seq + 1)) => seq + 1,
             _ => seq,
         };
         self.completed = self.completed.max(seq);
