@@ -279,6 +279,7 @@ impl Cluster {
         // What is wrong with one is felt by those who follow it, or are led by it.
         let time = match fault {
             Fault::Kill { down: time, .. }
+            | Fault::KillLeader { down: time }
             | Fault::Stop { down: time, .. }
             | Fault::Pause { time, .. }
             | Fault::Isolate { time, .. }
@@ -295,6 +296,14 @@ impl Cluster {
             Fault::Kill { node, power, down } => {
                 self.die(node, power);
                 self.down(node, down).await;
+            }
+            Fault::KillLeader { down } => {
+                if let Some(node) = self.leader() {
+                    self.disturb([node], down);
+                    self.truth.begin_gap();
+                    self.die(node, false);
+                    self.down(node, down).await;
+                }
             }
             Fault::Stop { node, down } => {
                 if let Some(manager) = self.manager(node) {
@@ -393,6 +402,14 @@ impl Cluster {
         change(&machine.disk, true);
         sleep(time).await;
         change(&machine.disk, false);
+    }
+
+    /// Who leads the shard.
+    fn leader(&self) -> Option<u64> {
+        self.nodes().find(|node| {
+            let status = self.manager(*node).map(|manager| manager.shard().status());
+            status.is_some_and(|status| status.role == Role::Leader)
+        })
     }
 
     /// A node dies at a moment that was chosen for it: it has just granted a vote, or is about to have something on disk.

@@ -10,6 +10,8 @@ use std::time::Duration;
 pub enum Fault {
     /// A process is killed, or its machine loses power; it comes back after `down`.
     Kill { node: u64, power: bool, down: Duration },
+    /// The process that leads the shard is killed.
+    KillLeader { down: Duration },
     /// A process is stopped in order.
     Stop { node: u64, down: Duration },
     /// A process stands still.
@@ -54,7 +56,7 @@ pub enum Fault {
 }
 
 /// The kinds of faults, as they are counted.
-pub const KINDS: [&str; 17] = [
+pub const KINDS: [&str; 18] = [
     "kills",
     "orderly stops",
     "pauses",
@@ -72,6 +74,7 @@ pub const KINDS: [&str; 17] = [
     "leaderships given away",
     "databases that lost something",
     "hanging databases",
+    "leaders killed",
 ];
 
 impl Fault {
@@ -95,6 +98,7 @@ impl Fault {
             Self::Transfer { .. } => 14,
             Self::Lose { .. } => 15,
             Self::DatabaseHangs { .. } => 16,
+            Self::KillLeader { .. } => 17,
         }
     }
 
@@ -117,6 +121,8 @@ impl Fault {
             | Self::DatabaseHangs { node, .. } => vec![node],
             Self::Cut { from, to, .. } | Self::Slow { from, to, .. } => vec![from, to],
             Self::Reset { one, other } => vec![one, other],
+            // It is known only then.
+            Self::KillLeader { .. } => Vec::new(),
         }
     }
 
@@ -166,6 +172,7 @@ impl Fault {
                 everything: sim::draw(3) == 0,
             },
             14 => Self::Transfer { node },
+            17 => Self::KillLeader { down: time },
             _ => Self::DatabaseHangs { node, time },
         }
     }
@@ -209,6 +216,7 @@ impl fmt::Display for Fault {
                 power: true,
                 down,
             } => write!(f, "node {node} loses power, for {down:?}"),
+            Self::KillLeader { down } => write!(f, "whoever leads is killed, for {down:?}"),
             Self::Stop { node, down } => write!(f, "node {node} is stopped, for {down:?}"),
             Self::Pause { node, time } => write!(f, "node {node} stands still for {time:?}"),
             Self::Isolate { node, time } => write!(f, "node {node} is cut off for {time:?}"),

@@ -24,6 +24,8 @@ pub struct Tally {
     pub faults: [u64; KINDS.len()],
     /// What was reached.
     pub reached: BTreeMap<&'static str, u64>,
+    /// How long nothing new was applied after each death of a leader that was asked for.
+    pub gaps: Vec<Duration>,
     /// Commands that were acknowledged, those with unknown outcomes, and those that were refused.
     pub outcomes: [u64; 3],
 }
@@ -40,6 +42,7 @@ impl Tally {
         for (what, count) in &report.reached {
             *self.reached.entry(what).or_default() += count;
         }
+        self.gaps.extend(&report.gaps);
         let counts = &report.counts;
         for (sum, count) in
             self.outcomes

@@ -52,6 +52,8 @@ pub struct Plan {
     pub schedule: Option<Vec<(Duration, Fault)>>,
     /// Which of these faults happen; all, if none are named.
     pub only: Option<BTreeSet<usize>>,
+    /// The weather is fair: nothing is lost or late by chance.
+    pub is_calm: bool,
     /// Faults that are planted in the code.
     pub planted: BTreeSet<String>,
     /// Whether to keep the trace.
@@ -71,6 +73,8 @@ pub struct Report {
     pub faults: [u64; KINDS.len()],
     /// What was reached, and how often.
     pub reached: BTreeMap<&'static str, u64>,
+    /// How long nothing new was applied after each death of a leader that was asked for.
+    pub gaps: Vec<Duration>,
     /// The seed's faults.
     pub schedule: Vec<(Duration, Fault)>,
     /// The rule that was broken.
@@ -104,9 +108,9 @@ pub fn run(plan: &Plan) -> Report {
     report
 }
 
-fn weather() -> (Weather, Duration) {
+fn weather(is_calm: bool) -> (Weather, Duration) {
     let min = Duration::from_micros(50 + sim::draw(400));
-    let is_bad = sim::draw(3) > 0;
+    let is_bad = sim::draw(3) > 0 && !is_calm;
     let rate = |max| if is_bad { sim::draw(max) } else { 0 };
     let weather = Weather {
         delay: (min, min * (1 + sim::draw(20) as u32)),
@@ -125,7 +129,7 @@ fn weather() -> (Weather, Duration) {
 
 async fn world(plan: Plan, seen: Seen) {
     let nodes = if sim::draw(4) == 0 { 5 } else { 3 };
-    let (weather, sync_max) = weather();
+    let (weather, sync_max) = weather(plan.is_calm);
     let drawn = Fault::schedule(nodes, plan.time);
     let mut schedule = plan.schedule.clone().unwrap_or(drawn);
     {
@@ -164,7 +168,8 @@ async fn world(plan: Plan, seen: Seen) {
         .collect();
     let (reached, mut moments) = mpsc::channel(VICTIMS_MAX);
     sim::tell_moments(reached);
-    let (killer, kills) = (cluster.clone(), [0, 0, 20, 100][sim::draw(4) as usize]);
+    let kills = [0, 0, 20, 100][sim::draw(4) as usize];
+    let (killer, kills) = (cluster.clone(), if plan.is_calm { 0 } else { kills });
     let killer = sim::spawn_on(0, async move {
         loop {
             let node = rtdb_runtime::select! {
@@ -213,6 +218,7 @@ async fn world(plan: Plan, seen: Seen) {
     let counts = cluster.truth.finish();
     let mut report = seen.0.lock();
     (report.counts, report.faults, report.reached) = (counts, cluster.counted(), cluster.reached());
+    report.gaps = cluster.truth.gaps();
 }
 
 /// Starts the nodes, and makes a cluster with a database of them.

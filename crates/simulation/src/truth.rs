@@ -5,9 +5,13 @@ use rtdb_consensus::command::Body;
 use rtdb_consensus::{Outcome, Position, Refusal, ResolvedCommand, Unapplied};
 use rtdb_runtime::sim;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// What the end of a session is called, before its number.
 pub const END: &str = "end of ";
+
+/// For how long a gap is looked for.
+const GAP_WITHIN: Duration = Duration::from_secs(3);
 
 /// How far the log's time may be ahead while a majority's clocks are about right, in microseconds.
 const AHEAD_US_MAX: i64 = 1_500_000;
@@ -27,6 +31,7 @@ struct State {
     /// What each client has asked one node for, in its order.
     asked: BTreeMap<(u64, u64), Vec<String>>,
     last_acknowledged: BTreeMap<u64, Position>,
+    gaps: Vec<Gap>,
     /// Nodes whose clocks have jumped.
     doubted: BTreeSet<u64>,
     is_time_doubted: bool,
@@ -59,7 +64,39 @@ pub fn name(command: &ResolvedCommand) -> Option<String> {
     }
 }
 
+/// The longest time without a new command, within some seconds after something.
+#[derive(Clone, Copy)]
+struct Gap {
+    end: Duration,
+    last: Duration,
+    longest: Duration,
+}
+
+impl Gap {
+    fn note(&mut self, now: Duration) {
+        if self.last < self.end {
+            self.longest = self.longest.max(now - self.last);
+            self.last = now;
+        }
+    }
+}
+
 impl Truth {
+    /// From now on it is looked for how long nothing new is applied.
+    pub fn begin_gap(&self) {
+        let now = sim::elapsed();
+        self.0.lock().gaps.push(Gap {
+            end: now + GAP_WITHIN,
+            last: now,
+            longest: Duration::ZERO,
+        });
+    }
+
+    /// The longest times without a new command, each after a beginning.
+    pub fn gaps(&self) -> Vec<Duration> {
+        self.0.lock().gaps.iter().map(|gap| gap.longest).collect()
+    }
+
     /// A node's replica has applied a command as the `place`th of its history.
     pub fn applied(&self, node: u64, place: usize, command: &ResolvedCommand) {
         let mut state = self.0.lock();
@@ -111,6 +148,11 @@ impl Truth {
                 command.position
             );
         }
+        state
+            .gaps
+            .last_mut()
+            .into_iter()
+            .for_each(|gap| gap.note(sim::elapsed()));
         state.history.push(command.clone());
     }
 

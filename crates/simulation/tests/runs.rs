@@ -11,6 +11,7 @@ fn plan(seed: u64, seconds: u64) -> Plan {
         seed,
         time: Duration::from_secs(seconds),
         schedule: None,
+        is_calm: false,
         only: None,
         planted: BTreeSet::new(),
         trace: true,

@@ -1,7 +1,7 @@
 //! `cargo xtask sim`: runs clusters in the simulation.
 
 use clap::Parser;
-use rtdb_simulation::fault::KINDS;
+use rtdb_simulation::fault::{Fault, KINDS};
 use rtdb_simulation::hunt::{Found, Search, Tally, hunt, shorten};
 use rtdb_simulation::planted::{FAULTS, MAY_LIVE, SEEDS_MAX};
 use rtdb_simulation::run::{Plan, Report, run};
@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 
 /// Lines of the trace that are shown.
 const TRACE_LINES: usize = 60;
+
+/// Leaders that are killed in one run, of those that are asked for.
+const KILLS_A_RUN: u64 = 3;
 
 /// How often the progress is shown.
 const PROGRESS: Duration = Duration::from_secs(10);
@@ -39,6 +42,9 @@ struct Options {
     /// Runs at a time; as many as there are processors, if none are named.
     #[arg(long)]
     threads: Option<usize>,
+    /// Kill so many leaders in fair weather, and say how long nothing went on.
+    #[arg(long, conflicts_with_all = ["minutes", "seeds", "planted", "seed"])]
+    failovers: Option<u64>,
     /// A fault that is planted in the code: that it is found says that the check is one.
     #[arg(long, value_name = "FAULT")]
     plant: Vec<String>,
@@ -53,6 +59,7 @@ impl Options {
             seed: self.seed.unwrap_or(0),
             time: Duration::from_secs(self.seconds),
             schedule: None,
+            is_calm: false,
             only: self.only.as_ref().map(|only| only.iter().copied().collect()),
             planted: self.plant.iter().cloned().collect(),
             trace: self.seed.is_some(),
@@ -74,10 +81,14 @@ fn main() -> ExitCode {
             eprintln!("{panic}\n{}", std::backtrace::Backtrace::capture());
         }
     }));
-    match (options.seed, options.planted) {
-        (Some(_), _) => replay(&options.plan()),
-        (None, true) => planted(&options),
-        (None, false) => search(&options),
+    match &options {
+        Options { seed: Some(_), .. } => replay(&options.plan()),
+        Options { planted: true, .. } => planted(&options),
+        Options {
+            failovers: Some(count),
+            ..
+        } => failovers(&options, *count),
+        _ => search(&options),
     }
 }
 
@@ -121,6 +132,47 @@ fn search(options: &Options) -> ExitCode {
     });
     summarize(&found.tally, begin.elapsed(), search.threads);
     match found.broken {
+        Some((plan, report)) => {
+            explain(&plan, &report);
+            ExitCode::FAILURE
+        }
+        None => ExitCode::SUCCESS,
+    }
+}
+
+/// How long nothing goes on when a leader's process is killed.
+fn failovers(options: &Options, count: u64) -> ExitCode {
+    let down = Duration::from_secs(4);
+    let schedule: Vec<_> = (0..KILLS_A_RUN)
+        .map(|kill| (Duration::from_secs(2 + 9 * kill), Fault::KillLeader { down }))
+        .collect();
+    let search = Search {
+        plan: Plan {
+            schedule: Some(schedule),
+            is_calm: true,
+            ..options.plan()
+        },
+        seeds: options.from..options.from + count.div_ceil(KILLS_A_RUN),
+        until: None,
+        threads: options.threads(),
+    };
+    let Found { tally, broken } = hunt(&search, |_, _| {});
+    let mut gaps = tally.gaps;
+    gaps.sort_unstable();
+    let at = |part: usize| {
+        gaps.get(gaps.len() * part / 100)
+            .copied()
+            .unwrap_or_default()
+            .as_millis()
+    };
+    println!(
+        "{} leaders killed: nothing new for {} ms at the median, {} at the 99th percentile, {} at most",
+        gaps.len(),
+        at(50),
+        at(99),
+        gaps.last().copied().unwrap_or_default().as_millis()
+    );
+    match broken {
         Some((plan, report)) => {
             explain(&plan, &report);
             ExitCode::FAILURE
