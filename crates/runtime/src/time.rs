@@ -13,9 +13,6 @@ use thiserror::Error;
 /// The instant at which a program's clock begins: not 0, so that there are some before.
 pub(crate) const START_NS: u64 = 3_600_000_000_000;
 
-/// What is farther in the future than this is not slept for, but for ever.
-const FOREVER: Duration = Duration::from_secs(86_400 * 365);
-
 /// A moment of the monotonic clock, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant(pub(crate) u64);
@@ -52,7 +49,8 @@ impl Instant {
     fn into_tokio(self) -> tokio::time::Instant {
         let base = base();
         match self.0.checked_sub(START_NS).map(Duration::from_nanos) {
-            Some(since) => base + since.min(FOREVER),
+            // At most centuries: Tokio takes that.
+            Some(since) => base + since,
             None => base,
         }
     }
@@ -235,6 +233,16 @@ mod tests {
         let never = timeout(Duration::from_secs(5), std::future::pending::<()>());
         assert_eq!(never.await, Err(Elapsed));
         assert_eq!(timeout(Duration::ZERO, async { 3 }).await, Ok(3), "it is done");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_runs_for_years_still_sleeps() {
+        tokio::time::advance(Duration::from_secs(86_400 * 365 * 3)).await;
+        let begin = Instant::now();
+        sleep_until(begin + Duration::from_secs(10)).await;
+        assert_eq!(begin.elapsed(), Duration::from_secs(10));
+        let far = timeout(Duration::from_secs(5), sleep_until(begin + Duration::MAX));
+        assert_eq!(far.await, Err(Elapsed));
     }
 
     #[test]

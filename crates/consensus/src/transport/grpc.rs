@@ -86,7 +86,7 @@ impl Grpc {
     fn lines(&self, addr: &str) -> Lines {
         let mut lines = self.lines.lock();
         let known = lines.entry(addr.to_owned());
-        known.or_insert_with(|| Lines::new(addr)).clone()
+        known.or_insert_with(|| Lines::new(CONNECT_TIMEOUT)).clone()
     }
 
     fn stream<M, R>(

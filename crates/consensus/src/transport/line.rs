@@ -2,11 +2,11 @@
 
 use futures::future::BoxFuture;
 use http::Uri;
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -26,28 +26,38 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 /// The connections to one address.
 #[derive(Clone)]
 pub(super) struct Lines {
-    addr: Arc<str>,
+    connector: HttpConnector,
+    state: watch::Sender<State>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct State {
+    /// Connections that are there.
+    open: usize,
     /// Where the one led that has ended last.
-    ended: watch::Sender<Option<SocketAddr>>,
+    ended: Option<SocketAddr>,
 }
 
 impl Lines {
-    pub(super) fn new(addr: &str) -> Self {
-        Self {
-            addr: addr.into(),
-            ended: watch::Sender::new(None),
-        }
+    /// Those of a name that has several addresses may take `timeout` for all of them together.
+    pub(super) fn new(timeout: Duration) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(timeout));
+        let state = watch::Sender::default();
+        Self { connector, state }
     }
 
-    /// Waits until the peer's process is gone: the kernel closes the connections of a process that ends, and refuses new
+    /// Waits until the peer's process is gone: the kernel closes all connections of a process that ends, and refuses new
     /// ones in its name. A network that fails does one of the two at most, and a process that hangs neither.
     pub(super) fn gone(&self) -> impl Future<Output = ()> + Send + 'static {
-        let mut ended = self.ended.subscribe();
+        let mut state = self.state.subscribe();
         async move {
-            while ended.changed().await.is_ok() {
-                let addr = *ended.borrow_and_update();
-                if let Some(addr) = addr
+            while state.changed().await.is_ok() {
+                let ended = state.borrow_and_update().ended;
+                if let Some(addr) = ended
                     && refuses(addr).await
+                    && state.borrow().open == 0
                 {
                     return;
                 }
@@ -79,13 +89,17 @@ impl Service<Uri> for Lines {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _uri: Uri) -> Self::Future {
-        let Self { addr, ended } = self.clone();
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let (connecting, state) = (self.connector.call(uri), self.state.clone());
         Box::pin(async move {
-            let stream = TcpStream::connect(&*addr).await?;
-            stream.set_nodelay(true)?;
+            let stream = connecting.await.map_err(io::Error::other)?.into_inner();
             let peer = stream.peer_addr()?;
-            Ok(TokioIo::new(Line { stream, peer, ended }))
+            // Who watches asks only when one ends.
+            state.send_if_modified(|state| {
+                state.open += 1;
+                false
+            });
+            Ok(TokioIo::new(Line { stream, peer, state }))
         })
     }
 }
@@ -94,13 +108,16 @@ impl Service<Uri> for Lines {
 pub(super) struct Line {
     stream: TcpStream,
     peer: SocketAddr,
-    ended: watch::Sender<Option<SocketAddr>>,
+    state: watch::Sender<State>,
 }
 
 /// Whoever reads from it drops it when it has ended.
 impl Drop for Line {
     fn drop(&mut self) {
-        self.ended.send_replace(Some(self.peer));
+        self.state.send_modify(|state| {
+            state.open -= 1;
+            state.ended = Some(self.peer);
+        });
     }
 }
 
@@ -149,15 +166,16 @@ mod tests {
     async fn a_process_is_gone_once_it_has_closed_a_connection_and_refuses_others() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let mut lines = Lines::new(&addr.to_string());
+        let mut lines = Lines::new(Duration::from_secs(1));
         let mut gone = std::pin::pin!(lines.gone());
-        let uri = || Uri::from_static("http://unused");
         let mut connect = async || {
-            let line = lines.call(uri()).await.unwrap();
+            let uri = format!("http://{addr}").parse().unwrap();
+            let line = lines.call(uri).await.unwrap();
             let (peer, _) = listener.accept().await.unwrap();
             (line, peer)
         };
         let (kept, _peer) = connect().await;
+        let (broken, _other_peer) = connect().await;
         for _ in 0..2 {
             // A connection that breaks, while others are taken, shows nothing.
             drop(connect().await);
@@ -175,6 +193,9 @@ mod tests {
         // Neither does it that none is taken, while one is still there.
         drop(listener);
         assert_eq!(futures::poll!(&mut gone), Poll::Pending);
+        drop(broken);
+        let early = rtdb_runtime::timeout(PROBE_TIMEOUT, &mut gone).await;
+        assert!(early.is_err(), "the process holds another one");
         drop(kept);
         gone.await;
     }
