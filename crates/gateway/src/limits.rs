@@ -56,7 +56,7 @@ pub const FRAGMENT_BYTES: usize = 64 << 10;
 pub const EARLY_BYTES_MAX: usize = 64 << 10;
 
 /// Clients of one database that were proposed and may not be let in yet. The others wait.
-pub const ENTERING_MAX: usize = 64;
+pub const ENTERING_MAX: usize = 256;
 
 /// How long a request over HTTP waits until its caller may be proposed as a client.
 pub const ENTERING_WAIT_MAX: Duration = Duration::from_secs(5);

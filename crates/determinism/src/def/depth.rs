@@ -15,6 +15,9 @@ use crate::shape::scalar_bytes;
 /// How deep a definition may nest, counted in its own encoding: about four for every type in a type.
 const DEPTH_MAX: u32 = 512;
 
+/// Columns that a list of them may have. SpacetimeDB's own reader panics at some ten thousands.
+const COLUMNS_MAX: u32 = 8_192;
+
 /// The type of definitions themselves.
 static DEFINITION: LazyLock<(AlgebraicType, Typespace)> = LazyLock::new(|| {
     let mut builder = RawModuleDefV9Builder::new();
@@ -47,7 +50,7 @@ fn walk(def: &[u8], look: &mut dyn FnMut(&[u8])) -> Result<(), PrepareError> {
     match pass(&mut rest, ty, types, 0, look) {
         Some(()) => Ok(()),
         None => Err(PrepareError::Definition(
-            "it is damaged, or its types are nested too deep".into(),
+            "it is damaged, its types are nested too deep, or a list of columns is too long".into(),
         )),
     }
 }
@@ -72,7 +75,12 @@ fn pass(
             pass(rest, &sum.variants.get(tag)?.algebraic_type, types, deeper, look)
         }
         AlgebraicType::Array(array) => {
-            (0..count(rest)?).try_for_each(|_| pass(rest, &array.elem_ty, types, deeper, look))
+            let count = count(rest)?;
+            // Nothing else in a definition has 16 bits.
+            if *array.elem_ty == AlgebraicType::U16 && count > COLUMNS_MAX {
+                return None;
+            }
+            (0..count).try_for_each(|_| pass(rest, &array.elem_ty, types, deeper, look))
         }
         AlgebraicType::String => {
             let bytes = count(rest)?;
@@ -85,4 +93,24 @@ fn pass(
 
 fn count(rest: &mut &[u8]) -> Option<u32> {
     rest.split_off(..4)?.try_into().ok().map(u32::from_le_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spacetimedb_primitives::ColList;
+
+    #[test]
+    fn a_list_of_columns_is_as_long_as_it_can_be_read() {
+        let columns = RawModuleDefV9Builder::new().add_type::<ColList>();
+        let reads = |count: u32| {
+            let mut list = count.to_le_bytes().to_vec();
+            list.resize(list.len() + 2 * count as usize, 0);
+            let (mut rest, types) = (&list[..], Typespace::default());
+            pass(&mut rest, &columns, &types, 0, &mut |_| {}).map(|()| list)
+        };
+        let longest = reads(COLUMNS_MAX).expect("a list");
+        assert!(spacetimedb_lib::bsatn::from_slice::<ColList>(&longest).is_ok());
+        assert_eq!(reads(COLUMNS_MAX + 1), None);
+    }
 }
