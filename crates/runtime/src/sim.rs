@@ -124,17 +124,10 @@ impl State {
         }
     }
 
-    /// Ends the pauses that are over.
-    fn resume(&mut self) {
-        let now = self.now;
-        self.paused.retain(|_, end| *end > now);
-    }
-
     /// One of the tasks that can go on, if there is one.
     fn choose(&mut self) -> Option<u64> {
-        if !self.paused.is_empty() {
-            self.resume();
-        }
+        // Those that are over.
+        self.paused.retain(|_, end| *end > self.now);
         if self.paused.is_empty() {
             let place = below(&mut self.rng, self.ready.len())?;
             return Some(self.ready.remove(place));
@@ -232,19 +225,15 @@ impl<T> Handle<T> {
             drop(task);
         }
     }
-
-    pub(crate) fn poll_output(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, JoinError>> {
-        Pin::new(&mut self.output)
-            .poll(cx)
-            .map_err(|_| JoinError::Cancelled)
-    }
 }
 
 impl<T> Future for Handle<T> {
     type Output = Result<T, JoinError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.poll_output(cx)
+        Pin::new(&mut self.output)
+            .poll(cx)
+            .map_err(|_| JoinError::Cancelled)
     }
 }
 

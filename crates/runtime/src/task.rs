@@ -57,7 +57,7 @@ impl<T> Future for JoinHandle<T> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
             Inner::Tokio(task) => Pin::new(task).poll(cx).map_err(Into::into),
-            Inner::Sim(task) => task.poll_output(cx),
+            Inner::Sim(task) => Pin::new(task).poll(cx),
         }
     }
 }

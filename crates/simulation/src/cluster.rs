@@ -1,8 +1,8 @@
 //! Machines, and the nodes that run on them.
 
-use crate::disk::Disk;
+use crate::disk::{Ailment, Disk};
 use crate::fault::{Fault, KINDS};
-use crate::network::{Link, Network, addr};
+use crate::network::{Link, Network, addr, id};
 use crate::replica::Database;
 use crate::truth::Truth;
 use parking_lot::Mutex;
@@ -352,15 +352,12 @@ impl Cluster {
             }
             Fault::Drift { node, ppm } => sim::drift(id(node), ppm),
             Fault::DiskFull { node, time } => {
-                self.ail(node, time, |disk, is_ill| {
-                    disk.ail(|ailment| ailment.is_full = is_ill)
-                })
-                .await;
+                self.ail(node, time, |disk, is_ill| disk.is_full = is_ill).await;
             }
             Fault::DiskSlow { node, sync_max, time } => {
                 let usual = self.machines[&node].sync_max;
                 self.ail(node, time, |disk, is_ill| {
-                    disk.ail(|ailment| ailment.sync_max = if is_ill { sync_max } else { usual });
+                    disk.sync_max = if is_ill { sync_max } else { usual };
                 })
                 .await;
             }
@@ -369,10 +366,7 @@ impl Cluster {
                 self.machines[&node].disk.ail(|ailment| ailment.fails = true);
             }
             Fault::DiskHangs { node, time } => {
-                self.ail(node, time, |disk, is_ill| {
-                    disk.ail(|ailment| ailment.hangs = is_ill)
-                })
-                .await;
+                self.ail(node, time, |disk, is_ill| disk.hangs = is_ill).await;
             }
             Fault::Rot { node } => {
                 let mut state = self.machines[&node].state.lock();
@@ -396,12 +390,12 @@ impl Cluster {
         }
     }
 
-    async fn ail(&self, node: u64, time: Duration, change: impl Fn(&Disk, bool)) {
+    async fn ail(&self, node: u64, time: Duration, change: impl Fn(&mut Ailment, bool)) {
         let machine = &self.machines[&node];
         machine.state.lock().may_stop = true;
-        change(&machine.disk, true);
+        machine.disk.ail(|disk| change(disk, true));
         sleep(time).await;
-        change(&machine.disk, false);
+        machine.disk.ail(|disk| change(disk, false));
     }
 
     /// Who leads the shard.
@@ -578,8 +572,4 @@ pub fn set_clock(node: u64) {
     let ppm = sim::draw(401) as i64 - 200;
     let ahead_us = sim::draw(400_000) as i64 - 200_000;
     sim::set_clock(id(node), ppm, ahead_us);
-}
-
-fn id(node: u64) -> u32 {
-    u32::try_from(node).unwrap_or(u32::MAX)
 }

@@ -335,7 +335,8 @@ impl Network {
     }
 }
 
-fn id(node: u64) -> u32 {
+/// A node, as the simulation numbers whose tasks they are.
+pub(crate) fn id(node: u64) -> u32 {
     u32::try_from(node).unwrap_or(u32::MAX)
 }
 

@@ -130,7 +130,7 @@ impl OriginRecord {
             || is_live && planted("gaps are skipped") && seq > self.last_seq;
         match () {
             () if next => self.last_seq = seq,
-            () if !is_live => {}
+            () if !is_live => reached("commands of streams that are over"),
             () if seq <= self.last_seq => reached("commands that came twice"),
             () => reached("commands that came before others"),
         }
