@@ -119,6 +119,8 @@ enum Interrupt {
     Untaken(String),
     #[error("{0}")]
     Quarantine(Quarantine),
+    #[error("the database is set aside")]
+    Aside,
     #[error(transparent)]
     Fatal(#[from] Fatal),
 }
@@ -194,11 +196,9 @@ impl Applier {
                 let aside = std::pin::pin!(quarantine.wait_for(Option::is_some));
                 match select(served, aside).await {
                     Either::Left((Err(interrupt), _)) => interrupt,
-                    Either::Right((why, _)) => match why.ok().and_then(|why| why.clone()) {
-                        Some(why) => Interrupt::Quarantine(why),
-                        // The slot is ours: it does not go before we do.
-                        None => return None,
-                    },
+                    Either::Right((Ok(_), _)) => Interrupt::Aside,
+                    // The slot is ours: it does not go before we do.
+                    Either::Right((Err(_), _)) => return None,
                 }
             };
             self.blame(&interrupt);
@@ -211,7 +211,7 @@ impl Applier {
                 progress = self.core.completed();
                 (pause, violations) = (BACK_OFF_MIN, 0);
             }
-            let why = match interrupt {
+            match interrupt {
                 Interrupt::Fatal(fatal) => {
                     self.shared.fail(fatal);
                     return None;
@@ -221,37 +221,36 @@ impl Applier {
                     self.tell(|held| held.give_up());
                     return self.end(position).await;
                 }
-                Interrupt::Quarantine(why) => Some(why),
-                Interrupt::Violation(skipped @ Violation::Skipped { .. }) => {
-                    self.retry(&skipped, pause);
-                    None
+                Interrupt::Aside => self.core.lost(),
+                Interrupt::Quarantine(why) => {
+                    self.slot.set_aside(why);
+                    self.core.lost();
                 }
+                Interrupt::Violation(skipped @ Violation::Skipped { .. }) => self.retry(&skipped, pause),
                 Interrupt::Violation(violation) => {
                     violations += 1;
                     self.retry(&violation, pause);
-                    (violations >= VIOLATIONS_MAX).then(|| Quarantine::Misbehaves(violation.to_string()))
+                    if violations >= VIOLATIONS_MAX {
+                        self.slot.set_aside(Quarantine::Misbehaves(violation.to_string()));
+                    }
                 }
                 Interrupt::Untaken(text) => {
-                    let refuses = self
-                        .is_untaken_for_long()
-                        .then(|| Quarantine::Refuses(text.clone()));
-                    self.retry(&Interrupt::Untaken(text), pause);
-                    refuses
+                    let is_for_long = self.is_untaken_for_long();
+                    self.retry(&Interrupt::Untaken(text.clone()), pause);
+                    if is_for_long {
+                        self.slot.set_aside(Quarantine::Refuses(text));
+                    }
                 }
-                interrupt => {
-                    self.retry(&interrupt, pause);
-                    None
-                }
-            };
+                interrupt => self.retry(&interrupt, pause),
+            }
             if is_refused {
                 self.abandon_publication();
             }
-            if let Some(why) = why {
+            // The log may have taken back by now what was found.
+            let aside = quarantine.borrow().clone();
+            if let Some(why) = aside {
                 match self.stand_aside(why).await {
-                    Ok(None) => {
-                        self.slot.take_back();
-                        (pause, violations) = (BACK_OFF_MIN, 0);
-                    }
+                    Ok(None) => (pause, violations) = (BACK_OFF_MIN, 0),
                     Ok(Some(deleted)) => return self.end(deleted).await,
                     Err(e) => {
                         self.shared.fail(e.into());
@@ -312,20 +311,22 @@ impl Applier {
     /// that makes the database anew, where the database is deleted of which this server has another, and when the log takes
     /// back what the database is set aside for.
     async fn stand_aside(&mut self, why: Quarantine) -> Result<Option<Position>, ReadError> {
-        self.slot.set_aside(why.clone());
         tracing::error!(
             database = self.hex(),
             "the database is set aside on this node: {why}"
         );
         self.slot.set_phase(Phase::Quarantined(why.clone()));
         self.shared.deactivate(&self.database);
-        self.core.lost();
         self.core.set_aside();
         self.tell(|held| held.give_up());
         let end = why.pause().map(|pause| tokio::time::Instant::now() + pause);
         let mut quarantine = self.slot.quarantine();
         loop {
             while let Some(head) = self.reader.head() {
+                // What the log took back before this command came to it is over for this command.
+                if quarantine.borrow().is_none() {
+                    break;
+                }
                 let command = head.command();
                 let is_anew = why.ends_anew()
                     && match &command.command.body {
@@ -344,6 +345,7 @@ impl Applier {
                     };
                 if is_anew {
                     (self.born, self.is_stale) = (command.position, true);
+                    self.slot.take_back();
                     return Ok(None);
                 }
                 self.core.pass(command);
@@ -355,10 +357,14 @@ impl Applier {
             }
             self.report();
             tokio::select! {
-                more = self.reader.more() => more?,
-                Some(()) = OptionFuture::from(end.map(tokio::time::sleep_until)) => return Ok(None),
+                biased;
                 _ = quarantine.wait_for(Option::is_none) => {
                     tracing::info!(database = self.hex(), "the database is not set aside any more");
+                    return Ok(None);
+                }
+                more = self.reader.more() => more?,
+                Some(()) = OptionFuture::from(end.map(tokio::time::sleep_until)) => {
+                    self.slot.take_back();
                     return Ok(None);
                 }
             }
