@@ -15,7 +15,6 @@ mod partition;
 mod poison;
 mod sdk;
 mod sharing;
-mod starve;
 mod stranger;
 mod support;
 mod update;

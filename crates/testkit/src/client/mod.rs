@@ -78,6 +78,8 @@ pub struct Connect {
     pub token: Option<String>,
     /// The subprotocol to offer.
     pub wire: Wire,
+    /// How messages may come compressed: `None`, `Gzip` or `Brotli`. Only a [`Thin`] client takes other than `None`.
+    pub compression: &'static str,
     /// More query parameters, such as `&light=true`.
     pub parameters: String,
 }
@@ -90,6 +92,7 @@ impl Connect {
             database: database.into(),
             token: None,
             wire: Wire::V1,
+            compression: "None",
             parameters: String::new(),
         }
     }
@@ -134,8 +137,8 @@ impl Client {
 
     async fn open(to: &Connect) -> Result<Self> {
         let path = format!(
-            "/v1/database/{}/subscribe?compression=None{}",
-            to.database, to.parameters
+            "/v1/database/{}/subscribe?compression={}{}",
+            to.database, to.compression, to.parameters
         );
         let mut request = format!("ws://{}{path}", to.addr).into_client_request()?;
         request

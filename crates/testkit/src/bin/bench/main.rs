@@ -14,6 +14,7 @@ mod latencies;
 mod measure;
 mod sides;
 mod soak;
+mod strain;
 mod stranger;
 mod writer;
 
@@ -81,6 +82,9 @@ pub(crate) struct Options {
     /// Only measure what a stranger who tries everything costs others.
     #[arg(long)]
     stranger: bool,
+    /// Only see what others wait for beside clients that ask for all that a node has.
+    #[arg(long)]
+    strain: bool,
     /// Only measure how long clients wait when leaders are killed.
     #[arg(long)]
     failover: bool,
@@ -137,6 +141,9 @@ async fn bench(options: &Options) -> Result<()> {
     raise_files()?;
     if options.stranger {
         return beside_a_stranger(&mut figures, folder.path()).await;
+    }
+    if options.strain {
+        return strain::run(&folder.path().join("strain")).await;
     }
     if options.failover {
         println!(

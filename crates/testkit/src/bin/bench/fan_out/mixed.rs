@@ -197,7 +197,7 @@ async fn one(mut player: Player, first: Instant, end: Instant, tally: Arc<Tally>
                         tally.latencies.add(due.elapsed());
                     }
                 }
-                Told::Subscribed | Told::QueryReply { .. } | Told::Hello => {}
+                Told::Subscribed | Told::QueryReply { .. } | Told::Hello | Told::Compressed => {}
             })) => match told {
                 Ok(told) => told?,
                 Err(_) => return Ok(player),

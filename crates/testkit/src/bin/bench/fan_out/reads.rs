@@ -105,7 +105,7 @@ async fn one_off(addr: &str, query: &'static str, time: Duration) -> Result<(f64
         while answer.is_none() {
             thin.told(|told| match told {
                 Told::QueryReply { ok } => answer = Some(ok),
-                Told::Update | Told::Reply { .. } | Told::Subscribed | Told::Hello => {}
+                Told::Update | Told::Reply { .. } | Told::Subscribed | Told::Hello | Told::Compressed => {}
             })
             .await?;
         }
