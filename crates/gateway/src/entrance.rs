@@ -3,13 +3,13 @@
 
 use crate::limits::ENTERING_MAX;
 use spacetimedb_lib::Identity;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The databases whose clients are on their way in.
 #[derive(Default)]
-pub(crate) struct Entrance(Mutex<HashMap<Identity, Weak<Semaphore>>>);
+pub(crate) struct Entrance(Mutex<BTreeMap<Identity, Weak<Semaphore>>>);
 
 /// A client is on its way in, until it is known whether it is let in: also if it leaves before.
 pub(crate) type Entering = Option<OwnedSemaphorePermit>;

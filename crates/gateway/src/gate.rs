@@ -18,13 +18,13 @@ use crate::limits::{TURN_WAIT_MAX, TURNS_MAX};
 use crate::metrics::GatewayMetrics;
 use http::StatusCode;
 use quota::Accounts;
+use rtdb_runtime::Instant;
 use spacetimedb_lib::Identity;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 use turns::Turns;
 
 /// A database whose calls are held back, and how many more of them may pass now.
@@ -71,7 +71,7 @@ pub(crate) struct Gate {
 #[derive(Default)]
 struct State {
     accounts: Accounts,
-    slowed: HashMap<Identity, Turns<Identity, oneshot::Sender<Pass>>>,
+    slowed: BTreeMap<Identity, Turns<Identity, oneshot::Sender<Pass>>>,
 }
 
 impl Gate {
@@ -114,7 +114,7 @@ impl Gate {
             Entry::Passed(pass) => return Ok(pass),
             Entry::Waits(turn) => turn,
         };
-        tokio::time::timeout(TURN_WAIT_MAX, turn).await.map_err(|_| {
+        rtdb_runtime::timeout(TURN_WAIT_MAX, turn).await.map_err(|_| {
             self.metrics.refused("slowed");
             HttpError::unavailable(
                 "the database is slowed, since most of its replicas are behind: the call was not made; try again later",

@@ -73,7 +73,7 @@ impl Gateway {
         let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
         let mut stop = self.stop.subscribe();
         loop {
-            let accepted = tokio::select! {
+            let accepted = rtdb_runtime::select! {
                 accepted = listener.accept() => accepted,
                 _ = stop.wait_for(|stop| *stop) => return,
             };
@@ -81,7 +81,7 @@ impl Gateway {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     tracing::warn!(%error, "no connection can be accepted");
-                    tokio::time::sleep(ACCEPT_RETRY).await;
+                    rtdb_runtime::sleep(ACCEPT_RETRY).await;
                     continue;
                 }
             };
@@ -91,12 +91,12 @@ impl Gateway {
                     let present = Present::new(&self.node.metrics.connections);
                     let place = Place::new(permit, present);
                     let (router, stop) = (self.router.clone(), self.stop.subscribe());
-                    tokio::spawn(serve_connection(stream, router, place, limits, stop));
+                    rtdb_runtime::spawn(serve_connection(stream, router, place, limits, stop));
                 }
                 Err(_) => {
                     self.node.metrics.refused_connections.inc();
                     if let Ok(permit) = refusals.clone().try_acquire_owned() {
-                        tokio::spawn(refuse(stream, permit, limits.connections_max));
+                        rtdb_runtime::spawn(refuse(stream, permit, limits.connections_max));
                     }
                 }
             }
@@ -115,10 +115,10 @@ impl Gateway {
         self.close_sessions(CloseReason::new(CloseReason::AWAY, reason));
         let ended = async {
             while self.node.metrics.connections.get() > 0 {
-                tokio::time::sleep(LOOK).await;
+                rtdb_runtime::sleep(LOOK).await;
             }
         };
-        let _ = tokio::time::timeout(DRAIN_MAX, ended).await;
+        let _ = rtdb_runtime::timeout(DRAIN_MAX, ended).await;
     }
 }
 
@@ -144,7 +144,7 @@ async fn serve_connection(
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut serving = pin!(serving);
-    let served = tokio::select! {
+    let served = rtdb_runtime::select! {
         served = &mut serving => served,
         () = async { drop(stop.wait_for(|stop| *stop).await) } => {
             serving.as_mut().graceful_shutdown();
@@ -173,5 +173,5 @@ async fn refuse(mut stream: TcpStream, _permit: OwnedSemaphorePermit, max: usize
         while stream.read(&mut scrap).await? > 0 {}
         std::io::Result::Ok(())
     };
-    let _ = tokio::time::timeout(REFUSAL_MAX, told).await;
+    let _ = rtdb_runtime::timeout(REFUSAL_MAX, told).await;
 }

@@ -9,6 +9,16 @@
 //! agreement, nor how the replica feeds the local server: of both it sees only the traits [`Catalog`] and [`Local`]
 //! (over the real replica: [`OverReplica`]) and the outcomes of its proposals.
 
+// Tests have time and tasks of their own.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        clippy::disallowed_macros,
+        clippy::disallowed_types
+    )
+)]
+
 mod budget;
 mod catalog;
 mod close;

@@ -65,7 +65,7 @@ impl LocalClient {
         let request = request
             .body(body)
             .map_err(|error| HttpError::bad_request(error.to_string()))?;
-        let answer = match tokio::time::timeout(LOCAL_ANSWER_MAX, self.client.request(request)).await {
+        let answer = match rtdb_runtime::timeout(LOCAL_ANSWER_MAX, self.client.request(request)).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => {
                 tracing::warn!(%error, "SpacetimeDB did not answer");

@@ -17,11 +17,11 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::StatusCode;
 use rtdb_consensus::Propose;
+use rtdb_runtime::Instant;
 use spacetimedb_lib::Identity;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 /// How often it is looked whether a database has come.
 const LOOK: Duration = Duration::from_millis(20);
@@ -99,7 +99,7 @@ impl Node {
         let deleted = local.until_deleted(&database);
         let set_aside = local.until_set_aside(&database);
         async move {
-            tokio::select! {
+            rtdb_runtime::select! {
                 changed = closing.changed() => {
                     let reason = closing.borrow_and_update().clone();
                     reason
@@ -171,7 +171,7 @@ impl Node {
                     None => HttpError::unavailable("SpacetimeDB is not available on this node"),
                 });
             }
-            tokio::time::sleep(LOOK).await;
+            rtdb_runtime::sleep(LOOK).await;
         }
     }
 

@@ -4,10 +4,9 @@
 use crate::limits::APART_BYTES;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use rtdb_runtime::{JoinError, JoinHandle};
 use std::sync::Arc;
-use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::{JoinError, JoinHandle};
 
 /// The turn to do something large. Held while it is done.
 pub(crate) type Turn = Option<OwnedSemaphorePermit>;
@@ -44,11 +43,9 @@ impl Pool {
         };
         match self.in_turn(work).await {
             Ok(done) => done,
-            Err(failed) => match failed.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                // The runtime is going away, and nobody waits for this any more.
-                Err(_) => std::future::pending().await,
-            },
+            Err(JoinError::Panicked) => std::panic::resume_unwind(Box::new("large work has panicked")),
+            // The runtime is going away, and nobody waits for this any more.
+            Err(JoinError::Cancelled) => std::future::pending().await,
         }
     }
 
@@ -64,9 +61,9 @@ impl Pool {
         work: impl FnOnce(Turn) -> T + Send + 'static,
     ) -> Result<T, JoinError> {
         let turn = self.turn();
-        let mut waiting = Waiting(tokio::spawn(async move {
+        let mut waiting = Waiting(rtdb_runtime::spawn(async move {
             let turn = turn.await;
-            tokio::task::spawn_blocking(move || work(turn)).await
+            rtdb_runtime::unblock(move || work(turn)).await
         }));
         (&mut waiting.0).await.flatten()
     }
@@ -83,10 +80,7 @@ impl<T> Drop for Waiting<T> {
 
 /// Does something large right here, while another thread takes over what else this one has to do.
 pub(crate) fn in_place<T>(_turn: Turn, work: impl FnOnce() -> T) -> T {
-    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
-        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
-        _ => work(),
-    }
+    rtdb_runtime::in_place(work)
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ impl Presence {
         // The outcome is awaited by a task of its own: were the client gone before it, its session would still have
         // to be ended.
         let pending = group.submit(body.into()).map_err(NotLetIn::NotProposed)?;
-        let connecting = tokio::spawn(async move {
+        let connecting = rtdb_runtime::spawn(async move {
             let outcome = pending.await;
             drop(entering);
             match outcome {
@@ -95,10 +95,10 @@ impl Drop for Presence {
 fn disconnect(group: &Arc<dyn Propose>, command: Disconnect) {
     let command = rtdb_consensus::Command::from(Body::Disconnect(command));
     if let Err(NotProposed::Overloaded { .. }) = group.submit(command.clone())
-        && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        && rtdb_runtime::is_running()
     {
         let group = group.clone();
-        runtime.spawn(async move {
+        rtdb_runtime::spawn(async move {
             while let Err(NotProposed::Overloaded { .. }) = group.submit(command.clone()) {
                 group.ready().await;
             }

@@ -73,12 +73,12 @@ pub(crate) async fn open(local: Arc<dyn Local>, config: UpstreamConfig) -> Resul
     let attempts = async {
         loop {
             match attempt(local.as_ref(), &config).await {
-                Err(OpenError::Unavailable) => tokio::time::sleep(RETRY).await,
+                Err(OpenError::Unavailable) => rtdb_runtime::sleep(RETRY).await,
                 settled => return settled,
             }
         }
     };
-    tokio::time::timeout(UPSTREAM_OPEN_MAX, attempts)
+    rtdb_runtime::timeout(UPSTREAM_OPEN_MAX, attempts)
         .await
         .unwrap_or(Err(OpenError::Unavailable))
 }
@@ -93,7 +93,7 @@ pub(crate) async fn reopen(local: &dyn Local, config: &UpstreamConfig) -> Upstre
             Ok(opened) => break opened,
             Err(error) => tracing::debug!(%error, "SpacetimeDB is not back yet"),
         }
-        tokio::time::sleep(pause).await;
+        rtdb_runtime::sleep(pause).await;
         pause = (pause * 2).min(RETRY_MAX);
     };
     // Asked on the new connection's server: had it died in between, the connection would be dead too.
@@ -128,7 +128,7 @@ async fn attempt(local: &dyn Local, config: &UpstreamConfig) -> Result<Upstream,
     let url = format!(
         "ws://{address}/v1/database/{}/subscribe?connection_id={}&compression=None&confirmed=false&light={}",
         config.database.to_hex(),
-        ConnectionId::from_le_byte_array(rand::random()).to_hex(),
+        ConnectionId::from_le_byte_array(rtdb_runtime::random_bytes()).to_hex(),
         config.light,
     );
     let invalid = |error: &dyn std::fmt::Display| OpenError::Refused(error.to_string());

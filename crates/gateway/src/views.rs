@@ -14,7 +14,7 @@ use rtdb_determinism::{Module, View, view_key};
 use rtdb_protocol::sql::Query;
 use rtdb_replica::{ViewError, ViewHold};
 use spacetimedb_lib::Identity;
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 /// An instance of a view that a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub(crate) fn wanted<'a>(
     let views = module.views().iter();
     let all = queries.clone().any(Query::reads_all);
     // A message may have thousands of queries, and a module thousands of views.
-    let named: HashSet<_> = queries
+    let named: BTreeSet<_> = queries
         .filter_map(Query::tables)
         .flatten()
         .map(|name| name.to_ascii_lowercase())
@@ -95,7 +95,7 @@ async fn prepare_one(
         .await;
     match asked.map(|answer| answer.status()) {
         // If there is no such view, the server says so to the client's own query.
-        Ok(status) if !status.is_server_error() => tokio::time::timeout(LOCAL_ANSWER_MAX, hold.refresh())
+        Ok(status) if !status.is_server_error() => rtdb_runtime::timeout(LOCAL_ANSWER_MAX, hold.refresh())
             .await
             .unwrap_or_else(|_| Err(ViewError::Unavailable("it was not refreshed in time".into()))),
         Ok(status) => Err(ViewError::Unavailable(status.to_string())),

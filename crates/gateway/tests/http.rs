@@ -1,5 +1,7 @@
 //! The HTTP API over fakes: statuses, bodies, and what is proposed.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
 mod fake;
 
 use fake::{Fixture, NAME, Settings, identity_of};

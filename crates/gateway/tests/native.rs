@@ -1,6 +1,8 @@
 //! The same script against a plain SpacetimeDB and against the gateway before another: clients must not see a
 //! difference. Passed over, with a word, on machines without a server.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
 #[path = "native/cluster.rs"]
 mod cluster;
 #[path = "native/http.rs"]

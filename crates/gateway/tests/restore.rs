@@ -1,6 +1,8 @@
 //! kill -9 of SpacetimeDB under clients with subscriptions: they notice a pause, no more. Passed over, with a word, on
 //! machines without a server.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
 #[path = "native/cluster.rs"]
 mod cluster;
 

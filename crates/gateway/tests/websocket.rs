@@ -1,5 +1,7 @@
 //! The WebSocket over fakes: handshakes, sessions without an upstream, bad frames, the end.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
 mod fake;
 
 use bytes::{Bytes, BytesMut};

@@ -16,7 +16,7 @@ const GZIP: u8 = 2;
 const BROTLI_QUALITY: i32 = 1;
 
 /// What a client wants: the query parameter `compression`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Compression {
     /// Never.
     None,

@@ -53,7 +53,7 @@ pub enum Statement {
 }
 
 /// A statement that reads.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Query {
     text: String,
     /// The tables that it names; none: all there are.

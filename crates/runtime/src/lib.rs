@@ -15,7 +15,7 @@ mod sim;
 mod task;
 mod time;
 
-pub use task::{JoinError, JoinHandle, Worker, spawn, unblock, worker, yield_now};
+pub use task::{JoinError, JoinHandle, Worker, in_place, is_running, spawn, unblock, worker, yield_now};
 pub use time::{Elapsed, Instant, Sleep, Timeout, sleep, sleep_until, timeout, timeout_at, wall_us};
 #[doc(hidden)]
 pub use tokio;

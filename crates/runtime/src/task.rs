@@ -6,6 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use thiserror::Error;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 /// A task has no output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -75,6 +76,11 @@ where
     })
 }
 
+/// Whether there is something that runs tasks.
+pub fn is_running() -> bool {
+    sim::current().is_some() || Handle::try_current().is_ok()
+}
+
 /// Lets the other tasks have a turn.
 pub async fn yield_now() {
     match sim::current() {
@@ -96,6 +102,14 @@ where
     match sim::current() {
         Some(sim) => sim.spawn(None, async move { work() }).await,
         None => Ok(tokio::task::spawn_blocking(work).await?),
+    }
+}
+
+/// Does what takes long right here, while another thread takes over what else this one has to do.
+pub fn in_place<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) if sim::current().is_none() => tokio::task::block_in_place(work),
+        _ => work(),
     }
 }
 

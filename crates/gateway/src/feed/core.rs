@@ -20,7 +20,7 @@ use rtdb_protocol::server::{Change, ServerMessage, Update};
 use rtdb_protocol::sql::Query;
 use rtdb_protocol::{RECEIPT_QUERY_SET, Subprotocol};
 use sets::{Joiner, Set, State};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
@@ -84,10 +84,10 @@ struct Fences {
 pub(super) struct Core {
     subprotocol: Subprotocol,
     upstream: Upstream,
-    members: HashMap<u64, Membership>,
+    members: BTreeMap<u64, Membership>,
     sets: BTreeMap<u32, Set>,
     /// The query set of a list of queries.
-    by_queries: HashMap<Arc<[Query]>, u32>,
+    by_queries: BTreeMap<Arc<[Query]>, u32>,
     last_set: u32,
     /// The query set whose rows were last gone through for who joined.
     last_admitted: u32,
@@ -108,7 +108,7 @@ pub(super) struct Core {
     /// How many batches there were.
     batches: u64,
     /// The newest receipt of each session, while the feed is restored.
-    receipts: HashMap<u64, u64>,
+    receipts: BTreeMap<u64, u64>,
     /// How often the upstream was lost since all was last restored.
     losses: u32,
     /// Nobody can join any more: the members go on by themselves.
@@ -123,9 +123,9 @@ impl Core {
         Self {
             subprotocol,
             upstream: Upstream::Absent,
-            members: HashMap::new(),
+            members: BTreeMap::new(),
             sets: BTreeMap::new(),
-            by_queries: HashMap::new(),
+            by_queries: BTreeMap::new(),
             last_set: 0,
             last_admitted: 0,
             followed: 0,
@@ -137,7 +137,7 @@ impl Core {
             hasher: RandomState::new(),
             gathered: Vec::new(),
             batches: 0,
-            receipts: HashMap::new(),
+            receipts: BTreeMap::new(),
             losses: 0,
             ending: false,
             row_bytes,
@@ -254,7 +254,7 @@ impl Core {
 
     /// It can't go on.
     pub(super) fn close(&mut self, reason: &CloseReason, actions: &mut Vec<Action>) {
-        for (session, _) in self.members.drain() {
+        for (session, _) in std::mem::take(&mut self.members) {
             actions.push(Action::Tell(session, Item::Closed(reason.clone())));
         }
         // Who comes before the feed has ended begins it anew.

@@ -10,7 +10,7 @@ use crate::pool::Pool;
 use rtdb_protocol::Subprotocol;
 use rtdb_protocol::sql::Query;
 use spacetimedb_lib::Identity;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 
@@ -21,7 +21,7 @@ pub(super) struct Means {
     pub(super) pool: Pool,
     pub(super) metrics: GatewayMetrics,
     pub(super) budget: Budget,
-    running: Mutex<HashMap<FeedKey, Running>>,
+    running: Mutex<BTreeMap<FeedKey, Running>>,
 }
 
 /// The feeds of a node.
@@ -40,7 +40,7 @@ pub(crate) struct FeedConfig {
 }
 
 /// A feed among others.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct FeedKey {
     pub(super) database: Identity,
     pub(super) subprotocol: Subprotocol,
@@ -90,7 +90,7 @@ impl Feeds {
         let feed = running.entry(key.clone()).or_insert_with(|| {
             let (requests, asked) = mpsc::channel(FEED_REQUESTS_MAX);
             let feed = Feed::new(self.means.clone(), key, asked);
-            tokio::spawn(feed.run());
+            rtdb_runtime::spawn(feed.run());
             Running {
                 requests,
                 shapes: Arc::default(),
@@ -138,7 +138,7 @@ impl Means {
         ends
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<FeedKey, Running>> {
+    fn running(&self) -> MutexGuard<'_, BTreeMap<FeedKey, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,10 +1,10 @@
 use rtdb_protocol::Subprotocol;
 use rtdb_protocol::compress::Compression;
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How a client is told of a feed's updates. Clients that are told in the same way get the same bytes.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Shape {
     pub(super) subprotocol: Subprotocol,
     pub(super) compression: Compression,
@@ -18,7 +18,7 @@ pub(super) struct Shapes(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
-    shapes: HashSet<Arc<Shape>>,
+    shapes: BTreeSet<Arc<Shape>>,
     /// How many there may be before those are forgotten that nobody has any more.
     room: usize,
 }

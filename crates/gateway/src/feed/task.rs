@@ -18,7 +18,7 @@ use futures::{FutureExt, StreamExt};
 use http::{HeaderValue, Method};
 use rtdb_protocol::server;
 use spacetimedb_lib::{ConnectionId, Identity};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -49,7 +49,7 @@ pub(super) struct Feed {
     key: FeedKey,
     core: Core,
     asked: mpsc::Receiver<Request>,
-    members: HashMap<u64, mpsc::Sender<Item>>,
+    members: BTreeMap<u64, mpsc::Sender<Item>>,
     /// Sessions that hear nothing more.
     gone: Vec<u64>,
     upstream: Option<Upstream>,
@@ -70,7 +70,7 @@ impl Feed {
             means,
             key,
             asked,
-            members: HashMap::new(),
+            members: BTreeMap::new(),
             gone: Vec::new(),
             upstream: None,
             opening: None,
@@ -266,7 +266,7 @@ impl Feed {
         let counted = async move {
             let counting = count(&means, &database, token, counts);
             // What takes long is not for a connection that others wait for.
-            let rows = tokio::time::timeout(COUNT_MAX, counting).await;
+            let rows = rtdb_runtime::timeout(COUNT_MAX, counting).await;
             (set, rows.ok().flatten())
         };
         self.counts.push(counted.boxed());
@@ -297,7 +297,7 @@ async fn open(
         counted: means.metrics.upstreams.clone(),
     };
     let opened = upstream::reopen(means.local.as_ref(), &config);
-    tokio::time::timeout(UPSTREAM_AWAY_MAX, opened)
+    rtdb_runtime::timeout(UPSTREAM_AWAY_MAX, opened)
         .await
         .map_err(|_| OpenError::Unavailable)
 }

@@ -1,12 +1,12 @@
 //! How many calls a second: pure.
 
 use crate::limits::SPENT_MIN;
+use rtdb_runtime::Instant;
 use spacetimedb_lib::Identity;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::time::Instant;
 
 /// How many calls may come at once after a pause: those of so long a time.
 const BURST: Duration = Duration::from_secs(1);
@@ -82,7 +82,7 @@ struct Buckets {
     quota: NonZeroU32,
     /// In which a token comes.
     interval: Duration,
-    full_at: HashMap<Identity, Instant>,
+    full_at: BTreeMap<Identity, Instant>,
     /// With so many the full ones are forgotten. So there are never more than twice those of a second's calls.
     sweep_at: usize,
 }
@@ -92,7 +92,7 @@ impl Buckets {
         Self {
             quota,
             interval: Duration::from_secs(1) / quota.get(),
-            full_at: HashMap::new(),
+            full_at: BTreeMap::new(),
             sweep_at: SPENT_MIN,
         }
     }

@@ -1,14 +1,13 @@
 //! Whose turn it is: pure.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::Hash;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Those who wait: one identity has its turn after the other, and of each the one who came first. As many wait as there are
 /// connections.
 pub(super) struct Turns<K, W> {
     /// The identities of those who wait, the next one first.
     ring: VecDeque<K>,
-    waiting: HashMap<K, VecDeque<W>>,
+    waiting: BTreeMap<K, VecDeque<W>>,
     /// How many may pass.
     calls: u64,
 }
@@ -17,13 +16,13 @@ impl<K, W> Default for Turns<K, W> {
     fn default() -> Self {
         Self {
             ring: VecDeque::new(),
-            waiting: HashMap::new(),
+            waiting: BTreeMap::new(),
             calls: 0,
         }
     }
 }
 
-impl<K: Copy + Eq + Hash, W> Turns<K, W> {
+impl<K: Copy + Ord, W> Turns<K, W> {
     /// So many more may pass, but no more than `max` at once.
     pub(super) fn allow(&mut self, calls: u64, max: u64) {
         self.calls = self.calls.saturating_add(calls).min(max);

@@ -46,7 +46,7 @@ fn read(
 ) -> impl Stream<Item = Result<Bytes, axum::Error>> {
     let chunks = body.into_data_stream();
     futures::stream::try_unfold((chunks, node, reading), async |(mut chunks, node, reading)| {
-        let broken_off = match tokio::time::timeout(node.limits.idle_timeout, chunks.next()).await {
+        let broken_off = match rtdb_runtime::timeout(node.limits.idle_timeout, chunks.next()).await {
             Ok(None) => return Ok(None),
             Ok(Some(Err(error))) => return Err(error),
             Ok(Some(Ok(chunk))) => {

@@ -16,9 +16,9 @@ use rtdb_consensus::{Applied, Reply, Unapplied};
 use rtdb_determinism::Module;
 use rtdb_determinism::header::CallHeader;
 use rtdb_protocol::Subprotocol;
+use rtdb_runtime::Instant;
 use spacetimedb_lib::ConnectionId;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// What a reducer's error is answered with: the status that Cloudflare uses for an error of the origin.
 const REDUCER_FAILED: u16 = 530;
@@ -97,7 +97,7 @@ pub(super) async fn let_in(
     caller: &Authenticated,
     claims: &mut String,
 ) -> Result<(ConnectionId, Option<Presence>), HttpError> {
-    let connection = ConnectionId::from_le_byte_array(rand::random());
+    let connection = ConnectionId::from_le_byte_array(rtdb_runtime::random_bytes());
     if module
         .client_connected()
         .or(module.client_disconnected())
@@ -105,7 +105,7 @@ pub(super) async fn let_in(
     {
         return Ok((connection, None));
     }
-    let entering = tokio::time::timeout(ENTERING_WAIT_MAX, node.entrance.enter(&record.identity));
+    let entering = rtdb_runtime::timeout(ENTERING_WAIT_MAX, node.entrance.enter(&record.identity));
     let entering = entering.await.map_err(|_| {
         HttpError::unavailable("the database lets in other clients before this one: try again later")
     })?;

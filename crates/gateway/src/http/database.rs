@@ -136,7 +136,7 @@ pub(super) async fn delete(
         before: record.born.saturating_add(1),
     };
     let deleted = node.propose(&node.shard, Command::Delete(delete));
-    let _ = tokio::time::timeout(DATABASE_WAIT_MAX, deleted).await;
+    let _ = rtdb_runtime::timeout(DATABASE_WAIT_MAX, deleted).await;
     Ok(())
 }
 

@@ -189,7 +189,7 @@ async fn publish(
         born: record.born,
     };
     let mut published = pin!(node.propose(&node.shard, command::Body::Publish(publish)));
-    let outcome = match tokio::time::timeout(PUBLICATION_TURN_MAX, &mut published).await {
+    let outcome = match rtdb_runtime::timeout(PUBLICATION_TURN_MAX, &mut published).await {
         Ok(outcome) => outcome?,
         Err(_) => {
             drop(turn);

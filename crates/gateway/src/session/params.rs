@@ -45,7 +45,7 @@ impl Params {
                     "Failed to deserialize query string: invalid connection id `{hex}`"
                 ))
             })?,
-            None => ConnectionId::from_le_byte_array(rand::random()),
+            None => ConnectionId::from_le_byte_array(rtdb_runtime::random_bytes()),
         };
         if connection == ConnectionId::ZERO {
             return Err(invalid(

@@ -28,13 +28,12 @@ use rtdb_consensus::{NotProposed, Outcome, Pending, Propose};
 use rtdb_determinism::Module;
 use rtdb_protocol::server;
 use rtdb_replica::{ViewError, ViewHold};
+use rtdb_runtime::{Instant, Sleep};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
@@ -120,7 +119,8 @@ struct Io {
     room: Option<BoxFuture<'static, Option<Pass>>>,
     /// The next call has passed the gate.
     pass: Option<Pass>,
-    ticker: Interval,
+    /// When it is time to look after the client.
+    tick: Pin<Box<Sleep>>,
     /// Until when calls under way may hold up a close, and its reason.
     drain: Option<(Pin<Box<Sleep>>, CloseReason)>,
     /// When the client was last heard of, or was not listened to; and what had been written when it was heard of.
@@ -133,9 +133,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Runs the session until it ends.
     pub(super) async fn run(&mut self) -> End {
         let now = Instant::now();
-        let period = self.node.limits.idle_timeout / 2;
-        let mut ticker = tokio::time::interval_at(now + period, period);
-        ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut io = Io {
             upstream: None,
             opening: None,
@@ -148,7 +145,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             held_bytes: 0,
             room: None,
             pass: None,
-            ticker,
+            tick: self.next_tick(),
             drain: None,
             heard: (now, 0),
             progress: (0, now),
@@ -253,11 +250,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 let reason = CloseReason::module_exited();
                 self.core.feed_lost(reason.clone(), actions);
                 self.core.give_up_upstream(reason.clone(), actions);
-                io.drain = Some((Box::pin(tokio::time::sleep(DRAIN_MAX)), reason));
+                io.drain = Some((Box::pin(rtdb_runtime::sleep(DRAIN_MAX)), reason));
             }
             Event::Closing(reason) => {
                 self.core.close_when_idle(reason.clone(), actions);
-                io.drain = Some((Box::pin(tokio::time::sleep(DRAIN_MAX)), reason));
+                io.drain = Some((Box::pin(rtdb_runtime::sleep(DRAIN_MAX)), reason));
             }
             Event::Drained => return io.drain.take().map(|(_, reason)| End::Close(reason)),
             Event::Gone => return Some(End::Gone),
@@ -485,9 +482,7 @@ fn unreadable(error: &Error) -> End {
 
 /// Microseconds since the Unix epoch.
 fn now_us() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_micros() as i64)
+    rtdb_runtime::wall_us() as i64
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ pub(crate) async fn subscribe(
         caller,
         _place,
     };
-    tokio::spawn(async move {
+    rtdb_runtime::spawn(async move {
         match upgrade.await {
             Ok(upgraded) => arrival.enter(upgraded).await,
             Err(error) => tracing::debug!(%error, "a client went away in its handshake"),
@@ -115,7 +115,7 @@ impl Arrival {
             Presence::connect(group, database, &identity, connection, claims, unique, entering).await
         };
         let mut share = Share::new(&self.node.budget);
-        let connected = tokio::select! {
+        let connected = rtdb_runtime::select! {
             connected = connecting => connected,
             // Its session ends as soon as it has begun.
             end = until_left(&mut client, &mut share) => {

@@ -46,7 +46,7 @@ pub(super) async fn reopen(
         }
         reopened
     };
-    tokio::time::timeout(UPSTREAM_AWAY_MAX, reopened)
+    rtdb_runtime::timeout(UPSTREAM_AWAY_MAX, reopened)
         .await
         .map_err(|_| OpenError::Unavailable)
 }
@@ -63,7 +63,7 @@ async fn prepare_again(node: &Node, config: &UpstreamConfig, view: &str) -> Resu
             Err(ViewError::Unavailable(error)) => tracing::debug!(error, "views can't be refreshed yet"),
             settled => return settled,
         }
-        tokio::time::sleep(RETRY).await;
+        rtdb_runtime::sleep(RETRY).await;
     }
 }
 

@@ -9,7 +9,7 @@ use sqlparser::ast;
 use sqlparser::ast::{Expr, Ident, ObjectName, SetExpr, TableFactor, TableWithJoins, Value};
 
 /// What a query reads of one of these tables. Other queries on them are not for clients.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum System {
     /// The query for the server, which answers without what is hidden.
     Shown(String),

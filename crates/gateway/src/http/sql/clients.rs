@@ -4,7 +4,7 @@ use crate::budget::{Exceeded, Share};
 use crate::catalog::Client;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use thiserror::Error;
 
 /// Bytes of the rows: a query may ask for one column many times.
@@ -42,7 +42,7 @@ struct Schema {
 
 #[derive(Deserialize)]
 struct Element {
-    algebraic_type: HashMap<String, IgnoredAny>,
+    algebraic_type: BTreeMap<String, IgnoredAny>,
 }
 
 /// A column of the answer.

@@ -41,7 +41,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if let Poll::Ready(turn) = turn.poll_unpin(cx) {
             return Poll::Ready(Ok(turn));
         }
-        if io.ticker.poll_tick(cx).is_ready()
+        if io.tick.poll_unpin(cx).is_ready()
             && let Some(end) = self.tick(io)
         {
             return Poll::Ready(Err(end));

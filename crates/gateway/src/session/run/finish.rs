@@ -19,7 +19,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 Poll::Ready(Err(_)) => Poll::Ready(()),
             }
         });
-        if tokio::time::timeout(DRAIN_MAX, flush).await.is_ok() {
+        if rtdb_runtime::timeout(DRAIN_MAX, flush).await.is_ok() {
             close(&mut self.client, reason).await;
         }
     }
@@ -33,7 +33,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// Answers the client's close frame.
     pub(in crate::session) async fn answer_close(&mut self) {
-        let _ = tokio::time::timeout(CLOSE_HANDSHAKE_MAX, self.client.until_closed()).await;
+        let _ = rtdb_runtime::timeout(CLOSE_HANDSHAKE_MAX, self.client.until_closed()).await;
     }
 }
 
@@ -43,5 +43,5 @@ pub(in crate::session) async fn close<S: AsyncRead + AsyncWrite + Unpin>(
     reason: &CloseReason,
 ) {
     client.close(reason.frame());
-    let _ = tokio::time::timeout(CLOSE_HANDSHAKE_MAX, client.until_closed()).await;
+    let _ = rtdb_runtime::timeout(CLOSE_HANDSHAKE_MAX, client.until_closed()).await;
 }

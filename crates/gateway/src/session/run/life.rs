@@ -3,13 +3,20 @@
 use super::{End, Io, Session};
 use crate::close::CloseReason;
 use crate::limits::{SLOWEST_BYTES_PER_S, SYSTEM_BYTES_MAX, WRITE_STALL_MAX};
+use rtdb_runtime::{Instant, Sleep};
+use std::pin::Pin;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+    /// Resolves when it is time to look after the client again.
+    pub(super) fn next_tick(&self) -> Pin<Box<Sleep>> {
+        Box::pin(rtdb_runtime::sleep(self.node.limits.idle_timeout / 2))
+    }
+
     /// Pings the client, and lets go of one that is silent or does not read.
     pub(super) fn tick(&mut self, io: &mut Io) -> Option<End> {
+        io.tick = self.next_tick();
         let now = Instant::now();
         let written = self.client.written();
         if io.progress.0 != written || !self.client.is_writing() {

@@ -95,7 +95,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         {
             return Poll::Ready(Event::Drained);
         }
-        if io.ticker.poll_tick(cx).is_ready() {
+        if io.tick.poll_unpin(cx).is_ready() {
             return Poll::Ready(Event::Tick);
         }
         if self.poll_write(cx).is_err() || matches!(self.client.poll_flush(cx), Poll::Ready(Err(_))) {
