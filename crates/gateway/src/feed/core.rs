@@ -4,7 +4,9 @@
 //! last one. What it shows is kept; so a member that comes later gets its rows from here, at its place among the updates. All
 //! that was committed before it asked must be among them: a *fence*, a subscription to nothing, is answered behind that.
 
+mod departure;
 mod restore;
+mod set;
 mod sets;
 
 use super::batch::Batch;
@@ -19,7 +21,7 @@ use rtdb_protocol::client;
 use rtdb_protocol::server::{Change, ServerMessage, Update};
 use rtdb_protocol::sql::Query;
 use rtdb_protocol::{RECEIPT_QUERY_SET, Subprotocol};
-use sets::{Joiner, Set, State};
+use set::{Joiner, Set, State};
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;

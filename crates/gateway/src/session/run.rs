@@ -4,6 +4,7 @@
 mod act;
 mod apart;
 mod finish;
+mod handle;
 mod life;
 mod poll;
 
@@ -16,17 +17,15 @@ use crate::budget::{Exceeded, Share};
 use crate::close::CloseReason;
 use crate::feed::{Item, Member, Shape};
 use crate::gate::{Entry, Pass};
-use crate::limits::{APART_BYTES, CLIENT_BYTES_MAX, DRAIN_MAX};
+use crate::limits::APART_BYTES;
 use crate::node::Node;
 use crate::pool;
 use crate::socket::{Received, Socket};
 use crate::upstream::{OpenError, Upstream, UpstreamConfig};
-use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use rtdb_consensus::{NotProposed, Outcome, Pending, Propose};
 use rtdb_determinism::Module;
-use rtdb_protocol::server;
 use rtdb_replica::{ViewError, ViewHold};
 use rtdb_runtime::{Instant, Sleep};
 use std::collections::VecDeque;
@@ -34,8 +33,6 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
-use tokio_tungstenite::tungstenite::{Error, Message};
 
 /// What happens to a session.
 enum Event {
@@ -177,235 +174,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    /// Gives an event to the core. `Some` ends the session.
-    fn handle(&mut self, event: Event, io: &mut Io, actions: &mut Vec<Action>) -> Option<End> {
-        if matches!(event, Event::Opened(_)) {
-            self.look_at_module();
-        }
-        let module = self.module.clone();
-        let context = Context {
-            module: &module,
-            now_us: now_us(),
-        };
-        match event {
-            Event::Client(received) => {
-                io.heard = (Instant::now(), self.client.written());
-                return self.client_sent(received, actions);
-            }
-            Event::Upstream(received) => self.upstream_sent(received, io, &context, actions),
-            Event::Opened(opened) => match *opened {
-                Ok(Reopened {
-                    upstream,
-                    views,
-                    failed,
-                }) => {
-                    io.upstream = Some(upstream);
-                    if !io.views.is_empty() {
-                        io.views = views;
-                    }
-                    for error in failed {
-                        self.view_failed(error, actions);
-                    }
-                    self.core.upstream_opened(&context, actions);
-                }
-                Err(error) => {
-                    let reason = CloseReason::new(CloseReason::AGAIN, error.to_string());
-                    self.core.upstream_lost(reason, &context, actions);
-                }
-            },
-            Event::Published => {
-                io.upstream = None;
-                self.core.upstream_lost(CloseReason::restart(), &context, actions);
-            }
-            Event::Views(prepared) => self.views_prepared(prepared, io, &context, actions),
-            Event::ViewFailed => {
-                io.view_failed = self.next_view_failure();
-                for error in io.views.iter().filter_map(ViewHold::failure) {
-                    self.view_failed(error, actions);
-                }
-            }
-            Event::Feed(Some(item)) => {
-                let ends = matches!(item, Item::Moved { .. } | Item::Closed(_));
-                self.core.feed(item, &context, actions);
-                if ends {
-                    io.member = None;
-                }
-            }
-            Event::Feed(None) => {
-                io.member = None;
-                let why = "this client did not keep up with its subscriptions";
-                self.core
-                    .feed_lost(CloseReason::new(CloseReason::AGAIN, why), actions);
-            }
-            Event::Outcome(outcome) => {
-                if let Some((since, _)) = io.pending.pop_front() {
-                    self.node.metrics.call_done(since.elapsed(), &outcome);
-                }
-                self.core.outcome(outcome, &context, actions);
-            }
-            Event::Room => {}
-            Event::Tick => return self.tick(io),
-            Event::Broken => {
-                (io.upstream, io.opening, io.member) = (None, None, None);
-                let reason = CloseReason::module_exited();
-                self.core.feed_lost(reason.clone(), actions);
-                self.core.give_up_upstream(reason.clone(), actions);
-                io.drain = Some((Box::pin(rtdb_runtime::sleep(DRAIN_MAX)), reason));
-            }
-            Event::Closing(reason) => {
-                self.core.close_when_idle(reason.clone(), actions);
-                io.drain = Some((Box::pin(rtdb_runtime::sleep(DRAIN_MAX)), reason));
-            }
-            Event::Drained => return io.drain.take().map(|(_, reason)| End::Close(reason)),
-            Event::Gone => return Some(End::Gone),
-            Event::Exceeded(exceeded) => {
-                self.node.metrics.slow_clients.inc();
-                tracing::info!(connection = %self.upstream_config.connection, "closing a client: {exceeded}");
-                // What it has is free in a moment: others need not go for it, too.
-                self.share.give_back();
-                let reason = CloseReason::new(CloseReason::AGAIN, exceeded.to_string());
-                return Some(End::CutOff(reason));
-            }
-        }
-        if self.core.wants_upstream() {
-            io.held_bytes = 0;
-        }
-        None
-    }
-
-    fn views_prepared(
-        &mut self,
-        prepared: Result<Vec<ViewHold>, ViewError>,
-        io: &mut Io,
-        context: &Context<'_>,
-        actions: &mut Vec<Action>,
-    ) {
-        let prepared = prepared.map(|holds| {
-            for hold in holds {
-                // There are no more of them than the module has views.
-                if io.views.iter().all(|held| held.key() != hold.key()) {
-                    io.views.push(hold);
-                }
-            }
-        });
-        if io.view_failed.is_none() && !io.views.is_empty() {
-            io.view_failed = self.next_view_failure();
-        }
-        self.core.views_prepared(prepared, context, actions);
-    }
-
-    /// Resolves at the next failure of a view.
-    fn next_view_failure(&self) -> Option<BoxFuture<'static, ()>> {
-        let mut failures = self.node.local.views(&self.upstream_config.database)?.failures();
-        Some(
-            async move {
-                if failures.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            }
-            .boxed(),
-        )
-    }
-
-    /// A publication may have brought another module.
-    fn look_at_module(&mut self) {
-        if let Some(database) = self.node.local.database(&self.upstream_config.database) {
-            self.module = database.module;
-        }
-    }
-
-    fn view_failed(&mut self, error: ViewError, actions: &mut Vec<Action>) {
-        let why = error.to_string();
-        if let ViewError::Failed { view, .. } | ViewError::Stuck { view, .. } = error {
-            self.core.view_failed(view, why, actions);
-        }
-    }
-
-    fn client_sent(&mut self, received: Received, actions: &mut Vec<Action>) -> Option<End> {
-        match received {
-            Some(Ok(Message::Binary(frame))) => {
-                self.look_at_module();
-                let module = self.module.clone();
-                self.core.client(
-                    frame,
-                    &Context {
-                        module: &module,
-                        now_us: now_us(),
-                    },
-                    actions,
-                );
-                None
-            }
-            Some(Ok(Message::Text(_))) => {
-                let reason = CloseReason::new(
-                    CloseReason::UNSUPPORTED,
-                    "text messages are not served: send binary ones",
-                );
-                self.core.close_when_idle(reason, actions);
-                None
-            }
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => None,
-            Some(Ok(Message::Close(_))) => Some(End::Answer),
-            None => Some(End::Gone),
-            Some(Err(error)) => Some(unreadable(&error)),
-        }
-    }
-
-    fn upstream_sent(
-        &mut self,
-        received: Received,
-        io: &mut Io,
-        context: &Context<'_>,
-        actions: &mut Vec<Action>,
-    ) {
-        let lost = match received {
-            Some(Ok(Message::Binary(payload))) => {
-                io.held_bytes = payload.len();
-                match self.upstream_payload(payload, context, actions) {
-                    Ok(()) => return,
-                    Err(error) => {
-                        tracing::error!(%error, "SpacetimeDB sent what can't be read");
-                        CloseReason::new(CloseReason::ERROR, error.to_string())
-                    }
-                }
-            }
-            Some(Err(Error::Capacity(_))) => CloseReason::new(
-                CloseReason::ERROR,
-                format!(
-                    "an answer or update has more than {} MiB: ask for less",
-                    CLIENT_BYTES_MAX >> 20
-                ),
-            ),
-            // What SpacetimeDB has to say to this client, such as that a query could not be run.
-            Some(Ok(Message::Close(Some(frame)))) if u16::from(frame.code) == CloseReason::ERROR => {
-                CloseReason::new(CloseReason::ERROR, frame.reason.as_str().to_owned())
-            }
-            Some(Ok(Message::Close(_)) | Err(_)) | None => CloseReason::restart(),
-            Some(Ok(_)) => return,
-        };
-        io.upstream = None;
-        let database = &self.upstream_config.database;
-        if self.node.catalog.by_identity(database).is_none() {
-            self.core.give_up_upstream(CloseReason::module_exited(), actions);
-        } else if lost.code == CloseReason::ERROR {
-            self.core.give_up_upstream(lost, actions);
-        } else {
-            self.core.upstream_lost(lost, context, actions);
-        }
-    }
-
-    fn upstream_payload(
-        &mut self,
-        payload: Bytes,
-        context: &Context<'_>,
-        actions: &mut Vec<Action>,
-    ) -> Result<(), rtdb_protocol::FrameError> {
-        for message in server::split(self.upstream_config.subprotocol, payload) {
-            self.core.upstream(message?, context, actions);
-        }
-        Ok(())
-    }
-
     /// Proposes what the core has, as far as there is room.
     fn propose(&mut self, io: &mut Io, actions: &mut Vec<Action>) {
         while let Some(command) = self.core.proposal() {
@@ -464,20 +232,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 async fn group_is_ready(group: Arc<dyn Propose>) -> Option<Pass> {
     group.ready().await;
     None
-}
-
-/// How to end with a client whose bytes are no WebSocket messages.
-fn unreadable(error: &Error) -> End {
-    End::Close(match error {
-        Error::Capacity(CapacityError::MessageTooLong { size, max_size }) => CloseReason::new(
-            CloseReason::TOO_BIG,
-            format!("the message has {size} bytes, and at most {max_size} are taken"),
-        ),
-        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => return End::Gone,
-        Error::Protocol(error) => CloseReason::new(CloseReason::PROTOCOL, error.to_string()),
-        Error::Utf8(_) => CloseReason::new(CloseReason::NOT_UTF8, "text that is not UTF-8"),
-        _ => return End::Gone,
-    })
 }
 
 /// Microseconds since the Unix epoch.

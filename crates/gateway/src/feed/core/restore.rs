@@ -3,7 +3,7 @@
 //! What members were shown is kept. On a new upstream all query sets are subscribed to again, and what comes is kept from
 //! the members until the last answer is there: then one update leads from what they were shown to what there is.
 
-use super::sets::{self, State};
+use super::set::{self, State};
 use super::{Action, Core, Upstream};
 use crate::close::CloseReason;
 use crate::feed::batch::Batch;
@@ -40,7 +40,7 @@ impl Core {
         let live = self.sets_in(State::Live);
         for number in &live {
             if let Some(set) = self.sets.get(number) {
-                actions.push(Action::Forward(sets::subscribe(self.subprotocol, *number, set)));
+                actions.push(Action::Forward(set::subscribe(self.subprotocol, *number, set)));
             }
         }
         self.receipts.clear();

@@ -7,6 +7,7 @@ use crate::local::{Claims, Local, LocalDatabase, SetAside, Tokens};
 use crate::metrics::GatewayMetrics;
 use crate::session::core::Caller;
 use crate::socket::Counted;
+use bytes::Bytes;
 use rtdb_consensus::{Command, Propose};
 use rtdb_protocol::Subprotocol;
 use rtdb_protocol::compress::Compression;
