@@ -20,12 +20,16 @@
     )
 )]
 
+mod batcher;
 mod budget;
 mod clock;
 pub mod command;
 mod config;
+mod courier;
+mod entry;
 mod fatal;
 mod group;
+mod group_id;
 mod lag;
 mod lasting;
 mod log;
@@ -39,6 +43,7 @@ mod record;
 mod resolved;
 mod resolver;
 mod runtime;
+mod service;
 mod space;
 mod status;
 mod succession;
@@ -54,7 +59,9 @@ mod warden;
 pub use clock::{CLOCK_OFFSET_MAX, ClockVerdict, SystemClock, WallClock};
 pub use command::Command;
 pub use config::{Config, Limits, Timing};
+pub use entry::{Batch, EncodedBatch, Entry};
 pub use group::Group;
+pub use group_id::{GroupId, SHARD_ID_MAX};
 pub use lag::{LAG_MS_MAX, LAG_POSITIONS_MAX, LAG_POSITIONS_MIN, Lag, SLOWED_CALLS_PER_SECOND_MIN, Slowed};
 pub use log::{DataFile, Disk, Files, Store, StoreError, WriteStats};
 pub use manager::{InitError, Manager, StartError};
@@ -63,10 +70,9 @@ pub use position::{COMMANDS_PER_ENTRY_MAX, Generation, LOG_INDEX_MAX, LogIndex, 
 pub use propose::{
     Follow, NotProposed, Origin, Pending, Propose, ReadError, ResolvedCommand, ResolvedEntry, Session,
 };
-pub use record::{Batch, EncodedBatch, Entry, RecordError};
 pub use resolver::{Audit, Contest, Database, Divergence, Holding, MetaState, ShardState, StuckReplica};
+pub use service::Service;
 pub use space::{DISK_RESERVE_BYTES, DiskSpace, FreeSpace, SystemSpace};
 pub use status::{GroupStatus, NodeStatus, Role};
-pub use transport::{Grpc, PROTOCOL, PROTOCOL_MIN, PeerError, PeerInfo, Replies, Service, Transport, wire};
-pub use types::{GroupId, SHARD_ID_MAX};
-pub use version::ENTRY_VERSION;
+pub use transport::{Grpc, PROTOCOL, PROTOCOL_MIN, PeerError, PeerInfo, Replies, Transport, wire};
+pub use version::{ENTRY_VERSION, RecordError};

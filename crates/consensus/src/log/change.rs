@@ -4,7 +4,7 @@
 //! meaning.
 
 use super::index::Run;
-use crate::types::GroupId;
+use crate::group_id::GroupId;
 
 /// One of the two parts of what is kept by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,7 +1,7 @@
 //! What the log holds, and where: in memory, and no larger for old entries.
 
 use super::change::{Change, Sequence, Space, Span};
-use crate::types::GroupId;
+use crate::group_id::GroupId;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Bound;

@@ -5,7 +5,7 @@ use super::change::{self, Change, Sequence, Space, Span};
 use super::files::Files;
 use super::index::{Index, Places};
 use super::segment::{self, BATCH_HEAD, BatchKind, Broken, Chain, Cursor, End, Head, Segment};
-use crate::types::GroupId;
+use crate::group_id::GroupId;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, VecDeque};

@@ -38,5 +38,6 @@ pub use error::StoreError;
 pub use files::{DataFile, Disk, Files};
 pub(crate) use group::GroupLog;
 pub(crate) use queue::Done;
+pub(crate) use store::EPOCH_MAX;
 pub use store::Store;
 pub use writer::WriteStats;

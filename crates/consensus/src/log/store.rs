@@ -10,9 +10,8 @@ use super::queue::{Done, Queue, Write, stopped};
 use super::segment::{Broken, Segment};
 use super::writer::{Progress, WriteStats, Writer};
 use crate::fatal::Fatal;
+use crate::group_id::GroupId;
 use crate::record::FoundersRecord;
-use crate::transport::EPOCH_MAX;
-use crate::types::GroupId;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message;
@@ -32,6 +31,10 @@ const OLD_LOG_DIR: &str = "raft";
 const NODE_KEY: &[u8] = b"node";
 const CLUSTER_KEY: &[u8] = b"cluster";
 const FOUNDERS_KEY: &[u8] = b"founders";
+
+/// The highest epoch that a node takes from its clock, in microseconds: beyond the year 100,000. A clock that was wrong
+/// once must not bar a node for good.
+pub(crate) const EPOCH_MAX: u64 = 1 << 62;
 
 /// For how long a store that is closed waits for a write that is under way.
 const DROP_PATIENCE: Duration = Duration::from_secs(5);

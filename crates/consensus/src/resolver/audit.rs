@@ -6,8 +6,7 @@
 //! until an operator says which replica is right.
 
 use crate::Position;
-use crate::record::RecordError;
-use crate::version::decode;
+use crate::version::{RecordError, decode};
 use bytes::Bytes;
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};

@@ -6,8 +6,7 @@ use crate::command::{
     Body, Delete, ENDS_LEVEL, EndDatabase, InitCluster, MIGRATION_LEVEL, Owner, RegisterDatabase, SetLock,
     SetNames, SetNode,
 };
-use crate::record::RecordError;
-use crate::version::decode;
+use crate::version::{RecordError, decode};
 use crate::{GroupId, Position, Refusal, Reply};
 use bytes::Bytes;
 use prost::Message;

@@ -20,13 +20,12 @@ pub(crate) use resolution::Resolution;
 pub use shard::ShardState;
 pub(crate) use state::StateKey;
 
-use crate::Command;
 use crate::command::Body;
-use crate::record::{Entry, RecordError};
-use crate::version::decode;
+use crate::entry::Entry;
+use crate::version::{RecordError, decode};
 use crate::{
-    Applied, COMMANDS_PER_ENTRY_MAX, LOG_INDEX_MAX, LogIndex, Origin, Outcome, Position, Refusal, Reply,
-    ResolvedCommand, ResolvedEntry, Session, Unapplied,
+    Applied, COMMANDS_PER_ENTRY_MAX, Command, LOG_INDEX_MAX, LogIndex, Origin, Outcome, Position, Refusal,
+    Reply, ResolvedCommand, ResolvedEntry, Session, Unapplied,
 };
 use bytes::Bytes;
 use prost::Message;

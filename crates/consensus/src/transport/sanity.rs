@@ -4,8 +4,10 @@
 //! it: have a node panic, or make it keep a term that a healthy cluster can't go on from, or bring into the log what no
 //! node can read. What he still can do is what a member can: hold elections, and lead.
 
+use crate::entry::{EncodedBatch, EncodedEntry};
+use crate::log::EPOCH_MAX;
 use crate::position::LOG_INDEX_MAX;
-use crate::record::{EncodedBatch, EncodedEntry, LogIdRecord, LogRecord, MembershipRecord, VoteRecord};
+use crate::record::{LogIdRecord, LogRecord, MembershipRecord, VoteRecord};
 use crate::transport::MESSAGE_BYTES_MAX;
 use crate::transport::wire::{Append, Appended, VoteAsk};
 use crate::types::LogId;
@@ -16,10 +18,6 @@ use thiserror::Error;
 
 /// The highest number of a command in a stream.
 const SEQ_MAX: u64 = 1 << 56;
-
-/// The highest epoch that a node takes from its clock, in microseconds: beyond the year 100,000. A clock that was wrong
-/// once must not bar a node for good.
-pub(crate) const EPOCH_MAX: u64 = 1 << 62;
 
 /// How far a node's epoch may be ahead of its last one, if that was such a high one.
 const EPOCH_STEP_MAX: u64 = 1 << 32;
@@ -415,7 +413,7 @@ mod tests {
     #[test]
     fn a_new_entry_is_not_far_ahead() {
         let entry = |timestamp_us| {
-            let entry = crate::record::EncodedEntry {
+            let entry = crate::entry::EncodedEntry {
                 version: crate::ENTRY_VERSION,
                 timestamp_us,
                 batches: vec![],

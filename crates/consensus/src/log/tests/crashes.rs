@@ -6,7 +6,7 @@ use super::super::queue::Done;
 use super::super::segment::Broken;
 use super::super::sim::{Crash, Op, SimFiles};
 use super::super::store::Store;
-use crate::types::GroupId;
+use crate::group_id::GroupId;
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
