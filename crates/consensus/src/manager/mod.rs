@@ -1,6 +1,7 @@
 //! All of a node's groups: starting, initialising, handing over, stopping.
 
 mod error;
+mod lasting;
 mod steward;
 mod tasks;
 
@@ -12,14 +13,13 @@ use crate::command::{Body, InitCluster};
 use crate::config::{Config, META_WAITING_BYTES_MAX};
 use crate::group::{Group, Host};
 use crate::group_id::GroupId;
-use crate::lag::{Lag, Slowed};
 use crate::log::{Disk, Files, Store};
 use crate::service::{Service, router};
 use crate::status::NodeStatus;
 use crate::supervisor::Supervisor;
 use crate::transport::wire::Hello;
 use crate::transport::{Grpc, PeerBudgets, PeerError, PeerInfo, Peers, Transport};
-use crate::vitals::Vitals;
+use crate::vitals::{Lag, Slowed, Vitals};
 use crate::warden::Warden;
 use openraft::BasicNode;
 use rtdb_runtime::Instant;

@@ -1,13 +1,12 @@
 //! Looks after the node's clock, disk and replicas, and gives leadership away when they are not fit for it.
 
+use super::lasting::Lasting;
 use super::tasks::transfer;
 use crate::group::Group;
-use crate::lasting::Lasting;
 use crate::log::Store;
-use crate::space::FreeSpace;
 use crate::supervisor::Supervisor;
 use crate::transport::{Peers, heard};
-use crate::vitals::Vitals;
+use crate::vitals::{FreeSpace, Vitals};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use openraft::async_runtime::watch::WatchReceiver;

@@ -4,7 +4,7 @@ use super::cluster::{call, connect, publish, settings};
 use super::hub::addr;
 use super::nodes::Nodes;
 use super::run;
-use crate::clock::Clock;
+use crate::vitals::Clock;
 use crate::{ClockVerdict, Propose, Role, SystemClock, Timing, WallClock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};

@@ -2,10 +2,10 @@
 
 use super::PeerError;
 use super::wire::{Append, Appended, Lagging, TransferAnswer, TransferAsk, VoteAnswer, VoteAsk};
-use crate::lag::{DatabaseId, LAGGING_MAX, Lag};
 use crate::record::LogRecord;
 use crate::types::{LogId, RaftEntry, TypeConfig, Vote};
 use crate::version::RecordError;
+use crate::vitals::{DatabaseId, LAGGING_MAX, Lag};
 use openraft::raft::{
     AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderError, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
