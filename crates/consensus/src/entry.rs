@@ -1,5 +1,5 @@
-//! What stands in an entry of the log, on disk and on the wire: batches of commands. Fields are never renumbered or retyped, and
-//! a new one that must not be passed over has its `version` raised.
+//! What stands in an entry of the log, on disk and on the wire: batches of commands. Fields are never renumbered or retyped,
+//! and a new one that must not be passed over has its `version` raised.
 
 use crate::Command;
 use crate::version::{self, RecordError};
