@@ -4,6 +4,7 @@
 //! written as increments, and may be behind the log after a crash: the entries in between are resolved again.
 
 mod audit;
+mod audits;
 mod meta;
 mod poison;
 mod resolution;
