@@ -38,6 +38,13 @@ pub(crate) struct GroupLog {
     committed: Arc<Mutex<Option<LogId>>>,
 }
 
+impl Store {
+    /// Opens the log of a group.
+    pub(crate) fn group(self: &Arc<Self>, id: GroupId) -> Result<GroupLog, StoreError> {
+        GroupLog::open(self.clone(), id)
+    }
+}
+
 impl GroupLog {
     pub(super) fn open(store: Arc<Store>, id: GroupId) -> Result<Self, StoreError> {
         let damaged = |reason: String| store.damaged(format!("{id}: {reason}"));

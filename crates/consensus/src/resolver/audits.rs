@@ -1,8 +1,8 @@
 //! The audits of a database.
 
-use super::Change;
 use super::audit::Audit;
 use super::state::StateKey;
+use super::verdict::Change;
 use bytes::Bytes;
 
 /// What is known of a database's replicas, by what they report.

@@ -5,7 +5,7 @@ use super::audits::{Audits, KeyOf};
 use super::poison::{StuckReplica, StuckReplicas};
 use super::sessions::Sessions;
 use super::state::{BirthRecord, SessionRecord, StateKey};
-use super::{Change, Stamp, Verdict};
+use super::verdict::{Change, Stamp, Verdict};
 use crate::command::{Body, Call, Connect, Delete, Publish, REPORTS_MAX, Reports, Resolve};
 use crate::version::{RecordError, decode};
 use crate::{Position, Refusal, Reply, Session};

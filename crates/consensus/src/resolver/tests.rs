@@ -8,7 +8,7 @@ use crate::command::{
 };
 use crate::entry::Batch;
 use crate::version::RECORD_VERSION;
-use crate::{Command, ENTRY_VERSION, GroupId, SHARD_ID_MAX};
+use crate::{Command, ENTRY_VERSION, GroupId, Refusal, SHARD_ID_MAX};
 use proptest::prelude::*;
 
 const DATABASE: Bytes = Bytes::from_static(&[1; 32]);

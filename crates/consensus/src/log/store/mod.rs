@@ -9,7 +9,6 @@ use super::change::{Change, Sequence, Space};
 use super::error::StoreError;
 use super::files::{Disk, Files};
 use super::format;
-use super::group::GroupLog;
 use super::journal::{self, Journal, SEGMENT_BYTES};
 use super::queue::{Done, Queue, Write, stopped};
 use super::reader::Reader;
@@ -229,11 +228,6 @@ impl Store {
     /// What has been written so far.
     pub fn stats(&self) -> WriteStats {
         self.progress.stats()
-    }
-
-    /// Opens the log of a group.
-    pub(crate) fn group(self: &Arc<Self>, id: GroupId) -> Result<GroupLog, StoreError> {
-        GroupLog::open(self.clone(), id)
     }
 
     pub(super) fn groups(&self) -> &Arc<AtomicUsize> {
