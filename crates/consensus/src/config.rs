@@ -1,7 +1,6 @@
 //! A node's settings.
 
-use crate::clock::WallClock;
-use crate::space::FreeSpace;
+use crate::vitals::{FreeSpace, WallClock};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,17 +1,19 @@
 //! A raft group on this node.
 
+use crate::batcher::{Batcher, Inbox};
 use crate::budget::Share;
 use crate::config::{Config, Timing};
+use crate::courier::Courier;
+use crate::group_id::GroupId;
 use crate::log::{GroupLog, Store};
-use crate::machine::Machine;
-use crate::proposer::{Batcher, Courier, Inbox, Proposer};
+use crate::machine::{Machine, Raft};
+use crate::proposer::Proposer;
 use crate::resolved::ResolvedLog;
 use crate::resolver::{MetaState, Resolver, ShardState};
 use crate::status::{GroupStatus, Role};
 use crate::succession::Succession;
 use crate::supervisor::Supervisor;
 use crate::transport::{Network, Peers};
-use crate::types::{GroupId, Raft, TypeConfig};
 use crate::vitals::Vitals;
 use crate::{
     Command, Follow, LogIndex, NotProposed, Origin, Outcome, Pending, Propose, ReadError, ResolvedEntry,
@@ -327,7 +329,3 @@ impl Follow for Group {
         self.applied.fetch_max(index, Ordering::Relaxed);
     }
 }
-
-/// Raft's own view of a group, as it changes.
-pub(crate) type Metrics =
-    openraft::type_config::alias::WatchReceiverOf<TypeConfig, openraft::RaftMetrics<TypeConfig>>;

@@ -3,10 +3,15 @@
 //! Knows nothing of SpacetimeDB: a command is carried, ordered, stamped and counted here, and what it means is the
 //! replica's and the gateway's affair.
 //!
-//! One command's way: [`Propose::submit`] numbers it in this node's stream (`proposer`), carries it to the leader,
-//! where the batcher puts it into an entry; openraft replicates the entry through the `transport` and the `log`; once
-//! committed, the `resolver` decides, the same on every node, whether and as what it takes effect; the replica reads
-//! what is resolved with [`Follow::read`] at its own pace and says what became of it with [`Follow::complete`].
+//! One command's way: [`Propose::submit`] numbers it in this node's stream (`proposer`); the `courier` carries it to the
+//! leader, where the `batcher` puts it into an entry; openraft replicates the entry through the `transport` and the `log`;
+//! once committed, the `machine` has the `resolver` decide, the same on every node, whether and as what it takes effect; the
+//! replica reads what is resolved with [`Follow::read`] at its own pace and says what became of it with
+//! [`Follow::complete`].
+//!
+//! The modules are listed in layers: formats, the log's rules, raft's types, the node's settings and state, the log on disk,
+//! the streams into it and out of it, peers, groups, and the manager of them all. Each module knows its own layer and those
+//! before it, and there are no circles: `tests/order.rs` sees to that.
 //!
 //! The log is kept whole: there are no snapshots yet, and nothing is ever purged.
 
@@ -20,42 +25,67 @@
     )
 )]
 
-mod budget;
-mod clock;
+// What is proposed, what comes of it, and how both are written.
 pub mod command;
-mod config;
-mod fatal;
-mod group;
-mod lag;
-mod lasting;
-mod log;
-mod machine;
-mod manager;
+mod entry;
+mod group_id;
 mod outcome;
 mod position;
 mod propose;
-mod proposer;
-mod record;
-mod resolved;
-mod resolver;
-mod runtime;
-mod space;
-mod status;
-mod succession;
-mod supervisor;
-#[cfg(test)]
-mod tests;
-mod transport;
-mod types;
 mod version;
+
+// The log's rules: pure.
+mod resolver;
+
+// What the rest stands on: tasks that are watched, bytes that are counted.
+mod budget;
+mod fatal;
+mod supervisor;
+
+// Raft's types, the runtime that it has here, and what it writes and sends.
+mod record;
+mod runtime;
+mod types;
+
+// The node's settings, and how it is.
+mod config;
 mod vitals;
+
+// The log on disk.
+mod log;
+
+// This node's stream of proposals, what comes of it, and the machine between.
+mod machine;
+mod proposer;
+mod resolved;
+
+// What is said to peers.
+mod transport;
+
+// The tasks of a group: what makes entries, what carries proposals to the leader, and what sees to a new one.
+mod batcher;
+mod courier;
+mod succession;
+
+// A group.
+mod group;
+mod status;
+
+// What is done with groups: peers are answered, shards are looked after.
+mod service;
 mod warden;
 
-pub use clock::{CLOCK_OFFSET_MAX, ClockVerdict, SystemClock, WallClock};
+// All of a node.
+mod manager;
+
+#[cfg(test)]
+mod tests;
+
 pub use command::Command;
 pub use config::{Config, Limits, Timing};
+pub use entry::{Batch, EncodedBatch, Entry};
 pub use group::Group;
-pub use lag::{LAG_MS_MAX, LAG_POSITIONS_MAX, LAG_POSITIONS_MIN, Lag, SLOWED_CALLS_PER_SECOND_MIN, Slowed};
+pub use group_id::{GroupId, SHARD_ID_MAX};
 pub use log::{DataFile, Disk, Files, Store, StoreError, WriteStats};
 pub use manager::{InitError, Manager, StartError};
 pub use outcome::{Applied, Outcome, Refusal, Reply, Unapplied};
@@ -63,10 +93,12 @@ pub use position::{COMMANDS_PER_ENTRY_MAX, Generation, LOG_INDEX_MAX, LogIndex, 
 pub use propose::{
     Follow, NotProposed, Origin, Pending, Propose, ReadError, ResolvedCommand, ResolvedEntry, Session,
 };
-pub use record::{Batch, EncodedBatch, Entry, RecordError};
 pub use resolver::{Audit, Contest, Database, Divergence, Holding, MetaState, ShardState, StuckReplica};
-pub use space::{DISK_RESERVE_BYTES, DiskSpace, FreeSpace, SystemSpace};
+pub use service::Service;
 pub use status::{GroupStatus, NodeStatus, Role};
-pub use transport::{Grpc, PROTOCOL, PROTOCOL_MIN, PeerError, PeerInfo, Replies, Service, Transport, wire};
-pub use types::{GroupId, SHARD_ID_MAX};
-pub use version::ENTRY_VERSION;
+pub use transport::{Grpc, PROTOCOL, PROTOCOL_MIN, PeerError, PeerInfo, Replies, Transport, wire};
+pub use version::{ENTRY_VERSION, RecordError};
+pub use vitals::{
+    CLOCK_OFFSET_MAX, ClockVerdict, DISK_RESERVE_BYTES, DiskSpace, FreeSpace, LAG_MS_MAX, LAG_POSITIONS_MAX,
+    LAG_POSITIONS_MIN, Lag, SLOWED_CALLS_PER_SECOND_MIN, Slowed, SystemClock, SystemSpace, WallClock,
+};

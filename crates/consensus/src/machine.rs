@@ -1,15 +1,18 @@
 //! The state machine that openraft drives: it resolves committed entries and says so. It never waits for the local
 //! SpacetimeDB: the replica reads what is resolved at its own pace.
 
+use crate::group_id::GroupId;
 use crate::log::{Change, Done, GroupLog, Sequence, Space};
-use crate::record::{LogIdRecord, MembershipRecord, RecordError};
+use crate::record::{LogIdRecord, MembershipRecord};
 use crate::resolved::{Applied, ResolvedLog};
 use crate::resolver::{Change as StateChange, StateKey};
-use crate::types::{GroupId, LogId, Payload, RaftEntry, StoredMembership, TypeConfig};
+use crate::types::{LogId, Payload, RaftEntry, StoredMembership, TypeConfig};
+use crate::version::RecordError;
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
 use openraft::OptionalSend;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot, SnapshotMeta};
+use openraft::type_config::alias::WatchReceiverOf;
 use prost::Message;
 use std::io;
 use std::sync::Arc;
@@ -34,6 +37,15 @@ struct Pair {
     #[prost(bytes = "bytes", tag = "2")]
     value: Bytes,
 }
+
+/// Raft, as a group runs it.
+pub(crate) type Raft = openraft::Raft<TypeConfig, Machine>;
+
+/// Raft's own view of a group, as it changes.
+pub(crate) type Metrics = WatchReceiverOf<TypeConfig, openraft::RaftMetrics<TypeConfig>>;
+
+/// Raft's news of who leads.
+pub(crate) type Leaders = WatchReceiverOf<TypeConfig, openraft::metrics::RaftServerMetrics<TypeConfig>>;
 
 /// A group's state machine.
 ///

@@ -1,133 +1,12 @@
-//! What stands in the log, on disk and on the wire. Fields are never renumbered or retyped, and a new one that must not be
-//! passed over has its `version` raised.
+//! What raft writes and sends, around the [entries](crate::entry): ids, votes and members. Fields are never renumbered or
+//! retyped, and a new one that must not be passed over has its `version` raised.
 
-use crate::types::{LeaderId, LogId, Membership, Payload, Proposal, RaftEntry, StoredMembership, Vote};
-use crate::version::{self, ENTRY_VERSION_MIN};
-use crate::{COMMANDS_PER_ENTRY_MAX, Command, LOG_INDEX_MAX, LogIndex};
+use crate::entry::Proposal;
+use crate::types::{LeaderId, LogId, Membership, Payload, RaftEntry, StoredMembership, Vote};
+use crate::version::{self, RecordError};
 use bytes::Bytes;
 use openraft::BasicNode;
-use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
-use thiserror::Error;
-
-/// The application's part of a log entry: batches of commands, and the leader's clock.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Entry {
-    /// The version, [`ENTRY_VERSION`](crate::ENTRY_VERSION) as this node writes it.
-    #[prost(uint32, tag = "1")]
-    pub version: u32,
-    /// The leader's clock when it formed the entry, in microseconds since the Unix epoch.
-    #[prost(sfixed64, tag = "2")]
-    pub timestamp_us: i64,
-    /// The batches, in the order in which the leader took them.
-    #[prost(message, repeated, tag = "3")]
-    pub batches: Vec<Batch>,
-}
-
-/// A run of commands from one origin's stream.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Batch {
-    /// The node that proposed them.
-    #[prost(uint64, tag = "1")]
-    pub node: u64,
-    /// The node's epoch.
-    #[prost(fixed64, tag = "2")]
-    pub epoch: u64,
-    /// The number of the first command; the others follow without gaps. The stream begins with 1.
-    #[prost(uint64, tag = "3")]
-    pub first_seq: u64,
-    /// The commands. Empty to announce a new epoch.
-    #[prost(message, repeated, tag = "4")]
-    pub commands: Vec<Command>,
-}
-
-/// An [`Entry`] whose commands are still encoded: the same bytes on the wire.
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct EncodedEntry {
-    #[prost(uint32, tag = "1")]
-    pub(crate) version: u32,
-    #[prost(sfixed64, tag = "2")]
-    pub(crate) timestamp_us: i64,
-    #[prost(message, repeated, tag = "3")]
-    pub(crate) batches: Vec<EncodedBatch>,
-}
-
-/// A [`Batch`] whose commands are still encoded: the same bytes on the wire.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct EncodedBatch {
-    /// The node that proposed them.
-    #[prost(uint64, tag = "1")]
-    pub node: u64,
-    /// The node's epoch.
-    #[prost(fixed64, tag = "2")]
-    pub epoch: u64,
-    /// The number of the first command.
-    #[prost(uint64, tag = "3")]
-    pub first_seq: u64,
-    /// The commands, each an encoded [`Command`].
-    #[prost(bytes = "bytes", repeated, tag = "4")]
-    pub commands: Vec<Bytes>,
-}
-
-impl EncodedBatch {
-    /// About how many bytes it takes, in an entry or in a message.
-    pub(crate) fn size(&self) -> usize {
-        const COMMAND_OVERHEAD: usize = 6;
-        32 + self
-            .commands
-            .iter()
-            .map(|command| command.len() + COMMAND_OVERHEAD)
-            .sum::<usize>()
-    }
-}
-
-/// A record that can't be understood.
-#[derive(Debug, Error)]
-pub enum RecordError {
-    /// Not what this node, or an older one, wrote.
-    #[error("a record is damaged: {0}")]
-    Damaged(#[from] prost::DecodeError),
-    /// A field that must be there is missing.
-    #[error("a record is damaged: {0} is missing")]
-    Missing(&'static str),
-    /// Written by a newer program.
-    #[error("the log holds a record of version {found}, and this program reads up to {known}: update it")]
-    Newer {
-        /// The record's version.
-        found: u32,
-        /// The newest version that this program knows.
-        known: u32,
-    },
-    /// Written by a program from before the first release, whose data is not kept.
-    #[error(
-        "the log holds an entry of version {found}, and this program reads none before {ENTRY_VERSION_MIN}, which is older \
-         than anybody's data: start with an empty --data-dir"
-    )]
-    Older {
-        /// The entry's version.
-        found: u32,
-    },
-    /// An entry too far along the log, or with too many commands.
-    #[error(
-        "entry {index} holds {count} commands, and a log ends at entry {LOG_INDEX_MAX}, each of at most \
-         {COMMANDS_PER_ENTRY_MAX} commands: no sound leader writes such an entry"
-    )]
-    BeyondPositions {
-        /// The entry's index.
-        index: LogIndex,
-        /// Its commands.
-        count: usize,
-    },
-    /// A command of a newer version.
-    #[error("the log holds a command that this program does not know: update it")]
-    UnknownCommand,
-}
-
-impl From<RecordError> for std::io::Error {
-    fn from(error: RecordError) -> Self {
-        Self::new(std::io::ErrorKind::InvalidData, error)
-    }
-}
 
 /// A raft log id.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -328,20 +207,5 @@ impl TryFrom<LogRecord> for RaftEntry {
             (None, None) => Payload::Blank,
         };
         Ok(Self { log_id, payload })
-    }
-}
-
-impl Proposal {
-    /// Decodes the entry.
-    ///
-    /// # Errors
-    /// [`RecordError`] if it, or a command in it, is damaged or of a version that this program does not read: the node must
-    /// stop then, since passing over a command would make it differ from the others.
-    pub fn decode(&self) -> Result<Entry, RecordError> {
-        let entry = Entry::decode(self.0.clone())?;
-        version::check_entry(entry.version)?;
-        let mut commands = entry.batches.iter().flat_map(|batch| &batch.commands);
-        commands.try_for_each(|command| version::check(command.version))?;
-        Ok(entry)
     }
 }

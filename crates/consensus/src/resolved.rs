@@ -2,9 +2,9 @@
 
 use crate::log::GroupLog;
 use crate::proposer::Proposer;
-use crate::record::RecordError;
 use crate::resolver::{Resolution, Resolver, reread};
 use crate::types::Payload;
+use crate::version::RecordError;
 use crate::{LogIndex, Origin, Outcome, ReadError, ResolvedCommand, ResolvedEntry};
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};

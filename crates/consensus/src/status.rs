@@ -1,9 +1,8 @@
 //! How a node does, for operators.
 
-use crate::clock::ClockVerdict;
+use crate::group_id::GroupId;
 use crate::log::WriteStats;
-use crate::space::DiskSpace;
-use crate::types::GroupId;
+use crate::vitals::{ClockVerdict, DiskSpace};
 
 /// How a node does.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,9 +6,10 @@
 //! state and its decisions are such records. An entry says its version always, in tag 1, and messages between nodes go by
 //! the protocol's version, in their header.
 
-use crate::record::RecordError;
+use crate::{COMMANDS_PER_ENTRY_MAX, LOG_INDEX_MAX, LogIndex};
 use bytes::Bytes;
 use prost::Message;
+use thiserror::Error;
 
 /// The version of [`Entry`](crate::Entry) that this node writes, and the newest it reads.
 pub const ENTRY_VERSION: u32 = 2;
@@ -19,6 +20,54 @@ pub(crate) const ENTRY_VERSION_MIN: u32 = 2;
 
 /// The newest version of all other records that this node knows.
 pub(crate) const RECORD_VERSION: u32 = 4;
+
+/// A record that can't be understood.
+#[derive(Debug, Error)]
+pub enum RecordError {
+    /// Not what this node, or an older one, wrote.
+    #[error("a record is damaged: {0}")]
+    Damaged(#[from] prost::DecodeError),
+    /// A field that must be there is missing.
+    #[error("a record is damaged: {0} is missing")]
+    Missing(&'static str),
+    /// Written by a newer program.
+    #[error("the log holds a record of version {found}, and this program reads up to {known}: update it")]
+    Newer {
+        /// The record's version.
+        found: u32,
+        /// The newest version that this program knows.
+        known: u32,
+    },
+    /// Written by a program from before the first release, whose data is not kept.
+    #[error(
+        "the log holds an entry of version {found}, and this program reads none before {ENTRY_VERSION_MIN}, which is older \
+         than anybody's data: start with an empty --data-dir"
+    )]
+    Older {
+        /// The entry's version.
+        found: u32,
+    },
+    /// An entry too far along the log, or with too many commands.
+    #[error(
+        "entry {index} holds {count} commands, and a log ends at entry {LOG_INDEX_MAX}, each of at most \
+         {COMMANDS_PER_ENTRY_MAX} commands: no sound leader writes such an entry"
+    )]
+    BeyondPositions {
+        /// The entry's index.
+        index: LogIndex,
+        /// Its commands.
+        count: usize,
+    },
+    /// A command of a newer version.
+    #[error("the log holds a command that this program does not know: update it")]
+    UnknownCommand,
+}
+
+impl From<RecordError> for std::io::Error {
+    fn from(error: RecordError) -> Self {
+        Self::new(std::io::ErrorKind::InvalidData, error)
+    }
+}
 
 /// Any record, as far as its version.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -67,9 +116,10 @@ pub(crate) fn decode<M: Message + Default>(record: Bytes) -> Result<M, RecordErr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entry::Proposal;
     use crate::record::{LogRecord, MembershipRecord};
     use crate::resolver::Resolution;
-    use crate::types::{Proposal, RaftEntry};
+    use crate::types::RaftEntry;
     use crate::{Command, Entry};
 
     /// Tag 15, and a version.

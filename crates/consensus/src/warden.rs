@@ -2,7 +2,8 @@
 //! databases that have ended.
 
 use crate::command::{Body, Delete, Disconnect, ExpireNode, Failed, Poison, PoisonStep};
-use crate::group::{Group, Metrics};
+use crate::group::Group;
+use crate::machine::Metrics;
 use crate::vitals::Vitals;
 use crate::{Follow, Pending, Position, Propose, StuckReplica};
 use bytes::Bytes;

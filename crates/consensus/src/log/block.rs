@@ -122,6 +122,13 @@ pub(super) fn count(len: usize) -> usize {
     len.div_ceil(BODY)
 }
 
+/// As many bytes as an array has.
+pub(super) fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    let mut array = [0; N];
+    array.copy_from_slice(bytes);
+    array
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,8 +3,7 @@
 //! Each begins with its kind; lengths stand before bodies; numbers are little endian. A kind is never given another
 //! meaning.
 
-use super::index::Run;
-use crate::types::GroupId;
+use crate::group_id::GroupId;
 
 /// One of the two parts of what is kept by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,6 +21,14 @@ pub(crate) enum Sequence {
     Entries,
     /// What the resolver decided about them; not every entry has one.
     Decisions,
+}
+
+/// A piece of a sequence that stands in one segment: the records from `first` to `last`, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    pub(crate) segment: u64,
 }
 
 /// A change of what is kept.

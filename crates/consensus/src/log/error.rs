@@ -1,6 +1,6 @@
 //! Why a data directory can't be used.
 
-use super::segment::WAY_BACK;
+use super::broken::WAY_BACK;
 use std::path::PathBuf;
 use thiserror::Error;
 

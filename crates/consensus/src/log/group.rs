@@ -5,8 +5,9 @@ use super::error::StoreError;
 use super::queue::Done;
 use super::store::Store;
 use super::tail::{Tail, size};
+use crate::group_id::GroupId;
 use crate::record::{LogIdRecord, LogRecord, VoteRecord};
-use crate::types::{GroupId, LogId, RaftEntry, TypeConfig, Vote};
+use crate::types::{LogId, RaftEntry, TypeConfig, Vote};
 use bytes::Bytes;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{OptionalSend, RaftTypeConfig};
@@ -35,6 +36,13 @@ pub(crate) struct GroupLog {
     vote: Arc<Mutex<Option<Vote>>>,
     /// Nothing up to it is ever cut off.
     committed: Arc<Mutex<Option<LogId>>>,
+}
+
+impl Store {
+    /// Opens the log of a group.
+    pub(crate) fn group(self: &Arc<Self>, id: GroupId) -> Result<GroupLog, StoreError> {
+        GroupLog::open(self.clone(), id)
+    }
 }
 
 impl GroupLog {

@@ -1,18 +1,10 @@
 //! What the log holds, and where: in memory, and no larger for old entries.
 
-use super::change::{Change, Sequence, Space, Span};
-use crate::types::GroupId;
+use super::change::{Change, Run, Sequence, Space, Span};
+use crate::group_id::GroupId;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Bound;
-
-/// A piece of a sequence that stands in one segment: the records from `first` to `last`, both included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Run {
-    pub(crate) first: u64,
-    pub(crate) last: u64,
-    pub(crate) segment: u64,
-}
 
 /// All values, and of each sequence which segment holds which part of it.
 #[derive(Debug, Default)]

@@ -4,129 +4,23 @@
 //! it, so that none can be missing, or stand twice, or be of another time. Only the last batch of the last segment may be
 //! unfinished: nobody was told that it is on disk. Everything else that does not check out is damage.
 
-use super::block::{self, BLOCK, BODY, Blocks, Kind, Place, Tag};
+use super::batch::{BATCH_HEAD, Batch, BatchKind, Cursor, End, chain};
+use super::block::{self, BLOCK, BODY, Kind, Place, Tag, array};
+use super::broken::Broken;
 use super::change::Span;
 use super::files::{DataFile, Files};
+use super::head::Head;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use thiserror::Error;
-
-/// The version of a segment's form.
-const VERSION: u32 = 1;
-
-const MAGIC: &[u8; 8] = b"rtdb-log";
-
-/// The bytes of a batch before its changes.
-pub(super) const BATCH_HEAD: usize = 32;
 
 /// Bytes of content that are read at once for records that stand close together.
 const WINDOW_BYTES: usize = 256 << 10;
 
 /// Blocks that are looked through at once behind the last batch.
 const SWEEP_BLOCKS: usize = 2048;
-
-/// A hash of a batch and all before it.
-pub(super) type Chain = [u8; 16];
-
-/// Why a segment can't be read.
-#[derive(Debug, Error)]
-pub(crate) enum Broken {
-    /// The disk refuses.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    /// It does not hold what was written.
-    #[error("{0}")]
-    Damaged(String),
-    /// A newer program wrote it.
-    #[error("{0}")]
-    Newer(String),
-}
-
-/// What to do with a log that is damaged.
-pub(crate) const WAY_BACK: &str = "The other nodes have it all: keep the directory aside, take the node out of the \
-    cluster, and let it join again with an empty --data-dir (this version can't change the members yet)";
-
-impl From<Broken> for io::Error {
-    fn from(broken: Broken) -> Self {
-        match broken {
-            Broken::Io(error) => error,
-            Broken::Damaged(reason) => Self::new(
-                io::ErrorKind::InvalidData,
-                format!("the log is damaged: {reason}. {WAY_BACK}"),
-            ),
-            Broken::Newer(reason) => Self::new(io::ErrorKind::InvalidData, reason),
-        }
-    }
-}
-
-/// What a segment says of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Head {
-    pub(super) number: u64,
-    /// Its blocks, the head's own included.
-    pub(super) blocks: u64,
-    /// Drawn when the log was begun: no segment is taken for another log's.
-    pub(super) log_id: [u8; 16],
-    /// The number of its first batch.
-    pub(super) first_batch: u64,
-    /// The hash of everything before it.
-    pub(super) chain: Chain,
-}
-
-impl Head {
-    fn encode(&self) -> Vec<u8> {
-        let mut bytes = MAGIC.to_vec();
-        bytes.extend_from_slice(&VERSION.to_le_bytes());
-        for number in [self.number, self.blocks, self.first_batch] {
-            bytes.extend_from_slice(&number.to_le_bytes());
-        }
-        bytes.extend_from_slice(&self.log_id);
-        bytes.extend_from_slice(&self.chain);
-        let place = Place {
-            segment: self.number,
-            block: 0,
-        };
-        let mut blocks = Blocks::new(place, 0, bytes.len());
-        blocks.write(&bytes);
-        blocks.finish().0
-    }
-
-    fn decode(number: u64, block: &[u8]) -> Result<Self, Broken> {
-        let damaged = |what: &str| Broken::Damaged(format!("segment {number}: {what}"));
-        let place = Place {
-            segment: number,
-            block: 0,
-        };
-        if block::kind(place, block) != Kind::Sound(Tag::of(0)) {
-            return Err(damaged("its first block is not what was written"));
-        }
-        let body = block::body(block);
-        if body[..8] != *MAGIC {
-            return Err(damaged("it is no part of a log"));
-        }
-        let version = u32::from_le_bytes(array(&body[8..12]));
-        if version > VERSION {
-            return Err(Broken::Newer(format!(
-                "segment {number} is of version {version}, and this program reads up to {VERSION}"
-            )));
-        }
-        let numbers = [12, 20, 28].map(|at| u64::from_le_bytes(array(&body[at..at + 8])));
-        let [found, blocks, first_batch] = numbers;
-        if found != number || blocks < 2 || first_batch == 0 {
-            return Err(damaged("its head makes no sense"));
-        }
-        Ok(Self {
-            number,
-            blocks,
-            first_batch,
-            log_id: array(&body[36..52]),
-            chain: array(&body[52..68]),
-        })
-    }
-}
 
 /// Says where the disk refused.
 fn at(path: &Path, offset: u64) -> impl Fn(io::Error) -> io::Error {
@@ -136,59 +30,6 @@ fn at(path: &Path, offset: u64) -> impl Fn(io::Error) -> io::Error {
             format!("{}: at byte {offset}: {error}", path.display()),
         )
     }
-}
-
-fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
-    let mut array = [0; N];
-    array.copy_from_slice(bytes);
-    array
-}
-
-/// What a batch is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BatchKind {
-    /// Changes, after what came before.
-    Changes,
-    /// The first batch of a segment: everything that stands before it, where that is not entries.
-    Checkpoint,
-    /// The last batch of a segment: the log goes on in the next.
-    Seal,
-}
-
-impl BatchKind {
-    fn code(self) -> u8 {
-        match self {
-            Self::Changes => 1,
-            Self::Checkpoint => 2,
-            Self::Seal => 3,
-        }
-    }
-}
-
-/// A batch, as it was read.
-pub(super) struct Batch {
-    /// Where its changes begin in the segment's content.
-    pub(super) offset: u64,
-    pub(super) changes: Vec<u8>,
-}
-
-/// Where the next batch of the log goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Cursor {
-    pub(super) block: u64,
-    pub(super) batch: u64,
-    pub(super) chain: Chain,
-}
-
-/// How a segment's batches end.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct End {
-    pub(super) next: Cursor,
-    /// The block with which the last batch begins.
-    pub(super) last: u64,
-    pub(super) is_sealed: bool,
-    /// The first block behind what an unfinished batch left.
-    pub(super) torn_to: Option<u64>,
 }
 
 /// An open segment.
@@ -209,40 +50,6 @@ pub(super) fn path(folder: &Path, number: u64) -> PathBuf {
 pub(super) fn number(name: &str) -> Option<u64> {
     let number = name.strip_suffix(".log")?;
     number.parse().ok().filter(|_| number.len() == 16)
-}
-
-/// The bytes of a batch, and the cursor behind it.
-pub(super) fn encode(
-    segment: u64,
-    at: Cursor,
-    kind: BatchKind,
-    len: usize,
-    write: impl FnOnce(&mut Blocks),
-) -> (Vec<u8>, Cursor) {
-    let place = Place {
-        segment,
-        block: at.block,
-    };
-    let mut blocks = Blocks::new(place, at.batch, BATCH_HEAD + len);
-    blocks.write(&at.batch.to_le_bytes());
-    blocks.write(&[kind.code(), 0, 0, 0]);
-    blocks.write(&(len as u32).to_le_bytes());
-    blocks.write(&at.chain);
-    write(&mut blocks);
-    let (bytes, sums) = blocks.finish();
-    let next = Cursor {
-        block: at.block + (bytes.len() / BLOCK) as u64,
-        batch: at.batch + 1,
-        chain: chain(&at.chain, &sums),
-    };
-    (bytes, next)
-}
-
-fn chain(before: &Chain, sums: &[u8]) -> Chain {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(before);
-    hasher.update(sums);
-    array(&hasher.finalize().as_bytes()[..16])
 }
 
 impl Segment {

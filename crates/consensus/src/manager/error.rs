@@ -1,8 +1,8 @@
 //! Why a node does not start, or a cluster is not made.
 
+use crate::group_id::GroupId;
 use crate::log::StoreError;
 use crate::transport::PeerError;
-use crate::types::GroupId;
 use crate::{NotProposed, Unapplied};
 use std::collections::BTreeSet;
 use thiserror::Error;

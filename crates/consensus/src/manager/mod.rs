@@ -1,28 +1,27 @@
 //! All of a node's groups: starting, initialising, handing over, stopping.
 
 mod error;
+mod init;
+mod lasting;
 mod steward;
 mod tasks;
 
 pub use error::{InitError, StartError};
 
-use crate::Propose;
 use crate::budget::ByteBudget;
-use crate::command::{Body, InitCluster};
 use crate::config::{Config, META_WAITING_BYTES_MAX};
 use crate::group::{Group, Host};
-use crate::lag::{Lag, Slowed};
+use crate::group_id::GroupId;
 use crate::log::{Disk, Files, Store};
+use crate::service::{Service, router};
 use crate::status::NodeStatus;
 use crate::supervisor::Supervisor;
 use crate::transport::wire::Hello;
-use crate::transport::{Grpc, PeerBudgets, PeerError, PeerInfo, Peers, Service, Transport, router};
-use crate::types::GroupId;
-use crate::vitals::Vitals;
+use crate::transport::{Grpc, PeerBudgets, PeerError, PeerInfo, Peers, Transport};
+use crate::vitals::{Lag, Slowed, Vitals};
 use crate::warden::Warden;
-use openraft::BasicNode;
 use rtdb_runtime::Instant;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use steward::{compare_clocks, keep_fit, watch_space, watch_work};
@@ -287,93 +286,6 @@ impl Manager {
     /// [`PeerError::SameId`] if another process has this node's id; otherwise why the peer can't be talked to.
     pub async fn hello(&self, addr: &str) -> Result<PeerInfo, PeerError> {
         self.peers.hello(addr).await
-    }
-
-    /// Makes a cluster of the nodes (ids and raft addresses, this node's among them), and waits until its settings
-    /// are in the log: until a majority answers. May be repeated until it succeeds. Gives back the cluster's id: the
-    /// one in the settings, or the one that an earlier attempt began with.
-    ///
-    /// # Errors
-    /// [`InitError`]; nothing is done if a node can't be reached or belongs to another cluster.
-    pub async fn init(
-        &self,
-        nodes: BTreeMap<u64, String>,
-        settings: InitCluster,
-    ) -> Result<String, InitError> {
-        let me = self.config.node;
-        if !nodes.contains_key(&me) {
-            return Err(InitError::NotAmongNodes(me));
-        }
-        let cluster = self.cluster().unwrap_or_else(|| settings.cluster_id.clone());
-        self.check_members(&cluster, &nodes)?;
-        let others: Vec<_> = nodes.iter().filter(|(id, _)| **id != me).collect();
-        let peer_error = |node: u64, addr: &str| {
-            let addr = addr.to_owned();
-            move |source| InitError::Peer { node, addr, source }
-        };
-        for (id, addr) in &others {
-            let peer = self.hello(addr).await.map_err(peer_error(**id, addr))?;
-            let found = peer.node;
-            if found != **id {
-                let source = PeerError::OtherNode { wanted: **id, found };
-                return Err(peer_error(**id, addr)(source));
-            }
-            // This node is the first to belong to the cluster.
-            if peer.in_cluster && self.cluster().is_none() {
-                return Err(InitError::Begun(**id));
-            }
-        }
-        self.store
-            .bind_cluster(&cluster, &nodes.keys().copied().collect())
-            .await?;
-        for (id, addr) in &others {
-            self.peers
-                .join(**id, addr, nodes.keys().copied().collect())
-                .await
-                .map_err(peer_error(**id, addr))?;
-        }
-        let members: BTreeMap<u64, BasicNode> = nodes
-            .iter()
-            .map(|(id, addr)| (*id, BasicNode { addr: addr.clone() }))
-            .collect();
-        for (id, group) in &self.groups {
-            let raft_error = |error: &dyn std::error::Error| InitError::Raft {
-                group: *id,
-                reason: error.to_string(),
-            };
-            if !group
-                .raft()
-                .is_initialized()
-                .await
-                .map_err(|error| raft_error(&error))?
-            {
-                group
-                    .raft()
-                    .initialize(members.clone())
-                    .await
-                    .map_err(|error| raft_error(&error))?;
-            }
-        }
-        self.check_members(&cluster, &nodes)?;
-        let settings = InitCluster {
-            cluster_id: cluster.clone(),
-            ..settings
-        };
-        self.meta().submit(Body::InitCluster(settings).into())?.await?;
-        Ok(cluster)
-    }
-
-    fn check_members(&self, cluster: &str, nodes: &BTreeMap<u64, String>) -> Result<(), InitError> {
-        for group in self.groups.values() {
-            let members: BTreeSet<u64> = group.status().voters.into_iter().collect();
-            if !members.is_empty() && !members.iter().eq(nodes.keys()) {
-                return Err(InitError::AlreadyInitialised {
-                    cluster: cluster.to_owned(),
-                    members,
-                });
-            }
-        }
-        Ok(())
     }
 
     /// Hands the leadership of every group that this node leads to its most advanced follower, to one that is fit to

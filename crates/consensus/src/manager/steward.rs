@@ -1,14 +1,12 @@
 //! Looks after the node's clock, disk and replicas, and gives leadership away when they are not fit for it.
 
+use super::lasting::Lasting;
 use super::tasks::transfer;
 use crate::group::Group;
-use crate::lag;
-use crate::lasting::Lasting;
 use crate::log::Store;
-use crate::space::FreeSpace;
 use crate::supervisor::Supervisor;
-use crate::transport::Peers;
-use crate::vitals::Vitals;
+use crate::transport::{Peers, heard};
+use crate::vitals::{FreeSpace, Vitals};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -66,8 +64,10 @@ pub(super) async fn compare_clocks(
             .map(|(node, addr)| async {
                 let begin = Instant::now();
                 if let Ok(pong) = peers.ping(*node, addr).await {
-                    vitals.clock.note(*node, begin.elapsed(), &pong);
-                    let lagging = lag::heard(&pong.lagging);
+                    vitals
+                        .clock
+                        .note(*node, begin.elapsed(), pong.clock_us, pong.is_fit);
+                    let lagging = heard(&pong.lagging);
                     vitals.lags.lock().note(*node, lagging, Instant::now());
                 }
             })

@@ -1,29 +1,20 @@
 //! This node's stream of proposals: numbered, sent in order, sent again until the log has them.
 
-mod batcher;
-mod courier;
-#[cfg(test)]
-mod courier_tests;
-mod inbox;
-mod pace;
 mod queue;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use batcher::{Batcher, Refused};
-pub(crate) use courier::{Courier, Leaders};
-pub(crate) use inbox::Inbox;
 pub(crate) use queue::BATCH_COUNT_MAX;
 
 use crate::config::Limits;
-use crate::record::EncodedBatch;
+use crate::entry::EncodedBatch;
 use crate::{Command, NotProposed, Origin, Outcome, Pending, Unapplied};
 use bytes::Bytes;
-use pace::Seen;
 use parking_lot::Mutex;
 use prost::Message;
 use queue::Queue;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 
 /// Commands whose outcome is waited for, in each group. Calls are slowed long before.
@@ -31,6 +22,17 @@ const WAITED_FOR_MAX: usize = 1 << 20;
 
 const EXPIRED: &str = "the cluster has given this node up for lost";
 const STOPPING: &str = "the node is stopping";
+
+/// How the proposals do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// The last number that the log has.
+    pub(crate) resolved: u64,
+    /// Whether anything was sent, or is to be sent, that the log does not have.
+    pub(crate) is_waiting: bool,
+    /// Bytes that were sent to the present leader and that the log does not have.
+    pub(crate) bytes_under_way: usize,
+}
 
 /// The commands that this node has under way in one group.
 pub(crate) struct Proposer {
@@ -164,7 +166,8 @@ impl Proposer {
         }
     }
 
-    fn log_epoch(&self) -> u64 {
+    /// The node's newest epoch that the log knows.
+    pub(crate) fn log_epoch(&self) -> u64 {
         self.log_epoch.load(Ordering::Relaxed)
     }
 
@@ -184,11 +187,34 @@ impl Proposer {
         self.room.notify_waiters();
     }
 
-    fn next_batch(&self) -> Option<EncodedBatch> {
+    /// Waits until something is to be sent.
+    pub(crate) fn work(&self) -> Notified<'_> {
+        self.work.notified()
+    }
+
+    /// The next commands to send.
+    pub(crate) fn next_batch(&self) -> Option<EncodedBatch> {
         self.queue.lock().next_batch(self.node)
     }
 
-    fn seen(&self) -> Seen {
+    /// Sends everything again that the log does not have.
+    pub(crate) fn rewind(&self) {
+        self.queue.lock().rewind();
+    }
+
+    /// Whether a new epoch is to be taken.
+    pub(crate) fn is_expired(&self) -> bool {
+        let queue = self.queue.lock();
+        queue.epoch() == 0 && !queue.is_stopping()
+    }
+
+    /// Commands that are under way, and how many are not sent yet.
+    pub(crate) fn under_way(&self) -> (usize, usize) {
+        let queue = self.queue.lock();
+        (queue.under_way(), queue.unsent())
+    }
+
+    pub(crate) fn seen(&self) -> Seen {
         let queue = self.queue.lock();
         Seen {
             resolved: queue.last_resolved(),

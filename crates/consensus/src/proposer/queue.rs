@@ -1,7 +1,7 @@
 //! The proposer's window: pure.
 
 use crate::Outcome;
-use crate::record::EncodedBatch;
+use crate::entry::EncodedBatch;
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use tokio::sync::oneshot;

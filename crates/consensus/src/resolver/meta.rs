@@ -1,13 +1,12 @@
 //! The rules of the meta group: the cluster's settings, its nodes, its databases and their names.
 
 use super::state::StateKey;
-use super::{Change, Verdict};
+use super::verdict::{Change, Verdict};
 use crate::command::{
     Body, Delete, ENDS_LEVEL, EndDatabase, InitCluster, MIGRATION_LEVEL, Owner, RegisterDatabase, SetLock,
     SetNames, SetNode,
 };
-use crate::record::RecordError;
-use crate::version::decode;
+use crate::version::{RecordError, decode};
 use crate::{GroupId, Position, Refusal, Reply};
 use bytes::Bytes;
 use prost::Message;

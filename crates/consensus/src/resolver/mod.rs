@@ -4,6 +4,7 @@
 //! written as increments, and may be behind the log after a crash: the entries in between are resolved again.
 
 mod audit;
+mod audits;
 mod meta;
 mod poison;
 mod resolution;
@@ -12,6 +13,7 @@ mod shard;
 mod state;
 #[cfg(test)]
 mod tests;
+mod verdict;
 
 pub use audit::{Audit, Contest, Divergence, Holding};
 pub use meta::{Database, MetaState};
@@ -19,26 +21,24 @@ pub use poison::StuckReplica;
 pub(crate) use resolution::Resolution;
 pub use shard::ShardState;
 pub(crate) use state::StateKey;
+pub(crate) use verdict::Change;
 
-use crate::Command;
 use crate::command::Body;
-use crate::record::{Entry, RecordError};
-use crate::version::decode;
+use crate::entry::Entry;
+use crate::version::{RecordError, decode};
 use crate::{
-    Applied, COMMANDS_PER_ENTRY_MAX, LOG_INDEX_MAX, LogIndex, Origin, Outcome, Position, Refusal, Reply,
-    ResolvedCommand, ResolvedEntry, Session, Unapplied,
+    Applied, COMMANDS_PER_ENTRY_MAX, Command, LOG_INDEX_MAX, LogIndex, Origin, Outcome, Position, Reply,
+    ResolvedCommand, ResolvedEntry, Unapplied,
 };
 use bytes::Bytes;
 use prost::Message;
 use state::{OriginRecord, TimestampRecord};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use verdict::{Stamp, Verdict};
 
 /// The latest time that an entry may claim, in microseconds since the Unix epoch: the year 9999.
 const TIMESTAMP_US_MAX: i64 = 253_402_300_799_999_999;
-
-/// A change of the resolver's state: the key, and the new value, or `None` if the key is gone.
-pub(crate) type Change = (StateKey, Option<Vec<u8>>);
 
 /// What the rules made of an entry.
 #[derive(Debug)]
@@ -49,26 +49,6 @@ pub(crate) struct Decision {
     pub(crate) entry: ResolvedEntry,
     /// Commands that are finished already, with their outcome.
     pub(crate) settled: Vec<(Origin, u64, Outcome)>,
-}
-
-/// Where and when a command stands in the log, and who proposed it.
-#[derive(Clone, Copy, Debug)]
-struct Stamp {
-    /// The term of the leader that wrote it.
-    term: u64,
-    position: Position,
-    timestamp_us: i64,
-    origin: Origin,
-}
-
-/// What the rules say of one command.
-enum Verdict {
-    /// The replica applies it; a `Disconnect` carries the session it ends.
-    Effect(Option<Session>),
-    /// It is done, and the replica need not know.
-    Done(Reply),
-    /// It is refused.
-    Refused(Refusal),
 }
 
 /// The rules of the group's kind, and their state.

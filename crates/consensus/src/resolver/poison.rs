@@ -4,7 +4,7 @@
 //! voters are stuck at one command, it is part of nobody's database, and can be decided to have failed.
 
 use super::state::{StateKey, StuckRecord};
-use super::{Change, Stamp, Verdict};
+use super::verdict::{Change, Stamp, Verdict};
 use crate::command::{Poison, PoisonStep};
 use crate::{Position, Refusal};
 use bytes::Bytes;

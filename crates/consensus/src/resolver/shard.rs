@@ -1,13 +1,13 @@
 //! The rules of a shard: databases, sessions, and what replicas report.
 
 use super::audit::{Audit, Divergence, Holding};
+use super::audits::{Audits, KeyOf};
 use super::poison::{StuckReplica, StuckReplicas};
 use super::sessions::Sessions;
 use super::state::{BirthRecord, SessionRecord, StateKey};
-use super::{Change, Stamp, Verdict};
+use super::verdict::{Change, Stamp, Verdict};
 use crate::command::{Body, Call, Connect, Delete, Publish, REPORTS_MAX, Reports, Resolve};
-use crate::record::RecordError;
-use crate::version::decode;
+use crate::version::{RecordError, decode};
 use crate::{Position, Refusal, Reply, Session};
 use bytes::Bytes;
 use prost::Message;
@@ -22,55 +22,6 @@ pub struct ShardState {
     audits: BTreeMap<Bytes, Audits>,
     voters: BTreeSet<u64>,
     stuck: StuckReplicas,
-}
-
-/// What is known of a database's replicas, by what they report.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Audits {
-    /// Digests of all writes, by the last command that changed the database.
-    writes: Audit,
-    /// The same by place in the log. Of a replica on which calls fail that succeed elsewhere, no other knows the last
-    /// command that changed the database.
-    places: Audit,
-    /// Hashes of rows as they are stored. What differs there may be the same again in all writes that follow.
-    rows: Audit,
-}
-
-/// The name of a database's part of the state.
-type KeyOf = fn(Bytes) -> StateKey;
-
-impl Audits {
-    fn each(&self) -> [(KeyOf, &Audit); 3] {
-        [
-            (StateKey::Audit, &self.writes),
-            (StateKey::Places, &self.places),
-            (StateKey::Rows, &self.rows),
-        ]
-    }
-
-    fn each_mut(&mut self) -> [(KeyOf, &mut Audit); 3] {
-        [
-            (StateKey::Audit, &mut self.writes),
-            (StateKey::Places, &mut self.places),
-            (StateKey::Rows, &mut self.rows),
-        ]
-    }
-
-    /// The database is made anew there, and all replicas with it.
-    fn begin(&mut self, at: u64) {
-        self.writes.begin(at);
-        self.rows.begin(at);
-        // The place before a command is named after it.
-        self.places.begin(at.saturating_add(1));
-    }
-
-    fn changes(&self, database: &Bytes, changes: &mut Vec<Change>) {
-        let kept = self
-            .each()
-            .into_iter()
-            .filter(|(_, audit)| **audit != Audit::default());
-        changes.extend(kept.map(|(key, audit)| (key(database.clone()), Some(audit.encode()))));
-    }
 }
 
 impl ShardState {

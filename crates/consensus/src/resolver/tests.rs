@@ -4,11 +4,11 @@ mod random;
 use super::*;
 use crate::command::{
     Call, Connect, Delete, Disconnect, EndDatabase, ExpireNode, InitCluster, Judgement, Owner, Publish,
+    RegisterDatabase, Report, Reports, Resolve, SetLock, SetNames, SetNode,
 };
-use crate::command::{RegisterDatabase, Report, Reports, Resolve, SetLock, SetNames, SetNode};
-use crate::record::Batch;
+use crate::entry::Batch;
 use crate::version::RECORD_VERSION;
-use crate::{Command, ENTRY_VERSION, GroupId, SHARD_ID_MAX};
+use crate::{Command, ENTRY_VERSION, GroupId, Refusal, SHARD_ID_MAX};
 use proptest::prelude::*;
 
 const DATABASE: Bytes = Bytes::from_static(&[1; 32]);
@@ -431,7 +431,7 @@ fn what_a_newer_version_wrote_stops_the_node() {
         version: ENTRY_VERSION + 1,
         ..entry(0, vec![])
     };
-    let error = crate::types::Proposal(newer.encode_to_vec().into())
+    let error = crate::entry::Proposal(newer.encode_to_vec().into())
         .decode()
         .unwrap_err();
     assert!(matches!(error, RecordError::Newer { .. }));

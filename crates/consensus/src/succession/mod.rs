@@ -7,9 +7,10 @@
 
 mod turns;
 
-use crate::proposer::Leaders;
+use crate::group_id::GroupId;
+use crate::machine::{Leaders, Raft};
 use crate::transport::{PeerError, Peers};
-use crate::types::{GroupId, LogId, Raft, TypeConfig, Vote};
+use crate::types::{LogId, TypeConfig, Vote};
 use crate::vitals::Vitals;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;

@@ -4,8 +4,7 @@ use super::cluster::{call, connect, publish, settings};
 use super::hub::addr;
 use super::nodes::Nodes;
 use super::run;
-use crate::clock::Clock;
-use crate::transport::wire::Pong;
+use crate::vitals::Clock;
 use crate::{ClockVerdict, Propose, Role, SystemClock, Timing, WallClock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -68,19 +67,14 @@ async fn an_old_comparison_does_not_vouch_for_a_clock_that_has_jumped() {
     let wall = Arc::new(Set(AtomicU64::new(NOW)));
     let clock = Clock::new(1, wall.clone());
     let voters = (1..=3).collect();
-    let pong = |clock_us| Pong {
-        clock_us,
-        is_fit: true,
-        ..Pong::default()
-    };
     for node in [2, 3] {
-        clock.note(node, Duration::from_millis(1), &pong(NOW));
+        clock.note(node, Duration::from_millis(1), NOW, true);
     }
     assert_eq!(clock.judge(&voters), ClockVerdict::Good);
     tokio::time::advance(Duration::from_secs(1)).await;
     wall.0.store(NOW + HOUR + 1_000_000, SeqCst);
     // As `compare_clocks` does: it judges after each answer. The other one has not answered yet, or never does.
-    clock.note(2, Duration::from_millis(1), &pong(NOW + 1_000_000));
+    clock.note(2, Duration::from_millis(1), NOW + 1_000_000, true);
     let verdict = clock.judge(&voters);
     let stamp = clock.stamp_us();
     assert!(

@@ -3,8 +3,8 @@
 use super::cluster::{Cluster, call, config, publish, settings};
 use super::hub::{Hub, addr};
 use super::run;
+use crate::batcher::Refused;
 use crate::log::troubled::{Trouble, Troubled};
-use crate::proposer::Refused;
 use crate::{Disk, EncodedBatch, Manager, Propose, StartError, StoreError};
 use bytes::Bytes;
 use std::sync::Arc;

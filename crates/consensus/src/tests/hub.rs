@@ -1,8 +1,9 @@
 //! A network in memory, whose links can be cut.
 
 use crate::EncodedBatch;
+use crate::service::Service;
 use crate::transport::wire::{Append, Appended, Header, ProposeReply, Reply, Request};
-use crate::transport::{PeerError, Replies, Service, Transport};
+use crate::transport::{PeerError, Replies, Transport};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, Stream, StreamExt};

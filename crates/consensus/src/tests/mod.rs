@@ -15,6 +15,7 @@ mod impostor;
 mod lags;
 mod loopback;
 mod nodes;
+mod order;
 mod overtake;
 mod peers;
 mod poison;

@@ -2,8 +2,8 @@
 
 use super::cluster::{Node, call, config, publish, settings, timing};
 use super::hub::{Hub, addr};
+use crate::entry::EncodedBatch;
 use crate::log::troubled::Troubled;
-use crate::record::EncodedBatch;
 use crate::transport::wire::{Append, Appended, Header, ProposeReply, Reply, Request};
 use crate::transport::{PeerError, Replies, Transport};
 use crate::{ClockVerdict, FreeSpace, Propose, Role, SystemClock, Timing, WallClock};

@@ -8,16 +8,13 @@ use crate::command::{
     Body, Connect, Delete, EndDatabase, Failed, Judgement, Names, Owner, Poison, PoisonStep, Publish,
     RegisterDatabase, Report, Reports, Resolve, SetLock, SetNames, SetNode, Skipped, Stuck, Trapped, Verify,
 };
-use crate::record::{
-    Batch, EncodedBatch, Entry, LogIdRecord, LogRecord, MemberRecord, MembershipRecord, RecordError,
-    VoteRecord, VoterSet,
-};
+use crate::entry::{Batch, EncodedBatch, Entry, Proposal};
+use crate::record::{LogIdRecord, LogRecord, MemberRecord, MembershipRecord, VoteRecord, VoterSet};
 use crate::resolver::Resolution;
 use crate::transport::wire::{
     Answer, Append, Appended, Ask, Header, Hello, Lagging, Pong, Reply, Request, VoteAsk,
 };
-use crate::types::Proposal;
-use crate::version::decode;
+use crate::version::{RecordError, decode};
 use crate::{Command, Database, Disk, ENTRY_VERSION, Manager, Origin, Propose, Session, StartError};
 use bytes::Bytes;
 use prost::Message;

@@ -3,8 +3,8 @@
 use super::cluster::{Cluster, Node, call, call_in, connect};
 use super::replica::name;
 use super::run;
+use crate::batcher::Refused;
 use crate::command::{Body, ExpireNode};
-use crate::proposer::Refused;
 use crate::{Command, EncodedBatch, Outcome, Pending, Propose, Role, Unapplied};
 use prost::Message;
 use std::collections::BTreeSet;

@@ -1,9 +1,11 @@
 //! Between openraft's messages and those on the wire.
 
 use super::PeerError;
-use super::wire::{Append, Appended, TransferAnswer, TransferAsk, VoteAnswer, VoteAsk};
-use crate::record::{LogRecord, RecordError};
+use super::wire::{Append, Appended, Lagging, TransferAnswer, TransferAsk, VoteAnswer, VoteAsk};
+use crate::record::LogRecord;
 use crate::types::{LogId, RaftEntry, TypeConfig, Vote};
+use crate::version::RecordError;
+use crate::vitals::{DatabaseId, LAGGING_MAX, Lag};
 use openraft::raft::{
     AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderError, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
@@ -160,5 +162,48 @@ impl TransferAnswer {
             }),
             (None, false) => Ok(()),
         }
+    }
+}
+
+/// What a node tells of its replicas, in a message.
+pub(crate) fn told(lags: Vec<(DatabaseId, Lag)>) -> Vec<Lagging> {
+    let lagging = lags.into_iter().map(|(database, lag)| Lagging {
+        database: database.to_vec().into(),
+        commands: lag.commands,
+        age_ms: lag.age_ms,
+        applied: lag.applied,
+    });
+    lagging.collect()
+}
+
+/// What nodes say in a message: no more than they may, and nothing that is none.
+pub(crate) fn heard(lagging: &[Lagging]) -> impl Iterator<Item = (DatabaseId, Lag)> + '_ {
+    lagging.iter().take(LAGGING_MAX).filter_map(|said| {
+        let lag = Lag {
+            commands: said.commands,
+            age_ms: said.age_ms,
+            applied: said.applied,
+        };
+        Some((<DatabaseId>::try_from(&said.database[..]).ok()?, lag))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_heard_of_replicas_is_what_was_told_within_bounds() {
+        let lag = Lag {
+            commands: 1,
+            age_ms: 2,
+            applied: 3,
+        };
+        let said = told(vec![([7; 32], lag)]);
+        assert_eq!(heard(&said).collect::<Vec<_>>(), [([7; 32], lag)]);
+        let nonsense = vec![Lagging::default(); 9 * LAGGING_MAX];
+        assert_eq!(heard(&nonsense).count(), 0);
+        let flood = vec![said[0].clone(); 9 * LAGGING_MAX];
+        assert_eq!(heard(&flood).count(), LAGGING_MAX);
     }
 }

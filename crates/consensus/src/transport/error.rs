@@ -98,7 +98,7 @@ struct ErrorRecord {
 }
 
 impl PeerError {
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let record = |kind| ErrorRecord {
             kind,
             ..ErrorRecord::default()

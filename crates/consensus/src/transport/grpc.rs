@@ -1,38 +1,29 @@
-//! gRPC, by hand: three methods and messages that are written as Rust, so that nobody needs `protoc`.
+//! gRPC, by hand: three methods and messages that are written as Rust, so that nobody needs `protoc`. The client's side.
 
 use super::line::Lines;
 use super::peers::{Replies, Transport};
-use super::service::Service;
 use super::wire::{Append, Appended, Header, ProposeReply, Reply, Request};
 use super::{MESSAGE_BYTES_MAX, PeerError};
-use crate::record::EncodedBatch;
-use bytes::Bytes;
+use crate::entry::EncodedBatch;
+use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt};
 use http::uri::PathAndQuery;
 use parking_lot::Mutex;
 use prost::Message;
 use std::collections::BTreeMap;
-use std::convert::Infallible;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
-use tonic::codegen::Service as TowerService;
-use tonic::metadata::{BinaryMetadataValue, MetadataMap};
-use tonic::server::{NamedService, StreamingService, UnaryService};
+use tonic::metadata::BinaryMetadataValue;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Response, Status, Streaming};
+use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
-const NAME: &str = "rafttimedb.v1.Peer";
-const CALL: &str = "/rafttimedb.v1.Peer/Call";
-const APPEND: &str = "/rafttimedb.v1.Peer/Append";
-const PROPOSE: &str = "/rafttimedb.v1.Peer/Propose";
+pub(crate) const CALL: &str = "/rafttimedb.v1.Peer/Call";
+pub(crate) const APPEND: &str = "/rafttimedb.v1.Peer/Append";
+pub(crate) const PROPOSE: &str = "/rafttimedb.v1.Peer/Propose";
 
 /// The header's name in the metadata.
-const HEADER: &str = "rtdb-header-bin";
+pub(crate) const HEADER: &str = "rtdb-header-bin";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A connection that is silent for these two together is given up.
@@ -167,12 +158,6 @@ fn request<M>(header: &Header, message: M) -> tonic::Request<M> {
     request
 }
 
-fn header(metadata: &MetadataMap) -> Result<Header, PeerError> {
-    let value = metadata.get_bin(HEADER).ok_or(PeerError::Garbled)?;
-    let bytes: Bytes = value.to_bytes().map_err(|_| PeerError::Garbled)?;
-    Header::decode(bytes).map_err(|_| PeerError::Garbled)
-}
-
 fn unreachable(error: tonic::transport::Error) -> PeerError {
     let mut reason = error.to_string();
     let mut source = std::error::Error::source(&error);
@@ -186,121 +171,4 @@ fn unreachable(error: tonic::transport::Error) -> PeerError {
 fn from_status(status: Status) -> PeerError {
     let known = PeerError::decode(status.details()).filter(|_| status.code() == Code::FailedPrecondition);
     known.unwrap_or_else(|| PeerError::unreachable(format!("{}: {}", status.code(), status.message())))
-}
-
-fn into_status(error: PeerError) -> Status {
-    Status::with_details(Code::FailedPrecondition, error.to_string(), error.encode().into())
-}
-
-/// The service, for the server that listens on the raft address.
-pub(crate) fn router(service: Arc<Service>) -> axum::Router {
-    tonic::service::Routes::new(Server(service))
-        .prepare()
-        .into_axum_router()
-}
-
-#[derive(Clone)]
-struct Server(Arc<Service>);
-
-impl NamedService for Server {
-    const NAME: &'static str = NAME;
-}
-
-impl TowerService<http::Request<tonic::body::Body>> for Server {
-    type Response = http::Response<tonic::body::Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
-        let service = self.0.clone();
-        Box::pin(async move {
-            Ok(match request.uri().path() {
-                CALL => {
-                    server(ProstCodec::default())
-                        .unary(CallMethod(service), request)
-                        .await
-                }
-                APPEND => {
-                    server(ProstCodec::default())
-                        .streaming(AppendMethod(service), request)
-                        .await
-                }
-                PROPOSE => {
-                    server(ProstCodec::default())
-                        .streaming(ProposeMethod(service), request)
-                        .await
-                }
-                _ => Status::unimplemented("no such method: the caller is of another version").into_http(),
-            })
-        })
-    }
-}
-
-fn server<C: tonic::codec::Codec>(codec: C) -> tonic::server::Grpc<C> {
-    tonic::server::Grpc::new(codec)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX)
-}
-
-type ReplyStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-fn answer<T: 'static>(replies: Replies<T>) -> Response<ReplyStream<T>> {
-    Response::new(Box::pin(replies.map(|reply| reply.map_err(into_status))))
-}
-
-/// The messages up to the stream's end, or to where it broke.
-fn messages<M: Send + 'static>(stream: Streaming<M>) -> BoxStream<'static, M> {
-    stream
-        .map(Result::ok)
-        .take_while(|message| std::future::ready(message.is_some()))
-        .filter_map(std::future::ready)
-        .boxed()
-}
-
-struct CallMethod(Arc<Service>);
-
-impl UnaryService<Request> for CallMethod {
-    type Response = Reply;
-    type Future = BoxFuture<'static, Result<Response<Reply>, Status>>;
-
-    fn call(&mut self, request: tonic::Request<Request>) -> Self::Future {
-        let service = self.0.clone();
-        Box::pin(async move {
-            let header = header(request.metadata()).map_err(into_status)?;
-            let reply = service.call(header, request.into_inner()).await;
-            reply.map(Response::new).map_err(into_status)
-        })
-    }
-}
-
-struct AppendMethod(Arc<Service>);
-
-impl StreamingService<Append> for AppendMethod {
-    type Response = Appended;
-    type ResponseStream = ReplyStream<Appended>;
-    type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
-
-    fn call(&mut self, request: tonic::Request<Streaming<Append>>) -> Self::Future {
-        let replies = header(request.metadata())
-            .and_then(|header| self.0.append(&header, messages(request.into_inner())));
-        Box::pin(async move { replies.map(answer).map_err(into_status) })
-    }
-}
-
-struct ProposeMethod(Arc<Service>);
-
-impl StreamingService<EncodedBatch> for ProposeMethod {
-    type Response = ProposeReply;
-    type ResponseStream = ReplyStream<ProposeReply>;
-    type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
-
-    fn call(&mut self, request: tonic::Request<Streaming<EncodedBatch>>) -> Self::Future {
-        let replies = header(request.metadata())
-            .and_then(|header| self.0.propose(&header, messages(request.into_inner())));
-        Box::pin(async move { replies.map(answer).map_err(into_status) })
-    }
 }

@@ -5,9 +5,10 @@ use super::wire::{
     Answer, Append, Appended, Ask, Header, Hello, Join, Ping, Pong, ProposeReply, Reply, Request,
 };
 use super::{PROTOCOL, PROTOCOL_MIN, PeerBudgets, PeerError};
+use crate::entry::EncodedBatch;
+use crate::group_id::GroupId;
 use crate::log::Store;
-use crate::record::EncodedBatch;
-use crate::types::{GroupId, TypeConfig};
+use crate::types::TypeConfig;
 use crate::vitals::Vitals;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;

@@ -12,14 +12,14 @@ pub const PROTOCOL_MIN: u32 = 2;
 
 /// A node's versions of the protocol, from the oldest that it understands to the newest that it speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Versions {
+pub(crate) struct Versions {
     oldest: u32,
     newest: u32,
 }
 
 impl Versions {
     /// This node's.
-    pub(super) const OURS: Self = Self {
+    pub(crate) const OURS: Self = Self {
         oldest: PROTOCOL_MIN,
         newest: PROTOCOL,
     };
@@ -32,7 +32,7 @@ impl Versions {
     }
 
     /// Checks that the sender of a message, and this node, which are `self`, can talk.
-    pub(super) fn check(self, header: &Header) -> Result<(), PeerError> {
+    pub(crate) fn check(self, header: &Header) -> Result<(), PeerError> {
         let theirs = Self::from(header);
         match self.common(theirs) {
             Some(_) => Ok(()),

@@ -3,12 +3,12 @@
 use super::peers::{Peers, Replies};
 use super::wire::{Append, Appended};
 use super::{PeerError, sanity};
-use crate::budget::{ByteBudget, Permit, Share};
+use crate::budget::{Permit, Share};
 use crate::record::LogIdRecord;
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
 use prost::Message;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,35 +17,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 /// Requests of one stream that are not answered yet. A follower's raft takes as many before it has done with the
 /// first, so that none is left unread in the connection, where it would hold up those of other groups.
 const REQUESTS_MAX: usize = 64;
-
-/// For each peer, the bytes that are on their way to it, of all groups together.
-#[derive(Debug)]
-pub(crate) struct PeerBudgets {
-    bytes_max: usize,
-    budgets: Mutex<BTreeMap<u64, Arc<ByteBudget>>>,
-}
-
-impl PeerBudgets {
-    pub(crate) fn new(bytes_max: usize) -> Self {
-        Self {
-            bytes_max,
-            budgets: Mutex::default(),
-        }
-    }
-
-    pub(crate) fn of(&self, peer: u64) -> Arc<ByteBudget> {
-        let mut budgets = self.budgets.lock();
-        budgets
-            .entry(peer)
-            .or_insert_with(|| ByteBudget::new(self.bytes_max))
-            .clone()
-    }
-
-    /// Bytes that are on their way to anybody.
-    pub(crate) fn held(&self) -> usize {
-        self.budgets.lock().values().map(|budget| budget.held()).sum()
-    }
-}
 
 /// The requests of one stream that are not answered yet, each with its bytes of the peer's budget.
 pub(super) struct Window {

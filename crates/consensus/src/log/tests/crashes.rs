@@ -1,12 +1,12 @@
 //! The log after crashes, at any moment, and after damage, at any byte: generated, on a disk in memory.
 
+use super::super::broken::Broken;
 use super::super::change::{Change, Sequence, Space};
 use super::super::journal::Journal;
 use super::super::queue::Done;
-use super::super::segment::Broken;
 use super::super::sim::{Crash, Op, SimFiles};
 use super::super::store::Store;
-use crate::types::GroupId;
+use crate::group_id::GroupId;
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};

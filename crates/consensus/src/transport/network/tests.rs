@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::Limits;
+use crate::entry::{EncodedBatch, Proposal};
 use crate::log::Store;
-use crate::record::EncodedBatch;
 use crate::transport::wire::{Appended, Header, ProposeReply, Reply, Request};
 use crate::transport::{PeerBudgets, Replies, Transport};
-use crate::types::{LeaderId, LogId, Payload, Proposal, RaftEntry};
+use crate::types::{LeaderId, LogId, Payload, RaftEntry};
 use futures::{FutureExt, poll};
 use std::time::Duration;
 use tempfile::TempDir;

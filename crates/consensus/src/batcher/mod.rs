@@ -1,9 +1,13 @@
 //! The leader's side: forms entries from whatever waits.
 
+mod inbox;
+
+pub(crate) use inbox::Inbox;
+
 use crate::ENTRY_VERSION;
 use crate::budget::Permit;
-use crate::record::{EncodedBatch, EncodedEntry};
-use crate::types::{Proposal, Raft};
+use crate::entry::{EncodedBatch, EncodedEntry, Proposal};
+use crate::machine::Raft;
 use crate::vitals::Vitals;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -29,9 +33,9 @@ const IN_FLIGHT_MAX: usize = 4;
 
 /// A batch for the log, whom to tell if it is not taken, and its part of the node's budget.
 pub(crate) struct Incoming {
-    pub(crate) batch: EncodedBatch,
-    pub(crate) refused: Arc<Refused>,
-    pub(crate) room: Permit,
+    batch: EncodedBatch,
+    refused: Arc<Refused>,
+    room: Permit,
 }
 
 /// Says that a leader takes nothing more: everything that the log does not have must be sent again.

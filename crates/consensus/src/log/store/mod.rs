@@ -1,18 +1,23 @@
-//! The directory: opening it, what is bound to it, and writing to it.
+//! The directory: opening it, reading it and writing to it.
 
+mod bound;
+
+pub(crate) use bound::EPOCH_MAX;
+
+use super::broken::Broken;
 use super::change::{Change, Sequence, Space};
 use super::error::StoreError;
 use super::files::{Disk, Files};
 use super::format;
-use super::group::GroupLog;
-use super::journal::{self, Journal, Reader, SEGMENT_BYTES};
+use super::journal::{self, Journal, SEGMENT_BYTES};
 use super::queue::{Done, Queue, Write, stopped};
-use super::segment::{Broken, Segment};
+use super::reader::Reader;
+use super::segment::Segment;
 use super::writer::{Progress, WriteStats, Writer};
 use crate::fatal::Fatal;
+use crate::group_id::GroupId;
 use crate::record::FoundersRecord;
-use crate::transport::EPOCH_MAX;
-use crate::types::GroupId;
+use bound::{CLUSTER_KEY, EPOCH_KEY, FOUNDERS_KEY, NODE_KEY};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message;
@@ -29,13 +34,9 @@ use tokio::sync::{oneshot, watch};
 const LOG_DIR: &str = "log";
 /// Where format 1 kept its log.
 const OLD_LOG_DIR: &str = "raft";
-const NODE_KEY: &[u8] = b"node";
-const CLUSTER_KEY: &[u8] = b"cluster";
-const FOUNDERS_KEY: &[u8] = b"founders";
 
 /// For how long a store that is closed waits for a write that is under way.
 const DROP_PATIENCE: Duration = Duration::from_secs(5);
-const EPOCH_KEY: &[u8] = b"epoch";
 
 /// How long the end of the store waits at once for the thread that writes.
 const JOIN_PAUSE: Duration = Duration::from_millis(5);
@@ -229,73 +230,6 @@ impl Store {
         self.progress.stats()
     }
 
-    /// The cluster that the directory belongs to, once it does.
-    pub fn cluster(&self) -> Option<String> {
-        self.cluster.lock().clone()
-    }
-
-    /// Whether a node is among those that found the cluster.
-    pub(crate) fn is_founder(&self, node: u64) -> bool {
-        self.founders.lock().contains(&node)
-    }
-
-    /// Binds the directory to a cluster that these nodes found, for good.
-    ///
-    /// # Errors
-    /// [`StoreError::OtherCluster`] if it belongs to another one, or [`StoreError::OtherFounders`] if others found it;
-    /// [`StoreError::Stopped`] if it can't be written.
-    pub async fn bind_cluster(&self, cluster: &str, founders: &BTreeSet<u64>) -> Result<(), StoreError> {
-        let _binding = self.binding.lock().await;
-        let known = self.founders.lock().clone();
-        match self.cluster() {
-            Some(found) if found == cluster && known == *founders => return Ok(()),
-            Some(found) if found == cluster && known.is_empty() => {}
-            Some(found) if found == cluster => {
-                return Err(StoreError::OtherFounders {
-                    found: listed(&known),
-                    wanted: listed(founders),
-                });
-            }
-            Some(found) => {
-                return Err(StoreError::OtherCluster {
-                    found,
-                    wanted: cluster.to_owned(),
-                });
-            }
-            None => {}
-        }
-        let nodes = founders.iter().copied().collect();
-        let record = FoundersRecord { nodes }.encode_to_vec();
-        let bound = vec![
-            Change::set(Space::Meta, CLUSTER_KEY.to_vec(), cluster.as_bytes().to_vec()),
-            Change::set(Space::Meta, FOUNDERS_KEY.to_vec(), record),
-        ];
-        self.sync(bound)
-            .await
-            .map_err(|error| StoreError::Stopped(error.to_string()))?;
-        self.founders.lock().clone_from(founders);
-        *self.cluster.lock() = Some(cluster.to_owned());
-        Ok(())
-    }
-
-    /// A new epoch for this node: larger than all before, the one that the log knows too, and on disk when this returns.
-    pub(crate) async fn next_epoch(&self, now_us: u64, known: u64) -> io::Result<u64> {
-        let mut last = self.epoch.lock().await;
-        let mut epoch = now_us.min(EPOCH_MAX).max((*last).max(known).saturating_add(1));
-        if rtdb_runtime::planted("epochs are used again") && *last > 0 {
-            epoch = *last;
-        }
-        let taken = Change::set(Space::Meta, EPOCH_KEY.to_vec(), epoch.to_be_bytes().to_vec());
-        self.sync(vec![taken]).await?;
-        *last = epoch;
-        Ok(epoch)
-    }
-
-    /// Opens the log of a group.
-    pub(crate) fn group(self: &Arc<Self>, id: GroupId) -> Result<GroupLog, StoreError> {
-        GroupLog::open(self.clone(), id)
-    }
-
     pub(super) fn groups(&self) -> &Arc<AtomicUsize> {
         &self.groups
     }
@@ -410,9 +344,4 @@ impl Drop for Store {
             tracing::error!("the log's writer panicked");
         }
     }
-}
-
-fn listed(nodes: &BTreeSet<u64>) -> String {
-    let nodes: Vec<String> = nodes.iter().map(u64::to_string).collect();
-    nodes.join(", ")
 }

@@ -1,27 +1,25 @@
 //! The courier on a clock that stands still unless everybody waits, and a leader that is only written down.
 
-use super::courier::Leaders;
 use super::*;
 use crate::budget::ByteBudget;
 use crate::command::{Body, Publish};
-use crate::config::Timing;
-use crate::log::Store;
+use crate::config::Limits;
 use crate::transport::wire::{Append, Appended, Header, ProposeReply, Reply, Request};
 use crate::transport::{PeerBudgets, PeerError, Peers, Replies, Transport};
-use crate::types::{GroupId, LeaderId, Membership, StoredMembership, TypeConfig, Vote};
+use crate::types::{LeaderId, Membership, StoredMembership, TypeConfig, Vote};
+use crate::{Origin, Pending};
+use bytes::Bytes;
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{FutureExt, StreamExt};
 use openraft::async_runtime::watch::WatchSender;
 use openraft::metrics::RaftServerMetrics;
 use openraft::type_config::TypeConfigExt;
 use openraft::type_config::alias::WatchSenderOf;
 use openraft::{BasicNode, ServerState};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::time::Duration;
 use tempfile::TempDir;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -141,7 +139,7 @@ impl Fixture {
         });
         let proposer = Arc::new(Proposer::new(ME, EPOCH, Limits::default()));
         let (leaders, watched) = TypeConfig::watch_channel(leads(2, 1));
-        let courier = courier::Courier {
+        let courier = Courier {
             vitals,
             group: GroupId::SHARD,
             proposer: proposer.clone(),

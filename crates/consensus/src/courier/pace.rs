@@ -1,6 +1,7 @@
 //! When proposals are sent again: pure.
 
 use crate::config::Timing;
+use crate::proposer::Seen;
 use rtdb_runtime::Instant;
 use std::time::Duration;
 
@@ -40,17 +41,6 @@ impl Backoff {
     fn reset(&mut self) {
         self.next = self.first;
     }
-}
-
-/// How the proposals do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Seen {
-    /// The last number that the log has.
-    pub(super) resolved: u64,
-    /// Whether anything was sent, or is to be sent, that the log does not have.
-    pub(super) is_waiting: bool,
-    /// Bytes that were sent to the present leader and that the log does not have.
-    pub(super) bytes_under_way: usize,
 }
 
 /// How long to wait for a leader that takes nothing, and how long for one that takes proposals of which nothing is

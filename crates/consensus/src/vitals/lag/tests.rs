@@ -197,17 +197,11 @@ fn a_node_tells_the_worst_within_bounds() {
     let told = lags.told();
     assert_eq!(told.len(), LAGGING_MAX);
     assert_eq!(
-        told[0].commands,
+        told[0].1.commands,
         LAG_POSITIONS_MAX / 4 + 2 * LAGGING_MAX as u64 - 1
     );
     lags.note(1, [(A, behind(LAG_POSITIONS_MAX / 4))], now);
     assert_eq!(lags.told(), [], "what lags little is no news");
     lags.note(1, [(A, behind(LAG_POSITIONS_MAX))], now);
-    let said: Vec<_> = heard(&lags.told()).collect();
-    assert_eq!(said, [(A, behind(LAG_POSITIONS_MAX))]);
-
-    let nonsense = vec![wire::Lagging::default(); 9 * LAGGING_MAX];
-    assert_eq!(heard(&nonsense).count(), 0);
-    let flood = vec![told[0].clone(); 9 * LAGGING_MAX];
-    assert_eq!(heard(&flood).count(), LAGGING_MAX);
+    assert_eq!(lags.told(), [(A, behind(LAG_POSITIONS_MAX))]);
 }

@@ -1,20 +1,23 @@
 //! The server's side: who is let in, and what is answered.
 
-use super::PeerError;
-use super::door::Door;
-use super::peers::Replies;
-use super::protocol::Versions;
-use super::sanity;
-use super::wire::{
+mod door;
+mod grpc;
+
+pub(crate) use grpc::router;
+
+use crate::batcher::Refused;
+use crate::entry::EncodedBatch;
+use crate::group::Group;
+use crate::group_id::GroupId;
+use crate::log::{Store, StoreError};
+use crate::proposer::BATCH_COUNT_MAX;
+use crate::transport::wire::{
     Answer, Append, Appended, Ask, Header, Hello, Join, Pong, ProposeReply, Reply, Request, TransferAnswer,
     VoteAnswer,
 };
-use crate::group::Group;
-use crate::log::{Store, StoreError};
-use crate::proposer::{BATCH_COUNT_MAX, Refused};
-use crate::record::EncodedBatch;
-use crate::types::GroupId;
+use crate::transport::{PeerError, Replies, Versions, sanity, told};
 use crate::vitals::Vitals;
+use door::Door;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryFutureExt};
 use parking_lot::{Mutex, RwLock};
@@ -177,7 +180,7 @@ impl Service {
                 Answer::Pong(Pong {
                     clock_us: self.vitals.clock.now_us(),
                     is_fit: self.vitals.is_fit(),
-                    lagging: self.vitals.lags.lock().told(),
+                    lagging: told(self.vitals.lags.lock().told()),
                 })
             }
             Ask::Join(join) => {

@@ -15,8 +15,8 @@
 //! A refusal ends: what is still sent after [`VETO`] by one and the same leader is of a time at which all clocks were
 //! ahead, or is committed already, since a leader whose clock is wrong has given way by then.
 
-use crate::transport::wire::Pong;
-use crate::types::{GroupId, Vote};
+use crate::group_id::GroupId;
+use crate::types::Vote;
 use parking_lot::Mutex;
 use rtdb_runtime::Instant;
 use std::collections::{BTreeMap, BTreeSet};
@@ -212,13 +212,13 @@ impl Clock {
         said.is_some_and(|(heard, is_fit)| *is_fit && heard.elapsed() <= COMPARISON_AGE_MAX)
     }
 
-    /// Takes in what a node answered, to a question that took `round_trip`.
-    pub(crate) fn note(&self, node: u64, round_trip: Duration, pong: &Pong) {
+    /// Takes in what a node answered to a question that took `round_trip`: what its clock shows, and whether it is fit to lead.
+    pub(crate) fn note(&self, node: u64, round_trip: Duration, clock_us: u64, is_fit: bool) {
         let (now, half) = (Instant::now(), round_trip.as_micros() as u64 / 2);
         let mut state = self.state.lock();
-        state.heard.insert(node, (now, pong.is_fit));
+        state.heard.insert(node, (now, is_fit));
         let shown = Shown {
-            us: pong.clock_us.saturating_add(half),
+            us: clock_us.saturating_add(half),
             error_us: half as i64,
             at: now,
         };
@@ -339,12 +339,7 @@ mod tests {
         );
         let compare = |theirs: u64| {
             for node in [2, 3] {
-                let pong = Pong {
-                    clock_us: theirs,
-                    is_fit: true,
-                    ..Pong::default()
-                };
-                clock.note(node, Duration::ZERO, &pong);
+                clock.note(node, Duration::ZERO, theirs, true);
             }
             clock.judge(&voters)
         };

@@ -1,8 +1,8 @@
 //! The way into a batcher.
 
-use super::batcher::{Incoming, Refused};
+use super::{Incoming, Refused};
 use crate::budget::Share;
-use crate::record::EncodedBatch;
+use crate::entry::EncodedBatch;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 

@@ -1,9 +1,18 @@
 //! How this node is, and whether it should lead.
 
-use crate::clock::{Clock, ClockVerdict, WallClock};
-use crate::lag::Lags;
-use crate::space::Space;
+mod clock;
+mod lag;
+mod space;
+
+pub(crate) use clock::Clock;
+pub use clock::{CLOCK_OFFSET_MAX, ClockVerdict, SystemClock, WallClock};
+pub(crate) use lag::{DatabaseId, LAGGING_MAX};
+pub use lag::{LAG_MS_MAX, LAG_POSITIONS_MAX, LAG_POSITIONS_MIN, Lag, SLOWED_CALLS_PER_SECOND_MIN, Slowed};
+pub use space::{DISK_RESERVE_BYTES, DiskSpace, FreeSpace, SystemSpace};
+
+use lag::Lags;
 use parking_lot::Mutex;
+use space::Space;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 

@@ -1,9 +1,11 @@
 //! What is let in of a stream of entries.
 
-use super::PeerError;
-use super::sanity::{self, Unsound};
-use super::wire::Append;
-use crate::types::{GroupId, LogId, Raft, TypeConfig, Vote};
+use crate::group_id::GroupId;
+use crate::machine::Raft;
+use crate::transport::PeerError;
+use crate::transport::sanity::{self, Unsound};
+use crate::transport::wire::Append;
+use crate::types::{LogId, TypeConfig, Vote};
 use crate::vitals::Vitals;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::AppendEntriesRequest;

@@ -6,7 +6,6 @@
 //! lately, one that does not vote, and a replica that is set aside (it applies nothing, and nobody waits for it) do not
 //! count as lagging: fewer than a majority can slow nothing, whatever they say.
 
-use crate::transport::wire;
 use rtdb_runtime::Instant;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -40,7 +39,7 @@ const DRAIN: u64 = 2;
 pub const SLOWED_CALLS_PER_SECOND_MIN: u64 = 10;
 
 /// A database's identity.
-type DatabaseId = [u8; 32];
+pub(crate) type DatabaseId = [u8; 32];
 
 /// How far a replica lags behind what its node knows to be resolved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -115,19 +114,14 @@ impl Lags {
     }
 
     /// What this node tells the others.
-    pub(crate) fn told(&self) -> Vec<wire::Lagging> {
+    pub(crate) fn told(&self) -> Vec<(DatabaseId, Lag)> {
         let own = self.said.get(&self.me).into_iter().flat_map(|said| &said.lags);
         let mut lagging: Vec<_> = own.filter(|(_, lag)| lag.exceeds(TOLD_PART)).collect();
         lagging.sort_by_key(|(_, lag)| std::cmp::Reverse(lag.severity()));
         lagging.truncate(LAGGING_MAX);
         lagging
             .into_iter()
-            .map(|(database, lag)| wire::Lagging {
-                database: database.to_vec().into(),
-                commands: lag.commands,
-                age_ms: lag.age_ms,
-                applied: lag.applied,
-            })
+            .map(|(database, lag)| (*database, *lag))
             .collect()
     }
 
@@ -188,18 +182,6 @@ impl Lags {
         });
         slowed.collect()
     }
-}
-
-/// What nodes say in a message: no more than they may, and nothing that is none.
-pub(crate) fn heard(lagging: &[wire::Lagging]) -> impl Iterator<Item = (DatabaseId, Lag)> + '_ {
-    lagging.iter().take(LAGGING_MAX).filter_map(|said| {
-        let lag = Lag {
-            commands: said.commands,
-            age_ms: said.age_ms,
-            applied: said.applied,
-        };
-        Some((<DatabaseId>::try_from(&said.database[..]).ok()?, lag))
-    })
 }
 
 /// How many vote, and how many are a majority of them.

@@ -1,17 +1,21 @@
 //! Carries this node's proposals to whoever leads.
 
-use super::Proposer;
-use super::batcher::Refused;
-use super::inbox::Inbox;
-use super::pace::Pace;
+mod pace;
+#[cfg(test)]
+mod tests;
+
+use crate::batcher::{Inbox, Refused};
 use crate::config::Timing;
+use crate::entry::EncodedBatch;
+use crate::group_id::GroupId;
 use crate::log::Store;
-use crate::record::EncodedBatch;
+use crate::machine::Leaders;
+use crate::proposer::Proposer;
 use crate::transport::Peers;
-use crate::types::{GroupId, TypeConfig};
 use crate::vitals::Vitals;
 use futures::StreamExt;
 use openraft::async_runtime::watch::WatchReceiver;
+use pace::Pace;
 use rtdb_runtime::Instant;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,12 +34,6 @@ const GATHER_PARTS: usize = 8;
 
 /// How long they are waited for.
 const GATHER: Duration = Duration::from_millis(5);
-
-/// Raft's news of who leads.
-pub(crate) type Leaders = openraft::type_config::alias::WatchReceiverOf<
-    TypeConfig,
-    openraft::metrics::RaftServerMetrics<TypeConfig>,
->;
 
 /// Who leads, and since which vote.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,7 +94,7 @@ impl Courier {
                 continue;
             };
             if !rtdb_runtime::planted("nothing is sent again") {
-                self.proposer.queue.lock().rewind();
+                self.proposer.rewind();
             }
             pace.begin(last.as_ref() != Some(&leader));
             let refused = Arc::new(Refused::default());
@@ -200,7 +198,7 @@ impl Courier {
                         return Ok(End::Stalled);
                     }
                 }
-                () = self.proposer.work.notified() => self.gather().await,
+                () = self.proposer.work() => self.gather().await,
             }
         }
     }
@@ -216,13 +214,12 @@ impl Courier {
     /// Waits until a batch is worth its cost.
     async fn gather(&self) {
         let is_early = || {
-            let queue = self.proposer.queue.lock();
-            let under_way = queue.under_way();
-            under_way >= GATHER_FROM && queue.unsent() < under_way / GATHER_PARTS
+            let (under_way, unsent) = self.proposer.under_way();
+            under_way >= GATHER_FROM && unsent < under_way / GATHER_PARTS
         };
         let enough = async {
             while is_early() {
-                self.proposer.work.notified().await;
+                self.proposer.work().await;
             }
         };
         // Either way they are sent now.
@@ -240,11 +237,7 @@ impl Courier {
 
     /// Takes a new epoch if the last one was expired.
     async fn renew(&self) -> Result<(), ()> {
-        let expired = {
-            let queue = self.proposer.queue.lock();
-            queue.epoch() == 0 && !queue.is_stopping()
-        };
-        if expired {
+        if self.proposer.is_expired() {
             let epoch = self
                 .store
                 .next_epoch(self.vitals.clock.now_us(), self.proposer.log_epoch())

@@ -1,0 +1,24 @@
+//! The levels of what nodes can apply.
+
+/// What this version's nodes can apply. Raised with each command, or field of one, that a node must know; none is
+/// proposed before every node of the cluster has announced the level that it came with.
+pub const FEATURE_LEVEL: u32 = 4;
+
+/// The level from which on replicas report what they hold, and an operator may say which is right.
+pub const LEVEL_REPORTS: u32 = 2;
+
+/// The level that [`Poison`](super::Poison) came with.
+pub const POISON_LEVEL: u32 = 2;
+
+/// The level from which on [`Connect`](super::Connect) and [`Call`](super::Call) carry claims.
+pub const CLAIMS_LEVEL: u32 = 2;
+
+/// The level that [`Judgement`](super::Judgement) and [`Trapped`](super::Trapped) came with.
+pub const JUDGEMENT_LEVEL: u32 = 3;
+
+/// The level from which on a publication may break clients, and databases may be locked.
+pub const MIGRATION_LEVEL: u32 = 4;
+
+/// The level that [`EndDatabase`](super::EndDatabase) came with: from it on databases have births, names are compared before
+/// they are replaced, and connection ids are unique.
+pub const ENDS_LEVEL: u32 = 4;

@@ -1,0 +1,87 @@
+//! What a directory is bound to, a node and a cluster, and the node's epochs.
+
+use super::super::change::{Change, Space};
+use super::super::error::StoreError;
+use super::Store;
+use crate::record::FoundersRecord;
+use prost::Message;
+use std::collections::BTreeSet;
+use std::io;
+
+pub(super) const NODE_KEY: &[u8] = b"node";
+pub(super) const CLUSTER_KEY: &[u8] = b"cluster";
+pub(super) const FOUNDERS_KEY: &[u8] = b"founders";
+pub(super) const EPOCH_KEY: &[u8] = b"epoch";
+
+/// The highest epoch that a node takes from its clock, in microseconds: beyond the year 100,000. A clock that was wrong
+/// once must not bar a node for good.
+pub(crate) const EPOCH_MAX: u64 = 1 << 62;
+
+impl Store {
+    /// The cluster that the directory belongs to, once it does.
+    pub fn cluster(&self) -> Option<String> {
+        self.cluster.lock().clone()
+    }
+
+    /// Whether a node is among those that found the cluster.
+    pub(crate) fn is_founder(&self, node: u64) -> bool {
+        self.founders.lock().contains(&node)
+    }
+
+    /// Binds the directory to a cluster that these nodes found, for good.
+    ///
+    /// # Errors
+    /// [`StoreError::OtherCluster`] if it belongs to another one, or [`StoreError::OtherFounders`] if others found it;
+    /// [`StoreError::Stopped`] if it can't be written.
+    pub async fn bind_cluster(&self, cluster: &str, founders: &BTreeSet<u64>) -> Result<(), StoreError> {
+        let _binding = self.binding.lock().await;
+        let known = self.founders.lock().clone();
+        match self.cluster() {
+            Some(found) if found == cluster && known == *founders => return Ok(()),
+            Some(found) if found == cluster && known.is_empty() => {}
+            Some(found) if found == cluster => {
+                return Err(StoreError::OtherFounders {
+                    found: listed(&known),
+                    wanted: listed(founders),
+                });
+            }
+            Some(found) => {
+                return Err(StoreError::OtherCluster {
+                    found,
+                    wanted: cluster.to_owned(),
+                });
+            }
+            None => {}
+        }
+        let nodes = founders.iter().copied().collect();
+        let record = FoundersRecord { nodes }.encode_to_vec();
+        let bound = vec![
+            Change::set(Space::Meta, CLUSTER_KEY.to_vec(), cluster.as_bytes().to_vec()),
+            Change::set(Space::Meta, FOUNDERS_KEY.to_vec(), record),
+        ];
+        self.sync(bound)
+            .await
+            .map_err(|error| StoreError::Stopped(error.to_string()))?;
+        self.founders.lock().clone_from(founders);
+        *self.cluster.lock() = Some(cluster.to_owned());
+        Ok(())
+    }
+
+    /// A new epoch for this node: larger than all before, the one that the log knows too, and on disk when this returns.
+    pub(crate) async fn next_epoch(&self, now_us: u64, known: u64) -> io::Result<u64> {
+        let mut last = self.epoch.lock().await;
+        let mut epoch = now_us.min(EPOCH_MAX).max((*last).max(known).saturating_add(1));
+        if rtdb_runtime::planted("epochs are used again") && *last > 0 {
+            epoch = *last;
+        }
+        let taken = Change::set(Space::Meta, EPOCH_KEY.to_vec(), epoch.to_be_bytes().to_vec());
+        self.sync(vec![taken]).await?;
+        *last = epoch;
+        Ok(epoch)
+    }
+}
+
+fn listed(nodes: &BTreeSet<u64>) -> String {
+    let nodes: Vec<String> = nodes.iter().map(u64::to_string).collect();
+    nodes.join(", ")
+}
