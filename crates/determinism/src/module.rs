@@ -81,7 +81,7 @@ pub struct Table {
 /// A view.
 #[derive(Debug, Clone)]
 pub struct View {
-    /// The name by which clients and SQL know it.
+    /// The name by which clients know it.
     pub name: String,
     /// Its number among those that know their sender, or among the others.
     pub id: u32,
@@ -89,6 +89,15 @@ pub struct View {
     pub anonymous: bool,
     /// Whether clients may read it.
     pub public: bool,
+    /// The name in the module's source.
+    source_name: String,
+}
+
+impl View {
+    /// The names by which SQL knows it.
+    pub fn names(&self) -> [&str; 2] {
+        [&self.name, &self.source_name]
+    }
 }
 
 /// A schedule table: each of its rows is a call that falls due.
@@ -252,6 +261,7 @@ impl Module {
             id: view.index,
             anonymous: view.is_anonymous,
             public: view.is_public,
+            source_name: view.source_name.to_string(),
         });
         let module = Self {
             typespace: typespace.clone(),

@@ -26,8 +26,6 @@ impl CloseReason {
     pub const UNSUPPORTED: u16 = 1003;
     /// The client sent text that is not UTF-8.
     pub const NOT_UTF8: u16 = 1007;
-    /// The database itself turned the client away.
-    pub const POLICY: u16 = 1008;
     /// The client's message was larger than may be.
     pub const TOO_BIG: u16 = 1009;
     /// What SpacetimeDB closes with when a message can't be handled.

@@ -7,6 +7,7 @@ mod call;
 mod cors;
 mod database;
 mod identity;
+mod logs;
 mod mcp;
 mod names;
 mod plan;
@@ -47,7 +48,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/database/{database}/subscribe", get(upgrade::subscribe))
         .route("/database/{database}/call/{reducer}", post(call::call))
         .route("/database/{database}/schema", get(database::schema))
-        .route("/database/{database}/logs", get(database::logs))
+        .route("/database/{database}/logs", get(logs::logs))
         .route("/database/{database}/sql", post(sql::sql))
         .route("/database/{database}/lock", post(database::lock))
         .route("/database/{database}/unlock", post(database::unlock))

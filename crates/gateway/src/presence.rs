@@ -5,6 +5,7 @@ use rtdb_consensus::command::{Body, Connect, Disconnect};
 use rtdb_consensus::{NotProposed, Propose, Unapplied};
 use spacetimedb_lib::{ConnectionId, Identity};
 use std::sync::Arc;
+use thiserror::Error;
 
 /// A client that the log knows. Dropping it, in whatever way the session ends, proposes its `Disconnect`.
 pub(crate) struct Presence {
@@ -13,11 +14,13 @@ pub(crate) struct Presence {
 }
 
 /// Why a client was not let in.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub(crate) enum NotLetIn {
     /// The node can't take it now.
+    #[error(transparent)]
     NotProposed(NotProposed),
     /// `client_connected` refused it, or the log did.
+    #[error(transparent)]
     Unapplied(Unapplied),
 }
 

@@ -1,6 +1,8 @@
 //! Which calls the local server would take: what it would refuse, the gateway refuses in its place and words, rather
 //! than propose a call that can't take effect.
 
+mod args;
+
 use rtdb_determinism::{Module, Reducer, ReducerKind};
 use spacetimedb_sats::de::DeserializeSeed;
 use spacetimedb_sats::{WithTypespace, bsatn};
@@ -20,8 +22,10 @@ pub(crate) enum CallRefused {
     Args {
         /// The reducer's name.
         reducer: String,
-        /// What is wrong with them.
+        /// What is wrong with them; with JSON, where.
         error: String,
+        /// With JSON, what.
+        cause: Option<String>,
     },
 }
 
@@ -29,8 +33,14 @@ impl CallRefused {
     /// With the causes behind it, as SpacetimeDB 2.8.3 words it over HTTP and v1. 1.2.0 says the error but twice.
     pub(crate) fn with_cause(&self) -> String {
         match self {
-            Self::Args { reducer, error } => {
-                format!("{self}: invalid arguments for function {reducer}: {error}: {error}")
+            Self::Args {
+                reducer,
+                error,
+                cause,
+            } => {
+                let cause = cause.iter().map(|cause| format!(": {cause}"));
+                let cause = cause.collect::<String>();
+                format!("{self}: invalid arguments for function {reducer}: {error}: {error}{cause}")
             }
             _ => self.to_string(),
         }
@@ -73,11 +83,11 @@ pub(crate) fn args_from_json<'m>(
     is_owner: bool,
 ) -> Result<(&'m Reducer, Vec<u8>), CallRefused> {
     let reducer = callable(module, name, is_owner)?;
-    let seed = spacetimedb_sats::serde::SerdeWrapper(WithTypespace::new(module.typespace(), &reducer.params));
-    let mut json = serde_json::Deserializer::from_slice(json);
-    let args = serde::de::DeserializeSeed::deserialize(seed, &mut json)
-        .and_then(|args| json.end().map(|()| args))
-        .map_err(|error| refused(reducer, &error))?;
+    let args = args::from_json(module, reducer, json).map_err(|bad| CallRefused::Args {
+        reducer: reducer.name.clone(),
+        error: bad.place,
+        cause: Some(bad.error),
+    })?;
     let args = bsatn::to_vec(&args).map_err(|error| refused(reducer, &error))?;
     Ok((reducer, args))
 }
@@ -86,6 +96,7 @@ fn refused(reducer: &Reducer, error: &dyn std::fmt::Display) -> CallRefused {
     CallRefused::Args {
         reducer: reducer.name.clone(),
         error: error.to_string(),
+        cause: None,
     }
 }
 

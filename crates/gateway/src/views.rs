@@ -38,7 +38,12 @@ pub(crate) fn wanted<'a>(
         .map(|name| name.to_ascii_lowercase())
         .collect();
     views
-        .filter(|view| all || named.contains(&view.name.to_ascii_lowercase()))
+        .filter(|view| {
+            all || view
+                .names()
+                .iter()
+                .any(|name| named.contains(&name.to_ascii_lowercase()))
+        })
         .map(|view| Wanted::of(view, identity))
         .collect()
 }

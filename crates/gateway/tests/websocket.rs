@@ -91,6 +91,12 @@ async fn closed(client: &mut Client) -> (u16, String) {
     }
 }
 
+/// Without a word, as natively: a client takes a close frame for an end that is as it should be.
+async fn dropped(client: &mut Client) {
+    let end = tokio::time::timeout(SOON, client.next()).await.expect("in time");
+    assert!(matches!(end, None | Some(Err(_))), "{end:?}");
+}
+
 fn call(request_id: u32) -> Message {
     let mut frame = BytesMut::new();
     client::call_reducer(
@@ -292,7 +298,7 @@ async fn a_client_that_the_database_rejects_is_turned_away() {
         matches!(body, Body::Connect(_)).then_some(Err(rejected))
     });
     let mut client = connect_as_bob(&gateway).await;
-    assert_eq!(closed(&mut client).await, (1008, "banned".into()));
+    dropped(&mut client).await;
     gateway.log.wait_for("disconnect refused").await;
 }
 
@@ -304,11 +310,7 @@ async fn a_client_with_anothers_connection_id_is_turned_away() {
         _ => None,
     });
     let mut client = connect_as_bob(&gateway).await;
-    let (code, reason) = closed(&mut client).await;
-    assert_eq!(
-        (code, reason.as_str()),
-        (1008, "the connection id is another session's")
-    );
+    dropped(&mut client).await;
     assert_eq!(gateway.log.kinds(), ["connect"]);
 }
 

@@ -1,4 +1,4 @@
-//! A database: what it is, its schema, its logs, its end.
+//! A database: what it is, its schema, its end.
 
 use super::{Authenticated, HttpError};
 use crate::catalog::DatabaseRecord;
@@ -13,10 +13,10 @@ use rtdb_consensus::command::{Body as Command, Delete, EndDatabase, SetLock, Set
 use rtdb_consensus::{Refusal, Unapplied};
 use std::sync::Arc;
 
-type Caller = Extension<Authenticated>;
+pub(super) type Caller = Extension<Authenticated>;
 
 /// Passes a request on to the local server, by the database's identity.
-async fn forward(
+pub(super) async fn forward(
     node: &Node,
     database: &str,
     caller: &Authenticated,
@@ -38,16 +38,6 @@ pub(super) async fn info(
     Extension(caller): Caller,
 ) -> Result<Response, HttpError> {
     forward(&node, &database, &caller, "", None).await
-}
-
-/// The local server judges whether the caller may read them: it knows the owner.
-pub(super) async fn logs(
-    State(node): State<Arc<Node>>,
-    Path(database): Path<String>,
-    Extension(caller): Caller,
-    RawQuery(query): RawQuery,
-) -> Result<Response, HttpError> {
-    forward(&node, &database, &caller, "/logs", query).await
 }
 
 pub(super) async fn timestamp(

@@ -131,8 +131,10 @@ impl Arrival {
         let presence = match connected {
             Ok(presence) => presence,
             Err(error) => {
-                let reason = turned_away(error);
-                tracing::debug!(%identity, reason = %reason.reason, "a client was turned away");
+                tracing::debug!(%identity, %error, "a client was turned away");
+                let Some(reason) = turned_away(&error) else {
+                    return;
+                };
                 return super::run::close(&mut client, &reason).await;
             }
         };
@@ -207,22 +209,18 @@ async fn until_left(client: &mut Client, share: &mut Share) -> Option<Exceeded> 
     .await
 }
 
-fn turned_away(error: NotLetIn) -> CloseReason {
-    match error {
-        NotLetIn::NotProposed(error @ NotProposed::Overloaded { .. }) => {
-            CloseReason::new(CloseReason::AGAIN, error.to_string())
+/// What a client is told that is not let in. For what the database itself says of it, it hears nothing, as natively: it would
+/// take a close frame for an end that is as it should be.
+fn turned_away(error: &NotLetIn) -> Option<CloseReason> {
+    let code = match error {
+        NotLetIn::Unapplied(Unapplied::Reducer { .. } | Unapplied::Refused(Refusal::ConnectionTaken)) => {
+            return None;
         }
-        NotLetIn::NotProposed(error) => CloseReason::new(CloseReason::RESTART, error.to_string()),
-        // SpacetimeDB drops the connection without a word; the reason helps whoever looks.
-        NotLetIn::Unapplied(Unapplied::Reducer { message, .. }) => {
-            CloseReason::new(CloseReason::POLICY, message)
-        }
-        NotLetIn::Unapplied(Unapplied::Refused(taken @ Refusal::ConnectionTaken)) => {
-            CloseReason::new(CloseReason::POLICY, taken.to_string())
-        }
-        NotLetIn::Unapplied(Unapplied::Refused(_)) => CloseReason::module_exited(),
-        NotLetIn::Unapplied(error) => CloseReason::new(CloseReason::RESTART, error.to_string()),
-    }
+        NotLetIn::Unapplied(Unapplied::Refused(_)) => return Some(CloseReason::module_exited()),
+        NotLetIn::NotProposed(NotProposed::Overloaded { .. }) => CloseReason::AGAIN,
+        NotLetIn::NotProposed(_) | NotLetIn::Unapplied(_) => CloseReason::RESTART,
+    };
+    Some(CloseReason::new(code, error.to_string()))
 }
 
 /// Chooses the subprotocol: the newest that the client offers and the local server speaks.

@@ -3,6 +3,7 @@
 use super::{Action, Context, Core, Upstream, Waiting};
 use crate::close::CloseReason;
 use crate::views;
+use rtdb_determinism::View;
 use rtdb_protocol::client::{self, ClientMessage, Read};
 use rtdb_protocol::reply;
 use rtdb_replica::ViewError;
@@ -73,8 +74,20 @@ impl Core {
     }
 
     /// A view has failed: the client's subscriptions that read it end.
-    pub(crate) fn view_failed(&mut self, view: String, why: String, actions: &mut Vec<Action>) {
-        self.failed_views.push((view, why));
+    pub(crate) fn view_failed(
+        &mut self,
+        view: String,
+        why: String,
+        context: &Context<'_>,
+        actions: &mut Vec<Action>,
+    ) {
+        let mut views = context.module.views().iter();
+        // The module may be another one by now.
+        let names = views.find(|known| known.name == view).map(View::names);
+        let names = names
+            .unwrap_or([&view; 2])
+            .map(|name| (name.to_owned(), why.clone()));
+        self.failed_views.extend(names);
         self.end_failed_views(actions);
     }
 

@@ -45,7 +45,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                         io.views = views;
                     }
                     for error in failed {
-                        self.view_failed(error, actions);
+                        self.view_failed(error, &context, actions);
                     }
                     self.core.upstream_opened(&context, actions);
                 }
@@ -62,7 +62,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Event::ViewFailed => {
                 io.view_failed = self.next_view_failure();
                 for error in io.views.iter().filter_map(ViewHold::failure) {
-                    self.view_failed(error, actions);
+                    self.view_failed(error, &context, actions);
                 }
             }
             Event::Feed(Some(item)) => {
@@ -155,10 +155,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    fn view_failed(&mut self, error: ViewError, actions: &mut Vec<Action>) {
+    fn view_failed(&mut self, error: ViewError, context: &Context<'_'>, actions: &mut Vec<Action>) {
         let why = error.to_string();
         if let ViewError::Failed { view, .. } | ViewError::Stuck { view, .. } = error {
-            self.core.view_failed(view, why, actions);
+            self.core.view_failed(view, why, context, actions);
         }
     }
 

@@ -3,13 +3,15 @@
 use super::*;
 use rtdb_determinism::view_key;
 use rtdb_replica::ViewError;
-use spacetimedb_lib::db::raw_def::v10::{RawModuleDefV10, RawModuleDefV10Section, RawViewDefV10};
+use spacetimedb_lib::db::raw_def::v10::{
+    ExplicitNames, RawModuleDefV10, RawModuleDefV10Section, RawViewDefV10,
+};
 
 impl Script {
-    /// The same, to a module with the view `mine`.
+    /// The same, to a module with the view `mine`, which is `own` in the source.
     fn with_view(self) -> Self {
         let view = RawViewDefV10 {
-            source_name: "mine".into(),
+            source_name: "own".into(),
             index: 0,
             is_public: true,
             is_anonymous: false,
@@ -17,7 +19,12 @@ impl Script {
             return_type: AlgebraicType::array(AlgebraicType::unit()),
         };
         let mut def = RawModuleDefV10::default();
-        def.sections.push(RawModuleDefV10Section::Views(vec![view]));
+        let mut names = ExplicitNames::default();
+        names.insert_function("own", "mine");
+        def.sections = vec![
+            RawModuleDefV10Section::Views(vec![view]),
+            RawModuleDefV10Section::ExplicitNames(names),
+        ];
         let def = bsatn::to_vec(&RawModuleDef::V10(def)).expect("a definition");
         let module = Module::from_def(&def).expect("a module");
         Self { module, ..self }
@@ -28,7 +35,7 @@ impl Script {
     }
 
     fn view_failed(&mut self) -> Vec<String> {
-        self.step(|core, _, actions| core.view_failed("mine".into(), "boom".into(), actions))
+        self.step(|core, context, actions| core.view_failed("mine".into(), "boom".into(), context, actions))
     }
 
     /// A session that is subscribed to `counter` and to the view, as 1 and 2.
@@ -100,6 +107,17 @@ fn a_view_that_fails_ends_the_subscriptions_that_read_it() {
     assert_eq!(script.lost(), ["reopen"]);
     let reopened = script.step(Core::upstream_opened);
     assert_eq!(reopened, ["forward receipts", "forward subscribe 1"]);
+}
+
+#[test]
+fn a_view_is_meant_by_its_name_in_the_source_too() {
+    let mut script = Script::subscribed().with_view();
+    let look = client::subscribe(V2, &["SELECT * FROM Own"], 2, 2);
+    assert_eq!(script.client(look), ["prepare mine"]);
+    assert_eq!(script.prepared(Ok(())), ["forward subscribe 2"]);
+    assert_eq!(script.upstream(applied(2)), ["subscribed 2"]);
+    assert_eq!(script.view_failed(), ["forward unsubscribe 2"]);
+    assert_eq!(script.upstream(ended(2)), ["subscription lost 2"]);
 }
 
 #[test]
