@@ -37,6 +37,16 @@ impl Successes {
         Self(sums)
     }
 
+    /// The columns that hold the sums.
+    pub fn columns(self) -> [u128; SUMS / 4] {
+        let column = |four: &[u32]| {
+            four.iter()
+                .rev()
+                .fold(0, |column, sum| column << 32 | u128::from(*sum))
+        };
+        [column(&self.0[..4]), column(&self.0[4..])]
+    }
+
     /// A call at `index` has succeeded.
     pub fn add(&mut self, index: u64) {
         let (element, mut power) = (element(index), 1);
@@ -183,11 +193,8 @@ mod tests {
     fn columns_hold_four_sums_each() {
         let mut sums = Successes::default();
         sums.add(9);
-        let columns = [0, 4].map(|first| {
-            (0..4).fold(0, |column, nth| {
-                column | u128::from(sums.0[first + nth]) << (32 * nth)
-            })
-        });
+        let columns = sums.columns();
+        assert_eq!(columns[0] >> 32 & u128::from(u32::MAX), u128::from(sums.0[1]));
         assert_eq!(Successes::from_columns(columns), sums);
         assert_eq!((sums.0[0], u64::from(sums.0[1])), (1, element(9)));
     }

@@ -10,6 +10,7 @@ use rtdb_replica::{LocalServer, Replica, ServerState, Views};
 use spacetimedb_lib::Identity;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -21,15 +22,20 @@ pub struct OverReplica {
     replica: Arc<Replica>,
     server: LocalServer,
     tokens: Arc<dyn Tokens>,
+    runtime: Handle,
 }
 
 impl OverReplica {
-    /// Serves from `replica`, whose server is `server` and whose key makes `tokens`.
+    /// Serves from `replica`, whose server is `server` and whose key makes `tokens`, and which runs where this is called.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
     pub fn new(replica: Arc<Replica>, server: LocalServer, tokens: rtdb_replica::Tokens) -> Self {
         Self {
             replica,
             server,
             tokens: Arc::new(ClusterTokens(tokens)),
+            runtime: Handle::current(),
         }
     }
 }
@@ -121,8 +127,10 @@ impl Local for OverReplica {
     fn caught_up(&self, identity: &Identity) -> BoxFuture<'static, ()> {
         // The replica asks the server over connections that it shares with the applier: these must not hang on clients.
         let (replica, identity) = (self.replica.clone(), identity.to_byte_array());
-        let runtime = self.replica.runtime().clone();
-        let looking = Looking(runtime.spawn(async move { replica.caught_up(&identity).await }));
+        let looking = Looking(
+            self.runtime
+                .spawn(async move { replica.caught_up(&identity).await }),
+        );
         async move {
             let mut looking = looking;
             // It ends badly only with the node.

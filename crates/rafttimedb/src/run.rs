@@ -233,8 +233,7 @@ async fn start_replica<'a>(node: &'a Node, settings: &InitCluster) -> anyhow::Re
         node.manager.set_spacetimedb_version(version.to_string());
     }
     let replica = ReplicaConfig {
-        server: server.clone(),
-        tokens: tokens.clone(),
+        server: server.named(tokens.clone()),
         call_time_max: node.config.call_time_max(),
         damage_wait: node.config.damage_wait(),
         node: node.config.node_id,

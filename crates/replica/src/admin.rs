@@ -6,13 +6,14 @@ pub use sql::{SqlError, SqlTable};
 
 use crate::DatabaseId;
 use crate::migration::UpdatePlan;
-use crate::server::{HttpError, LocalServer};
-use crate::tokens::{TokenError, Tokens};
+use crate::server::{HttpError, Server, ServerState};
+use crate::tokens::TokenError;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use rtdb_consensus::command::Owner;
 use rtdb_determinism::Successes;
 use spacetimedb_lib::{Hash, Identity};
+use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -20,14 +21,11 @@ use thiserror::Error;
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long any other request may take, beside a call that is under way. A server that has just started replays its commit log first.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long an owner's token of our making is good.
-const TOKEN_LIFETIME: Duration = Duration::from_secs(300);
 
 /// Asks the local server in owners' names. Cheap to clone.
 #[derive(Clone)]
 pub struct Admin {
-    server: LocalServer,
-    tokens: Tokens,
+    server: Arc<dyn Server>,
     call_time_max: Duration,
 }
 
@@ -73,12 +71,10 @@ pub struct DatabaseState {
 }
 
 impl Admin {
-    /// Asks `server`, with tokens made by `tokens`. A call that is under way may keep it from answering for up to
-    /// `call_time_max`.
-    pub fn new(server: LocalServer, tokens: Tokens, call_time_max: Duration) -> Self {
+    /// Asks `server`. A call that is under way may keep it from answering for up to `call_time_max`.
+    pub fn new(server: Arc<dyn Server>, call_time_max: Duration) -> Self {
         Self {
             server,
-            tokens,
             call_time_max,
         }
     }
@@ -89,19 +85,16 @@ impl Admin {
     }
 
     /// The server that is asked.
-    pub fn server(&self) -> &LocalServer {
-        &self.server
+    pub fn server(&self) -> &dyn Server {
+        &*self.server
     }
 
-    /// A token for a database's owner, good for some minutes.
-    ///
-    /// # Errors
-    /// [`TokenError::Signing`].
-    pub fn token(&self, owner: &Owner) -> Result<String, TokenError> {
-        Ok(self
-            .tokens
-            .mint(&owner.issuer, &owner.subject, Some(TOKEN_LIFETIME))?
-            .token)
+    /// Waits until the server answers. Never returns if it is stopped before.
+    pub async fn up(&self) {
+        let mut state = self.server.state();
+        if state.wait_for(|state| *state == ServerState::Up).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Publishes a prepared module: creates the database under that identity, or replaces its module. What would break
@@ -256,18 +249,7 @@ impl Admin {
             "/v1/database/{}{path}",
             Identity::from_byte_array(*database).to_hex()
         );
-        let token = self.token(owner)?;
-        self.server
-            .http()
-            .send(method, &path, &token, body, timeout + self.call_time_max)
-            .await
-            .map_err(|e| match e {
-                HttpError::Status {
-                    status: StatusCode::NOT_FOUND,
-                    ..
-                } => AdminError::NoSuchDatabase,
-                HttpError::Status { status, text } => AdminError::Refused { status, text },
-                e => AdminError::Http(e),
-            })
+        let timeout = timeout + self.call_time_max;
+        self.server.ask(owner, method, path, body, timeout).await
     }
 }

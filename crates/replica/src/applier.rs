@@ -36,11 +36,12 @@ use futures::future::{Either, OptionFuture, select};
 use rtdb_consensus::command::{Body, Owner};
 use rtdb_consensus::{Position, ReadError, ResolvedCommand};
 use rtdb_protocol::FrameError;
+use rtdb_runtime::Instant;
 use spacetimedb_lib::Identity;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{OwnedMutexGuard, watch};
 
@@ -261,7 +262,7 @@ impl Applier {
             }
             match self.poison.stuck() {
                 Some(stuck) => self.stuck(stuck).await,
-                None => tokio::time::sleep(pause).await,
+                None => rtdb_runtime::sleep(pause).await,
             }
             pause = (pause * 2).min(BACK_OFF_MAX);
         }
@@ -319,7 +320,7 @@ impl Applier {
         self.shared.deactivate(&self.database);
         self.core.set_aside();
         self.tell(|held| held.give_up());
-        let end = why.pause().map(|pause| tokio::time::Instant::now() + pause);
+        let end = why.pause().map(|pause| Instant::now() + pause);
         let mut quarantine = self.slot.quarantine();
         loop {
             while let Some(head) = self.reader.head() {
@@ -335,7 +336,7 @@ impl Applier {
                                 Ok(taken) => taken,
                                 Err(interrupt) => {
                                     tracing::warn!(database = self.hex(), error = %interrupt, "a publication is tried again");
-                                    tokio::time::sleep(BACK_OFF_MAX).await;
+                                    rtdb_runtime::sleep(BACK_OFF_MAX).await;
                                     continue;
                                 }
                             }
@@ -356,14 +357,13 @@ impl Applier {
                 }
             }
             self.report();
-            tokio::select! {
-                biased;
+            rtdb_runtime::select! {
                 _ = quarantine.wait_for(Option::is_none) => {
                     tracing::info!(database = self.hex(), "the database is not set aside any more");
                     return Ok(None);
                 }
                 more = self.reader.more() => more?,
-                Some(()) = OptionFuture::from(end.map(tokio::time::sleep_until)) => {
+                Some(()) = OptionFuture::from(end.map(rtdb_runtime::sleep_until)) => {
                     self.slot.take_back();
                     return Ok(None);
                 }
@@ -374,7 +374,7 @@ impl Applier {
     /// Finds out where to go on, and goes on.
     async fn serve(&mut self) -> Result<Infallible, Interrupt> {
         if self.is_stale {
-            self.shared.admin.server().up().await;
+            self.shared.admin.up().await;
             self.remove().await?;
             self.is_stale = false;
         }

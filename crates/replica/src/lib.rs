@@ -9,6 +9,16 @@
 //! This crate may not know of Raft, nor of clients: it meets the rest through [`rtdb_consensus::Follow`], commands and
 //! outcomes.
 
+// Tests have time and tasks of their own.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        clippy::disallowed_macros,
+        clippy::disallowed_types
+    )
+)]
+
 mod admin;
 mod applier;
 mod contents;
@@ -31,7 +41,9 @@ pub use keys::{KeyError, KeyFiles, Keys};
 pub use migration::migration_token;
 pub use quarantine::Quarantine;
 pub use replica::{Found, Replica, ReplicaConfig, Report};
-pub use server::{LocalServer, ServerConfig, ServerError, ServerLimits, ServerState};
+pub use server::{
+    Line, LineError, LocalServer, Server, ServerConfig, ServerError, ServerLimits, ServerState,
+};
 pub use status::{DatabaseStatus, Digest, Phase, ReplicaStatus};
 pub use tokens::{Claims, LOCAL_ISSUER, Minted, TokenError, Tokens};
 pub use views::{ViewError, ViewHold, Views};

@@ -12,18 +12,17 @@ pub(crate) use verdicts::{Taken, Verdict, Verdicts};
 pub(crate) use witnesses::Witnesses;
 
 use crate::{
-    ActiveDatabase, Admin, Contents, DatabaseId, Digest, Fatal, LocalServer, Quarantine, ReplicaStatus,
-    Tokens, Views,
+    ActiveDatabase, Admin, Contents, DatabaseId, Digest, Fatal, Quarantine, ReplicaStatus, Server, Views,
 };
 use parking_lot::Mutex;
 use rtdb_consensus::command::Body;
 use rtdb_consensus::{Follow, Lag, LogIndex, Position};
+use rtdb_runtime::Instant;
+use rtdb_runtime::JoinHandle;
 use scout::Scout;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio::runtime::Handle;
+use std::time::Duration;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 /// How often it is looked whether the server has caught up.
 const LOOK: Duration = Duration::from_millis(20);
@@ -38,9 +37,7 @@ const DIGEST_MAX: Duration = Duration::from_secs(3);
 #[derive(Clone)]
 pub struct ReplicaConfig {
     /// The local server.
-    pub server: LocalServer,
-    /// What makes the owners' tokens.
-    pub tokens: Tokens,
+    pub server: Arc<dyn Server>,
     /// How long the cluster lets one call run on a server.
     pub call_time_max: Duration,
     /// How long the server must call a database's files damaged before the database is made again from the log.
@@ -68,7 +65,6 @@ pub struct Replica {
     scout: Mutex<Option<JoinHandle<()>>>,
     /// Keeps the digests fresh.
     reader: JoinHandle<()>,
-    runtime: Handle,
 }
 
 impl Replica {
@@ -78,18 +74,12 @@ impl Replica {
     /// Outside a Tokio runtime.
     pub fn start(config: ReplicaConfig, follow: Arc<dyn Follow>) -> Self {
         let shared = Arc::new(Shared::new(config, follow));
-        let scout = tokio::spawn(Scout::new(shared.clone()).run());
+        let scout = rtdb_runtime::spawn(Scout::new(shared.clone()).run());
         Self {
             scout: Mutex::new(Some(scout)),
-            reader: tokio::spawn(read_digests(shared.clone())),
+            reader: rtdb_runtime::spawn(read_digests(shared.clone())),
             shared,
-            runtime: Handle::current(),
         }
-    }
-
-    /// Where it runs.
-    pub fn runtime(&self) -> &Handle {
-        &self.runtime
     }
 
     /// A database whose module is running here. Stays while the local server is down.
@@ -138,7 +128,7 @@ impl Replica {
                 return;
             }
             // The lock is held: while this one waits, the others need not ask.
-            tokio::time::sleep(LOOK).await;
+            rtdb_runtime::sleep(LOOK).await;
         }
     }
 
@@ -263,7 +253,7 @@ async fn read_digests(shared: Arc<Shared>) {
                     return slot.set_digest(at, None);
                 };
                 let state = shared.admin.state(&active.owner, &slot.identity);
-                if let Ok(Ok(Some(state))) = tokio::time::timeout(DIGEST_MAX, state).await {
+                if let Ok(Ok(Some(state))) = rtdb_runtime::timeout(DIGEST_MAX, state).await {
                     let digest = Digest {
                         position: Position(state.index),
                         value: state.digest,
@@ -273,7 +263,7 @@ async fn read_digests(shared: Arc<Shared>) {
             }
         });
         futures::future::join_all(read).await;
-        tokio::time::sleep(DIGEST_PERIOD).await;
+        rtdb_runtime::sleep(DIGEST_PERIOD).await;
     }
 }
 

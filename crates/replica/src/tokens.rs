@@ -11,7 +11,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use spacetimedb_lib::Identity;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use thiserror::Error;
 use verified::Verified;
 
@@ -175,7 +175,8 @@ impl Tokens {
     /// # Errors
     /// [`TokenError::Signing`].
     pub fn fresh(&self) -> Result<Minted, TokenError> {
-        self.mint(LOCAL_ISSUER, &uuid::Uuid::new_v4().to_string(), None)
+        let subject = uuid::Builder::from_random_bytes(rtdb_runtime::random_bytes()).into_uuid();
+        self.mint(LOCAL_ISSUER, &subject.to_string(), None)
     }
 }
 
@@ -225,9 +226,7 @@ fn in_time(claims: Claims) -> Result<Claims, TokenError> {
 }
 
 fn now_s() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    rtdb_runtime::wall_us() / 1_000_000
 }
 
 #[cfg(test)]

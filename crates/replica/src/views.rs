@@ -8,10 +8,11 @@
 pub(crate) mod refresher;
 
 use parking_lot::Mutex;
-use std::collections::{HashMap, VecDeque};
+use rtdb_runtime::Instant;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -64,12 +65,12 @@ pub struct Views {
 #[derive(Debug, Default)]
 struct State {
     /// The instances that the server may have, by their keys.
-    known: HashMap<u64, Known>,
+    known: BTreeMap<u64, Known>,
     /// How many of them nobody holds.
     released: usize,
     requests: VecDeque<Request>,
     /// Views that have run for too long, and until when they are not run again.
-    stuck: HashMap<String, Instant>,
+    stuck: BTreeMap<String, Instant>,
     /// Calls have been applied since the last refresh began.
     outdated: bool,
     forgot: Option<Instant>,
@@ -268,9 +269,10 @@ impl State {
     }
 
     fn check_stuck(&self, view: &str) -> Result<(), ViewError> {
-        let left = self.stuck.get(view).map_or(Duration::ZERO, |until| {
-            until.saturating_duration_since(Instant::now())
-        });
+        let left = self
+            .stuck
+            .get(view)
+            .map_or(Duration::ZERO, |until| until.duration_since(Instant::now()));
         match left {
             Duration::ZERO => Ok(()),
             left => Err(ViewError::Stuck {

@@ -1,5 +1,11 @@
 //! A managed server's life, with a program that only looks like SpacetimeDB: this test itself, started again.
 
+// Tests have time and tasks of their own.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    clippy::disallowed_types
+)]
 #![allow(clippy::unwrap_used)]
 
 use nix::sys::signal::{Signal, kill};

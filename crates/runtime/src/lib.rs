@@ -13,9 +13,11 @@ pub mod sim;
 #[allow(dead_code, unreachable_pub, reason = "nobody can begin one")]
 mod sim;
 mod task;
+mod tasks;
 mod time;
 
 pub use task::{JoinError, JoinHandle, Worker, in_place, is_running, spawn, unblock, worker, yield_now};
+pub use tasks::Tasks;
 pub use time::{Elapsed, Instant, Sleep, Timeout, sleep, sleep_until, timeout, timeout_at, wall_us};
 #[doc(hidden)]
 pub use tokio;

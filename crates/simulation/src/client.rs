@@ -2,8 +2,8 @@
 //! are told.
 
 use crate::cluster::Cluster;
+use crate::module::{self, ADD, ADDS, BURN, DATABASE, FAIL, TRAP};
 use crate::truth::END;
-use bytes::Bytes;
 use rtdb_consensus::command::{Body, Call, Connect, Disconnect};
 use rtdb_consensus::{Command, Outcome, Pending, Propose};
 use rtdb_runtime::{Instant, sim, sleep};
@@ -11,21 +11,32 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// The database that all use.
-pub const DATABASE: Bytes = Bytes::from_static(&[7; 32]);
-
 /// Calls that one has under way at most.
 const WINDOW: u64 = 6;
 
 /// The longest time between two bursts of calls.
 const PAUSE_MAX: Duration = Duration::from_millis(80);
 
-/// A call by its name.
-pub fn call(session: u64, name: &str) -> Command {
+/// A call by its name. What it does is drawn: most insert a row.
+pub fn draw_call(session: u64, name: &str) -> (String, Command) {
+    let reducer = match sim::draw(200) {
+        0..10 => FAIL,
+        10..14 => TRAP,
+        14 => BURN,
+        _ => ADD,
+    };
+    let name = format!("{}{name}", if reducer == ADD { ADDS } else { "" });
+    let command = call(session, reducer, &name);
+    (name, command)
+}
+
+/// A call of a reducer.
+pub fn call(session: u64, reducer: &str, name: &str) -> Command {
     Body::Call(Call {
         database: DATABASE,
         session,
-        reducer: name.to_owned(),
+        reducer: reducer.to_owned(),
+        args: module::args(session, name),
         ..Call::default()
     })
     .into()
@@ -39,6 +50,13 @@ pub struct Client {
     pub cluster: Arc<Cluster>,
     /// Nothing new is to be asked for.
     pub is_over: Arc<AtomicBool>,
+}
+
+/// An identity that is a name.
+fn padded(name: &str) -> Vec<u8> {
+    let mut bytes = name.as_bytes().to_vec();
+    bytes.resize(32, 0);
+    bytes
 }
 
 /// What is under way.
@@ -72,7 +90,8 @@ impl Client {
                 number += 1;
                 let within = session.filter(|_| sim::draw(2) == 0);
                 let name = format!("call {}/{number}", self.id);
-                let asked = self.submit(node, name.clone(), call(within.unwrap_or(0), &name));
+                let (name, command) = draw_call(within.unwrap_or(0), &name);
+                let asked = self.submit(node, name.clone(), command);
                 if asked.is_some() {
                     self.cluster.truth.asked(self.id, moves, &name);
                 }
@@ -99,7 +118,7 @@ impl Client {
         let name = format!("session {}/{number}", self.id);
         let body = Body::Connect(Connect {
             database: DATABASE,
-            sender: name.clone().into(),
+            sender: padded(&name).into(),
             connection: ((u128::from(self.id) << 64) | u128::from(number))
                 .to_le_bytes()
                 .to_vec()
@@ -131,8 +150,35 @@ impl Client {
             since,
         } = asked;
         let outcome = pending.await;
-        let is_undisturbed = self.cluster.is_undisturbed(node, since);
+        let is_undisturbed = self.cluster.is_undisturbed(node, &outcome, since);
         self.cluster.truth.told(self.id, &name, &outcome, is_undisturbed);
         outcome
+    }
+}
+
+/// Who publishes modules.
+pub struct Publisher(pub Client);
+
+/// The longest time between two publications.
+const PUBLISH_PAUSE_MAX: Duration = Duration::from_secs(20);
+
+impl Publisher {
+    /// Publishes until it is over.
+    pub async fn run(self) {
+        let client = self.0;
+        let nodes: Vec<u64> = client.cluster.nodes().collect();
+        // Those before were to found the database.
+        for number in 1_000.. {
+            sleep(sim::up_to(PUBLISH_PAUSE_MAX)).await;
+            if client.is_over.load(Ordering::Relaxed) {
+                return;
+            }
+            let node = nodes[sim::draw(nodes.len() as u64) as usize];
+            let publish = module::publish(number, sim::draw(4) == 0, sim::draw(4) == 0);
+            let name = String::from_utf8_lossy(&publish.module).into_owned();
+            if let Some(asked) = client.submit(node, name, Body::Publish(publish).into()) {
+                let _ = client.wait(asked).await;
+            }
+        }
     }
 }

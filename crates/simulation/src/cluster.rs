@@ -2,11 +2,17 @@
 
 use crate::disk::{Ailment, Disk};
 use crate::fault::{Fault, KINDS};
+use crate::module::DATABASE;
 use crate::network::{Link, Network, addr, id};
-use crate::replica::Database;
+use crate::replica;
+use crate::spacetime::{Loss, SpacetimeDb};
 use crate::truth::Truth;
 use parking_lot::Mutex;
-use rtdb_consensus::{Config, Follow, FreeSpace, GroupId, Limits, Manager, Role, Store, SystemClock, Timing};
+use rtdb_consensus::{
+    Config, FreeSpace, GroupId, Limits, Manager, Outcome, Role, Store, SystemClock, Timing, Unapplied,
+};
+use rtdb_protocol::Subprotocol;
+use rtdb_replica::{Fatal, Replica};
 use rtdb_runtime::{Instant, sim, sleep, timeout};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -43,7 +49,7 @@ impl FreeSpace for Roomy {
 /// A machine: what outlives the processes on it.
 struct Machine {
     disk: Disk,
-    database: Database,
+    server: SpacetimeDb,
     sync_max: Duration,
     state: Mutex<MachineState>,
 }
@@ -51,6 +57,7 @@ struct Machine {
 #[derive(Default)]
 struct MachineState {
     manager: Option<Arc<Manager>>,
+    replica: Option<Arc<Replica>>,
     /// Whether its data directory is marked as a log's.
     is_marked: bool,
     is_starting: bool,
@@ -92,22 +99,25 @@ pub struct Cluster {
 impl Cluster {
     /// Machines that are still down.
     pub fn new(nodes: u64, net: Arc<Network>, sync_max: Duration, dangers: &Dangers) -> Arc<Self> {
+        let truth = Arc::<Truth>::default();
+        let subprotocol = [Subprotocol::V1, Subprotocol::V3][sim::draw(2) as usize];
         let machine = |id| {
             let disk = Disk::default();
             disk.heal(sync_max);
             disk.endanger(id, dangers.sync_kills, dangers.victims.clone());
             let machine = Machine {
                 disk,
-                database: Database::default(),
+                server: SpacetimeDb::new(id, subprotocol, Some(truth.clone())),
                 sync_max,
                 state: Mutex::default(),
             };
             (id, machine)
         };
+        let machines = (1..=nodes).map(machine).collect();
         Arc::new(Self {
             net,
-            truth: Arc::default(),
-            machines: (1..=nodes).map(machine).collect(),
+            truth,
+            machines,
             counted: Mutex::new([0; KINDS.len()]),
             reached: Mutex::default(),
             limits: Limits::default(),
@@ -122,6 +132,11 @@ impl Cluster {
     /// What runs on a machine.
     pub fn manager(&self, node: u64) -> Option<Arc<Manager>> {
         self.machines[&node].state.lock().manager.clone()
+    }
+
+    /// What applies there.
+    fn replica(&self, node: u64) -> Option<Arc<Replica>> {
+        self.machines[&node].state.lock().replica.clone()
     }
 
     /// Whether a node has refused to start on what has rotted.
@@ -149,10 +164,19 @@ impl Cluster {
         *self.reached.lock().entry(what).or_default() += times;
     }
 
-    /// Whether nothing was wrong near a node since then.
-    pub fn is_undisturbed(&self, node: u64, since: Instant) -> bool {
-        let until = self.machines[&node].state.lock().disturbed_until;
-        until.is_none_or(|until| until < since)
+    /// Whether nothing was wrong since then near a node, and near all whose word an outcome depends on.
+    pub fn is_undisturbed(&self, node: u64, outcome: &Outcome, since: Instant) -> bool {
+        let is_of_all = matches!(
+            outcome,
+            Err(Unapplied::Unknown {
+                position: Some(_),
+                ..
+            })
+        );
+        self.machines.iter().all(|(id, machine)| {
+            let until = machine.state.lock().disturbed_until;
+            (*id != node && !is_of_all) || until.is_none_or(|until| until < since)
+        })
     }
 
     fn disturb(&self, nodes: impl IntoIterator<Item = u64>, time: Duration) {
@@ -219,14 +243,13 @@ impl Cluster {
             .await
             .map_err(|e| e.to_string())?;
         self.net.connect(node, manager.service());
-        let group: Arc<dyn Follow> = manager.shard().clone();
-        let (database, cluster) = (machine.database.clone(), self.clone());
-        drop(rtdb_runtime::spawn(async move {
-            if let Err(error) = database.follow(node, group, cluster.truth.clone()).await {
-                cluster.unreadable(node, &error.to_string());
-            }
-        }));
-        machine.state.lock().manager = Some(manager);
+        // What is left of the server of before is ended.
+        machine
+            .server
+            .die([Loss::Nothing, Loss::Last][sim::draw(2) as usize]);
+        let replica = replica::start(node, &manager, machine.server.clone(), self.truth.clone());
+        let mut state = machine.state.lock();
+        (state.manager, state.replica) = (Some(manager), Some(replica));
         Ok(())
     }
 
@@ -235,20 +258,27 @@ impl Cluster {
         let machine = &self.machines[&node];
         self.net.disconnect(node);
         sim::kill(id(node));
-        let manager = machine.state.lock().manager.take();
-        drop(manager);
+        let (manager, replica) = {
+            let mut state = machine.state.lock();
+            (state.manager.take(), state.replica.take())
+        };
+        drop((manager, replica));
         // Dropping it may have woken tasks of its own.
         sim::kill(id(node));
         match power {
             true => {
                 let lost = machine.disk.lose_power();
                 self.reach("sectors lost", lost as u64);
-                machine.database.lose(sim::draw(8) == 0);
+                machine.server.die(match sim::draw(8) {
+                    0 => Loss::Everything,
+                    _ => Loss::Last,
+                });
             }
             false => machine.disk.survive(),
         }
         machine.disk.heal(machine.sync_max);
-        machine.database.hang(false);
+        machine.server.hang(false);
+        machine.server.trouble(false);
         let mut state = machine.state.lock();
         (state.is_starting, state.is_stopping) = (false, false);
         state.may_stop = false;
@@ -288,7 +318,8 @@ impl Cluster {
             | Fault::DiskFull { time, .. }
             | Fault::DiskSlow { time, .. }
             | Fault::DiskHangs { time, .. }
-            | Fault::DatabaseHangs { time, .. } => time,
+            | Fault::DatabaseHangs { time, .. }
+            | Fault::DatabaseTroubled { time, .. } => time,
             _ => Duration::ZERO,
         };
         self.disturb(fault.nodes(), time);
@@ -309,7 +340,13 @@ impl Cluster {
                 if let Some(manager) = self.manager(node) {
                     self.machines[&node].state.lock().is_stopping = true;
                     self.net.disconnect(node);
-                    let mut stopped = sim::spawn_on(id(node), async move { manager.shutdown().await });
+                    let replica = self.replica(node);
+                    let mut stopped = sim::spawn_on(id(node), async move {
+                        if let Some(replica) = replica {
+                            replica.stop().await;
+                        }
+                        manager.shutdown().await
+                    });
                     let mut waited = Duration::ZERO;
                     while timeout(STOP_LOOK, &mut stopped).await.is_err() {
                         if !sim::is_paused(id(node)) {
@@ -381,11 +418,20 @@ impl Cluster {
                     }));
                 }
             }
-            Fault::Lose { node, everything } => self.machines[&node].database.lose(everything),
+            Fault::Lose { node, everything } => self.machines[&node].server.die(match everything {
+                true => Loss::Everything,
+                false => Loss::Last,
+            }),
             Fault::DatabaseHangs { node, time } => {
-                self.machines[&node].database.hang(true);
+                self.machines[&node].server.hang(true);
                 sleep(time).await;
-                self.machines[&node].database.hang(false);
+                self.machines[&node].server.hang(false);
+            }
+            Fault::DatabaseDies { node } => self.machines[&node].server.die(Loss::Nothing),
+            Fault::DatabaseTroubled { node, time } => {
+                self.machines[&node].server.trouble(true);
+                sleep(time).await;
+                self.machines[&node].server.trouble(false);
             }
         }
     }
@@ -408,7 +454,7 @@ impl Cluster {
 
     /// A node dies at a moment that was chosen for it: it has just granted a vote, or is about to have something on disk.
     pub async fn doom(self: Arc<Self>, node: u64) {
-        if self.manager(node).is_some() {
+        if self.machines.contains_key(&node) && self.manager(node).is_some() {
             self.reach("deaths at chosen moments", 1);
             let down = sim::up_to(Duration::from_millis(2));
             self.suffer(Fault::Kill {
@@ -424,7 +470,8 @@ impl Cluster {
     pub async fn heal(self: &Arc<Self>) {
         for (node, machine) in &self.machines {
             machine.disk.heal(machine.sync_max);
-            machine.database.hang(false);
+            machine.server.hang(false);
+            machine.server.trouble(false);
             for other in self.machines.keys() {
                 for _ in 0..64 {
                     self.net.mend(*node, *other);
@@ -489,6 +536,9 @@ impl Cluster {
                     }
                     continue;
                 }
+                if let Some(replica) = self.replica(*node) {
+                    self.look_at(*node, &replica);
+                }
                 let status = manager.status();
                 let life = machine.state.lock().lives;
                 let limit = self.limits.waiting_bytes_max;
@@ -519,9 +569,24 @@ impl Cluster {
         }
     }
 
+    /// Looks at a node's replica: what it holds, and whether it has stopped or was set aside.
+    fn look_at(&self, node: u64, replica: &Replica) {
+        for (_, found) in replica.take_holdings() {
+            self.truth.holds(node, &found);
+        }
+        let aside = replica.quarantine(&[7; 32]).and_then(|why| why.borrow().clone());
+        assert_eq!(aside, None, "node {node} has set the database aside");
+        let fatal = replica.fatal().borrow().clone();
+        match fatal.as_deref() {
+            None => {}
+            Some(Fatal::Log(error)) => self.unreadable(node, &error.to_string()),
+            Some(fatal) => panic!("the replica of node {node} stops: {fatal}"),
+        }
+    }
+
     /// Whether all nodes that can run have the whole history, and only sessions of lives that go on.
     pub fn is_level(&self) -> bool {
-        let all = self.truth.len();
+        let end = self.truth.end();
         let running: Vec<_> = self
             .nodes()
             .filter(|node| !self.is_lost(*node))
@@ -530,7 +595,8 @@ impl Cluster {
         let mut live = BTreeMap::new();
         for (node, manager) in &running {
             let Some(manager) = manager else { return false };
-            if self.machines[node].database.len() != all {
+            let replica = self.replica(*node);
+            if replica.is_none_or(|replica| *replica.applied().borrow() < end) {
                 return false;
             }
             live.insert(*node, *manager.shard().epoch().borrow());
@@ -549,6 +615,22 @@ impl Cluster {
         sessions.len() == 1 && sessions.iter().flatten().all(is_live)
     }
 
+    /// At the end: what the servers of all that run hold.
+    pub fn check(&self) {
+        let mut first = None;
+        for node in self.nodes().filter(|node| !self.is_lost(*node)) {
+            let Some(database) = self.machines[&node].server.database(&DATABASE) else {
+                panic!("the server of node {node} has no database")
+            };
+            self.truth.check(node, &database);
+            let (_, known) = first.get_or_insert((node, database.clone()));
+            assert!(
+                (&known.rows, &known.receipts) == (&database.rows, &database.receipts),
+                "node {node} holds other rows in the end"
+            );
+        }
+    }
+
     /// Says how everybody is, for a run that does not end.
     pub fn describe(&self) -> String {
         let describe = |node: u64| match self.manager(node) {
@@ -556,9 +638,10 @@ impl Cluster {
                 let groups = manager.status().groups;
                 let shard = groups.into_iter().find(|group| group.group == GroupId::SHARD);
                 format!(
-                    "node {node} has {} of {}: {shard:?}",
-                    self.machines[&node].database.len(),
-                    self.truth.len()
+                    "node {node} has applied {:?} of {}: {:?}: {shard:?}",
+                    self.replica(node).map(|replica| *replica.applied().borrow()),
+                    self.truth.end(),
+                    self.replica(node).map(|replica| replica.progress()),
                 )
             }
             None => format!("node {node} is down"),

@@ -53,10 +53,14 @@ pub enum Fault {
     Lose { node: u64, everything: bool },
     /// A node's database does nothing.
     DatabaseHangs { node: u64, time: Duration },
+    /// A node's database dies, and loses nothing.
+    DatabaseDies { node: u64 },
+    /// A node's database answers requests with errors.
+    DatabaseTroubled { node: u64, time: Duration },
 }
 
 /// The kinds of faults, as they are counted.
-pub const KINDS: [&str; 18] = [
+pub const KINDS: [&str; 20] = [
     "kills",
     "orderly stops",
     "pauses",
@@ -75,6 +79,8 @@ pub const KINDS: [&str; 18] = [
     "databases that lost something",
     "hanging databases",
     "leaders killed",
+    "databases that died",
+    "databases with troubles",
 ];
 
 impl Fault {
@@ -99,6 +105,8 @@ impl Fault {
             Self::Lose { .. } => 15,
             Self::DatabaseHangs { .. } => 16,
             Self::KillLeader { .. } => 17,
+            Self::DatabaseDies { .. } => 18,
+            Self::DatabaseTroubled { .. } => 19,
         }
     }
 
@@ -118,7 +126,9 @@ impl Fault {
             | Self::Rot { node }
             | Self::Transfer { node }
             | Self::Lose { node, .. }
-            | Self::DatabaseHangs { node, .. } => vec![node],
+            | Self::DatabaseHangs { node, .. }
+            | Self::DatabaseDies { node }
+            | Self::DatabaseTroubled { node, .. } => vec![node],
             Self::Cut { from, to, .. } | Self::Slow { from, to, .. } => vec![from, to],
             Self::Reset { one, other } => vec![one, other],
             // It is known only then.
@@ -173,6 +183,8 @@ impl Fault {
             },
             14 => Self::Transfer { node },
             17 => Self::KillLeader { down: time },
+            18 => Self::DatabaseDies { node },
+            19 => Self::DatabaseTroubled { node, time },
             _ => Self::DatabaseHangs { node, time },
         }
     }
@@ -251,6 +263,10 @@ impl fmt::Display for Fault {
                 write!(f, "the database of node {node} loses its last commits")
             }
             Self::DatabaseHangs { node, time } => write!(f, "the database of node {node} hangs for {time:?}"),
+            Self::DatabaseDies { node } => write!(f, "the database of node {node} dies"),
+            Self::DatabaseTroubled { node, time } => {
+                write!(f, "the database of node {node} answers with errors for {time:?}")
+            }
         }
     }
 }

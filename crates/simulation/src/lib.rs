@@ -2,15 +2,17 @@
 //!
 //! A run has a seed, from which everything comes: the same seed gives the same run. [`run`](run::run) makes one; [`hunt`]
 //! makes many, and looks for the shortest way to what it has found. What must hold is in [`truth`]; what goes wrong in
-//! [`fault`]; how the world is made in [`network`], [`disk`] and [`replica`].
+//! [`fault`]; how the world is made in [`network`], [`disk`] and [`spacetime`].
 
 pub mod client;
 pub mod cluster;
 pub mod disk;
 pub mod fault;
 pub mod hunt;
+pub mod module;
 pub mod network;
 pub mod planted;
 pub mod replica;
 pub mod run;
+pub mod spacetime;
 pub mod truth;

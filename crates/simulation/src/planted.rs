@@ -18,7 +18,7 @@ const fn planted(name: &'static str, what: &'static str) -> Planted {
 pub const SEEDS_MAX: u64 = 400;
 
 /// Those that must be found.
-pub const FAULTS: [Planted; 17] = [
+pub const FAULTS: [Planted; 24] = [
     planted("votes are not synced", "a vote is given before it is on disk"),
     planted(
         "entries count before they are synced",
@@ -80,6 +80,34 @@ pub const FAULTS: [Planted; 17] = [
     planted(
         "time goes back",
         "an entry's time is its leader's, however late the log was before",
+    ),
+    planted(
+        "losses of servers are not noticed",
+        "a replica goes on where it remembers to have been, and not where its server is",
+    ),
+    planted(
+        "calls are sent again wherever the server is",
+        "after a lost connection what was open is sent again, without a look at where the server is",
+    ),
+    planted(
+        "results go to the neighbour",
+        "what came of a call is told to the caller of the next one",
+    ),
+    planted(
+        "any result is taken for the next call's",
+        "results are not compared with the calls that wait for them",
+    ),
+    planted(
+        "outcomes are told again",
+        "what is applied again after a server lost it is told again",
+    ),
+    planted(
+        "lost answers are good ones",
+        "calls whose answers were lost with a server are told to have gone well",
+    ),
+    planted(
+        "doubtful answers are told at once",
+        "what one server alone says of a trap is not held until a majority says so",
     ),
 ];
 

@@ -1,119 +1,110 @@
-//! A node's local database, as far as the log sees it: it applies what is resolved, answers, and may lose the last of it.
+//! A node's replica: the product's own, over a server that is a model. What it reads from the log and what it tells is
+//! looked at on the way.
 
+use crate::spacetime::SpacetimeDb;
 use crate::truth::Truth;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use rtdb_consensus::{Applied, Follow, LogIndex, ReadError, Reply};
-use rtdb_runtime::{sim, sleep};
-use std::sync::Arc;
+use rtdb_consensus::command::{Body, JUDGEMENT_LEVEL};
+use rtdb_consensus::{Follow, LogIndex, Manager, Origin, Outcome, Propose, ReadError, ResolvedEntry};
+use rtdb_replica::{Replica, ReplicaConfig, Report};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
-/// Bytes that are read from the log at once.
-const READ_BYTES_MAX: usize = 64 << 10;
+/// How long a call may run.
+const CALL_TIME_MAX: Duration = Duration::from_secs(20);
+/// How long a server must call its files damaged: it never does.
+const DAMAGE_WAIT: Duration = Duration::from_secs(180);
 
-/// How far a database has come: commands of the history, and the entry after which the next ones stand.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Mark {
-    place: usize,
-    index: LogIndex,
+/// Starts a node's replica.
+pub fn start(node: u64, manager: &Arc<Manager>, server: SpacetimeDb, truth: Arc<Truth>) -> Arc<Replica> {
+    let config = ReplicaConfig {
+        server: Arc::new(server),
+        call_time_max: CALL_TIME_MAX,
+        damage_wait: DAMAGE_WAIT,
+        node,
+        reports: Some(Arc::new(Reports {
+            manager: Arc::downgrade(manager),
+            truth: truth.clone(),
+        })),
+    };
+    let follow = Watched {
+        node,
+        inner: manager.shard().clone(),
+        truth,
+        told: Mutex::default(),
+    };
+    Arc::new(Replica::start(config, Arc::new(follow)))
 }
 
-#[derive(Default)]
-struct State {
-    applied: Mark,
-    /// What it has surely on disk.
-    durable: Mark,
-    /// It does nothing.
-    hangs: bool,
+/// A node's log, and what its replica makes of it.
+struct Watched {
+    node: u64,
+    inner: Arc<dyn Follow>,
+    truth: Arc<Truth>,
+    /// The commands whose outcomes were told in this life of the node.
+    told: Mutex<BTreeSet<(u64, u64, u64)>>,
 }
 
-/// A database. Clones are the same.
-#[derive(Clone, Default)]
-pub struct Database {
-    state: Arc<Mutex<State>>,
-    /// It has lost something.
-    lost: Arc<Notify>,
-}
-
-impl Database {
-    /// Commands of the history that it has.
-    pub fn len(&self) -> usize {
-        self.state.lock().applied.place
+impl Follow for Watched {
+    fn resolved(&self) -> watch::Receiver<LogIndex> {
+        self.inner.resolved()
     }
 
-    /// Whether it has nothing.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// It dies, and comes back without the last of what it had, or without anything.
-    pub fn lose(&self, everything: bool) {
-        let mut state = self.state.lock();
-        if everything {
-            state.durable = Mark::default();
+    fn read(
+        &self,
+        from: LogIndex,
+        bytes_max: usize,
+    ) -> BoxFuture<'_, Result<Vec<Arc<ResolvedEntry>>, ReadError>> {
+        async move {
+            let read = self.inner.read(from, bytes_max).await?;
+            self.truth.read(self.node, from, &read);
+            Ok(read)
         }
-        state.applied = state.durable;
-        self.lost.notify_one();
+        .boxed()
     }
 
-    /// It stops answering, or goes on.
-    pub fn hang(&self, hangs: bool) {
-        self.state.lock().hangs = hangs;
+    fn complete(&self, origin: Origin, seq: u64, outcome: Outcome) {
+        let is_new = self.told.lock().insert((origin.node, origin.epoch, seq));
+        assert!(
+            is_new,
+            "node {} tells twice what became of {seq} of {origin:?}: {outcome:?}",
+            self.node
+        );
+        self.truth.completed(self.node, origin, &outcome);
+        self.inner.complete(origin, seq, outcome);
     }
 
-    /// Follows a group for as long as the node lives.
-    ///
-    /// # Errors
-    /// When the log can't be read.
-    pub async fn follow(self, node: u64, group: Arc<dyn Follow>, truth: Arc<Truth>) -> Result<(), ReadError> {
-        let mut resolved = group.resolved();
-        loop {
-            let end = *resolved.borrow_and_update();
-            loop {
-                let Mark { place, index } = self.state.lock().applied;
-                if index >= end {
-                    break;
-                }
-                let entries = group.read(index + 1, READ_BYTES_MAX).await?;
-                while self.state.lock().hangs {
-                    sleep(Duration::from_millis(20)).await;
-                }
-                sleep(sim::up_to(Duration::from_micros(300))).await;
-                // It may have died meanwhile.
-                if (self.state.lock().applied != Mark { place, index }) {
-                    continue;
-                }
-                let mut next = Mark { place, index: end };
-                for entry in &entries {
-                    assert!(entry.index > index, "entry {} was read again", entry.index);
-                    for command in &entry.commands {
-                        truth.applied(node, next.place, command);
-                        next.place += 1;
-                        let outcome = Ok(Applied {
-                            position: command.position,
-                            timestamp_us: command.timestamp_us,
-                            reply: Reply::Done,
-                        });
-                        group.complete(command.origin, command.seq, outcome);
-                    }
-                    next.index = entry.index;
-                }
-                let mut state = self.state.lock();
-                state.applied = next;
-                if sim::draw(4) == 0 {
-                    state.durable = next;
-                }
-                drop(state);
-                group.applied(next.index);
-            }
-            rtdb_runtime::select! {
-                changed = resolved.changed() => {
-                    if changed.is_err() {
-                        return Ok(());
-                    }
-                }
-                () = self.lost.notified() => {}
-            }
+    fn applied(&self, index: LogIndex) {
+        self.inner.applied(index);
+    }
+}
+
+/// Proposes what a replica has to say, as a node does.
+struct Reports {
+    manager: Weak<Manager>,
+    truth: Arc<Truth>,
+}
+
+impl Report for Reports {
+    fn report(&self, body: Body) -> bool {
+        let Some(manager) = self.manager.upgrade() else {
+            return false;
+        };
+        manager.shard().submit(body.into()).is_ok()
+    }
+
+    fn majority(&self) -> Option<usize> {
+        let manager = self.manager.upgrade()?;
+        if manager.feature_level() < JUDGEMENT_LEVEL {
+            return None;
         }
+        let voters = manager.shard().with_shard(|shard| shard.voters().len());
+        let majority = voters.filter(|voters| *voters > 0).map(|voters| voters / 2 + 1)?;
+        self.truth.majority(majority);
+        Some(majority)
     }
 }

@@ -1,13 +1,13 @@
 //! One run: a cluster, its clients, and what goes wrong, all from a seed.
 
-use crate::client::{Client, DATABASE, call};
+use crate::client::{Client, Publisher, call};
 use crate::cluster::{Cluster, Dangers, set_clock};
 use crate::fault::{Fault, KINDS};
+use crate::module::{ADD, ADDS, publish};
 use crate::network::{Network, Weather, addr};
 use crate::truth::Counts;
-use bytes::Bytes;
 use rtdb_consensus::Propose;
-use rtdb_consensus::command::{Body, InitCluster, Publish};
+use rtdb_consensus::command::{Body, InitCluster};
 use rtdb_runtime::{sim, sleep, timeout};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,6 +23,9 @@ const FOUNDED_WITHIN: Duration = Duration::from_secs(120);
 
 /// After the last fault everything must be answered and level within so much virtual time.
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+
+/// The client that publishes.
+const PUBLISHER: u64 = 500;
 
 /// Nodes that are to be killed at once, at most.
 const VICTIMS_MAX: usize = 16;
@@ -166,6 +169,12 @@ async fn world(plan: Plan, seen: Seen) {
             sim::spawn_on(0, Client { id, cluster, is_over }.run())
         })
         .collect();
+    let publisher = Client {
+        id: PUBLISHER,
+        cluster: cluster.clone(),
+        is_over: is_over.clone(),
+    };
+    let publishes = sim::spawn_on(0, Publisher(publisher).run());
     let (reached, mut moments) = mpsc::channel(VICTIMS_MAX);
     sim::tell_moments(reached);
     let kills = [0, 0, 20, 100][sim::draw(4) as usize];
@@ -197,6 +206,7 @@ async fn world(plan: Plan, seen: Seen) {
     cluster.heal().await;
     sim::note(|| "everything is well again".to_owned(), [7, 0, 0]);
     is_over.store(true, Ordering::Relaxed);
+    publishes.abort();
     let settled = async {
         for client in clients {
             assert!(client.await.is_ok(), "a client has gone");
@@ -214,6 +224,7 @@ async fn world(plan: Plan, seen: Seen) {
             cluster.describe()
         );
     }
+    cluster.check();
     watch.abort();
     let counts = cluster.truth.finish();
     let mut report = seen.0.lock();
@@ -229,7 +240,7 @@ async fn found(cluster: &Arc<Cluster>) {
         cluster.start(*node).await;
     }
     let members: BTreeMap<u64, String> = nodes.iter().map(|node| (*node, addr(*node))).collect();
-    loop {
+    for attempt in 1.. {
         let Some(manager) = cluster.manager(1) else {
             sleep(Duration::from_millis(100)).await;
             continue;
@@ -242,11 +253,8 @@ async fn found(cluster: &Arc<Cluster>) {
         let members = members.clone();
         let begun = sim::spawn_on(1, async move {
             manager.init(members, settings).await?;
-            let publish = Body::Publish(Publish {
-                database: DATABASE,
-                module: Bytes::from_static(b"module"),
-                ..Publish::default()
-            });
+            // An attempt before this one may have come through all the same.
+            let publish = Body::Publish(publish(attempt, false, false));
             let published = manager.shard().submit(publish.into());
             drop(manager);
             let is_published = match published {
@@ -268,10 +276,10 @@ async fn last_word(cluster: &Arc<Cluster>, node: u64) {
         if cluster.is_lost(node) {
             return;
         }
-        let name = format!("last {node}/{attempt}");
+        let name = format!("{ADDS}last {node}/{attempt}");
         let submitted = cluster
             .manager(node)
-            .and_then(|manager| manager.shard().submit(call(0, &name)).ok());
+            .and_then(|manager| manager.shard().submit(call(0, ADD, &name)).ok());
         let Some(pending) = submitted else {
             sleep(Duration::from_millis(100)).await;
             continue;

@@ -1,10 +1,20 @@
 //! What must hold: one history for all nodes, and in it each acknowledged command once, at the place that was told.
 
+use crate::module::{self, ADD, BURN, DATABASE, FAIL, TRAP};
+use crate::spacetime::database::Database;
 use parking_lot::Mutex;
 use rtdb_consensus::command::Body;
-use rtdb_consensus::{Outcome, Position, Refusal, ResolvedCommand, Unapplied};
+use rtdb_consensus::{
+    Applied, Holding, LogIndex, Origin, Outcome, Position, Refusal, Reply, ResolvedCommand, ResolvedEntry,
+    Unapplied,
+};
+use rtdb_determinism::header::CallHeader;
+use rtdb_determinism::{DISCONNECT, IDENTIFY, MARK, SKIPPED};
+use rtdb_protocol::reply::Outcome as Ran;
+use rtdb_replica::Found;
 use rtdb_runtime::sim;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What the end of a session is called, before its number.
@@ -22,7 +32,10 @@ pub struct Truth(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    history: Vec<ResolvedCommand>,
+    history: BTreeMap<LogIndex, Arc<ResolvedEntry>>,
+    commands: usize,
+    /// The last command's place and time.
+    last: (Position, i64),
     /// Where each command with a name stands.
     places: BTreeMap<String, Position>,
     acknowledged: BTreeMap<String, Position>,
@@ -32,6 +45,18 @@ struct State {
     asked: BTreeMap<(u64, u64), Vec<String>>,
     last_acknowledged: BTreeMap<u64, Position>,
     gaps: Vec<Gap>,
+    /// Whether calls went well, and what ends with sessions.
+    ran: BTreeMap<(Position, bool), bool>,
+    /// The servers on which calls have failed.
+    failed_on: BTreeMap<Position, BTreeSet<u64>>,
+    majority: Option<usize>,
+    /// Hashes of all rows, and digests, by the last call that is part of them.
+    rows: BTreeMap<Position, (u64, u64)>,
+    /// What replicas have said that they hold.
+    holdings: BTreeMap<(u64, bool), u64>,
+    /// Calls that were told to have failed.
+    failed: BTreeMap<String, Position>,
+    cleared: Position,
     /// Nodes whose clocks have jumped.
     doubted: BTreeSet<u64>,
     is_time_doubted: bool,
@@ -57,8 +82,13 @@ pub struct Counts {
 /// What a command is known by; `None` for what the cluster does by itself.
 pub fn name(command: &ResolvedCommand) -> Option<String> {
     match command.command.body.as_ref()? {
-        Body::Call(call) => Some(call.reducer.clone()),
-        Body::Connect(connect) => Some(String::from_utf8_lossy(&connect.sender).into_owned()),
+        Body::Call(call) => module::name(&call.args).map(str::to_owned),
+        Body::Connect(connect) => Some(
+            String::from_utf8_lossy(&connect.sender)
+                .trim_end_matches('\0')
+                .to_owned(),
+        ),
+        Body::Publish(publish) => Some(String::from_utf8_lossy(&publish.module).into_owned()),
         Body::Disconnect(disconnect) => Some(format!("{END}{}", disconnect.session)),
         _ => None,
     }
@@ -81,6 +111,57 @@ impl Gap {
     }
 }
 
+/// What an entry's commands are called.
+fn names(entry: &ResolvedEntry) -> String {
+    let names = entry.commands.iter().map(|command| {
+        let name = name(command);
+        format!("{} {name:?}", command.position)
+    });
+    names.collect::<Vec<_>>().join(", ")
+}
+
+fn is_skipped(outcome: &Ran) -> bool {
+    matches!(outcome, Ran::Failed { message, .. } if message == SKIPPED)
+}
+
+impl State {
+    /// Takes an entry that nobody has read before.
+    fn append(&mut self, node: u64, entry: &Arc<ResolvedEntry>) {
+        for command in &entry.commands {
+            let (position, timestamp_us) = (command.position, command.timestamp_us);
+            assert!(
+                self.last.0 < position,
+                "node {node} has left something out before {position}, or others have"
+            );
+            assert!(self.last.1 < timestamp_us, "time goes back at {position}");
+            let ahead = timestamp_us - sim::true_wall_us() as i64;
+            assert!(
+                self.is_time_doubted || ahead <= AHEAD_US_MAX,
+                "the log's time is {ahead} µs ahead at {position}"
+            );
+            let name = name(command);
+            sim::note(
+                || format!("{position} is {}", name.as_deref().unwrap_or("the cluster's own")),
+                [position.0, 0, 0],
+            );
+            if let Some(name) = name {
+                let before = self.places.insert(name.clone(), position);
+                assert!(
+                    before.is_none(),
+                    "{name} is applied twice, at {before:?} and {position}"
+                );
+            }
+            self.gaps
+                .last_mut()
+                .into_iter()
+                .for_each(|gap| gap.note(sim::elapsed()));
+            self.last = (position, timestamp_us);
+            self.commands += 1;
+        }
+        self.history.insert(entry.index, entry.clone());
+    }
+}
+
 impl Truth {
     /// From now on it is looked for how long nothing new is applied.
     pub fn begin_gap(&self) {
@@ -97,63 +178,161 @@ impl Truth {
         self.0.lock().gaps.iter().map(|gap| gap.longest).collect()
     }
 
-    /// A node's replica has applied a command as the `place`th of its history.
-    pub fn applied(&self, node: u64, place: usize, command: &ResolvedCommand) {
+    /// A node has read entries of its log, from an index on.
+    pub fn read(&self, node: u64, from: LogIndex, entries: &[Arc<ResolvedEntry>]) {
         let mut state = self.0.lock();
-        let name = name(command);
-        if let Some(known) = state.history.get(place) {
-            assert!(
-                known == command,
-                "node {node} has another command in place {place}: {} {name:?} instead of {} {:?}",
-                command.position,
-                known.position,
-                self::name(known)
-            );
+        let Some(last) = entries.last() else { return };
+        let known: Vec<_> = state
+            .history
+            .range(from..=last.index)
+            .map(|(_, entry)| entry.clone())
+            .collect();
+        let mut known = known.into_iter();
+        for entry in entries.iter().filter(|entry| !entry.commands.is_empty()) {
+            match known.next() {
+                Some(known) => assert!(
+                    Arc::ptr_eq(&known, entry) || known == *entry,
+                    "node {node} has another entry {}: {} instead of {}",
+                    entry.index,
+                    names(entry),
+                    names(&known)
+                ),
+                None => state.append(node, entry),
+            }
+        }
+        if let Some(left) = known.next() {
+            panic!("node {node} has left out entry {}: {}", left.index, names(&left));
+        }
+    }
+
+    /// A server has made a call.
+    pub fn ran(&self, node: u64, id: &[u8], reducer: &str, args: &[u8], outcome: &Ran, database: &Database) {
+        let (Some(header), true) = (CallHeader::decode(args), id == DATABASE) else {
+            return;
+        };
+        if header.index == 0 || is_skipped(outcome) {
             return;
         }
-        assert_eq!(state.history.len(), place, "node {node} has left something out");
-        if let Some(last) = state.history.last() {
-            assert!(
-                last.position < command.position,
-                "positions go back at {}",
-                command.position
-            );
-            assert!(
-                last.timestamp_us < command.timestamp_us,
-                "time goes back at {}",
-                command.position
-            );
-        }
-        let ahead = command.timestamp_us - sim::true_wall_us() as i64;
-        assert!(
-            state.is_time_doubted || ahead <= AHEAD_US_MAX,
-            "the log's time is {ahead} µs ahead at {}",
-            command.position
-        );
+        let mut state = self.0.lock();
+        let position = Position(header.index);
         sim::note(
-            || {
-                format!(
-                    "{} is {}",
-                    command.position,
-                    name.as_deref().unwrap_or("the cluster's own")
-                )
-            },
-            [command.position.0, 0, 0],
+            || format!("the server of node {node} makes the call {reducer} at {position}: {outcome:?}"),
+            [node, header.index, 10],
         );
-        if let Some(name) = name {
-            let before = state.places.insert(name.clone(), command.position);
-            assert!(
-                before.is_none(),
-                "{name} is applied twice, at {before:?} and {}",
-                command.position
+        let is_ok = matches!(outcome, Ran::Ok { .. });
+        if [ADD, FAIL, TRAP, BURN].contains(&reducer) {
+            let name = module::name(args).unwrap_or_default();
+            assert_eq!(
+                state.places.get(name),
+                Some(&position),
+                "node {node} has {name} called at {position}, where it does not stand"
             );
         }
-        state
-            .gaps
-            .last_mut()
-            .into_iter()
-            .for_each(|gap| gap.note(sim::elapsed()));
-        state.history.push(command.clone());
+        if ![MARK, IDENTIFY].contains(&reducer) {
+            let known = *state
+                .ran
+                .entry((position, reducer == DISCONNECT))
+                .or_insert(is_ok);
+            assert_eq!(
+                known, is_ok,
+                "the call at {position} has another outcome on node {node}"
+            );
+        }
+        if !is_ok {
+            state.failed_on.entry(position).or_default().insert(node);
+            return;
+        }
+        let Some(its) = database.state.filter(|its| its.index == header.index) else {
+            return;
+        };
+        let rows = (database.hash(), its.digest);
+        let known = *state.rows.entry(position).or_insert(rows);
+        assert_eq!(
+            known, rows,
+            "the server of node {node} holds other rows at {position} than one before"
+        );
+    }
+
+    /// What a majority is.
+    pub fn majority(&self, majority: usize) {
+        self.0.lock().majority = Some(majority);
+    }
+
+    /// A node's replica tells what became of a command.
+    pub fn completed(&self, node: u64, origin: Origin, outcome: &Outcome) {
+        let mut state = self.0.lock();
+        let (position, is_ok) = match outcome {
+            Ok(applied) => (applied.position, true),
+            Err(Unapplied::Reducer { position, .. }) => (*position, false),
+            Err(_) => return,
+        };
+        let Some(entry) = state.history.get(&position.index()) else {
+            panic!("node {node} tells of {position}, which nobody has read")
+        };
+        let entry = entry.clone();
+        let command = entry.commands.iter().find(|command| command.position == position);
+        let call = match command.and_then(|command| command.command.body.as_ref()) {
+            Some(Body::Call(call)) => call,
+            Some(Body::Publish(publish)) if publish.clear && is_ok => {
+                state.cleared = state.cleared.max(position);
+                return;
+            }
+            _ => return,
+        };
+        let ran = state.ran.get(&(position, false));
+        // One that has failed by decision never ran, perhaps.
+        assert!(
+            ran.is_none_or(|ran| *ran == is_ok) && (ran.is_some() || !is_ok),
+            "node {node} tells of the call at {position} that it {}, and it has not",
+            if is_ok { "went well" } else { "failed" }
+        );
+        if let Ok(Applied {
+            reply: Reply::Call {
+                return_value, energy, ..
+            },
+            ..
+        }) = outcome
+        {
+            let is_own = (return_value.is_empty() || return_value[..] == position.0.to_le_bytes())
+                && (*energy == 0 || *energy == u128::from(position.0));
+            assert!(
+                is_own,
+                "node {node} tells of the call at {position} what came of another one"
+            );
+        }
+        if let Some(majority) = state.majority
+            && [TRAP, BURN].contains(&call.reducer.as_str())
+            && origin.node == node
+        {
+            let count = state.failed_on.get(&position).map_or(0, BTreeSet::len);
+            assert!(
+                count >= majority,
+                "node {node} tells that the call at {position} has failed, when {count} servers say so"
+            );
+        }
+    }
+
+    /// What a node's replica found that it holds.
+    pub fn holds(&self, node: u64, found: &Found) {
+        let Holding { position, digest } = found.held;
+        let known = *self
+            .0
+            .lock()
+            .holdings
+            .entry((position, found.of_rows))
+            .or_insert(digest);
+        assert_eq!(
+            known,
+            digest,
+            "node {node} has another digest at {}",
+            Position(position)
+        );
+    }
+
+    /// The last index of the history.
+    pub fn end(&self) -> LogIndex {
+        let state = self.0.lock();
+        state.history.last_key_value().map_or(0, |(index, _)| *index)
     }
 
     /// A node's clock is not to be believed any more. Once they may be most of a majority, all that is heard at times, neither
@@ -202,6 +381,16 @@ impl Truth {
                 );
                 state.unknown.insert(name.to_owned());
             }
+            Err(Unapplied::Reducer { position, .. }) => {
+                assert_eq!(
+                    state.places.get(name),
+                    Some(position),
+                    "{name} has failed where it does not stand"
+                );
+                state.failed.insert(name.to_owned(), *position);
+            }
+            // No server takes it.
+            Err(Unapplied::Refused(Refusal::Module(_))) if name.starts_with(module::BAD) => {}
             // That a session is over already was somebody else's doing, under the same name.
             Err(Unapplied::Refused(Refusal::SessionGone)) if name.starts_with(END) => {}
             Err(Unapplied::Refused(Refusal::SessionGone)) => {
@@ -228,14 +417,37 @@ impl Truth {
         assert_eq!(first, life, "node {node} leads {group} twice in term {term}");
     }
 
-    /// Commands that some replica has applied.
+    /// Commands that some replica has read.
     pub fn len(&self) -> usize {
-        self.0.lock().history.len()
+        self.0.lock().commands
     }
 
     /// Whether nothing was applied yet.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// At the end: what a server holds is what the calls have left behind, each once.
+    pub fn check(&self, node: u64, database: &Database) {
+        let state = self.0.lock();
+        let mut held = BTreeMap::new();
+        for (index, row) in database.rows.iter().filter(|(_, row)| !row.name.is_empty()) {
+            let before = held.insert(row.name.as_str(), Position(*index));
+            assert!(before.is_none(), "node {node} holds {} twice", row.name);
+        }
+        for (name, position) in &state.acknowledged {
+            let is_add = name.starts_with(module::ADDS) && *position > state.cleared;
+            assert!(
+                !is_add || held.get(name.as_str()) == Some(position),
+                "node {node} does not hold {name} of {position}, which was acknowledged"
+            );
+        }
+        let gone = state
+            .failed
+            .keys()
+            .chain(&state.refused)
+            .find(|name| held.contains_key(name.as_str()));
+        assert_eq!(gone, None, "node {node} holds what has failed");
     }
 
     /// At the end: what was acknowledged is there, and everything in its client's order.
@@ -262,7 +474,7 @@ impl Truth {
             );
         }
         Counts {
-            history: state.history.len(),
+            history: state.commands,
             acknowledged: state.acknowledged.len(),
             unknown: state.unknown.len(),
             refused: state.refused.len(),

@@ -84,3 +84,17 @@ fn what_tells_callers_of_others_calls_is_found() {
     let broken = broken.expect("a rule is broken");
     assert!(broken.contains("is acknowledged at"), "{broken}");
 }
+
+#[test]
+fn a_replica_that_does_not_look_where_its_server_is_is_found() {
+    let found = (1..20).find_map(|seed| planted("losses of servers are not noticed", seed).broken);
+    let broken = found.expect("a rule is broken");
+    assert!(broken.contains("holds other rows"), "{broken}");
+}
+
+#[test]
+fn a_trap_that_only_one_server_has_seen_is_found() {
+    let broken = planted("doubtful answers are told at once", 1).broken;
+    let broken = broken.expect("a rule is broken");
+    assert!(broken.contains("servers say so"), "{broken}");
+}

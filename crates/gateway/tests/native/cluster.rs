@@ -327,8 +327,7 @@ impl Pair {
         let servers = [start("plain").await, start("node").await];
         let log = MemoryLog::new();
         let config = ReplicaConfig {
-            server: servers[1].clone(),
-            tokens: tokens.clone(),
+            server: servers[1].named(tokens.clone()),
             call_time_max: std::time::Duration::from_secs(120),
             damage_wait: std::time::Duration::from_secs(180),
             node: 1,

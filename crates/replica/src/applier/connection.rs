@@ -1,46 +1,31 @@
-//! One WebSocket connection to the local server, in the name of a database's owner.
+//! One connection to the local server, in the name of a database's owner.
 
 use super::calls::Calls;
 use super::core::fence_args;
 use super::pump::FENCE_AFTER;
 use super::window::FENCE_INDEX;
-use crate::{Admin, DatabaseId, TokenError};
+use crate::server::{Line, LineError};
+use crate::{Admin, DatabaseId};
 use bytes::Bytes;
-use futures::{Sink, Stream};
-use http::{HeaderValue, header};
 use rtdb_consensus::command::Owner;
 use rtdb_determinism::MARK;
 use rtdb_protocol::reply::Outcome;
 use rtdb_protocol::server::{self, AppliedCall, ServerMessage};
 use rtdb_protocol::{FrameError, Subprotocol};
+use rtdb_runtime::Instant;
 use spacetimedb_lib::Identity;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use thiserror::Error;
-use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::tungstenite::{Error as WebSocketError, Message};
-use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 /// How long connecting may take, the server's first message included, beside what a call may take that is under way. A
 /// server that has just started replays its commit log before it lets anyone in.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
-/// The largest message that the server may send on this connection, which subscribes to nothing, in bytes: results
-/// with their arguments.
-const MESSAGE_BYTES_MAX: usize = rtdb_protocol::MESSAGE_BYTES_MAX + (1 << 20);
-
-/// Bytes read from the socket at once. The WebSocket clears as many before each read.
-const READ_BYTES: usize = 32 << 10;
-
-/// Bytes of results that may gather at the socket before they wake this process.
-const GATHERED_BYTES: u16 = 16 << 10;
 
 /// A connection, and the calls that are to be sent on it.
 pub(crate) struct Connection {
     subprotocol: Subprotocol,
-    socket: WebSocketStream<TcpStream>,
+    line: Box<dyn Line>,
     pub(super) calls: Calls,
     unflushed: bool,
     /// Whether results gather at the socket.
@@ -55,26 +40,14 @@ pub(crate) enum ConnectionError {
     OpenTimeout(Duration),
     #[error("a call has run for {0:?}, longer than it may")]
     Overlong(Duration),
-    #[error("the connection ended")]
-    Ended,
     #[error(transparent)]
-    Socket(Box<WebSocketError>),
+    Line(#[from] LineError),
     #[error(transparent)]
     Frame(#[from] FrameError),
-    #[error(transparent)]
-    Token(#[from] TokenError),
-    #[error("no subprotocol was agreed on")]
-    NoSubprotocol,
     #[error("the server greets with something else than the connection's identity")]
     NoHello,
     #[error("the server takes the owner's token for another identity: {0}")]
     OtherIdentity(Identity),
-}
-
-impl From<WebSocketError> for ConnectionError {
-    fn from(error: WebSocketError) -> Self {
-        Self::Socket(Box::new(error))
-    }
 }
 
 impl Connection {
@@ -85,59 +58,22 @@ impl Connection {
         database: &DatabaseId,
     ) -> Result<Self, ConnectionError> {
         let open = async {
-            let token = admin.token(owner)?;
-            let authority = admin.server().authority();
-            let mut connection =
-                Self::shake_hands(&authority, &token, database, admin.call_time_max()).await?;
+            let (subprotocol, line) = admin.server().connect(owner, database).await?;
+            let mut connection = Self {
+                subprotocol,
+                line,
+                calls: Calls::new(subprotocol),
+                unflushed: false,
+                gathers: false,
+                call_time_max: admin.call_time_max(),
+            };
             connection.greet(owner).await?;
             Ok(connection)
         };
         let max = OPEN_TIMEOUT + admin.call_time_max();
-        tokio::time::timeout(max, open)
+        rtdb_runtime::timeout(max, open)
             .await
             .unwrap_or(Err(ConnectionError::OpenTimeout(max)))
-    }
-
-    async fn shake_hands(
-        authority: &str,
-        token: &str,
-        database: &DatabaseId,
-        call_time_max: Duration,
-    ) -> Result<Self, ConnectionError> {
-        let database = Identity::from_byte_array(*database).to_hex();
-        let url =
-            format!("ws://{authority}/v1/database/{database}/subscribe?compression=None&confirmed=false");
-        let mut request = url.into_client_request()?;
-        let offered = Subprotocol::ALL.map(Subprotocol::name).join(", ");
-        for (name, value) in [
-            (header::AUTHORIZATION, format!("Bearer {token}")),
-            (header::SEC_WEBSOCKET_PROTOCOL, offered),
-        ] {
-            let value = HeaderValue::try_from(value).map_err(|e| WebSocketError::HttpFormat(e.into()))?;
-            request.headers_mut().insert(name, value);
-        }
-        let stream = TcpStream::connect(authority).await.map_err(WebSocketError::Io)?;
-        stream.set_nodelay(true).map_err(WebSocketError::Io)?;
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BYTES)
-            .max_message_size(Some(MESSAGE_BYTES_MAX))
-            .max_frame_size(Some(MESSAGE_BYTES_MAX));
-        let (socket, response) = client_async_with_config(request, stream, Some(config)).await?;
-        let agreed = response
-            .headers()
-            .get(header::SEC_WEBSOCKET_PROTOCOL)
-            .and_then(|name| name.to_str().ok());
-        let subprotocol = agreed
-            .and_then(Subprotocol::from_name)
-            .ok_or(ConnectionError::NoSubprotocol)?;
-        Ok(Self {
-            subprotocol,
-            socket,
-            calls: Calls::new(subprotocol),
-            unflushed: false,
-            gathers: false,
-            call_time_max,
-        })
     }
 
     /// Awaits the server's first message, which says whom it takes us for.
@@ -162,19 +98,18 @@ impl Connection {
     /// is done with it.
     pub(super) async fn send_for(&mut self, duration: Duration) -> Result<(), ConnectionError> {
         self.gather(true)?;
-        let end = tokio::time::Instant::now() + duration;
-        let sent = tokio::time::timeout_at(end, std::future::poll_fn(|cx| self.poll_send(cx))).await;
+        let end = Instant::now() + duration;
+        let sent = rtdb_runtime::timeout_at(end, std::future::poll_fn(|cx| self.poll_send(cx))).await;
         if let Ok(sent) = sent {
             sent?;
-            tokio::time::sleep_until(end).await;
+            rtdb_runtime::sleep_until(end).await;
         }
         Ok(())
     }
 
     fn gather(&mut self, gathers: bool) -> Result<(), ConnectionError> {
         if self.gathers != gathers {
-            let bytes = if gathers { GATHERED_BYTES } else { 1 };
-            rtdb_spawn::set_low_water(self.socket.get_ref(), bytes).map_err(WebSocketError::Io)?;
+            self.line.gather(gathers).map_err(LineError::from)?;
             self.gathers = gathers;
         }
         Ok(())
@@ -185,32 +120,22 @@ impl Connection {
         if let Poll::Ready(Err(e)) = self.poll_send(cx) {
             return Poll::Ready(Err(e.into()));
         }
-        loop {
-            let message = ready!(Pin::new(&mut self.socket).poll_next(cx));
-            match message {
-                Some(Ok(Message::Binary(payload))) => return Poll::Ready(Ok(payload)),
-                // Pings are answered by the WebSocket itself; a close frame is followed by the end.
-                Some(Ok(_)) => {}
-                Some(Err(e)) => return Poll::Ready(Err(e.into())),
-                None => return Poll::Ready(Err(ConnectionError::Ended)),
-            }
-        }
+        self.line.poll_receive(cx).map_err(Into::into)
     }
 
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WebSocketError>> {
-        let mut socket = Pin::new(&mut self.socket);
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LineError>> {
         loop {
             if self.calls.is_empty() {
                 break;
             }
-            ready!(socket.as_mut().poll_ready(cx))?;
+            ready!(self.line.poll_ready(cx))?;
             if let Some(frame) = self.calls.pop() {
-                socket.as_mut().start_send(Message::Binary(frame))?;
+                self.line.send(frame)?;
                 self.unflushed = true;
             }
         }
         if self.unflushed {
-            ready!(socket.poll_flush(cx))?;
+            ready!(self.line.poll_flush(cx))?;
             self.unflushed = false;
         }
         Poll::Ready(Ok(()))
@@ -233,7 +158,7 @@ impl Connection {
     /// Makes one call and waits for its result: no other may be under way.
     pub(crate) async fn call(&mut self, reducer: &str, args: &[u8]) -> Result<AppliedCall, ConnectionError> {
         let max = self.call_time_max;
-        tokio::time::timeout(max, self.answer(reducer, args))
+        rtdb_runtime::timeout(max, self.answer(reducer, args))
             .await
             .unwrap_or(Err(ConnectionError::Overlong(max)))
     }
@@ -242,7 +167,7 @@ impl Connection {
         self.calls.push(reducer, &[args], 0);
         let (mut fenced, mut answer) = (false, None);
         loop {
-            let payload = match tokio::time::timeout(FENCE_AFTER, self.next()).await {
+            let payload = match rtdb_runtime::timeout(FENCE_AFTER, self.next()).await {
                 Ok(payload) => payload?,
                 Err(_) if !fenced && self.may_leave_calls_unanswered() => {
                     fenced = true;

@@ -247,7 +247,7 @@ impl Core {
         if let Outcome::Rejected(message) = result.outcome {
             return Err(Violation::Rejected(message));
         }
-        if expected != got {
+        if expected != got && !rtdb_runtime::planted("any result is taken for the next call's") {
             let position = open.position;
             return Err(if self.overtaken(&result) {
                 Violation::Unanswered { position }
@@ -403,8 +403,13 @@ impl Core {
         }
     }
 
-    fn tell(&mut self, open: Open, result: Answer) {
-        if open.position > self.completed {
+    fn tell(&mut self, mut open: Open, result: Answer) {
+        if rtdb_runtime::planted("results go to the neighbour")
+            && let Some(next) = self.window.first()
+        {
+            (open.origin, open.seq) = (next.origin, next.seq);
+        }
+        if open.position > self.completed || rtdb_runtime::planted("outcomes are told again") {
             self.completed = open.position;
             self.told.push(open.told(result));
         }

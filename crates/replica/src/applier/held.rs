@@ -5,8 +5,9 @@
 use super::window::Told;
 use rtdb_consensus::command::TRAPPED_MAX;
 use rtdb_consensus::{Position, Unapplied};
+use rtdb_runtime::Instant;
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long such an answer is held at most: then its caller hears that the outcome is unknown.
 const HOLD_MAX: Duration = Duration::from_secs(15);
@@ -103,7 +104,7 @@ impl Held {
                     settled.push(waiting.told);
                     return None;
                 }
-                if now.saturating_duration_since(waiting.since) >= HOLD_MAX {
+                if now.duration_since(waiting.since) >= HOLD_MAX {
                     settled.push(unknown(waiting.told));
                     return None;
                 }

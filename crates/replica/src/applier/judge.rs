@@ -118,7 +118,7 @@ impl Applier {
         let judged = match self.judged(command.position) {
             Some(judged) => judged,
             None => {
-                self.shared.admin.server().up().await;
+                self.shared.admin.up().await;
                 let publication = Publication {
                     command,
                     publish,

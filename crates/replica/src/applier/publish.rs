@@ -17,9 +17,9 @@ use rtdb_consensus::{Position, Refusal, ResolvedCommand};
 use rtdb_determinism::header::CallHeader;
 use rtdb_determinism::{Claims, MARK, Module};
 use rtdb_protocol::reply::Outcome;
+use rtdb_runtime::Instant;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use uuid::Uuid;
+use std::time::Duration;
 
 /// What is said of a publication: that it is taken, or what the server, or the module on it, says against it.
 pub(super) type Judged = Result<Taken, String>;
@@ -305,8 +305,8 @@ impl Applier {
     pub(super) async fn rehearse(&mut self, publication: Publication<'_>) -> Result<Judged, Interrupt> {
         // Nobody can know it, and publish under it.
         let mut stage = DatabaseId::default();
-        for half in stage.chunks_exact_mut(size_of::<uuid::Bytes>()) {
-            half.copy_from_slice(Uuid::new_v4().as_bytes());
+        for half in stage.chunks_exact_mut(16) {
+            half.copy_from_slice(&rtdb_runtime::random_bytes());
         }
         let played = self.play(&stage, publication).await;
         // It is empty, and in nobody's way: if it can't be deleted now, it stays.

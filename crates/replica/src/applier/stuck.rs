@@ -9,8 +9,8 @@ use crate::Phase;
 use rtdb_consensus::command::{Body, Poison, PoisonStep, Publish};
 use rtdb_consensus::{Position, ResolvedCommand};
 use rtdb_determinism::MARK;
+use rtdb_runtime::Instant;
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// The pause before a command that has stopped the server again and again is tried once more.
 const STUCK_PAUSE: Duration = Duration::from_secs(300);
@@ -106,7 +106,7 @@ impl Applier {
     async fn verdict_changed(&mut self, end: Instant) {
         let soon = (Instant::now() + REPORT_RETRY).min(end);
         // The sender lives as long as the replica.
-        let _ = tokio::time::timeout_at(soon, self.verdicts.changed()).await;
+        let _ = rtdb_runtime::timeout_at(soon, self.verdicts.changed()).await;
     }
 
     fn say_stuck(&self, position: Position, attempts: u32) {

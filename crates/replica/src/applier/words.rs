@@ -5,7 +5,8 @@
 //! `log_and_500`), so that only its text tells. What is not known is a trouble of its own: it is waited for.
 
 use http::StatusCode;
-use std::time::{Duration, Instant};
+use rtdb_runtime::Instant;
+use std::time::Duration;
 
 /// What a server says whose machine or load is the matter, whatever else it says.
 const TROUBLES: [&str; 9] = [
@@ -180,7 +181,7 @@ impl Damage {
             return false;
         }
         let since = *self.since.get_or_insert(now);
-        now.saturating_duration_since(since) >= wait
+        now.duration_since(since) >= wait
     }
 
     /// The database is open, or is not there.

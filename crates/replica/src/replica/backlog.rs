@@ -1,8 +1,8 @@
 //! How far a database's replica lags behind the log, or whoever looks through it for databases: pure.
 
 use rtdb_consensus::{Lag, LogIndex};
+use rtdb_runtime::Instant;
 use std::collections::VecDeque;
-use tokio::time::Instant;
 
 /// How finely the backlog is known, in marks. When there are more, each two neighbours become one.
 const MARKS_MAX: usize = 1_024;

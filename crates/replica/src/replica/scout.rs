@@ -11,14 +11,13 @@ use rtdb_consensus::{
     Applied, LogIndex, Outcome, Position, ReadError, Refusal, Reply, ResolvedCommand, ResolvedEntry,
     Unapplied,
 };
+use rtdb_runtime::{Instant, JoinError, Tasks};
 use std::any::Any;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 /// How much of the log is looked through at once, in bytes.
 const READ_BYTES_MAX: usize = 4 << 20;
@@ -30,11 +29,11 @@ const LEFTOVERS_MAX: usize = 32;
 pub(super) struct Scout {
     shared: Arc<Shared>,
     /// What was found before the start was reached.
-    births: HashMap<DatabaseId, Birth>,
+    births: BTreeMap<DatabaseId, Birth>,
     /// The databases that have an applier.
-    known: HashMap<DatabaseId, Life>,
+    known: BTreeMap<DatabaseId, Life>,
     /// The appliers, and what refreshes views. An applier whose database is deleted says where.
-    tasks: JoinSet<Option<(DatabaseId, Position)>>,
+    tasks: Tasks<Result<Option<(DatabaseId, Position)>, String>>,
 }
 
 /// A database that has an applier, which may not have come as far as the scout.
@@ -80,18 +79,18 @@ impl Scout {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self {
             shared,
-            births: HashMap::new(),
-            known: HashMap::new(),
-            tasks: JoinSet::new(),
+            births: BTreeMap::new(),
+            known: BTreeMap::new(),
+            tasks: Tasks::default(),
         }
     }
 
     /// Looks for as long as it is polled; the appliers end with it.
     pub(super) async fn run(mut self) {
         let shared = self.shared.clone();
-        let looked = tokio::select! {
-            looked = AssertUnwindSafe(self.look()).catch_unwind() => looked,
+        let looked = rtdb_runtime::select! {
             () = shared.stop.notified() => return self.tasks.shutdown().await,
+            looked = AssertUnwindSafe(self.look()).catch_unwind() => looked,
         };
         shared.fail(match looked {
             Ok(Err(fatal)) => fatal,
@@ -134,14 +133,14 @@ impl Scout {
         }
         self.shared.set_scouted(next - 1);
         loop {
-            tokio::select! {
+            rtdb_runtime::select! {
+                Some(ended) = self.tasks.join_next() => self.ended(ended)?,
                 changed = resolved.wait_for(|resolved| *resolved >= next).map(|end| end.map(|end| *end)) => {
                     let end = changed.map_err(|_| ReadError("the log has been closed".into()))?;
                     self.shared.see_resolved();
                     next = self.read(next, end, Self::meet_all).await?;
                     self.shared.set_scouted(next - 1);
                 }
-                Some(ended) = self.tasks.join_next() => self.ended(ended)?,
             }
         }
     }
@@ -214,7 +213,7 @@ impl Scout {
     /// From the start on: what is resolved is counted as such until it is applied.
     fn meet_all(&mut self, entry: &ResolvedEntry) -> Result<(), Fatal> {
         entry.commands.iter().try_for_each(|command| self.meet(command))?;
-        let mut counts: HashMap<&[u8], u64> = HashMap::new();
+        let mut counts: BTreeMap<&[u8], u64> = BTreeMap::new();
         for database in entry.commands.iter().filter_map(database_of) {
             *counts.entry(database).or_default() += 1;
         }
@@ -299,17 +298,19 @@ impl Scout {
         let mut deleted = slot.deleted();
         let applier = Applier::new(self.shared.clone(), slot, born, life.owner.clone());
         self.tasks.spawn(async move {
-            tokio::select! {
-                () = refresher.run() => {}
+            rtdb_runtime::select! {
                 _ = deleted.wait_for(|deleted| *deleted) => {}
+                () = refresher.run() => {}
             }
-            None
+            Ok(None)
         });
         self.tasks.spawn(async move {
             let turn = turns.map(Semaphore::acquire_owned);
             // It is never closed.
             let _turn = OptionFuture::from(turn).await;
-            Some((identity, applier.run().await?))
+            let run = AssertUnwindSafe(applier.run()).catch_unwind();
+            let end = run.await.map_err(|panic| last_words(panic.as_ref()))?;
+            Ok(end.map(|position| (identity, position)))
         });
         self.known.insert(identity, life);
     }
@@ -318,11 +319,10 @@ impl Scout {
     /// it has failed.
     fn ended(
         &mut self,
-        ended: Result<Option<(DatabaseId, Position)>, tokio::task::JoinError>,
+        ended: Result<Result<Option<(DatabaseId, Position)>, String>, JoinError>,
     ) -> Result<(), Fatal> {
-        let ended = ended.map_err(|e| Fatal::Applier {
-            reason: e.to_string(),
-        })?;
+        let ended = ended.unwrap_or_else(|e| Err(e.to_string()));
+        let ended = ended.map_err(|reason| Fatal::Applier { reason })?;
         // One that has failed has said why.
         let Some((identity, position)) = ended else {
             return Ok(());

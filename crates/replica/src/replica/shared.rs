@@ -8,11 +8,12 @@ use crate::{
 use parking_lot::{Mutex, RwLock};
 use rtdb_consensus::command::{Judgement, Owner, Poison, Trapped};
 use rtdb_consensus::{Follow, Holding, Lag, LogIndex, Origin, Position};
+use rtdb_runtime::Instant;
 use spacetimedb_lib::Identity;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 /// How long what was read for a comparison is kept.
@@ -37,8 +38,8 @@ pub(crate) struct Shared {
     pub(crate) node: u64,
     /// Whose command, of those that may stop the server, is on its way.
     pub(crate) turns: Arc<tokio::sync::Mutex<()>>,
-    active: RwLock<HashMap<DatabaseId, Arc<ActiveDatabase>>>,
-    slots: RwLock<HashMap<DatabaseId, Arc<Slot>>>,
+    active: RwLock<BTreeMap<DatabaseId, Arc<ActiveDatabase>>>,
+    slots: RwLock<BTreeMap<DatabaseId, Arc<Slot>>>,
     scouted: watch::Sender<LogIndex>,
     /// What is resolved and was not looked through for databases yet.
     unread: Mutex<Backlog>,
@@ -116,7 +117,7 @@ pub(super) struct Look {
 
 impl Shared {
     pub(super) fn new(config: ReplicaConfig, follow: Arc<dyn Follow>) -> Self {
-        let admin = Admin::new(config.server, config.tokens, config.call_time_max);
+        let admin = Admin::new(config.server, config.call_time_max);
         Self {
             admin,
             follow,
@@ -232,26 +233,26 @@ impl Shared {
     /// Sees how far the log is resolved: what of it was not looked through yet is at least as old as this.
     pub(super) fn see_resolved(&self) {
         let end = *self.follow.resolved().borrow();
-        self.unread.lock().resolved(end, 0, tokio::time::Instant::now());
+        self.unread.lock().resolved(end, 0, Instant::now());
     }
 
     /// How long ago the oldest entry was seen to be resolved that was not looked through yet, in milliseconds.
     pub(super) fn unread_ms(&self) -> u64 {
-        self.unread.lock().lag(tokio::time::Instant::now()).age_ms
+        self.unread.lock().lag(Instant::now()).age_ms
     }
 
     /// So many commands of a database are resolved, the last of them at `index`.
     pub(super) fn resolved(&self, database: &[u8], index: LogIndex, commands: u64) {
         let since = self.unread.lock().since(index);
         if let Some(slot) = self.slots.read().get(database) {
-            slot.resolved(index, commands, since.unwrap_or_else(tokio::time::Instant::now));
+            slot.resolved(index, commands, since.unwrap_or_else(Instant::now));
         }
     }
 
     /// Every database's commands up to `index` have an applier.
     pub(super) fn set_scouted(&self, index: LogIndex) {
         self.scouted.send_replace(index);
-        self.unread.lock().done(index, tokio::time::Instant::now());
+        self.unread.lock().done(index, Instant::now());
         self.report_applied();
     }
 
@@ -325,7 +326,7 @@ impl Slot {
     pub(crate) fn set_progress(&self, done: LogIndex, completed: Position, calls: usize, bytes: usize) {
         let passed = self.done.swap(done, Ordering::AcqRel) != done;
         if passed {
-            self.backlog.lock().done(done, tokio::time::Instant::now());
+            self.backlog.lock().done(done, Instant::now());
         }
         if passed | (self.completed.swap(completed.0, Ordering::Relaxed) != completed.0) {
             self.views.outdate();
@@ -335,7 +336,7 @@ impl Slot {
     }
 
     /// So many commands are resolved, the last of them at `index`, and that was known then.
-    pub(super) fn resolved(&self, index: LogIndex, commands: u64, since: tokio::time::Instant) {
+    pub(super) fn resolved(&self, index: LogIndex, commands: u64, since: Instant) {
         self.backlog.lock().resolved(index, commands, since);
     }
 
@@ -343,7 +344,7 @@ impl Slot {
     pub(super) fn lag(&self) -> Lag {
         match self.quarantine.borrow().is_some() {
             true => Lag::default(),
-            false => self.backlog.lock().lag(tokio::time::Instant::now()),
+            false => self.backlog.lock().lag(Instant::now()),
         }
     }
 
@@ -398,8 +399,8 @@ impl Slot {
         let position = contents.position;
         *self.contents.lock() = Some(contents);
         let slot = self.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(CONTENTS_KEPT).await;
+        rtdb_runtime::spawn(async move {
+            rtdb_runtime::sleep(CONTENTS_KEPT).await;
             let mut contents = slot.contents.lock();
             if contents.as_ref().is_some_and(|it| it.position == position) {
                 *contents = None;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Keys, ServerConfig};
+use crate::{Keys, LocalServer, ServerConfig, Tokens};
 use futures::future::BoxFuture;
 use rtdb_consensus::command::{Call, Owner, Publish};
 use rtdb_consensus::{Lag, Origin, Outcome, ReadError, ResolvedCommand, ResolvedEntry};
@@ -29,8 +29,7 @@ async fn replica(follow: Arc<dyn Follow>) -> (Replica, LocalServer) {
         .await
         .unwrap();
     let config = ReplicaConfig {
-        server: server.clone(),
-        tokens: Tokens::new(&keys).unwrap(),
+        server: server.named(Tokens::new(&keys).unwrap()),
         call_time_max: Duration::from_secs(120),
         damage_wait: Duration::from_secs(180),
         node: 1,
@@ -115,10 +114,10 @@ impl Follow for Log {
 async fn until(is_so: impl Fn() -> bool) {
     let looking = async {
         while !is_so() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            rtdb_runtime::sleep(Duration::from_millis(5)).await;
         }
     };
-    let found = tokio::time::timeout(Duration::from_secs(10), looking).await;
+    let found = rtdb_runtime::timeout(Duration::from_secs(10), looking).await;
     found.expect("it is so in time");
 }
 

@@ -4,7 +4,7 @@
 use crate::DatabaseId;
 use rtdb_consensus::command::{Judgement, Poison, PoisonStep};
 use rtdb_consensus::{Origin, Position};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What callers of a command hear that has failed by decision.
@@ -24,7 +24,7 @@ pub(crate) struct Taken {
 
 /// What the log says, by database.
 #[derive(Debug, Default)]
-pub(crate) struct Verdicts(HashMap<DatabaseId, Arc<Verdict>>);
+pub(crate) struct Verdicts(BTreeMap<DatabaseId, Arc<Verdict>>);
 
 /// What it says of one database's commands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

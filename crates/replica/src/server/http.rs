@@ -186,7 +186,7 @@ impl Http {
                 text: String::from_utf8_lossy(&body).into_owned(),
             })
         };
-        tokio::time::timeout(timeout, answer)
+        rtdb_runtime::timeout(timeout, answer)
             .await
             .unwrap_or(Err(HttpError::Timeout(timeout)))
     }

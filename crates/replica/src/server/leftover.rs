@@ -5,10 +5,11 @@ use super::ServerError;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rtdb_runtime::Instant;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{fs, io};
 
 /// How long a leftover server may take to end once it is killed.
@@ -51,7 +52,7 @@ pub(super) async fn end(pid_file: &Path, data_dir: &Path) -> Result<(), ServerEr
     let deadline = Instant::now() + END_TIMEOUT;
     while serves(pid, data_dir) {
         match kill(Pid::from_raw(pid), Signal::SIGKILL) {
-            Ok(()) | Err(Errno::ESRCH) if Instant::now() < deadline => tokio::time::sleep(END_POLL).await,
+            Ok(()) | Err(Errno::ESRCH) if Instant::now() < deadline => rtdb_runtime::sleep(END_POLL).await,
             _ => {
                 return Err(ServerError::Leftover {
                     pid,

@@ -4,6 +4,7 @@ use super::watchdog::{ServerLimits, watch_answers, watch_memory};
 use super::{Http, Lives, ServerError, ServerState, Version, down, leftover};
 use crate::keys::{KeyFiles, Keys};
 use nix::sys::signal::Signal;
+use rtdb_runtime::Instant;
 use rtdb_spawn::Process;
 use std::ffi::OsStr;
 use std::net::TcpListener;
@@ -11,7 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{fs, io};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -115,7 +116,7 @@ impl Managed {
             }
             tracing::error!(error, ?pause, output = %self.output.display(), "SpacetimeDB ended; starting it again");
             if stop
-                .run_until_cancelled(tokio::time::sleep(pause))
+                .run_until_cancelled(rtdb_runtime::sleep(pause))
                 .await
                 .is_none()
             {
@@ -141,7 +142,7 @@ impl Managed {
         leftover::record(&self.pid_file, pid)?;
         http.set_authority(authority);
         let life = self.lives.begin();
-        let unwanted = tokio::select! {
+        let unwanted = rtdb_runtime::select! {
             status = process.wait() => Err(End::Died(match status {
                 Ok(status) => status.to_string(),
                 Err(e) => e.to_string(),
@@ -216,7 +217,7 @@ async fn end(process: &mut Process, mut signal: Signal) {
         if let Err(e) = process.signal(signal) {
             tracing::error!(error = %e, "SpacetimeDB can't be sent {signal}");
         }
-        if tokio::time::timeout(STOP_TIMEOUT, process.wait()).await.is_ok() {
+        if rtdb_runtime::timeout(STOP_TIMEOUT, process.wait()).await.is_ok() {
             return;
         }
         tracing::warn!(
@@ -244,7 +245,7 @@ async fn inspect(program: &Path, args: &[&str]) -> Result<String, ServerError> {
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
-    let output = tokio::time::timeout(INSPECT_TIMEOUT, output)
+    let output = rtdb_runtime::timeout(INSPECT_TIMEOUT, output)
         .await
         .map_err(|_| {
             failed(format!(

@@ -2,25 +2,32 @@
 
 mod http;
 mod leftover;
+mod line;
 mod managed;
+mod named;
+mod seam;
 mod version;
 mod watchdog;
 
 use crate::keys::{KeyError, Keys};
+use crate::tokens::Tokens;
 pub use http::{Body, BodyError, Http, HttpError};
+pub use seam::{Line, LineError, Server};
 pub use version::{TESTED, Version};
 pub use watchdog::ServerLimits;
 
 use managed::Managed;
+use named::Named;
 use parking_lot::Mutex;
 use rtdb_protocol::Subprotocol;
+use rtdb_runtime::Instant;
+use rtdb_runtime::JoinHandle;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// How often a running server is asked whether it is alive.
@@ -159,7 +166,7 @@ impl LocalServer {
                 (
                     http.clone(),
                     Some(version),
-                    tokio::spawn(managed.keep(http, report, stop.clone())),
+                    rtdb_runtime::spawn(managed.keep(http, report, stop.clone())),
                 )
             }
             ServerConfig::External { url } => {
@@ -167,7 +174,7 @@ impl LocalServer {
                 (
                     http.clone(),
                     None,
-                    tokio::spawn(watch_external(http, report, stop.clone())),
+                    rtdb_runtime::spawn(watch_external(http, report, stop.clone())),
                 )
             }
         };
@@ -184,6 +191,14 @@ impl LocalServer {
                 stop,
                 keeper,
             }),
+        })
+    }
+
+    /// As replicas ask it: in owners' names, with tokens made by `tokens`.
+    pub fn named(&self, tokens: Tokens) -> Arc<dyn Server> {
+        Arc::new(Named {
+            server: self.clone(),
+            tokens,
         })
     }
 
@@ -351,7 +366,7 @@ async fn watch_external(http: Http, report: watch::Sender<ServerState>, stop: Ca
                     PING_RETRY
                 }
             };
-            tokio::time::sleep(pause).await;
+            rtdb_runtime::sleep(pause).await;
         }
     })
     .await;

@@ -1,8 +1,9 @@
 //! When a managed server is to be killed: it hangs, or takes too much memory.
 
 use super::{Http, PING_INTERVAL, PING_RETRY, PING_TIMEOUT, ServerState, down, up};
+use rtdb_runtime::Instant;
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// How often a server's memory is looked at.
@@ -68,7 +69,7 @@ pub(super) async fn watch_answers(
                 PING_RETRY
             }
         };
-        tokio::time::sleep(pause).await;
+        rtdb_runtime::sleep(pause).await;
     }
 }
 
@@ -86,7 +87,7 @@ pub(super) async fn watch_memory(pid: i32, limits: ServerLimits) -> String {
                 max >> 20
             );
         }
-        tokio::time::sleep(MEMORY_POLL).await;
+        rtdb_runtime::sleep(MEMORY_POLL).await;
     }
 }
 

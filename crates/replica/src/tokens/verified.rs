@@ -1,4 +1,5 @@
 use super::Claims;
+#[allow(clippy::disallowed_types, reason = "see `Generations`")]
 use std::collections::HashMap;
 use std::mem;
 use std::sync::{Mutex, PoisonError};
@@ -13,6 +14,7 @@ pub(super) struct Verified(Mutex<Generations>);
 
 /// By the token's hash.
 #[derive(Default)]
+#[allow(clippy::disallowed_types, reason = "they are only looked up")]
 struct Generations {
     new: HashMap<[u8; 32], Claims>,
     old: HashMap<[u8; 32], Claims>,

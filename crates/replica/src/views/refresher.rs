@@ -7,11 +7,11 @@ use crate::replica::{Shared, Slot};
 use rtdb_determinism::header::CallHeader;
 use rtdb_determinism::{REFRESH, REFRESH_ALL, view_pause};
 use rtdb_protocol::reply::Outcome;
+use rtdb_runtime::Instant;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 /// A view that fails after so long, twice in a row, is taken for one that would run for ever. Its own code ends such a view
 /// sooner; the server stops one whose module was prepared without that, or that waits for memory all the time, after some
@@ -93,7 +93,7 @@ impl Refresher {
                 Err(error) => {
                     tracing::warn!(database = self.slot.hex(), %error, "views can't be refreshed now");
                     self.views.refuse(&error.to_string());
-                    tokio::time::sleep(pause).await;
+                    rtdb_runtime::sleep(pause).await;
                     pause = (pause * 2).min(BACK_OFF_MAX);
                     self.views.outdate();
                 }
@@ -135,7 +135,7 @@ impl Refresher {
 
     async fn connect(&mut self) -> Result<Connection, Interrupt> {
         let (admin, identity) = (&self.shared.admin, &self.slot.identity);
-        admin.server().up().await;
+        admin.up().await;
         self.life = admin.server().life();
         let active = self.shared.active(identity).ok_or(Interrupt::Absent)?;
         let schema = admin.schema(&active.owner, identity, SCHEMA_VERSION).await?;
@@ -157,8 +157,7 @@ impl Refresher {
             .into_iter()
             .filter(|until| *until > now);
         let until = rests.min().unwrap_or(now + LINGER);
-        tokio::select! {
-            biased;
+        rtdb_runtime::select! {
             // Nothing is subscribed to: what comes is the connection's end.
             received = connection.next() => received.map(drop).map_err(Interrupt::from),
             changed = publications.changed() => match changed {
@@ -166,7 +165,7 @@ impl Refresher {
                 Err(_) => std::future::pending().await,
             },
             () = self.views.woken() => Ok(()),
-            () = tokio::time::sleep_until(until) => Ok(()),
+            () = rtdb_runtime::sleep_until(until) => Ok(()),
         }
     }
 

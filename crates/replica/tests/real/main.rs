@@ -1,7 +1,13 @@
 //! Against the real SpacetimeDB server: `$SPACETIMEDB_BIN`, or the one that `cargo xtask server` caches. Without one
 //! every test says that it is skipped.
 
-#![allow(clippy::unwrap_used)]
+// Tests have time and tasks of their own.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_macros,
+    clippy::disallowed_types,
+    clippy::unwrap_used
+)]
 
 mod apply;
 mod decisions;

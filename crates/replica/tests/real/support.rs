@@ -266,8 +266,7 @@ impl Node {
 
     pub(crate) fn config(&self, reports: Option<Arc<dyn Report>>) -> ReplicaConfig {
         ReplicaConfig {
-            server: self.server.clone(),
-            tokens: self.tokens.clone(),
+            server: self.server.named(self.tokens.clone()),
             call_time_max: self.call_time_max,
             damage_wait: Duration::from_secs(5),
             node: ORIGIN.node,

@@ -155,7 +155,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    fn view_failed(&mut self, error: ViewError, context: &Context<'_'>, actions: &mut Vec<Action>) {
+    fn view_failed(&mut self, error: ViewError, context: &Context<'_>, actions: &mut Vec<Action>) {
         let why = error.to_string();
         if let ViewError::Failed { view, .. } | ViewError::Stuck { view, .. } = error {
             self.core.view_failed(view, why, context, actions);

@@ -52,8 +52,16 @@ impl Core {
             Kind::Identify | Kind::Publish { .. } | Kind::Answered(_) | Kind::Fence => false,
         });
         let recorded: Vec<u64> = recorded.map(|(_, open)| open.position.0).collect();
-        let failures = before.failures(&recorded, after);
+        let mut failures = before.failures(&recorded, after);
+        if rtdb_runtime::planted("lost answers are good ones") {
+            failures = Some(Vec::new());
+        }
         self.succeeded = self.succeeded.max(index);
+        if rtdb_runtime::planted("calls are sent again wherever the server is")
+            && let Some(first) = unsettled.first()
+        {
+            return Position(first.position.0.saturating_sub(1));
+        }
         for mut open in unsettled {
             if open.position > done {
                 break;
