@@ -5,7 +5,7 @@ use http::{Method, StatusCode};
 use rtdb_testkit::client::{Args, Client, Connect};
 use rtdb_testkit::clients::Clients;
 use rtdb_testkit::{demo_module, sql};
-use serde_json::Value;
+use serde_json::{Value, json};
 use spacetimedb_lib::Identity;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -119,11 +119,22 @@ fn clients_come_and_go_once_on_every_replica() {
             scene.present(node, 1).await?;
         }
         let who = Args::new().raw(&banned.identity);
+        let call = format!("/v1/database/{DATABASE}/call/add");
         ensure!(owner.call_and_wait("ban_identity", &who).await?.result.is_ok());
         for node in 1..=3 {
             let refused = Client::connect(&to(node).with_token(banned.token.clone())).await;
             let why = format!("{:#}", refused.err().context("a banned client was let in")?);
-            ensure!(why.contains("you are banned"), "{why}");
+            ensure!(
+                !why.contains("closed"),
+                "a close frame is no error for an SDK: {why}"
+            );
+            // Over HTTP it is told.
+            let api = scene.cluster.node(node).api().with_token(&banned.token);
+            let call = api.post_json(&call, &json!(["banned", 1])).await?;
+            ensure!(
+                call.status == StatusCode::FORBIDDEN && call.text() == "you are banned",
+                "{call:?}"
+            );
         }
         ensure!(owner.call_and_wait("lift_ban", &who).await?.result.is_ok());
         let back = Client::connect(&to(3).with_token(banned.token.clone())).await?;
