@@ -6,6 +6,7 @@
 //! and `stuck` is what is done about it.
 
 mod args;
+mod back_off;
 mod calls;
 mod checkpoint;
 mod connection;
@@ -23,6 +24,7 @@ mod verify;
 mod window;
 mod words;
 
+use self::back_off::BackOff;
 use self::checkpoint::Checkpoints;
 pub(crate) use self::connection::{Connection, ConnectionError};
 use self::core::{Core, Violation};
@@ -45,9 +47,6 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{OwnedMutexGuard, watch};
 
-/// The pause before a lost connection is tried again: doubles from the first to the second.
-const BACK_OFF_MIN: Duration = Duration::from_millis(20);
-const BACK_OFF_MAX: Duration = Duration::from_secs(2);
 /// Violations in a row, without a result in between, that set the database aside: a server that breaks off while it stops is
 /// forgiven.
 const VIOLATIONS_MAX: u32 = 3;
@@ -183,7 +182,7 @@ impl Applier {
 
     /// Applies for as long as it is polled, or until the node must stop or the database is deleted. Gives back where it is.
     pub(crate) async fn run(mut self) -> Option<Position> {
-        let mut pause = BACK_OFF_MIN;
+        let mut back_off = BackOff::default();
         let (mut progress, mut violations) = (self.core.completed(), 0);
         self.refresh_verdict();
         if let Some(position) = self.verdict.stuck() {
@@ -210,8 +209,13 @@ impl Applier {
             self.turn = None;
             if self.core.completed() > progress {
                 progress = self.core.completed();
-                (pause, violations) = (BACK_OFF_MIN, 0);
+                back_off.restart();
+                violations = 0;
             }
+            if let Interrupt::Unanswered(Violation::Unanswered { position }) = interrupt {
+                back_off.unanswered(position);
+            }
+            let pause = back_off.pause();
             match interrupt {
                 Interrupt::Fatal(fatal) => {
                     self.shared.fail(fatal);
@@ -251,7 +255,10 @@ impl Applier {
             let aside = quarantine.borrow().clone();
             if let Some(why) = aside {
                 match self.stand_aside(why).await {
-                    Ok(None) => (pause, violations) = (BACK_OFF_MIN, 0),
+                    Ok(None) => {
+                        back_off.restart();
+                        violations = 0;
+                    }
                     Ok(Some(deleted)) => return self.end(deleted).await,
                     Err(e) => {
                         self.shared.fail(e.into());
@@ -264,7 +271,7 @@ impl Applier {
                 Some(stuck) => self.stuck(stuck).await,
                 None => rtdb_runtime::sleep(pause).await,
             }
-            pause = (pause * 2).min(BACK_OFF_MAX);
+            back_off.grow();
         }
     }
 
@@ -336,7 +343,7 @@ impl Applier {
                                 Ok(taken) => taken,
                                 Err(interrupt) => {
                                     tracing::warn!(database = self.hex(), error = %interrupt, "a publication is tried again");
-                                    rtdb_runtime::sleep(BACK_OFF_MAX).await;
+                                    rtdb_runtime::sleep(back_off::MAX).await;
                                     continue;
                                 }
                             }

@@ -42,7 +42,7 @@ pub use migration::migration_token;
 pub use quarantine::Quarantine;
 pub use replica::{Found, Replica, ReplicaConfig, Report};
 pub use server::{
-    Line, LineError, LocalServer, Server, ServerConfig, ServerError, ServerLimits, ServerState,
+    Connecting, Line, LineError, LocalServer, Server, ServerConfig, ServerError, ServerLimits, ServerState,
 };
 pub use status::{DatabaseStatus, Digest, Phase, ReplicaStatus};
 pub use tokens::{Claims, LOCAL_ISSUER, Minted, TokenError, Tokens};

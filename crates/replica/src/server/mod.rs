@@ -12,7 +12,7 @@ mod watchdog;
 use crate::keys::{KeyError, Keys};
 use crate::tokens::Tokens;
 pub use http::{Body, BodyError, Http, HttpError};
-pub use seam::{Line, LineError, Server};
+pub use seam::{Connecting, Line, LineError, Server};
 pub use version::{TESTED, Version};
 pub use watchdog::ServerLimits;
 

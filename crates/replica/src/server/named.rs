@@ -1,7 +1,7 @@
 //! The local server, asked in the names of databases' owners.
 
 use super::line::connect;
-use super::{HttpError, Line, LineError, LocalServer, Server, ServerState, Version};
+use super::{Connecting, HttpError, LocalServer, Server, ServerState, Version};
 use crate::tokens::{TokenError, Tokens};
 use crate::{AdminError, DatabaseId};
 use bytes::Bytes;
@@ -9,7 +9,6 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::{Method, StatusCode};
 use rtdb_consensus::command::Owner;
-use rtdb_protocol::Subprotocol;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -56,11 +55,7 @@ impl Server for Named {
         asked.boxed()
     }
 
-    fn connect<'a>(
-        &'a self,
-        owner: &'a Owner,
-        database: &'a DatabaseId,
-    ) -> BoxFuture<'a, Result<(Subprotocol, Box<dyn Line>), LineError>> {
+    fn connect<'a>(&'a self, owner: &'a Owner, database: &'a DatabaseId) -> Connecting<'a> {
         async move { connect(&self.server.authority(), &self.token(owner)?, database).await }.boxed()
     }
 

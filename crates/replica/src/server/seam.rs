@@ -15,6 +15,9 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tokio_tungstenite::tungstenite::Error as WebSocketError;
 
+/// A connection that is being made, and how they talk on it.
+pub type Connecting<'a> = BoxFuture<'a, Result<(Subprotocol, Box<dyn Line>), LineError>>;
+
 /// A SpacetimeDB, asked in the names of databases' owners.
 pub trait Server: Send + Sync {
     /// Makes a request in the name of `owner`, and waits for the whole answer, for as long as `timeout` says.
@@ -28,11 +31,7 @@ pub trait Server: Send + Sync {
     ) -> BoxFuture<'a, Result<Bytes, AdminError>>;
 
     /// Connects to a database in the name of `owner`, and agrees on how to talk.
-    fn connect<'a>(
-        &'a self,
-        owner: &'a Owner,
-        database: &'a DatabaseId,
-    ) -> BoxFuture<'a, Result<(Subprotocol, Box<dyn Line>), LineError>>;
+    fn connect<'a>(&'a self, owner: &'a Owner, database: &'a DatabaseId) -> Connecting<'a>;
 
     /// How it is doing.
     fn state(&self) -> watch::Receiver<ServerState>;

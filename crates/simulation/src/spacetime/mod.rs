@@ -17,7 +17,7 @@ use rtdb_determinism::Successes;
 use rtdb_protocol::Subprotocol;
 use rtdb_protocol::reply::Outcome;
 use rtdb_replica::server::{HttpError, ServerState, Version};
-use rtdb_replica::{AdminError, DatabaseId, Line, LineError, Server};
+use rtdb_replica::{AdminError, Connecting, DatabaseId, Line, LineError, Server};
 use rtdb_runtime::{Instant, sim, sleep, timeout};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -323,11 +323,7 @@ impl Server for SpacetimeDb {
         .boxed()
     }
 
-    fn connect<'a>(
-        &'a self,
-        owner: &'a Owner,
-        database: &'a DatabaseId,
-    ) -> BoxFuture<'a, Result<(Subprotocol, Box<dyn Line>), LineError>> {
+    fn connect<'a>(&'a self, owner: &'a Owner, database: &'a DatabaseId) -> Connecting<'a> {
         async move {
             sleep(sim::up_to(WAY_MAX)).await;
             let is_there = {
