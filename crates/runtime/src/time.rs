@@ -245,6 +245,18 @@ mod tests {
         assert_eq!(far.await, Err(Elapsed));
     }
 
+    #[tokio::test]
+    async fn what_is_always_ready_is_given_up_as_well() {
+        let endless = async {
+            loop {
+                tokio::task::consume_budget().await;
+            }
+        };
+        let endless = timeout(Duration::from_millis(20), endless);
+        let given_up = tokio::time::timeout(Duration::from_secs(10), endless).await;
+        assert_eq!(given_up.ok(), Some(Err::<(), _>(Elapsed)));
+    }
+
     #[test]
     fn instants_do_not_overflow() {
         let now = Instant::now();
