@@ -94,12 +94,17 @@ impl Applier {
         if let Err(interrupt) = self.remove().await {
             return interrupt;
         }
+        self.strike(position);
+        Interrupt::Rebuild(position)
+    }
+
+    /// The command at `position` is passed over from here on: there is nothing of it on the server.
+    pub(super) fn strike(&mut self, position: Position) {
         self.passed_over.insert(position);
         if position == self.born {
             // What it has cleared comes back.
             self.born = self.created;
         }
-        Interrupt::Rebuild(position)
     }
 
     /// What came of a publication that clears a database which is set aside: nothing is removed before it is taken.

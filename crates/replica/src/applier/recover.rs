@@ -32,7 +32,7 @@ impl Applier {
         {
             // The server must not even look at it.
             self.remove().await?;
-            self.passed_over.insert(position);
+            self.strike(position);
         }
         if let Some(position) = self.core.unsettled_publication() {
             self.take_turn_for(position).await;

@@ -129,8 +129,10 @@ impl Applier {
         why: &str,
     ) -> Result<Option<Connection>, Interrupt> {
         if !self.passed_over.contains(&command.position) {
+            let born = self.born;
             let rebuild = self.rebuild(command.position).await;
-            if connection.is_some() || !self.passed_over.contains(&command.position) {
+            let is_all_there = born == self.born && self.passed_over.contains(&command.position);
+            if connection.is_some() || !is_all_there {
                 return Err(rebuild);
             }
         }

@@ -1,0 +1,141 @@
+//! One replica, over the model of a server and a log in memory.
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use rtdb_consensus::command::{Body, Poison, PoisonStep, Skipped};
+use rtdb_consensus::{
+    Follow, LogIndex, Origin, Outcome, Position, ReadError, Reply, ResolvedCommand, ResolvedEntry,
+};
+use rtdb_protocol::Subprotocol;
+use rtdb_replica::{Replica, ReplicaConfig};
+use rtdb_runtime::{sim, sleep, timeout};
+use rtdb_simulation::client::call;
+use rtdb_simulation::module::{ADD, DATABASE, publish};
+use rtdb_simulation::spacetime::{Loss, SpacetimeDb};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+const WITHIN: Duration = Duration::from_secs(30);
+
+/// A log in memory, and what came of its commands.
+#[derive(Default)]
+struct Log {
+    resolved: watch::Sender<LogIndex>,
+    entries: Mutex<Vec<Arc<ResolvedEntry>>>,
+    outcomes: Mutex<BTreeMap<u64, Outcome>>,
+}
+
+impl Log {
+    /// Takes a command in, and gives its position.
+    fn push(&self, command: impl Into<rtdb_consensus::Command>) -> Position {
+        let mut entries = self.entries.lock();
+        let index = entries.len() as LogIndex + 1;
+        let position = Position::new(index, 0);
+        entries.push(Arc::new(ResolvedEntry {
+            index,
+            commands: vec![ResolvedCommand {
+                position,
+                timestamp_us: index as i64,
+                origin: Origin { node: 1, epoch: 1 },
+                seq: index,
+                command: command.into(),
+                session: None,
+            }],
+        }));
+        self.resolved.send_replace(index);
+        position
+    }
+
+    async fn outcome(&self, position: Position) -> Outcome {
+        let told = async {
+            loop {
+                if let Some(outcome) = self.outcomes.lock().get(&position.index()) {
+                    return outcome.clone();
+                }
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(WITHIN, told).await.expect("it is told in time")
+    }
+}
+
+impl Follow for Log {
+    fn resolved(&self) -> watch::Receiver<LogIndex> {
+        self.resolved.subscribe()
+    }
+
+    fn read(&self, from: LogIndex, _: usize) -> BoxFuture<'_, Result<Vec<Arc<ResolvedEntry>>, ReadError>> {
+        let entries = self.entries.lock().clone();
+        async move { Ok(entries.into_iter().skip(from as usize - 1).collect()) }.boxed()
+    }
+
+    fn complete(&self, _: Origin, seq: u64, outcome: Outcome) {
+        self.outcomes.lock().insert(seq, outcome);
+    }
+
+    fn applied(&self, _: LogIndex) {}
+}
+
+fn start(log: &Arc<Log>, server: &SpacetimeDb) -> Replica {
+    let config = ReplicaConfig {
+        server: Arc::new(server.clone()),
+        call_time_max: Duration::from_secs(20),
+        damage_wait: Duration::from_secs(180),
+        node: 1,
+        reports: None,
+    };
+    Replica::start(config, log.clone())
+}
+
+fn skip(position: Position) -> Body {
+    Body::Poison(Poison {
+        database: DATABASE,
+        position: position.0,
+        step: Some(PoisonStep::Skipped(Skipped::default())),
+    })
+}
+
+fn names(server: &SpacetimeDb) -> Vec<String> {
+    let database = server.database(&DATABASE);
+    let rows = database.into_iter().flat_map(|it| it.rows.into_values());
+    rows.map(|row| row.name).collect()
+}
+
+/// The server has lost the database by the time at which it is decided that the publication has failed that cleared it.
+#[test]
+fn what_a_failed_publication_has_cleared_comes_back_to_a_server_that_has_nothing() {
+    for seed in 1..=5 {
+        let config = sim::Config {
+            seed,
+            ..sim::Config::default()
+        };
+        let ran = sim::run(&config, async {
+            let server = SpacetimeDb::new(1, Subprotocol::V3, None);
+            server.start();
+            let log = Arc::<Log>::default();
+            let replica = start(&log, &server);
+            log.push(Body::Publish(publish(1, false, false)));
+            log.push(call(0, ADD, "one"));
+            let cleared = log.push(Body::Publish(publish(2, true, false)));
+            let two = log.push(call(0, ADD, "two"));
+            log.outcome(two).await.expect("it goes well");
+            assert_eq!(names(&server), ["two"]);
+            server.die(Loss::Everything);
+            log.push(skip(cleared));
+            let three = log.push(call(0, ADD, "three"));
+            let outcome = log.outcome(three).await;
+            let names = names(&server);
+            replica.stop().await;
+            (
+                outcome.map(|applied| matches!(applied.reply, Reply::Call { .. })),
+                names,
+            )
+        });
+        let (outcome, names) = ran.output.expect("it runs");
+        assert_eq!(outcome, Ok(true), "seed {seed}");
+        assert_eq!(names, ["one", "two", "three"], "seed {seed}");
+    }
+}
