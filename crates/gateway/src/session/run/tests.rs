@@ -217,3 +217,49 @@ async fn a_client_that_answers_no_ping_is_gone() {
         since.elapsed()
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_nobody_looked_after_for_long_is_not_gone() {
+    let (mut session, _client) = session().await;
+    session.outbox.clear();
+    let idle_timeout = session.node.limits.idle_timeout;
+    let mut running = Box::pin(session.run());
+    assert!(futures::poll!(&mut running).is_pending());
+    // The session has no turn meanwhile, and so the client is sent no ping.
+    tokio::time::advance(3 * idle_timeout).await;
+    assert!(futures::poll!(&mut running).is_pending());
+    let gone = tokio::time::timeout(2 * idle_timeout, running).await;
+    assert!(matches!(gone, Ok(End::Gone)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_is_looked_after_while_its_turn_does_not_come() {
+    let (mut session, mut client) = session().await;
+    session.outbox.clear();
+    let idle_timeout = session.node.limits.idle_timeout;
+    let now = Instant::now();
+    let mut io = Io {
+        upstream: None,
+        opening: None,
+        member: None,
+        shape: None,
+        preparing: None,
+        views: Vec::new(),
+        view_failed: None,
+        pending: VecDeque::new(),
+        held_bytes: 0,
+        room: None,
+        pass: None,
+        tick: session.next_tick(),
+        looked: now,
+        drain: None,
+        heard: (now, 0),
+        progress: (0, now),
+    };
+    tokio::spawn(async move { while sip(&mut client).await > 0 {} });
+    let mut turn = std::future::pending().boxed();
+    let waiting = poll_fn(|cx| session.poll_turn(&mut turn, false, &mut io, cx));
+    let gone = tokio::time::timeout(4 * idle_timeout, waiting).await;
+    assert!(matches!(gone, Ok(Err(End::Gone))));
+    assert!(now.elapsed() <= 2 * idle_timeout, "{:?}", now.elapsed());
+}
