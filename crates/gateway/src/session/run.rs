@@ -120,6 +120,8 @@ struct Io {
     tick: Pin<Box<Sleep>>,
     /// When it was last looked after.
     looked: Instant,
+    /// How often it was asked what is ready.
+    polls: u32,
     /// Until when calls under way may hold up a close, and its reason.
     drain: Option<(Pin<Box<Sleep>>, CloseReason)>,
     /// When the client was last heard of, or was not listened to; and what had been written when it was heard of.
@@ -146,6 +148,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             pass: None,
             tick: self.next_tick(),
             looked: now,
+            polls: 0,
             drain: None,
             heard: (now, 0),
             progress: (0, now),

@@ -252,6 +252,7 @@ async fn a_client_is_looked_after_while_its_turn_does_not_come() {
         pass: None,
         tick: session.next_tick(),
         looked: now,
+        polls: 0,
         drain: None,
         heard: (now, 0),
         progress: (0, now),
@@ -262,4 +263,34 @@ async fn a_client_is_looked_after_while_its_turn_does_not_come() {
     let gone = tokio::time::timeout(4 * idle_timeout, waiting).await;
     assert!(matches!(gone, Ok(Err(End::Gone))));
     assert!(now.elapsed() <= 2 * idle_timeout, "{:?}", now.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_floods_is_closed_when_it_is_to_be() {
+    let (mut session, client) = session().await;
+    session.outbox.clear();
+    let (mut reads, mut writes) = tokio::io::split(client);
+    // Pings without a payload, masked with zeros.
+    let pings = [0x89, 0x80, 0, 0, 0, 0].repeat(10_000);
+    let writing = tokio::spawn(async move {
+        while tokio::io::AsyncWriteExt::write_all(&mut writes, &pings)
+            .await
+            .is_ok()
+        {}
+    });
+    let reading = tokio::spawn(async move {
+        let mut scrap = vec![0; 64 << 10];
+        while reads.read(&mut scrap).await.is_ok_and(|bytes| bytes > 0) {}
+    });
+    let restart = || CloseReason::new(CloseReason::RESTART, "the node stops");
+    session.closing = async move {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        restart()
+    }
+    .boxed();
+    let running = tokio::spawn(async move { session.run().await });
+    let end = tokio::time::timeout(Duration::from_secs(5), running).await;
+    writing.abort();
+    reading.abort();
+    assert!(matches!(end, Ok(Ok(End::Close(_)))));
 }
