@@ -4,11 +4,12 @@ use crate::sim;
 use pin_project_lite::pin_project;
 use std::future::Future;
 use std::ops::{Add, AddAssign, Sub, SubAssign};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use thiserror::Error;
+use tokio::task::coop;
 
 /// The instant at which a program's clock begins: not 0, so that there are some before.
 pub(crate) const START_NS: u64 = 3_600_000_000_000;
@@ -197,10 +198,16 @@ impl<F: Future> Future for Timeout<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
+        let had_budget = coop::has_budget_remaining();
         if let Poll::Ready(output) = this.future.poll(cx) {
             return Poll::Ready(Ok(output));
         }
-        ready!(this.sleep.poll(cx));
+        if had_budget && !coop::has_budget_remaining() {
+            // It always takes all of what Tokio lets a task do at once: there would never be any left for the time.
+            ready!(pin!(coop::unconstrained(this.sleep)).poll(cx));
+        } else {
+            ready!(this.sleep.poll(cx));
+        }
         Poll::Ready(Err(Elapsed))
     }
 }
@@ -243,6 +250,18 @@ mod tests {
         assert_eq!(begin.elapsed(), Duration::from_secs(10));
         let far = timeout(Duration::from_secs(5), sleep_until(begin + Duration::MAX));
         assert_eq!(far.await, Err(Elapsed));
+    }
+
+    #[tokio::test]
+    async fn what_always_has_something_to_do_is_given_up() {
+        let busy = async {
+            loop {
+                tokio::task::coop::consume_budget().await;
+            }
+        };
+        let given_up = timeout(Duration::from_millis(10), busy);
+        let in_time = tokio::time::timeout(Duration::from_secs(5), given_up).await;
+        assert_eq!(in_time.expect("in time"), Err::<(), _>(Elapsed));
     }
 
     #[test]
