@@ -1,5 +1,7 @@
 //! What a module offers, read from its definition.
 
+use std::collections::BTreeSet;
+
 use convert_case::{Case, Casing};
 use spacetimedb_lib::RawModuleDef;
 use spacetimedb_lib::db::raw_def::v9::{Lifecycle, RawModuleDefV9, TableAccess};
@@ -273,7 +275,20 @@ impl Module {
                 matches!(section, RawModuleDefV10Section::RowLevelSecurity(rules) if !rules.is_empty())
             }),
         };
-        Ok(module.with_privacy())
+        Ok(module.with_privacy().with_one_meaning())
+    }
+
+    /// A name is first what clients know by it: views lose names in the source that are such names of others.
+    fn with_one_meaning(mut self) -> Self {
+        let tables = self.tables.iter().map(|table| table.name.clone());
+        let views = self.views.iter().map(|view| view.name.clone());
+        let names: BTreeSet<_> = tables.chain(views).collect();
+        for view in &mut self.views {
+            if names.contains(&view.source_name) {
+                view.source_name.clone_from(&view.name);
+            }
+        }
+        self
     }
 
     /// Marks the scheduled reducers, and hides from clients whatever the log calls.

@@ -73,9 +73,10 @@ impl Gateway {
         let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
         let mut stop = self.stop.subscribe();
         loop {
+            // The end comes first: however many want to come in, it is seen.
             let accepted = rtdb_runtime::select! {
-                accepted = listener.accept() => accepted,
                 _ = stop.wait_for(|stop| *stop) => return,
+                accepted = listener.accept() => accepted,
             };
             let stream = match accepted {
                 Ok((stream, _)) => stream,
@@ -145,11 +146,11 @@ async fn serve_connection(
         .with_upgrades();
     let mut serving = pin!(serving);
     let served = rtdb_runtime::select! {
-        served = &mut serving => served,
         () = async { drop(stop.wait_for(|stop| *stop).await) } => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }
+        served = &mut serving => served,
     };
     if let Err(error) = served {
         tracing::debug!(%error, "a connection ended");

@@ -80,9 +80,9 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
     Router::new().nest("/v1", api).with_state(node)
 }
 
-/// Counts answers.
+/// Counts answers, and what of them waits to be sent.
 async fn answers(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
-    let response = next.run(request).await;
+    let response = body::held(next.run(request).await, &node.budget).await;
     node.metrics.answered(response.status());
     response
 }

@@ -20,6 +20,10 @@ const PASSED_ON: [HeaderName; 4] = [
     HeaderName::from_static("spacetime-execution-duration-micros"),
 ];
 
+/// Marks an answer whose body comes from the local server as fast as the client takes it.
+#[derive(Clone, Copy)]
+pub(crate) struct Forwarded;
+
 /// Connections that are kept while nobody uses them.
 const IDLE_CONNECTIONS_MAX: usize = 64;
 
@@ -81,6 +85,7 @@ impl LocalClient {
         let (parts, body) = answer.into_parts();
         let mut response = Response::new(Body::new(body));
         *response.status_mut() = parts.status;
+        response.extensions_mut().insert(Forwarded);
         for name in PASSED_ON {
             if let Some(value) = parts.headers.get(&name) {
                 response.headers_mut().insert(name, value.clone());

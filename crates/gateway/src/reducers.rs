@@ -2,6 +2,7 @@
 //! than propose a call that can't take effect.
 
 mod args;
+mod bounds;
 
 use rtdb_determinism::{Module, Reducer, ReducerKind};
 use spacetimedb_sats::de::DeserializeSeed;
@@ -22,9 +23,9 @@ pub(crate) enum CallRefused {
     Args {
         /// The reducer's name.
         reducer: String,
-        /// What is wrong with them; with JSON, where.
+        /// What is wrong with them; within JSON, where.
         error: String,
-        /// With JSON, what.
+        /// Within JSON, what.
         cause: Option<String>,
     },
 }
@@ -69,6 +70,7 @@ pub(crate) fn check<'m>(
     is_owner: bool,
 ) -> Result<&'m Reducer, CallRefused> {
     let reducer = callable(module, name, is_owner)?;
+    bounds::check(args, &reducer.params, module.typespace()).map_err(|error| refused(reducer, &error))?;
     WithTypespace::new(module.typespace(), &reducer.params)
         .validate(bsatn::Deserializer::new(&mut args))
         .map_err(|error| refused(reducer, &error))?;
@@ -83,10 +85,16 @@ pub(crate) fn args_from_json<'m>(
     is_owner: bool,
 ) -> Result<(&'m Reducer, Vec<u8>), CallRefused> {
     let reducer = callable(module, name, is_owner)?;
-    let args = args::from_json(module, reducer, json).map_err(|bad| CallRefused::Args {
-        reducer: reducer.name.clone(),
-        error: bad.place,
-        cause: Some(bad.error),
+    let args = args::from_json(module, reducer, json).map_err(|bad| {
+        let (error, cause) = match bad.place {
+            Some(place) => (place, Some(bad.error)),
+            None => (bad.error, None),
+        };
+        CallRefused::Args {
+            reducer: reducer.name.clone(),
+            error,
+            cause,
+        }
     })?;
     let args = bsatn::to_vec(&args).map_err(|error| refused(reducer, &error))?;
     Ok((reducer, args))
@@ -105,7 +113,7 @@ mod tests {
     use super::*;
     use spacetimedb_lib::RawModuleDef;
     use spacetimedb_lib::db::raw_def::v9::{Lifecycle, RawModuleDefV9Builder};
-    use spacetimedb_sats::{AlgebraicType, ProductType};
+    use spacetimedb_sats::{AlgebraicType, AlgebraicTypeRef, ProductType};
 
     fn module() -> Module {
         let mut def = RawModuleDefV9Builder::new();
@@ -145,5 +153,48 @@ mod tests {
             .strip_prefix("invalid arguments for reducer add: ")
             .expect("a cause");
         assert_eq!(refused.with_cause().matches(cause).count(), 3);
+    }
+
+    /// A module with a reducer of one parameter, which may be the typespace's only type.
+    fn planting(name: &'static str, tree: AlgebraicType, ty: AlgebraicType) -> Module {
+        let mut def = RawModuleDefV9Builder::new();
+        def.add_reducer(name, ProductType::from([("it", ty)]), None);
+        let mut def = def.finish();
+        def.typespace.types.push(tree);
+        let def = bsatn::to_vec(&RawModuleDef::V9(def)).expect("a definition");
+        Module::from_def(&def).expect("a module")
+    }
+
+    fn itself() -> AlgebraicType {
+        AlgebraicType::Ref(AlgebraicTypeRef(0))
+    }
+
+    #[test]
+    fn arguments_that_are_nested_without_end_are_refused() {
+        let branch = ProductType::from([("branches", AlgebraicType::array(itself()))]);
+        let module = planting("plant", branch.into(), itself());
+        let plant = |levels: usize| {
+            let args = [1_u32.to_le_bytes().repeat(levels), vec![0; 4]].concat();
+            check(&module, "plant", &args, false).map(drop)
+        };
+        for levels in [1, 40] {
+            assert_eq!(plant(levels), Ok(()), "{levels}");
+        }
+        for levels in [50, 1_000, 100_000] {
+            assert!(matches!(plant(levels), Err(CallRefused::Args { .. })), "{levels}");
+        }
+        // Each of these takes no bytes.
+        let module = planting("fall", ProductType::from([("on", itself())]).into(), itself());
+        let fall = check(&module, "fall", &[], false).map(drop);
+        assert!(matches!(fall, Err(CallRefused::Args { .. })));
+    }
+
+    #[test]
+    fn arguments_with_billions_of_parts_without_bytes_are_refused() {
+        let units = AlgebraicType::array(AlgebraicType::unit());
+        let module = planting("count", AlgebraicType::unit(), units);
+        let count = |count: u32| check(&module, "count", &count.to_le_bytes(), false).map(drop);
+        assert_eq!(count(1_000), Ok(()));
+        assert!(matches!(count(u32::MAX), Err(CallRefused::Args { .. })));
     }
 }

@@ -107,3 +107,50 @@ async fn prepare_one(
         Err(error) => Err(ViewError::Unavailable(error.body)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rtdb_protocol::sql::parse_query;
+    use spacetimedb_lib::db::raw_def::v10::{
+        ExplicitNames, RawModuleDefV10Builder, RawModuleDefV10Section, RawViewDefV10,
+    };
+    use spacetimedb_lib::{RawModuleDef, bsatn};
+    use spacetimedb_sats::{AlgebraicType, ProductType};
+
+    #[test]
+    fn a_name_is_a_views_in_the_source_only_if_it_is_nothing_elses() {
+        let mut def = RawModuleDefV10Builder::new();
+        let row = ProductType::from([("id", AlgebraicType::U8)]);
+        def.build_table_with_new_type("Owned", row, true).finish();
+        let mut def = def.finish();
+        let view = |source: &'static str, index| RawViewDefV10 {
+            source_name: source.into(),
+            index,
+            is_public: true,
+            is_anonymous: false,
+            params: ProductType::unit(),
+            return_type: AlgebraicType::array(AlgebraicType::unit()),
+        };
+        let views = vec![view("own", 0), view("other", 1), view("mine", 2)];
+        let mut names = ExplicitNames::default();
+        names.insert_table("Owned", "own");
+        names.insert_function("own", "first");
+        names.insert_function("other", "mine");
+        names.insert_function("mine", "third");
+        def.sections.push(RawModuleDefV10Section::Views(views));
+        def.sections.push(RawModuleDefV10Section::ExplicitNames(names));
+        let def = bsatn::to_vec(&RawModuleDef::V10(def)).expect("a definition");
+        let module = Module::from_def(&def).expect("a module");
+        let wanted = |name: &str| {
+            let query = parse_query(&format!("SELECT * FROM {name}")).expect("a query");
+            let wanted = wanted(&module, std::iter::once(&query), [0; 32]);
+            wanted.into_iter().map(|wanted| wanted.view).collect::<Vec<_>>()
+        };
+        assert_eq!(wanted("own"), [""; 0]);
+        assert_eq!(wanted("first"), ["first"]);
+        assert_eq!(wanted("other"), ["mine"]);
+        assert_eq!(wanted("mine"), ["mine"]);
+        assert_eq!(wanted("third"), ["third"]);
+    }
+}

@@ -221,6 +221,27 @@ async fn calls_that_can_not_be_are_refused_without_the_log() {
 }
 
 #[tokio::test]
+async fn a_large_answer_is_counted_until_it_is_taken() {
+    let gateway = Fixture::start(Settings::default()).await;
+    // An unknown argument's name comes back, several times.
+    let args = format!(r#"{{"{}": 1}}"#, "x".repeat(2_000_000));
+    let head = format!(
+        "POST /v1/database/{NAME}/call/add HTTP/1.0\r\nhost: x\r\nauthorization: Bearer good-bob\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        args.len()
+    );
+    let mut stream = TcpStream::connect(gateway.address).await.expect("a connection");
+    stream.write_all(head.as_bytes()).await.expect("written");
+    stream.write_all(args.as_bytes()).await.expect("written");
+    let held = gateway.metrics.client_bytes.clone();
+    fake::until("the answer waits", || held.get() > 6_000_000).await;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.expect("an answer");
+    assert!(answer.len() > 6_000_000, "{}", answer.len());
+    fake::until("it is taken", || held.get() == 0).await;
+}
+
+#[tokio::test]
 async fn a_failing_reducer_and_a_full_log_have_their_statuses() {
     let gateway = Fixture::start(Settings::default()).await;
     gateway.log.answer(|_| Some(Err(failed("name required"))));

@@ -453,6 +453,25 @@ async fn http_is_the_same(pair: &Pair, database: &str, [owner, other]: [&str; 2]
         ("add", r#"["http", "5"]"#),
         ("add", r#"["http", 5, 6]"#),
         ("add", "{"),
+        ("add", r#"["http", 5] 6"#),
+        ("add", r#"["http", 5],"#),
+        ("add", r#"{"name": "http", "name": "again", "value": 5}"#),
+        ("add", r#"{"name": "http", "value": 5, "more": 6}"#),
+        ("add", r#"{"name": "http"}"#),
+        ("add", r#"{"naïve\n": "http"}"#),
+        ("add", r#"["http", 1e400]"#),
+        ("add", r#"["http", 9223372036854775808]"#),
+        ("add", r#"["http", 5.5]"#),
+        ("add", r#"["\ud800", 5]"#),
+        ("add", r#"[null, 5]"#),
+        ("add", r#"[{"a":[1]}, 5]"#),
+        ("add", r#""text""#),
+        ("add", ""),
+        ("add", "null"),
+        ("write_note", r#"["n", 7, ["t", 5], true]"#),
+        ("write_note", r#"{"text": "n", "tags": [[[[7]]]]}"#),
+        ("nothing", "{"),
+        ("connected", "{"),
         ("nothing", "[]"),
         ("connected", "[]"),
     ];
@@ -469,6 +488,12 @@ async fn http_is_the_same(pair: &Pair, database: &str, [owner, other]: [&str; 2]
         };
         let words = |body: &str| body.split(": ").take(said).map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(words(&plain.1), words(&gateway.1), "{reducer} {args}");
+    }
+    for reducer in ["add", "nothing", "connected"] {
+        let call = format!("POST /v1/database/{database}/call/{reducer}");
+        let plain = request(pair.plain, &call, other, b"[\"\xff\", 5]").await;
+        let gateway = request(pair.gateway, &call, other, b"[\"\xff\", 5]").await;
+        assert_eq!(plain, gateway, "{reducer}");
     }
     if pair.newest > Subprotocol::V1 {
         for absent in ["nosuch", &"0".repeat(64)] {

@@ -212,3 +212,16 @@ proptest! {
         exercise(&wasm, &args);
     }
 }
+
+/// Natively there is no end to how deep its arguments go: the gateway sets one.
+#[test]
+fn a_reducer_may_take_a_type_that_contains_itself() {
+    crate::raw_module::numbered(1, &[], |def| {
+        let itself = AlgebraicType::Ref(AlgebraicTypeRef(def.typespace.types.len() as u32));
+        let tree = ProductType::from([("branches", AlgebraicType::array(itself.clone()))]);
+        crate::raw_module::named_type(def, "tree", tree);
+        for reducer in &mut def.reducers {
+            reducer.params = ProductType::from([("tree", itself.clone())]);
+        }
+    });
+}

@@ -32,7 +32,7 @@ pub(crate) fn numbered(columns: u16, auto_inc: &[u16], change: impl FnOnce(&mut 
 }
 
 /// A type of a definition under construction.
-fn named_type(def: &mut RawModuleDefV9, name: &str, ty: ProductType) -> AlgebraicTypeRef {
+pub(crate) fn named_type(def: &mut RawModuleDefV9, name: &str, ty: ProductType) -> AlgebraicTypeRef {
     let ty = def.typespace.add(AlgebraicType::Product(ty));
     def.types.push(RawTypeDefV9 {
         name: RawScopedTypeNameV9 {

@@ -1,7 +1,10 @@
 //! What requests bring: counted as it comes, so that many that are large, or never end, take no more memory than there is.
+//! And what is answered to who does not take it.
 
 use super::HttpError;
-use crate::budget::Share;
+use crate::budget::{Budget, Share};
+use crate::limits::CLIENT_BYTES_FREE;
+use crate::local_client::Forwarded;
 use crate::node::Node;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
@@ -68,4 +71,37 @@ fn read(
         reading.lock().unwrap_or_else(PoisonError::into_inner).broken_off = Some(broken_off);
         Err(error)
     })
+}
+
+/// An answer, counted until it is sent.
+struct Held {
+    bytes: Bytes,
+    _share: Share,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Counts a large answer in the node's memory for clients until it is sent, if it is there as a whole.
+pub(super) async fn held(response: Response, budget: &Budget) -> Response {
+    let is_large = |bytes| bytes > CLIENT_BYTES_FREE as u64;
+    let is_whole = response.extensions().get::<Forwarded>().is_none();
+    if !is_whole || !response.body().size_hint().exact().is_some_and(is_large) {
+        return response;
+    }
+    let (parts, body) = response.into_parts();
+    let Ok(bytes) = axum::body::to_bytes(body, usize::MAX).await else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    let mut share = Share::new(budget);
+    match share.set(bytes.len()) {
+        Ok(()) => {
+            let held = Held { bytes, _share: share };
+            Response::from_parts(parts, Bytes::from_owner(held).into())
+        }
+        Err(exceeded) => HttpError::unavailable(exceeded.to_string()).into_response(),
+    }
 }

@@ -32,6 +32,9 @@ pub(super) async fn call(
 ) -> Result<Response, HttpError> {
     require_json(&headers)?;
     let record = node.database(&database)?;
+    if std::str::from_utf8(&body).is_err() {
+        return Err(HttpError::bad_request("Request body didn't contain valid UTF-8"));
+    }
     let module = node.active(&record.identity).await?.module;
     let is_owner = record.is_owned_by(&caller.claims.identity);
     let (read, bytes) = (module.clone(), body.len());

@@ -118,6 +118,10 @@ struct Io {
     pass: Option<Pass>,
     /// When it is time to look after the client.
     tick: Pin<Box<Sleep>>,
+    /// When it was last looked after.
+    looked: Instant,
+    /// How often it was asked what is ready.
+    polls: u32,
     /// Until when calls under way may hold up a close, and its reason.
     drain: Option<(Pin<Box<Sleep>>, CloseReason)>,
     /// When the client was last heard of, or was not listened to; and what had been written when it was heard of.
@@ -143,6 +147,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             room: None,
             pass: None,
             tick: self.next_tick(),
+            looked: now,
+            polls: 0,
             drain: None,
             heard: (now, 0),
             progress: (0, now),

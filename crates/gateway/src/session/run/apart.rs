@@ -41,10 +41,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         if let Poll::Ready(turn) = turn.poll_unpin(cx) {
             return Poll::Ready(Ok(turn));
         }
-        if io.tick.poll_unpin(cx).is_ready()
-            && let Some(end) = self.tick(io)
-        {
-            return Poll::Ready(Err(end));
+        // The next one is asked for, too: else nothing would wake this task for it.
+        while io.tick.poll_unpin(cx).is_ready() {
+            if let Some(end) = self.tick(io) {
+                return Poll::Ready(Err(end));
+            }
         }
         // What it sent before is still to be done.
         let left = self.client.poll_end(cx).is_ready();

@@ -18,6 +18,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     pub(super) fn tick(&mut self, io: &mut Io) -> Option<End> {
         io.tick = self.next_tick();
         let now = Instant::now();
+        // While the session had no turn the client was sent nothing, no ping either.
+        let late = (now - io.looked).saturating_sub(self.node.limits.idle_timeout / 2);
+        io.looked = now;
+        io.heard.0 += late;
+        io.progress.1 += late;
         let written = self.client.written();
         if io.progress.0 != written || !self.client.is_writing() {
             io.progress = (written, now);

@@ -14,6 +14,9 @@ use tokio_tungstenite::tungstenite::Error;
 /// Bytes that are gathered for the client while more is to come.
 const GATHER_BYTES: usize = 32 << 10;
 
+/// Events of which one may be rare while there are always others: who floods is closed and looked after, too.
+const RARE_EVERY: u32 = 64;
+
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// The next event. What is written waits until nothing else is to be done, so that it leaves together.
     pub(super) fn poll(&mut self, io: &mut Io, cx: &mut TaskContext<'_>) -> Poll<Event> {
@@ -23,6 +26,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
         if let Err(exceeded) = self.account(io) {
             return Poll::Ready(Event::Exceeded(exceeded));
+        }
+        io.polls = io.polls.wrapping_add(1);
+        if io.polls.is_multiple_of(RARE_EVERY)
+            && let Poll::Ready(event) = self.poll_rare(io, cx)
+        {
+            return Poll::Ready(event);
         }
         if let Some((_, pending)) = io.pending.front_mut()
             && self.core.wants_outcome()
@@ -85,18 +94,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         {
             return Poll::Ready(Event::Client(end));
         }
-        if io.drain.is_none()
-            && let Poll::Ready(reason) = self.closing.poll_unpin(cx)
-        {
-            return Poll::Ready(Event::Closing(reason));
-        }
-        if let Some(drain) = &mut io.drain
-            && drain.0.poll_unpin(cx).is_ready()
-        {
-            return Poll::Ready(Event::Drained);
-        }
-        if io.tick.poll_unpin(cx).is_ready() {
-            return Poll::Ready(Event::Tick);
+        if let Poll::Ready(event) = self.poll_rare(io, cx) {
+            return Poll::Ready(event);
         }
         if self.poll_write(cx).is_err() || matches!(self.client.poll_flush(cx), Poll::Ready(Err(_))) {
             return Poll::Ready(Event::Gone);
@@ -112,6 +111,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
         if let Err(exceeded) = self.account(io) {
             return Poll::Ready(Event::Exceeded(exceeded));
+        }
+        Poll::Pending
+    }
+
+    /// The next event that is none of the client's or the upstream's.
+    fn poll_rare(&mut self, io: &mut Io, cx: &mut TaskContext<'_>) -> Poll<Event> {
+        if io.drain.is_none()
+            && let Poll::Ready(reason) = self.closing.poll_unpin(cx)
+        {
+            return Poll::Ready(Event::Closing(reason));
+        }
+        if let Some(drain) = &mut io.drain
+            && drain.0.poll_unpin(cx).is_ready()
+        {
+            return Poll::Ready(Event::Drained);
+        }
+        if io.tick.poll_unpin(cx).is_ready() {
+            return Poll::Ready(Event::Tick);
         }
         Poll::Pending
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::catalog::{Catalog, Client, DatabaseRecord};
-use crate::limits::{ClientLimits, WRITE_STALL_MAX};
+use crate::limits::{CLOSE_HANDSHAKE_MAX, ClientLimits, WRITE_STALL_MAX};
 use crate::local::{Claims, Local, LocalDatabase, SetAside, Tokens};
 use crate::metrics::GatewayMetrics;
 use crate::session::core::Caller;
@@ -216,4 +216,86 @@ async fn a_client_that_answers_no_ping_is_gone() {
         "{:?}",
         since.elapsed()
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_nobody_looked_after_for_long_is_not_gone() {
+    let (mut session, _client) = session().await;
+    session.outbox.clear();
+    let idle_timeout = session.node.limits.idle_timeout;
+    let mut running = Box::pin(session.run());
+    assert!(futures::poll!(&mut running).is_pending());
+    // The session has no turn meanwhile, and so the client is sent no ping.
+    tokio::time::advance(3 * idle_timeout).await;
+    assert!(futures::poll!(&mut running).is_pending());
+    let gone = tokio::time::timeout(2 * idle_timeout, running).await;
+    assert!(matches!(gone, Ok(End::Gone)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_is_looked_after_while_its_turn_does_not_come() {
+    let (mut session, mut client) = session().await;
+    session.outbox.clear();
+    let idle_timeout = session.node.limits.idle_timeout;
+    let now = Instant::now();
+    let mut io = Io {
+        upstream: None,
+        opening: None,
+        member: None,
+        shape: None,
+        preparing: None,
+        views: Vec::new(),
+        view_failed: None,
+        pending: VecDeque::new(),
+        held_bytes: 0,
+        room: None,
+        pass: None,
+        tick: session.next_tick(),
+        looked: now,
+        polls: 0,
+        drain: None,
+        heard: (now, 0),
+        progress: (0, now),
+    };
+    tokio::spawn(async move { while sip(&mut client).await > 0 {} });
+    let mut turn = std::future::pending().boxed();
+    let waiting = poll_fn(|cx| session.poll_turn(&mut turn, false, &mut io, cx));
+    let gone = tokio::time::timeout(4 * idle_timeout, waiting).await;
+    assert!(matches!(gone, Ok(Err(End::Gone))));
+    assert!(now.elapsed() <= 2 * idle_timeout, "{:?}", now.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_floods_is_closed_when_it_is_to_be() {
+    let (mut session, client) = session().await;
+    session.outbox.clear();
+    let (mut reads, mut writes) = tokio::io::split(client);
+    // Pings without a payload, masked with zeros.
+    let pings = [0x89, 0x80, 0, 0, 0, 0].repeat(10_000);
+    let writing = tokio::spawn(async move {
+        while tokio::io::AsyncWriteExt::write_all(&mut writes, &pings)
+            .await
+            .is_ok()
+        {}
+    });
+    let reading = tokio::spawn(async move {
+        let mut scrap = vec![0; 64 << 10];
+        while reads.read(&mut scrap).await.is_ok_and(|bytes| bytes > 0) {}
+    });
+    let restart = || CloseReason::new(CloseReason::RESTART, "the node stops");
+    session.closing = async move {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        restart()
+    }
+    .boxed();
+    let running = tokio::spawn(async move {
+        let End::Close(reason) = session.run().await else {
+            panic!("it is closed");
+        };
+        session.finish(&reason).await;
+    });
+    let ended = tokio::time::timeout(2 * CLOSE_HANDSHAKE_MAX, running).await;
+    writing.abort();
+    reading.abort();
+    ended.expect("in time").expect("it ends");
 }
