@@ -3,8 +3,8 @@
 
 use crate::cluster::Cluster;
 use crate::module::{self, ADD, ADDS, BURN, DATABASE, FAIL, TRAP};
-use crate::truth::END;
-use rtdb_consensus::command::{Body, Call, Connect, Disconnect};
+use crate::truth::{DELETION, END, SESSION};
+use rtdb_consensus::command::{Body, Call, Connect, Delete, Disconnect};
 use rtdb_consensus::{Command, Outcome, Pending, Propose};
 use rtdb_runtime::{Instant, sim, sleep};
 use std::sync::Arc;
@@ -115,7 +115,7 @@ impl Client {
             let _ = self.wait(asked).await;
             return None;
         }
-        let name = format!("session {}/{number}", self.id);
+        let name = format!("{SESSION}{}/{number}", self.id);
         let body = Body::Connect(Connect {
             database: DATABASE,
             sender: padded(&name).into(),
@@ -174,6 +174,17 @@ impl Publisher {
                 return;
             }
             let node = nodes[sim::draw(nodes.len() as u64) as usize];
+            if sim::draw(4) == 0 {
+                let delete = Body::Delete(Delete {
+                    database: DATABASE,
+                    ..Delete::default()
+                });
+                client.cluster.truth.deletes();
+                if let Some(asked) = client.submit(node, format!("{DELETION}{number}"), delete.into()) {
+                    let _ = client.wait(asked).await;
+                }
+                sleep(sim::up_to(PAUSE_MAX * 4)).await;
+            }
             let publish = module::publish(number, sim::draw(4) == 0, sim::draw(4) == 0);
             let name = String::from_utf8_lossy(&publish.module).into_owned();
             if let Some(asked) = client.submit(node, name, Body::Publish(publish).into()) {

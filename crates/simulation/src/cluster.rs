@@ -9,10 +9,11 @@ use crate::spacetime::{Loss, SpacetimeDb};
 use crate::truth::Truth;
 use parking_lot::Mutex;
 use rtdb_consensus::{
-    Config, FreeSpace, GroupId, Limits, Manager, Outcome, Role, Store, SystemClock, Timing, Unapplied,
+    Config, Follow, FreeSpace, GroupId, Limits, LogIndex, Manager, Outcome, Role, Store, SystemClock, Timing,
+    Unapplied,
 };
 use rtdb_protocol::Subprotocol;
-use rtdb_replica::{Fatal, Replica};
+use rtdb_replica::{DatabaseId, Fatal, Quarantine, Replica};
 use rtdb_runtime::{Instant, sim, sleep, timeout};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -33,6 +34,9 @@ const STOP_LOOK: Duration = Duration::from_secs(1);
 
 /// What a node says of a log that is not what was written.
 const DAMAGED: &str = "damaged";
+
+/// The database that all use.
+const ID: DatabaseId = [7; 32];
 
 /// How often the nodes are looked at.
 const LOOK: Duration = Duration::from_millis(10);
@@ -70,6 +74,10 @@ struct MachineState {
     disturbed_until: Option<Instant>,
     /// What was wrong with its disk explains that it stops.
     may_stop: bool,
+    /// Until when the log says that its database differs.
+    aside_until: Option<Instant>,
+    /// An index at which the log did not say so any more.
+    sound: Option<LogIndex>,
     /// A bit has rotted: it need not start again.
     is_rotten: bool,
     /// It has refused to start on what has rotted.
@@ -281,7 +289,7 @@ impl Cluster {
         machine.server.trouble(false);
         let mut state = machine.state.lock();
         (state.is_starting, state.is_stopping) = (false, false);
-        state.may_stop = false;
+        (state.may_stop, state.sound) = (false, None);
     }
 
     /// A process is down for a time, and started again.
@@ -319,7 +327,8 @@ impl Cluster {
             | Fault::DiskSlow { time, .. }
             | Fault::DiskHangs { time, .. }
             | Fault::DatabaseHangs { time, .. }
-            | Fault::DatabaseTroubled { time, .. } => time,
+            | Fault::DatabaseTroubled { time, .. }
+            | Fault::Aside { time, .. } => time,
             _ => Duration::ZERO,
         };
         self.disturb(fault.nodes(), time);
@@ -433,6 +442,31 @@ impl Cluster {
                 sleep(time).await;
                 self.machines[&node].server.trouble(false);
             }
+            Fault::Aside { node, time } => {
+                {
+                    let mut state = self.machines[&node].state.lock();
+                    state.aside_until = state.aside_until.max(Some(sim::true_now() + time));
+                }
+                self.audit(node);
+                sleep(time).await;
+                self.audit(node);
+            }
+        }
+    }
+
+    /// Does on a node what the log says of its database, as the auditor does.
+    fn audit(&self, node: u64) {
+        let mut state = self.machines[&node].state.lock();
+        let (Some(manager), Some(replica)) = (state.manager.clone(), state.replica.clone()) else {
+            return;
+        };
+        if state.aside_until.is_some_and(|until| until > sim::true_now()) {
+            state.sound = None;
+            replica.set_aside(&ID, Quarantine::Outvoted(String::new()));
+        } else {
+            let resolved = || *manager.shard().resolved().borrow();
+            let since = *state.sound.get_or_insert_with(resolved);
+            replica.acquit(&ID, since);
         }
     }
 
@@ -469,6 +503,7 @@ impl Cluster {
     /// Everything is well again, and everybody runs.
     pub async fn heal(self: &Arc<Self>) {
         for (node, machine) in &self.machines {
+            machine.state.lock().aside_until = None;
             machine.disk.heal(machine.sync_max);
             machine.server.hang(false);
             machine.server.trouble(false);
@@ -536,6 +571,7 @@ impl Cluster {
                     }
                     continue;
                 }
+                self.audit(*node);
                 if let Some(replica) = self.replica(*node) {
                     self.look_at(*node, &replica);
                 }
@@ -574,8 +610,11 @@ impl Cluster {
         for (_, found) in replica.take_holdings() {
             self.truth.holds(node, &found);
         }
-        let aside = replica.quarantine(&[7; 32]).and_then(|why| why.borrow().clone());
-        assert_eq!(aside, None, "node {node} has set the database aside");
+        let aside = replica.quarantine(&ID).and_then(|why| why.borrow().clone());
+        assert!(
+            matches!(aside, None | Some(Quarantine::Outvoted(_))),
+            "node {node} has set the database aside: {aside:?}"
+        );
         let fatal = replica.fatal().borrow().clone();
         match fatal.as_deref() {
             None => {}
@@ -593,10 +632,20 @@ impl Cluster {
             .map(|node| (node, self.manager(node)))
             .collect();
         let mut live = BTreeMap::new();
+        let mut rows = None;
         for (node, manager) in &running {
             let Some(manager) = manager else { return false };
-            let replica = self.replica(*node);
-            if replica.is_none_or(|replica| *replica.applied().borrow() < end) {
+            let Some(replica) = self.replica(*node) else {
+                return false;
+            };
+            let is_aside = replica.quarantine(&ID).is_some_and(|why| why.borrow().is_some());
+            if is_aside || *replica.applied().borrow() < end {
+                return false;
+            }
+            // What was set aside has applied it all only then.
+            let held = self.machines[node].server.database(&DATABASE);
+            let held = held.map(|database| database.hash());
+            if held != *rows.get_or_insert(held) {
                 return false;
             }
             live.insert(*node, *manager.shard().epoch().borrow());

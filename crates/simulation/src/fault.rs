@@ -57,10 +57,12 @@ pub enum Fault {
     DatabaseDies { node: u64 },
     /// A node's database answers requests with errors.
     DatabaseTroubled { node: u64, time: Duration },
+    /// The log says of a node that its database differs, and takes that back.
+    Aside { node: u64, time: Duration },
 }
 
 /// The kinds of faults, as they are counted.
-pub const KINDS: [&str; 20] = [
+pub const KINDS: [&str; 21] = [
     "kills",
     "orderly stops",
     "pauses",
@@ -81,6 +83,7 @@ pub const KINDS: [&str; 20] = [
     "leaders killed",
     "databases that died",
     "databases with troubles",
+    "databases set aside",
 ];
 
 impl Fault {
@@ -107,6 +110,7 @@ impl Fault {
             Self::KillLeader { .. } => 17,
             Self::DatabaseDies { .. } => 18,
             Self::DatabaseTroubled { .. } => 19,
+            Self::Aside { .. } => 20,
         }
     }
 
@@ -128,7 +132,8 @@ impl Fault {
             | Self::Lose { node, .. }
             | Self::DatabaseHangs { node, .. }
             | Self::DatabaseDies { node }
-            | Self::DatabaseTroubled { node, .. } => vec![node],
+            | Self::DatabaseTroubled { node, .. }
+            | Self::Aside { node, .. } => vec![node],
             Self::Cut { from, to, .. } | Self::Slow { from, to, .. } => vec![from, to],
             Self::Reset { one, other } => vec![one, other],
             // It is known only then.
@@ -185,6 +190,10 @@ impl Fault {
             17 => Self::KillLeader { down: time },
             18 => Self::DatabaseDies { node },
             19 => Self::DatabaseTroubled { node, time },
+            20 => Self::Aside {
+                node,
+                time: time / [1, 10, 1_000][sim::draw(3) as usize],
+            },
             _ => Self::DatabaseHangs { node, time },
         }
     }
@@ -267,6 +276,7 @@ impl fmt::Display for Fault {
             Self::DatabaseTroubled { node, time } => {
                 write!(f, "the database of node {node} answers with errors for {time:?}")
             }
+            Self::Aside { node, time } => write!(f, "the database of node {node} is set aside for {time:?}"),
         }
     }
 }

@@ -18,7 +18,7 @@ const fn planted(name: &'static str, what: &'static str) -> Planted {
 pub const SEEDS_MAX: u64 = 400;
 
 /// Those that must be found.
-pub const FAULTS: [Planted; 24] = [
+pub const FAULTS: [Planted; 25] = [
     planted("votes are not synced", "a vote is given before it is on disk"),
     planted(
         "entries count before they are synced",
@@ -108,6 +108,10 @@ pub const FAULTS: [Planted; 24] = [
     planted(
         "doubtful answers are told at once",
         "what one server alone says of a trap is not held until a majority says so",
+    ),
+    planted(
+        "updates are left out",
+        "a publication to an existing database is marked, and its module never put there",
     ),
 ];
 

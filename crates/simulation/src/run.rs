@@ -27,6 +27,9 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 /// The client that publishes.
 const PUBLISHER: u64 = 500;
 
+/// The number of the last modules that are published.
+const LAST: u64 = 1_000_000;
+
 /// Nodes that are to be killed at once, at most.
 const VICTIMS_MAX: usize = 16;
 
@@ -211,6 +214,7 @@ async fn world(plan: Plan, seen: Seen) {
         for client in clients {
             assert!(client.await.is_ok(), "a client has gone");
         }
+        found_again(&cluster, LAST).await;
         for node in cluster.nodes().collect::<Vec<_>>() {
             last_word(&cluster, node).await;
         }
@@ -270,6 +274,28 @@ async fn found(cluster: &Arc<Cluster>) {
     }
 }
 
+/// Publishes until there is a database: it may have been deleted.
+async fn found_again(cluster: &Arc<Cluster>, first: u64) {
+    let nodes: Vec<u64> = cluster.nodes().filter(|node| !cluster.is_lost(*node)).collect();
+    for attempt in 0.. {
+        let node = nodes[attempt as usize % nodes.len()];
+        let publish = publish(first + attempt, false, false);
+        let name = String::from_utf8_lossy(&publish.module).into_owned();
+        let submitted = cluster
+            .manager(node)
+            .and_then(|manager| manager.shard().submit(Body::Publish(publish).into()).ok());
+        let Some(pending) = submitted else {
+            sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let outcome = pending.await;
+        cluster.truth.told(PUBLISHER + 1, &name, &outcome, false);
+        if outcome.is_ok() {
+            return;
+        }
+    }
+}
+
 /// Calls through a node, until it is acknowledged.
 async fn last_word(cluster: &Arc<Cluster>, node: u64) {
     for attempt in 0.. {
@@ -286,8 +312,10 @@ async fn last_word(cluster: &Arc<Cluster>, node: u64) {
         };
         let outcome = pending.await;
         cluster.truth.told(1_000 + node, &name, &outcome, false);
-        if outcome.is_ok() {
-            return;
+        match outcome {
+            Ok(_) => return,
+            // A deletion may come late.
+            Err(_) => found_again(cluster, LAST * (2 + node) + attempt * 1_000).await,
         }
     }
 }

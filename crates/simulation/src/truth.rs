@@ -20,6 +20,12 @@ use std::time::Duration;
 /// What the end of a session is called, before its number.
 pub const END: &str = "end of ";
 
+/// What the beginning of a session is called, before its client and number.
+pub const SESSION: &str = "session ";
+
+/// What a deletion is called, before its number.
+pub const DELETION: &str = "deletion ";
+
 /// For how long a gap is looked for.
 const GAP_WITHIN: Duration = Duration::from_secs(3);
 
@@ -57,6 +63,10 @@ struct State {
     /// Calls that were told to have failed.
     failed: BTreeMap<String, Position>,
     cleared: Position,
+    /// Whether somebody has asked for the database's deletion.
+    may_be_gone: bool,
+    /// The last publication that a server has marked.
+    marked: Position,
     /// Nodes whose clocks have jumped.
     doubted: BTreeSet<u64>,
     is_time_doubted: bool,
@@ -228,6 +238,9 @@ impl Truth {
                 "node {node} has {name} called at {position}, where it does not stand"
             );
         }
+        if reducer == MARK && is_ok && args.last() == Some(&1) {
+            state.marked = state.marked.max(position);
+        }
         if ![MARK, IDENTIFY].contains(&reducer) {
             let known = *state
                 .ran
@@ -274,6 +287,10 @@ impl Truth {
         let call = match command.and_then(|command| command.command.body.as_ref()) {
             Some(Body::Call(call)) => call,
             Some(Body::Publish(publish)) if publish.clear && is_ok => {
+                state.cleared = state.cleared.max(position);
+                return;
+            }
+            Some(Body::Delete(_)) if is_ok => {
                 state.cleared = state.cleared.max(position);
                 return;
             }
@@ -343,6 +360,11 @@ impl Truth {
         state.is_time_doubted |= state.doubted.len() * 2 > nodes / 2 + 1;
     }
 
+    /// Somebody asks for the database's deletion.
+    pub fn deletes(&self) {
+        self.0.lock().may_be_gone = true;
+    }
+
     /// A client has asked for something, after it has moved so often.
     pub fn asked(&self, client: u64, moves: u64, name: &str) {
         let mut state = self.0.lock();
@@ -360,6 +382,7 @@ impl Truth {
         let position = outcome.as_ref().map_or(0, |applied| applied.position.0);
         sim::note(shown, [client, position, 1]);
         match outcome {
+            Ok(_) if name.starts_with(DELETION) => {}
             Ok(applied) => {
                 let last = state.last_acknowledged.insert(client, applied.position);
                 assert!(
@@ -391,6 +414,8 @@ impl Truth {
             }
             // No server takes it.
             Err(Unapplied::Refused(Refusal::Module(_))) if name.starts_with(module::BAD) => {}
+            // It is deleted now and then.
+            Err(Unapplied::Refused(Refusal::NoSuchDatabase)) if state.may_be_gone => {}
             // That a session is over already was somebody else's doing, under the same name.
             Err(Unapplied::Refused(Refusal::SessionGone)) if name.starts_with(END) => {}
             Err(Unapplied::Refused(Refusal::SessionGone)) => {
@@ -441,7 +466,23 @@ impl Truth {
                 !is_add || held.get(name.as_str()) == Some(position),
                 "node {node} does not hold {name} of {position}, which was acknowledged"
             );
+            let is_arrival = name.starts_with(SESSION) && *position > state.cleared;
+            assert!(
+                !is_arrival || database.rows.contains_key(&position.0),
+                "on node {node} {name} of {position} did not come, which was acknowledged"
+            );
         }
+        let published = database.state.map(|its| Position(its.module));
+        assert_eq!(
+            published,
+            Some(state.marked),
+            "node {node} does not say that it runs the last module"
+        );
+        let names = state.places.iter().filter(|(_, place)| **place == state.marked);
+        let numbers: Vec<_> = names
+            .flat_map(|(name, _)| module::number(name.as_bytes()))
+            .collect();
+        assert_eq!(numbers, [database.module], "node {node} runs another module");
         let gone = state
             .failed
             .keys()

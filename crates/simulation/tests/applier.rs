@@ -9,9 +9,9 @@ use rtdb_consensus::{
 };
 use rtdb_protocol::Subprotocol;
 use rtdb_replica::{Replica, ReplicaConfig};
-use rtdb_runtime::{sim, sleep, timeout};
+use rtdb_runtime::{Instant, sim, sleep, timeout};
 use rtdb_simulation::client::call;
-use rtdb_simulation::module::{ADD, DATABASE, publish};
+use rtdb_simulation::module::{ADD, BURN, DATABASE, publish};
 use rtdb_simulation::spacetime::{Loss, SpacetimeDb};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -138,4 +138,33 @@ fn what_a_failed_publication_has_cleared_comes_back_to_a_server_that_has_nothing
         assert_eq!(outcome, Ok(true), "seed {seed}");
         assert_eq!(names, ["one", "two", "three"], "seed {seed}");
     }
+}
+
+/// 1.2.0 does not say that a call has run out of energy: the connection is made anew.
+#[test]
+fn calls_that_are_not_answered_are_soon_applied_once_more() {
+    let ran = sim::run(&sim::Config::default(), async {
+        let server = SpacetimeDb::new(1, Subprotocol::V1, None);
+        server.start();
+        let log = Arc::<Log>::default();
+        let replica = start(&log, &server);
+        log.push(Body::Publish(publish(1, false, false)));
+        for number in 0..40 {
+            log.push(call(0, BURN, &format!("burn {number}")));
+            let add = log.push(call(0, ADD, &format!("add {number}")));
+            log.outcome(add).await.expect("it goes well");
+        }
+        server.die(Loss::Everything);
+        let begun = Instant::now();
+        let all = async {
+            while names(&server).len() < 40 {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(WITHIN * 10, all).await.expect("all is applied again");
+        replica.stop().await;
+        begun.elapsed()
+    });
+    let took = ran.output.expect("it runs");
+    assert!(took < Duration::from_secs(20), "it takes {took:?}");
 }

@@ -56,7 +56,16 @@ struct State {
     is_troubled: bool,
     databases: BTreeMap<DatabaseId, Database>,
     /// The commits that are not durable, the last one last.
-    journal: Vec<(DatabaseId, Undo)>,
+    journal: Vec<(DatabaseId, Commit)>,
+    /// The files of databases that it has forgotten: the next one that is created gets them.
+    forgotten: Vec<Database>,
+}
+
+/// What may be lost.
+enum Commit {
+    Call(Undo),
+    Created,
+    Deleted(Database),
 }
 
 struct Shared {
@@ -107,10 +116,9 @@ impl SpacetimeDb {
             let is_later = |database: &Database| database.state.is_some_and(|state| state.index > index);
             while let Some((id, _)) = state.journal.last()
                 && state.databases.get(id).is_some_and(is_later)
-                && let Some((id, undo)) = state.journal.pop()
-                && let Some(database) = state.databases.get_mut(&id)
+                && let Some((id, commit)) = state.journal.pop()
             {
-                database.revert(undo);
+                state.revert(id, commit);
             }
         }
         self.die(Loss::Nothing);
@@ -127,13 +135,14 @@ impl SpacetimeDb {
                 let kept = sim::draw(state.journal.len() as u64 + 1) as usize;
                 let lost = state.journal.split_off(kept);
                 rtdb_runtime::reached("commits of servers lost");
-                for (id, undo) in lost.into_iter().rev() {
-                    if let Some(database) = state.databases.get_mut(&id) {
-                        database.revert(undo);
-                    }
+                for (id, commit) in lost.into_iter().rev() {
+                    state.revert(id, commit);
                 }
             }
-            Loss::Everything => state.databases.clear(),
+            Loss::Everything => {
+                state.databases.clear();
+                state.forgotten.clear();
+            }
         }
         // The disk has the rest.
         state.journal.clear();
@@ -185,7 +194,7 @@ impl SpacetimeDb {
         if let Some(truth) = &self.0.truth {
             truth.ran(self.0.node, id, reducer, args, &outcome, database);
         }
-        state.commit(*id, undo, self.0.truth.is_some());
+        state.commit(*id, undo.map(Commit::Call), self.0.truth.is_some());
         Some(outcome)
     }
 
@@ -232,8 +241,27 @@ fn refused(status: StatusCode, text: &str) -> AdminError {
 }
 
 impl State {
-    fn commit(&mut self, id: DatabaseId, undo: Option<Undo>, syncs: bool) {
-        self.journal.extend(undo.map(|undo| (id, undo)));
+    /// Takes the last commit back.
+    fn revert(&mut self, id: DatabaseId, commit: Commit) {
+        match commit {
+            Commit::Call(undo) => {
+                if let Some(database) = self.databases.get_mut(&id) {
+                    database.revert(undo);
+                }
+            }
+            Commit::Created => {
+                rtdb_runtime::reached("databases that servers forgot");
+                self.forgotten.extend(self.databases.remove(&id));
+            }
+            Commit::Deleted(database) => {
+                rtdb_runtime::reached("databases that came back");
+                self.databases.insert(id, database);
+            }
+        }
+    }
+
+    fn commit(&mut self, id: DatabaseId, commit: Option<Commit>, syncs: bool) {
+        self.journal.extend(commit.map(|commit| (id, commit)));
         if syncs && sim::draw(SYNC_ONE_OF) == 0 {
             self.journal.clear();
         }
@@ -262,18 +290,21 @@ impl State {
                 match self.databases.get_mut(&id) {
                     Some(database) => {
                         let undo = database.update(module);
-                        self.commit(id, Some(undo), syncs);
+                        self.commit(id, Some(Commit::Call(undo)), syncs);
                     }
                     None => {
-                        let database = Database::new(owner.identity.clone(), module);
+                        let new = || Database::new(owner.identity.clone(), module);
+                        let mut database = self.forgotten.pop().unwrap_or_else(new);
+                        (database.owner, database.module) = (owner.identity.clone(), module);
                         self.databases.insert(id, database);
+                        self.commit(id, Some(Commit::Created), syncs);
                     }
                 }
                 Ok(Bytes::new())
             }
             (&Method::DELETE, "") => {
-                self.databases.remove(&id).ok_or(AdminError::NoSuchDatabase)?;
-                self.journal.retain(|(of, _)| *of != id);
+                let database = self.databases.remove(&id).ok_or(AdminError::NoSuchDatabase)?;
+                self.commit(id, Some(Commit::Deleted(database)), syncs);
                 Ok(Bytes::new())
             }
             (&Method::POST, "/sql") => {
