@@ -43,6 +43,7 @@ pub use quarantine::Quarantine;
 pub use replica::{Found, Replica, ReplicaConfig, Report};
 pub use server::{
     Connecting, Line, LineError, LocalServer, Server, ServerConfig, ServerError, ServerLimits, ServerState,
+    Version,
 };
 pub use status::{DatabaseStatus, Digest, Phase, ReplicaStatus};
 pub use tokens::{Claims, LOCAL_ISSUER, Minted, TokenError, Tokens};

@@ -13,7 +13,7 @@ use rtdb_consensus::{
     Unapplied,
 };
 use rtdb_protocol::Subprotocol;
-use rtdb_replica::{DatabaseId, Fatal, Quarantine, Replica};
+use rtdb_replica::{DatabaseId, Fatal, Phase, Quarantine, Replica};
 use rtdb_runtime::{Instant, sim, sleep, timeout};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -678,6 +678,17 @@ impl Cluster {
                 "node {node} holds other rows in the end"
             );
         }
+    }
+
+    /// Whether a replica waits, since its server has died again and again with one call on its way.
+    pub fn is_any_stuck(&self) -> bool {
+        let databases = self
+            .nodes()
+            .filter_map(|node| self.replica(node))
+            .flat_map(|replica| replica.progress().databases);
+        databases
+            .into_iter()
+            .any(|database| matches!(database.phase, Phase::Stuck { .. }))
     }
 
     /// Says how everybody is, for a run that does not end.

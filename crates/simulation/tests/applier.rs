@@ -1,14 +1,18 @@
 //! One replica, over the model of a server and a log in memory.
 
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use http::Method;
 use parking_lot::Mutex;
-use rtdb_consensus::command::{Body, Poison, PoisonStep, Skipped};
+use rtdb_consensus::command::{Body, Owner, Poison, PoisonStep, Skipped};
 use rtdb_consensus::{
     Follow, LogIndex, Origin, Outcome, Position, ReadError, Reply, ResolvedCommand, ResolvedEntry,
 };
 use rtdb_protocol::Subprotocol;
-use rtdb_replica::{Replica, ReplicaConfig};
+use rtdb_replica::{
+    AdminError, Connecting, DatabaseId, Replica, ReplicaConfig, Server, ServerState, Version,
+};
 use rtdb_runtime::{Instant, sim, sleep, timeout};
 use rtdb_simulation::client::call;
 use rtdb_simulation::module::{ADD, BURN, DATABASE, publish};
@@ -79,9 +83,9 @@ impl Follow for Log {
     fn applied(&self, _: LogIndex) {}
 }
 
-fn start(log: &Arc<Log>, server: &SpacetimeDb) -> Replica {
+fn start(log: &Arc<Log>, server: Arc<dyn Server>) -> Replica {
     let config = ReplicaConfig {
-        server: Arc::new(server.clone()),
+        server,
         call_time_max: Duration::from_secs(20),
         damage_wait: Duration::from_secs(180),
         node: 1,
@@ -116,7 +120,7 @@ fn what_a_failed_publication_has_cleared_comes_back_to_a_server_that_has_nothing
             let server = SpacetimeDb::new(1, Subprotocol::V3, None);
             server.start();
             let log = Arc::<Log>::default();
-            let replica = start(&log, &server);
+            let replica = start(&log, Arc::new(server.clone()));
             log.push(Body::Publish(publish(1, false, false)));
             log.push(call(0, ADD, "one"));
             let cleared = log.push(Body::Publish(publish(2, true, false)));
@@ -147,7 +151,7 @@ fn calls_that_are_not_answered_are_soon_applied_once_more() {
         let server = SpacetimeDb::new(1, Subprotocol::V1, None);
         server.start();
         let log = Arc::<Log>::default();
-        let replica = start(&log, &server);
+        let replica = start(&log, Arc::new(server.clone()));
         log.push(Body::Publish(publish(1, false, false)));
         for number in 0..40 {
             log.push(call(0, BURN, &format!("burn {number}")));
@@ -167,4 +171,104 @@ fn calls_that_are_not_answered_are_soon_applied_once_more() {
     });
     let took = ran.output.expect("it runs");
     assert!(took < Duration::from_secs(20), "it takes {took:?}");
+}
+
+/// A server that dies when somebody is about to connect, if it is told to, and loses what came after a position.
+#[derive(Clone)]
+struct Dying {
+    server: SpacetimeDb,
+    at: Arc<Mutex<Option<Position>>>,
+}
+
+impl Server for Dying {
+    fn ask<'a>(
+        &'a self,
+        owner: &'a Owner,
+        method: Method,
+        path: String,
+        body: Bytes,
+        max: Duration,
+    ) -> BoxFuture<'a, Result<Bytes, AdminError>> {
+        self.server.ask(owner, method, path, body, max)
+    }
+
+    fn connect<'a>(&'a self, owner: &'a Owner, database: &'a DatabaseId) -> Connecting<'a> {
+        if let Some(position) = self.at.lock().take() {
+            self.server.die_at(position.0);
+            self.server.start();
+        }
+        self.server.connect(owner, database)
+    }
+
+    fn state(&self) -> watch::Receiver<ServerState> {
+        self.server.state()
+    }
+
+    fn version(&self) -> Option<Version> {
+        self.server.version()
+    }
+
+    fn life(&self) -> u64 {
+        self.server.life()
+    }
+
+    fn end_life(&self, life: u64, why: String) -> bool {
+        self.server.end_life(life, why)
+    }
+}
+
+/// What a server holds that has died between what it said and the connection: `next` is what the applier does there.
+fn died_before_the_connection(next: Option<Body>) -> (Vec<String>, u64) {
+    let ran = sim::run(&sim::Config::default(), async {
+        let server = SpacetimeDb::new(1, Subprotocol::V3, None);
+        server.start();
+        let dying = Dying {
+            server: server.clone(),
+            at: Arc::default(),
+        };
+        let log = Arc::<Log>::default();
+        let mut replica = start(&log, Arc::new(dying.clone()));
+        log.push(Body::Publish(publish(1, false, false)));
+        let one = log.push(call(0, ADD, "one"));
+        let two = log.push(call(0, ADD, "two"));
+        log.outcome(two).await.expect("it goes well");
+        *dying.at.lock() = Some(one);
+        match next {
+            Some(body) => drop(log.push(body)),
+            None => {
+                replica.stop().await;
+                replica = start(&log, Arc::new(dying.clone()));
+            }
+        }
+        let three = log.push(call(0, ADD, "three"));
+        log.outcome(three).await.expect("it goes well");
+        assert_eq!(*dying.at.lock(), None, "it has died");
+        let module = server.database(&DATABASE).map_or(0, |database| database.module);
+        let held = (names(&server), module);
+        replica.stop().await;
+        held
+    });
+    ran.output.expect("it runs")
+}
+
+const ALL: [&str; 3] = ["one", "two", "three"];
+
+#[test]
+fn what_a_server_loses_after_it_has_said_where_it_is_is_sent_again() {
+    let (names, module) = died_before_the_connection(None);
+    assert_eq!((names, module), (ALL.map(str::to_owned).to_vec(), 1));
+}
+
+#[test]
+fn what_a_server_loses_after_an_update_is_sent_again() {
+    let update = Body::Publish(publish(2, false, false));
+    let (names, module) = died_before_the_connection(Some(update));
+    assert_eq!((names, module), (ALL.map(str::to_owned).to_vec(), 2));
+}
+
+#[test]
+fn what_a_server_loses_after_it_has_refused_an_update_is_sent_again() {
+    let bad = Body::Publish(publish(3, false, true));
+    let (names, module) = died_before_the_connection(Some(bad));
+    assert_eq!((names, module), (ALL.map(str::to_owned).to_vec(), 1));
 }

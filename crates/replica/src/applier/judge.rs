@@ -73,14 +73,14 @@ impl Applier {
         if !publish.clear {
             // As where it was tried.
             let owner = self.owner.clone();
-            self.settle(&mut connection, command, &owner).await?;
+            let index = self.settle(&mut connection, command, &owner).await?;
             if !self.passed_over.contains(&command.position) {
                 drop(connection);
                 if !self.revert().await? {
                     return Err(self.rebuild(command.position).await);
                 }
                 self.passed_over.insert(command.position);
-                connection = Connection::open(&self.shared.admin, &self.owner, &self.database).await?;
+                connection = self.connect(index).await?;
             }
             if let Some(state) = self.state().await? {
                 self.core.counted(state.successes);

@@ -68,30 +68,34 @@ impl Applier {
         if let Some(Err(text)) = self.judged(position) {
             return self.turn_down(publication, text, connection).await;
         }
-        let (tried, before) = match connection {
+        let (tried, connection, before) = match connection {
             Some(connection) if publish.clear => {
                 let rehearsed = self.rehearse(publication).await?;
                 if let Err(text) = self.decided(publication, rehearsed).await {
                     return self.turn_down(publication, text, Some(connection)).await;
                 }
                 drop(connection);
-                (self.create(publication).await?.map(unbroken), false)
+                let (tried, connection) = self.create(publication).await?;
+                (tried, connection, false)
             }
-            Some(connection) => (self.update(publication, connection).await?, true),
+            Some(connection) => {
+                let (tried, connection) = self.update(publication, connection).await?;
+                (tried, Some(connection), true)
+            }
             None => {
                 if !publish.clear {
                     self.created = position;
                 }
                 // Another owner's may be what was broken off, and none of the one before.
                 self.owner = owner.clone();
-                (self.create(publication).await?.map(unbroken), false)
+                let (tried, connection) = self.create(publication).await?;
+                (tried, connection, false)
             }
         };
-        let word = tried.as_ref().map(|(_, taken)| *taken).map_err(String::clone);
-        let (taken, connection) = match (self.decided(publication, word).await, tried) {
-            (Ok(taken), Ok((connection, _))) => (taken, connection),
-            (Ok(_), Err(text)) => return Err(Interrupt::Untaken(text)),
-            (Err(_), Ok((connection, _))) if before => {
+        let (taken, connection) = match (self.decided(publication, tried.clone()).await, tried, connection) {
+            (Ok(taken), Ok(_), Some(connection)) => (taken, connection),
+            (Ok(_), tried, _) => return Err(Interrupt::Untaken(tried.err().unwrap_or_default())),
+            (Err(_), Ok(_), connection) if before => {
                 drop(connection);
                 tracing::error!(
                     database = self.hex(),
@@ -100,13 +104,10 @@ impl Applier {
                 );
                 return Err(self.rebuild(position).await);
             }
-            (Err(text), _) if before => {
-                // 1.2.0 drops the running database when it can't compile an update, and opens it again for whoever comes
-                // next: a connection from before goes on with rows that nobody else sees.
-                let connection = Connection::open(&self.shared.admin, &self.owner, &self.database).await?;
-                return self.turn_down(publication, text, Some(connection)).await;
+            (Err(text), _, connection) => {
+                let connection = connection.filter(|_| before);
+                return self.turn_down(publication, text, connection).await;
             }
-            (Err(text), _) => return self.turn_down(publication, text, None).await,
         };
         self.is_judged = publish.judged;
         self.owner = owner.clone();
@@ -151,7 +152,7 @@ impl Applier {
     async fn create(
         &mut self,
         publication: Publication<'_>,
-    ) -> Result<Result<Connection, String>, Interrupt> {
+    ) -> Result<(Judged, Option<Connection>), Interrupt> {
         let Publication {
             command,
             owner,
@@ -161,12 +162,13 @@ impl Applier {
         self.born = command.position;
         self.remove().await?;
         if let Err(text) = self.upload(self.database, publication).await? {
-            return Ok(Err(text));
+            return Ok((Err(text), None));
         }
-        self.expect_empty(self.database, owner).await?;
         let mut connection = Connection::open(&self.shared.admin, owner, &self.database).await?;
+        // Of the server at the other end: one before it may have died.
+        self.expect_empty(self.database, owner).await?;
         let begun = begin(&mut connection, command, owner, Some(module)).await?;
-        Ok(begun.map(|()| connection))
+        Ok((begun.map(|()| Taken::default()), Some(connection)))
     }
 
     /// Replaces the module.
@@ -174,14 +176,14 @@ impl Applier {
         &mut self,
         publication: Publication<'_>,
         mut connection: Connection,
-    ) -> Result<Result<(Connection, Taken), String>, Interrupt> {
+    ) -> Result<(Judged, Connection), Interrupt> {
         let Publication {
             command,
             publish,
             owner,
             ..
         } = publication;
-        self.settle(&mut connection, command, owner).await?;
+        let index = self.settle(&mut connection, command, owner).await?;
         drop(connection);
         let module = publish.module.clone();
         let put = match publish.token.is_empty() {
@@ -193,13 +195,15 @@ impl Applier {
             Ok(taken) => taken,
             Err(text) => {
                 self.passed_over.insert(command.position);
-                return Ok(Err(text));
+                // 1.2.0 drops the running database when it can't compile an update, and opens it again for whoever comes
+                // next: a connection from before goes on with rows that nobody else sees.
+                return Ok((Err(text), self.connect(index).await?));
             }
         };
         self.passed_over.remove(&command.position);
-        let mut connection = Connection::open(&self.shared.admin, owner, &self.database).await?;
+        let mut connection = self.connect(index).await?;
         let begun = begin(&mut connection, command, owner, None).await?;
-        Ok(begun.map(|()| (connection, taken)))
+        Ok((begun.map(|()| taken), connection))
     }
 
     /// Deletes the database.
@@ -230,26 +234,29 @@ impl Applier {
         connection
     }
 
-    /// Before the module is replaced: calls before the publication that failed must not be tried again with the new one.
+    /// Before the module is replaced: calls before the publication that failed must not be tried again with the new one. Gives the
+    /// index up to which all is applied.
     pub(super) async fn settle(
         &mut self,
         connection: &mut Connection,
         command: &ResolvedCommand,
         owner: &Owner,
-    ) -> Result<(), Interrupt> {
+    ) -> Result<u64, Interrupt> {
+        let index = before(command.position).0;
         let header = CallHeader {
-            index: before(command.position).0,
+            index,
             ..header(command, owner)
         };
-        if let Err(text) = mark(connection, header, false).await? {
-            // Such a module can't have been accepted, and none of its calls succeeds.
-            tracing::error!(
-                database = self.hex(),
-                text,
-                "the running module does not take a mark; replacing it"
-            );
-        }
-        Ok(())
+        let Err(text) = mark(connection, header, false).await? else {
+            return Ok(index);
+        };
+        // Such a module can't have been accepted, and none of its calls succeeds.
+        tracing::error!(
+            database = self.hex(),
+            text,
+            "the running module does not take a mark; replacing it"
+        );
+        Ok(self.state().await?.map_or(0, |state| state.index))
     }
 
     /// Hands the module to the server, for a database that is not there.
@@ -327,16 +334,11 @@ impl Applier {
         if let Err(text) = self.upload(*stage, publication).await? {
             return Ok(Err(text));
         }
-        self.expect_empty(*stage, owner).await?;
         let mut connection = Connection::open(&self.shared.admin, owner, stage).await?;
+        self.expect_empty(*stage, owner).await?;
         let begun = begin(&mut connection, command, owner, Some(module)).await?;
         Ok(begun.map(|()| Taken::default()))
     }
-}
-
-/// A module in place that breaks nobody.
-fn unbroken(connection: Connection) -> (Connection, Taken) {
-    (connection, Taken::default())
 }
 
 /// The first call of a module in a database: `init`, if it is new, or else the mark of the publication.

@@ -1,8 +1,9 @@
 //! Where to go on: the database's own record of what was applied to it, compared with the log.
 
-use super::{Applier, Connection, Head, Interrupt, before};
+use super::{Applier, Connection, ConnectionError, Head, Interrupt, before};
 use crate::migration::program;
 use crate::replica::Taken;
+use crate::server::LineError;
 use crate::{ActiveDatabase, AdminError, DatabaseState, Phase, Quarantine};
 use http::StatusCode;
 use rtdb_consensus::Position;
@@ -69,10 +70,21 @@ impl Applier {
         self.shared.activate(active);
         self.reader.seek(done);
         self.report();
+        let connection = self.connect(state.index).await?;
         tracing::info!(database = self.hex(), position = %done, "applying from here on");
-        Ok(Some(
-            Connection::open(&self.shared.admin, &self.owner, &self.database).await?,
-        ))
+        Ok(Some(connection))
+    }
+
+    /// Connects to the database, which has applied everything up to `index`. A server may have died since it said so, and lost
+    /// the last of it: that is only certain of the one at the other end.
+    pub(super) async fn connect(&mut self, index: u64) -> Result<Connection, Interrupt> {
+        let connection = Connection::open(&self.shared.admin, &self.owner, &self.database).await?;
+        let state = self.state().await?;
+        let is_it = state.is_some_and(|state| state.index == index);
+        if is_it && self.shared.admin.server().life() == self.life {
+            return Ok(connection);
+        }
+        Err(ConnectionError::from(LineError::Ended).into())
     }
 
     /// The database's state; `None` if there is none, or if its creation was broken off.
