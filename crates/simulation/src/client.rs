@@ -156,6 +156,20 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Has the database end, or begin.
+    async fn anew(&self, node: u64, name: String, body: Body) {
+        self.cluster.disturb_all(ANEW_MAX);
+        if let Some(asked) = self.submit(node, name, body.into()) {
+            let _ = self.wait(asked).await;
+        }
+        self.cluster.disturb_all(Duration::ZERO);
+    }
+}
+
+/// How long it takes, where nothing else is wrong, until the database has ended or begun.
+const ANEW_MAX: Duration = Duration::from_secs(20);
+
 /// Who publishes modules.
 pub struct Publisher(pub Client);
 
@@ -180,16 +194,12 @@ impl Publisher {
                     ..Delete::default()
                 });
                 client.cluster.truth.deletes();
-                if let Some(asked) = client.submit(node, format!("{DELETION}{number}"), delete.into()) {
-                    let _ = client.wait(asked).await;
-                }
+                client.anew(node, format!("{DELETION}{number}"), delete).await;
                 sleep(sim::up_to(PAUSE_MAX * 4)).await;
             }
             let publish = module::publish(number, sim::draw(4) == 0, sim::draw(4) == 0);
             let name = String::from_utf8_lossy(&publish.module).into_owned();
-            if let Some(asked) = client.submit(node, name, Body::Publish(publish).into()) {
-                let _ = client.wait(asked).await;
-            }
+            client.anew(node, name, Body::Publish(publish)).await;
         }
     }
 }

@@ -187,6 +187,11 @@ impl Cluster {
         })
     }
 
+    /// The database ends and begins: on all nodes clients may hear that the outcome of what was under way is unknown.
+    pub fn disturb_all(&self, time: Duration) {
+        self.disturb(self.nodes().collect::<Vec<_>>(), time);
+    }
+
     fn disturb(&self, nodes: impl IntoIterator<Item = u64>, time: Duration) {
         let until = sim::true_now() + time + AFTERMATH;
         for node in nodes {

@@ -5,7 +5,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::Method;
 use parking_lot::Mutex;
-use rtdb_consensus::command::{Body, Owner, Poison, PoisonStep, Skipped};
+use rtdb_consensus::command::{Body, Delete, Owner, Poison, PoisonStep, Skipped};
 use rtdb_consensus::{
     Follow, LogIndex, Origin, Outcome, Position, ReadError, Reply, ResolvedCommand, ResolvedEntry,
 };
@@ -19,6 +19,7 @@ use rtdb_simulation::module::{ADD, BURN, DATABASE, publish};
 use rtdb_simulation::spacetime::{Loss, SpacetimeDb};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -30,6 +31,8 @@ struct Log {
     resolved: watch::Sender<LogIndex>,
     entries: Mutex<Vec<Arc<ResolvedEntry>>>,
     outcomes: Mutex<BTreeMap<u64, Outcome>>,
+    /// How many were told, some of them more than once.
+    told: AtomicU64,
 }
 
 impl Log {
@@ -78,6 +81,7 @@ impl Follow for Log {
 
     fn complete(&self, _: Origin, seq: u64, outcome: Outcome) {
         self.outcomes.lock().insert(seq, outcome);
+        self.told.fetch_add(1, Ordering::Relaxed);
     }
 
     fn applied(&self, _: LogIndex) {}
@@ -271,4 +275,41 @@ fn what_a_server_loses_after_it_has_refused_an_update_is_sent_again() {
     let bad = Body::Publish(publish(3, false, true));
     let (names, module) = died_before_the_connection(Some(bad));
     assert_eq!((names, module), (ALL.map(str::to_owned).to_vec(), 1));
+}
+
+/// A server that is killed may bring back a database that was deleted, though there is another one of its identity by now.
+#[test]
+fn a_deleted_database_that_comes_back_goes_again() {
+    for seed in 1..=30 {
+        let config = sim::Config {
+            seed,
+            ..sim::Config::default()
+        };
+        let ran = sim::run(&config, async {
+            let server = SpacetimeDb::new(1, Subprotocol::V3, None);
+            server.start();
+            let log = Arc::<Log>::default();
+            let replica = start(&log, Arc::new(server.clone()));
+            log.push(Body::Publish(publish(1, false, false)));
+            let one = log.push(call(0, ADD, "one"));
+            log.outcome(one).await.expect("it goes well");
+            let deleted = log.push(Body::Delete(Delete {
+                database: DATABASE,
+                ..Delete::default()
+            }));
+            log.outcome(deleted).await.expect("it goes well");
+            log.push(Body::Publish(publish(2, false, false)));
+            let two = log.push(call(0, ADD, "two"));
+            log.outcome(two).await.expect("it goes well");
+            server.die(Loss::Last);
+            let three = log.push(call(0, ADD, "three"));
+            let outcome = log.outcome(three).await;
+            replica.stop().await;
+            (outcome.is_ok(), names(&server), log.told.load(Ordering::Relaxed))
+        });
+        let (is_ok, names, told) = ran.output.expect("it runs");
+        assert!(is_ok, "seed {seed}");
+        assert_eq!(told, 6, "seed {seed}");
+        assert_eq!(names, ["two", "three"], "seed {seed}");
+    }
 }

@@ -38,7 +38,17 @@ impl Applier {
         if let Some(position) = self.core.unsettled_publication() {
             self.take_turn_for(position).await;
         }
-        let Some(mut state) = self.state().await? else {
+        let mut found = self.state().await?;
+        if found.is_some_and(|state| Position(state.index) < before(self.born)) {
+            // A server that was killed may bring back what was deleted, or cleared.
+            tracing::warn!(
+                database = self.hex(),
+                "SpacetimeDB still has the database of before: it goes"
+            );
+            self.remove().await?;
+            found = None;
+        }
+        let Some(mut state) = found else {
             self.core.set_active(None);
             self.shared.deactivate(&self.database);
             self.core.recovered(None);
