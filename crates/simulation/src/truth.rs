@@ -460,13 +460,26 @@ impl Truth {
             let before = held.insert(row.name.as_str(), Position(*index));
             assert!(before.is_none(), "node {node} holds {} twice", row.name);
         }
+        // What became of these, some of them, nobody may have been told.
+        let commands = state.history.values().flat_map(|entry| &entry.commands);
+        let ends = commands.filter(|command| match &command.command.body {
+            Some(Body::Publish(publish)) => {
+                publish.clear && !publish.module.starts_with(module::BAD.as_bytes())
+            }
+            Some(Body::Delete(_)) => true,
+            _ => false,
+        });
+        let cleared = ends
+            .map(|command| command.position)
+            .max()
+            .max(Some(state.cleared));
         for (name, position) in &state.acknowledged {
-            let is_add = name.starts_with(module::ADDS) && *position > state.cleared;
+            let is_add = name.starts_with(module::ADDS) && Some(*position) > cleared;
             assert!(
                 !is_add || held.get(name.as_str()) == Some(position),
                 "node {node} does not hold {name} of {position}, which was acknowledged"
             );
-            let is_arrival = name.starts_with(SESSION) && *position > state.cleared;
+            let is_arrival = name.starts_with(SESSION) && Some(*position) > cleared;
             assert!(
                 !is_arrival || database.rows.contains_key(&position.0),
                 "on node {node} {name} of {position} did not come, which was acknowledged"
