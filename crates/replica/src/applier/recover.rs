@@ -90,7 +90,8 @@ impl Applier {
     pub(super) async fn connect(&mut self, index: u64) -> Result<Connection, Interrupt> {
         let connection = Connection::open(&self.shared.admin, &self.owner, &self.database).await?;
         let state = self.state().await?;
-        let is_it = state.is_some_and(|state| state.index == index);
+        let is_it = state.is_some_and(|state| state.index == index)
+            || rtdb_runtime::planted("losses of servers are not noticed");
         if is_it && self.shared.admin.server().life() == self.life {
             return Ok(connection);
         }
