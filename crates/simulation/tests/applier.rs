@@ -313,3 +313,41 @@ fn a_deleted_database_that_comes_back_goes_again() {
         assert_eq!(names, ["two", "three"], "seed {seed}");
     }
 }
+
+/// The server has taken the mark before a publication, and a node that starts anew does not know yet that the log has that.
+#[test]
+fn a_log_that_is_not_known_to_the_publication_yet_is_waited_for() {
+    let ran = sim::run(&sim::Config::default(), async {
+        let server = SpacetimeDb::new(1, Subprotocol::V3, None);
+        server.start();
+        let commands = || {
+            [
+                Body::Publish(publish(1, false, false)).into(),
+                call(0, ADD, "one"),
+                Body::Publish(publish(2, false, false)).into(),
+            ]
+        };
+        let log = Arc::<Log>::default();
+        let replica = start(&log, Arc::new(server.clone()));
+        let [.., update] = commands().map(|command: rtdb_consensus::Command| log.push(command));
+        log.outcome(update).await.expect("it goes well");
+        replica.stop().await;
+        server.die_at(update.0 - 1);
+        let log = Arc::<Log>::default();
+        let [first, second, third] = commands();
+        log.push(first);
+        log.push(second);
+        let replica = start(&log, Arc::new(server.clone()));
+        sleep(WITHIN).await;
+        let aside = replica.quarantine(&[7; 32]).map(|aside| aside.borrow().clone());
+        log.push(third);
+        let two = log.push(call(0, ADD, "two"));
+        let outcome = log.outcome(two).await;
+        replica.stop().await;
+        (aside.flatten(), outcome.is_ok(), names(&server))
+    });
+    let (aside, is_ok, names) = ran.output.expect("it runs");
+    assert_eq!(aside, None);
+    assert!(is_ok);
+    assert_eq!(names, ["one", "two"]);
+}

@@ -184,7 +184,10 @@ impl Applier {
         // The mark before a publication has the position just before it.
         let next = Position(state.index.saturating_add(1));
         let last = match self.reader.at(index).await? {
-            None => self.reader.at(next).await?,
+            None => {
+                self.log_known_to(next).await?;
+                self.reader.at(next).await?
+            }
             last => last,
         };
         self.checkpoints
