@@ -35,6 +35,7 @@ pub use error::PrepareError;
 pub use migration::original_plan;
 pub use module::{Module, Reducer, ReducerKind, Schedule, Table, View};
 pub use schema::original_schema;
+pub use shape::scalar_bytes;
 pub use successes::Successes;
 pub use views::{REFRESH_ALL, view_key, view_pause};
 

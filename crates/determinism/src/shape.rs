@@ -109,7 +109,7 @@ impl Resolver<'_> {
 }
 
 /// The length of a scalar in bytes; `None` for what is not a scalar.
-pub(crate) fn scalar_bytes(ty: &AlgebraicType) -> Option<u32> {
+pub fn scalar_bytes(ty: &AlgebraicType) -> Option<u32> {
     Some(match ty {
         AlgebraicType::Bool | AlgebraicType::I8 | AlgebraicType::U8 => 1,
         AlgebraicType::I16 | AlgebraicType::U16 => 2,

@@ -6,7 +6,7 @@ pub use sql::{SqlError, SqlTable};
 
 use crate::DatabaseId;
 use crate::migration::UpdatePlan;
-use crate::server::{HttpError, Server, ServerState};
+use crate::server::{HttpError, Server, until_up};
 use crate::tokens::TokenError;
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -91,10 +91,7 @@ impl Admin {
 
     /// Waits until the server answers. Never returns if it is stopped before.
     pub async fn up(&self) {
-        let mut state = self.server.state();
-        if state.wait_for(|state| *state == ServerState::Up).await.is_err() {
-            std::future::pending::<()>().await;
-        }
+        until_up(self.server.state()).await;
     }
 
     /// Publishes a prepared module: creates the database under that identity, or replaces its module. What would break

@@ -62,7 +62,6 @@ struct State {
     holdings: BTreeMap<(u64, bool), u64>,
     /// Calls that were told to have failed.
     failed: BTreeMap<String, Position>,
-    cleared: Position,
     /// Whether somebody has asked for the database's deletion.
     may_be_gone: bool,
     /// The last publication that a server has marked.
@@ -273,7 +272,7 @@ impl Truth {
 
     /// A node's replica tells what became of a command.
     pub fn completed(&self, node: u64, origin: Origin, outcome: &Outcome) {
-        let mut state = self.0.lock();
+        let state = self.0.lock();
         let (position, is_ok) = match outcome {
             Ok(applied) => (applied.position, true),
             Err(Unapplied::Reducer { position, .. }) => (*position, false),
@@ -282,19 +281,9 @@ impl Truth {
         let Some(entry) = state.history.get(&position.index()) else {
             panic!("node {node} tells of {position}, which nobody has read")
         };
-        let entry = entry.clone();
         let command = entry.commands.iter().find(|command| command.position == position);
-        let call = match command.and_then(|command| command.command.body.as_ref()) {
-            Some(Body::Call(call)) => call,
-            Some(Body::Publish(publish)) if publish.clear && is_ok => {
-                state.cleared = state.cleared.max(position);
-                return;
-            }
-            Some(Body::Delete(_)) if is_ok => {
-                state.cleared = state.cleared.max(position);
-                return;
-            }
-            _ => return,
+        let Some(Body::Call(call)) = command.and_then(|command| command.command.body.as_ref()) else {
+            return;
         };
         let ran = state.ran.get(&(position, false));
         // One that has failed by decision never ran, perhaps.
@@ -460,7 +449,7 @@ impl Truth {
             let before = held.insert(row.name.as_str(), Position(*index));
             assert!(before.is_none(), "node {node} holds {} twice", row.name);
         }
-        // What became of these, some of them, nobody may have been told.
+        // Of some of these nobody may have been told what became of them.
         let commands = state.history.values().flat_map(|entry| &entry.commands);
         let ends = commands.filter(|command| match &command.command.body {
             Some(Body::Publish(publish)) => {
@@ -469,10 +458,7 @@ impl Truth {
             Some(Body::Delete(_)) => true,
             _ => false,
         });
-        let cleared = ends
-            .map(|command| command.position)
-            .max()
-            .max(Some(state.cleared));
+        let cleared = ends.map(|command| command.position).max();
         for (name, position) in &state.acknowledged {
             let is_add = name.starts_with(module::ADDS) && Some(*position) > cleared;
             assert!(

@@ -98,6 +98,15 @@ fn start(log: &Arc<Log>, server: Arc<dyn Server>) -> Replica {
     Replica::start(config, log.clone())
 }
 
+/// What comes of a world.
+fn ran<T: Send + 'static>(seed: u64, world: impl Future<Output = T> + Send + 'static) -> T {
+    let config = sim::Config {
+        seed,
+        ..sim::Config::default()
+    };
+    sim::run(&config, world).output.expect("it runs")
+}
+
 fn skip(position: Position) -> Body {
     Body::Poison(Poison {
         database: DATABASE,
@@ -116,11 +125,7 @@ fn names(server: &SpacetimeDb) -> Vec<String> {
 #[test]
 fn what_a_failed_publication_has_cleared_comes_back_to_a_server_that_has_nothing() {
     for seed in 1..=5 {
-        let config = sim::Config {
-            seed,
-            ..sim::Config::default()
-        };
-        let ran = sim::run(&config, async {
+        let (outcome, names) = ran(seed, async {
             let server = SpacetimeDb::new(1, Subprotocol::V3, None);
             server.start();
             let log = Arc::<Log>::default();
@@ -142,7 +147,6 @@ fn what_a_failed_publication_has_cleared_comes_back_to_a_server_that_has_nothing
                 names,
             )
         });
-        let (outcome, names) = ran.output.expect("it runs");
         assert_eq!(outcome, Ok(true), "seed {seed}");
         assert_eq!(names, ["one", "two", "three"], "seed {seed}");
     }
@@ -151,7 +155,7 @@ fn what_a_failed_publication_has_cleared_comes_back_to_a_server_that_has_nothing
 /// 1.2.0 does not say that a call has run out of energy: the connection is made anew.
 #[test]
 fn calls_that_are_not_answered_are_soon_applied_once_more() {
-    let ran = sim::run(&sim::Config::default(), async {
+    let took = ran(0, async {
         let server = SpacetimeDb::new(1, Subprotocol::V1, None);
         server.start();
         let log = Arc::<Log>::default();
@@ -173,7 +177,6 @@ fn calls_that_are_not_answered_are_soon_applied_once_more() {
         replica.stop().await;
         begun.elapsed()
     });
-    let took = ran.output.expect("it runs");
     assert!(took < Duration::from_secs(20), "it takes {took:?}");
 }
 
@@ -223,7 +226,7 @@ impl Server for Dying {
 
 /// What a server holds that has died between what it said and the connection: `next` is what the applier does there.
 fn died_before_the_connection(next: Option<Body>) -> (Vec<String>, u64) {
-    let ran = sim::run(&sim::Config::default(), async {
+    ran(0, async {
         let server = SpacetimeDb::new(1, Subprotocol::V3, None);
         server.start();
         let dying = Dying {
@@ -251,8 +254,7 @@ fn died_before_the_connection(next: Option<Body>) -> (Vec<String>, u64) {
         let held = (names(&server), module);
         replica.stop().await;
         held
-    });
-    ran.output.expect("it runs")
+    })
 }
 
 const ALL: [&str; 3] = ["one", "two", "three"];
@@ -281,11 +283,7 @@ fn what_a_server_loses_after_it_has_refused_an_update_is_sent_again() {
 #[test]
 fn a_deleted_database_that_comes_back_goes_again() {
     for seed in 1..=30 {
-        let config = sim::Config {
-            seed,
-            ..sim::Config::default()
-        };
-        let ran = sim::run(&config, async {
+        let (is_ok, names, told) = ran(seed, async {
             let server = SpacetimeDb::new(1, Subprotocol::V3, None);
             server.start();
             let log = Arc::<Log>::default();
@@ -307,7 +305,6 @@ fn a_deleted_database_that_comes_back_goes_again() {
             replica.stop().await;
             (outcome.is_ok(), names(&server), log.told.load(Ordering::Relaxed))
         });
-        let (is_ok, names, told) = ran.output.expect("it runs");
         assert!(is_ok, "seed {seed}");
         assert_eq!(told, 6, "seed {seed}");
         assert_eq!(names, ["two", "three"], "seed {seed}");
@@ -317,7 +314,7 @@ fn a_deleted_database_that_comes_back_goes_again() {
 /// The server has taken the mark before a publication, and a node that starts anew does not know yet that the log has that.
 #[test]
 fn a_log_that_is_not_known_to_the_publication_yet_is_waited_for() {
-    let ran = sim::run(&sim::Config::default(), async {
+    let (aside, is_ok, names) = ran(0, async {
         let server = SpacetimeDb::new(1, Subprotocol::V3, None);
         server.start();
         let commands = || {
@@ -346,7 +343,6 @@ fn a_log_that_is_not_known_to_the_publication_yet_is_waited_for() {
         replica.stop().await;
         (aside.flatten(), outcome.is_ok(), names(&server))
     });
-    let (aside, is_ok, names) = ran.output.expect("it runs");
     assert_eq!(aside, None);
     assert!(is_ok);
     assert_eq!(names, ["one", "two"]);

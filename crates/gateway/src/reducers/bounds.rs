@@ -1,6 +1,7 @@
 //! How deep arguments go, and how long they are: before anything recursive reads them. A type may contain itself, and an
 //! element of an array may take no bytes.
 
+use rtdb_determinism::scalar_bytes;
 use spacetimedb_sats::{AlgebraicType, ProductType, Typespace};
 use thiserror::Error;
 
@@ -67,7 +68,7 @@ impl Walk<'_> {
             AlgebraicType::Array(array) => {
                 let count = self.count()?;
                 match scalar_bytes(&array.elem_ty) {
-                    Some(bytes) => self.take(count.saturating_mul(bytes)).map(drop),
+                    Some(bytes) => self.take(count.saturating_mul(bytes as usize)).map(drop),
                     None => (0..count).try_for_each(|_| self.pass(&array.elem_ty, deeper)),
                 }
             }
@@ -77,7 +78,7 @@ impl Walk<'_> {
             }
             scalar => {
                 let bytes = scalar_bytes(scalar).ok_or(Stop::Malformed)?;
-                self.take(bytes).map(drop)
+                self.take(bytes as usize).map(drop)
             }
         }
     }
@@ -99,17 +100,4 @@ impl Walk<'_> {
     fn take(&mut self, bytes: usize) -> Result<&[u8], Stop> {
         self.rest.split_off(..bytes).ok_or(Stop::Malformed)
     }
-}
-
-/// The length of a scalar; `None` for what is none.
-fn scalar_bytes(ty: &AlgebraicType) -> Option<usize> {
-    Some(match ty {
-        AlgebraicType::Bool | AlgebraicType::I8 | AlgebraicType::U8 => 1,
-        AlgebraicType::I16 | AlgebraicType::U16 => 2,
-        AlgebraicType::I32 | AlgebraicType::U32 | AlgebraicType::F32 => 4,
-        AlgebraicType::I64 | AlgebraicType::U64 | AlgebraicType::F64 => 8,
-        AlgebraicType::I128 | AlgebraicType::U128 => 16,
-        AlgebraicType::I256 | AlgebraicType::U256 => 32,
-        _ => return None,
-    })
 }

@@ -130,11 +130,10 @@ struct Io {
     progress: (u64, Instant),
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
-    /// Runs the session until it ends.
-    pub(super) async fn run(&mut self) -> End {
+impl Io {
+    fn new(tick: Pin<Box<Sleep>>) -> Self {
         let now = Instant::now();
-        let mut io = Io {
+        Self {
             upstream: None,
             opening: None,
             member: None,
@@ -146,13 +145,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             held_bytes: 0,
             room: None,
             pass: None,
-            tick: self.next_tick(),
+            tick,
             looked: now,
             polls: 0,
             drain: None,
             heard: (now, 0),
             progress: (0, now),
-        };
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+    /// Runs the session until it ends.
+    pub(super) async fn run(&mut self) -> End {
+        let mut io = Io::new(self.next_tick());
         let mut actions = Vec::new();
         loop {
             let event = poll_fn(|cx| self.poll(&mut io, cx)).await;

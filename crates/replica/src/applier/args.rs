@@ -4,6 +4,7 @@
 //! still wait in its queue. An applier matches results to calls by their order, so it does not send such a call at all.
 //! Like the server, this does not mind bytes after the last argument.
 
+use rtdb_determinism::scalar_bytes;
 use spacetimedb_sats::{AlgebraicType, ProductType, Typespace};
 use thiserror::Error;
 
@@ -125,15 +126,10 @@ impl<'a> Walk<'a> {
 
 /// The size of a number; every pattern of bits is one.
 fn fixed_size(ty: &AlgebraicType) -> Option<usize> {
-    Some(match ty {
-        AlgebraicType::I8 | AlgebraicType::U8 => 1,
-        AlgebraicType::I16 | AlgebraicType::U16 => 2,
-        AlgebraicType::I32 | AlgebraicType::U32 | AlgebraicType::F32 => 4,
-        AlgebraicType::I64 | AlgebraicType::U64 | AlgebraicType::F64 => 8,
-        AlgebraicType::I128 | AlgebraicType::U128 => 16,
-        AlgebraicType::I256 | AlgebraicType::U256 => 32,
-        _ => return None,
-    })
+    match ty {
+        AlgebraicType::Bool => None,
+        ty => scalar_bytes(ty).map(|bytes| bytes as usize),
+    }
 }
 
 #[cfg(test)]

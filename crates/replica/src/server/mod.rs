@@ -219,10 +219,7 @@ impl LocalServer {
 
     /// Waits until the server answers. Never returns if it is stopped before.
     pub async fn up(&self) {
-        let mut state = self.shared.state.clone();
-        if state.wait_for(|state| *state == ServerState::Up).await.is_err() {
-            std::future::pending::<()>().await;
-        }
+        until_up(self.shared.state.clone()).await;
     }
 
     /// Which of a managed server's lives this is: each process is another one. 0 for an external server, and before the
@@ -370,6 +367,13 @@ async fn watch_external(http: Http, report: watch::Sender<ServerState>, stop: Ca
         }
     })
     .await;
+}
+
+/// Waits until a server answers. Never returns if it is stopped before.
+pub(crate) async fn until_up(mut state: watch::Receiver<ServerState>) {
+    if state.wait_for(|state| *state == ServerState::Up).await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 fn up(report: &watch::Sender<ServerState>) {

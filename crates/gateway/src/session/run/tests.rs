@@ -238,25 +238,7 @@ async fn a_client_is_looked_after_while_its_turn_does_not_come() {
     session.outbox.clear();
     let idle_timeout = session.node.limits.idle_timeout;
     let now = Instant::now();
-    let mut io = Io {
-        upstream: None,
-        opening: None,
-        member: None,
-        shape: None,
-        preparing: None,
-        views: Vec::new(),
-        view_failed: None,
-        pending: VecDeque::new(),
-        held_bytes: 0,
-        room: None,
-        pass: None,
-        tick: session.next_tick(),
-        looked: now,
-        polls: 0,
-        drain: None,
-        heard: (now, 0),
-        progress: (0, now),
-    };
+    let mut io = Io::new(session.next_tick());
     tokio::spawn(async move { while sip(&mut client).await > 0 {} });
     let mut turn = std::future::pending().boxed();
     let waiting = poll_fn(|cx| session.poll_turn(&mut turn, false, &mut io, cx));
