@@ -41,14 +41,19 @@ const SUBSCRIBERS: usize = 4;
 /// Publications at the same time.
 const PUBLICATIONS: usize = 20;
 
-/// Calls over HTTP, as many at a time, and the bytes of each.
+/// Calls over HTTP that store nothing, as many at a time, and the bytes of each, just within what an HTTP body may have.
 const JSON_CALLS: usize = 1_000;
 const JSON_AT_A_TIME: usize = 50;
-const JSON_BYTES: usize = 2 << 20;
+const JSON_BYTES: usize = (2 << 20) - 64;
 
-/// Who has one update compressed, and its rows: 30 MiB of them.
+/// Who has one update compressed, and its rows: 30 MiB of them, in few, since SpacetimeDB itself takes a minute for as many
+/// bytes in small ones, beside 2 million others.
 const COMPRESSED: usize = 100;
-const COMPRESSED_ROWS: u32 = 300_000;
+const COMPRESSED_ROWS: u32 = 3_000;
+const COMPRESSED_NAME_BYTES: usize = 10_000;
+
+/// Before what was refused is asked for again.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long nothing is asked, for comparison.
 const NOTHING: Duration = Duration::from_secs(3);
@@ -77,7 +82,7 @@ pub(crate) async fn run(folder: &Path) -> Result<()> {
     let strain = Strain {
         addr: node.client_addr().to_string(),
         module: large_module()?.into(),
-        json: json!(["x".repeat(JSON_BYTES), 1]).to_string().into(),
+        json: json!(["x".repeat(JSON_BYTES), 0]),
     };
     let mut wrong = Vec::new();
     let alone = LOADS.iter().map(std::slice::from_ref);
@@ -117,12 +122,15 @@ const LOADS: [Load; 5] = [
     Load::Compressed,
 ];
 
+/// What gives names that were not used before.
+static ROUND: AtomicU32 = AtomicU32::new(0);
+
 /// What is asked, and where.
 #[derive(Clone)]
 struct Strain {
     addr: String,
     module: Bytes,
-    json: Bytes,
+    json: Value,
 }
 
 impl Strain {
@@ -138,8 +146,8 @@ impl Strain {
         match load {
             Load::Flood => self.flood().await,
             Load::Subscribers => together((0..SUBSCRIBERS).map(|_| self.clone().subscribe())).await,
-            Load::Publications => together((0..PUBLICATIONS).map(|n| self.clone().publish(n))).await,
-            Load::Json => together((0..JSON_AT_A_TIME).map(|_| self.clone().call_json())).await,
+            Load::Publications => self.publish_all().await,
+            Load::Json => self.call_all().await,
             Load::Compressed => self.compress().await,
         }
     }
@@ -167,30 +175,54 @@ impl Strain {
             .await
     }
 
-    async fn publish(self, n: usize) -> Result<()> {
+    /// It may be refused, for there are many.
+    async fn publish(self, round: u32, n: usize, taken: Arc<AtomicU32>) -> Result<()> {
         let api = Api::new(self.addr);
         let api = api.with_token(api.new_token().await?);
-        // It may be refused, for there are many.
-        let path = format!("/v1/database/large-{n}");
-        let _ = api.send(Method::PUT, &path, self.module).await;
+        let path = format!("/v1/database/large-{round}-{n}");
+        let sent = api.send(Method::PUT, &path, self.module).await;
+        let is_taken = sent.is_ok_and(|answer| answer.status.is_success());
+        taken.fetch_add(is_taken.into(), Ordering::Relaxed);
         Ok(())
     }
 
-    async fn call_json(self) -> Result<()> {
+    async fn publish_all(self) -> Result<()> {
+        let (round, taken) = (ROUND.fetch_add(1, Ordering::Relaxed), Arc::default());
+        let publish = |n| self.clone().publish(round, n, Arc::clone(&taken));
+        together((0..PUBLICATIONS).map(publish)).await?;
+        eprintln!(
+            "  {} of {PUBLICATIONS} publications were taken",
+            taken.load(Ordering::Relaxed)
+        );
+        Ok(())
+    }
+
+    /// They may be refused, for there are many.
+    async fn call_json(self, taken: Arc<AtomicU32>) -> Result<()> {
         let api = Api::new(self.addr);
         let api = api.with_token(api.new_token().await?);
-        let path = format!("/v1/database/{DATABASE}/call/{ADD}");
+        let path = format!("/v1/database/{DATABASE}/call/add_many");
         for _ in 0..JSON_CALLS / JSON_AT_A_TIME {
-            // It may be refused, for there are many.
-            let _ = api.send(Method::POST, &path, self.json.clone()).await;
+            let sent = api.post_json(&path, &self.json).await;
+            let is_taken = sent.is_ok_and(|answer| answer.status.is_success());
+            taken.fetch_add(is_taken.into(), Ordering::Relaxed);
         }
+        Ok(())
+    }
+
+    async fn call_all(self) -> Result<()> {
+        let taken = Arc::default();
+        together((0..JSON_AT_A_TIME).map(|_| self.clone().call_json(Arc::clone(&taken)))).await?;
+        eprintln!(
+            "  {} of {JSON_CALLS} calls were taken",
+            taken.load(Ordering::Relaxed)
+        );
         Ok(())
     }
 
     async fn compress(self) -> Result<()> {
         // So that there is nothing when they subscribe.
-        static ROUND: AtomicU32 = AtomicU32::new(0);
-        let name = format!("compressed {}", ROUND.fetch_add(1, Ordering::Relaxed));
+        let name = digits(ROUND.fetch_add(1, Ordering::Relaxed), COMPRESSED_NAME_BYTES);
         let query = format!("SELECT * FROM counter WHERE name = '{name}'");
         let mut subscribers = Vec::new();
         for _ in 0..COMPRESSED {
@@ -198,9 +230,11 @@ impl Strain {
             client.subscribe(&[&query], 1).await?;
             subscribers.push(client);
         }
-        let mut writer = Client::connect(&connect_to(&self.addr, DATABASE)?).await?;
-        writer.call("add_many", &many(&name, COMPRESSED_ROWS)).await?;
-        writer.flush().await?;
+        // A node that has too much on its way says so, and closes.
+        let rows = many(&name, COMPRESSED_ROWS);
+        while self.write(&rows).await.is_err() {
+            sleep(RETRY_PAUSE).await;
+        }
         let updated = subscribers.into_iter().map(|mut client| async move {
             let mut is_there = false;
             while !is_there {
@@ -211,6 +245,13 @@ impl Strain {
         together(updated).await
     }
 
+    async fn write(&self, rows: &Args) -> Result<()> {
+        let mut writer = Client::connect(&connect_to(&self.addr, DATABASE)?).await?;
+        let written = writer.call_and_wait("add_many", rows).await?;
+        ensure!(written.result.is_ok(), "{:?}", written.result);
+        Ok(())
+    }
+
     fn thin(&self, compression: &'static str) -> Result<Connect> {
         Ok(Connect {
             wire: Wire::thin()?,
@@ -218,6 +259,19 @@ impl Strain {
             ..Connect::new(&self.addr, DATABASE)
         })
     }
+}
+
+/// Digits that a compressor has to work on.
+fn digits(seed: u32, len: usize) -> String {
+    let mut state = u64::from(seed) + 1;
+    let digits = iter::repeat_with(|| {
+        // Knuth's linear congruential generator (MMIX).
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        char::from(b'0' + (state >> 33) as u8 % 10)
+    });
+    digits.take(len).collect()
 }
 
 fn many(name: &str, rows: u32) -> Args {
