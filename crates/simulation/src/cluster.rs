@@ -316,6 +316,7 @@ impl Cluster {
 
     /// Lets something go wrong.
     pub async fn suffer(self: Arc<Self>, fault: Fault) {
+        let fault = fault.aimed(self.leader());
         sim::note(|| fault.to_string(), [fault.kind() as u64, 5, 0]);
         self.counted.lock()[fault.kind()] += 1;
         let everybody: Vec<u64> = self.nodes().collect();
@@ -327,6 +328,7 @@ impl Cluster {
             | Fault::Pause { time, .. }
             | Fault::Isolate { time, .. }
             | Fault::Cut { time, .. }
+            | Fault::Deafen { time, .. }
             | Fault::Slow { time, .. }
             | Fault::DiskFull { time, .. }
             | Fault::DiskSlow { time, .. }
@@ -385,6 +387,12 @@ impl Cluster {
                 self.net.cut(from, to);
                 sleep(time).await;
                 self.net.mend(from, to);
+            }
+            Fault::Deafen { node, time } => {
+                let others: Vec<u64> = everybody.into_iter().filter(|other| *other != node).collect();
+                others.iter().for_each(|other| self.net.cut(*other, node));
+                sleep(time).await;
+                others.iter().for_each(|other| self.net.mend(*other, node));
             }
             Fault::Reset { one, other } => self.net.reset(one, other),
             Fault::Slow {
@@ -597,7 +605,7 @@ impl Cluster {
                         "node {node} has more under way than it may"
                     );
                     if group.role == Role::Leader {
-                        self.truth.leads(*node, life, group.group.to_string(), group.term);
+                        self.truth.leads(*node, life, group.group, group.term);
                     }
                     let known = terms.entry((*node, group.group)).or_insert(group.term);
                     if group.term > *known {

@@ -4,6 +4,9 @@ use rtdb_runtime::sim;
 use std::fmt;
 use std::time::Duration;
 
+/// Stands for the node that leads the shard when it goes wrong.
+pub const LEADER: u64 = 0;
+
 /// Something that goes wrong once, whatever else does.
 #[allow(missing_docs, reason = "the fields are what they are called")]
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +23,8 @@ pub enum Fault {
     Isolate { node: u64, time: Duration },
     /// Nothing comes through from one node to another.
     Cut { from: u64, to: u64, time: Duration },
+    /// Nothing comes through to a node, from any other.
+    Deafen { node: u64, time: Duration },
     /// The connections between two nodes break.
     Reset { one: u64, other: u64 },
     /// Messages from one node to another take so many times as long.
@@ -62,7 +67,7 @@ pub enum Fault {
 }
 
 /// The kinds of faults, as they are counted.
-pub const KINDS: [&str; 21] = [
+pub const KINDS: [&str; 22] = [
     "kills",
     "orderly stops",
     "pauses",
@@ -84,6 +89,7 @@ pub const KINDS: [&str; 21] = [
     "databases that died",
     "databases with troubles",
     "databases set aside",
+    "nodes that hear nothing",
 ];
 
 impl Fault {
@@ -111,7 +117,26 @@ impl Fault {
             Self::DatabaseDies { .. } => 18,
             Self::DatabaseTroubled { .. } => 19,
             Self::Aside { .. } => 20,
+            Self::Deafen { .. } => 21,
         }
+    }
+
+    /// The same, of the node that leads, if it is meant for that one.
+    pub fn aimed(mut self, leader: Option<u64>) -> Self {
+        match &mut self {
+            Self::Pause { node, .. }
+            | Self::Isolate { node, .. }
+            | Self::Deafen { node, .. }
+            | Self::DiskSlow { node, .. }
+            | Self::DiskHangs { node, .. }
+            | Self::DatabaseHangs { node, .. }
+                if *node == LEADER =>
+            {
+                *node = leader.unwrap_or(1);
+            }
+            _ => {}
+        }
+        self
     }
 
     /// The nodes that it is near to.
@@ -121,6 +146,7 @@ impl Fault {
             | Self::Stop { node, .. }
             | Self::Pause { node, .. }
             | Self::Isolate { node, .. }
+            | Self::Deafen { node, .. }
             | Self::Jump { node, .. }
             | Self::Drift { node, .. }
             | Self::DiskFull { node, .. }
@@ -190,6 +216,7 @@ impl Fault {
             17 => Self::KillLeader { down: time },
             18 => Self::DatabaseDies { node },
             19 => Self::DatabaseTroubled { node, time },
+            21 => Self::Deafen { node, time },
             20 => Self::Aside {
                 node,
                 time: time / [1, 10, 1_000][sim::draw(3) as usize],
@@ -242,6 +269,7 @@ impl fmt::Display for Fault {
             Self::Pause { node, time } => write!(f, "node {node} stands still for {time:?}"),
             Self::Isolate { node, time } => write!(f, "node {node} is cut off for {time:?}"),
             Self::Cut { from, to, time } => write!(f, "nothing comes from {from} to {to} for {time:?}"),
+            Self::Deafen { node, time } => write!(f, "nothing comes to node {node} for {time:?}"),
             Self::Reset { one, other } => write!(f, "connections between {one} and {other} break"),
             Self::Slow {
                 from,

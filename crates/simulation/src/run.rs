@@ -5,7 +5,7 @@ use crate::cluster::{Cluster, Dangers, set_clock};
 use crate::fault::{Fault, KINDS};
 use crate::module::{ADD, ADDS, publish};
 use crate::network::{Network, Weather, addr};
-use crate::truth::Counts;
+use crate::truth::{Counts, Reign};
 use rtdb_consensus::Propose;
 use rtdb_consensus::command::{Body, InitCluster};
 use rtdb_runtime::{sim, sleep, timeout};
@@ -86,6 +86,10 @@ pub struct Report {
     pub reached: BTreeMap<&'static str, u64>,
     /// How long nothing new was applied after each death of a leader that was asked for.
     pub gaps: Vec<Duration>,
+    /// Who began to lead the shard, and when.
+    pub reigns: Vec<Reign>,
+    /// When there was a cluster: the schedule counts from there.
+    pub begun: Duration,
     /// The seed's faults.
     pub schedule: Vec<(Duration, Fault)>,
     /// The rule that was broken.
@@ -201,6 +205,7 @@ async fn world(plan: Plan, seen: Seen) {
         }
     });
     let begin = sim::true_now();
+    seen.0.lock().begun = sim::elapsed();
     let mut suffering = Vec::new();
     for (at, fault) in schedule {
         rtdb_runtime::sleep_until(begin + at).await;
@@ -242,7 +247,7 @@ async fn world(plan: Plan, seen: Seen) {
     let counts = cluster.truth.finish();
     let mut report = seen.0.lock();
     (report.counts, report.faults, report.reached) = (counts, cluster.counted(), cluster.reached());
-    report.gaps = cluster.truth.gaps();
+    (report.gaps, report.reigns) = (cluster.truth.gaps(), cluster.truth.reigns());
 }
 
 /// Starts the nodes, and makes a cluster with a database of them.

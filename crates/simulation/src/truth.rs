@@ -5,8 +5,8 @@ use crate::spacetime::database::Database;
 use parking_lot::Mutex;
 use rtdb_consensus::command::Body;
 use rtdb_consensus::{
-    Applied, Holding, LogIndex, Origin, Outcome, Position, Refusal, Reply, ResolvedCommand, ResolvedEntry,
-    Unapplied,
+    Applied, GroupId, Holding, LogIndex, Origin, Outcome, Position, Refusal, Reply, ResolvedCommand,
+    ResolvedEntry, Unapplied,
 };
 use rtdb_determinism::header::CallHeader;
 use rtdb_determinism::{DISCONNECT, IDENTIFY, MARK, SKIPPED};
@@ -71,6 +71,18 @@ struct State {
     is_time_doubted: bool,
     /// The life in which a node led a group in a term.
     leaders: BTreeMap<(String, u64, u64), u64>,
+    reigns: Vec<Reign>,
+}
+
+/// That a node began to lead the shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reign {
+    /// When, since the run began.
+    pub since: Duration,
+    /// The node.
+    pub node: u64,
+    /// Its term.
+    pub term: u64,
 }
 
 /// How much of what there was.
@@ -416,19 +428,26 @@ impl Truth {
 
     /// A node leads a group, in one of its lives. A term may have several leaders, one after the other: openraft tells
     /// entries apart by term and node. But none may lead twice in a term: it may have lost entries of the first time.
-    pub fn leads(&self, node: u64, life: u64, group: String, term: u64) {
-        let mut state = self.0.lock();
-        let first = *state
-            .leaders
-            .entry((group.clone(), term, node))
-            .or_insert_with(|| {
-                sim::note(
-                    || format!("node {node} leads {group} in term {term}"),
-                    [node, term, 2],
-                );
-                life
-            });
+    pub fn leads(&self, node: u64, life: u64, group: GroupId, term: u64) {
+        let state = &mut *self.0.lock();
+        let key = (group.to_string(), term, node);
+        let first = *state.leaders.entry(key).or_insert_with(|| {
+            sim::note(
+                || format!("node {node} leads {group} in term {term}"),
+                [node, term, 2],
+            );
+            if group == GroupId::SHARD {
+                let since = sim::elapsed();
+                state.reigns.push(Reign { since, node, term });
+            }
+            life
+        });
         assert_eq!(first, life, "node {node} leads {group} twice in term {term}");
+    }
+
+    /// Who began to lead the shard, and when.
+    pub fn reigns(&self) -> Vec<Reign> {
+        self.0.lock().reigns.clone()
     }
 
     /// Commands that some replica has read.
