@@ -59,10 +59,12 @@ pub enum Fault {
     DatabaseTroubled { node: u64, time: Duration },
     /// The log says of a node that its database differs, and takes that back.
     Aside { node: u64, time: Duration },
+    /// The connections to a node's database break.
+    LinesBreak { node: u64 },
 }
 
 /// The kinds of faults, as they are counted.
-pub const KINDS: [&str; 21] = [
+pub const KINDS: [&str; 22] = [
     "kills",
     "orderly stops",
     "pauses",
@@ -84,6 +86,7 @@ pub const KINDS: [&str; 21] = [
     "databases that died",
     "databases with troubles",
     "databases set aside",
+    "broken connections to databases",
 ];
 
 impl Fault {
@@ -111,6 +114,7 @@ impl Fault {
             Self::DatabaseDies { .. } => 18,
             Self::DatabaseTroubled { .. } => 19,
             Self::Aside { .. } => 20,
+            Self::LinesBreak { .. } => 21,
         }
     }
 
@@ -133,7 +137,8 @@ impl Fault {
             | Self::DatabaseHangs { node, .. }
             | Self::DatabaseDies { node }
             | Self::DatabaseTroubled { node, .. }
-            | Self::Aside { node, .. } => vec![node],
+            | Self::Aside { node, .. }
+            | Self::LinesBreak { node } => vec![node],
             Self::Cut { from, to, .. } | Self::Slow { from, to, .. } => vec![from, to],
             Self::Reset { one, other } => vec![one, other],
             // It is known only then.
@@ -194,6 +199,7 @@ impl Fault {
                 node,
                 time: time / [1, 10, 1_000][sim::draw(3) as usize],
             },
+            21 => Self::LinesBreak { node },
             _ => Self::DatabaseHangs { node, time },
         }
     }
@@ -276,6 +282,7 @@ impl fmt::Display for Fault {
             Self::DatabaseTroubled { node, time } => {
                 write!(f, "the database of node {node} answers with errors for {time:?}")
             }
+            Self::LinesBreak { node } => write!(f, "the connections to the database of node {node} break"),
             Self::Aside { node, time } => write!(f, "the database of node {node} is set aside for {time:?}"),
         }
     }
