@@ -75,12 +75,13 @@ impl Applier {
             // The server may have gone away between what it did and its clients' end.
             self.slot.break_clients(position);
         }
+        // Before what was open is settled: until then, calls of the lost connection may still have run.
+        let connection = self.connect(state.index).await?;
         let done = self.core.recovered(Some(&state));
         self.core.set_active(Some(active.clone()));
         self.shared.activate(active);
         self.reader.seek(done);
         self.report();
-        let connection = self.connect(state.index).await?;
         tracing::info!(database = self.hex(), position = %done, "applying from here on");
         Ok(Some(connection))
     }
