@@ -183,7 +183,7 @@ impl Applier {
     /// Applies for as long as it is polled, or until the node must stop or the database is deleted. Gives back where it is.
     pub(crate) async fn run(mut self) -> Option<Position> {
         let mut back_off = BackOff::default();
-        let (mut progress, mut violations) = (self.core.completed(), 0);
+        let (mut progress, mut violations) = ((self.core.completed(), self.slot.done()), 0);
         self.refresh_verdict();
         if let Some(position) = self.verdict.stuck() {
             // An earlier life has promised not to try it.
@@ -207,11 +207,13 @@ impl Applier {
                 Interrupt::Untaken(_) | Interrupt::Admin(AdminError::Refused { .. })
             );
             self.turn = None;
-            if self.core.completed() > progress {
-                progress = self.core.completed();
+            // What is applied once more, to a server that has lost it, was completed long ago.
+            let reached = (self.core.completed(), self.slot.done());
+            if reached.0 > progress.0 || reached.1 > progress.1 {
                 back_off.restart();
                 violations = 0;
             }
+            progress = reached;
             if let Interrupt::Unanswered(Violation::Unanswered { position }) = interrupt {
                 back_off.unanswered(position);
             }
