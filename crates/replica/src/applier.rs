@@ -338,7 +338,10 @@ impl Applier {
                     break;
                 }
                 let command = head.command();
+                // What the server does not take makes nothing anew.
+                let is_untaken = self.untaken.is_some_and(|(of, _)| of == command.position);
                 let is_anew = why.ends_anew()
+                    && !is_untaken
                     && match &command.command.body {
                         Some(Body::Publish(publish)) if publish.clear => {
                             match self.foretold(command, publish).await {

@@ -94,7 +94,10 @@ impl Applier {
         };
         let (taken, connection) = match (self.decided(publication, tried.clone()).await, tried, connection) {
             (Ok(taken), Ok(_), Some(connection)) => (taken, connection),
-            (Ok(_), tried, _) => return Err(Interrupt::Untaken(tried.err().unwrap_or_default())),
+            (Ok(_), tried, _) => {
+                self.untaken_since(position);
+                return Err(Interrupt::Untaken(tried.err().unwrap_or_default()));
+            }
             (Err(_), Ok(_), connection) if before => {
                 drop(connection);
                 tracing::error!(
@@ -287,14 +290,20 @@ impl Applier {
         Ok(Taken::default())
     }
 
+    /// The server does not take the publication at `position`: since when.
+    fn untaken_since(&mut self, position: Position) -> Instant {
+        let before = self.untaken.filter(|(of, _)| *of == position);
+        let untaken = before.unwrap_or((position, Instant::now()));
+        self.untaken = Some(untaken);
+        untaken.1
+    }
+
     /// What the server's answer to a publication means.
     fn heard(&mut self, position: Position, put: Result<Taken, AdminError>) -> Result<Judged, Interrupt> {
         match put {
             Ok(taken) => Ok(Ok(taken)),
             Err(AdminError::Refused { status, text }) => {
-                let before = self.untaken.filter(|(of, _)| *of == position);
-                let (_, since) = before.unwrap_or((position, Instant::now()));
-                self.untaken = Some((position, since));
+                let since = self.untaken_since(position);
                 let unknown = || {
                     let is_error = status == StatusCode::INTERNAL_SERVER_ERROR;
                     is_error && since.elapsed() >= UNKNOWN_MAX && !words::is_trouble(&text)
