@@ -8,6 +8,7 @@ use bytes::Bytes;
 use rtdb_consensus::command::{Body, Judgement, Publish, REFUSAL_BYTES_MAX};
 use rtdb_consensus::{Position, ResolvedCommand};
 use rtdb_determinism::Module;
+use rtdb_runtime::Instant;
 use spacetimedb_lib::{Hash, hash_bytes};
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,6 +104,7 @@ impl Applier {
     /// The command at `position` is passed over from here on: there is nothing of it on the server.
     pub(super) fn strike(&mut self, position: Position) {
         self.passed_over.insert(position);
+        self.removed = Some(Instant::now());
         if position == self.born {
             // What it has cleared comes back.
             self.born = self.created;

@@ -26,7 +26,12 @@ impl Applier {
     pub(super) async fn recover(&mut self) -> Result<Option<Connection>, Interrupt> {
         self.slot.set_phase(Phase::Connecting);
         self.shared.admin.up().await;
-        self.life = self.shared.admin.server().life();
+        let life = self.shared.admin.server().life();
+        if life != self.life && self.removed.take().is_some() {
+            // It was stopped before anybody talked to it again.
+            self.passed_over.clear();
+        }
+        self.life = life;
         self.refresh_verdict();
         if let Some(position) = self.core.unsettled_publication()
             && !self.passed_over.contains(&position)
