@@ -233,6 +233,29 @@ impl Admin {
         }))
     }
 
+    /// Whether the database runs a prepared module of that hash; `None` if the answer is not understood.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub(crate) async fn runs(
+        &self,
+        owner: &Owner,
+        database: &DatabaseId,
+        program: Hash,
+    ) -> Result<Option<bool>, AdminError> {
+        let tables = match self
+            .sql(owner, database, "SELECT program_hash FROM st_module")
+            .await
+        {
+            Err(AdminError::Refused { status, .. }) if status.is_client_error() => return Ok(None),
+            tables => tables?,
+        };
+        let rows = tables.first().and_then(|table| table.rows.first());
+        let told = rows.and_then(|row| row.first()).map(|told| told.get());
+        let told = told.filter(|told| told.starts_with("\"0x"));
+        Ok(told.map(|told| told == format!("\"{:#x}\"", program.to_u256())))
+    }
+
     async fn ask(
         &self,
         method: Method,

@@ -51,6 +51,10 @@ use tokio::sync::{OwnedMutexGuard, watch};
 /// forgiven.
 const VIOLATIONS_MAX: u32 = 3;
 
+/// A server that is stopped so soon after it has removed a database may have it again, with all that is to be passed over:
+/// twenty times as long as it takes until that is on disk.
+const REMOVAL_LOST_MAX: Duration = Duration::from_secs(1);
+
 /// The applier of one database.
 pub(crate) struct Applier {
     database: DatabaseId,
@@ -80,6 +84,8 @@ pub(crate) struct Applier {
     verdict: Arc<Verdict>,
     /// The commands that have failed by decision, as far as this applier has passed over them.
     passed_over: BTreeSet<Position>,
+    /// When the database was last removed, to be made again without one of them.
+    removed: Option<Instant>,
     /// Answers that a majority has to confirm.
     held: Held,
     witnesses: watch::Receiver<Witnesses>,
@@ -171,6 +177,7 @@ impl Applier {
             verdicts,
             verdict: Arc::default(),
             passed_over: BTreeSet::new(),
+            removed: None,
             abandoned: BTreeSet::new(),
             held: Held::default(),
             witnesses,
@@ -183,7 +190,7 @@ impl Applier {
     /// Applies for as long as it is polled, or until the node must stop or the database is deleted. Gives back where it is.
     pub(crate) async fn run(mut self) -> Option<Position> {
         let mut back_off = BackOff::default();
-        let (mut progress, mut violations) = (self.core.completed(), 0);
+        let (mut progress, mut violations) = ((self.core.completed(), self.slot.done()), 0);
         self.refresh_verdict();
         if let Some(position) = self.verdict.stuck() {
             // An earlier life has promised not to try it.
@@ -207,11 +214,13 @@ impl Applier {
                 Interrupt::Untaken(_) | Interrupt::Admin(AdminError::Refused { .. })
             );
             self.turn = None;
-            if self.core.completed() > progress {
-                progress = self.core.completed();
+            // What is applied once more, to a server that has lost it, was completed long ago.
+            let reached = (self.core.completed(), self.slot.done());
+            if reached.0 > progress.0 || reached.1 > progress.1 {
                 back_off.restart();
                 violations = 0;
             }
+            progress = reached;
             if let Interrupt::Unanswered(Violation::Unanswered { position }) = interrupt {
                 back_off.unanswered(position);
             }
@@ -289,6 +298,10 @@ impl Applier {
             Interrupt::Connection(_) | Interrupt::Admin(AdminError::Http(_)) => false,
             _ => return,
         };
+        let is_lost = |removed: Instant| removed.elapsed() < REMOVAL_LOST_MAX;
+        if self.removed.take().is_some_and(is_lost) {
+            self.passed_over.clear();
+        }
         // A module that the server can't load kills it whenever the database is looked at.
         let published = || self.core.unsettled_publication().map(|at| (at, at));
         let Some((first, last)) = self.core.window().under_way().or_else(published) else {
@@ -336,7 +349,10 @@ impl Applier {
                     break;
                 }
                 let command = head.command();
+                // What the server does not take makes nothing anew.
+                let is_untaken = self.untaken.is_some_and(|(of, _)| of == command.position);
                 let is_anew = why.ends_anew()
+                    && !is_untaken
                     && match &command.command.body {
                         Some(Body::Publish(publish)) if publish.clear => {
                             match self.foretold(command, publish).await {

@@ -109,13 +109,14 @@ impl Cluster {
     pub fn new(nodes: u64, net: Arc<Network>, sync_max: Duration, dangers: &Dangers) -> Arc<Self> {
         let truth = Arc::<Truth>::default();
         let subprotocol = [Subprotocol::V1, Subprotocol::V3][sim::draw(2) as usize];
+        let is_external = sim::draw(4) == 0;
         let machine = |id| {
             let disk = Disk::default();
             disk.heal(sync_max);
             disk.endanger(id, dangers.sync_kills, dangers.victims.clone());
             let machine = Machine {
                 disk,
-                server: SpacetimeDb::new(id, subprotocol, Some(truth.clone())),
+                server: SpacetimeDb::new(id, subprotocol, is_external, Some(truth.clone())),
                 sync_max,
                 state: Mutex::default(),
             };
@@ -449,6 +450,7 @@ impl Cluster {
                 sleep(time).await;
                 self.machines[&node].server.hang(false);
             }
+            Fault::LinesBreak { node } => self.machines[&node].server.break_lines(),
             Fault::DatabaseDies { node } => self.machines[&node].server.die(Loss::Nothing),
             Fault::DatabaseTroubled { node, time } => {
                 self.machines[&node].server.trouble(true);

@@ -64,10 +64,12 @@ pub enum Fault {
     DatabaseTroubled { node: u64, time: Duration },
     /// The log says of a node that its database differs, and takes that back.
     Aside { node: u64, time: Duration },
+    /// The connections to a node's database break.
+    LinesBreak { node: u64 },
 }
 
 /// The kinds of faults, as they are counted.
-pub const KINDS: [&str; 22] = [
+pub const KINDS: [&str; 23] = [
     "kills",
     "orderly stops",
     "pauses",
@@ -89,6 +91,7 @@ pub const KINDS: [&str; 22] = [
     "databases that died",
     "databases with troubles",
     "databases set aside",
+    "broken connections to databases",
     "nodes that hear nothing",
 ];
 
@@ -117,7 +120,8 @@ impl Fault {
             Self::DatabaseDies { .. } => 18,
             Self::DatabaseTroubled { .. } => 19,
             Self::Aside { .. } => 20,
-            Self::Deafen { .. } => 21,
+            Self::LinesBreak { .. } => 21,
+            Self::Deafen { .. } => 22,
         }
     }
 
@@ -159,7 +163,8 @@ impl Fault {
             | Self::DatabaseHangs { node, .. }
             | Self::DatabaseDies { node }
             | Self::DatabaseTroubled { node, .. }
-            | Self::Aside { node, .. } => vec![node],
+            | Self::Aside { node, .. }
+            | Self::LinesBreak { node } => vec![node],
             Self::Cut { from, to, .. } | Self::Slow { from, to, .. } => vec![from, to],
             Self::Reset { one, other } => vec![one, other],
             // It is known only then.
@@ -216,11 +221,12 @@ impl Fault {
             17 => Self::KillLeader { down: time },
             18 => Self::DatabaseDies { node },
             19 => Self::DatabaseTroubled { node, time },
-            21 => Self::Deafen { node, time },
+            22 => Self::Deafen { node, time },
             20 => Self::Aside {
                 node,
                 time: time / [1, 10, 1_000][sim::draw(3) as usize],
             },
+            21 => Self::LinesBreak { node },
             _ => Self::DatabaseHangs { node, time },
         }
     }
@@ -304,6 +310,7 @@ impl fmt::Display for Fault {
             Self::DatabaseTroubled { node, time } => {
                 write!(f, "the database of node {node} answers with errors for {time:?}")
             }
+            Self::LinesBreak { node } => write!(f, "the connections to the database of node {node} break"),
             Self::Aside { node, time } => write!(f, "the database of node {node} is set aside for {time:?}"),
         }
     }

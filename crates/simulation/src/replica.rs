@@ -74,7 +74,7 @@ impl Follow for Watched {
             "node {} tells twice what became of {seq} of {origin:?}: {outcome:?}",
             self.node
         );
-        self.truth.completed(self.node, origin, &outcome);
+        self.truth.completed(self.node, origin, seq, &outcome);
         self.inner.complete(origin, seq, outcome);
     }
 

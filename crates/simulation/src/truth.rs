@@ -42,6 +42,10 @@ struct State {
     commands: usize,
     /// The last command's place and time.
     last: (Position, i64),
+    /// Where the commands of each stream stand.
+    streams: BTreeMap<(Origin, u64), Position>,
+    /// Calls of which somebody was told that there is no database.
+    absent: BTreeSet<Position>,
     /// Where each command with a name stands.
     places: BTreeMap<String, Position>,
     acknowledged: BTreeMap<String, Position>,
@@ -160,6 +164,7 @@ impl State {
                 self.is_time_doubted || ahead <= AHEAD_US_MAX,
                 "the log's time is {ahead} µs ahead at {position}"
             );
+            self.streams.insert((command.origin, command.seq), position);
             let name = name(command);
             sim::note(
                 || format!("{position} is {}", name.as_deref().unwrap_or("the cluster's own")),
@@ -261,6 +266,10 @@ impl Truth {
                 known, is_ok,
                 "the call at {position} has another outcome on node {node}"
             );
+            assert!(
+                !state.absent.contains(&position),
+                "node {node} makes the call at {position}, of which another has told that there is no database"
+            );
         }
         if !is_ok {
             state.failed_on.entry(position).or_default().insert(node);
@@ -283,11 +292,22 @@ impl Truth {
     }
 
     /// A node's replica tells what became of a command.
-    pub fn completed(&self, node: u64, origin: Origin, outcome: &Outcome) {
-        let state = self.0.lock();
+    pub fn completed(&self, node: u64, origin: Origin, seq: u64, outcome: &Outcome) {
+        let mut state = self.0.lock();
         let (position, is_ok) = match outcome {
             Ok(applied) => (applied.position, true),
             Err(Unapplied::Reducer { position, .. }) => (*position, false),
+            Err(Unapplied::Refused(Refusal::NoSuchDatabase)) => {
+                let Some(position) = state.streams.get(&(origin, seq)).copied() else {
+                    panic!("node {node} tells of {seq} of {origin:?}, which nobody has read")
+                };
+                assert!(
+                    !state.ran.contains_key(&(position, false)),
+                    "node {node} tells of the call at {position} that there is no database, and a server has made it"
+                );
+                state.absent.insert(position);
+                return;
+            }
             Err(_) => return,
         };
         let Some(entry) = state.history.get(&position.index()) else {

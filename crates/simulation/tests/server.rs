@@ -351,7 +351,7 @@ fn modelled(subprotocol: Subprotocol, script: Vec<Step>, real: Vec<Seen>) -> Vec
     };
     let run = || {
         sim::run(&config, async move {
-            let server = SpacetimeDb::new(1, subprotocol, None);
+            let server = SpacetimeDb::new(1, subprotocol, false, None);
             server.start();
             let module = module::publish(1, false, false).module;
             let subject = Subject::new(Arc::new(server.clone()), module::owner(), module);

@@ -4,9 +4,12 @@ use super::publish::{Judged, Publication};
 use super::{Applier, Connection, Interrupt, words};
 use crate::AdminError;
 use crate::replica::Taken;
+use bytes::Bytes;
 use rtdb_consensus::command::{Body, Judgement, Publish, REFUSAL_BYTES_MAX};
 use rtdb_consensus::{Position, ResolvedCommand};
 use rtdb_determinism::Module;
+use rtdb_runtime::Instant;
+use spacetimedb_lib::{Hash, hash_bytes};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,13 +77,13 @@ impl Applier {
             // As where it was tried.
             let owner = self.owner.clone();
             let index = self.settle(&mut connection, command, &owner).await?;
-            if !self.passed_over.contains(&command.position) {
+            if self.may_run(command.position, &publish.module).await? {
                 drop(connection);
-                if !self.revert().await? {
+                let Some(program) = self.revert().await? else {
                     return Err(self.rebuild(command.position).await);
-                }
+                };
+                connection = self.connect(index, Some(program)).await?;
                 self.passed_over.insert(command.position);
-                connection = self.connect(index).await?;
             }
             if let Some(state) = self.state().await? {
                 self.core.counted(state.successes);
@@ -101,6 +104,7 @@ impl Applier {
     /// The command at `position` is passed over from here on: there is nothing of it on the server.
     pub(super) fn strike(&mut self, position: Position) {
         self.passed_over.insert(position);
+        self.removed = Some(Instant::now());
         if position == self.born {
             // What it has cleared comes back.
             self.born = self.created;
@@ -153,28 +157,35 @@ impl Applier {
         })
     }
 
-    /// An update may be in place that is refused: the module before it comes back, if the server lets it.
-    async fn revert(&mut self) -> Result<bool, Interrupt> {
+    /// Whether the server may run the module of an update. It may have lost since that it was taken back.
+    async fn may_run(&mut self, position: Position, module: &Bytes) -> Result<bool, AdminError> {
+        let runs = self.runs(hash_bytes(module)).await?;
+        Ok(runs.unwrap_or_else(|| !self.passed_over.contains(&position)))
+    }
+
+    /// An update may be in place that is refused: the module before it comes back, if the server lets it. Gives its hash.
+    async fn revert(&mut self) -> Result<Option<Hash>, Interrupt> {
         let Some(active) = self.core.active() else {
-            return Ok(false);
+            return Ok(None);
         };
         let head = self.reader.at(active.position).await?;
         let Some(Body::Publish(before)) = head
             .as_ref()
             .and_then(|head| head.command().command.body.as_ref())
         else {
-            return Ok(false);
+            return Ok(None);
         };
         let module = before.module.clone();
+        let program = hash_bytes(&module);
         match self.exchange(&active.owner, module, active.program).await {
-            Ok(_) => Ok(true),
+            Ok(_) => Ok(Some(program)),
             Err(AdminError::Refused { status, text }) if words::is_of_module(status, &text) => {
                 tracing::error!(
                     database = self.hex(),
                     text,
                     "SpacetimeDB does not take back the module before one that is refused: the database is made again"
                 );
-                Ok(false)
+                Ok(None)
             }
             Err(e) => Err(e.into()),
         }

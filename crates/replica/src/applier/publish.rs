@@ -18,6 +18,7 @@ use rtdb_determinism::header::CallHeader;
 use rtdb_determinism::{Claims, MARK, Module};
 use rtdb_protocol::reply::Outcome;
 use rtdb_runtime::Instant;
+use spacetimedb_lib::{Hash, hash_bytes};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ pub(super) type Judged = Result<Taken, String>;
 /// Once the server has answered a publication with an error of an unknown kind for so long, it is the module's.
 const UNKNOWN_MAX: Duration = Duration::from_secs(30);
 
-/// What is said of a database that was just created, and has rows.
+/// What is said of a database that was just created, and has rows or another module.
 const NOT_EMPTY: &str = "it has given a new database the files of an earlier one";
 
 /// A publication under way.
@@ -94,7 +95,10 @@ impl Applier {
         };
         let (taken, connection) = match (self.decided(publication, tried.clone()).await, tried, connection) {
             (Ok(taken), Ok(_), Some(connection)) => (taken, connection),
-            (Ok(_), tried, _) => return Err(Interrupt::Untaken(tried.err().unwrap_or_default())),
+            (Ok(_), tried, _) => {
+                self.untaken_since(position);
+                return Err(Interrupt::Untaken(tried.err().unwrap_or_default()));
+            }
             (Err(_), Ok(_), connection) if before => {
                 drop(connection);
                 tracing::error!(
@@ -155,10 +159,11 @@ impl Applier {
     ) -> Result<(Judged, Option<Connection>), Interrupt> {
         let Publication {
             command,
+            publish,
             owner,
             module,
-            ..
         } = publication;
+        let program = hash_bytes(&publish.module);
         self.born = command.position;
         self.remove().await?;
         if let Err(text) = self.upload(self.database, publication).await? {
@@ -166,7 +171,7 @@ impl Applier {
         }
         let mut connection = Connection::open(&self.shared.admin, owner, &self.database).await?;
         // Of the server at the other end: one before it may have died.
-        self.expect_empty(self.database, owner).await?;
+        self.expect_empty(self.database, owner, program).await?;
         let begun = begin(&mut connection, command, owner, Some(module)).await?;
         Ok((begun.map(|()| Taken::default()), Some(connection)))
     }
@@ -197,11 +202,13 @@ impl Applier {
                 self.passed_over.insert(command.position);
                 // 1.2.0 drops the running database when it can't compile an update, and opens it again for whoever comes
                 // next: a connection from before goes on with rows that nobody else sees.
-                return Ok((Err(text), self.connect(index).await?));
+                return Ok((Err(text), self.connect(index, None).await?));
             }
         };
         self.passed_over.remove(&command.position);
-        let mut connection = self.connect(index).await?;
+        let program = Some(hash_bytes(&publish.module));
+        let program = program.filter(|_| !rtdb_runtime::planted("updates are left out"));
+        let mut connection = self.connect(index, program).await?;
         let begun = begin(&mut connection, command, owner, None).await?;
         Ok((begun.map(|()| taken), connection))
     }
@@ -271,11 +278,18 @@ impl Applier {
     }
 
     /// A server that was killed may have forgotten a database and its number, but not its files: the next one that is created
-    /// gets them. Such a one goes, and another is made.
-    async fn expect_empty(&mut self, database: DatabaseId, owner: &Owner) -> Result<(), Interrupt> {
-        // What can't be asked is found out by the first call.
-        if let Ok(Some(_)) = self.shared.admin.state(owner, &database).await {
-            self.shared.admin.delete(owner, &database).await?;
+    /// gets them, and runs the module that is there. Such a one goes, and another is made.
+    async fn expect_empty(
+        &mut self,
+        database: DatabaseId,
+        owner: &Owner,
+        program: Hash,
+    ) -> Result<(), Interrupt> {
+        let admin = &self.shared.admin;
+        let is_new = admin.state(owner, &database).await?.is_none()
+            && admin.runs(owner, &database, program).await? != Some(false);
+        if !is_new {
+            admin.delete(owner, &database).await?;
             return Err(Interrupt::Untaken(NOT_EMPTY.to_owned()));
         }
         Ok(())
@@ -287,14 +301,20 @@ impl Applier {
         Ok(Taken::default())
     }
 
+    /// The server does not take the publication at `position`: since when.
+    fn untaken_since(&mut self, position: Position) -> Instant {
+        let before = self.untaken.filter(|(of, _)| *of == position);
+        let untaken = before.unwrap_or((position, Instant::now()));
+        self.untaken = Some(untaken);
+        untaken.1
+    }
+
     /// What the server's answer to a publication means.
     fn heard(&mut self, position: Position, put: Result<Taken, AdminError>) -> Result<Judged, Interrupt> {
         match put {
             Ok(taken) => Ok(Ok(taken)),
             Err(AdminError::Refused { status, text }) => {
-                let before = self.untaken.filter(|(of, _)| *of == position);
-                let (_, since) = before.unwrap_or((position, Instant::now()));
-                self.untaken = Some((position, since));
+                let since = self.untaken_since(position);
                 let unknown = || {
                     let is_error = status == StatusCode::INTERNAL_SERVER_ERROR;
                     is_error && since.elapsed() >= UNKNOWN_MAX && !words::is_trouble(&text)
@@ -327,15 +347,16 @@ impl Applier {
     async fn play(&mut self, stage: &DatabaseId, publication: Publication<'_>) -> Result<Judged, Interrupt> {
         let Publication {
             command,
+            publish,
             owner,
             module,
-            ..
         } = publication;
+        let program = hash_bytes(&publish.module);
         if let Err(text) = self.upload(*stage, publication).await? {
             return Ok(Err(text));
         }
         let mut connection = Connection::open(&self.shared.admin, owner, stage).await?;
-        self.expect_empty(*stage, owner).await?;
+        self.expect_empty(*stage, owner, program).await?;
         let begun = begin(&mut connection, command, owner, Some(module)).await?;
         Ok(begun.map(|()| Taken::default()))
     }

@@ -10,6 +10,7 @@ use rtdb_consensus::Position;
 use rtdb_consensus::command::{Body, Owner, Publish};
 use rtdb_determinism::{Claims, Module};
 use rtdb_runtime::Instant;
+use spacetimedb_lib::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +26,12 @@ impl Applier {
     pub(super) async fn recover(&mut self) -> Result<Option<Connection>, Interrupt> {
         self.slot.set_phase(Phase::Connecting);
         self.shared.admin.up().await;
-        self.life = self.shared.admin.server().life();
+        let life = self.shared.admin.server().life();
+        if life != self.life && self.removed.take().is_some() {
+            // It was stopped before anybody talked to it again.
+            self.passed_over.clear();
+        }
+        self.life = life;
         self.refresh_verdict();
         if let Some(position) = self.core.unsettled_publication()
             && !self.passed_over.contains(&position)
@@ -75,27 +81,41 @@ impl Applier {
             // The server may have gone away between what it did and its clients' end.
             self.slot.break_clients(position);
         }
+        // Before what was open is settled: until then, calls of the lost connection may still have run.
+        let connection = self.connect(state.index, None).await?;
         let done = self.core.recovered(Some(&state));
         self.core.set_active(Some(active.clone()));
         self.shared.activate(active);
         self.reader.seek(done);
         self.report();
-        let connection = self.connect(state.index).await?;
         tracing::info!(database = self.hex(), position = %done, "applying from here on");
         Ok(Some(connection))
     }
 
-    /// Connects to the database, which has applied everything up to `index`. A server may have died since it said so, and lost
-    /// the last of it: that is only certain of the one at the other end.
-    pub(super) async fn connect(&mut self, index: u64) -> Result<Connection, Interrupt> {
+    /// Connects to the database, which has applied everything up to `index`, and runs a module that was just put there. A server
+    /// may have died since it said so, and lost the last of it: that is only certain of the one at the other end.
+    pub(super) async fn connect(
+        &mut self,
+        index: u64,
+        program: Option<Hash>,
+    ) -> Result<Connection, Interrupt> {
         let connection = Connection::open(&self.shared.admin, &self.owner, &self.database).await?;
         let state = self.state().await?;
         let is_it = state.is_some_and(|state| state.index == index)
             || rtdb_runtime::planted("losses of servers are not noticed");
-        if is_it && self.shared.admin.server().life() == self.life {
+        let runs_it = match program.filter(|_| is_it) {
+            Some(program) => self.runs(program).await? != Some(false),
+            None => is_it,
+        };
+        if runs_it && self.shared.admin.server().life() == self.life {
             return Ok(connection);
         }
         Err(ConnectionError::from(LineError::Ended).into())
+    }
+
+    /// Whether the server runs a prepared module; `None` if it does not say that.
+    pub(super) async fn runs(&mut self, program: Hash) -> Result<Option<bool>, AdminError> {
+        self.shared.admin.runs(&self.owner, &self.database, program).await
     }
 
     /// The database's state; `None` if there is none, or if its creation was broken off.

@@ -363,7 +363,7 @@ impl Slot {
         Position(self.succeeded.load(Ordering::Acquire))
     }
 
-    pub(super) fn done(&self) -> LogIndex {
+    pub(crate) fn done(&self) -> LogIndex {
         self.done.load(Ordering::Acquire)
     }
 

@@ -1,7 +1,7 @@
 //! Applying a log to the real server, which is killed meanwhile.
 
 use crate::support::{
-    DATABASE, Log, Node, TIMEOUT, add, bsatn, call, connect, delete, digest, disconnect, program,
+    DATABASE, Log, Node, TIMEOUT, add, bsatn, call, connect, delete, digest, disconnect, prepared, program,
     start_server,
 };
 use rtdb_consensus::command::{Body, Owner};
@@ -111,6 +111,22 @@ async fn calls_publications_and_sessions_have_their_outcomes() {
 
     assert!(digest(&replica).await.is_some());
     assert_eq!(replica.progress().databases[0].in_flight, 0);
+    replica.stop().await;
+    node.server.stop().await;
+}
+
+/// So that an update is known to be in place.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_says_which_module_it_runs() {
+    let Some(program) = program() else { return };
+    let node = Node::start(program).await;
+    let log = Log::new();
+    let replica = node.replica(&log);
+    log.append(vec![node.publish(false)]);
+    log.all_applied().await;
+    let told = node.rows(&replica, "SELECT program_hash FROM st_module").await;
+    let hash = spacetimedb_lib::hash_bytes(&prepared().wasm).to_u256();
+    assert_eq!(told, [format!("[\"{hash:#x}\"]")]);
     replica.stop().await;
     node.server.stop().await;
 }

@@ -42,6 +42,8 @@ pub struct Database {
     pub owner: Bytes,
     /// The number of the module that runs.
     pub module: u64,
+    /// The hash of its bytes.
+    pub program: [u8; 32],
     /// Its hidden row.
     pub state: Option<State>,
     /// Its rows, by the positions of the calls.
@@ -60,6 +62,7 @@ pub struct Undo {
     row: Option<u64>,
     receipt: Option<(u64, Option<u64>)>,
     module: u64,
+    program: [u8; 32],
 }
 
 fn hash(value: &impl Hash) -> u64 {
@@ -69,10 +72,11 @@ fn hash(value: &impl Hash) -> u64 {
 
 impl Database {
     /// A new one.
-    pub fn new(owner: Bytes, module: u64) -> Self {
+    pub fn new(owner: Bytes, module: u64, program: [u8; 32]) -> Self {
         Self {
             owner,
             module,
+            program,
             ..Self::default()
         }
     }
@@ -83,9 +87,9 @@ impl Database {
     }
 
     /// Replaces the module.
-    pub fn update(&mut self, module: u64) -> Undo {
+    pub fn update(&mut self, module: u64, program: [u8; 32]) -> Undo {
         let undo = self.undo();
-        self.module = module;
+        (self.module, self.program) = (module, program);
         undo
     }
 
@@ -95,12 +99,13 @@ impl Database {
             row: None,
             receipt: None,
             module: self.module,
+            program: self.program,
         }
     }
 
     /// Takes the last commit back.
     pub fn revert(&mut self, undo: Undo) {
-        (self.state, self.module) = (undo.state, undo.module);
+        (self.state, self.module, self.program) = (undo.state, undo.module, undo.program);
         if let Some(index) = undo.row
             && let Some(row) = self.rows.remove(&index)
         {

@@ -12,7 +12,7 @@ use rtdb_runtime::{sim, sleep};
 use std::io;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Frames that may be on their way: more than an applier may have under way.
 const FRAMES_MAX: usize = 64 << 10;
@@ -20,6 +20,8 @@ const FRAMES_MAX: usize = 64 << 10;
 const ANSWERS_MAX: usize = 64 << 10;
 /// The longest that a frame takes, and an answer.
 const FRAME_MAX: Duration = Duration::from_micros(300);
+/// The longest that a call takes on a connection that is lost.
+const LATE_MAX: Duration = Duration::from_millis(20);
 
 pub(super) struct Wire {
     frames: mpsc::Sender<Bytes>,
@@ -62,6 +64,7 @@ struct Served {
     subprotocol: Subprotocol,
     frames: mpsc::Receiver<Bytes>,
     answers: mpsc::Sender<Bytes>,
+    breaks: watch::Receiver<u64>,
 }
 
 impl SpacetimeDb {
@@ -74,6 +77,7 @@ impl SpacetimeDb {
             subprotocol,
             frames: incoming,
             answers: outgoing,
+            breaks: self.breaks(),
         };
         let identity = owner.identity.as_ref().try_into().unwrap_or_default();
         let hello = hello(subprotocol, &identity, "token", &[3; 16]);
@@ -87,16 +91,25 @@ impl Served {
         if self.answers.send(payload([hello])).await.is_err() {
             return;
         }
-        while let Some(frame) = self.frames.recv().await {
+        loop {
+            let frame = rtdb_runtime::select! {
+                frame = self.frames.recv() => frame,
+                Ok(()) = self.breaks.changed() => {
+                    drop(self.answers);
+                    let frame = self.frames.recv().await;
+                    return late(&self.server, &self.database, self.subprotocol, frame).await;
+                }
+            };
+            let Some(frame) = frame else { return };
             if sim::draw(4) == 0 {
                 sleep(sim::up_to(FRAME_MAX)).await;
             }
             self.server.pace().await;
+            if self.answers.is_closed() {
+                return late(&self.server, &self.database, self.subprotocol, Some(frame)).await;
+            }
             let mut answers = Vec::new();
-            for message in client::split(self.subprotocol, frame) {
-                let Ok(ClientMessage::Call(call)) = message else {
-                    panic!("a frame that is no call")
-                };
+            for call in calls(self.subprotocol, frame) {
                 let Some(outcome) = self.server.call(&self.database, &call.reducer, &call.args) else {
                     // The database is gone.
                     return;
@@ -150,6 +163,24 @@ impl Served {
             },
         )
     }
+}
+
+/// Makes the calls of a frame that came before the connection was lost: nobody hears of them.
+async fn late(server: &SpacetimeDb, database: &DatabaseId, subprotocol: Subprotocol, frame: Option<Bytes>) {
+    for call in frame.into_iter().flat_map(|frame| calls(subprotocol, frame)) {
+        sleep(sim::up_to(LATE_MAX)).await;
+        rtdb_runtime::reached("calls of lost connections");
+        if server.call(database, &call.reducer, &call.args).is_none() {
+            return;
+        }
+    }
+}
+
+fn calls(subprotocol: Subprotocol, frame: Bytes) -> impl Iterator<Item = client::CallReducer> {
+    client::split(subprotocol, frame).map(|message| match message {
+        Ok(ClientMessage::Call(call)) => call,
+        _ => panic!("a frame that is no call"),
+    })
 }
 
 fn payload(messages: impl IntoIterator<Item = Bytes>) -> Bytes {

@@ -19,6 +19,7 @@ use rtdb_protocol::reply::Outcome;
 use rtdb_replica::server::{HttpError, ServerState, Version};
 use rtdb_replica::{AdminError, Connecting, DatabaseId, Line, LineError, Server};
 use rtdb_runtime::{Instant, sim, sleep, timeout};
+use spacetimedb_lib::{Hash, hash_bytes};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,14 +37,20 @@ const LOOK: Duration = Duration::from_millis(20);
 const DOWN_MAX: Duration = Duration::from_millis(700);
 /// One commit of so many makes all before it durable.
 const SYNC_ONE_OF: u64 = 20;
+/// How it is asked for the module that runs.
+const PROGRAM: &[u8] = b"SELECT program_hash FROM st_module";
 
 /// What a server loses that dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
     /// Nothing.
     Nothing,
-    /// Commits that are not durable: some of the last.
+    /// What is not durable: some of the last commits of each database, and of those that were made or deleted.
     Last,
+    /// So many commits of each database.
+    Commits(usize),
+    /// Which databases were made and deleted, and nothing of what they hold.
+    Catalog,
     /// All databases.
     Everything,
 }
@@ -54,18 +61,42 @@ struct State {
     is_up: bool,
     hangs: bool,
     is_troubled: bool,
-    databases: BTreeMap<DatabaseId, Database>,
-    /// The commits that are not durable, the last one last.
-    journal: Vec<(DatabaseId, Commit)>,
+    databases: BTreeMap<DatabaseId, Files>,
+    /// What has become of databases and is not durable, the last one last.
+    catalog: Vec<(DatabaseId, Change)>,
     /// The files of databases that it has forgotten: the next one that is created gets them.
-    forgotten: Vec<Database>,
+    forgotten: Vec<Files>,
 }
 
-/// What may be lost.
-enum Commit {
-    Call(Undo),
+/// A database, which has a log of its own.
+struct Files {
+    database: Database,
+    /// The commits that are not durable, the last one last.
+    journal: Vec<Undo>,
+}
+
+/// What becomes of databases.
+enum Change {
     Created,
-    Deleted(Database),
+    Deleted(Box<Files>),
+}
+
+impl Files {
+    /// Loses the commits behind so many.
+    fn keep(&mut self, commits: usize) {
+        while self.journal.len() > commits
+            && let Some(undo) = self.journal.pop()
+        {
+            self.database.revert(undo);
+        }
+    }
+
+    fn commit(&mut self, undo: Option<Undo>, syncs: bool) {
+        self.journal.extend(undo);
+        if syncs && sim::draw(SYNC_ONE_OF) == 0 {
+            self.journal.clear();
+        }
+    }
 }
 
 struct Shared {
@@ -75,6 +106,10 @@ struct Shared {
     subprotocol: Subprotocol,
     state: Mutex<State>,
     report: watch::Sender<ServerState>,
+    /// How often all connections were broken.
+    breaks: watch::Sender<u64>,
+    /// Whether it is somebody else's: nobody knows its lives.
+    is_external: bool,
 }
 
 /// A server. Clones are the same.
@@ -83,10 +118,12 @@ pub struct SpacetimeDb(Arc<Shared>);
 
 impl SpacetimeDb {
     /// The one of a node; it is down. One that nobody writes down makes nothing durable before it dies.
-    pub fn new(node: u64, subprotocol: Subprotocol, truth: Option<Arc<Truth>>) -> Self {
+    pub fn new(node: u64, subprotocol: Subprotocol, is_external: bool, truth: Option<Arc<Truth>>) -> Self {
         Self(Arc::new(Shared {
             node,
             truth,
+            breaks: watch::Sender::new(0),
+            is_external,
             subprotocol,
             state: Mutex::default(),
             report: watch::Sender::new(ServerState::Starting),
@@ -110,15 +147,9 @@ impl SpacetimeDb {
 
     /// It dies, and loses what came after a position.
     pub fn die_at(&self, index: u64) {
-        {
-            let mut state = self.0.state.lock();
-            let state = &mut *state;
-            let is_later = |database: &Database| database.state.is_some_and(|state| state.index > index);
-            while let Some((id, _)) = state.journal.last()
-                && state.databases.get(id).is_some_and(is_later)
-                && let Some((id, commit)) = state.journal.pop()
-            {
-                state.revert(id, commit);
+        for files in self.0.state.lock().databases.values_mut() {
+            while files.database.state.is_some_and(|state| state.index > index) && !files.journal.is_empty() {
+                files.keep(files.journal.len() - 1);
             }
         }
         self.die(Loss::Nothing);
@@ -132,20 +163,27 @@ impl SpacetimeDb {
         match loss {
             Loss::Nothing => {}
             Loss::Last => {
-                let kept = sim::draw(state.journal.len() as u64 + 1) as usize;
-                let lost = state.journal.split_off(kept);
                 rtdb_runtime::reached("commits of servers lost");
-                for (id, commit) in lost.into_iter().rev() {
-                    state.revert(id, commit);
+                let kept = sim::draw(state.catalog.len() as u64 + 1) as usize;
+                state.forget(kept);
+                for files in state.files() {
+                    files.keep(sim::draw(files.journal.len() as u64 + 1) as usize);
                 }
             }
+            Loss::Commits(count) => {
+                for files in state.files() {
+                    files.keep(files.journal.len().saturating_sub(count));
+                }
+            }
+            Loss::Catalog => state.forget(0),
             Loss::Everything => {
                 state.databases.clear();
                 state.forgotten.clear();
             }
         }
         // The disk has the rest.
-        state.journal.clear();
+        state.catalog.clear();
+        state.files().for_each(|files| files.journal.clear());
         (state.is_up, state.hangs, state.is_troubled) = (false, false, false);
         let life = state.life;
         self.0.report.send_replace(ServerState::Down {
@@ -172,10 +210,20 @@ impl SpacetimeDb {
         self.0.state.lock().is_troubled = is_troubled;
     }
 
+    /// All connections to it break. Of what was sent on them it makes some calls all the same.
+    pub fn break_lines(&self) {
+        self.0.breaks.send_modify(|breaks| *breaks += 1);
+    }
+
+    fn breaks(&self) -> watch::Receiver<u64> {
+        self.0.breaks.subscribe()
+    }
+
     /// What it holds of a database.
     pub fn database(&self, id: &[u8]) -> Option<Database> {
         let id = DatabaseId::try_from(id).ok()?;
-        self.0.state.lock().databases.get(&id).cloned()
+        let state = self.0.state.lock();
+        Some(state.databases.get(&id)?.database.clone())
     }
 
     /// Waits while it hangs.
@@ -189,12 +237,12 @@ impl SpacetimeDb {
     fn call(&self, id: &DatabaseId, reducer: &str, args: &[u8]) -> Option<Outcome> {
         let mut state = self.0.state.lock();
         let state = &mut *state;
-        let database = state.databases.get_mut(id)?;
-        let (outcome, undo) = database.call(reducer, args);
+        let files = state.databases.get_mut(id)?;
+        let (outcome, undo) = files.database.call(reducer, args);
         if let Some(truth) = &self.0.truth {
-            truth.ran(self.0.node, id, reducer, args, &outcome, database);
+            truth.ran(self.0.node, id, reducer, args, &outcome, &files.database);
         }
-        state.commit(*id, undo.map(Commit::Call), self.0.truth.is_some());
+        files.commit(undo, self.0.truth.is_some());
         Some(outcome)
     }
 
@@ -214,7 +262,7 @@ impl SpacetimeDb {
         body: Bytes,
         owner: &Owner,
     ) -> Result<Bytes, AdminError> {
-        let life = self.life();
+        let life = self.0.state.lock().life;
         self.lives(life)?;
         sleep(sim::up_to(WAY_MAX)).await;
         if method == Method::PUT {
@@ -241,29 +289,33 @@ fn refused(status: StatusCode, text: &str) -> AdminError {
 }
 
 impl State {
-    /// Takes the last commit back.
-    fn revert(&mut self, id: DatabaseId, commit: Commit) {
-        match commit {
-            Commit::Call(undo) => {
-                if let Some(database) = self.databases.get_mut(&id) {
-                    database.revert(undo);
+    /// All that it has on disk.
+    fn files(&mut self) -> impl Iterator<Item = &mut Files> {
+        self.databases.values_mut().chain(&mut self.forgotten)
+    }
+
+    /// Loses what has become of databases, but for so much of it. What they hold is on disk for all that.
+    fn forget(&mut self, kept: usize) {
+        while self.catalog.len() > kept
+            && let Some((id, change)) = self.catalog.pop()
+        {
+            match change {
+                Change::Created => {
+                    rtdb_runtime::reached("databases that servers forgot");
+                    self.forgotten.extend(self.databases.remove(&id));
                 }
-            }
-            Commit::Created => {
-                rtdb_runtime::reached("databases that servers forgot");
-                self.forgotten.extend(self.databases.remove(&id));
-            }
-            Commit::Deleted(database) => {
-                rtdb_runtime::reached("databases that came back");
-                self.databases.insert(id, database);
+                Change::Deleted(files) => {
+                    rtdb_runtime::reached("databases that came back");
+                    self.databases.insert(id, *files);
+                }
             }
         }
     }
 
-    fn commit(&mut self, id: DatabaseId, commit: Option<Commit>, syncs: bool) {
-        self.journal.extend(commit.map(|commit| (id, commit)));
+    fn change(&mut self, id: DatabaseId, change: Change, syncs: bool) {
+        self.catalog.push((id, change));
         if syncs && sim::draw(SYNC_ONE_OF) == 0 {
-            self.journal.clear();
+            self.catalog.clear();
         }
     }
 
@@ -279,7 +331,7 @@ impl State {
         let (hex, rest) = path.split_at_checked(64).unwrap_or_default();
         let id = spacetimedb_lib::Identity::from_hex(hex).map_err(|_| AdminError::NoSuchDatabase)?;
         let id = id.to_byte_array();
-        let is_owners = |database: &Database| database.owner == owner.identity;
+        let is_owners = |files: &Files| files.database.owner == owner.identity;
         if self.databases.get(&id).is_some_and(|it| !is_owners(it)) {
             return Err(refused(StatusCode::BAD_REQUEST, "not the owner"));
         }
@@ -287,30 +339,38 @@ impl State {
             (&Method::PUT, "") => {
                 let module =
                     number(body).map_err(|text| refused(StatusCode::INTERNAL_SERVER_ERROR, &text))?;
+                let program = hash_bytes(body).data;
                 match self.databases.get_mut(&id) {
-                    Some(database) => {
-                        let undo = database.update(module);
-                        self.commit(id, Some(Commit::Call(undo)), syncs);
+                    Some(files) => {
+                        let undo = files.database.update(module, program);
+                        files.commit(Some(undo), syncs);
                     }
                     None => {
-                        let new = || Database::new(owner.identity.clone(), module);
-                        let mut database = self.forgotten.pop().unwrap_or_else(new);
-                        (database.owner, database.module) = (owner.identity.clone(), module);
-                        self.databases.insert(id, database);
-                        self.commit(id, Some(Commit::Created), syncs);
+                        // Those that are there already run what they have.
+                        let new = || Files {
+                            database: Database::new(owner.identity.clone(), module, program),
+                            journal: Vec::new(),
+                        };
+                        let mut files = self.forgotten.pop().unwrap_or_else(new);
+                        files.database.owner = owner.identity.clone();
+                        self.databases.insert(id, files);
+                        self.change(id, Change::Created, syncs);
                     }
                 }
                 Ok(Bytes::new())
             }
             (&Method::DELETE, "") => {
-                let database = self.databases.remove(&id).ok_or(AdminError::NoSuchDatabase)?;
-                self.commit(id, Some(Commit::Deleted(database)), syncs);
+                let files = self.databases.remove(&id).ok_or(AdminError::NoSuchDatabase)?;
+                self.change(id, Change::Deleted(Box::new(files)), syncs);
                 Ok(Bytes::new())
             }
             (&Method::POST, "/sql") => {
-                let database = self.databases.get(&id).ok_or(AdminError::NoSuchDatabase)?;
-                assert_eq!(body, b"SELECT * FROM rtdb_state", "no other query is known");
-                Ok(state_row(database).into())
+                let files = self.databases.get(&id).ok_or(AdminError::NoSuchDatabase)?;
+                match body {
+                    b"SELECT * FROM rtdb_state" => Ok(state_row(&files.database).into()),
+                    PROGRAM => Ok(program_row(&files.database).into()),
+                    _ => panic!("no other query is known"),
+                }
             }
             // There are no plans.
             (&Method::POST, "/pre_publish") => Err(AdminError::NoSuchDatabase),
@@ -334,6 +394,14 @@ fn state_row(database: &Database) -> String {
     format!(
         r#"[{{"schema":{{"elements":[{}]}},"rows":[{row}]}}]"#,
         elements.join(",")
+    )
+}
+
+/// Of `st_module` what it is asked for.
+fn program_row(database: &Database) -> String {
+    let program = Hash::from_byte_array(database.program).to_u256();
+    format!(
+        r#"[{{"schema":{{"elements":[{{"name":{{"some":"program_hash"}}}}]}},"rows":[["{program:#x}"]]}}]"#
     )
 }
 
@@ -379,10 +447,16 @@ impl Server for SpacetimeDb {
     }
 
     fn life(&self) -> u64 {
-        self.0.state.lock().life
+        match self.0.is_external {
+            true => 0,
+            false => self.0.state.lock().life,
+        }
     }
 
     fn end_life(&self, life: u64, why: String) -> bool {
+        if self.0.is_external {
+            return false;
+        }
         if self.life() == life {
             sim::note(
                 || format!("the server of node {} is ended: {why}", self.0.node),
