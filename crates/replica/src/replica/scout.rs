@@ -242,6 +242,10 @@ impl Scout {
             }
             Some(Body::Call(call)) => self.stray(command, &call.database),
             Some(Body::Connect(connect)) => self.stray(command, &connect.database),
+            Some(Body::Timer(timer)) => {
+                self.shared.tick(timer);
+                self.stray(command, &timer.database)
+            }
             Some(Body::Delete(delete)) => {
                 if let Some(identity) = identity(&delete.database) {
                     self.shared.end(identity, position);
