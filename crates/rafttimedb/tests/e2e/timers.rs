@@ -28,23 +28,25 @@ struct Ran {
 async fn ran(scene: &Scene, node: u64) -> Result<Vec<Ran>> {
     let (server, database) = scene.server(node).await?;
     let rows = sql::select(&server, &database, "SELECT * FROM ran").await?;
-    let columns = ["id", "job", "scheduled_id", "bytes", "due", "at", "connected"];
-    let columns: Vec<_> = columns
-        .iter()
-        .map(|name| rows.column(name))
-        .collect::<Result<_>>()?;
+    let (ids, jobs, keys) = (
+        rows.column("id")?,
+        rows.column("job")?,
+        rows.column("scheduled_id")?,
+    );
+    let (bytes, connected) = (rows.column("bytes")?, rows.column("connected")?);
+    let (due, at) = (rows.column("due")?, rows.column("at")?);
+    let number = |value: &Value| value.as_u64().context("no number");
     let mut ran = BTreeMap::new();
-    for at in 0..rows.len() {
-        let number = |column: usize| columns[column][at].as_u64().context("no number");
+    for (nth, id) in ids.into_iter().enumerate() {
         let one = Ran {
-            job: columns[1][at].as_str().unwrap_or_default().to_owned(),
-            id: number(2)?,
-            bytes: number(3)?,
-            due_us: time(columns[4][at]),
-            at_us: time(columns[5][at]).context("no time")?,
-            connected: columns[6][at].as_bool().unwrap_or(true),
+            job: jobs[nth].as_str().unwrap_or_default().to_owned(),
+            id: number(keys[nth])?,
+            bytes: number(bytes[nth])?,
+            due_us: time(due[nth]),
+            at_us: time(at[nth]).context("no time")?,
+            connected: connected[nth].as_bool().unwrap_or(true),
         };
-        ran.insert(number(0)?, one);
+        ran.insert(number(id)?, one);
     }
     Ok(ran.into_values().collect())
 }

@@ -235,6 +235,10 @@ impl Core {
     }
 
     fn answer(&mut self, command: &ResolvedCommand, answer: Answer) {
+        // Of the two halves of one command, the second one is what is waited for.
+        if matches!(&command.command.body, Some(Body::Timer(timer)) if !timer.over) {
+            return;
+        }
         self.window.push(Open::new(command, Kind::Answered(answer)));
     }
 
@@ -321,7 +325,7 @@ impl Core {
         self.active = None;
         for open in std::mem::take(&mut self.unsettled) {
             match open.kind {
-                Kind::Cleanup => {}
+                Kind::Cleanup | Kind::Scheduled => {}
                 _ => self.tell(open, Err(Failure::Unknown(SET_ASIDE))),
             }
         }

@@ -244,7 +244,10 @@ impl Scout {
             Some(Body::Connect(connect)) => self.stray(command, &connect.database),
             Some(Body::Timer(timer)) => {
                 self.shared.tick(timer);
-                self.stray(command, &timer.database)
+                match timer.over {
+                    true => self.stray(command, &timer.database),
+                    false => Ok(()),
+                }
             }
             Some(Body::Delete(delete)) => {
                 if let Some(identity) = identity(&delete.database) {

@@ -104,7 +104,11 @@ fn a_row_of_another_module_is_let_be() {
         core.take(&timer(11, module, schedule, true), &mut calls);
     }
     assert!(sent(&mut calls).is_empty());
-    assert!(told(&mut core).iter().all(|(_, is_ok)| !is_ok));
+    assert_eq!(
+        told(&mut core),
+        [(10, false)],
+        "told once, though it came in two halves, and again"
+    );
     let active = ActiveDatabase::clone(&core.active().unwrap());
     core.set_active(Some(Arc::new(ActiveDatabase {
         fires_timers: false,
@@ -112,6 +116,17 @@ fn a_row_of_another_module_is_let_be() {
     })));
     take_both(&mut core, &mut calls);
     assert!(sent(&mut calls).is_empty(), "it has no such reducers");
+}
+
+#[test]
+fn a_run_that_has_failed_by_decision_is_passed_over_and_the_row_goes() {
+    let (mut core, mut calls) = core();
+    core.pass_over(&timer(10, 1, 1, false), "it stops SpacetimeDB", &mut calls);
+    core.take(&timer(11, 1, 1, true), &mut calls);
+    let names: Vec<_> = sent(&mut calls).into_iter().map(|(name, ..)| name).collect();
+    assert_eq!(names, [UNSCHEDULED]);
+    core.result(ok(0)).unwrap();
+    assert_eq!(told(&mut core), [(10, true)]);
 }
 
 /// The database's record says where it is: behind both, or between them.
