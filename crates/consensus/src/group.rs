@@ -206,6 +206,13 @@ impl Group {
         }
     }
 
+    /// The term in which this node leads the group, if it does.
+    pub fn leads(&self) -> Option<u64> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        (metrics.state == ServerState::Leader).then_some(metrics.current_term)
+    }
+
     pub(crate) fn raft(&self) -> &Raft {
         &self.raft
     }

@@ -93,6 +93,12 @@ pub enum Refusal {
     /// The session has been disconnected.
     #[error("the session has ended")]
     SessionGone,
+    /// A leader of another term wrote the entry.
+    #[error("the node that saw the row due did not lead any more")]
+    Deposed,
+    /// The module is another one by now.
+    #[error("another module has been published meanwhile")]
+    OtherModule,
     /// There is no such database.
     #[error("no such database")]
     NoSuchDatabase,

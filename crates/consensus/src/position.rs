@@ -17,7 +17,7 @@ const COMMAND_BITS: u32 = 16;
 /// How many bits of a [`Position`] are the entry's index; what is above them is the generation.
 const INDEX_BITS: u32 = 40;
 
-/// Commands an entry may hold.
+/// Commands an entry may hold, those that take two positions counted twice.
 pub const COMMANDS_PER_ENTRY_MAX: usize = 1 << COMMAND_BITS;
 
 /// The largest index of an entry: at a thousand entries a second a log gets there after 34 years.

@@ -23,7 +23,7 @@ pub enum Claims {
 impl Claims {
     /// What a prepared module does.
     pub fn of(wasm: &[u8]) -> Self {
-        match section(wasm) {
+        match section(wasm, SECTION) {
             Some([READ]) => Self::Read,
             Some([KEPT]) => Self::Kept,
             _ => Self::Ignored,
@@ -40,15 +40,15 @@ impl Claims {
     }
 }
 
-/// The contents of the section.
-fn section(wasm: &[u8]) -> Option<&[u8]> {
+/// The contents of the custom section of this name.
+pub(crate) fn section<'a>(wasm: &'a [u8], wanted: &str) -> Option<&'a [u8]> {
     let mut rest = wasm.strip_prefix(b"\0asm\x01\0\0\0")?;
     while let Some((id, after)) = rest.split_first() {
         let (section, after) = counted(after)?;
         rest = after;
         if *id == 0
             && let Some((name, contents)) = counted(section)
-            && name == SECTION.as_bytes()
+            && name == wanted.as_bytes()
         {
             return Some(contents);
         }

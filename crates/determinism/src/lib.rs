@@ -28,6 +28,7 @@ mod schema;
 mod shape;
 mod shim;
 mod successes;
+mod timers;
 mod views;
 
 pub use claims::{CLAIMS_BYTES_MAX, Claims};
@@ -37,6 +38,7 @@ pub use module::{Module, Reducer, ReducerKind, Schedule, Table, View};
 pub use schema::original_schema;
 pub use shape::scalar_bytes;
 pub use successes::Successes;
+pub use timers::fires_timers;
 pub use views::{REFRESH_ALL, view_key, view_pause};
 
 /// The largest module that is prepared, in bytes.
@@ -67,8 +69,16 @@ pub const REFRESH: &str = "rtdb_refresh";
 /// its position: it goes before a call at the same one, and may be made again as long as that has not succeeded.
 pub const IDENTIFY: &str = "rtdb_identify";
 
+/// The hidden reducer that calls a scheduled reducer with a row that is due. Own arguments: `schedule: u32, id: u64`, the
+/// place in [`Module::schedules`] and the row's primary key. The reducer gets the row as it is by now; without one nothing
+/// is called, and the position recorded.
+pub const SCHEDULED: &str = "rtdb_scheduled";
+
+/// The hidden reducer that follows it, whatever came of it: deletes the row if it is for one time. The same arguments.
+pub const UNSCHEDULED: &str = "rtdb_unscheduled";
+
 /// The error of a reducer of the module's own that did nothing, because its position is not above the last one applied:
-/// it, or a call behind it, is applied already. Hidden reducers succeed in that case.
+/// it, or a call behind it, is applied already; and of [`SCHEDULED`]. The other hidden reducers succeed in that case.
 pub const SKIPPED: &str = "rtdb_skipped";
 
 /// A module that may be published to every replica.

@@ -107,6 +107,8 @@ impl View {
 pub struct Schedule {
     /// The table's name.
     pub table: String,
+    /// The primary key's column, a `u64`.
+    pub id_column: u16,
     /// The column that says when.
     pub at_column: u16,
     /// The reducer that is called with the row.
@@ -184,6 +186,7 @@ impl Module {
             let schedule = table.schedule.as_ref()?;
             Some(Schedule {
                 table: table.name.to_string(),
+                id_column: table.primary_key.head()?.0,
                 at_column: schedule.scheduled_at_column.0,
                 reducer: schedule.reducer_name.to_string(),
             })
@@ -253,10 +256,15 @@ impl Module {
                 columns: columns(&typespace, table.product_type_ref, |name| names.column(name)),
             })
         });
-        let schedules = def.schedules().into_iter().flatten().map(|schedule| Schedule {
-            table: names.table(&schedule.table_name),
-            at_column: schedule.schedule_at_col.0,
-            reducer: names.function(&schedule.function_name),
+        let schedules = def.schedules().into_iter().flatten().filter_map(|schedule| {
+            let mut tables = def.tables().into_iter().flatten();
+            let table = tables.find(|table| table.source_name == schedule.table_name)?;
+            Some(Schedule {
+                table: names.table(&schedule.table_name),
+                id_column: table.primary_key.head()?.0,
+                at_column: schedule.schedule_at_col.0,
+                reducer: names.function(&schedule.function_name),
+            })
         });
         let views = def.views().into_iter().flatten().map(|view| View {
             name: names.function(&view.source_name),

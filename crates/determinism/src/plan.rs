@@ -22,7 +22,7 @@ pub(crate) struct Plan {
     pub(crate) def: Vec<u8>,
     /// Whether the module is of SpacetimeDB 2.x.
     pub(crate) since_2: bool,
-    /// How many reducers the module has itself. The hidden ones follow: mark, disconnect, load, identify.
+    /// How many reducers the module has itself. The hidden ones follow, as `hidden` has them.
     pub(crate) reducers: u32,
     /// The reducer that fills a new database.
     pub(crate) init: Option<u32>,
@@ -30,8 +30,23 @@ pub(crate) struct Plan {
     pub(crate) client_disconnected: Option<u32>,
     /// The tables, in the definition's order.
     pub(crate) tables: Vec<TablePlan>,
+    /// The schedules, in the order of [`Module::schedules`](crate::Module::schedules).
+    pub(crate) schedules: Vec<SchedulePlan>,
     /// The views; `None` if the definition can't have any.
     pub(crate) views: Option<Vec<ViewPlan>>,
+}
+
+/// A table whose rows are calls that fall due.
+#[derive(Debug)]
+pub(crate) struct SchedulePlan {
+    /// The table's place.
+    pub(crate) table: usize,
+    /// The place among the table's indexes of the primary key's.
+    pub(crate) index: usize,
+    /// The number of the reducer that is called.
+    pub(crate) reducer: u32,
+    /// What stands in a row before the column that says when.
+    pub(crate) before: Shape,
 }
 
 /// A view.

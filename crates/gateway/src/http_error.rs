@@ -87,6 +87,8 @@ impl From<Unapplied> for HttpError {
                 | Refusal::NotStuck
                 | Refusal::NamesChanged
                 | Refusal::ConnectionTaken
+                | Refusal::Deposed
+                | Refusal::OtherModule
                 | Refusal::NotYet,
             ) => StatusCode::CONFLICT,
             Unapplied::Unknown { .. } => StatusCode::GATEWAY_TIMEOUT,

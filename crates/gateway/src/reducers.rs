@@ -119,6 +119,7 @@ mod tests {
         let mut def = RawModuleDefV9Builder::new();
         let timer = ProductType::from([("id", AlgebraicType::U64)]);
         def.build_table_with_new_type("timer", timer, true)
+            .with_primary_key(0)
             .with_schedule("tick", 0)
             .finish();
         def.add_reducer("tick", ProductType::unit(), None);

@@ -18,6 +18,7 @@ mod reports;
 mod run;
 mod scrubber;
 mod status;
+mod timers;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser};

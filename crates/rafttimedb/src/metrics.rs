@@ -1,12 +1,19 @@
 //! `/metrics`: what Prometheus reads. The names are part of the product; a unit ends each name that has one.
 
 use crate::status::NodeStatus;
-use prometheus::{Counter, Gauge, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{
+    Counter, Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 use rtdb_consensus::WriteStats;
 use rtdb_gateway::GatewayMetrics;
 
 /// The largest number that a double, and so every reader, holds exactly: digests and positions are shown modulo 2^53.
 const EXACT_MASK: u64 = (1 << 53) - 1;
+
+/// The buckets of delays, in seconds.
+const DELAY_BUCKETS: [f64; 12] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
+];
 
 /// Gauges set from the node's status at each scrape, beside what the other crates have registered.
 pub(crate) struct Metrics {
@@ -15,6 +22,8 @@ pub(crate) struct Metrics {
     syncs: IntCounter,
     sync_seconds: Counter,
     apply_lag_seconds: Gauge,
+    /// How late scheduled reducers are called that this node has proposed.
+    pub(crate) timer_delay: Histogram,
     ready: IntGaugeVec,
     spacetimedb_up: IntGaugeVec,
     term: IntGaugeVec,
@@ -66,6 +75,12 @@ impl Metrics {
             "For how long a command of the shard waits on this node until it is applied",
         )?;
         registry.register(Box::new(apply_lag_seconds.clone()))?;
+        let timer_delay = HistogramOpts::new(
+            "rtdb_timer_delay_seconds",
+            "How long after they were due this node has called scheduled reducers, as the leader",
+        );
+        let timer_delay = Histogram::with_opts(timer_delay.buckets(DELAY_BUCKETS.to_vec()))?;
+        registry.register(Box::new(timer_delay.clone()))?;
         let (group, database) = (&["group"], &["database"]);
         Ok(Self {
             sessions: gateway.sessions.clone(),
@@ -75,6 +90,7 @@ impl Metrics {
             )?,
             sync_seconds,
             apply_lag_seconds,
+            timer_delay,
             ready: gauge("ready", "1 while this node serves clients", &[])?,
             spacetimedb_up: gauge("spacetimedb_up", "1 while this node's SpacetimeDB answers", &[])?,
             term: gauge("raft_term", "The group's current term", group)?,

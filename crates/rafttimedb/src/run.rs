@@ -13,6 +13,7 @@ use crate::node::Node;
 use crate::pacer::Pacer;
 use crate::reports::Reports;
 use crate::scrubber::Scrubber;
+use crate::timers::Timers;
 use anyhow::{Context, anyhow, bail};
 use axum::serve::ListenerExt;
 use futures::future::BoxFuture;
@@ -167,10 +168,17 @@ async fn serve(
             gateway: gateway.clone(),
         };
         let mut pacer = std::pin::pin!(pacer.run());
+        let timers = Timers::new(
+            node.manager.clone(),
+            running.replica.clone(),
+            node.metrics.timer_delay.clone(),
+        );
+        let mut timers = std::pin::pin!(timers.run());
         loop {
             tokio::select! {
                 () = &mut auditor => bail!("the replicas are not compared any more"),
                 () = &mut scrubber => bail!("the replicas' rows are not compared any more"),
+                () = &mut timers => bail!("scheduled reducers are not called any more"),
                 () = &mut pacer => bail!("calls are not slowed any more where the replicas lag"),
                 changed = fatal.changed() => match (changed, fatal.borrow_and_update().clone()) {
                     (_, Some(reason)) => return Err(anyhow!(reason)),

@@ -24,9 +24,11 @@ mod verify;
 mod window;
 mod words;
 
+pub(crate) use self::args::columns;
 use self::back_off::BackOff;
 use self::checkpoint::Checkpoints;
-pub(crate) use self::connection::{Connection, ConnectionError};
+pub(crate) use self::connection::Connection;
+pub use self::connection::ConnectionError;
 use self::core::{Core, Violation};
 use self::held::Held;
 use self::poison::Poison;

@@ -20,6 +20,8 @@ pub struct ActiveDatabase {
     pub module: Arc<Module>,
     /// What its module does with the claims of its callers.
     pub claims: Claims,
+    /// Whether its module can call what is scheduled: one that an earlier version of this program has prepared can't.
+    pub fires_timers: bool,
     /// The position of the `Publish` that brought the module.
     pub position: Position,
     /// The hash that stands for the module in tokens.

@@ -28,12 +28,14 @@ mod keys;
 mod migration;
 mod quarantine;
 mod replica;
+mod schedules;
 pub mod server;
 mod status;
 mod tokens;
 mod views;
 
 pub use admin::{Admin, AdminError, DatabaseState, SqlError, SqlTable};
+pub use applier::ConnectionError;
 pub use contents::{Contents, TableContents};
 pub use database::{ActiveDatabase, DatabaseId};
 pub use fatal::Fatal;
@@ -41,6 +43,7 @@ pub use keys::{KeyError, KeyFiles, Keys};
 pub use migration::migration_token;
 pub use quarantine::Quarantine;
 pub use replica::{Found, Replica, ReplicaConfig, Report};
+pub use schedules::{ScheduleRow, ScheduleWatch, WatchError, When};
 pub use server::{
     Connecting, Line, LineError, LocalServer, Server, ServerConfig, ServerError, ServerLimits, ServerState,
     Version,

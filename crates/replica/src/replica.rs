@@ -3,6 +3,7 @@
 mod backlog;
 mod scout;
 mod shared;
+mod ticks;
 mod verdicts;
 mod witnesses;
 
@@ -20,6 +21,7 @@ use rtdb_consensus::{Follow, Lag, LogIndex, Position};
 use rtdb_runtime::Instant;
 use rtdb_runtime::JoinHandle;
 use scout::Scout;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -85,6 +87,23 @@ impl Replica {
     /// A database whose module is running here. Stays while the local server is down.
     pub fn database(&self, identity: &DatabaseId) -> Option<Arc<ActiveDatabase>> {
         self.shared.active(identity)
+    }
+
+    /// The databases whose modules are running here.
+    pub fn databases(&self) -> Vec<Arc<ActiveDatabase>> {
+        self.shared.all_active()
+    }
+
+    /// The log index up to which a database's commands are applied here; `None` if there is no such database.
+    pub fn applied_to(&self, identity: &DatabaseId) -> Option<LogIndex> {
+        Some(self.slot(identity)?.done())
+    }
+
+    /// When the rows of a database's schedule tables that are due again and again were due last, by the schedule's place and
+    /// the row's key: as far as this node has seen it in the log, of the module that was published at `module`.
+    pub fn last_ticks(&self, identity: &DatabaseId, module: Position) -> BTreeMap<(u32, u64), i64> {
+        let slot = self.slot(identity);
+        slot.map(|slot| slot.last_ticks(module)).unwrap_or_default()
     }
 
     /// Changes whenever a publication to a database that exists has ended, well or not.

@@ -144,7 +144,7 @@ impl Cluster {
     }
 
     /// What applies there.
-    fn replica(&self, node: u64) -> Option<Arc<Replica>> {
+    pub fn replica(&self, node: u64) -> Option<Arc<Replica>> {
         self.machines[&node].state.lock().replica.clone()
     }
 

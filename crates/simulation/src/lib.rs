@@ -15,4 +15,5 @@ pub mod planted;
 pub mod replica;
 pub mod run;
 pub mod spacetime;
+pub mod timers;
 pub mod truth;

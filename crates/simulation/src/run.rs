@@ -5,6 +5,7 @@ use crate::cluster::{Cluster, Dangers, set_clock};
 use crate::fault::{Fault, KINDS};
 use crate::module::{ADD, ADDS, publish};
 use crate::network::{Network, Weather, addr};
+use crate::timers;
 use crate::truth::{Counts, Reign};
 use rtdb_consensus::Propose;
 use rtdb_consensus::command::{Body, InitCluster};
@@ -187,6 +188,10 @@ async fn world(plan: Plan, seen: Seen) {
         is_over: is_over.clone(),
     };
     let publishes = sim::spawn_on(0, Publisher(publisher).run());
+    let clocks: Vec<_> = cluster
+        .nodes()
+        .map(|node| sim::spawn_on(0, timers::run(cluster.clone(), node)))
+        .collect();
     let (reached, mut moments) = mpsc::channel(VICTIMS_MAX);
     sim::tell_moments(reached);
     let kills = [0, 0, 20, 100][sim::draw(4) as usize];
@@ -220,6 +225,7 @@ async fn world(plan: Plan, seen: Seen) {
     sim::note(|| "everything is well again".to_owned(), [7, 0, 0]);
     is_over.store(true, Ordering::Relaxed);
     publishes.abort();
+    clocks.iter().for_each(rtdb_runtime::JoinHandle::abort);
     let settled = async {
         for client in clients {
             assert!(client.await.is_ok(), "a client has gone");

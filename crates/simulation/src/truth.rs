@@ -3,7 +3,7 @@
 use crate::module::{self, ADD, BURN, DATABASE, FAIL, TRAP};
 use crate::spacetime::database::Database;
 use parking_lot::Mutex;
-use rtdb_consensus::command::Body;
+use rtdb_consensus::command::{Body, Timer};
 use rtdb_consensus::{
     Applied, GroupId, Holding, LogIndex, Origin, Outcome, Position, Refusal, Reply, ResolvedCommand,
     ResolvedEntry, Unapplied,
@@ -73,6 +73,9 @@ struct State {
     /// Nodes whose clocks have jumped.
     doubted: BTreeSet<u64>,
     is_time_doubted: bool,
+    /// The rows that were due, and the last one that each node has read of.
+    timers: BTreeSet<u64>,
+    last_timer: BTreeMap<u64, u64>,
     /// The life in which a node led a group in a term.
     leaders: BTreeMap<(String, u64, u64), u64>,
     reigns: Vec<Reign>,
@@ -165,6 +168,9 @@ impl State {
                 "the log's time is {ahead} µs ahead at {position}"
             );
             self.streams.insert((command.origin, command.seq), position);
+            if let Some(Body::Timer(timer)) = &command.command.body {
+                self.due(timer, position);
+            }
             let name = name(command);
             sim::note(
                 || format!("{position} is {}", name.as_deref().unwrap_or("the cluster's own")),
@@ -185,6 +191,17 @@ impl State {
             self.commands += 1;
         }
         self.history.insert(entry.index, entry.clone());
+    }
+
+    /// A row is due once, and both halves of that stand together.
+    fn due(&mut self, timer: &Timer, position: Position) {
+        if timer.over {
+            let is_next = self.last.0.0 + 1 == position.0 && self.timers.last() == Some(&timer.row);
+            assert!(is_next, "half of row {} stands alone at {position}", timer.row);
+        } else {
+            let is_new = self.timers.insert(timer.row);
+            assert!(is_new, "row {} is due again at {position}", timer.row);
+        }
     }
 }
 
@@ -208,6 +225,15 @@ impl Truth {
     pub fn read(&self, node: u64, from: LogIndex, entries: &[Arc<ResolvedEntry>]) {
         let mut state = self.0.lock();
         let Some(last) = entries.last() else { return };
+        let commands = entries.iter().flat_map(|entry| &entry.commands);
+        let rows = commands.filter_map(|command| match &command.command.body {
+            Some(Body::Timer(timer)) => Some(timer.row),
+            _ => None,
+        });
+        if let Some(row) = rows.max() {
+            let last = state.last_timer.entry(node).or_default();
+            *last = row.max(*last);
+        }
         let known: Vec<_> = state
             .history
             .range(from..=last.index)
@@ -284,6 +310,11 @@ impl Truth {
             known, rows,
             "the server of node {node} holds other rows at {position} than one before"
         );
+    }
+
+    /// The last row that was due, as far as a node's replica has read.
+    pub fn last_timer(&self, node: u64) -> u64 {
+        self.0.lock().last_timer.get(&node).copied().unwrap_or_default()
     }
 
     /// What a majority is.

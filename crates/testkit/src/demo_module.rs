@@ -31,6 +31,14 @@ pub fn walks() -> Result<Vec<u8>> {
     })
 }
 
+/// The module that schedules calls, `timers-1x` or `timers-2x`.
+pub fn timers() -> Result<Vec<u8>> {
+    wasm_named(match server::major()? {
+        ..2 => "timers-1x",
+        _ => "timers-2x",
+    })
+}
+
 /// The prebuilt module, as a developer would publish it.
 pub fn wasm() -> Result<Vec<u8>> {
     wasm_named(name()?)

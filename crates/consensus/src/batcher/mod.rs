@@ -22,7 +22,7 @@ use tokio::sync::{Notify, mpsc};
 /// Bytes of an entry, unless a single batch has more.
 const ENTRY_BYTES_MAX: usize = 1 << 20;
 
-/// Commands in an entry; far below what a position can count.
+/// Commands in an entry; far below what a position can count, though some take two.
 const ENTRY_COUNT_MAX: usize = 16_384;
 
 /// The wait for a good clock, before it is looked at again.

@@ -7,6 +7,7 @@ mod database;
 mod level;
 mod poison;
 mod report;
+mod timer;
 
 pub use client::{Call, Connect, Disconnect};
 pub use cluster::{
@@ -16,11 +17,13 @@ pub use cluster::{
 pub use database::{Delete, Owner, Publish};
 pub use level::{
     CLAIMS_LEVEL, ENDS_LEVEL, FEATURE_LEVEL, JUDGEMENT_LEVEL, LEVEL_REPORTS, MIGRATION_LEVEL, POISON_LEVEL,
+    TIMERS_LEVEL,
 };
 pub use poison::{Failed, Poison, PoisonStep, Skipped, Stuck};
 pub use report::{
     Judgement, REFUSAL_BYTES_MAX, REPORTS_MAX, Report, Reports, Resolve, TRAPPED_MAX, Trapped, Verify,
 };
+pub use timer::Timer;
 
 /// A command, as a client, a gateway or the leader proposed it.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -28,7 +31,7 @@ pub struct Command {
     /// What to do. `None` is a command of a newer version: the node stops rather than skip it.
     #[prost(
         oneof = "Body",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16, 17, 18, 19, 20, 21"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 18, 19, 20, 21"
     )]
     pub body: Option<Body>,
     /// The version that whoever applies it must know: raised by whoever sets a field that must not be passed over. 0 for
@@ -76,6 +79,9 @@ pub enum Body {
     /// Which calls have not come to an end of their own on a replica.
     #[prost(message, tag = "12")]
     Trapped(Trapped),
+    /// A row of a schedule table is due.
+    #[prost(message, tag = "13")]
+    Timer(Timer),
     /// The cluster's settings, written once by `rtdb init`.
     #[prost(message, tag = "16")]
     InitCluster(InitCluster),
@@ -101,8 +107,22 @@ impl Command {
     pub(crate) fn grows(&self) -> bool {
         matches!(
             self.body,
-            Some(Body::Call(_) | Body::Connect(_) | Body::Publish(_) | Body::RegisterDatabase(_))
+            Some(
+                Body::Call(_)
+                    | Body::Connect(_)
+                    | Body::Publish(_)
+                    | Body::Timer(_)
+                    | Body::RegisterDatabase(_)
+            )
         )
+    }
+
+    /// How many positions it takes in its entry.
+    pub(crate) fn positions(&self) -> usize {
+        match self.body {
+            Some(Body::Timer(_)) => 2,
+            _ => 1,
+        }
     }
 }
 

@@ -23,7 +23,7 @@ pub use shard::ShardState;
 pub(crate) use state::StateKey;
 pub(crate) use verdict::Change;
 
-use crate::command::Body;
+use crate::command::{Body, Timer};
 use crate::entry::Entry;
 use crate::version::{RecordError, decode};
 use crate::{
@@ -190,7 +190,8 @@ impl Resolver {
         entry: Entry,
         changes: &mut Vec<Change>,
     ) -> Result<Decision, RecordError> {
-        let count: usize = entry.batches.iter().map(|batch| batch.commands.len()).sum();
+        let commands = entry.batches.iter().flat_map(|batch| &batch.commands);
+        let count: usize = commands.map(Command::positions).sum();
         if index > LOG_INDEX_MAX || count > COMMANDS_PER_ENTRY_MAX {
             return Err(RecordError::BeyondPositions { index, count });
         }
@@ -217,7 +218,7 @@ impl Resolver {
             for (seq, command) in numbered(batch.first_seq, batch.commands) {
                 let position = Position::new(index, place);
                 let timestamp_us = first_timestamp_us + place as i64;
-                place += 1;
+                place += command.positions();
                 // Each command exactly once and in order: duplicates and what follows a gap are passed over.
                 let known = self.origins.entry(batch.node).or_default();
                 if !known.take(batch.epoch, seq) {
@@ -236,14 +237,14 @@ impl Resolver {
                         if let Some(session) = &session {
                             record.end(position.command(), session);
                         }
-                        commands.push(ResolvedCommand {
+                        commands.extend(effects(ResolvedCommand {
                             position,
                             timestamp_us,
                             origin,
                             seq,
                             command,
                             session,
-                        });
+                        }));
                     }
                     Verdict::Done(reply) => {
                         record.skip(position.command());
@@ -309,6 +310,24 @@ fn known_body(command: &Command) -> Option<&Body> {
     })
 }
 
+/// What a command is to the replica: one command at each of its positions.
+fn effects(command: ResolvedCommand) -> impl Iterator<Item = ResolvedCommand> {
+    let second = match &command.command.body {
+        Some(Body::Timer(timer)) => Some(ResolvedCommand {
+            position: Position(command.position.0 + 1),
+            timestamp_us: command.timestamp_us + 1,
+            command: Body::Timer(Timer {
+                over: true,
+                ..timer.clone()
+            })
+            .into(),
+            ..command.clone()
+        }),
+        _ => None,
+    };
+    [command].into_iter().chain(second)
+}
+
 /// A batch's commands with their numbers in the stream.
 fn numbered(first_seq: u64, commands: Vec<Command>) -> impl Iterator<Item = (u64, Command)> {
     let place = move |(place, command)| (first_seq.saturating_add(place as u64), command);
@@ -329,18 +348,18 @@ pub(crate) fn reread(index: LogIndex, entry: Entry, record: &Resolution) -> Reso
             epoch: batch.epoch,
         };
         for (seq, command) in numbered(batch.first_seq, batch.commands) {
-            let position = Position::new(index, place);
-            if !record.is_skipped(place) {
-                commands.push(ResolvedCommand {
+            let (position, first) = (Position::new(index, place), place);
+            place += command.positions();
+            if !record.is_skipped(first) {
+                commands.extend(effects(ResolvedCommand {
                     position,
-                    timestamp_us: record.first_timestamp_us + place as i64,
+                    timestamp_us: record.first_timestamp_us + first as i64,
                     origin,
                     seq,
-                    session: record.ended(place),
+                    session: record.ended(first),
                     command,
-                });
+                }));
             }
-            place += 1;
         }
     }
     ResolvedEntry { index, commands }

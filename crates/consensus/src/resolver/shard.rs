@@ -6,7 +6,7 @@ use super::poison::{StuckReplica, StuckReplicas};
 use super::sessions::Sessions;
 use super::state::{BirthRecord, SessionRecord, StateKey};
 use super::verdict::{Change, Stamp, Verdict};
-use crate::command::{Body, Call, Connect, Delete, Publish, REPORTS_MAX, Reports, Resolve};
+use crate::command::{Body, Call, Connect, Delete, Publish, REPORTS_MAX, Reports, Resolve, Timer};
 use crate::version::{RecordError, decode};
 use crate::{Position, Refusal, Reply, Session};
 use bytes::Bytes;
@@ -145,6 +145,7 @@ impl ShardState {
                 verdict
             }
             Body::Trapped(it) => self.about(&it.database, &it.positions, position),
+            Body::Timer(timer) => self.timer(timer, stamp),
             // Nothing proposes a meta command here; a log that holds one must stay readable all the same.
             _ => Verdict::Refused(Refusal::NoSuchDatabase),
         }
@@ -218,6 +219,21 @@ impl ShardState {
             return Verdict::Refused(Refusal::SessionGone);
         }
         if self.is_split(&call.database, now_us) {
+            return Verdict::Refused(Refusal::Split);
+        }
+        Verdict::Effect(None)
+    }
+
+    /// What another leader has seen counts for nothing: it may have been deposed, and its successor have seen the same.
+    fn timer(&self, timer: &Timer, stamp: Stamp) -> Verdict {
+        let is_its_term = timer.term == stamp.term || rtdb_runtime::planted("timers count in any term");
+        if !is_its_term || timer.over {
+            return Verdict::Refused(Refusal::Deposed);
+        }
+        if !self.databases.contains_key(&timer.database) {
+            return Verdict::Refused(Refusal::NoSuchDatabase);
+        }
+        if self.is_split(&timer.database, stamp.timestamp_us) {
             return Verdict::Refused(Refusal::Split);
         }
         Verdict::Effect(None)

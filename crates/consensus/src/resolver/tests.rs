@@ -1,5 +1,6 @@
 mod ends;
 mod random;
+mod timers;
 
 use super::*;
 use crate::command::{

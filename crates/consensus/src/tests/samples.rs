@@ -6,7 +6,8 @@ use super::replica::name;
 use super::run;
 use crate::command::{
     Body, Connect, Delete, EndDatabase, Failed, Judgement, Names, Owner, Poison, PoisonStep, Publish,
-    RegisterDatabase, Report, Reports, Resolve, SetLock, SetNames, SetNode, Skipped, Stuck, Trapped, Verify,
+    RegisterDatabase, Report, Reports, Resolve, SetLock, SetNames, SetNode, Skipped, Stuck, Timer, Trapped,
+    Verify,
 };
 use crate::entry::{Batch, EncodedBatch, Entry, Proposal};
 use crate::record::{LogIdRecord, LogRecord, MemberRecord, MembershipRecord, VoteRecord, VoterSet};
@@ -285,6 +286,15 @@ fn messages() -> Vec<Sample> {
         database: DATABASE,
         positions: vec![65_537, 65_538],
     }));
+    let timer = Command::from(Body::Timer(Timer {
+        database: DATABASE,
+        module: 65_536,
+        schedule: 1,
+        row: 7,
+        term: 5,
+        interval_due_us: 1_700_000_000_000_000,
+        over: false,
+    }));
     let scrub = Command::from(Body::Verify(Verify {
         database: DATABASE,
         scrub: true,
@@ -365,6 +375,7 @@ fn messages() -> Vec<Sample> {
         Sample::of("judgement_accepted", judgement(None)),
         Sample::of("judgement_refused", judgement(Some("bad module"))),
         Sample::of("trapped", trapped),
+        Sample::of("timer", timer),
         Sample::of("scrub", scrub),
         Sample::of("reports_of_rows", rows),
         Sample::of("reports_with_place", placed),

@@ -214,11 +214,13 @@ fn entry(record: &LogRecord, index: u64, stamp_us_max: Option<i64>) -> Result<()
             let ahead_ms = entry.timestamp_us.saturating_sub(max) / 1_000;
             return Err(Unsound::FarAhead { index, ahead_ms });
         }
-        let count: usize = entry.batches.iter().map(|batch| batch.commands.len()).sum();
+        let mut count = 0;
+        for batch in &entry.batches {
+            count += commands(batch)?;
+        }
         if count > COMMANDS_PER_ENTRY_MAX {
             return Err(Unsound::Command(format!("{count} commands have no places")));
         }
-        entry.batches.iter().try_for_each(commands)?;
     }
     match &record.membership {
         None => Ok(()),
@@ -303,11 +305,12 @@ pub(crate) fn proposals(batch: &EncodedBatch, known: u64) -> Result<(), Unsound>
         return Err(Unsound::Number);
     }
     size(batch.size(), BATCH_BYTES_MAX)?;
-    commands(batch)
+    commands(batch).map(drop)
 }
 
-/// Every node can read the commands.
-fn commands(batch: &EncodedBatch) -> Result<(), Unsound> {
+/// Every node can read the commands. Gives how many positions they take.
+fn commands(batch: &EncodedBatch) -> Result<usize, Unsound> {
+    let mut positions = 0;
     for command in &batch.commands {
         let command =
             Command::decode(command.clone()).map_err(|error| Unsound::Command(error.to_string()))?;
@@ -316,8 +319,9 @@ fn commands(batch: &EncodedBatch) -> Result<(), Unsound> {
         if command.body.is_none() {
             return Err(Unsound::Command("it is of no known kind".to_owned()));
         }
+        positions += command.positions();
     }
-    Ok(())
+    Ok(positions)
 }
 
 #[cfg(test)]

@@ -6,8 +6,10 @@ use std::collections::HashSet;
 use spacetimedb_sats::{AlgebraicType, AlgebraicTypeRef, ProductType, Typespace};
 
 use crate::PrepareError;
+use crate::plan::SchedulePlan;
+use crate::shape::Shape;
 
-/// A schedule, as far as it is checked here.
+/// A schedule, as far as it matters here.
 pub(super) struct Schedule<'a> {
     /// The table's name.
     pub(super) table: &'a str,
@@ -17,12 +19,14 @@ pub(super) struct Schedule<'a> {
     pub(super) at: u16,
     /// The reducer's name.
     pub(super) reducer: &'a str,
-    /// Its parameters, if there is one of that name.
-    pub(super) params: Option<&'a ProductType>,
+    /// Its number and its parameters, if there is one of that name.
+    pub(super) called: Option<(usize, &'a ProductType)>,
 }
 
 /// A table with a schedule.
 pub(super) struct Rows {
+    /// Its place among the tables.
+    pub(super) table: usize,
     pub(super) row: AlgebraicTypeRef,
     /// The first column of the primary key.
     pub(super) key: Option<u16>,
@@ -43,7 +47,44 @@ pub(super) fn check<'a>(
     Ok(())
 }
 
+/// What the shim must know of schedules that have been [checked](check). `index_of` finds the index of a table's unique column.
+pub(super) fn plan<'a>(
+    types: &Typespace,
+    schedules: impl Iterator<Item = Schedule<'a>>,
+    index_of: impl Fn(usize, u16) -> Result<Option<usize>, PrepareError>,
+) -> Result<Vec<SchedulePlan>, PrepareError> {
+    schedules
+        .map(|schedule| schedule.plan(types, &index_of))
+        .collect()
+}
+
 impl Schedule<'_> {
+    fn plan(
+        &self,
+        types: &Typespace,
+        index_of: &impl Fn(usize, u16) -> Result<Option<usize>, PrepareError>,
+    ) -> Result<SchedulePlan, PrepareError> {
+        let rows = self.rows.as_ref();
+        let key = rows.and_then(|rows| Some((rows, rows.key?, types.get(rows.row)?.as_product()?)));
+        let (Some((rows, key, row)), Some((reducer, _))) = (key, self.called) else {
+            return Err(self.bad("is of a table that does not exist"));
+        };
+        let index = index_of(rows.table, key)?;
+        let at = usize::from(self.at);
+        let before: ProductType = row.elements.iter().take(at).cloned().collect();
+        let before = Shape::of_row(&before, types);
+        Ok(SchedulePlan {
+            table: rows.table,
+            index: index.ok_or_else(|| self.bad("needs a unique index of its table's primary key"))?,
+            reducer: reducer as u32,
+            before: before.ok_or_else(|| {
+                self.bad(
+                    "goes by a column that can't be found behind the columns before it: move it to the front",
+                )
+            })?,
+        })
+    }
+
     fn check(&self, types: &Typespace) -> Result<(), PrepareError> {
         let row_of = |rows: &Rows| types.get(rows.row)?.as_product();
         let rows = self.rows.as_ref();
@@ -58,7 +99,7 @@ impl Schedule<'_> {
             return Err(self.bad("needs a primary key of type `u64` in that table"));
         }
         let reducer = self.reducer;
-        let Some(params) = self.params else {
+        let Some((_, params)) = self.called else {
             return Err(self.bad(&format!("names a reducer that does not exist, `{reducer}`")));
         };
         let is_row = |param: &AlgebraicType| *param == AlgebraicType::Ref(rows.row);

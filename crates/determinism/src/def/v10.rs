@@ -61,6 +61,12 @@ pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
         &types,
         rows.map(|table| (&*table.source_name, table.product_type_ref)),
     )?;
+    let index_of = |table: usize, column| {
+        let table = def.tables().and_then(|tables| tables.get(table));
+        let indexes = table.map(|table| Indexes::of_v10(table, &types)).transpose()?;
+        Ok(indexes.and_then(|indexes| indexes.of_unique(column)))
+    };
+    let schedules = schedules::plan(&types, schedules(&def), index_of)?;
     let count = reducers(&def).len() as u32;
     let views = plan_views(&types, &def)?;
     let called_by_log: Vec<_> = reducers(&def)
@@ -100,6 +106,7 @@ pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
         init,
         client_disconnected,
         tables,
+        schedules,
         views: Some(views),
     })
 }
@@ -132,21 +139,7 @@ fn check(def: &RawModuleDefV10) -> Result<(), PrepareError> {
     });
     check_lifecycle(lifecycle.collect::<Result<Vec<_>, PrepareError>>()?.into_iter())?;
     let tables = || def.tables().into_iter().flatten();
-    let schedules = def.schedules().into_iter().flatten().map(|schedule| {
-        let called = |reducer: &&RawReducerDefV10| reducer.source_name == schedule.function_name;
-        let table = tables().find(|table| table.source_name == schedule.table_name);
-        Schedule {
-            table: &schedule.table_name,
-            rows: table.map(|table| Rows {
-                row: table.product_type_ref,
-                key: table.primary_key.head().map(|column| column.0),
-            }),
-            at: schedule.schedule_at_col.0,
-            reducer: &schedule.function_name,
-            params: reducers(def).iter().find(called).map(|reducer| &reducer.params),
-        }
-    });
-    schedules::check(&types, schedules)?;
+    schedules::check(&types, schedules(def))?;
     let heads = tables().map(|table| {
         let is_system = matches!(table.table_type, TableType::System);
         (
@@ -161,6 +154,26 @@ fn check(def: &RawModuleDefV10) -> Result<(), PrepareError> {
     let params = params.chain(views().flat_map(|view| &*view.params.elements));
     let params = params.map(|param| &param.algebraic_type);
     check_tables(&types, heads, params.chain(views().map(|view| &view.return_type)))
+}
+
+fn schedules(def: &RawModuleDefV10) -> impl Iterator<Item = Schedule<'_>> {
+    def.schedules().into_iter().flatten().map(|schedule| {
+        let mut tables = def.tables().into_iter().flatten().enumerate();
+        let rows = tables.find(|(_, table)| table.source_name == schedule.table_name);
+        let mut called = reducers(def).iter();
+        let called = called.position(|reducer| reducer.source_name == schedule.function_name);
+        Schedule {
+            table: &schedule.table_name,
+            rows: rows.map(|(place, table)| Rows {
+                table: place,
+                row: table.product_type_ref,
+                key: table.primary_key.head().map(|column| column.0),
+            }),
+            at: schedule.schedule_at_col.0,
+            reducer: &schedule.function_name,
+            called: called.map(|at| (at, &reducers(def)[at].params)),
+        }
+    })
 }
 
 /// Checks names as the server spells them.

@@ -31,6 +31,9 @@ pub(super) fn rewrite(mut def: RawModuleDefV9) -> Result<Plan, PrepareError> {
         &def.typespace,
         rows.map(|table| (&*table.name, table.product_type_ref)),
     )?;
+    let index_of =
+        |table: usize, column| Ok(Indexes::of_v9(&def.tables[table], &def.typespace)?.of_unique(column));
+    let schedules = schedules::plan(&def.typespace, schedules(&def), index_of)?;
     let reducers = def.reducers.len() as u32;
 
     for reducer in &mut def.reducers {
@@ -59,6 +62,7 @@ pub(super) fn rewrite(mut def: RawModuleDefV9) -> Result<Plan, PrepareError> {
         init,
         client_disconnected,
         tables,
+        schedules,
         views: None,
     })
 }
@@ -80,21 +84,7 @@ fn check(def: &RawModuleDefV9) -> Result<(), PrepareError> {
         let lifecycle = reducer.lifecycle?;
         Some((lifecycle, &*reducer.name, &reducer.params))
     }))?;
-    let schedules = def.tables.iter().filter_map(|table| {
-        let schedule = table.schedule.as_ref()?;
-        let called = |reducer: &&RawReducerDefV9| reducer.name == schedule.reducer_name;
-        Some(Schedule {
-            table: &table.name,
-            rows: Some(Rows {
-                row: table.product_type_ref,
-                key: table.primary_key.head().map(|column| column.0),
-            }),
-            at: schedule.scheduled_at_column.0,
-            reducer: &schedule.reducer_name,
-            params: def.reducers.iter().find(called).map(|reducer| &reducer.params),
-        })
-    });
-    schedules::check(&def.typespace, schedules)?;
+    schedules::check(&def.typespace, schedules(def))?;
     let tables = def.tables.iter().map(|table| {
         let is_system = matches!(table.table_type, TableType::System);
         (
@@ -116,6 +106,25 @@ fn check(def: &RawModuleDefV9) -> Result<(), PrepareError> {
         tables,
         params.chain(views.map(|view| &view.return_type)),
     )
+}
+
+fn schedules(def: &RawModuleDefV9) -> impl Iterator<Item = Schedule<'_>> {
+    def.tables.iter().enumerate().filter_map(|(place, table)| {
+        let schedule = table.schedule.as_ref()?;
+        let mut reducers = def.reducers.iter();
+        let called = reducers.position(|reducer| reducer.name == schedule.reducer_name);
+        Some(Schedule {
+            table: &table.name,
+            rows: Some(Rows {
+                table: place,
+                row: table.product_type_ref,
+                key: table.primary_key.head().map(|column| column.0),
+            }),
+            at: schedule.scheduled_at_column.0,
+            reducer: &schedule.reducer_name,
+            called: called.map(|at| (at, &def.reducers[at].params)),
+        })
+    })
 }
 
 fn check_names(def: &RawModuleDefV9) -> Result<(), PrepareError> {

@@ -118,6 +118,8 @@ pub(super) fn imports(store: &mut Store<Host>, module: &Module) -> Result<Linker
             "index_id_from_name" => linker.func_wrap(from, &name, index_id)?,
             "datastore_table_scan_bsatn" => linker.func_wrap(from, &name, scan)?,
             "row_iter_bsatn_advance" => linker.func_wrap(from, &name, advance)?,
+            "datastore_index_scan_range_bsatn" => linker.func_wrap(from, &name, scan_range)?,
+            "datastore_index_scan_point_bsatn" => linker.func_wrap(from, &name, scan_point)?,
             "datastore_insert_bsatn" => linker.func_wrap(from, &name, insert)?,
             "datastore_update_bsatn" => linker.func_wrap(from, &name, update)?,
             "datastore_delete_by_index_scan_range_bsatn" => linker.func_wrap(from, &name, delete_range)?,
@@ -228,6 +230,27 @@ fn scan(mut caller: Context<'_>, table: u32, out: u32) -> Result<u32, Error> {
     host.call()?.next = row;
     put32(bytes, out, ITERATOR)?;
     Ok(0)
+}
+
+/// The module's own tables have no rows.
+#[expect(clippy::too_many_arguments, reason = "the host's signature")]
+fn scan_range(
+    caller: Context<'_>,
+    index: u32,
+    _prefix: u32,
+    _prefix_len: u32,
+    _columns: u32,
+    _start: u32,
+    _start_len: u32,
+    _end: u32,
+    _end_len: u32,
+    out: u32,
+) -> Result<u32, Error> {
+    scan(caller, index, out)
+}
+
+fn scan_point(caller: Context<'_>, index: u32, _point: u32, _len: u32, out: u32) -> Result<u32, Error> {
+    scan(caller, index, out)
 }
 
 fn advance(mut caller: Context<'_>, _iterator: u32, to: u32, len_at: u32) -> Result<i32, Error> {

@@ -30,7 +30,7 @@ pub(crate) fn run(wasm: &[u8], plan: &Plan) -> Result<(), PrepareError> {
             "it does not describe itself in the same way again".into(),
         ));
     }
-    let [mark, disconnect] = [0, 1].map(|hidden| plan.reducers + hidden);
+    let [mark, disconnect, scheduled, unscheduled] = [0, 1, 4, 5].map(|hidden| plan.reducers + hidden);
     let tables = plan.tables.iter().map(|table| table.name.as_str());
     let indexes = plan.tables.iter().flat_map(|table| &table.order.indexes);
     let indexes = indexes.map(|index| index.name.as_str());
@@ -40,7 +40,17 @@ pub(crate) fn run(wasm: &[u8], plan: &Plan) -> Result<(), PrepareError> {
     sandbox.call(mark, 1, &[1]).map_err(failed)?;
     sandbox.expect(1, true)?;
     sandbox.call(disconnect, 2, &[]).map_err(failed)?;
-    sandbox.expect(2, false)
+    sandbox.expect(2, false)?;
+    let mut index = 2;
+    for schedule in 0..plan.schedules.len() as u32 {
+        let row = [&schedule.to_le_bytes()[..], &[0; 8]].concat();
+        for reducer in [scheduled, unscheduled] {
+            index += 1;
+            sandbox.call(reducer, index, &row).map_err(failed)?;
+            sandbox.expect(index, true)?;
+        }
+    }
+    Ok(())
 }
 
 impl Sandbox {

@@ -6,9 +6,10 @@ use walrus::{FunctionId, GlobalId, LocalId, Module, ValType};
 use super::describe::Sinks;
 use super::emit::{Code, Emit, I32, I64, function};
 use super::host::Host;
-use super::jwt::Jwt;
+use super::jwt::{self, Jwt};
 use super::layout::*;
 use super::scan::Scans;
+use super::schedules::Schedules;
 use super::scratch::Scratch;
 use super::sequence::Sequences;
 use super::state::State;
@@ -32,6 +33,7 @@ pub(super) struct Call {
     /// If the module may have views.
     pub(super) views: Option<Views>,
     pub(super) jwt: Jwt,
+    pub(super) schedules: Schedules,
     /// The error of a call that is passed over.
     pub(super) skipped: Name,
     /// `begin()`.
@@ -71,6 +73,7 @@ impl Call {
             sequences,
             views,
             jwt,
+            schedules,
             ..
         } = self;
         let (seen, scratch) = (window.seen, window.own);
@@ -78,11 +81,19 @@ impl Call {
         let identify = jwt.add_identify(module, read);
         let load = load::add(module, self.host, window, self.reset, read);
         let count = successes::add_count(module, scratch);
-        let [mark, disconnect, load_id, identify_id] =
-            [0, 1, 2, 3].map(|hidden| (plan.reducers + hidden) as i32);
+        let [
+            mark,
+            disconnect,
+            load_id,
+            identify_id,
+            scheduled,
+            unscheduled,
+            refresh,
+        ] = [0, 1, 2, 3, 4, 5, 6].map(|hidden| (plan.reducers + hidden) as i32);
         function(module, PARAMS, &[I32], |code, params, locals| {
             let [id, .., args, error] = params;
-            let (present, errno) = (locals.add(I32), locals.add(I32));
+            let [present, errno, reducer, schedule] = [(); 4].map(|()| locals.add(I32));
+            let row = locals.add(I64);
             code.local_get(args);
             seen.at(code, HEADER);
             code.i32_const(header::LEN as i32).call(read).local_set(args);
@@ -96,7 +107,7 @@ impl Call {
 
             // Not of the log: nothing is recorded.
             if let Some(views) = views {
-                code.local_get(id).is(identify_id + 1).when(|code| {
+                code.local_get(id).is(refresh).when(|code| {
                     window.mark(code, HOT_END);
                     code.local_get(args);
                     seen.at(code, ARGUMENT);
@@ -111,10 +122,9 @@ impl Call {
                 scratch.get64(code, HEADER + header::INDEX_AT);
                 scratch.get64(code, STATE_INDEX);
                 code.binop(BinaryOp::I64LeU).when(|code| {
-                    code.local_get(id)
-                        .i32_const(plan.reducers as i32)
-                        .less()
-                        .when(|code| self.tell_skipped(code, error));
+                    code.local_get(id).i32_const(plan.reducers as i32).less();
+                    code.local_get(id).is(scheduled).binop(BinaryOp::I32Or);
+                    code.when(|code| self.tell_skipped(code, error));
                     code.i32_const(0).return_();
                 });
             });
@@ -126,12 +136,21 @@ impl Call {
             sequences.begin(code);
             jwt.begin(code);
 
-            code.local_get(id)
+            // A row that is due takes the place of the arguments.
+            code.local_get(id).local_set(reducer);
+            code.local_get(id).is(scheduled).when(|code| {
+                schedules.begin(code, read, args, [schedule, row], reducer);
+                code.i32_const(jwt::ROW).local_set(args);
+            });
+            code.local_get(id).is(unscheduled).when(|code| {
+                schedules.end(code, read, args, [schedule, row]);
+            });
+            code.local_get(reducer)
                 .i32_const(plan.reducers as i32)
                 .binop(BinaryOp::I32LtU);
             code.when(|code| {
                 code.i32_const(1).global_set(in_call);
-                code.local_get(id);
+                code.local_get(reducer);
                 for word in (header::SENDER_AT..header::INDEX_AT).step_by(8) {
                     scratch.get64(code, HEADER + word);
                 }
@@ -139,6 +158,7 @@ impl Call {
                 self.sinks.begin(code, error);
                 code.call(self.original).local_set(errno);
                 self.sinks.end(code);
+                jwt.end(code);
                 code.i32_const(0).global_set(in_call);
                 code.local_get(errno).when(|code| {
                     code.local_get(errno).return_();

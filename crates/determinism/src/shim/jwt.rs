@@ -8,6 +8,7 @@ use walrus::ir::BinaryOp;
 use walrus::{FunctionId, GlobalId, MemoryId, Module};
 
 use super::emit::{Code, Emit, I32, I64, function, global};
+use super::given::Given;
 use super::host::{self, Host, Imported};
 use super::layout::*;
 use super::state::Rows;
@@ -34,10 +35,14 @@ pub(super) struct Jwt {
     /// The source that is open, or 0, and the one that comes next.
     source: GlobalId,
     next_source: GlobalId,
-    /// What it still has to give: the address, and how many bytes.
-    at: GlobalId,
-    left: GlobalId,
+    /// What it still has to give.
+    claims: Given,
+    /// What the source [`ROW`] has to give.
+    row: Given,
 }
+
+/// The source of a row that is due, in the place of the call's arguments. Sources of claims don't come so far.
+pub(super) const ROW: i32 = -1;
 
 /// Adds a wrapper of a host function.
 type Wrapper = fn(Jwt, &mut Module, FunctionId) -> FunctionId;
@@ -50,8 +55,9 @@ impl Jwt {
         rows: Rows,
         layout: &Layout,
         in_call: GlobalId,
+        row: Given,
     ) -> Self {
-        let [source, next_source, at, left] = [(); 4].map(|()| global(module, I32));
+        let [source, next_source] = [(); 2].map(|()| global(module, I32));
         Self {
             host,
             window,
@@ -61,8 +67,8 @@ impl Jwt {
             in_call,
             source,
             next_source,
-            at,
-            left,
+            claims: Given::add(module, window.own.memory),
+            row,
         }
     }
 
@@ -70,6 +76,13 @@ impl Jwt {
     pub(super) fn begin(self, code: &mut Code<'_>) {
         code.i32_const(0).global_set(self.source);
         code.i32_const(FIRST_SOURCE).global_set(self.next_source);
+        self.row.begin(code);
+    }
+
+    /// The module has run: its sources are closed.
+    pub(super) fn end(self, code: &mut Code<'_>) {
+        code.i32_const(0).global_set(self.source);
+        self.row.begin(code);
     }
 
     /// `identify(source)`: keeps the claims that are the argument, for the session and the index in the header.
@@ -134,11 +147,13 @@ impl Jwt {
             own.get64(code, self.room + CLAIMS_INDEX);
             own.get64(code, HEADER + header::INDEX_AT);
             code.binop(BinaryOp::I64Ne).binop(BinaryOp::I32And).when(none);
-            own.get32(code, self.room + CLAIMS_LEN);
-            code.global_set(self.left);
-            code.global_get(self.left).is_zero().when(none);
-            own.at(code, self.room + CLAIMS_TEXT);
-            code.global_set(self.at);
+            self.claims.set(
+                code,
+                |code| own.at(code, self.room + CLAIMS_TEXT),
+                |code| own.get32(code, self.room + CLAIMS_LEN),
+            );
+            self.claims.left(code);
+            code.is_zero().when(none);
             code.global_get(self.next_source).global_set(self.source);
             code.global_get(self.next_source)
                 .plus(1)
@@ -190,13 +205,13 @@ impl Jwt {
 
     /// `bytes_source_read(source, buffer, len_at) -> result`.
     fn add_read(self, module: &mut Module, real: FunctionId) -> FunctionId {
-        let (own, memory) = (self.window.own, self.memory);
+        let memory = self.memory;
         function(
             module,
             [I32; 3],
             &[I32],
             |code, [source, buffer, len_at], locals| {
-                let len = locals.add(I32);
+                let places = [buffer, len_at, locals.add(I32)];
                 code.local_get(source)
                     .i32_const(0)
                     .binop(BinaryOp::I32GeS)
@@ -207,24 +222,13 @@ impl Jwt {
                             .call(real)
                             .return_();
                     });
+                self.when_row(code, source, |code| self.row.read(code, memory, places));
                 self.must_be_open(code, source);
-                code.local_get(len_at).read32(memory, 0).local_tee(len);
-                code.global_get(self.left);
-                code.local_get(len).global_get(self.left).less();
-                code.select(Some(I32)).local_set(len);
-                code.local_get(buffer).global_get(self.at).local_get(len);
-                code.memory_copy(own.memory, memory);
-                code.local_get(len_at).local_get(len).write32(memory, 0);
-                code.global_get(self.at).local_get(len).add().global_set(self.at);
-                code.global_get(self.left)
-                    .local_get(len)
-                    .sub()
-                    .global_set(self.left);
-                code.global_get(self.left).is_zero().when(|code| {
+                self.claims.read(code, memory, places);
+                self.claims.left(code);
+                code.is_zero().when(|code| {
                     code.i32_const(0).global_set(self.source);
-                    code.i32_const(abi::EXHAUSTED).return_();
                 });
-                code.i32_const(0);
             },
         )
     }
@@ -238,10 +242,25 @@ impl Jwt {
                 .when(|code| {
                     code.local_get(source).local_get(out).call(real).return_();
                 });
+            self.when_row(code, source, |code| {
+                self.row.tell_left(code, self.memory, out);
+                code.i32_const(0);
+            });
             self.must_be_open(code, source);
-            code.local_get(out).global_get(self.left).write32(self.memory, 0);
+            self.claims.tell_left(code, self.memory, out);
             code.i32_const(0);
         })
+    }
+
+    /// Returns what `answer` pushes if the source is that of the row, and open.
+    fn when_row(self, code: &mut Code<'_>, source: walrus::LocalId, answer: impl FnOnce(&mut Code<'_>)) {
+        code.local_get(source).is(ROW);
+        self.row.left(code);
+        code.i32_const(0).binop(BinaryOp::I32Ne).binop(BinaryOp::I32And);
+        code.when(|code| {
+            answer(code);
+            code.return_();
+        });
     }
 
     /// Returns to the module unless a source of ours is the one that is open.

@@ -154,7 +154,8 @@ pub(super) struct Map {
 /// An index to look up at first use.
 pub(super) struct Index {
     pub(super) name: Name,
-    /// The places for its id: as the order of a table, and as what knows the numbers that are taken.
+    /// The places for its id: as the order of a table, as what knows the numbers that are taken, and as what finds rows that
+    /// are due.
     pub(super) places: Vec<u32>,
 }
 
@@ -175,6 +176,8 @@ pub(super) struct Layout {
     pub(super) generated: u32,
     /// The ids of the indexes that know which numbers are taken, in the order of [`Plan::sequences`]: each a u32.
     pub(super) probes: u32,
+    /// The ids of the indexes that find rows that are due, in the order of [`Plan::schedules`]: each a u32.
+    pub(super) schedules: u32,
     /// The module's tables, by ordinal.
     pub(super) tables: Vec<Name>,
     /// The module's indexes.
@@ -234,7 +237,13 @@ impl Layout {
             .map(|table| name(&mut initial, &table.name))
             .collect();
         let probes = reserve(&mut initial, plan.sequences().count() as u32 * 4);
-        let indexes = indexes(&mut initial, plan, [orders, index_ids, probes, deleted]);
+        let mut indexes = indexes(&mut initial, plan, [orders, index_ids, probes, deleted]);
+        let schedules = reserve(&mut initial, plan.schedules.len() as u32 * 4);
+        for (schedule, place) in plan.schedules.iter().zip((schedules..).step_by(4)) {
+            let before = plan.tables[..schedule.table].iter();
+            let before: usize = before.map(|table| table.order.indexes.len()).sum();
+            indexes[before + schedule.index].places.push(place);
+        }
         let mut hidden = vec![
             (&STATE, STATE_ROW.table_id, STATE_ROW.index_id),
             (&SESSION, SESSION_ROW.table_id, SESSION_ROW.index_id),
@@ -264,6 +273,7 @@ impl Layout {
             deleted,
             generated,
             probes,
+            schedules,
             tables,
             indexes,
             hidden_tables,

@@ -4,12 +4,13 @@
 //! instance and `source` feeds; `state` tells whether the call is new; the module runs, its reads pass through `scan`,
 //! and its writes through `write`, where `walk`, `sequence` and `taken` fill in generated columns and `digest` keeps account;
 //! tables, indexes, iterators and timers have numbers of its own for it (`ids`, `names`, `timers`); `successes` counts the
-//! call, and `sequence` and `state` write back. A hidden row that can't be read or written traps, which makes the host roll
+//! call, and `sequence` and `state` write back. `schedules` calls reducers with rows that are due. A hidden row that can't be read or written traps, which makes the host roll
 //! everything back.
 
 mod call;
 mod describe;
 mod digest;
+mod given;
 mod hash;
 mod host;
 mod ids;
@@ -19,6 +20,7 @@ mod load;
 mod names;
 mod passed;
 mod scan;
+mod schedules;
 mod scratch;
 mod sequence;
 mod setup;
@@ -41,6 +43,7 @@ use self::call::Call;
 use self::describe::{Describe, Sinks};
 use self::digest::Digest;
 use self::emit::{Emit, I32, I64, function, global};
+use self::given::Given;
 use self::host::Host;
 pub(crate) use self::host::{Imported, surround};
 use self::ids::Ids;
@@ -49,6 +52,7 @@ use self::layout::{Layout, Name};
 use self::names::Known;
 use self::passed::Passed;
 use self::scan::{Scans, Shared};
+use self::schedules::Schedules;
 use self::scratch::Scratch;
 use self::sequence::Sequences;
 use self::state::{Rows, State};
@@ -178,10 +182,21 @@ impl Target {
             layout: &layout,
             takes: &takes,
         };
-        let jwt = Jwt::add(module, host, window, rows, &layout, in_call);
+        let row = Given::add(module, scans.memory().0);
+        let jwt = Jwt::add(module, host, window, rows, &layout, in_call, row);
+        let kept = Digest::add(module, self.memory, digest);
+        let parts = schedules::Parts {
+            host,
+            window,
+            scans,
+            digest: kept,
+            row,
+            layout: &layout,
+        };
+        let schedules = Schedules::add(module, plan, &parts);
         let writes = Writes {
             memory: self.memory,
-            digest: Digest::add(module, self.memory, digest),
+            digest: kept,
             generated,
             in_call,
             ids,
@@ -235,6 +250,7 @@ impl Target {
             sequences,
             views: plan.views.is_some().then_some(views),
             jwt,
+            schedules,
             skipped: layout.skipped,
             begin,
             scans,
@@ -250,6 +266,7 @@ impl Target {
         }
         self.drop_exports(&abi::OTHER_CALLS);
         self.say_claims(plan);
+        self.say(crate::timers::SECTION, Some(Vec::new()));
         Ok(self.module.emit_wasm())
     }
 
@@ -261,9 +278,14 @@ impl Target {
             (false, true) => Claims::Kept,
             (false, false) => Claims::Ignored,
         };
-        while self.module.customs.remove_raw(claims::SECTION).is_some() {}
-        if let Some(data) = claims.contents() {
-            let name = claims::SECTION.to_owned();
+        self.say(claims::SECTION, claims.contents());
+    }
+
+    /// Puts a section of ours in the place of whatever the module has under its name.
+    fn say(&mut self, section: &str, contents: Option<Vec<u8>>) {
+        while self.module.customs.remove_raw(section).is_some() {}
+        if let Some(data) = contents {
+            let name = section.to_owned();
             self.module.customs.add(RawCustomSection { name, data });
         }
     }

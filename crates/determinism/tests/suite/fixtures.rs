@@ -11,6 +11,9 @@ pub(crate) const NAMES: [&str; 2] = ["counter-1x", "counter-2x"];
 /// Those whose calls tell what an instance remembers.
 pub(crate) const STATEFUL: [&str; 2] = ["stateful-1x", "stateful-2x"];
 
+/// Those that schedule calls.
+pub(crate) const TIMERS: [&str; 2] = ["timers-1x", "timers-2x"];
+
 fn folder(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("../../modules")
@@ -31,6 +34,7 @@ fn the_fixtures_are_built_from_their_sources() {
     for name in NAMES
         .into_iter()
         .chain(STATEFUL)
+        .chain(TIMERS)
         .chain(["walks-1x", "walks-2x", "views-2x"])
     {
         let recorded =

@@ -19,5 +19,6 @@ mod prepared;
 mod raw_module;
 mod real_server;
 mod refused;
+mod scheduled;
 mod taken;
 mod views;

@@ -3,8 +3,9 @@
 use rtdb_determinism::{MODULE_BYTES_MAX, PrepareError, prepare};
 use spacetimedb_lib::RawModuleDef;
 use spacetimedb_lib::db::raw_def::v9::{
-    Lifecycle, RawColumnDefaultValueV9, RawIndexAlgorithm, RawIndexDefV9, RawMiscModuleExportV9,
-    RawModuleDefV9, RawProcedureDefV9, RawRowLevelSecurityDefV9, RawScheduleDefV9, TableType,
+    Lifecycle, RawColumnDefaultValueV9, RawConstraintDataV9, RawConstraintDefV9, RawIndexAlgorithm,
+    RawIndexDefV9, RawMiscModuleExportV9, RawModuleDefV9, RawProcedureDefV9, RawRowLevelSecurityDefV9,
+    RawScheduleDefV9, RawUniqueConstraintDataV9, TableType,
 };
 use spacetimedb_lib::db::raw_def::v10::{
     ExplicitNames, RawHttpHandlerDefV10, RawLifeCycleReducerDefV10, RawModuleDefV10, RawModuleDefV10Builder,
@@ -327,6 +328,19 @@ impl Timer {
         });
         if self.key.is_some() {
             timer.primary_key = ColList::new(0.into());
+            timer.constraints = vec![RawConstraintDefV9 {
+                name: None,
+                data: RawConstraintDataV9::Unique(RawUniqueConstraintDataV9 {
+                    columns: ColList::new(0.into()),
+                }),
+            }];
+            timer.indexes = vec![RawIndexDefV9 {
+                name: Some("timer_by_key".into()),
+                accessor_name: None,
+                algorithm: RawIndexAlgorithm::BTree {
+                    columns: ColList::new(0.into()),
+                },
+            }];
         }
         def.reducers[0].params = row((self.params)(timer.product_type_ref));
         def.reducers[0].lifecycle = self.lifecycle;
@@ -337,7 +351,14 @@ impl Timer {
         let mut builder = RawModuleDefV10Builder::new();
         let timer = builder.build_table_with_new_type("timer", self.row(), true);
         let timer = match self.key {
-            Some(_) => timer.with_primary_key(0),
+            Some(_) => {
+                let columns = ColList::new(0.into());
+                timer.with_primary_key(0).with_unique_constraint(0).with_index(
+                    RawIndexAlgorithm::BTree { columns },
+                    "timer_by_key",
+                    "by_key",
+                )
+            }
             None => timer,
         };
         let params = row((self.params)(timer.finish()));

@@ -335,13 +335,6 @@ fn warn(prepared: &Prepared, target: Option<&str>) {
         "each call of the module starts from the same instance: what it keeps in statics, thread locals and lazy caches is \
          made anew in every call"
     );
-    for schedule in module.schedules() {
-        tracing::warn!(
-            database,
-            table = &*schedule.table,
-            "the module has a scheduled reducer, and its timer does not fire: RaftTimeDB does not run timers yet"
-        );
-    }
     for table in module.tables().iter().filter(|table| !table.ordered) {
         tracing::warn!(
             database,

@@ -19,7 +19,7 @@ const SOME: u64 = 500;
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 
 /// What `/metrics` promises.
-const METRICS: [&str; 27] = [
+const METRICS: [&str; 28] = [
     "rtdb_ready",
     "rtdb_spacetimedb_up",
     "rtdb_raft_term",
@@ -37,6 +37,7 @@ const METRICS: [&str; 27] = [
     "rtdb_log_syncs_total",
     "rtdb_log_sync_seconds_total",
     "rtdb_apply_lag_seconds",
+    "rtdb_timer_delay_seconds_count",
     "rtdb_connections",
     "rtdb_client_bytes",
     "rtdb_refused_connections_total",

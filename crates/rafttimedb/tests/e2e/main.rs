@@ -17,6 +17,7 @@ mod sdk;
 mod sharing;
 mod stranger;
 mod support;
+mod timers;
 mod update;
 mod upgrade;
 mod views;

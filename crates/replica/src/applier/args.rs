@@ -18,7 +18,7 @@ const PARTS_PER_BYTE: usize = 64;
 
 /// What is wrong with arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub(super) enum ArgsError {
+pub(crate) enum ArgsError {
     #[error("data too short")]
     TooShort,
     #[error("a bool must be 0 or 1")]
@@ -35,18 +35,26 @@ pub(super) enum ArgsError {
 
 /// Checks that `args` are BSATN of `params`.
 pub(super) fn check(types: &Typespace, params: &ProductType, args: &[u8]) -> Result<(), ArgsError> {
-    let mut walk = Walk {
-        types,
-        rest: args,
-        parts_left: args
-            .len()
-            .saturating_mul(PARTS_PER_BYTE)
-            .saturating_add(PARTS_MIN),
-    };
+    let mut walk = Walk::new(types, args);
     params
         .elements
         .iter()
         .try_for_each(|element| walk.value(&element.algebraic_type, 0))
+}
+
+/// The columns of a row of this type, in BSATN each.
+pub(crate) fn columns<'a>(
+    types: &'a Typespace,
+    row: &ProductType,
+    bytes: &'a [u8],
+) -> Result<Vec<&'a [u8]>, ArgsError> {
+    let mut walk = Walk::new(types, bytes);
+    let columns = row.elements.iter().map(|column| {
+        let before = walk.rest;
+        walk.value(&column.algebraic_type, 0)?;
+        Ok(&before[..before.len() - walk.rest.len()])
+    });
+    columns.collect()
 }
 
 struct Walk<'a> {
@@ -56,6 +64,15 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
+    fn new(types: &'a Typespace, bytes: &'a [u8]) -> Self {
+        let parts = bytes.len().saturating_mul(PARTS_PER_BYTE);
+        Self {
+            types,
+            rest: bytes,
+            parts_left: parts.saturating_add(PARTS_MIN),
+        }
+    }
+
     fn value(&mut self, ty: &AlgebraicType, depth: usize) -> Result<(), ArgsError> {
         if depth > DEPTH_MAX {
             return Err(ArgsError::TooDeep);

@@ -43,6 +43,12 @@ impl Calls {
         }
     }
 
+    /// Adds a frame that is no call, behind those that are there.
+    pub(super) fn push_frame(&mut self, frame: Bytes) {
+        self.close();
+        self.frames.push_back(frame);
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.frames.is_empty() && self.buffer.is_empty()
     }

@@ -11,7 +11,7 @@ use rtdb_consensus::command::Owner;
 use rtdb_determinism::MARK;
 use rtdb_protocol::reply::Outcome;
 use rtdb_protocol::server::{self, AppliedCall, ServerMessage};
-use rtdb_protocol::{FrameError, Subprotocol};
+use rtdb_protocol::{FrameError, Subprotocol, client};
 use rtdb_runtime::Instant;
 use spacetimedb_lib::Identity;
 use std::task::{Context, Poll, ready};
@@ -21,6 +21,9 @@ use thiserror::Error;
 /// How long connecting may take, the server's first message included, beside what a call may take that is under way. A
 /// server that has just started replays its commit log before it lets anyone in.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The number of the only subscription that a connection of ours has.
+const QUERY_SET: u32 = 1;
 
 /// A connection, and the calls that are to be sent on it.
 pub(crate) struct Connection {
@@ -35,17 +38,23 @@ pub(crate) struct Connection {
 
 /// Why there is no connection (any more).
 #[derive(Debug, Error)]
-pub(crate) enum ConnectionError {
+pub enum ConnectionError {
+    /// It takes too long to come about.
     #[error("connecting takes longer than {0:?}")]
     OpenTimeout(Duration),
+    /// A call has run for too long.
     #[error("a call has run for {0:?}, longer than it may")]
     Overlong(Duration),
+    /// It is lost.
     #[error(transparent)]
     Line(#[from] LineError),
+    /// The server can't be understood.
     #[error(transparent)]
     Frame(#[from] FrameError),
+    /// The server does not say whom it takes us for.
     #[error("the server greets with something else than the connection's identity")]
     NoHello,
+    /// The server takes us for somebody else.
     #[error("the server takes the owner's token for another identity: {0}")]
     OtherIdentity(Identity),
 }
@@ -153,6 +162,17 @@ impl Connection {
     /// Whether the server says nothing of a call that runs out of energy, as 1.2.0 does.
     pub(super) fn may_leave_calls_unanswered(&self) -> bool {
         self.subprotocol == Subprotocol::V1
+    }
+
+    /// Asks for the rows of queries, and for what becomes of them. What comes is [split](Self::split) from payloads.
+    pub(crate) fn subscribe(&mut self, queries: &[&str]) {
+        let frame = client::subscribe(self.subprotocol, queries, QUERY_SET, QUERY_SET);
+        self.calls.push_frame(frame);
+    }
+
+    /// The messages in a payload.
+    pub(crate) fn split(&self, payload: Bytes) -> server::Messages {
+        server::split(self.subprotocol, payload)
     }
 
     /// Makes one call and waits for its result: no other may be under way.

@@ -2,6 +2,7 @@
 
 mod identify;
 mod recovered;
+mod scheduled;
 mod skipped;
 
 use self::identify::identified;
@@ -13,7 +14,7 @@ use crate::ActiveDatabase;
 use rtdb_consensus::command::{Body, Call, Connect, Disconnect};
 use rtdb_consensus::{Position, Refusal, Reply, ResolvedCommand, Session};
 use rtdb_determinism::header::{self, CallHeader, NO_RECEIPT};
-use rtdb_determinism::{Claims, DISCONNECT, MARK, Module, Successes};
+use rtdb_determinism::{Claims, DISCONNECT, MARK, Module, Successes, UNSCHEDULED};
 use rtdb_protocol::reply::Outcome;
 use rtdb_protocol::server::AppliedCall;
 use std::sync::Arc;
@@ -101,6 +102,7 @@ impl Core {
         match (&command.command.body, active.as_deref()) {
             (Some(Body::Call(call)), Some(active)) => self.call(command, call, active, calls),
             (Some(Body::Connect(connect)), Some(active)) => self.connect(command, connect, active, calls),
+            (Some(Body::Timer(timer)), Some(active)) => self.timer(command, timer, active, calls),
             (Some(Body::Disconnect(disconnect)), Some(active)) => match &command.session {
                 Some(session) => self.disconnect(command, disconnect, session, &active.module, calls),
                 None => self.answer(command, Ok(Reply::Done)),
@@ -233,6 +235,10 @@ impl Core {
     }
 
     fn answer(&mut self, command: &ResolvedCommand, answer: Answer) {
+        // Of the two halves of one command, the second one is what is waited for.
+        if matches!(&command.command.body, Some(Body::Timer(timer)) if !timer.over) {
+            return;
+        }
         self.window.push(Open::new(command, Kind::Answered(answer)));
     }
 
@@ -292,13 +298,16 @@ impl Core {
                 execution_us,
                 energy,
             }),
-            (Kind::Cleanup, Outcome::Ok { .. }) => {
+            (Kind::Cleanup, Outcome::Ok { .. }) | (Kind::Scheduled, _) => {
                 self.answer_first();
                 return Ok(());
             }
-            (Kind::Cleanup, outcome) => {
+            (kind @ (Kind::Cleanup | Kind::Unscheduled), outcome)
+                if !matches!(outcome, Outcome::Ok { .. }) =>
+            {
+                let is_cleanup = *kind == Kind::Cleanup;
                 return Err(Violation::Hidden {
-                    reducer: DISCONNECT,
+                    reducer: if is_cleanup { DISCONNECT } else { UNSCHEDULED },
                     message: format!("{outcome:?}"),
                 });
             }
@@ -316,7 +325,7 @@ impl Core {
         self.active = None;
         for open in std::mem::take(&mut self.unsettled) {
             match open.kind {
-                Kind::Cleanup => {}
+                Kind::Cleanup | Kind::Scheduled => {}
                 _ => self.tell(open, Err(Failure::Unknown(SET_ASIDE))),
             }
         }

@@ -123,6 +123,7 @@ impl Applier {
             identity: self.database,
             owner: owner.clone(),
             claims: Claims::of(&publish.module),
+            fires_timers: rtdb_determinism::fires_timers(&publish.module),
             position,
             module: Arc::new(module),
             program: program(publish),

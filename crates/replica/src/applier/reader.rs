@@ -177,6 +177,7 @@ pub(crate) fn database_of(command: &ResolvedCommand) -> Option<&[u8]> {
         Body::Publish(publish) => &publish.database,
         Body::Delete(delete) => &delete.database,
         Body::Verify(verify) => &verify.database,
+        Body::Timer(timer) => &timer.database,
         Body::Poison(poison) if poison.decides() => &poison.database,
         // Nodes' and the meta group's commands concern no database's rows.
         _ => &[],

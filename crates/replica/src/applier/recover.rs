@@ -238,6 +238,7 @@ impl Applier {
             owner,
             module,
             claims: Claims::of(&publish.module),
+            fires_timers: rtdb_determinism::fires_timers(&publish.module),
             position,
             program: program(publish),
         };

@@ -36,6 +36,10 @@ pub(super) enum Kind {
     Cleanup,
     /// What the caller's token says, for the command at the same position: nobody waits for it.
     Identify,
+    /// A row that is due: what comes of its reducer, nobody waits for.
+    Scheduled,
+    /// What follows it: the row goes, if it is for one time.
+    Unscheduled,
     /// A module's publication, which is alone in the window.
     Publish {
         /// Whether it creates the database.

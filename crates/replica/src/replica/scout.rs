@@ -242,6 +242,13 @@ impl Scout {
             }
             Some(Body::Call(call)) => self.stray(command, &call.database),
             Some(Body::Connect(connect)) => self.stray(command, &connect.database),
+            Some(Body::Timer(timer)) => {
+                self.shared.tick(timer);
+                match timer.over {
+                    true => self.stray(command, &timer.database),
+                    false => Ok(()),
+                }
+            }
             Some(Body::Delete(delete)) => {
                 if let Some(identity) = identity(&delete.database) {
                     self.shared.end(identity, position);

@@ -1,12 +1,13 @@
 //! What a replica's tasks share.
 
 use super::backlog::Backlog;
+use super::ticks::Ticks;
 use super::{ReplicaConfig, Report, Verdicts, Witnesses};
 use crate::{
     ActiveDatabase, Admin, Contents, DatabaseId, DatabaseStatus, Digest, Fatal, Phase, Quarantine, Views,
 };
 use parking_lot::{Mutex, RwLock};
-use rtdb_consensus::command::{Judgement, Owner, Poison, Trapped};
+use rtdb_consensus::command::{Judgement, Owner, Poison, Timer, Trapped};
 use rtdb_consensus::{Follow, Holding, Lag, LogIndex, Origin, Position};
 use rtdb_runtime::Instant;
 use spacetimedb_lib::Identity;
@@ -89,6 +90,7 @@ pub(crate) struct Slot {
     deleted: watch::Sender<bool>,
     /// What was read last for a comparison.
     contents: Mutex<Option<Arc<Contents>>>,
+    ticks: Mutex<Ticks>,
     /// On which nodes calls have trapped.
     pub(crate) witnesses: watch::Sender<Witnesses>,
 }
@@ -177,8 +179,19 @@ impl Shared {
         }
     }
 
+    /// Takes that a row was due.
+    pub(super) fn tick(&self, timer: &Timer) {
+        if let Some(slot) = self.slots.read().get(&*timer.database) {
+            slot.ticks.lock().note(timer);
+        }
+    }
+
     pub(crate) fn active(&self, identity: &DatabaseId) -> Option<Arc<ActiveDatabase>> {
         self.active.read().get(identity).cloned()
+    }
+
+    pub(super) fn all_active(&self) -> Vec<Arc<ActiveDatabase>> {
+        self.active.read().values().cloned().collect()
     }
 
     /// The database is served from here on, unless it is deleted further on in the log.
@@ -306,6 +319,7 @@ impl Slot {
             quarantine: watch::Sender::new(None),
             deleted: watch::Sender::new(false),
             contents: Mutex::default(),
+            ticks: Mutex::default(),
             witnesses: watch::Sender::new(Witnesses::default()),
         }
     }
@@ -406,6 +420,10 @@ impl Slot {
                 *contents = None;
             }
         });
+    }
+
+    pub(super) fn last_ticks(&self, module: Position) -> BTreeMap<(u32, u64), i64> {
+        self.ticks.lock().of(module.0)
     }
 
     pub(super) fn contents(&self) -> Option<Arc<Contents>> {

@@ -16,9 +16,9 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WebSocketError, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-/// The largest message that the server may send on this connection, which subscribes to nothing, in bytes: results
-/// with their arguments.
-const MESSAGE_BYTES_MAX: usize = rtdb_protocol::MESSAGE_BYTES_MAX + (1 << 20);
+/// The largest message that the server may send on this connection, in bytes: all rows of a database's schedule tables, which
+/// are asked for at once.
+const MESSAGE_BYTES_MAX: usize = 1 << 30;
 
 /// Bytes read from the socket at once. The WebSocket clears as many before each read.
 const READ_BYTES: usize = 32 << 10;

@@ -16,5 +16,6 @@ mod poison;
 mod publish;
 mod server;
 mod support;
+mod timers;
 mod update;
 mod verdict;

@@ -2,7 +2,7 @@
 //! places agree, and names, births and connection ids belong to one.
 
 use super::*;
-use crate::command::{Names, Poison, PoisonStep, Skipped, Stuck, Verify};
+use crate::command::{Names, Poison, PoisonStep, Skipped, Stuck, Timer, Verify};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A choice among a few.
@@ -20,6 +20,7 @@ enum Step {
     Connect(Pick, u8, bool),
     Disconnect(Pick),
     Call(Pick, Pick),
+    Timer(Pick, u64),
     Report(Pick, Pick, u64, bool, bool),
     Stuck(Pick, Pick, u32),
     Skip(Pick, Pick),
@@ -51,6 +52,7 @@ fn step() -> impl Strategy<Value = Step> {
         (pick(), 0..3u8, flag()).prop_map(|(a, b, c)| Step::Connect(a, b, c)),
         pick().prop_map(Step::Disconnect),
         (pick(), pick()).prop_map(|(a, b)| Step::Call(a, b)),
+        (pick(), TERM - 1..TERM + 1).prop_map(|(a, b)| Step::Timer(a, b)),
         (pick(), pick(), 0..3u64, flag(), flag()).prop_map(|(a, b, c, d, e)| Step::Report(a, b, c, d, e)),
         (pick(), pick(), 0..3u32).prop_map(|(a, b, c)| Step::Stuck(a, b, c)),
         (pick(), pick()).prop_map(|(a, b)| Step::Skip(a, b)),
@@ -147,6 +149,11 @@ fn body(step: &Step, bench: &Bench, births: &[u64]) -> Body {
             database: identity(database),
             session: [0, session(of)][of.index(2)],
             ..Call::default()
+        }),
+        Step::Timer(database, term) => Body::Timer(Timer {
+            database: identity(database),
+            term: *term,
+            ..Timer::default()
         }),
         Step::Report(database, position, digest, of_rows, is_placed) => Body::Reports(Reports {
             reports: vec![Report {

@@ -1,11 +1,11 @@
 //! Where rows are sorted: a memory of the shim's own, which a module can't reach, and which it shares with nobody.
 //!
-//! It begins with the iterators. Behind them stand the rows of each iterator that has been collected, then an entry of
+//! It begins with the iterators. Behind them stands the row that the call was given, if it was, and the rows of each iterator that has been collected, then an entry of
 //! [`ENTRY_BYTES`] for each of the rows, then those of the next iterator. An instance keeps the memory that its largest
 //! scan took.
 
 use walrus::ir::{BinaryOp, Value};
-use walrus::{ConstExpr, FunctionId, GlobalId, MemoryId, Module};
+use walrus::{ConstExpr, FunctionId, GlobalId, LocalId, MemoryId, Module};
 
 use super::super::emit::{Code, Emit, I32, function};
 use crate::reset::PAGE_BYTES;
@@ -32,6 +32,8 @@ pub(super) struct Arena {
     pub(super) memory: MemoryId,
     /// The end of what the open iterators have.
     pub(super) top: GlobalId,
+    /// Where the rows of iterators begin: behind the row that the call was given, if it was.
+    pub(super) floor: GlobalId,
     /// `reserve(end)`: makes sure that there is memory up to there.
     pub(super) reserve: FunctionId,
 }
@@ -40,11 +42,30 @@ impl Arena {
     pub(super) fn add(module: &mut Module) -> Self {
         let pages = u64::from(ROWS / PAGE_BYTES);
         let memory = module.memories.add_local(false, false, pages, None, None);
-        let rows = ConstExpr::Value(Value::I32(ROWS as i32));
+        let mut rows = || {
+            let rows = ConstExpr::Value(Value::I32(ROWS as i32));
+            module.globals.add_local(I32, true, false, rows)
+        };
+        let (top, floor) = (rows(), rows());
         Self {
             memory,
-            top: module.globals.add_local(I32, true, false, rows),
+            top,
+            floor,
             reserve: add_reserve(module, memory),
+        }
+    }
+
+    /// Keeps so many bytes behind [`ROWS`] until the call ends. No iterator is open.
+    pub(super) fn keep(self, code: &mut Code<'_>, bytes: LocalId) {
+        code.local_get(bytes).plus(ROWS + 7).i32_const(-8);
+        code.binop(BinaryOp::I32And).global_set(self.floor);
+        code.global_get(self.floor).global_set(self.top);
+    }
+
+    /// A call ends, and its iterators have.
+    pub(super) fn end(self, code: &mut Code<'_>) {
+        for end in [self.floor, self.top] {
+            code.i32_const(ROWS as i32).global_set(end);
         }
     }
 

@@ -86,7 +86,6 @@ fn add_close_all(module: &mut Module, host: Host, arena: Arena, end: GlobalId) -
             },
         );
         code.i32_const(0).global_set(end);
-        code.i32_const(ROWS as i32).global_set(arena.top);
     })
 }
 
@@ -155,7 +154,7 @@ fn add_release(module: &mut Module, arena: Arena, end: GlobalId) -> FunctionId {
             .write32(arena.memory, SORTING)
             .i32_const(0)
             .local_set(iterator)
-            .i32_const(ROWS as i32)
+            .global_get(arena.floor)
             .global_set(arena.top);
         code.repeat(
             |code| {

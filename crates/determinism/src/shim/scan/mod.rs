@@ -51,6 +51,8 @@ pub(super) struct Scans {
     /// `serve(iterator, buffer, len_at) -> result`.
     serve: FunctionId,
     drain: Drain,
+    /// `borrow(handle, to, len_at) -> result`.
+    borrow: FunctionId,
     orders: u32,
 }
 
@@ -108,6 +110,7 @@ impl Scans {
             collect: collect.add(module, borrow),
             drain: Drain::add(module, &drain),
             serve: serve::add(module, arena, memory, iterators),
+            borrow,
             orders: layout.orders,
         }
     }
@@ -115,7 +118,31 @@ impl Scans {
     /// A call ends.
     pub(super) fn end(self, code: &mut Code<'_>) {
         self.iterators.end(code);
+        self.iterators.arena.end(code);
         self.drain.end(code);
+    }
+
+    /// The memory in which rows are sorted, and where the one stands that a call is given.
+    pub(super) fn memory(self) -> (MemoryId, u32) {
+        (self.iterators.arena.memory, arena::ROWS)
+    }
+
+    /// Takes the one row of the host's iterator, whose handle a local holds, into that memory, for as long as the call takes.
+    /// At `len_at` stands its length, which `bytes` is set to.
+    pub(super) fn take_row(
+        self,
+        code: &mut Code<'_>,
+        handle: LocalId,
+        bytes: LocalId,
+        len_at: impl Fn(&mut Code<'_>),
+    ) {
+        code.local_get(handle).i32_const(arena::ROWS as i32);
+        len_at(code);
+        code.call(self.borrow).i32_const(abi::EXHAUSTED);
+        code.binop(BinaryOp::I32Ne).trap_if();
+        len_at(code);
+        code.read32(self.memory, 0).local_set(bytes);
+        self.iterators.arena.keep(code, bytes);
     }
 
     /// Puts a wrapper in the place of `import` if it reads rows, and says whether it does.

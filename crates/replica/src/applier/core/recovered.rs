@@ -46,7 +46,7 @@ impl Core {
         };
         let recorded = unsettled.iter().take_while(|open| open.position <= index);
         let recorded = recorded.enumerate().filter(|(place, open)| match open.kind {
-            Kind::Call | Kind::Connect | Kind::Disconnect => true,
+            Kind::Call | Kind::Connect | Kind::Disconnect | Kind::Scheduled | Kind::Unscheduled => true,
             // Of a disconnect and its cleanup just one succeeds.
             Kind::Cleanup => *place == 0 && cleans_up,
             Kind::Identify | Kind::Publish { .. } | Kind::Answered(_) | Kind::Fence => false,
@@ -67,12 +67,12 @@ impl Core {
                 break;
             }
             let result = match std::mem::replace(&mut open.kind, Kind::Cleanup) {
-                Kind::Cleanup | Kind::Identify | Kind::Fence => continue,
+                Kind::Cleanup | Kind::Identify | Kind::Scheduled | Kind::Fence => continue,
                 Kind::Call | Kind::Connect if open.position > index => {
                     Err(Failure::ended(NOT_ANSWERED.to_owned()))
                 }
                 Kind::Answered(result) => result,
-                Kind::Disconnect => Ok(Reply::Done),
+                Kind::Disconnect | Kind::Unscheduled => Ok(Reply::Done),
                 Kind::Publish { created } if state.module == open.position.0 => {
                     Ok(Reply::Published { created })
                 }

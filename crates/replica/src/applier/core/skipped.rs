@@ -23,6 +23,10 @@ impl Core {
         // The record did not have it: it is the module that says so, or the record was read too early.
         let result = match open.kind {
             Kind::Disconnect => Ok(Reply::Done),
+            Kind::Scheduled => {
+                self.answer_first();
+                return Ok(());
+            }
             _ => Err(Failure::Unknown(
                 "SpacetimeDB says that the call was applied before",
             )),

@@ -1,3 +1,5 @@
+mod scheduled;
+
 use super::*;
 use crate::DatabaseState;
 use crate::applier::window::CALLS_MAX;
@@ -35,6 +37,7 @@ fn core_with(lifecycle: bool, claims: Claims) -> (Core, Calls) {
         owner: Owner::default(),
         module: Arc::new(module(lifecycle)),
         claims,
+        fires_timers: true,
         position: Position(1),
         program: spacetimedb_lib::Hash::ZERO,
     })));

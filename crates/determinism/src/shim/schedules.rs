@@ -1,0 +1,292 @@
+//! Rows that are due: `rtdb_scheduled` calls a reducer with one, and `rtdb_unscheduled` deletes it afterwards, if it is for
+//! one time.
+//!
+//! The reducer gets the row as it stands in the transaction of its call, from a source of ours: no server has it as
+//! arguments, and it may be of any length.
+
+use walrus::ir::BinaryOp;
+use walrus::{FunctionId, LocalId, MemoryId, Module};
+
+use super::digest::{Digest, Operation};
+use super::emit::{Code, Emit, I32, I64, function};
+use super::given::Given;
+use super::host::{self, Host};
+use super::layout::*;
+use super::scan::Scans;
+use super::walk;
+use super::window::Window;
+use crate::abi;
+use crate::plan::{Plan, SchedulePlan};
+
+/// The tag of `ScheduleAt::Time`.
+const TIME: i32 = 1;
+/// The arguments: `schedule: u32, id: u64`.
+const ARGUMENTS_BYTES: i32 = 12;
+const _: () = assert!(ARGUMENT + ARGUMENTS_BYTES as u32 <= STATE_INDEX);
+
+/// What it takes to find and delete such rows.
+pub(super) struct Parts<'a> {
+    pub(super) host: Host,
+    pub(super) window: Window,
+    pub(super) scans: Scans,
+    pub(super) digest: Digest,
+    pub(super) row: Given,
+    pub(super) layout: &'a Layout,
+}
+
+/// The functions that the wrapped call makes use of.
+#[derive(Clone, Copy)]
+pub(super) struct Schedules {
+    window: Window,
+    /// `fetch(schedule, id) -> bytes`: has the source of the row give it; 0 if there is none.
+    fetch: FunctionId,
+    /// `reducer(schedule) -> id`.
+    reducer: FunctionId,
+    /// `remove(schedule, id)`: deletes the row if it is there and for one time.
+    remove: FunctionId,
+}
+
+/// How an index finds and deletes the row of a key, which stands in the window: each an index's id on the stack, and what is
+/// left at [`OUT`].
+#[derive(Clone, Copy)]
+enum Access {
+    Range,
+    /// Of hash indexes, which know nothing of ranges.
+    Point {
+        scan: FunctionId,
+        delete: FunctionId,
+    },
+}
+
+impl Schedules {
+    pub(super) fn add(module: &mut Module, plan: &Plan, parts: &Parts<'_>) -> Self {
+        let mut point = None;
+        let access: Vec<_> = plan
+            .schedules
+            .iter()
+            .map(|it| match plan.tables[it.table].order.indexes[it.index].ordered {
+                true => Access::Range,
+                false => *point.get_or_insert_with(|| Access::point(module)),
+            })
+            .collect();
+        let fetch = parts.add_fetch(module, &access);
+        Self {
+            window: parts.window,
+            fetch,
+            reducer: choose(module, &plan.schedules, |code, plan| {
+                code.i32_const(plan.reducer as i32);
+            }),
+            remove: parts.add_remove(module, plan, &access, fetch),
+        }
+    }
+
+    /// Reads the arguments of either reducer from a source. The window is the module's.
+    fn read(self, code: &mut Code<'_>, read: FunctionId, source: LocalId, [schedule, id]: [LocalId; 2]) {
+        let seen = self.window.seen;
+        self.window.borrow(code, HOT_END, |code| {
+            code.local_get(source);
+            seen.at(code, ARGUMENT);
+            code.i32_const(ARGUMENTS_BYTES).call(read).drop();
+            seen.get32(code, ARGUMENT);
+            code.local_set(schedule);
+            seen.get64(code, ARGUMENT + 4);
+            code.local_set(id);
+        });
+    }
+
+    /// `rtdb_scheduled`: sets `reducer` to what is to be called with the row. Without a row it stays as it is.
+    pub(super) fn begin(
+        self,
+        code: &mut Code<'_>,
+        read: FunctionId,
+        source: LocalId,
+        arguments: [LocalId; 2],
+        reducer: LocalId,
+    ) {
+        self.read(code, read, source, arguments);
+        let [schedule, id] = arguments;
+        code.local_get(schedule).local_get(id).call(self.fetch);
+        code.when(|code| {
+            code.local_get(schedule).call(self.reducer).local_set(reducer);
+        });
+    }
+
+    /// `rtdb_unscheduled`.
+    pub(super) fn end(self, code: &mut Code<'_>, read: FunctionId, source: LocalId, arguments: [LocalId; 2]) {
+        self.read(code, read, source, arguments);
+        let [schedule, id] = arguments;
+        code.local_get(schedule).local_get(id).call(self.remove);
+    }
+}
+
+/// `choose(schedule) -> i32`: by the way of each schedule. Traps if there is no such one.
+fn choose(
+    module: &mut Module,
+    schedules: &[SchedulePlan],
+    way: impl Fn(&mut Code<'_>, &SchedulePlan),
+) -> FunctionId {
+    function(module, [I32], &[I32], |code, [schedule], _| {
+        for (plan, number) in schedules.iter().zip(0..) {
+            code.local_get(schedule).is(number).when(|code| {
+                way(code, plan);
+                code.return_();
+            });
+        }
+        code.unreachable();
+    })
+}
+
+impl Access {
+    fn point(module: &mut Module) -> Self {
+        let mut import = |name| host::add(module, abi::POINT_SCANS, name, 4);
+        Self::Point {
+            scan: import("datastore_index_scan_point_bsatn"),
+            delete: import("datastore_delete_by_index_scan_point_bsatn"),
+        }
+    }
+
+    /// Scans, or deletes from, the index whose id is on the stack.
+    fn call(self, code: &mut Code<'_>, host: Host, window: Window, deletes: bool) {
+        let seen = window.seen;
+        let function = match self {
+            Self::Range => {
+                // No prefix, the same bound twice.
+                seen.at(code, BOUND);
+                code.i32_const(0).i32_const(0);
+                for _ in 0..2 {
+                    seen.at(code, BOUND);
+                    code.i32_const(BOUND_BYTES as i32);
+                }
+                if deletes {
+                    host.delete_range
+                } else {
+                    host.scan_range
+                }
+            }
+            Self::Point { scan, delete } => {
+                seen.at(code, BOUND_KEY);
+                code.i32_const(8);
+                if deletes { delete } else { scan }
+            }
+        };
+        seen.at(code, OUT);
+        code.call(function).must();
+    }
+}
+
+impl Parts<'_> {
+    /// Lends the window to `body`, with the key as a bound.
+    fn with_key(&self, code: &mut Code<'_>, id: LocalId, body: impl FnOnce(&mut Code<'_>)) {
+        let seen = self.window.seen;
+        self.window.borrow(code, HOT_END, |code| {
+            seen.at(code, BOUND);
+            code.i32_const(0).write8(seen.memory);
+            seen.set64(code, BOUND_KEY, |code| {
+                code.local_get(id);
+            });
+            body(code);
+        });
+    }
+
+    /// By the way of the schedule's own index: pushes its id, and calls.
+    fn access(&self, code: &mut Code<'_>, schedule: LocalId, access: &[Access], deletes: bool) {
+        for (number, access) in access.iter().enumerate() {
+            code.local_get(schedule).is(number as i32).when(|code| {
+                self.window
+                    .own
+                    .get32(code, self.layout.schedules + 4 * number as u32);
+                access.call(code, self.host, self.window, deletes);
+            });
+        }
+    }
+
+    fn add_fetch(&self, module: &mut Module, access: &[Access]) -> FunctionId {
+        let seen = self.window.seen;
+        let (_, place) = self.scans.memory();
+        let params = [I32, I64];
+        function(module, params, &[I32], |code, [schedule, id], locals| {
+            let [handle, bytes, errno] = [(); 3].map(|()| locals.add(I32));
+            code.local_get(schedule).i32_const(access.len() as i32);
+            code.binop(BinaryOp::I32GeU).trap_if();
+            self.with_key(code, id, |code| {
+                self.access(code, schedule, access, false);
+                seen.get32(code, OUT);
+                code.local_set(handle);
+                // There is no room for a row: the host says how long it is.
+                seen.set32(code, LEN, bytes);
+                code.local_get(handle);
+                seen.at(code, ARGUMENT);
+                seen.at(code, LEN);
+                code.call(self.host.advance)
+                    .local_tee(errno)
+                    .is(abi::EXHAUSTED)
+                    .is_zero();
+                code.when(|code| {
+                    code.local_get(errno)
+                        .i32_const(abi::BUFFER_TOO_SMALL)
+                        .binop(BinaryOp::I32Ne)
+                        .trap_if();
+                    self.scans
+                        .take_row(code, handle, bytes, |code| seen.at(code, LEN));
+                });
+            });
+            self.row.set(
+                code,
+                |code| {
+                    code.i32_const(place as i32);
+                },
+                |code| {
+                    code.local_get(bytes);
+                },
+            );
+            code.local_get(bytes);
+        })
+    }
+
+    fn add_remove(
+        &self,
+        module: &mut Module,
+        plan: &Plan,
+        access: &[Access],
+        fetch: FunctionId,
+    ) -> FunctionId {
+        let (memory, _) = self.scans.memory();
+        let is_once = self.add_is_once(module, plan, memory);
+        let table = choose(module, &plan.schedules, |code, plan| {
+            code.i32_const(plan.table as i32);
+        });
+        let seen = self.window.seen;
+        function(module, [I32, I64], &[], |code, [schedule, id], _| {
+            let keep = |code: &mut Code<'_>| {
+                code.return_();
+            };
+            code.local_get(schedule).local_get(id).call(fetch);
+            code.is_zero().when(keep);
+            code.local_get(schedule).call(is_once).is_zero().when(keep);
+            self.with_key(code, id, |code| {
+                self.access(code, schedule, access, true);
+                code.local_get(schedule).call(table);
+                self.digest.operation(code, Operation::DeletePoint);
+                seen.at(code, BOUND_KEY);
+                code.i32_const(8);
+                self.digest.bytes(code);
+            });
+        })
+    }
+
+    /// `is_once(schedule) -> i32`: of the row that was fetched.
+    fn add_is_once(&self, module: &mut Module, plan: &Plan, memory: MemoryId) -> FunctionId {
+        function(module, [I32], &[I32], |code, [schedule], locals| {
+            let at = locals.add(I32);
+            self.row.at(code);
+            code.local_set(at);
+            for (plan, number) in plan.schedules.iter().zip(0..) {
+                code.local_get(schedule).is(number).when(|code| {
+                    walk::skip(code, memory, at, &plan.before, locals);
+                    code.local_get(at).read8(memory).is(TIME).return_();
+                });
+            }
+            code.unreachable();
+        })
+    }
+}

@@ -1,0 +1,201 @@
+//! Which rows are due, and when: pure.
+//!
+//! As natively, a row for one time is due at that time, one with an interval first when that has passed since the row came,
+//! and then at the first multiple of it that is to come once the last run has ended: it doesn't drift, and doesn't pile up. A
+//! row that changes is scheduled anew.
+
+use rtdb_replica::When;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A row: its schedule's place, and its primary key.
+pub(super) type RowId = (u32, u64);
+
+/// The least interval, in microseconds: shorter ones are taken for this.
+const INTERVAL_MIN_US: i64 = 1_000;
+
+/// The rows of a database's schedule tables.
+#[derive(Debug, Default)]
+pub(super) struct Clock {
+    rows: BTreeMap<RowId, Row>,
+    /// Those that wait, by when they are due.
+    due: BTreeSet<(i64, RowId)>,
+    /// How often a row was taken.
+    taken: u64,
+}
+
+#[derive(Debug)]
+struct Row {
+    when: When,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Until it is due.
+    Waits(i64),
+    /// Its run is under way.
+    Runs {
+        taken: u64,
+        /// It has changed meanwhile.
+        changed: bool,
+    },
+    /// It was for one time and has run. That it is gone was not seen yet.
+    Over,
+}
+
+/// A row that is due. Its run is under way until [`Clock::done`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Due {
+    pub(super) row: RowId,
+    pub(super) when: When,
+    /// Since when, in microseconds since the Unix epoch.
+    pub(super) due_us: i64,
+    taken: u64,
+}
+
+/// What became of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// It is over, well or not.
+    Ran,
+    /// It never was.
+    NotRun,
+    /// Nobody knows. A row for one time tells, once it is looked at again: it is gone if it was.
+    Unknown,
+}
+
+impl Clock {
+    /// A row is there, or has changed.
+    pub(super) fn came(&mut self, row: RowId, when: When, now_us: i64) {
+        match self.rows.get_mut(&row) {
+            Some(Row {
+                when: known,
+                state: State::Runs { changed, .. },
+            }) => (*known, *changed) = (when, true),
+            _ => self.schedule(row, when, first(when, now_us)),
+        }
+    }
+
+    /// A row is gone.
+    pub(super) fn went(&mut self, row: RowId) {
+        if let Some(Row {
+            state: State::Waits(due_us),
+            ..
+        }) = self.rows.remove(&row)
+        {
+            self.due.remove(&(due_us, row));
+        }
+    }
+
+    /// These are all the rows that there are, and no run is under way. What has not changed keeps its time, and what was due
+    /// `last` under another leader goes on from there.
+    pub(super) fn reset(
+        &mut self,
+        rows: impl Iterator<Item = (RowId, When)>,
+        last: &BTreeMap<RowId, i64>,
+        now_us: i64,
+    ) {
+        let rows: BTreeMap<RowId, When> = rows.collect();
+        let gone: Vec<RowId> = self
+            .rows
+            .keys()
+            .filter(|row| !rows.contains_key(row))
+            .copied()
+            .collect();
+        gone.into_iter().for_each(|row| self.went(row));
+        for (row, when) in rows {
+            let known = self.rows.get(&row);
+            let is_same = |known: &Row| known.when == when && matches!(known.state, State::Waits(_));
+            if !known.is_some_and(is_same) {
+                let due_us = match (when, last.get(&row)) {
+                    (When::Interval(interval_us), Some(last_us)) => next(*last_us, interval_us, now_us),
+                    _ => first(when, now_us),
+                };
+                self.schedule(row, when, due_us);
+            }
+        }
+    }
+
+    /// When the next row is due.
+    pub(super) fn next_us(&self) -> Option<i64> {
+        self.due.first().map(|(due_us, _)| *due_us)
+    }
+
+    /// Takes the row that is due, the longest first.
+    pub(super) fn take(&mut self, now_us: i64) -> Option<Due> {
+        let (due_us, row) = self
+            .due
+            .first()
+            .copied()
+            .filter(|(due_us, _)| *due_us <= now_us)?;
+        self.due.pop_first();
+        self.taken += 1;
+        let taken = self.taken;
+        let known = self.rows.get_mut(&row)?;
+        known.state = State::Runs {
+            taken,
+            changed: false,
+        };
+        let when = known.when;
+        Some(Due {
+            row,
+            when,
+            due_us,
+            taken,
+        })
+    }
+
+    /// A run has ended.
+    pub(super) fn done(&mut self, due: Due, ended: Ended, now_us: i64) {
+        let Some(known) = self.rows.get_mut(&due.row) else {
+            return;
+        };
+        let State::Runs { taken, changed } = known.state else {
+            return;
+        };
+        // The row may have gone, and another have come under its key.
+        if taken != due.taken {
+            return;
+        }
+        let when = known.when;
+        let next_us = match (ended, when) {
+            _ if changed => first(when, now_us),
+            (Ended::NotRun, _) | (Ended::Unknown, When::Time(_)) => due.due_us,
+            (Ended::Ran, When::Time(_)) => {
+                known.state = State::Over;
+                return;
+            }
+            (_, When::Interval(interval_us)) => next(due.due_us, interval_us, now_us),
+        };
+        self.schedule(due.row, when, next_us);
+    }
+
+    fn schedule(&mut self, row: RowId, when: When, due_us: i64) {
+        self.went(row);
+        self.due.insert((due_us, row));
+        let state = State::Waits(due_us);
+        self.rows.insert(row, Row { when, state });
+    }
+}
+
+/// When a row is due for the first time.
+fn first(when: When, now_us: i64) -> i64 {
+    match when {
+        When::Time(at_us) => at_us,
+        When::Interval(interval_us) => now_us.saturating_add(period(interval_us)),
+    }
+}
+
+/// The first time after now that is so many intervals behind the last one.
+fn next(last_us: i64, interval_us: i64, now_us: i64) -> i64 {
+    let period = period(interval_us);
+    let passed = now_us.saturating_sub(last_us).max(0) / period;
+    last_us.saturating_add(period.saturating_mul(passed.saturating_add(1)))
+}
+
+fn period(interval_us: i64) -> i64 {
+    interval_us.saturating_abs().max(INTERVAL_MIN_US)
+}
+
+#[cfg(test)]
+mod tests;

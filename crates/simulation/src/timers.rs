@@ -1,0 +1,70 @@
+//! The clocks of the nodes: whoever leads proposes the row that is due next, as it has read in the log.
+//!
+//! Of the product this is the log's part alone: no model of a module has schedules, so that each row is nothing to the
+//! replicas.
+
+use crate::cluster::Cluster;
+use crate::module::DATABASE;
+use rtdb_consensus::command::{Body, Timer};
+use rtdb_consensus::{Propose, Unapplied};
+use rtdb_runtime::sleep;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Between one row and the next.
+const TICK: Duration = Duration::from_millis(20);
+
+/// How often a node that leads looks whether its replica has caught up.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// The clock of a node.
+pub async fn run(cluster: Arc<Cluster>, node: u64) {
+    // The term in which the node has seen all that came before it.
+    let mut begun = None;
+    loop {
+        sleep(TICK).await;
+        let Some(term) = term(&cluster, node) else {
+            continue;
+        };
+        if begun != Some(term) {
+            if !has_caught_up(&cluster, node, term).await {
+                continue;
+            }
+            begun = Some(term);
+        }
+        let timer = Timer {
+            database: DATABASE,
+            row: cluster.truth.last_timer(node) + 1,
+            term,
+            ..Timer::default()
+        };
+        let submitted = cluster
+            .manager(node)
+            .and_then(|manager| manager.shard().submit(Body::Timer(timer).into()).ok());
+        if let Some(pending) = submitted
+            && let Err(Unapplied::Unknown { .. }) = pending.await
+        {
+            begun = None;
+        }
+    }
+}
+
+fn term(cluster: &Cluster, node: u64) -> Option<u64> {
+    cluster.manager(node)?.shard().leads()
+}
+
+/// Waits until the node's replica has all that its log had in this term; `false` once it does not lead in it any more.
+async fn has_caught_up(cluster: &Cluster, node: u64, of: u64) -> bool {
+    let last = cluster
+        .manager(node)
+        .map(|manager| manager.shard().status().last_log);
+    let Some(last) = last else { return false };
+    while term(cluster, node) == Some(of) {
+        let replica = cluster.replica(node);
+        if replica.is_some_and(|replica| *replica.applied().borrow() >= last) {
+            return true;
+        }
+        sleep(LOOK).await;
+    }
+    false
+}
