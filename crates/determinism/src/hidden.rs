@@ -6,7 +6,7 @@ use spacetimedb_sats::{AlgebraicType, ProductType, ProductTypeElement};
 
 use crate::header;
 use crate::successes::Successes;
-use crate::{DISCONNECT, HIDDEN_PREFIX, IDENTIFY, LOAD, MARK, REFRESH};
+use crate::{APPLY, DISCONNECT, HIDDEN_PREFIX, IDENTIFY, LOAD, MARK, REFRESH};
 
 /// A hidden table. Its first column is its primary key.
 pub(crate) struct HiddenTable {
@@ -96,13 +96,14 @@ pub(crate) const CLAIMS: HiddenTable = HiddenTable {
 pub(crate) const TABLES: [&HiddenTable; 4] = [&STATE, &SESSION, &SEQUENCE, &CLAIMS];
 
 /// The hidden reducers and their own parameters, in the order of their ids.
-pub(crate) fn reducers() -> [(&'static str, ProductType); 4] {
+pub(crate) fn reducers() -> [(&'static str, ProductType); 5] {
     let rows = AlgebraicType::array(AlgebraicType::bytes());
     [
         (MARK, product([("published", AlgebraicType::Bool)])),
         (DISCONNECT, ProductType::unit()),
         (LOAD, product([("table", AlgebraicType::String), ("rows", rows)])),
         (IDENTIFY, product([("claims", AlgebraicType::String)])),
+        (APPLY, product([("changes", AlgebraicType::bytes())])),
     ]
 }
 

@@ -22,7 +22,7 @@ pub(crate) struct Plan {
     pub(crate) def: Vec<u8>,
     /// Whether the module is of SpacetimeDB 2.x.
     pub(crate) since_2: bool,
-    /// How many reducers the module has itself. The hidden ones follow: mark, disconnect, load, identify.
+    /// How many reducers the module has itself. The hidden ones follow: mark, disconnect, load, identify, apply.
     pub(crate) reducers: u32,
     /// The reducer that fills a new database.
     pub(crate) init: Option<u32>,
