@@ -197,7 +197,7 @@ impl Client {
                     raw[0]
                 )
             }
-            ServerMessage::QueryReply { raw } => {
+            ServerMessage::QueryReply { raw, .. } => {
                 let found = raw.windows(5).filter(|part| part == b"first").count();
                 format!("query {found} length {}", raw.len())
             }
