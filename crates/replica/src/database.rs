@@ -20,6 +20,8 @@ pub struct ActiveDatabase {
     pub module: Arc<Module>,
     /// What its module does with the claims of its callers.
     pub claims: Claims,
+    /// Whether its module takes rows that are changed by others than itself.
+    pub takes_rows: bool,
     /// The position of the `Publish` that brought the module.
     pub position: Position,
     /// The hash that stands for the module in tokens.

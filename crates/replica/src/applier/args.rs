@@ -35,18 +35,21 @@ pub(super) enum ArgsError {
 
 /// Checks that `args` are BSATN of `params`.
 pub(super) fn check(types: &Typespace, params: &ProductType, args: &[u8]) -> Result<(), ArgsError> {
-    let mut walk = Walk {
-        types,
-        rest: args,
-        parts_left: args
-            .len()
-            .saturating_mul(PARTS_PER_BYTE)
-            .saturating_add(PARTS_MIN),
-    };
+    let mut walk = Walk::new(types, args);
     params
         .elements
         .iter()
         .try_for_each(|element| walk.value(&element.algebraic_type, 0))
+}
+
+/// Where the columns of a row end.
+pub(super) fn columns(types: &Typespace, row: &ProductType, bytes: &[u8]) -> Result<Vec<usize>, ArgsError> {
+    let mut walk = Walk::new(types, bytes);
+    let ends = row.elements.iter().map(|element| {
+        walk.value(&element.algebraic_type, 0)?;
+        Ok(bytes.len() - walk.rest.len())
+    });
+    ends.collect()
 }
 
 struct Walk<'a> {
@@ -56,6 +59,15 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
+    fn new(types: &'a Typespace, rest: &'a [u8]) -> Self {
+        let parts = rest.len().saturating_mul(PARTS_PER_BYTE);
+        Self {
+            types,
+            rest,
+            parts_left: parts.saturating_add(PARTS_MIN),
+        }
+    }
+
     fn value(&mut self, ty: &AlgebraicType, depth: usize) -> Result<(), ArgsError> {
         if depth > DEPTH_MAX {
             return Err(ArgsError::TooDeep);
@@ -180,6 +192,8 @@ mod tests {
             let (types, params) = (Typespace::default(), params());
             let mut args = valid(&name, on, &words);
             prop_assert!(check(&types, &params, &args).is_ok());
+            let ends = columns(&types, &params, &args).unwrap();
+            prop_assert_eq!((ends[0], ends[1], ends[5]), (4 + name.len(), 5 + name.len(), args.len()));
             for (at, byte) in flips {
                 let at = at.index(args.len());
                 args[at] = byte;

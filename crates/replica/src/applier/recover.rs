@@ -8,7 +8,7 @@ use crate::{ActiveDatabase, AdminError, DatabaseState, Phase, Quarantine};
 use http::StatusCode;
 use rtdb_consensus::Position;
 use rtdb_consensus::command::{Body, Owner, Publish};
-use rtdb_determinism::{Claims, Module};
+use rtdb_determinism::{Claims, Module, takes_rows};
 use rtdb_runtime::Instant;
 use std::sync::Arc;
 use std::time::Duration;
@@ -218,6 +218,7 @@ impl Applier {
             owner,
             module,
             claims: Claims::of(&publish.module),
+            takes_rows: takes_rows(&publish.module),
             position,
             program: program(publish),
         };

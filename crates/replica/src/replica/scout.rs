@@ -242,6 +242,7 @@ impl Scout {
             }
             Some(Body::Call(call)) => self.stray(command, &call.database),
             Some(Body::Connect(connect)) => self.stray(command, &connect.database),
+            Some(Body::Write(write)) => self.stray(command, &write.database),
             Some(Body::Delete(delete)) => {
                 if let Some(identity) = identity(&delete.database) {
                     self.shared.end(identity, position);

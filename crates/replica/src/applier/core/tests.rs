@@ -35,6 +35,7 @@ fn core_with(lifecycle: bool, claims: Claims) -> (Core, Calls) {
         owner: Owner::default(),
         module: Arc::new(module(lifecycle)),
         claims,
+        takes_rows: true,
         position: Position(1),
         program: spacetimedb_lib::Hash::ZERO,
     })));
