@@ -11,6 +11,8 @@ mod http;
 mod sql;
 #[path = "native/update.rs"]
 mod update;
+#[path = "native/write.rs"]
+mod write;
 
 use bytes::{Bytes, BytesMut};
 use cluster::Pair;

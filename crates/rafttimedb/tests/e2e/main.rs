@@ -21,3 +21,4 @@ mod update;
 mod upgrade;
 mod views;
 mod walks;
+mod writes;
