@@ -41,6 +41,15 @@ pub enum Reply {
         /// Its birth; 0 for a database of before there were births.
         born: u64,
     },
+    /// Rows were changed by SQL.
+    Rows {
+        /// How many came.
+        inserted: u64,
+        /// How many went.
+        deleted: u64,
+        /// How many changed.
+        updated: u64,
+    },
     /// A module was published.
     Published {
         /// Whether the database is new, not updated.

@@ -1,6 +1,8 @@
 //! What a prepared module does with the claims of its callers' tokens. The module says so itself, in a section of its own:
 //! whoever feeds it finds out whichever version of this program has prepared it.
 
+use crate::section;
+
 /// The section's name. Its contents are one byte.
 pub(crate) const SECTION: &str = "rtdb_claims";
 const KEPT: u8 = 1;
@@ -23,7 +25,7 @@ pub enum Claims {
 impl Claims {
     /// What a prepared module does.
     pub fn of(wasm: &[u8]) -> Self {
-        match section(wasm, SECTION) {
+        match section::of(wasm, SECTION) {
             Some([READ]) => Self::Read,
             Some([KEPT]) => Self::Kept,
             _ => Self::Ignored,
@@ -31,41 +33,13 @@ impl Claims {
     }
 
     /// The section's contents; `None` for no section.
-    pub(crate) fn contents(self) -> Option<Vec<u8>> {
+    pub(crate) fn contents(self) -> Option<&'static [u8]> {
         match self {
             Self::Ignored => None,
-            Self::Kept => Some(vec![KEPT]),
-            Self::Read => Some(vec![READ]),
+            Self::Kept => Some(&[KEPT]),
+            Self::Read => Some(&[READ]),
         }
     }
-}
-
-/// The contents of the custom section of this name.
-pub(crate) fn section<'a>(wasm: &'a [u8], wanted: &str) -> Option<&'a [u8]> {
-    let mut rest = wasm.strip_prefix(b"\0asm\x01\0\0\0")?;
-    while let Some((id, after)) = rest.split_first() {
-        let (section, after) = counted(after)?;
-        rest = after;
-        if *id == 0
-            && let Some((name, contents)) = counted(section)
-            && name == wanted.as_bytes()
-        {
-            return Some(contents);
-        }
-    }
-    None
-}
-
-/// Splits off so many bytes as a number says that stands before them.
-fn counted(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let mut count = 0_u64;
-    for (at, byte) in bytes.iter().enumerate().take(5) {
-        count |= u64::from(byte & 0x7f) << (7 * at);
-        if byte & 0x80 == 0 {
-            return bytes[at + 1..].split_at_checked(usize::try_from(count).ok()?);
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use spacetimedb_sats::{AlgebraicType, ProductType, ProductTypeElement};
 
 use crate::header;
 use crate::successes::Successes;
-use crate::{DISCONNECT, HIDDEN_PREFIX, IDENTIFY, LOAD, MARK, REFRESH, SCHEDULED, UNSCHEDULED};
+use crate::{APPLY, DISCONNECT, HIDDEN_PREFIX, IDENTIFY, LOAD, MARK, REFRESH, SCHEDULED, UNSCHEDULED};
 
 /// A hidden table. Its first column is its primary key.
 pub(crate) struct HiddenTable {
@@ -96,7 +96,7 @@ pub(crate) const CLAIMS: HiddenTable = HiddenTable {
 pub(crate) const TABLES: [&HiddenTable; 4] = [&STATE, &SESSION, &SEQUENCE, &CLAIMS];
 
 /// The hidden reducers and their own parameters, in the order of their ids.
-pub(crate) fn reducers() -> [(&'static str, ProductType); 6] {
+pub(crate) fn reducers() -> [(&'static str, ProductType); 7] {
     let rows = AlgebraicType::array(AlgebraicType::bytes());
     let timer = || product([("schedule", AlgebraicType::U32), ("id", AlgebraicType::U64)]);
     [
@@ -106,6 +106,7 @@ pub(crate) fn reducers() -> [(&'static str, ProductType); 6] {
         (IDENTIFY, product([("claims", AlgebraicType::String)])),
         (SCHEDULED, timer()),
         (UNSCHEDULED, timer()),
+        (APPLY, product([("changes", AlgebraicType::bytes())])),
     ]
 }
 

@@ -23,8 +23,10 @@ mod module;
 mod order;
 mod plan;
 mod reset;
+mod rows;
 mod sandbox;
 mod schema;
+mod section;
 mod shape;
 mod shim;
 mod successes;
@@ -35,6 +37,7 @@ pub use claims::{CLAIMS_BYTES_MAX, Claims};
 pub use error::PrepareError;
 pub use migration::original_plan;
 pub use module::{Module, Reducer, ReducerKind, Schedule, Table, View};
+pub use rows::{RowChanges, encode_changes, takes_rows};
 pub use schema::original_schema;
 pub use shape::scalar_bytes;
 pub use successes::Successes;
@@ -77,8 +80,17 @@ pub const SCHEDULED: &str = "rtdb_scheduled";
 /// The hidden reducer that follows it, whatever came of it: deletes the row if it is for one time. The same arguments.
 pub const UNSCHEDULED: &str = "rtdb_unscheduled";
 
-/// The error of a reducer of the module's own that did nothing, because its position is not above the last one applied:
-/// it, or a call behind it, is applied already; and of [`SCHEDULED`]. The other hidden reducers succeed in that case.
+/// The hidden reducer that deletes and inserts rows of the module's tables. Own arguments: `changes: Vec<u8>`, as
+/// [`encode_changes`] writes them. Generated columns get their numbers as in the module's own inserts. Modules say in a
+/// section of their own that they have it: [`takes_rows`].
+pub const APPLY: &str = "rtdb_apply";
+
+/// The error of [`APPLY`] where a row that is to be inserted has a unique value that another row has.
+pub const TAKEN: &str = "rtdb_taken";
+
+/// The error of a reducer of the module's own, of [`SCHEDULED`] or of [`APPLY`], that did nothing, because its position is
+/// not above the last one applied: it, or a call behind it, is applied already. The other hidden reducers succeed in that
+/// case.
 pub const SKIPPED: &str = "rtdb_skipped";
 
 /// A module that may be published to every replica.

@@ -162,6 +162,20 @@ impl Module {
         &self.tables
     }
 
+    /// The table that clients or the module's source call so, and its place in the definition.
+    pub fn table_named(&self, name: &str) -> Option<(u32, &Table)> {
+        let find = |of: fn(&Table) -> &str| (0..).zip(&self.tables).find(|(_, table)| of(table) == name);
+        find(|table| &table.name).or_else(|| find(|table| &table.source_name))
+    }
+
+    /// The place of a table's column that clients or the module's source call so.
+    pub fn column_named(&self, table: &Table, name: &str) -> Option<usize> {
+        let row = self.typespace.get(table.row).and_then(AlgebraicType::as_product);
+        let mut sources = row.into_iter().flat_map(|row| row.elements.iter());
+        let place = table.columns.iter().position(|column| column == name);
+        place.or_else(|| sources.position(|column| column.name.as_deref() == Some(name)))
+    }
+
     /// The schedule tables.
     pub fn schedules(&self) -> &[Schedule] {
         &self.schedules

@@ -53,6 +53,9 @@ pub trait Catalog: Send + Sync {
     /// Whether every node of the cluster knows how databases end, and that connection ids are unique.
     fn ends(&self) -> bool;
 
+    /// Whether every node of the cluster knows of rows that are written by SQL.
+    fn writes(&self) -> bool;
+
     /// Whether the nodes have processors of different kinds.
     fn has_mixed_processors(&self) -> bool;
 

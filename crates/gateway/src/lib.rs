@@ -44,6 +44,7 @@ mod session;
 mod socket;
 mod upstream;
 mod views;
+mod writes;
 
 pub use catalog::{Catalog, Client, DatabaseRecord};
 pub use close::CloseReason;

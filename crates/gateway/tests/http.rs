@@ -279,12 +279,12 @@ async fn a_call_of_a_module_with_lifecycle_reducers_connects_and_disconnects() {
 }
 
 #[tokio::test]
-async fn sql_that_writes_is_not_served_and_hidden_tables_are_not_there() {
+async fn settings_are_not_written_by_sql_and_hidden_tables_are_not_there() {
     let gateway = Fixture::start(Settings::default()).await;
     let sql = format!("POST /v1/database/{NAME}/sql");
-    let (status, _, body) = gateway.request(&sql, OWNER, b"DELETE FROM counter").await;
+    let (status, _, body) = gateway.request(&sql, OWNER, b"SET row_limit = 5").await;
     assert_eq!(status, 501);
-    assert!(body.contains("`DELETE`"), "{body}");
+    assert!(body.contains("`SET`"), "{body}");
     let (status, _, body) = gateway
         .request(&sql, OWNER, b"select 1; DELETE FROM counter")
         .await;
@@ -300,6 +300,59 @@ async fn sql_that_writes_is_not_served_and_hidden_tables_are_not_there() {
         503,
         "there is no SpacetimeDB"
     );
+}
+
+#[tokio::test]
+async fn sql_of_the_owner_s_writes_through_the_log() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let sql = format!("POST /v1/database/{NAME}/sql");
+    let insert = b"INSERT INTO counter (n) VALUES (7)";
+    let (status, head, body) = gateway.request(&sql, OWNER, insert).await;
+    assert_eq!(status, 200);
+    assert!(head.contains("spacetime-execution-duration-micros: "), "{head}");
+    assert!(head.contains("content-type: application/json"), "{head}");
+    let answer: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    let stats = serde_json::json!({ "rows_inserted": 1, "rows_deleted": 2, "rows_updated": 3 });
+    assert_eq!(answer[0]["stats"], stats);
+    let Body::Write(write) = gateway.log.commands.lock()[0].clone() else {
+        panic!("no write");
+    };
+    assert_eq!(
+        (write.sender.len(), write.program.len(), write.table),
+        (32, 32, 0)
+    );
+    for bad in [
+        "INSERT INTO counter (n) VALUES ('x')",
+        "INSERT INTO counter (n) VALUES (7, 8)",
+    ] {
+        assert_eq!(gateway.request(&sql, OWNER, bad.as_bytes()).await.0, 400, "{bad}");
+    }
+    let (status, _, body) = gateway.request(&sql, BOB, insert).await;
+    assert_eq!(status, 400);
+    assert!(
+        body.ends_with("is not authorized to run SQL DML statements"),
+        "{body}"
+    );
+    // Whether the server takes the condition is not known.
+    assert_eq!(gateway.request(&sql, OWNER, b"DELETE FROM counter").await.0, 503);
+    assert_eq!(gateway.log.kinds(), ["write"]);
+
+    let outcomes = [
+        (
+            failed("rtdb_taken"),
+            400,
+            "Unique constraint violation in table 'counter'",
+        ),
+        (failed("try again"), 400, "try again"),
+        (Unapplied::Refused(Refusal::Split), 503, ""),
+        (Unapplied::unknown("the node stops"), 504, "unknown"),
+    ];
+    for (outcome, expected, words) in outcomes {
+        gateway.log.answer(move |_| Some(Err(outcome.clone())));
+        let (status, _, body) = gateway.request(&sql, OWNER, insert).await;
+        assert_eq!(status, expected, "{body}");
+        assert!(body.contains(words), "{body}");
+    }
 }
 
 #[tokio::test]

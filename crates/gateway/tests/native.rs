@@ -11,6 +11,8 @@ mod http;
 mod sql;
 #[path = "native/update.rs"]
 mod update;
+#[path = "native/write.rs"]
+mod write;
 
 use bytes::{Bytes, BytesMut};
 use cluster::Pair;
@@ -197,7 +199,7 @@ impl Client {
                     raw[0]
                 )
             }
-            ServerMessage::QueryReply { raw } => {
+            ServerMessage::QueryReply { raw, .. } => {
                 let found = raw.windows(5).filter(|part| part == b"first").count();
                 format!("query {found} length {}", raw.len())
             }

@@ -7,7 +7,7 @@ mod v1;
 mod v2;
 
 pub use encode::{
-    call_reducer, call_reducer_bytes, subscribe, subscribe_all_receipts, subscribe_instead,
+    call_reducer, call_reducer_bytes, one_off_query, subscribe, subscribe_all_receipts, subscribe_instead,
     subscribe_nothing, subscribe_receipts, subscribe_receipts_as, unsubscribe,
 };
 pub use read::{QUERIES_BYTES_MAX, QUERIES_MAX, Read, ReadKind, Refused};

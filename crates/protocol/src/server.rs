@@ -50,6 +50,10 @@ pub enum ServerMessage {
     },
     /// The answer to a one-off query.
     QueryReply {
+        /// Why there are no rows.
+        error: Option<Text>,
+        /// The rows, hidden tables' included.
+        changes: Changes,
         /// The message.
         raw: Bytes,
     },

@@ -8,9 +8,11 @@ mod bounds;
 mod error;
 mod render;
 mod system;
+mod write;
 
 pub use error::SqlError;
 pub use system::System;
+pub use write::{Change, Literal, Write};
 
 use crate::hidden;
 use sqlparser::ast;
@@ -48,8 +50,10 @@ pub enum Statement {
     Query(Query),
     /// `SHOW`: the statement anew. It names no table.
     Show(String),
-    /// It changes rows or settings; its first word.
-    Write(&'static str),
+    /// It changes rows.
+    Write(Write),
+    /// `SET`: it changes a setting of the server.
+    Set,
 }
 
 /// A statement that reads.
@@ -137,7 +141,7 @@ pub fn parse(text: &str, language: Language) -> Result<Statement, SqlError> {
 pub fn parse_query(text: &str) -> Result<Query, SqlError> {
     match parse(text, Language::Subscription)? {
         Statement::Query(query) => Ok(query),
-        Statement::Show(_) | Statement::Write(_) => Err(SqlError::NotSelect),
+        Statement::Show(_) | Statement::Write(_) | Statement::Set => Err(SqlError::NotSelect),
     }
 }
 
@@ -172,17 +176,16 @@ fn is_all_tables(text: &str) -> bool {
 
 fn understand(statement: &ast::Statement, text: &str, language: Language) -> Result<Statement, SqlError> {
     use ast::Statement::{Delete, Insert, Query as Select, SetVariable, ShowVariable, Update};
-    let write = match statement {
-        Select(query) => return render::query(query, text, language).map(Statement::Query),
-        _ if language == Language::Subscription => return Err(SqlError::NotSelect),
-        ShowVariable { variable } => return Ok(Statement::Show(render::show(variable))),
-        Insert { .. } => "INSERT",
-        Update { .. } => "UPDATE",
-        Delete { .. } => "DELETE",
-        SetVariable { .. } => "SET",
-        _ => return Err(SqlError::unsupported("", text)),
-    };
-    Ok(Statement::Write(write))
+    match statement {
+        Select(query) => render::query(query, text, language).map(Statement::Query),
+        _ if language == Language::Subscription => Err(SqlError::NotSelect),
+        ShowVariable { variable } => Ok(Statement::Show(render::show(variable))),
+        Insert { .. } => write::insert(statement, text).map(Statement::Write),
+        Update { .. } => write::update(statement, text).map(Statement::Write),
+        Delete { .. } => write::delete(statement, text).map(Statement::Write),
+        SetVariable { .. } => Ok(Statement::Set),
+        _ => Err(SqlError::unsupported("", text)),
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The cluster's databases, as the gateway asks for them.
 
 use crate::kinds;
-use rtdb_consensus::command::{CLAIMS_LEVEL, ENDS_LEVEL, JUDGEMENT_LEVEL, MIGRATION_LEVEL};
+use rtdb_consensus::command::{CLAIMS_LEVEL, ENDS_LEVEL, JUDGEMENT_LEVEL, MIGRATION_LEVEL, WRITE_LEVEL};
 use rtdb_consensus::{Database, Group, Session};
 use rtdb_gateway::{Catalog, Client, DatabaseRecord};
 use spacetimedb_lib::{ConnectionId, Identity};
@@ -35,6 +35,10 @@ impl Catalog for LogCatalog {
 
     fn ends(&self) -> bool {
         self.meta.feature_level() >= ENDS_LEVEL
+    }
+
+    fn writes(&self) -> bool {
+        self.meta.feature_level() >= WRITE_LEVEL
     }
 
     fn has_mixed_processors(&self) -> bool {

@@ -191,6 +191,21 @@ impl Admin {
         Ok(sql::parse(&answer)?)
     }
 
+    /// The number that a query asks for.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub(crate) async fn count(
+        &self,
+        owner: &Owner,
+        database: &DatabaseId,
+        query: &str,
+    ) -> Result<u64, AdminError> {
+        let tables = self.sql(owner, database, query).await?;
+        let table = tables.first().ok_or(SqlError::NoTable)?;
+        Ok(table.number(0, "n")?)
+    }
+
     /// The schema of the module that is running, in the server's JSON.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 //! `reader` takes them off the log, `core` decides (pure), `pump` moves them, `connection` sends and receives, `recover`
 //! finds out where to go on, `publish` exchanges the module under way, `update` by its owner's token, `judge` goes by what
 //! the log says of it, `held` keeps answers until a majority has them, `poison` finds out which command stops the server,
-//! and `stuck` is what is done about it.
+//! `stuck` is what is done about it, and `write` changes rows as their owner says.
 
 mod args;
 mod back_off;
@@ -23,6 +23,7 @@ mod update;
 mod verify;
 mod window;
 mod words;
+mod write;
 
 pub(crate) use self::args::columns;
 use self::back_off::BackOff;
@@ -420,7 +421,7 @@ impl Applier {
                 self.report();
                 continue;
             }
-            if let Some(Body::Publish(_)) = &head.command().command.body {
+            if let Some(Body::Publish(_) | Body::Write(_)) = &head.command().command.body {
                 self.take_turn_for(head.command().position).await;
             }
             connection = match &head.command().command.body {
@@ -431,6 +432,7 @@ impl Applier {
                             .await?
                     }
                 },
+                Some(Body::Write(write)) => self.write(head.command(), write, connection).await?,
                 Some(Body::Poison(poison)) => self.settle_poison(head.command(), poison, connection).await?,
                 Some(Body::Delete(_)) => self.delete(head.command()).await?,
                 _ => {
@@ -477,6 +479,6 @@ fn before(position: Position) -> Position {
 fn is_alone(command: &ResolvedCommand) -> bool {
     matches!(
         command.command.body,
-        None | Some(Body::Publish(_) | Body::Delete(_) | Body::Poison(_) | Body::Verify(_))
+        None | Some(Body::Publish(_) | Body::Delete(_) | Body::Poison(_) | Body::Verify(_) | Body::Write(_))
     )
 }

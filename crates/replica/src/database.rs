@@ -22,6 +22,8 @@ pub struct ActiveDatabase {
     pub claims: Claims,
     /// Whether its module can call what is scheduled: one that an earlier version of this program has prepared can't.
     pub fires_timers: bool,
+    /// Whether its module takes rows that are changed by others than itself.
+    pub takes_rows: bool,
     /// The position of the `Publish` that brought the module.
     pub position: Position,
     /// The hash that stands for the module in tokens.

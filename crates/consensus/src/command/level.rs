@@ -25,3 +25,6 @@ pub const TIMERS_LEVEL: u32 = 5;
 /// The level that [`EndDatabase`](super::EndDatabase) came with: from it on databases have births, names are compared before
 /// they are replaced, and connection ids are unique.
 pub const ENDS_LEVEL: u32 = 4;
+
+/// The level that [`Write`](super::Write) came with.
+pub const WRITE_LEVEL: u32 = 5;

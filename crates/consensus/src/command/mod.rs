@@ -8,6 +8,7 @@ mod level;
 mod poison;
 mod report;
 mod timer;
+mod write;
 
 pub use client::{Call, Connect, Disconnect};
 pub use cluster::{
@@ -17,13 +18,14 @@ pub use cluster::{
 pub use database::{Delete, Owner, Publish};
 pub use level::{
     CLAIMS_LEVEL, ENDS_LEVEL, FEATURE_LEVEL, JUDGEMENT_LEVEL, LEVEL_REPORTS, MIGRATION_LEVEL, POISON_LEVEL,
-    TIMERS_LEVEL,
+    TIMERS_LEVEL, WRITE_LEVEL,
 };
 pub use poison::{Failed, Poison, PoisonStep, Skipped, Stuck};
 pub use report::{
     Judgement, REFUSAL_BYTES_MAX, REPORTS_MAX, Report, Reports, Resolve, TRAPPED_MAX, Trapped, Verify,
 };
 pub use timer::Timer;
+pub use write::{Assignment, DeleteRows, InsertRows, UpdateRows, Write, WriteKind};
 
 /// A command, as a client, a gateway or the leader proposed it.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -31,7 +33,7 @@ pub struct Command {
     /// What to do. `None` is a command of a newer version: the node stops rather than skip it.
     #[prost(
         oneof = "Body",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 18, 19, 20, 21"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 18, 19, 20, 21, 32"
     )]
     pub body: Option<Body>,
     /// The version that whoever applies it must know: raised by whoever sets a field that must not be passed over. 0 for
@@ -40,7 +42,7 @@ pub struct Command {
     pub version: u32,
 }
 
-/// The kinds of [`Command`]. 1 to 14 belong to a shard, 16 up to the meta group, expiry to both.
+/// The kinds of [`Command`]. 1 to 14 and 32 up belong to a shard, 16 to 31 to the meta group, expiry to both.
 #[derive(Clone, PartialEq, prost::Oneof)]
 pub enum Body {
     /// A client calls a reducer.
@@ -100,6 +102,9 @@ pub enum Body {
     /// A database ends.
     #[prost(message, tag = "21")]
     EndDatabase(EndDatabase),
+    /// A database's owner changes rows by SQL.
+    #[prost(message, tag = "32")]
+    Write(Write),
 }
 
 impl Command {
@@ -113,6 +118,7 @@ impl Command {
                     | Body::Publish(_)
                     | Body::Timer(_)
                     | Body::RegisterDatabase(_)
+                    | Body::Write(_)
             )
         )
     }
@@ -132,6 +138,7 @@ impl From<Body> for Command {
         // condition, other databases, names or sessions. One that passed over the token would refuse what the others take,
         // or leave clients with the rows of another module.
         let version = match &body {
+            Body::Write(_) => WRITE_LEVEL,
             Body::Connect(connect) if connect.unique => ENDS_LEVEL,
             Body::Publish(publish) if publish.born != 0 => ENDS_LEVEL,
             Body::Publish(publish) if !publish.token.is_empty() => MIGRATION_LEVEL,

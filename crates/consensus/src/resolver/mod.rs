@@ -306,6 +306,7 @@ impl Resolver {
 fn known_body(command: &Command) -> Option<&Body> {
     command.body.as_ref().filter(|body| match body {
         Body::Poison(poison) => poison.step.is_some(),
+        Body::Write(write) => write.kind.is_some(),
         _ => true,
     })
 }

@@ -113,6 +113,7 @@ impl ShardState {
         } = stamp;
         match body {
             Body::Call(call) => self.call(call, timestamp_us),
+            Body::Write(write) => self.write(&write.database, timestamp_us),
             Body::Connect(connect) => self.connect(connect, stamp, changes),
             Body::Disconnect(disconnect) => match self.sessions.remove(disconnect.session) {
                 Some(session) => {
@@ -218,7 +219,15 @@ impl ShardState {
         if call.session != 0 && session.is_none_or(|session| session.database != call.database) {
             return Verdict::Refused(Refusal::SessionGone);
         }
-        if self.is_split(&call.database, now_us) {
+        self.write(&call.database, now_us)
+    }
+
+    /// Rows may change unless it is contested what they are.
+    fn write(&self, database: &Bytes, now_us: i64) -> Verdict {
+        if !self.databases.contains_key(database) {
+            return Verdict::Refused(Refusal::NoSuchDatabase);
+        }
+        if self.is_split(database, now_us) {
             return Verdict::Refused(Refusal::Split);
         }
         Verdict::Effect(None)

@@ -4,8 +4,8 @@ mod timers;
 
 use super::*;
 use crate::command::{
-    Call, Connect, Delete, Disconnect, EndDatabase, ExpireNode, InitCluster, Judgement, Owner, Publish,
-    RegisterDatabase, Report, Reports, Resolve, SetLock, SetNames, SetNode,
+    Call, Connect, Delete, Disconnect, EndDatabase, ExpireNode, InitCluster, InsertRows, Judgement, Owner,
+    Publish, RegisterDatabase, Report, Reports, Resolve, SetLock, SetNames, SetNode, Write, WriteKind,
 };
 use crate::entry::Batch;
 use crate::version::RECORD_VERSION;
@@ -38,6 +38,14 @@ fn call(session: u64, name: &str) -> Body {
         session,
         reducer: name.to_owned(),
         ..Call::default()
+    })
+}
+
+fn write(database: Bytes) -> Body {
+    Body::Write(Write {
+        database,
+        kind: Some(WriteKind::Insert(InsertRows::default())),
+        ..Write::default()
     })
 }
 
@@ -592,13 +600,27 @@ fn rows_that_are_stored_otherwise_differ_whatever_is_written_later() {
             .is_some_and(|(_, _, outcome)| outcome.is_err())
     };
     assert!(refused(&mut bench, 6, call(0, "a")));
+    assert!(refused(&mut bench, 7, write(DATABASE)));
     let database = DATABASE;
     assert!(!refused(
         &mut bench,
-        7,
+        8,
         Body::Resolve(Resolve { database, node: 1 })
     ));
-    assert!(!refused(&mut bench, 8, call(0, "a")));
+    assert!(!refused(&mut bench, 9, call(0, "a")));
+    assert!(!refused(&mut bench, 10, write(DATABASE)));
+}
+
+#[test]
+fn rows_are_written_in_databases_that_exist_as_this_version_knows() {
+    let mut bench = Bench::new(Resolver::shard());
+    let bodies = vec![publish(), write(DATABASE), write(OTHER)];
+    let decision = bench.resolve(entry(1, vec![batch(1, 1, 1, bodies)]));
+    assert_eq!(decision.entry.commands.len(), 2);
+    assert_eq!(refusal(&decision), Some(Refusal::NoSuchDatabase));
+    let unknown = entry(2, vec![batch(1, 1, 4, vec![Body::Write(Write::default())])]);
+    let unknown = bench.resolver.resolve(9, TERM, unknown, &mut Vec::new());
+    assert!(matches!(unknown, Err(RecordError::UnknownCommand)));
 }
 
 /// Time that replicas which contradict each other are given, and more.

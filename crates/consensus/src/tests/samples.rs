@@ -5,9 +5,9 @@ use super::hub::{Hub, addr};
 use super::replica::name;
 use super::run;
 use crate::command::{
-    Body, Connect, Delete, EndDatabase, Failed, Judgement, Names, Owner, Poison, PoisonStep, Publish,
-    RegisterDatabase, Report, Reports, Resolve, SetLock, SetNames, SetNode, Skipped, Stuck, Timer, Trapped,
-    Verify,
+    Assignment, Body, Connect, Delete, DeleteRows, EndDatabase, Failed, InsertRows, Judgement, Names, Owner,
+    Poison, PoisonStep, Publish, RegisterDatabase, Report, Reports, Resolve, SetLock, SetNames, SetNode,
+    Skipped, Stuck, Timer, Trapped, UpdateRows, Verify, Write, WriteKind,
 };
 use crate::entry::{Batch, EncodedBatch, Entry, Proposal};
 use crate::record::{LogIdRecord, LogRecord, MemberRecord, MembershipRecord, VoteRecord, VoterSet};
@@ -341,6 +341,30 @@ fn messages() -> Vec<Sample> {
     ] {
         assert_eq!(command.version, 4);
     }
+    let write = |kind| {
+        let command = Command::from(Body::Write(Write {
+            database: DATABASE,
+            program: Bytes::from_static(&[5; 32]),
+            sender: Bytes::from_static(&[3; 32]),
+            table: 2,
+            kind: Some(kind),
+        }));
+        assert_eq!(command.version, 5);
+        command
+    };
+    let insert = write(WriteKind::Insert(InsertRows {
+        rows: vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")],
+    }));
+    let update_rows = write(WriteKind::Update(UpdateRows {
+        query: "SELECT * FROM counter WHERE id = 1".to_owned(),
+        assignments: vec![Assignment {
+            column: 1,
+            value: Bytes::from_static(&[7, 0, 0, 0]),
+        }],
+    }));
+    let delete_rows = write(WriteKind::Delete(DeleteRows {
+        query: "SELECT * FROM counter".to_owned(),
+    }));
     let mut resolution = Resolution::new(1_700_000_000_000_000);
     resolution.skip(1);
     let session = Session {
@@ -389,6 +413,9 @@ fn messages() -> Vec<Sample> {
         Sample::of("publish_with_birth", publish_with_birth),
         Sample::of("replace_names", replace_names),
         Sample::of("connect_unique", unique),
+        Sample::of("write_insert", insert),
+        Sample::of("write_update", update_rows),
+        Sample::of("write_delete", delete_rows),
     ]
 }
 

@@ -10,6 +10,7 @@ use crate::abi;
 use crate::header::CallHeader;
 use crate::hidden::{self, SESSION, STATE};
 use crate::plan::Plan;
+use crate::rows;
 
 /// What a prepared module may take: it marks what it writes, and has a copy of its memory behind a map of it.
 const PREPARED: Limits = Limits {
@@ -30,7 +31,8 @@ pub(crate) fn run(wasm: &[u8], plan: &Plan) -> Result<(), PrepareError> {
             "it does not describe itself in the same way again".into(),
         ));
     }
-    let [mark, disconnect, scheduled, unscheduled] = [0, 1, 4, 5].map(|hidden| plan.reducers + hidden);
+    let [mark, disconnect, scheduled, unscheduled, apply] =
+        [0, 1, 4, 5, 6].map(|hidden| plan.reducers + hidden);
     let tables = plan.tables.iter().map(|table| table.name.as_str());
     let indexes = plan.tables.iter().flat_map(|table| &table.order.indexes);
     let indexes = indexes.map(|index| index.name.as_str());
@@ -41,7 +43,10 @@ pub(crate) fn run(wasm: &[u8], plan: &Plan) -> Result<(), PrepareError> {
     sandbox.expect(1, true)?;
     sandbox.call(disconnect, 2, &[]).map_err(failed)?;
     sandbox.expect(2, false)?;
-    let mut index = 2;
+    let nothing = rows::encode_changes::<&[u8]>(&[]);
+    sandbox.call(apply, 3, &nothing).map_err(failed)?;
+    sandbox.expect(3, true)?;
+    let mut index = 3;
     for schedule in 0..plan.schedules.len() as u32 {
         let row = [&schedule.to_le_bytes()[..], &[0; 8]].concat();
         for reducer in [scheduled, unscheduled] {

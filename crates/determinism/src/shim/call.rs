@@ -15,7 +15,7 @@ use super::sequence::Sequences;
 use super::state::State;
 use super::views::Views;
 use super::window::Window;
-use super::{load, source, successes};
+use super::{load, successes};
 use crate::abi;
 use crate::header;
 use crate::plan::Plan;
@@ -34,8 +34,14 @@ pub(super) struct Call {
     pub(super) views: Option<Views>,
     pub(super) jwt: Jwt,
     pub(super) schedules: Schedules,
+    /// `read(source, to, len) -> source`.
+    pub(super) read: FunctionId,
     /// The error of a call that is passed over.
     pub(super) skipped: Name,
+    /// The error of changes with a unique value that is taken.
+    pub(super) taken: Name,
+    /// `apply(source) -> errno`.
+    pub(super) apply: FunctionId,
     /// `begin()`.
     pub(super) begin: FunctionId,
     pub(super) scans: Scans,
@@ -77,7 +83,7 @@ impl Call {
             ..
         } = self;
         let (seen, scratch) = (window.seen, window.own);
-        let read = source::add(module, self.host, window);
+        let read = self.read;
         let identify = jwt.add_identify(module, read);
         let load = load::add(module, self.host, window, self.reset, read);
         let count = successes::add_count(module, scratch);
@@ -88,8 +94,9 @@ impl Call {
             identify_id,
             scheduled,
             unscheduled,
-            refresh,
-        ] = [0, 1, 2, 3, 4, 5, 6].map(|hidden| (plan.reducers + hidden) as i32);
+            apply_id,
+            refresh_id,
+        ] = [0, 1, 2, 3, 4, 5, 6, 7].map(|hidden| (plan.reducers + hidden) as i32);
         function(module, PARAMS, &[I32], |code, params, locals| {
             let [id, .., args, error] = params;
             let [present, errno, reducer, schedule] = [(); 4].map(|()| locals.add(I32));
@@ -107,7 +114,7 @@ impl Call {
 
             // Not of the log: nothing is recorded.
             if let Some(views) = views {
-                code.local_get(id).is(refresh).when(|code| {
+                code.local_get(id).is(refresh_id).when(|code| {
                     window.mark(code, HOT_END);
                     code.local_get(args);
                     seen.at(code, ARGUMENT);
@@ -117,14 +124,17 @@ impl Call {
                 });
             }
 
-            // Exactly once: what is applied already does nothing. The module's own reducers say so.
+            // Exactly once: what is applied already does nothing. The module's own reducers say so, `rtdb_scheduled`
+            // and `rtdb_apply`.
             code.local_get(present).when(|code| {
                 scratch.get64(code, HEADER + header::INDEX_AT);
                 scratch.get64(code, STATE_INDEX);
                 code.binop(BinaryOp::I64LeU).when(|code| {
                     code.local_get(id).i32_const(plan.reducers as i32).less();
-                    code.local_get(id).is(scheduled).binop(BinaryOp::I32Or);
-                    code.when(|code| self.tell_skipped(code, error));
+                    for hidden in [scheduled, apply_id] {
+                        code.local_get(id).is(hidden).binop(BinaryOp::I32Or);
+                    }
+                    code.when(|code| self.fail(code, error, self.skipped));
                     code.i32_const(0).return_();
                 });
             });
@@ -163,6 +173,14 @@ impl Call {
                 code.local_get(errno).when(|code| {
                     code.local_get(errno).return_();
                 });
+            });
+
+            code.local_get(id).is(apply_id).when(|code| {
+                code.i32_const(1).global_set(in_call);
+                code.local_get(args).call(self.apply).local_set(errno);
+                code.i32_const(0).global_set(in_call);
+                code.local_get(errno)
+                    .when(|code| self.fail(code, error, self.taken));
             });
 
             window.mark(code, HOT_END);
@@ -212,13 +230,13 @@ impl Call {
 }
 
 impl Call {
-    /// Fails the call: it is passed over.
-    fn tell_skipped(&self, code: &mut Code<'_>, error: LocalId) {
+    /// Fails the call, and says why.
+    fn fail(&self, code: &mut Code<'_>, error: LocalId, why: Name) {
         let seen = self.window.seen;
         self.window.mark(code, WINDOW_END);
-        self.window.show_name(code, self.skipped);
+        self.window.show_name(code, why);
         seen.at(code, LEN);
-        code.i32_const(self.skipped.bytes as i32).write32(seen.memory, 0);
+        code.i32_const(why.bytes as i32).write32(seen.memory, 0);
         code.local_get(error);
         seen.at(code, NAME);
         seen.at(code, LEN);

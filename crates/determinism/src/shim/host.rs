@@ -21,6 +21,7 @@ pub(super) struct Host {
     pub(super) insert: FunctionId,
     pub(super) update: FunctionId,
     pub(super) delete_range: FunctionId,
+    pub(super) delete_equal: FunctionId,
 }
 
 impl Host {
@@ -38,6 +39,7 @@ impl Host {
             insert: import("datastore_insert_bsatn", 3),
             update: import("datastore_update_bsatn", 4),
             delete_range: import("datastore_delete_by_index_scan_range_bsatn", 9),
+            delete_equal: import("datastore_delete_all_by_eq_bsatn", 4),
         }
     }
 }

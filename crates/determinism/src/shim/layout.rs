@@ -5,7 +5,7 @@ use crate::claims::CLAIMS_BYTES_MAX;
 use crate::hidden::{self, NOW, SEQUENCE, SESSION, STATE, STATE_PAIRS};
 use crate::plan::{Plan, SEQUENCES_MAX};
 use crate::successes::SUMS;
-use crate::{PrepareError, SKIPPED};
+use crate::{PrepareError, SKIPPED, TAKEN};
 
 /// The call header.
 pub(super) const HEADER: u32 = 0;
@@ -189,6 +189,8 @@ pub(super) struct Layout {
     pub(super) views: Vec<Name>,
     /// The error of a call that is passed over.
     pub(super) skipped: Name,
+    /// The error of changes with a unique value that is taken.
+    pub(super) taken: Name,
     /// The place for a row of `rtdb_claims`.
     pub(super) claims: u32,
     /// What the data begins with from [`VARIABLE`] on.
@@ -261,6 +263,7 @@ impl Layout {
         let views = plan.views.iter().flatten();
         let views = views.map(|view| name(&mut initial, &view.index)).collect();
         let skipped = name(&mut initial, SKIPPED);
+        let taken = name(&mut initial, TAKEN);
         let end = (VARIABLE + initial.len() as u32).next_multiple_of(8);
         let claims = end + 2 * names::CACHE_BYTES;
         let timers = claims + (CLAIMS_END - CLAIMS).next_multiple_of(8);
@@ -280,6 +283,7 @@ impl Layout {
             hidden_indexes,
             views,
             skipped,
+            taken,
             claims,
             initial,
             known_names: [end, end + names::CACHE_BYTES],

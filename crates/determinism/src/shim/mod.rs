@@ -4,9 +4,11 @@
 //! instance and `source` feeds; `state` tells whether the call is new; the module runs, its reads pass through `scan`,
 //! and its writes through `write`, where `walk`, `sequence` and `taken` fill in generated columns and `digest` keeps account;
 //! tables, indexes, iterators and timers have numbers of its own for it (`ids`, `names`, `timers`); `successes` counts the
-//! call, and `sequence` and `state` write back. `schedules` calls reducers with rows that are due. A hidden row that can't be read or written traps, which makes the host roll
+//! call, and `sequence` and `state` write back. `schedules` calls reducers with rows that are due. Where others than the
+//! module say what is written, `apply` does it in its place. A hidden row that can't be read or written traps, which makes the host roll
 //! everything back.
 
+mod apply;
 mod call;
 mod describe;
 mod digest;
@@ -37,7 +39,7 @@ mod write;
 use std::panic::catch_unwind;
 
 use walrus::ir::BinaryOp;
-use walrus::{ExportItem, FunctionId, MemoryId, Module, ModuleConfig, RawCustomSection};
+use walrus::{ExportItem, FunctionId, MemoryId, Module, ModuleConfig};
 
 use self::call::Call;
 use self::describe::{Describe, Sinks};
@@ -69,6 +71,7 @@ use crate::meter;
 use crate::plan::{Plan, ViewPlan};
 use crate::reset::{self, Reset};
 use crate::{Options, PrepareError};
+use crate::{rows, section};
 
 /// A parsed module, known to have what the shim builds on.
 pub(crate) struct Target {
@@ -238,6 +241,8 @@ impl Target {
             def: &plan.def,
         };
         let describe = describe.add(module);
+        let read = source::add(module, host, window);
+        let apply = apply::add(module, host, window, reset, writes, read);
         let state = State::add(module, host, window, rows);
         let views = Views::add(module, host, window, reset, begin, scans, sinks);
         let call = Call {
@@ -251,7 +256,10 @@ impl Target {
             views: plan.views.is_some().then_some(views),
             jwt,
             schedules,
+            read,
             skipped: layout.skipped,
+            taken: layout.taken,
+            apply,
             begin,
             scans,
             sinks,
@@ -266,7 +274,8 @@ impl Target {
         }
         self.drop_exports(&abi::OTHER_CALLS);
         self.say_claims(plan);
-        self.say(crate::timers::SECTION, Some(Vec::new()));
+        section::put(&mut self.module, crate::timers::SECTION, Some(&[]));
+        section::put(&mut self.module, rows::SECTION, Some(&[rows::TAKES]));
         Ok(self.module.emit_wasm())
     }
 
@@ -278,16 +287,7 @@ impl Target {
             (false, true) => Claims::Kept,
             (false, false) => Claims::Ignored,
         };
-        self.say(claims::SECTION, claims.contents());
-    }
-
-    /// Puts a section of ours in the place of whatever the module has under its name.
-    fn say(&mut self, section: &str, contents: Option<Vec<u8>>) {
-        while self.module.customs.remove_raw(section).is_some() {}
-        if let Some(data) = contents {
-            let name = section.to_owned();
-            self.module.customs.add(RawCustomSection { name, data });
-        }
+        section::put(&mut self.module, claims::SECTION, claims.contents());
     }
 
     /// Wraps the entry points of views, if the module has them.

@@ -54,7 +54,7 @@ impl Writes {
         host::wrap(module, import, params, |module, real| add(self, module, real))
     }
 
-    fn add_insert(self, module: &mut Module, real: FunctionId) -> FunctionId {
+    pub(super) fn add_insert(self, module: &mut Module, real: FunctionId) -> FunctionId {
         self.writer(module, |code, [table, row, len_at], locals| {
             let (ordinal, len) = (locals.add(I32), locals.add(I32));
             self.before_row(code, table, row, len_at, ordinal, len);
@@ -86,7 +86,7 @@ impl Writes {
         })
     }
 
-    fn add_delete_equal(self, module: &mut Module, real: FunctionId) -> FunctionId {
+    pub(super) fn add_delete_equal(self, module: &mut Module, real: FunctionId) -> FunctionId {
         self.writer(module, |code, [table, rows, len, out], locals| {
             let [ordinal, counter] = [(); 2].map(|()| locals.add(I32));
             self.ids.table(code, table, ordinal);

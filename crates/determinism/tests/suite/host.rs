@@ -542,7 +542,7 @@ fn linker(engine: &Engine) -> Linker<World> {
     linker.func_wrap(base, "datastore_insert_bsatn", insert).unwrap();
     linker.func_wrap(base, "datastore_update_bsatn", update).unwrap();
     linker.func_wrap(base, "datastore_delete_by_index_scan_range_bsatn", delete_range).unwrap();
-    linker.func_wrap(base, "datastore_delete_all_by_eq_bsatn", |_: Host, _: u32, _: u32, _: u32, _: u32| -> u32 { panic!("not used here") }).unwrap();
+    linker.func_wrap(base, "datastore_delete_all_by_eq_bsatn", delete_equal).unwrap();
     linker.func_wrap(base, "bytes_source_read", source_read).unwrap();
     linker.func_wrap(base, "bytes_sink_write", sink_write).unwrap();
     linker.func_wrap(base, "identity", |_: Host, _: u32| {}).unwrap();
@@ -731,6 +731,23 @@ fn delete_range(
     let doomed = db.select(at, slice(bytes, prefix, prefix_len), columns as usize, bounds);
     let table = db.indexes[at].table;
     let deleted = db.delete(table, &doomed);
+    put(bytes, out, &deleted.to_le_bytes());
+    Ok(0)
+}
+
+fn delete_equal(mut host: Host, table: u32, rows: u32, len: u32, out: u32) -> Result<u32, Error> {
+    let (bytes, world) = memory(&mut host);
+    let at = world.touch(table)?;
+    let (count, mut rest) = slice(bytes, rows, len).split_at(4);
+    let db = world.db()?;
+    let mut doomed = Vec::new();
+    for _ in 0..read32(count, 0) {
+        let (row, after) = db.decode_first(at, rest);
+        doomed.push(row);
+        rest = after;
+    }
+    assert!(rest.is_empty(), "there are as many rows as it says");
+    let deleted = db.delete(at, &doomed);
     put(bytes, out, &deleted.to_le_bytes());
     Ok(0)
 }

@@ -1,6 +1,7 @@
-//! `POST …/sql`: queries. What writes would write on one replica alone, and is refused.
+//! `POST …/sql`: queries go to the local server. What writes goes through the log: it would write on one replica alone.
 
 mod clients;
+mod write;
 
 use super::call::let_in;
 use super::{Authenticated, HttpError};
@@ -48,7 +49,10 @@ pub(super) async fn sql(
             (text, of_clients, wanted)
         }
         Statement::Show(text) => (text.as_str(), None, Vec::new()),
-        Statement::Write(verb) => return Err(HttpError::not_served(&format!("writing by SQL (`{verb}`)"))),
+        Statement::Write(statement) => {
+            return write::write(&node, &record, &active, &caller, statement).await;
+        }
+        Statement::Set => return Err(HttpError::not_served("writing by SQL (`SET`)")),
     };
     // Held until the answer is there.
     let _holds = views::prepare(node.views(), &record.identity, &caller.token, &wanted)
@@ -58,13 +62,7 @@ pub(super) async fn sql(
             ViewError::Failed { .. } | ViewError::Stuck { .. } => HttpError::bad_request(error.to_string()),
         })?;
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
-    let path = format!("/v1/database/{}/sql{query}", record.identity.to_hex());
-    let content = HeaderValue::from_static("text/plain; charset=utf-8");
-    let body = Body::from(text.to_owned());
-    let answer = node
-        .client
-        .send(Method::POST, &path, Some(&caller.token), Some(content), body)
-        .await?;
+    let answer = ask(&node, &record.identity, &caller, &query, text.to_owned()).await?;
     let Some(OfClients { limit }) = of_clients.filter(|_| answer.status().is_success()) else {
         return Ok(answer);
     };
@@ -77,6 +75,22 @@ pub(super) async fn sql(
         None | Some((_, Some(_))) => None,
     };
     with_clients(&node, answer, record.identity, own, limit).await
+}
+
+/// Asks the local server in the caller's name.
+async fn ask(
+    node: &Node,
+    database: &Identity,
+    caller: &Authenticated,
+    query: &str,
+    text: String,
+) -> Result<Response, HttpError> {
+    let path = format!("/v1/database/{}/sql{query}", database.to_hex());
+    let content = HeaderValue::from_static("text/plain; charset=utf-8");
+    let (token, text) = (Some(caller.token.as_str()), Body::from(text));
+    node.client
+        .send(Method::POST, &path, token, Some(content), text)
+        .await
 }
 
 /// The server's answer has no rows, and is to get those of the clients.

@@ -13,7 +13,7 @@ use rtdb_gateway::{
     TokenError, Tokens,
 };
 use rtdb_protocol::Subprotocol;
-use spacetimedb_lib::db::raw_def::v9::{Lifecycle, RawModuleDefV9Builder};
+use spacetimedb_lib::db::raw_def::v9::{Lifecycle, RawModuleDefV9Builder, TableAccess};
 use spacetimedb_lib::{Identity, RawModuleDef, bsatn};
 use spacetimedb_sats::{AlgebraicType, ProductType};
 use std::net::SocketAddr;
@@ -98,6 +98,7 @@ impl FakeLog {
             Body::Delete(_) => "delete",
             Body::SetNames(_) => "names",
             Body::EndDatabase(_) => "end",
+            Body::Write(_) => "write",
             _ => "other",
         };
         self.commands.lock().iter().map(kind).collect()
@@ -128,6 +129,11 @@ impl Propose for FakeLog {
                 return_value: Default::default(),
                 execution_us: 11,
                 energy: 22,
+            },
+            Body::Write(_) => Reply::Rows {
+                inserted: 1,
+                deleted: 2,
+                updated: 3,
             },
             Body::Publish(_) => Reply::Published { created: true },
             _ => Reply::Done,
@@ -197,6 +203,10 @@ impl Catalog for FakeCatalog {
 
     fn ends(&self) -> bool {
         self.ends
+    }
+
+    fn writes(&self) -> bool {
+        true
     }
 
     fn has_mixed_processors(&self) -> bool {
@@ -310,6 +320,9 @@ impl Tokens for FakeTokens {
 pub fn module(lifecycle: bool) -> Module {
     let mut def = RawModuleDefV9Builder::new();
     def.add_reducer("add", ProductType::from([("n", AlgebraicType::U64)]), None);
+    def.build_table_with_new_type("counter", ProductType::from([("n", AlgebraicType::U64)]), true)
+        .with_access(TableAccess::Public)
+        .finish();
     if lifecycle {
         def.add_reducer("hello", ProductType::unit(), Some(Lifecycle::OnConnect));
     }

@@ -257,6 +257,10 @@ impl Catalog for MemoryMeta {
         true
     }
 
+    fn writes(&self) -> bool {
+        true
+    }
+
     fn has_mixed_processors(&self) -> bool {
         false
     }

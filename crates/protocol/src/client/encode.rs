@@ -69,6 +69,21 @@ pub fn subscribe(subprotocol: Subprotocol, queries: &[&str], query_set: u32, req
     out.freeze()
 }
 
+/// Appends a one-off query to `out`, which must be empty with v1 and v2.
+pub fn one_off_query(subprotocol: Subprotocol, out: &mut BytesMut, query: &str) {
+    match subprotocol {
+        Subprotocol::V1 => {
+            out.put_u8(v1::ONE_OFF_QUERY);
+            out.put_bytes_bsatn(&[]);
+        }
+        Subprotocol::V2 | Subprotocol::V3 => {
+            out.put_u8(v2::ONE_OFF_QUERY);
+            out.put_u32_le(0);
+        }
+    }
+    out.put_bytes_bsatn(query.as_bytes());
+}
+
 /// The same subscription to other queries; `None` if it is no subscription to a list of queries.
 pub fn subscribe_instead(subprotocol: Subprotocol, read: &Read, queries: &[&str]) -> Option<Bytes> {
     let request_id = read.request_id?;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 pub(super) const CALL_REDUCER: u8 = 0;
 pub(super) const SUBSCRIBE: u8 = 1;
+pub(super) const ONE_OFF_QUERY: u8 = 2;
 pub(super) const SUBSCRIBE_MULTI: u8 = 4;
 pub(super) const UNSUBSCRIBE: u8 = 5;
 pub(super) const UNSUBSCRIBE_MULTI: u8 = 6;
@@ -22,7 +23,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<ClientMessage, FrameError>
             request_id = Some(reader.u32()?);
             ReadKind::SubscribeLegacy
         }
-        2 => {
+        ONE_OFF_QUERY => {
             message_id = reader.bytes()?;
             reader.query(&mut places)?;
             ReadKind::OneOffQuery

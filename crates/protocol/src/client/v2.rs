@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 pub(super) const SUBSCRIBE: u8 = 0;
 pub(super) const UNSUBSCRIBE: u8 = 1;
+pub(super) const ONE_OFF_QUERY: u8 = 2;
 pub(super) const CALL_REDUCER: u8 = 3;
 
 pub(super) fn read(reader: &mut Reader<'_>) -> Result<ClientMessage, FrameError> {
@@ -26,7 +27,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<ClientMessage, FrameError>
             reader.tag("unsubscribe flag", 2)?;
             ReadKind::UnsubscribeMulti
         }
-        2 => {
+        ONE_OFF_QUERY => {
             reader.query(&mut places)?;
             ReadKind::OneOffQuery
         }

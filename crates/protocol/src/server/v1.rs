@@ -1,7 +1,7 @@
 //! v1: `crates/client-api-messages/src/websocket.rs` of 1.2.0; `ProcedureResult` since 1.4.
 
 use super::ServerMessage;
-use super::changes::{Changes, TableRows};
+use super::changes::{Changes, Direction, TableRows};
 use super::rows::RowList;
 use super::tables::{Table, Tables};
 use super::update::{Event, Kind, Status, Update};
@@ -61,14 +61,17 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<ServerMessage, FrameError>
         }
         ONE_OFF_QUERY_RESPONSE => {
             reader.place()?;
-            reader.option(Reader::place)?;
+            let error = reader.option(Reader::text)?;
             let tables = Tables::read(reader, payload, 4 + ROW_LIST_BYTES_MIN, |reader| {
                 let name = reader.place()?;
                 Ok((name, RowList::skip(reader)?.start))
             })?;
             reader.skip(8)?;
+            let raw = tables.strip(payload, start..reader.at());
             ServerMessage::QueryReply {
-                raw: tables.strip(payload, start..reader.at()),
+                error,
+                changes: Changes::lists(payload, Direction::Come, vec![(0, tables)]),
+                raw,
             }
         }
         // The rows of SubscribeApplied and UnsubscribeApplied are of the one table that the client's query named.

@@ -81,15 +81,15 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<ServerMessage, FrameError>
         }
         ONE_OFF_QUERY_RESULT => {
             reader.skip(4)?;
-            let mut tables = Tables::default();
-            match reader.tag("query result", 2)? {
-                0 => tables = query_rows(reader)?,
-                _ => {
-                    reader.place()?;
-                }
-            }
+            let (tables, error) = match reader.tag("query result", 2)? {
+                0 => (query_rows(reader)?, None),
+                _ => (Tables::default(), Some(reader.text()?)),
+            };
+            let raw = tables.strip(payload, start..reader.at());
             ServerMessage::QueryReply {
-                raw: tables.strip(payload, start..reader.at()),
+                error,
+                changes: Changes::lists(payload, Direction::Come, vec![(0, tables)]),
+                raw,
             }
         }
         REDUCER_RESULT => ServerMessage::CallResult(reducer_result(reader)?),

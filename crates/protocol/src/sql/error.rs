@@ -15,6 +15,9 @@ pub enum SqlError {
     /// Only one statement at a time is taken.
     #[error("Multiple SQL statements are not supported")]
     MultiStatement,
+    /// It deletes from several tables.
+    #[error("Multi-table DELETE is not supported")]
+    MultiTableDelete,
     /// There is no statement.
     #[error("Empty SQL query")]
     Empty,

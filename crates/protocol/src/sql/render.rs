@@ -36,6 +36,30 @@ pub(super) fn query(query: &ast::Query, text: &str, language: Language) -> Resul
     })
 }
 
+/// The query that gives the rows of a table, all of them or those of which the condition holds.
+pub(super) fn rows(table: &[Ident], condition: Option<&Expr>, text: &str) -> Result<Query, SqlError> {
+    let render = |spaced| {
+        let mut rendering = Rendering::new(text, Language::Sql, spaced);
+        rendering.put("SELECT * FROM ");
+        rendering.name(table);
+        if let Some(condition) = condition {
+            rendering.put(" WHERE ");
+            rendering.expr(condition)?;
+        }
+        Ok::<_, SqlError>(rendering.text)
+    };
+    let rendered = match render(true)? {
+        long if long.len() > SQL_BYTES_MAX => render(false)?,
+        rendered => rendered,
+    };
+    let parts: Vec<_> = table.iter().map(|part| &*part.value).collect();
+    Ok(Query {
+        text: rendered,
+        tables: Some(vec![parts.join(".")]),
+        system: None,
+    })
+}
+
 pub(super) fn show(variable: &[Ident]) -> String {
     let mut text = String::from("SHOW ");
     put_name(&mut text, variable);
@@ -61,7 +85,7 @@ enum Part<'a> {
 }
 
 impl<'a> Rendering<'a> {
-    fn new(source: &'a str, language: Language, spaced: bool) -> Self {
+    pub(super) fn new(source: &'a str, language: Language, spaced: bool) -> Self {
         Self {
             text: String::with_capacity(source.len() + 16),
             tables: Vec::new(),
@@ -380,7 +404,7 @@ impl<'a> Rendering<'a> {
         self.text.push_str(text);
     }
 
-    fn unsupported(&self, what: &str, part: &impl ToString) -> SqlError {
+    pub(super) fn unsupported(&self, what: &str, part: &impl ToString) -> SqlError {
         if self.source.len() <= SHOWN_BYTES_MAX {
             SqlError::unsupported(what, &part.to_string())
         } else {

@@ -7,8 +7,38 @@ fn sent(text: &str) -> String {
     match parse(text, Language::Sql) {
         Ok(Statement::Query(query)) => query.text,
         Ok(Statement::Show(text)) => text,
-        Ok(Statement::Write(verb)) => format!("({verb})"),
+        Ok(Statement::Write(write)) => shown(&write),
+        Ok(Statement::Set) => "(SET)".into(),
         Err(error) => format!("! {error}"),
+    }
+}
+
+/// What a statement writes.
+fn shown(Write { table, change }: &Write) -> String {
+    let literal = |literal: &Literal| match literal {
+        Literal::Bool(value) => value.to_string(),
+        Literal::Text(text) => format!("{text:?}"),
+        Literal::Number(number) => number.clone(),
+        Literal::Hex(digits) => format!("x{digits}"),
+    };
+    match change {
+        Change::Insert { columns, rows } => {
+            let rows = rows
+                .iter()
+                .map(|row| row.iter().map(literal).collect::<Vec<_>>().join(" "));
+            format!(
+                "(INSERT {table} {columns}: {})",
+                rows.collect::<Vec<_>>().join(" | ")
+            )
+        }
+        Change::Update { assignments, rows } => {
+            let assignments = assignments
+                .iter()
+                .map(|(column, value)| format!("{column}={}", literal(value)));
+            let assignments = assignments.collect::<Vec<_>>().join(" ");
+            format!("(UPDATE {table} {assignments}: {})", rows.text())
+        }
+        Change::Delete { rows } => format!("(DELETE {table}: {})", rows.text()),
     }
 }
 
@@ -101,7 +131,10 @@ fn the_rendering_is_read_as_the_text_was() {
 #[test]
 fn nested_comments_do_not_smuggle_a_write() {
     // The comment ends at the second `*/`.
-    assert_eq!(sent("/* /* */ SELECT ' */ DELETE FROM counter --'"), "(DELETE)");
+    assert_eq!(
+        sent("/* /* */ SELECT ' */ DELETE FROM counter --'"),
+        "(DELETE counter: SELECT * FROM counter)"
+    );
     assert_eq!(
         sent("/*/**/ */ SELECT * FROM a --; DELETE FROM a"),
         "SELECT * FROM a"
@@ -111,10 +144,25 @@ fn nested_comments_do_not_smuggle_a_write() {
 
 #[test]
 fn what_writes_is_known() {
-    assert_eq!(sent("insert INTO a VALUES (1)"), "(INSERT)");
-    assert_eq!(sent("UPDATE a SET b = 1"), "(UPDATE)");
-    assert_eq!(sent("DELETE FROM a WHERE b = 1"), "(DELETE)");
-    assert_eq!(sent("SET row_limit TO 5"), "(SET)");
+    for (text, known) in [
+        ("insert INTO a VALUES (1)", "(INSERT a 0: 1)"),
+        (
+            "INSERT INTO \"A\".b (x, \"Y\", z) VALUES (-1.5e3, 'it''s', true), (+0, X'0aF', 0x10)",
+            "(INSERT A.b 3: -1.5e3 \"it's\" true | +0 x0aF x10)",
+        ),
+        ("UPDATE a SET b = 1", "(UPDATE a b=1: SELECT * FROM a)"),
+        (
+            "UPDATE \"A\" SET b = 'x', \"C\" = -1 WHERE \"A\".b<>2 AND (c=:sender)",
+            "(UPDATE A b=\"x\" C=-1: SELECT * FROM \"A\" WHERE \"A\".b <> 2 AND (c = :sender))",
+        ),
+        (
+            "DELETE FROM a WHERE b = 1",
+            "(DELETE a: SELECT * FROM a WHERE b = 1)",
+        ),
+        ("SET row_limit TO 5", "(SET)"),
+    ] {
+        assert_eq!(sent(text), known);
+    }
     for text in [
         "SELECT * FROM a; DELETE FROM a",
         "SELECT 1 -- x\n; UPDATE a SET b = 1",
@@ -182,6 +230,46 @@ fn errors_are_spacetimedbs_own() {
         (
             "SELECT * FROM (SELECT * FROM b) AS c",
             "Unsupported: SELECT * FROM (SELECT * FROM b) AS c",
+        ),
+    ] {
+        assert_eq!(sent(text), format!("! {error}"));
+    }
+    for (text, error) in [
+        ("INSERT INTO a (b) VALUES (c)", "Unsupported INSERT value: c"),
+        (
+            "INSERT INTO a (b) VALUES (1 + 1)",
+            "Unsupported INSERT value: 1 + 1",
+        ),
+        (
+            "INSERT INTO a (b) VALUES (NULL)",
+            "Unsupported literal expression: NULL",
+        ),
+        (
+            "INSERT INTO a (b) SELECT * FROM c",
+            "Unsupported INSERT expression: SELECT * FROM c",
+        ),
+        (
+            "INSERT INTO a (b) VALUES (1) RETURNING b",
+            "Unsupported: INSERT INTO a (b) VALUES (1) RETURNING b",
+        ),
+        (
+            "UPDATE a SET b = b + 1",
+            "Unsupported column/variable assignment expression: b + 1",
+        ),
+        ("UPDATE a SET b = 1 WHERE NOT c", "Unsupported expression: NOT c"),
+        ("UPDATE a AS x SET b = 1", "Unsupported: UPDATE a AS x SET b = 1"),
+        (
+            "UPDATE a SET b = 1 FROM c WHERE a.b = c.b",
+            "Unsupported: UPDATE a SET b = 1 FROM c WHERE a.b = c.b",
+        ),
+        (
+            "DELETE FROM a AS x",
+            "Unsupported table expression in DELETE: a AS x",
+        ),
+        ("DELETE FROM a, b", "Multi-table DELETE is not supported"),
+        (
+            "DELETE FROM a USING b WHERE a.c = b.c",
+            "Unsupported: DELETE FROM a USING b WHERE a.c = b.c",
         ),
     ] {
         assert_eq!(sent(text), format!("! {error}"));
@@ -587,6 +675,16 @@ proptest! {
             let read = read.expect("it is SQL");
             prop_assert!(matches!(&read[..], [ast::Statement::Query(_)]), "{}", query.text());
             prop_assert_eq!(parse_query(query.text()), Ok(query));
+        }
+    }
+
+    /// A query of its own means the same rows as the statement's condition.
+    #[test]
+    fn the_rows_of_a_write_are_those_of_one_query_of_its_table(condition in pieces()) {
+        let text = format!("DELETE FROM t WHERE {condition}");
+        if let Ok(Statement::Write(Write { table, change: Change::Delete { rows } })) = parse(&text, Language::Sql) {
+            prop_assert_eq!(table, "t");
+            prop_assert_eq!(parse_query(rows.text()), Ok(rows));
         }
     }
 }

@@ -125,9 +125,9 @@ fn use_server_message(subprotocol: Subprotocol, message: ServerMessage) {
                     if again == raw
             ));
         }
-        ServerMessage::QueryReply { raw } => {
+        ServerMessage::QueryReply { raw, .. } => {
             let again = read_server_message(subprotocol, &raw);
-            assert!(matches!(again, ServerMessage::QueryReply { raw: again } if again == raw));
+            assert!(matches!(again, ServerMessage::QueryReply { raw: again, .. } if again == raw));
         }
         ServerMessage::Hello { .. } | ServerMessage::CallResult(_) | ServerMessage::Other { .. } => {}
     }

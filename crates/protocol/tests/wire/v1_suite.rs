@@ -627,9 +627,32 @@ proptest! {
                     prop_assert_eq!((request_id, query_set, error), (Some(3), set, false));
                     prop_assert_eq!(raw, expected);
                 }
-                ServerMessage::QueryReply { raw } => prop_assert_eq!(raw, expected),
+                ServerMessage::QueryReply { raw, .. } => prop_assert_eq!(raw, expected),
                 other => prop_assert!(false, "{:?}", other),
             }
+        }
+    }
+
+    #[test]
+    fn a_one_off_query_is_asked_and_its_rows_are_read(rows in model::rows(), bad: bool) {
+        let mut asked = BytesMut::new();
+        client::one_off_query(V1, &mut asked, "SELECT * FROM a");
+        let query = ws::OneOffQuery { message_id: [].into(), query_string: "SELECT * FROM a".into() };
+        let query: ws::ClientMessage<Box<[u8]>> = ws::ClientMessage::OneOffQuery(query);
+        prop_assert_eq!(&asked[..], &lib::bsatn::to_vec(&query).unwrap()[..]);
+        let sent = encode(ws::OneOffQueryResponse {
+            message_id: [].into(),
+            error: bad.then(|| "bad".into()),
+            tables: [ws::OneOffTable { table_name: "a".to_owned().into(), rows: row_list(&rows) }].into(),
+            total_host_execution_duration: lib::TimeDuration::from_micros(9),
+        });
+        match server::split(V1, payload(&[sent])).next().unwrap().unwrap() {
+            ServerMessage::QueryReply { error, changes, .. } => {
+                prop_assert_eq!(error.map(|error| error.to_string()), bad.then(|| "bad".to_owned()));
+                let read = changes.iter().flat_map(|change| change.inserts.iter().map(Vec::from).collect::<Vec<_>>());
+                prop_assert_eq!(read.collect::<Vec<_>>(), rows);
+            }
+            other => prop_assert!(false, "{:?}", other),
         }
     }
 

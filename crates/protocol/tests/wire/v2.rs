@@ -182,6 +182,31 @@ fn one_off(request_id: u32) -> ws::ClientMessage {
     })
 }
 
+#[test]
+fn a_one_off_query_is_asked_and_its_rows_are_read() {
+    let mut asked = BytesMut::new();
+    client::one_off_query(V2, &mut asked, "SELECT * FROM a");
+    assert_eq!(asked[..], encode_client(&one_off(0))[..]);
+    let reply = |result| {
+        let sent = encode(ws::OneOffQueryResult {
+            request_id: 0,
+            result,
+        });
+        match server::split(V2, payload(&[sent])).next().unwrap().unwrap() {
+            ServerMessage::QueryReply { error, changes, .. } => {
+                let rows = changes
+                    .iter()
+                    .flat_map(|change| change.inserts.iter().collect::<Vec<_>>());
+                (error.map(|error| error.to_string()), rows.collect::<Vec<_>>())
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let rows = query_rows(&[Table::new("a", &[b"row", b"other"])]);
+    assert_eq!(reply(Ok(rows)), (None, vec!["row".into(), "other".into()]));
+    assert_eq!(reply(Err("bad".into())), (Some("bad".to_owned()), vec![]));
+}
+
 /// Frames and payloads for the tests of damaged ones.
 pub(crate) fn seeds() -> Vec<Bytes> {
     let tables = vec![
@@ -631,7 +656,7 @@ proptest! {
                     prop_assert_eq!((request_id, query_set, error), (Some(3), Some(8), false));
                     prop_assert_eq!(raw, expected);
                 }
-                ServerMessage::QueryReply { raw } => prop_assert_eq!(raw, expected),
+                ServerMessage::QueryReply { raw, .. } => prop_assert_eq!(raw, expected),
                 other => prop_assert!(false, "{:?}", other),
             }
         }

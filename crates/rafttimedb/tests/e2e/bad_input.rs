@@ -106,12 +106,13 @@ async fn statements(scene: &Scene) -> Result<()> {
             StatusCode::NOT_IMPLEMENTED,
             "st_module",
         ),
-        ("DELETE FROM counter", StatusCode::NOT_IMPLEMENTED, "DELETE"),
+        ("DELETE FROM rtdb_state", StatusCode::BAD_REQUEST, "table"),
         (
-            "/* /* */ SELECT ' */ DELETE FROM counter --'",
+            "/* /* */ SELECT ' */ DELETE FROM st_table --'",
             StatusCode::NOT_IMPLEMENTED,
-            "DELETE",
+            "st_table",
         ),
+        ("SET row_limit = 1", StatusCode::NOT_IMPLEMENTED, "SET"),
         ("make me a sandwich", StatusCode::BAD_REQUEST, "make"),
         ("SELECT * FROM", StatusCode::BAD_REQUEST, ""),
     ];

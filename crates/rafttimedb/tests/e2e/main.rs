@@ -22,3 +22,4 @@ mod update;
 mod upgrade;
 mod views;
 mod walks;
+mod writes;

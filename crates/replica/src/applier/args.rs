@@ -197,6 +197,9 @@ mod tests {
             let (types, params) = (Typespace::default(), params());
             let mut args = valid(&name, on, &words);
             prop_assert!(check(&types, &params, &args).is_ok());
+            let parts = columns(&types, &params, &args).unwrap();
+            prop_assert_eq!((parts[0].len(), parts[1], parts.len()), (4 + name.len(), &[u8::from(on)][..], 6));
+            prop_assert_eq!(parts.concat(), args.clone());
             for (at, byte) in flips {
                 let at = at.index(args.len());
                 args[at] = byte;

@@ -49,6 +49,13 @@ impl Calls {
         self.frames.push_back(frame);
     }
 
+    /// Adds a query.
+    pub(super) fn push_query(&mut self, query: &str) {
+        self.close();
+        client::one_off_query(self.subprotocol, &mut self.buffer, query);
+        self.close();
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.frames.is_empty() && self.buffer.is_empty()
     }

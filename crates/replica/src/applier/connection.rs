@@ -17,6 +17,7 @@ use spacetimedb_lib::Identity;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use thiserror::Error;
+use tokio_tungstenite::tungstenite::Error as WebSocketError;
 
 /// How long connecting may take, the server's first message included, beside what a call may take that is under way. A
 /// server that has just started replays its commit log before it lets anyone in.
@@ -57,6 +58,13 @@ pub enum ConnectionError {
     /// The server takes us for somebody else.
     #[error("the server takes the owner's token for another identity: {0}")]
     OtherIdentity(Identity),
+}
+
+impl ConnectionError {
+    /// Whether the server has said more at once than a connection takes.
+    pub(super) fn is_too_large(&self) -> bool {
+        matches!(self, Self::Line(LineError::Socket(error)) if matches!(**error, WebSocketError::Capacity(_)))
+    }
 }
 
 impl Connection {
@@ -181,6 +189,30 @@ impl Connection {
         rtdb_runtime::timeout(max, self.answer(reducer, args))
             .await
             .unwrap_or(Err(ConnectionError::Overlong(max)))
+    }
+
+    /// Makes one query and waits for its rows: nothing else may be under way.
+    ///
+    /// # Errors
+    /// The inner one is why the server does not answer the query.
+    pub(super) async fn query(&mut self, query: &str) -> Result<Result<Vec<Bytes>, String>, ConnectionError> {
+        self.calls.push_query(query);
+        let end = Instant::now() + self.call_time_max;
+        loop {
+            let payload = rtdb_runtime::timeout_at(end, self.next()).await;
+            let payload = payload.unwrap_or(Err(ConnectionError::Overlong(self.call_time_max)))?;
+            for message in server::split(self.subprotocol, payload) {
+                if let ServerMessage::QueryReply { error, changes, .. } = message? {
+                    return Ok(match error {
+                        Some(error) => Err(error.to_string()),
+                        None => Ok(changes
+                            .iter()
+                            .flat_map(|change| change.inserts.iter().collect::<Vec<_>>())
+                            .collect()),
+                    });
+                }
+            }
+        }
     }
 
     async fn answer(&mut self, reducer: &str, args: &[u8]) -> Result<AppliedCall, ConnectionError> {

@@ -298,6 +298,7 @@ impl Core {
                 execution_us,
                 energy,
             }),
+            (Kind::Write(reply), Outcome::Ok { .. }) => Ok(reply.clone()),
             (Kind::Cleanup, Outcome::Ok { .. }) | (Kind::Scheduled, _) => {
                 self.answer_first();
                 return Ok(());
@@ -370,6 +371,25 @@ impl Core {
     pub(super) fn publishing(&mut self, command: &ResolvedCommand) {
         let created = self.active.is_none();
         self.window.push(Open::new(command, Kind::Publish { created }));
+    }
+
+    /// Rows are being written: nothing else is open until that has its result, or [`Core::unwritten`].
+    pub(super) fn writing(&mut self, command: &ResolvedCommand) {
+        self.window.push(Open::new(command, Kind::Write(Reply::Done)));
+    }
+
+    /// What the rows' writer hears if that goes well.
+    pub(super) fn writes(&mut self, reply: Reply) {
+        if let Some((open, _)) = self.window.find(|open| matches!(open.kind, Kind::Write(_))) {
+            open.kind = Kind::Write(reply);
+        }
+    }
+
+    /// No rows are written.
+    pub(super) fn unwritten(&mut self, answer: Answer) {
+        if let Some(open) = self.window.pop() {
+            self.tell(open, answer);
+        }
     }
 
     /// A publication, or another command that is alone in the window, has ended.

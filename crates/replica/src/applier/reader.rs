@@ -176,6 +176,7 @@ pub(crate) fn database_of(command: &ResolvedCommand) -> Option<&[u8]> {
         Body::Disconnect(_) => command.session.as_ref().map_or(&[], |session| &session.database),
         Body::Publish(publish) => &publish.database,
         Body::Delete(delete) => &delete.database,
+        Body::Write(write) => &write.database,
         Body::Verify(verify) => &verify.database,
         Body::Timer(timer) => &timer.database,
         Body::Poison(poison) if poison.decides() => &poison.database,

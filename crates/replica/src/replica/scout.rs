@@ -249,6 +249,7 @@ impl Scout {
                     false => Ok(()),
                 }
             }
+            Some(Body::Write(write)) => self.stray(command, &write.database),
             Some(Body::Delete(delete)) => {
                 if let Some(identity) = identity(&delete.database) {
                     self.shared.end(identity, position);

@@ -21,6 +21,7 @@ enum Step {
     Disconnect(Pick),
     Call(Pick, Pick),
     Timer(Pick, u64),
+    Write(Pick),
     Report(Pick, Pick, u64, bool, bool),
     Stuck(Pick, Pick, u32),
     Skip(Pick, Pick),
@@ -53,6 +54,7 @@ fn step() -> impl Strategy<Value = Step> {
         pick().prop_map(Step::Disconnect),
         (pick(), pick()).prop_map(|(a, b)| Step::Call(a, b)),
         (pick(), TERM - 1..TERM + 1).prop_map(|(a, b)| Step::Timer(a, b)),
+        pick().prop_map(Step::Write),
         (pick(), pick(), 0..3u64, flag(), flag()).prop_map(|(a, b, c, d, e)| Step::Report(a, b, c, d, e)),
         (pick(), pick(), 0..3u32).prop_map(|(a, b, c)| Step::Stuck(a, b, c)),
         (pick(), pick()).prop_map(|(a, b)| Step::Skip(a, b)),
@@ -155,6 +157,7 @@ fn body(step: &Step, bench: &Bench, births: &[u64]) -> Body {
             term: *term,
             ..Timer::default()
         }),
+        Step::Write(database) => write(identity(database)),
         Step::Report(database, position, digest, of_rows, is_placed) => Body::Reports(Reports {
             reports: vec![Report {
                 database: identity(database),
@@ -271,6 +274,7 @@ fn check_shard(
                 prop_assert_eq!(shard.audits(&delete.database).count(), 0);
             }
         }
+        Body::Write(write) if effect => prop_assert!(before.contains_key(&write.database)),
         Body::Publish(publish) if effect => {
             let born = before.get(&publish.database).copied();
             prop_assert!(born.is_none_or(|born| born == publish.born));

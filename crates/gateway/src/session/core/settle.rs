@@ -133,7 +133,7 @@ impl Core {
                 actions.push(Action::Send(raw));
                 self.end_failed_views(actions);
             }
-            ServerMessage::QueryReply { raw } => {
+            ServerMessage::QueryReply { raw, .. } => {
                 self.take_read(true, None);
                 actions.push(Action::Send(raw));
             }

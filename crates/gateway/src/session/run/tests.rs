@@ -49,6 +49,10 @@ impl Catalog for Nothing {
     fn ends(&self) -> bool {
         true
     }
+    fn writes(&self) -> bool {
+        true
+    }
+
     fn has_mixed_processors(&self) -> bool {
         false
     }

@@ -46,7 +46,12 @@ impl Core {
         };
         let recorded = unsettled.iter().take_while(|open| open.position <= index);
         let recorded = recorded.enumerate().filter(|(place, open)| match open.kind {
-            Kind::Call | Kind::Connect | Kind::Disconnect | Kind::Scheduled | Kind::Unscheduled => true,
+            Kind::Call
+            | Kind::Connect
+            | Kind::Disconnect
+            | Kind::Write(_)
+            | Kind::Scheduled
+            | Kind::Unscheduled => true,
             // Of a disconnect and its cleanup just one succeeds.
             Kind::Cleanup => *place == 0 && cleans_up,
             Kind::Identify | Kind::Publish { .. } | Kind::Answered(_) | Kind::Fence => false,
@@ -68,7 +73,7 @@ impl Core {
             }
             let result = match std::mem::replace(&mut open.kind, Kind::Cleanup) {
                 Kind::Cleanup | Kind::Identify | Kind::Scheduled | Kind::Fence => continue,
-                Kind::Call | Kind::Connect if open.position > index => {
+                Kind::Call | Kind::Connect | Kind::Write(_) if open.position > index => {
                     Err(Failure::ended(NOT_ANSWERED.to_owned()))
                 }
                 Kind::Answered(result) => result,
@@ -77,7 +82,7 @@ impl Core {
                     Ok(Reply::Published { created })
                 }
                 Kind::Publish { .. } => Err(Failure::Unknown("SpacetimeDB runs another module by now")),
-                kind @ (Kind::Call | Kind::Connect) => match &failures {
+                kind @ (Kind::Call | Kind::Connect | Kind::Write(_)) => match &failures {
                     Some(failures) => settled(&kind, !failures.contains(&open.position.0)),
                     None => Err(Failure::Unknown(
                         "the connection to SpacetimeDB was lost, and too many calls failed to say which",
@@ -98,6 +103,7 @@ fn settled(kind: &Kind, succeeded: bool) -> Answer {
             execution_us: 0,
             energy: 0,
         }),
+        Kind::Write(reply) if succeeded => Ok(reply.clone()),
         _ if succeeded => Ok(Reply::Done),
         // Why is not known: the module may have failed, or this server alone.
         _ => Err(Failure::Reducer {

@@ -38,6 +38,7 @@ fn core_with(lifecycle: bool, claims: Claims) -> (Core, Calls) {
         module: Arc::new(module(lifecycle)),
         claims,
         fires_timers: true,
+        takes_rows: true,
         position: Position(1),
         program: spacetimedb_lib::Hash::ZERO,
     })));

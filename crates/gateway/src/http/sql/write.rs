@@ -1,0 +1,123 @@
+//! `INSERT`, `UPDATE` and `DELETE`: through the log.
+
+use super::super::{Authenticated, HttpError};
+use super::{ask, no_such_table};
+use crate::catalog::DatabaseRecord;
+use crate::local::LocalDatabase;
+use crate::node::Node;
+use crate::writes::{self, Typed, WriteError};
+use axum::response::{IntoResponse, Response};
+use http::header::CONTENT_TYPE;
+use rtdb_consensus::command::{self, Write};
+use rtdb_consensus::{Applied, Reply, Unapplied};
+use rtdb_determinism::TAKEN;
+use rtdb_protocol::sql;
+use rtdb_protocol::{Subprotocol, hidden};
+use rtdb_runtime::Instant;
+use spacetimedb_lib::Identity;
+
+pub(super) async fn write(
+    node: &Node,
+    record: &DatabaseRecord,
+    active: &LocalDatabase,
+    caller: &Authenticated,
+    statement: &sql::Write,
+) -> Result<Response, HttpError> {
+    let since = Instant::now();
+    let server = node.local.newest_subprotocol();
+    let sender = caller.claims.identity;
+    let is_owner = record.is_owned_by(&sender);
+    let typed = writes::read(&active.module, statement, is_owner).map_err(|why| refuse(why, server))?;
+    if let Some(refused) = refused_by_server(node, record, caller, &typed).await? {
+        return Ok(refused);
+    }
+    if !is_owner {
+        return Err(not_owner(server, &sender));
+    }
+    if !node.catalog.writes() {
+        return Err(HttpError::not_served(
+            "writing by SQL, before all nodes of the cluster are updated,",
+        ));
+    }
+    node.gate.pass(&record.identity, &sender).await?;
+    let Typed {
+        table, place, kind, ..
+    } = typed;
+    let write = Write {
+        database: record.identity.to_byte_array().to_vec().into(),
+        program: active.program.data.to_vec().into(),
+        sender: sender.to_byte_array().to_vec().into(),
+        table: place,
+        kind: Some(kind),
+    };
+    node.metrics.calls.inc();
+    let outcome = node.propose(&node.shard, command::Body::Write(write)).await?;
+    node.metrics.call_done(since.elapsed(), &outcome);
+    match outcome {
+        Ok(Applied { reply, .. }) => Ok(answer(&reply, since)),
+        Err(Unapplied::Reducer { message, .. }) if message == TAKEN => Err(HttpError::bad_request(format!(
+            "Unique constraint violation in table '{}': another row has a unique value of a row that is to be written",
+            table.name
+        ))),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What the local server says of the condition, which it alone understands; `None` if it has nothing to say against it.
+async fn refused_by_server(
+    node: &Node,
+    record: &DatabaseRecord,
+    caller: &Authenticated,
+    typed: &Typed<'_>,
+) -> Result<Option<Response>, HttpError> {
+    let Some(rows) = typed.rows else { return Ok(None) };
+    let query = format!("{} LIMIT 0", rows.text());
+    let answer = ask(node, &record.identity, caller, "", query).await?;
+    Ok((!answer.status().is_success()).then_some(answer))
+}
+
+/// As SpacetimeDB answers what changes rows.
+fn answer(reply: &Reply, since: Instant) -> Response {
+    let (inserted, deleted, updated) = match reply {
+        Reply::Rows {
+            inserted,
+            deleted,
+            updated,
+        } => (*inserted, *deleted, *updated),
+        _ => (0, 0, 0),
+    };
+    let micros = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+    let stats =
+        format!(r#"{{"rows_inserted":{inserted},"rows_deleted":{deleted},"rows_updated":{updated}}}"#);
+    let answer = format!(
+        r#"[{{"schema":{{"elements":[]}},"rows":[],"total_duration_micros":{micros},"stats":{stats}}}]"#
+    );
+    let headers = [
+        (CONTENT_TYPE.as_str(), "application/json".to_owned()),
+        ("spacetime-execution-duration-micros", micros.to_string()),
+    ];
+    (headers, answer).into_response()
+}
+
+fn refuse(why: WriteError, server: Subprotocol) -> HttpError {
+    match why {
+        WriteError::NoSuchTable(table) if hidden::is_public_system_table(&table) => {
+            HttpError::not_served(&format!("writing to `{table}`"))
+        }
+        WriteError::NoSuchTable(table) => no_such_table(server, &table),
+        why => HttpError::bad_request(why.to_string()),
+    }
+}
+
+/// In SpacetimeDB's words, 1.2's and 2.8's.
+fn not_owner(server: Subprotocol, caller: &Identity) -> HttpError {
+    HttpError::bad_request(match server {
+        Subprotocol::V1 => "Only owners are authorized to run SQL DML statements".to_owned(),
+        Subprotocol::V2 | Subprotocol::V3 => {
+            format!(
+                "Caller {} is not authorized to run SQL DML statements",
+                caller.to_hex()
+            )
+        }
+    })
+}
