@@ -80,13 +80,10 @@ fn what_takes_commands_twice_is_found() {
 
 #[test]
 fn what_tells_callers_of_others_calls_is_found() {
-    let is_it = |broken: &String| {
-        ["is acknowledged at", "where it does not stand"]
-            .iter()
-            .any(|words| broken.contains(words))
-    };
-    let found = (1..20).find_map(|seed| planted("outcomes go to the neighbour", seed).broken.filter(is_it));
-    assert!(found.is_some(), "no rule is broken");
+    let broken = planted("outcomes go to the neighbour", 2).broken;
+    let broken = broken.expect("a rule is broken");
+    let is_it = ["is acknowledged at", "where it does not stand"].map(|words| broken.contains(words));
+    assert!(is_it.contains(&true), "{broken}");
 }
 
 #[test]

@@ -4,8 +4,8 @@
 //! instance and `source` feeds; `state` tells whether the call is new; the module runs, its reads pass through `scan`,
 //! and its writes through `write`, where `walk`, `sequence` and `taken` fill in generated columns and `digest` keeps account;
 //! tables, indexes, iterators and timers have numbers of its own for it (`ids`, `names`, `timers`); `successes` counts the
-//! call, and `sequence` and `state` write back. `schedules` calls reducers with rows that are due. A hidden row that can't be read or written traps, which makes the host roll
-//! everything back.
+//! call, and `sequence` and `state` write back. `schedules` calls reducers with rows that are due. A hidden row that can't be
+//! read or written traps, which makes the host roll everything back.
 
 mod call;
 mod describe;
