@@ -320,7 +320,6 @@ impl Cluster {
         let fault = fault.aimed(self.leader());
         sim::note(|| fault.to_string(), [fault.kind() as u64, 5, 0]);
         self.counted.lock()[fault.kind()] += 1;
-        let everybody: Vec<u64> = self.nodes().collect();
         // What is wrong with one is felt by those who follow it, or are led by it.
         let time = match fault {
             Fault::Kill { down: time, .. }
@@ -340,6 +339,7 @@ impl Cluster {
             _ => Duration::ZERO,
         };
         self.disturb(fault.nodes(), time);
+        let others = |node| self.nodes().filter(move |other| *other != node);
         match fault {
             Fault::Kill { node, power, down } => {
                 self.die(node, power);
@@ -377,23 +377,13 @@ impl Cluster {
             }
             Fault::Pause { node, time } => sim::pause(id(node), time),
             Fault::Isolate { node, time } => {
-                let others: Vec<u64> = everybody.into_iter().filter(|other| *other != node).collect();
-                let links = others.iter().flat_map(|other| [(node, *other), (*other, node)]);
-                let links: Vec<_> = links.collect();
-                links.iter().for_each(|(from, to)| self.net.cut(*from, *to));
-                sleep(time).await;
-                links.iter().for_each(|(from, to)| self.net.mend(*from, *to));
+                let links = others(node).flat_map(|other| [(node, other), (other, node)]);
+                self.cut(links.collect(), time).await;
             }
-            Fault::Cut { from, to, time } => {
-                self.net.cut(from, to);
-                sleep(time).await;
-                self.net.mend(from, to);
-            }
+            Fault::Cut { from, to, time } => self.cut(vec![(from, to)], time).await,
             Fault::Deafen { node, time } => {
-                let others: Vec<u64> = everybody.into_iter().filter(|other| *other != node).collect();
-                others.iter().for_each(|other| self.net.cut(*other, node));
-                sleep(time).await;
-                others.iter().for_each(|other| self.net.mend(*other, node));
+                self.cut(others(node).map(|other| (other, node)).collect(), time)
+                    .await;
             }
             Fault::Reset { one, other } => self.net.reset(one, other),
             Fault::Slow {
@@ -407,7 +397,7 @@ impl Cluster {
                 self.net.slow(from, to, 1);
             }
             Fault::Jump { node, by_us } => {
-                self.truth.doubt(node, everybody.len());
+                self.truth.doubt(node, self.machines.len());
                 sim::shift_wall(id(node), by_us);
             }
             Fault::Drift { node, ppm } => sim::drift(id(node), ppm),
@@ -483,6 +473,13 @@ impl Cluster {
             let since = *state.sound.get_or_insert_with(resolved);
             replica.acquit(&ID, since);
         }
+    }
+
+    /// Nothing comes through these links for a time.
+    async fn cut(&self, links: Vec<(u64, u64)>, time: Duration) {
+        links.iter().for_each(|(from, to)| self.net.cut(*from, *to));
+        sleep(time).await;
+        links.iter().for_each(|(from, to)| self.net.mend(*from, *to));
     }
 
     async fn ail(&self, node: u64, time: Duration, change: impl Fn(&mut Ailment, bool)) {

@@ -127,25 +127,15 @@ impl Fault {
 
     /// The same, of the node that leads, if it is meant for that one.
     pub fn aimed(mut self, leader: Option<u64>) -> Self {
-        match &mut self {
-            Self::Pause { node, .. }
-            | Self::Isolate { node, .. }
-            | Self::Deafen { node, .. }
-            | Self::DiskSlow { node, .. }
-            | Self::DiskHangs { node, .. }
-            | Self::DatabaseHangs { node, .. }
-                if *node == LEADER =>
-            {
-                *node = leader.unwrap_or(1);
-            }
-            _ => {}
+        if let Some(node) = self.node().filter(|node| **node == LEADER) {
+            *node = leader.unwrap_or(1);
         }
         self
     }
 
-    /// The nodes that it is near to.
-    pub fn nodes(&self) -> Vec<u64> {
-        match *self {
+    /// The node that it is near to, if there is just one.
+    fn node(&mut self) -> Option<&mut u64> {
+        match self {
             Self::Kill { node, .. }
             | Self::Stop { node, .. }
             | Self::Pause { node, .. }
@@ -164,11 +154,18 @@ impl Fault {
             | Self::DatabaseDies { node }
             | Self::DatabaseTroubled { node, .. }
             | Self::Aside { node, .. }
-            | Self::LinesBreak { node } => vec![node],
+            | Self::LinesBreak { node } => Some(node),
+            Self::Cut { .. } | Self::Slow { .. } | Self::Reset { .. } | Self::KillLeader { .. } => None,
+        }
+    }
+
+    /// The nodes that it is near to.
+    pub fn nodes(&self) -> Vec<u64> {
+        match *self {
             Self::Cut { from, to, .. } | Self::Slow { from, to, .. } => vec![from, to],
             Self::Reset { one, other } => vec![one, other],
-            // It is known only then.
-            Self::KillLeader { .. } => Vec::new(),
+            // Of the death of whoever leads it is known only then.
+            _ => self.clone().node().map(|node| *node).into_iter().collect(),
         }
     }
 
@@ -221,12 +218,12 @@ impl Fault {
             17 => Self::KillLeader { down: time },
             18 => Self::DatabaseDies { node },
             19 => Self::DatabaseTroubled { node, time },
-            22 => Self::Deafen { node, time },
             20 => Self::Aside {
                 node,
                 time: time / [1, 10, 1_000][sim::draw(3) as usize],
             },
             21 => Self::LinesBreak { node },
+            22 => Self::Deafen { node, time },
             _ => Self::DatabaseHangs { node, time },
         }
     }

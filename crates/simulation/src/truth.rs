@@ -77,7 +77,7 @@ struct State {
     timers: BTreeSet<u64>,
     last_timer: BTreeMap<u64, u64>,
     /// The life in which a node led a group in a term.
-    leaders: BTreeMap<(String, u64, u64), u64>,
+    leaders: BTreeMap<(GroupId, u64, u64), u64>,
     reigns: Vec<Reign>,
 }
 
@@ -481,8 +481,7 @@ impl Truth {
     /// entries apart by term and node. But none may lead twice in a term: it may have lost entries of the first time.
     pub fn leads(&self, node: u64, life: u64, group: GroupId, term: u64) {
         let state = &mut *self.0.lock();
-        let key = (group.to_string(), term, node);
-        let first = *state.leaders.entry(key).or_insert_with(|| {
+        let first = *state.leaders.entry((group, term, node)).or_insert_with(|| {
             sim::note(
                 || format!("node {node} leads {group} in term {term}"),
                 [node, term, 2],

@@ -80,7 +80,7 @@ fn what_takes_commands_twice_is_found() {
 
 #[test]
 fn what_tells_callers_of_others_calls_is_found() {
-    let broken = planted("outcomes go to the neighbour", 1).broken;
+    let broken = planted("outcomes go to the neighbour", 2).broken;
     let broken = broken.expect("a rule is broken");
     let is_it = ["is acknowledged at", "where it does not stand"].map(|words| broken.contains(words));
     assert!(is_it.contains(&true), "{broken}");

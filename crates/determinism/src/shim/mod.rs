@@ -5,8 +5,8 @@
 //! and its writes through `write`, where `walk`, `sequence` and `taken` fill in generated columns and `digest` keeps account;
 //! tables, indexes, iterators and timers have numbers of its own for it (`ids`, `names`, `timers`); `successes` counts the
 //! call, and `sequence` and `state` write back. `schedules` calls reducers with rows that are due. Where others than the
-//! module say what is written, `apply` does it in its place. A hidden row that can't be read or written traps, which makes the host roll
-//! everything back.
+//! module say what is written, `apply` does it in its place. A hidden row that can't be read or written traps, which makes
+//! the host roll everything back.
 
 mod apply;
 mod call;

@@ -195,8 +195,8 @@ impl Ticker {
         let now = Instant::now();
         let wait_us = self.clock.next_us()?.saturating_sub(now_us()).max(0);
         let wait = Duration::from_micros(wait_us.unsigned_abs()).min(SLEEP_MAX);
-        let is_full = wait.is_zero() && self.paused <= now;
-        // Then the end of a run is waited for.
+        // Then the end of a run is waited for. A row that became due only now is not taken yet.
+        let is_full = wait.is_zero() && self.paused <= now && !self.under_way.is_empty();
         (!is_full).then_some((now + wait).max(self.paused))
     }
 

@@ -40,7 +40,12 @@ pub(super) struct Core {
     skipped: Option<Position>,
     /// Whether the `Cleanup` that is next has an effect: its `client_disconnected` failed.
     cleans_up: bool,
+    /// A publication was left out here that other nodes may have made.
+    has_left_out: bool,
 }
+
+/// What is heard of a command for a database that this node has not made, since it is deleted again; others may have.
+const LEFT_OUT: &str = "the database has been deleted since, before this node had made it";
 
 /// What is heard on a node that has set the database aside.
 const SET_ASIDE: &str = "this node's replica of the database is set aside; the other nodes apply the command";
@@ -65,6 +70,7 @@ pub(super) enum Violation {
 
 impl Core {
     pub(super) fn set_active(&mut self, active: Option<Arc<ActiveDatabase>>) {
+        self.has_left_out &= active.is_none();
         self.active = active;
     }
 
@@ -108,9 +114,15 @@ impl Core {
                 None => self.answer(command, Ok(Reply::Done)),
             },
             (Some(Body::Disconnect(_)), None) => self.answer(command, Ok(Reply::Done)),
+            _ if self.has_left_out => self.answer(command, Err(Failure::Unknown(LEFT_OUT))),
             _ => self.answer(command, Err(Failure::Refused(Refusal::NoSuchDatabase))),
         }
         self.answer_first();
+    }
+
+    /// A publication is left out, since the database is deleted behind it. Other nodes may have made it, and calls after it.
+    pub(super) fn leave_out(&mut self) {
+        self.has_left_out = true;
     }
 
     /// Takes a command that has failed by decision: it has no effect, and its caller hears why.

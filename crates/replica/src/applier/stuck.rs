@@ -69,8 +69,10 @@ impl Applier {
     pub(super) fn abandon_publication(&mut self) {
         self.refresh_verdict();
         let unsettled = self.core.unsettled_publication();
-        self.abandoned
-            .extend(unsettled.filter(|position| self.verdict.is_deleted_after(*position)));
+        if let Some(position) = unsettled.filter(|position| self.verdict.is_deleted_after(*position)) {
+            self.abandoned.insert(position);
+            self.core.leave_out();
+        }
     }
 
     /// Takes the promise back not to try a command.

@@ -4,6 +4,7 @@ use super::support::{Eventful, Log, WITHIN, When, judge, names, ran, skip, start
 use rtdb_consensus::Position;
 use rtdb_consensus::command::Body;
 use rtdb_protocol::Subprotocol;
+use rtdb_replica::Replica;
 use rtdb_runtime::{sleep, timeout};
 use rtdb_simulation::client::call;
 use rtdb_simulation::module::{ADD, DATABASE, publish};
@@ -19,6 +20,16 @@ fn new(is_external: bool) -> (SpacetimeDb, Arc<Eventful>, Arc<Log>) {
     (server, eventful, Arc::default())
 }
 
+/// With a replica, a database and a call in it.
+async fn begun(is_external: bool) -> (SpacetimeDb, Arc<Eventful>, Arc<Log>, Replica) {
+    let (server, eventful, log) = new(is_external);
+    let replica = start(&log, eventful.clone());
+    log.push(Body::Publish(publish(1, false, false)));
+    let one = log.push(call(0, ADD, "one"));
+    log.outcome(one).await.expect("it goes well");
+    (server, eventful, log, replica)
+}
+
 fn module(server: &SpacetimeDb) -> u64 {
     server.database(&DATABASE).map_or(0, |database| database.module)
 }
@@ -27,11 +38,7 @@ fn module(server: &SpacetimeDb) -> u64 {
 #[test]
 fn calls_that_are_made_for_a_lost_connection_are_told() {
     let (is_ok, names) = ran(0, async {
-        let (server, eventful, log) = new(false);
-        let replica = start(&log, eventful.clone());
-        log.push(Body::Publish(publish(1, false, false)));
-        let one = log.push(call(0, ADD, "one"));
-        log.outcome(one).await.expect("it goes well");
+        let (server, eventful, log, replica) = begun(false).await;
         eventful.is_late();
         let two = log.push(call(0, ADD, "two"));
         let three = log.push(call(0, ADD, "three"));
@@ -49,11 +56,7 @@ fn calls_that_are_made_for_a_lost_connection_are_told() {
 fn an_update_that_alone_is_lost_is_made_again() {
     for is_external in [false, true] {
         let (names, module) = ran(0, async move {
-            let (server, eventful, log) = new(is_external);
-            let replica = start(&log, eventful.clone());
-            log.push(Body::Publish(publish(1, false, false)));
-            let one = log.push(call(0, ADD, "one"));
-            log.outcome(one).await.expect("it goes well");
+            let (server, eventful, log, replica) = begun(is_external).await;
             eventful.at(When::Connects, |server| {
                 server.die(Loss::Commits(1));
                 server.start();
@@ -76,11 +79,7 @@ fn an_update_that_alone_is_lost_is_made_again() {
 fn a_refused_update_that_comes_back_goes_again() {
     for (is_external, is_later) in [(false, false), (false, true), (true, false), (true, true)] {
         let (names, module) = ran(0, async move {
-            let (server, eventful, log) = new(is_external);
-            let replica = start(&log, eventful.clone());
-            log.push(Body::Publish(publish(1, false, false)));
-            let one = log.push(call(0, ADD, "one"));
-            log.outcome(one).await.expect("it goes well");
+            let (server, eventful, log, replica) = begun(is_external).await;
             let judged = log.clone();
             eventful.at(When::Connects, move |server| {
                 server.die(Loss::Nothing);
@@ -229,11 +228,7 @@ fn a_server_that_breaks_off_now_and_then_is_not_set_aside() {
 #[test]
 fn a_server_that_does_not_take_a_module_is_asked_now_and_then() {
     let (is_aside, put) = ran(0, async {
-        let (_, eventful, log) = new(false);
-        let replica = start(&log, eventful.clone());
-        log.push(Body::Publish(publish(1, false, false)));
-        let one = log.push(call(0, ADD, "one"));
-        log.outcome(one).await.expect("it goes well");
+        let (_, eventful, log, replica) = begun(false).await;
         log.push(judge(Position::new(4, 0), None));
         log.push(Body::Publish(publish(2, true, true)));
         let mut aside = replica.quarantine(&[7; 32]).expect("there is a database");

@@ -1,8 +1,8 @@
 //! Where rows are sorted: a memory of the shim's own, which a module can't reach, and which it shares with nobody.
 //!
-//! It begins with the iterators. Behind them stands the row that the call was given, if it was, and the rows of each iterator that has been collected, then an entry of
-//! [`ENTRY_BYTES`] for each of the rows, then those of the next iterator. An instance keeps the memory that its largest
-//! scan took.
+//! It begins with the iterators. Behind them stand the row that the call was given, if it was, and the rows of each iterator
+//! that has been collected, then an entry of [`ENTRY_BYTES`] for each of the rows, then those of the next iterator. An instance
+//! keeps the memory that its largest scan took.
 
 use walrus::ir::{BinaryOp, Value};
 use walrus::{ConstExpr, FunctionId, GlobalId, LocalId, MemoryId, Module};

@@ -765,3 +765,12 @@ fn the_cleanup_behind_a_disconnect_that_was_overtaken_is_not_passed_over() {
     core.lost();
     assert_eq!(core.recovered(Some(&state(9))), Position(10));
 }
+
+#[test]
+fn calls_behind_a_publication_that_is_left_out_may_have_been_made_elsewhere() {
+    let mut core = Core::default();
+    core.leave_out();
+    core.take(&call(5, 0, "add", "x"), &mut Calls::new(Subprotocol::V3));
+    let told: Vec<_> = core.told().map(|told| told.outcome).collect();
+    assert!(matches!(&told[..], [Err(Unapplied::Unknown { .. })]), "{told:?}");
+}

@@ -13,7 +13,7 @@ use http::{Method, StatusCode};
 use rtdb_testkit::client::{Args, Client, Connect, Thin, Told, Wire};
 use rtdb_testkit::cluster::{Cluster, ClusterConfig};
 use rtdb_testkit::demo_module::{self, ADD};
-use rtdb_testkit::{Api, poison_module};
+use rtdb_testkit::{Api, Response, poison_module};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -180,9 +180,7 @@ impl Strain {
         let api = Api::new(self.addr);
         let api = api.with_token(api.new_token().await?);
         let path = format!("/v1/database/large-{round}-{n}");
-        let sent = api.send(Method::PUT, &path, self.module).await;
-        let is_taken = sent.is_ok_and(|answer| answer.status.is_success());
-        taken.fetch_add(is_taken.into(), Ordering::Relaxed);
+        count(api.send(Method::PUT, &path, self.module).await, &taken);
         Ok(())
     }
 
@@ -203,9 +201,7 @@ impl Strain {
         let api = api.with_token(api.new_token().await?);
         let path = format!("/v1/database/{DATABASE}/call/add_many");
         for _ in 0..JSON_CALLS / JSON_AT_A_TIME {
-            let sent = api.post_json(&path, &self.json).await;
-            let is_taken = sent.is_ok_and(|answer| answer.status.is_success());
-            taken.fetch_add(is_taken.into(), Ordering::Relaxed);
+            count(api.post_json(&path, &self.json).await, &taken);
         }
         Ok(())
     }
@@ -259,6 +255,12 @@ impl Strain {
             ..Connect::new(&self.addr, DATABASE)
         })
     }
+}
+
+/// Counts what was sent if it was taken.
+fn count(sent: Result<Response>, taken: &AtomicU32) {
+    let is_taken = sent.is_ok_and(|answer| answer.status.is_success());
+    taken.fetch_add(is_taken.into(), Ordering::Relaxed);
 }
 
 /// Digits that a compressor has to work on.
