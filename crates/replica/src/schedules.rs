@@ -10,6 +10,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use thiserror::Error;
 
+/// The largest message that the server may send, in bytes: all rows of a database's schedule tables, which are asked for at once.
+const MESSAGE_BYTES_MAX: usize = 1 << 30;
+
 /// When a row is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
@@ -61,7 +64,7 @@ impl ScheduleWatch {
     /// # Errors
     /// [`WatchError`].
     pub async fn open(admin: &Admin, database: Arc<ActiveDatabase>) -> Result<Self, WatchError> {
-        let mut connection = Connection::open(admin, &database.owner, &database.identity).await?;
+        let mut connection = Connection::open_for(admin, &database.owner, &database.identity, MESSAGE_BYTES_MAX).await?;
         let tables = database.module.schedules().iter();
         let queries: Vec<_> = tables
             .map(|schedule| format!("SELECT * FROM \"{}\"", schedule.table))

@@ -129,7 +129,7 @@ impl Subject {
     async fn calls(&self, calls: &[Call]) -> Vec<Result<(), String>> {
         let (subprotocol, mut line) = self
             .server
-            .connect(&self.owner, &DATABASE)
+            .connect(&self.owner, &DATABASE, usize::MAX)
             .await
             .expect("a connection");
         receive(&mut line).await;

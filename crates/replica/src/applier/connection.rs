@@ -23,6 +23,10 @@ use tokio_tungstenite::tungstenite::Error as WebSocketError;
 /// server that has just started replays its commit log before it lets anyone in.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The largest message that the server may send on a connection that subscribes to nothing, in bytes: results with their
+/// arguments, and the rows of a query.
+const MESSAGE_BYTES_MAX: usize = rtdb_protocol::MESSAGE_BYTES_MAX + (1 << 20);
+
 /// The number of the only subscription that a connection of ours has.
 const QUERY_SET: u32 = 1;
 
@@ -74,8 +78,18 @@ impl Connection {
         owner: &Owner,
         database: &DatabaseId,
     ) -> Result<Self, ConnectionError> {
+        Self::open_for(admin, owner, database, MESSAGE_BYTES_MAX).await
+    }
+
+    /// The same, for messages of up to so many bytes.
+    pub(crate) async fn open_for(
+        admin: &Admin,
+        owner: &Owner,
+        database: &DatabaseId,
+        bytes_max: usize,
+    ) -> Result<Self, ConnectionError> {
         let open = async {
-            let (subprotocol, line) = admin.server().connect(owner, database).await?;
+            let (subprotocol, line) = admin.server().connect(owner, database, bytes_max).await?;
             let mut connection = Self {
                 subprotocol,
                 line,
@@ -189,6 +203,11 @@ impl Connection {
         rtdb_runtime::timeout(max, self.answer(reducer, args))
             .await
             .unwrap_or(Err(ConnectionError::Overlong(max)))
+    }
+
+    /// Makes sure that the server at the other end lives, and has done so since the connection began: nothing may be under way.
+    pub(super) async fn check(&mut self) -> Result<(), ConnectionError> {
+        self.call(MARK, &fence_args()).await.map(drop)
     }
 
     /// Makes one query and waits for its rows: nothing else may be under way.

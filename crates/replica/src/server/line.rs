@@ -16,10 +16,6 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WebSocketError, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-/// The largest message that the server may send on this connection, in bytes: all rows of a database's schedule tables, which
-/// are asked for at once.
-const MESSAGE_BYTES_MAX: usize = 1 << 30;
-
 /// Bytes read from the socket at once. The WebSocket clears as many before each read.
 const READ_BYTES: usize = 32 << 10;
 
@@ -28,7 +24,8 @@ const GATHERED_BYTES: u16 = 16 << 10;
 
 struct Socket(WebSocketStream<TcpStream>);
 
-/// Connects to a database of the server at `authority`, as the bearer of `token`.
+/// Connects to a database of the server at `authority`, as the bearer of `token`. A message of more than `bytes_max` ends the
+/// connection.
 #[expect(
     clippy::disallowed_methods,
     reason = "what a simulation has another `Server` for"
@@ -37,6 +34,7 @@ pub(super) async fn connect(
     authority: &str,
     token: &str,
     database: &DatabaseId,
+    bytes_max: usize,
 ) -> Result<(Subprotocol, Box<dyn Line>), LineError> {
     let database = Identity::from_byte_array(*database).to_hex();
     let url = format!("ws://{authority}/v1/database/{database}/subscribe?compression=None&confirmed=false");
@@ -53,8 +51,8 @@ pub(super) async fn connect(
     stream.set_nodelay(true).map_err(WebSocketError::Io)?;
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BYTES)
-        .max_message_size(Some(MESSAGE_BYTES_MAX))
-        .max_frame_size(Some(MESSAGE_BYTES_MAX));
+        .max_message_size(Some(bytes_max))
+        .max_frame_size(Some(bytes_max));
     let (socket, response) = client_async_with_config(request, stream, Some(config)).await?;
     let agreed = response
         .headers()

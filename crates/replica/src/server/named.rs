@@ -55,8 +55,17 @@ impl Server for Named {
         asked.boxed()
     }
 
-    fn connect<'a>(&'a self, owner: &'a Owner, database: &'a DatabaseId) -> Connecting<'a> {
-        async move { connect(&self.server.authority(), &self.token(owner)?, database).await }.boxed()
+    fn connect<'a>(
+        &'a self,
+        owner: &'a Owner,
+        database: &'a DatabaseId,
+        bytes_max: usize,
+    ) -> Connecting<'a> {
+        let connecting = async move {
+            let token = self.token(owner)?;
+            connect(&self.server.authority(), &token, database, bytes_max).await
+        };
+        connecting.boxed()
     }
 
     fn state(&self) -> watch::Receiver<ServerState> {

@@ -422,7 +422,12 @@ impl Server for SpacetimeDb {
         .boxed()
     }
 
-    fn connect<'a>(&'a self, owner: &'a Owner, database: &'a DatabaseId) -> Connecting<'a> {
+    fn connect<'a>(
+        &'a self,
+        owner: &'a Owner,
+        database: &'a DatabaseId,
+        _bytes_max: usize,
+    ) -> Connecting<'a> {
         async move {
             sleep(sim::up_to(WAY_MAX)).await;
             let is_there = {

@@ -236,7 +236,12 @@ impl Server for Eventful {
         .boxed()
     }
 
-    fn connect<'a>(&'a self, owner: &'a Owner, database: &'a DatabaseId) -> Connecting<'a> {
+    fn connect<'a>(
+        &'a self,
+        owner: &'a Owner,
+        database: &'a DatabaseId,
+        bytes_max: usize,
+    ) -> Connecting<'a> {
         async move {
             let held = {
                 let mut habit = self.habit.lock();
@@ -249,12 +254,12 @@ impl Server for Eventful {
                 }
             };
             if let Some(frame) = held {
-                let (_, mut line) = self.server.connect(owner, database).await?;
+                let (_, mut line) = self.server.connect(owner, database, bytes_max).await?;
                 line.send(frame)?;
                 sleep(Duration::from_secs(1)).await;
             }
             self.happens(When::Connects);
-            let (subprotocol, inner) = self.server.connect(owner, database).await?;
+            let (subprotocol, inner) = self.server.connect(owner, database, bytes_max).await?;
             let line: Box<dyn Line> = Box::new(Odd {
                 inner,
                 habit: self.habit.clone(),
