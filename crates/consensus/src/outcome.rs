@@ -161,6 +161,9 @@ pub enum Refusal {
     /// There is no such command yet.
     #[error("the log has not come to this position yet")]
     NotYet,
+    /// A row of a schedule table is not due yet, by the log's time.
+    #[error("the log's time has not come to when the row is due")]
+    NotDue,
     /// The cluster already has its settings.
     #[error("the cluster has been initialised already")]
     AlreadyInitialised,

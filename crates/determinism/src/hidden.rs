@@ -98,7 +98,14 @@ pub(crate) const TABLES: [&HiddenTable; 4] = [&STATE, &SESSION, &SEQUENCE, &CLAI
 /// The hidden reducers and their own parameters, in the order of their ids.
 pub(crate) fn reducers() -> [(&'static str, ProductType); 7] {
     let rows = AlgebraicType::array(AlgebraicType::bytes());
-    let timer = || product([("schedule", AlgebraicType::U32), ("id", AlgebraicType::U64)]);
+    let timer = || {
+        product([
+            ("schedule", AlgebraicType::U32),
+            ("id", AlgebraicType::U64),
+            ("due", AlgebraicType::U8),
+            ("micros", AlgebraicType::I64),
+        ])
+    };
     [
         (MARK, product([("published", AlgebraicType::Bool)])),
         (DISCONNECT, ProductType::unit()),

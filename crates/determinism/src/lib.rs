@@ -41,7 +41,7 @@ pub use rows::{RowChanges, encode_changes, takes_rows};
 pub use schema::original_schema;
 pub use shape::scalar_bytes;
 pub use successes::Successes;
-pub use timers::fires_timers;
+pub use timers::{Firing, When, encode_timer};
 pub use views::{REFRESH_ALL, view_key, view_pause};
 
 /// The largest module that is prepared, in bytes.
@@ -73,11 +73,13 @@ pub const REFRESH: &str = "rtdb_refresh";
 pub const IDENTIFY: &str = "rtdb_identify";
 
 /// The hidden reducer that calls a scheduled reducer with a row that is due. Own arguments: `schedule: u32, id: u64`, the
-/// place in [`Module::schedules`] and the row's primary key. The reducer gets the row as it is by now; without one nothing
-/// is called, and the position recorded.
+/// place in [`Module::schedules`] and the row's primary key, and when it is due, as [`encode_timer`] writes them. The reducer
+/// gets the row as it is by now; without one nothing is called, and the position recorded. It fails with [`NOT_DUE`] if the
+/// row is due at another time.
 pub const SCHEDULED: &str = "rtdb_scheduled";
 
-/// The hidden reducer that follows it, whatever came of it: deletes the row if it is for one time. The same arguments.
+/// The hidden reducer that follows it, at the next position, whatever came of it: deletes the row if it is for one time, and
+/// was due. The same arguments.
 pub const UNSCHEDULED: &str = "rtdb_unscheduled";
 
 /// The hidden reducer that deletes and inserts rows of the module's tables. Own arguments: `changes: Vec<u8>`, as
@@ -87,6 +89,9 @@ pub const APPLY: &str = "rtdb_apply";
 
 /// The error of [`APPLY`] where a row that is to be inserted has a unique value that another row has.
 pub const TAKEN: &str = "rtdb_taken";
+
+/// The error of [`SCHEDULED`] where the row is due at another time.
+pub const NOT_DUE: &str = "rtdb_not_due";
 
 /// The error of a reducer of the module's own, of [`SCHEDULED`] or of [`APPLY`], that did nothing, because its position is
 /// not above the last one applied: it, or a call behind it, is applied already. The other hidden reducers succeed in that

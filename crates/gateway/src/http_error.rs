@@ -89,7 +89,8 @@ impl From<Unapplied> for HttpError {
                 | Refusal::ConnectionTaken
                 | Refusal::Deposed
                 | Refusal::OtherModule
-                | Refusal::NotYet,
+                | Refusal::NotYet
+                | Refusal::NotDue,
             ) => StatusCode::CONFLICT,
             Unapplied::Unknown { .. } => StatusCode::GATEWAY_TIMEOUT,
         };

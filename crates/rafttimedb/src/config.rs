@@ -72,8 +72,8 @@ pub(crate) struct Config {
     #[arg(long, env = "RTDB_SCRUB_INTERVAL_S", default_value_t = 21_600, value_parser = clap::value_parser!(u64).range(..=31_536_000))]
     pub(crate) scrub_interval_s: u64,
 
-    /// How many calls a second this node takes to one database, of all its clients; what is beyond is refused at once
-    /// [default: no limit]
+    /// How many calls a second this node takes to one database, of all its clients; what is beyond is refused at once. And
+    /// how many scheduled reducers of one database it calls in a second, if it leads; more wait [default: no limit]
     #[arg(long, env = "RTDB_CALLS_PER_SECOND_MAX_DATABASE")]
     pub(crate) calls_per_second_max_database: Option<NonZeroU32>,
 

@@ -172,6 +172,7 @@ async fn serve(
             node.manager.clone(),
             running.replica.clone(),
             node.metrics.timer_delay.clone(),
+            node.config.calls_per_second_max_database,
         );
         let mut timers = std::pin::pin!(timers.run());
         loop {

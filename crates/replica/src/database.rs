@@ -2,7 +2,7 @@
 
 use rtdb_consensus::Position;
 use rtdb_consensus::command::Owner;
-use rtdb_determinism::{Claims, Module};
+use rtdb_determinism::{Claims, Firing, Module};
 use spacetimedb_lib::Hash;
 use std::sync::Arc;
 
@@ -20,8 +20,8 @@ pub struct ActiveDatabase {
     pub module: Arc<Module>,
     /// What its module does with the claims of its callers.
     pub claims: Claims,
-    /// Whether its module can call what is scheduled: one that an earlier version of this program has prepared can't.
-    pub fires_timers: bool,
+    /// How its module calls what is scheduled.
+    pub firing: Firing,
     /// Whether its module takes rows that are changed by others than itself.
     pub takes_rows: bool,
     /// The position of the `Publish` that brought the module.

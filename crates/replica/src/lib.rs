@@ -43,7 +43,8 @@ pub use keys::{KeyError, KeyFiles, Keys};
 pub use migration::migration_token;
 pub use quarantine::Quarantine;
 pub use replica::{Found, Replica, ReplicaConfig, Report};
-pub use schedules::{ScheduleRow, ScheduleWatch, WatchError, When};
+pub use rtdb_determinism::{Firing, When};
+pub use schedules::{ScheduleRow, ScheduleWatch, WatchError};
 pub use server::{
     Connecting, Line, LineError, LocalServer, Server, ServerConfig, ServerError, ServerLimits, ServerState,
     Version,

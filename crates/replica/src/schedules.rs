@@ -2,7 +2,7 @@
 
 use crate::applier::{Connection, ConnectionError, columns};
 use crate::{ActiveDatabase, Admin};
-use rtdb_determinism::{Module, Schedule};
+use rtdb_determinism::{Module, Schedule, When};
 use rtdb_protocol::FrameError;
 use rtdb_protocol::server::{Changes, RowList, ServerMessage};
 use spacetimedb_sats::ProductType;
@@ -10,17 +10,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use thiserror::Error;
 
-/// The largest message that the server may send, in bytes: all rows of a database's schedule tables, which are asked for at once.
-const MESSAGE_BYTES_MAX: usize = 1 << 30;
-
-/// When a row is due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum When {
-    /// Again and again, after so many microseconds each.
-    Interval(i64),
-    /// Once, at this time in microseconds since the Unix epoch.
-    Time(i64),
-}
+/// The largest message that the server may send, in bytes: all rows of a database's schedule tables, which are asked for at
+/// once.
+const MESSAGE_BYTES_MAX: usize = 256 << 20;
 
 /// A row of a schedule table, as a transaction has left it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,9 +45,16 @@ pub enum WatchError {
     /// The server refuses to show the tables.
     #[error("SpacetimeDB does not show the schedule tables")]
     Refused,
-    /// A row is not of its table's type.
-    #[error("a row of `{0}` can't be read")]
-    Row(String),
+    /// There is more than a message may have.
+    #[error(
+        "its schedule tables have more than {} MiB of rows, or one transaction has changed that much of them: none of its \
+         scheduled reducers is called until there are fewer",
+        MESSAGE_BYTES_MAX >> 20
+    )]
+    TooLarge,
+    /// The module has no such table.
+    #[error("the module has no table `{0}`")]
+    Table(String),
 }
 
 impl ScheduleWatch {
@@ -64,7 +63,8 @@ impl ScheduleWatch {
     /// # Errors
     /// [`WatchError`].
     pub async fn open(admin: &Admin, database: Arc<ActiveDatabase>) -> Result<Self, WatchError> {
-        let mut connection = Connection::open_for(admin, &database.owner, &database.identity, MESSAGE_BYTES_MAX).await?;
+        let mut connection =
+            Connection::open_for(admin, &database.owner, &database.identity, MESSAGE_BYTES_MAX).await?;
         let tables = database.module.schedules().iter();
         let queries: Vec<_> = tables
             .map(|schedule| format!("SELECT * FROM \"{}\"", schedule.table))
@@ -96,7 +96,10 @@ impl ScheduleWatch {
     }
 
     async fn receive(&mut self) -> Result<(), WatchError> {
-        let payload = self.connection.next().await?;
+        let payload = match self.connection.next().await {
+            Err(error) if error.is_too_large() => return Err(WatchError::TooLarge),
+            received => received?,
+        };
         for message in self.connection.split(payload) {
             let rows = match message? {
                 ServerMessage::SubscribeReply {
@@ -128,14 +131,14 @@ fn read(module: &Module, changes: &Changes) -> Result<Vec<ScheduleRow>, WatchErr
         })
     };
     for (change, schedule, place) in tables() {
-        for (id, _) in each(module, schedule, &change.deletes)? {
+        each(module, schedule, &change.deletes, |id, _| {
             rows.insert((place, id), None);
-        }
+        })?;
     }
     for (change, schedule, place) in tables() {
-        for (id, when) in each(module, schedule, &change.inserts)? {
+        each(module, schedule, &change.inserts, |id, when| {
             rows.insert((place, id), Some(when));
-        }
+        })?;
     }
     let rows = rows.into_iter();
     Ok(rows
@@ -143,13 +146,18 @@ fn read(module: &Module, changes: &Changes) -> Result<Vec<ScheduleRow>, WatchErr
         .collect())
 }
 
-/// The rows of a list: each one's primary key, and when it is due.
-fn each(module: &Module, schedule: &Schedule, rows: &RowList) -> Result<Vec<(u64, When)>, WatchError> {
+/// Tells of the rows of a list: each one's primary key, and when it is due. One that can't be read is never due, and the others
+/// are.
+fn each(
+    module: &Module,
+    schedule: &Schedule,
+    rows: &RowList,
+    mut tell: impl FnMut(u64, When),
+) -> Result<(), WatchError> {
     let table = module.tables().iter().find(|table| table.name == schedule.table);
     let types = module.typespace();
     let row_type = table.and_then(|table| types.get(table.row)?.as_product());
-    let unreadable = || WatchError::Row(schedule.table.clone());
-    let row_type = row_type.ok_or_else(unreadable)?;
+    let row_type = row_type.ok_or_else(|| WatchError::Table(schedule.table.clone()))?;
     let (id, at) = (usize::from(schedule.id_column), usize::from(schedule.at_column));
     // What stands behind both of them is of no interest.
     let head = row_type.elements.iter().take(id.max(at) + 1).cloned();
@@ -159,7 +167,16 @@ fn each(module: &Module, schedule: &Schedule, rows: &RowList) -> Result<Vec<(u64
         let id = u64::from_le_bytes((*columns.get(id)?).try_into().ok()?);
         Some((id, when(columns.get(at)?)?))
     };
-    rows.iter().map(|it| row(it).ok_or_else(unreadable)).collect()
+    for read in rows.iter().map(row) {
+        match read {
+            Some((id, when)) => tell(id, when),
+            None => tracing::error!(
+                schedule.table,
+                "a row that is scheduled can't be read, and is never due"
+            ),
+        }
+    }
+    Ok(())
 }
 
 /// A `ScheduleAt`.

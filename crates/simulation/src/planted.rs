@@ -18,7 +18,7 @@ const fn planted(name: &'static str, what: &'static str) -> Planted {
 pub const SEEDS_MAX: u64 = 400;
 
 /// Those that must be found.
-pub const FAULTS: [Planted; 26] = [
+pub const FAULTS: [Planted; 27] = [
     planted("votes are not synced", "a vote is given before it is on disk"),
     planted(
         "entries count before they are synced",
@@ -56,6 +56,10 @@ pub const FAULTS: [Planted; 26] = [
     planted(
         "timers count in any term",
         "what a deposed leader has seen due counts, though its successor may have seen it too",
+    ),
+    planted(
+        "timers run before they are due",
+        "what a leader with another clock has seen due counts by a clock that is behind",
     ),
     planted(
         "epochs are used again",

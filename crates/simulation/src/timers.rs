@@ -5,14 +5,17 @@
 
 use crate::cluster::Cluster;
 use crate::module::DATABASE;
-use rtdb_consensus::command::{Body, Timer};
+use rtdb_consensus::command::{Body, Timer, TimerAt};
 use rtdb_consensus::{Propose, Unapplied};
-use rtdb_runtime::sleep;
+use rtdb_runtime::{sim, sleep};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Between one row and the next.
 const TICK: Duration = Duration::from_millis(20);
+
+/// By how much, in microseconds, a row is due before or after it is proposed, at most.
+const DUE_US: u64 = 20_000;
 
 /// How often a node that leads looks whether its replica has caught up.
 const LOOK: Duration = Duration::from_millis(5);
@@ -32,10 +35,13 @@ pub async fn run(cluster: Arc<Cluster>, node: u64) {
             }
             begun = Some(term);
         }
+        // By the leader's own clock it may not be due yet.
+        let due_us = sim::true_wall_us() as i64 + sim::draw(2 * DUE_US) as i64 - DUE_US as i64;
         let timer = Timer {
             database: DATABASE,
             row: cluster.truth.last_timer(node) + 1,
             term,
+            at: Some(TimerAt::TimeUs(due_us)),
             ..Timer::default()
         };
         let submitted = cluster

@@ -3,7 +3,7 @@
 use crate::module::{self, ADD, BURN, DATABASE, FAIL, TRAP};
 use crate::spacetime::database::Database;
 use parking_lot::Mutex;
-use rtdb_consensus::command::{Body, Timer};
+use rtdb_consensus::command::{Body, Timer, TimerAt};
 use rtdb_consensus::{
     Applied, GroupId, Holding, LogIndex, Origin, Outcome, Position, Refusal, Reply, ResolvedCommand,
     ResolvedEntry, Unapplied,
@@ -169,7 +169,7 @@ impl State {
             );
             self.streams.insert((command.origin, command.seq), position);
             if let Some(Body::Timer(timer)) = &command.command.body {
-                self.due(timer, position);
+                self.due(timer, position, timestamp_us);
             }
             let name = name(command);
             sim::note(
@@ -194,7 +194,14 @@ impl State {
     }
 
     /// A row is due once, and both halves of that stand together.
-    fn due(&mut self, timer: &Timer, position: Position) {
+    fn due(&mut self, timer: &Timer, position: Position, timestamp_us: i64) {
+        if let Some(TimerAt::TimeUs(at_us)) = timer.at {
+            assert!(
+                at_us <= timestamp_us,
+                "row {} is not due at {position}",
+                timer.row
+            );
+        }
         if timer.over {
             let is_next = self.last.0.0 + 1 == position.0 && self.timers.last() == Some(&timer.row);
             assert!(is_next, "half of row {} stands alone at {position}", timer.row);

@@ -2,7 +2,7 @@
 
 /// What this version's nodes can apply. Raised with each command, or field of one, that a node must know; none is
 /// proposed before every node of the cluster has announced the level that it came with.
-pub const FEATURE_LEVEL: u32 = 5;
+pub const FEATURE_LEVEL: u32 = 6;
 
 /// The level from which on replicas report what they hold, and an operator may say which is right.
 pub const LEVEL_REPORTS: u32 = 2;
@@ -22,9 +22,12 @@ pub const MIGRATION_LEVEL: u32 = 4;
 /// The level that [`Timer`](super::Timer) came with.
 pub const TIMERS_LEVEL: u32 = 5;
 
+/// The level from which on a [`Timer`](super::Timer) says when its row is due, and counts for nothing before that.
+pub const DUE_LEVEL: u32 = 6;
+
 /// The level that [`EndDatabase`](super::EndDatabase) came with: from it on databases have births, names are compared before
 /// they are replaced, and connection ids are unique.
 pub const ENDS_LEVEL: u32 = 4;
 
 /// The level that [`Write`](super::Write) came with.
-pub const WRITE_LEVEL: u32 = 5;
+pub const WRITE_LEVEL: u32 = 6;

@@ -17,14 +17,14 @@ pub use cluster::{
 };
 pub use database::{Delete, Owner, Publish};
 pub use level::{
-    CLAIMS_LEVEL, ENDS_LEVEL, FEATURE_LEVEL, JUDGEMENT_LEVEL, LEVEL_REPORTS, MIGRATION_LEVEL, POISON_LEVEL,
-    TIMERS_LEVEL, WRITE_LEVEL,
+    CLAIMS_LEVEL, DUE_LEVEL, ENDS_LEVEL, FEATURE_LEVEL, JUDGEMENT_LEVEL, LEVEL_REPORTS, MIGRATION_LEVEL,
+    POISON_LEVEL, TIMERS_LEVEL, WRITE_LEVEL,
 };
 pub use poison::{Failed, Poison, PoisonStep, Skipped, Stuck};
 pub use report::{
     Judgement, REFUSAL_BYTES_MAX, REPORTS_MAX, Report, Reports, Resolve, TRAPPED_MAX, Trapped, Verify,
 };
-pub use timer::Timer;
+pub use timer::{Timer, TimerAt};
 pub use write::{Assignment, DeleteRows, InsertRows, UpdateRows, Write, WriteKind};
 
 /// A command, as a client, a gateway or the leader proposed it.
@@ -136,9 +136,11 @@ impl From<Body> for Command {
     fn from(body: Body) -> Self {
         // A node that passed over the claims would have other rows than the others; one that passed over births or a
         // condition, other databases, names or sessions. One that passed over the token would refuse what the others take,
-        // or leave clients with the rows of another module.
+        // or leave clients with the rows of another module. One that did not look at when a row is due would run what the
+        // others refuse.
         let version = match &body {
             Body::Write(_) => WRITE_LEVEL,
+            Body::Timer(timer) if timer.at.is_some() => DUE_LEVEL,
             Body::Connect(connect) if connect.unique => ENDS_LEVEL,
             Body::Publish(publish) if publish.born != 0 => ENDS_LEVEL,
             Body::Publish(publish) if !publish.token.is_empty() => MIGRATION_LEVEL,

@@ -28,7 +28,32 @@ pub struct Timer {
     /// 0 for one time.
     #[prost(sfixed64, tag = "7")]
     pub interval_due_us: i64,
+    /// What the row says of when it is due, as the leader has seen it. One that says something else when its turn comes is
+    /// another row, and waits. From [`DUE_LEVEL`](super::DUE_LEVEL) on.
+    #[prost(oneof = "TimerAt", tags = "8, 9")]
+    pub at: Option<TimerAt>,
     /// Whether this is the second of the two. Set where the command is resolved, and never in the log.
     #[prost(bool, tag = "6")]
     pub over: bool,
+}
+
+/// When a row is due.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Oneof)]
+pub enum TimerAt {
+    /// Again and again, after so many microseconds each.
+    #[prost(sfixed64, tag = "8")]
+    IntervalUs(i64),
+    /// Once, in microseconds since the Unix epoch.
+    #[prost(sfixed64, tag = "9")]
+    TimeUs(i64),
+}
+
+impl Timer {
+    /// Since when the row is due, in microseconds since the Unix epoch, if the command says so.
+    pub(crate) fn due_us(&self) -> Option<i64> {
+        self.at.map(|at| match at {
+            TimerAt::IntervalUs(_) => self.interval_due_us,
+            TimerAt::TimeUs(at_us) => at_us,
+        })
+    }
 }

@@ -245,6 +245,11 @@ impl ShardState {
         if self.is_split(&timer.database, stamp.timestamp_us) {
             return Verdict::Refused(Refusal::Split);
         }
+        // The leader's clock may have been set back since it looked.
+        let is_due = timer.due_us().is_none_or(|due_us| due_us <= stamp.timestamp_us);
+        if !is_due && !rtdb_runtime::planted("timers run before they are due") {
+            return Verdict::Refused(Refusal::NotDue);
+        }
         Verdict::Effect(None)
     }
 

@@ -7,7 +7,7 @@ use super::run;
 use crate::command::{
     Assignment, Body, Connect, Delete, DeleteRows, EndDatabase, Failed, InsertRows, Judgement, Names, Owner,
     Poison, PoisonStep, Publish, RegisterDatabase, Report, Reports, Resolve, SetLock, SetNames, SetNode,
-    Skipped, Stuck, Timer, Trapped, UpdateRows, Verify, Write, WriteKind,
+    Skipped, Stuck, Timer, TimerAt, Trapped, UpdateRows, Verify, Write, WriteKind,
 };
 use crate::entry::{Batch, EncodedBatch, Entry, Proposal};
 use crate::record::{LogIdRecord, LogRecord, MemberRecord, MembershipRecord, VoteRecord, VoterSet};
@@ -293,8 +293,21 @@ fn messages() -> Vec<Sample> {
         row: 7,
         term: 5,
         interval_due_us: 1_700_000_000_000_000,
+        at: None,
         over: false,
     }));
+    let timer_at = |at| {
+        let command = Command::from(Body::Timer(Timer {
+            database: DATABASE,
+            term: 5,
+            at: Some(at),
+            ..Timer::default()
+        }));
+        assert_eq!(command.version, 6);
+        command
+    };
+    let timer_once = timer_at(TimerAt::TimeUs(1_700_000_000_000_000));
+    let timer_again = timer_at(TimerAt::IntervalUs(50_000));
     let scrub = Command::from(Body::Verify(Verify {
         database: DATABASE,
         scrub: true,
@@ -349,7 +362,7 @@ fn messages() -> Vec<Sample> {
             table: 2,
             kind: Some(kind),
         }));
-        assert_eq!(command.version, 5);
+        assert_eq!(command.version, 6);
         command
     };
     let insert = write(WriteKind::Insert(InsertRows {
@@ -400,6 +413,8 @@ fn messages() -> Vec<Sample> {
         Sample::of("judgement_refused", judgement(Some("bad module"))),
         Sample::of("trapped", trapped),
         Sample::of("timer", timer),
+        Sample::of("timer_once", timer_once),
+        Sample::of("timer_again", timer_again),
         Sample::of("scrub", scrub),
         Sample::of("reports_of_rows", rows),
         Sample::of("reports_with_place", placed),

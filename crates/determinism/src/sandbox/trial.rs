@@ -11,6 +11,7 @@ use crate::header::CallHeader;
 use crate::hidden::{self, SESSION, STATE};
 use crate::plan::Plan;
 use crate::rows;
+use crate::timers::{Firing, encode_timer};
 
 /// What a prepared module may take: it marks what it writes, and has a copy of its memory behind a map of it.
 const PREPARED: Limits = Limits {
@@ -48,7 +49,7 @@ pub(crate) fn run(wasm: &[u8], plan: &Plan) -> Result<(), PrepareError> {
     sandbox.expect(3, true)?;
     let mut index = 3;
     for schedule in 0..plan.schedules.len() as u32 {
-        let row = [&schedule.to_le_bytes()[..], &[0; 8]].concat();
+        let row = encode_timer(Firing::ByTime, schedule, 0, None);
         for reducer in [scheduled, unscheduled] {
             index += 1;
             sandbox.call(reducer, index, &row).map_err(failed)?;

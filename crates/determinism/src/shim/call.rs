@@ -9,7 +9,7 @@ use super::host::Host;
 use super::jwt::{self, Jwt};
 use super::layout::*;
 use super::scan::Scans;
-use super::schedules::Schedules;
+use super::schedules::{Schedules, Timer};
 use super::scratch::Scratch;
 use super::sequence::Sequences;
 use super::state::State;
@@ -40,6 +40,8 @@ pub(super) struct Call {
     pub(super) skipped: Name,
     /// The error of changes with a unique value that is taken.
     pub(super) taken: Name,
+    /// The error of a row that is due at another time.
+    pub(super) not_due: Name,
     /// `apply(source) -> errno`.
     pub(super) apply: FunctionId,
     /// `begin()`.
@@ -99,8 +101,8 @@ impl Call {
         ] = [0, 1, 2, 3, 4, 5, 6, 7].map(|hidden| (plan.reducers + hidden) as i32);
         function(module, PARAMS, &[I32], |code, params, locals| {
             let [id, .., args, error] = params;
-            let [present, errno, reducer, schedule] = [(); 4].map(|()| locals.add(I32));
-            let row = locals.add(I64);
+            let [present, errno, reducer, ran] = [(); 4].map(|()| locals.add(I32));
+            let timer = Timer::add(locals);
             code.local_get(args);
             seen.at(code, HEADER);
             code.i32_const(header::LEN as i32).call(read).local_set(args);
@@ -149,11 +151,18 @@ impl Call {
             // A row that is due takes the place of the arguments.
             code.local_get(id).local_set(reducer);
             code.local_get(id).is(scheduled).when(|code| {
-                schedules.begin(code, read, args, [schedule, row], reducer);
+                schedules.begin(code, read, args, timer, reducer, |code| {
+                    self.fail(code, error, self.not_due);
+                });
                 code.i32_const(jwt::ROW).local_set(args);
             });
             code.local_get(id).is(unscheduled).when(|code| {
-                schedules.end(code, read, args, [schedule, row]);
+                // Whether the call before it, at the position before, was of the row, and has succeeded.
+                scratch.get64(code, STATE_INDEX);
+                scratch.get64(code, HEADER + header::INDEX_AT);
+                code.i64_const(1).binop(BinaryOp::I64Sub);
+                code.binop(BinaryOp::I64Eq).local_set(ran);
+                schedules.end(code, read, args, timer, ran);
             });
             code.local_get(reducer)
                 .i32_const(plan.reducers as i32)

@@ -5,7 +5,7 @@ use crate::claims::CLAIMS_BYTES_MAX;
 use crate::hidden::{self, NOW, SEQUENCE, SESSION, STATE, STATE_PAIRS};
 use crate::plan::{Plan, SEQUENCES_MAX};
 use crate::successes::SUMS;
-use crate::{PrepareError, SKIPPED, TAKEN};
+use crate::{NOT_DUE, PrepareError, SKIPPED, TAKEN};
 
 /// The call header.
 pub(super) const HEADER: u32 = 0;
@@ -191,6 +191,8 @@ pub(super) struct Layout {
     pub(super) skipped: Name,
     /// The error of changes with a unique value that is taken.
     pub(super) taken: Name,
+    /// The error of a row that is due at another time.
+    pub(super) not_due: Name,
     /// The place for a row of `rtdb_claims`.
     pub(super) claims: u32,
     /// What the data begins with from [`VARIABLE`] on.
@@ -264,6 +266,7 @@ impl Layout {
         let views = views.map(|view| name(&mut initial, &view.index)).collect();
         let skipped = name(&mut initial, SKIPPED);
         let taken = name(&mut initial, TAKEN);
+        let not_due = name(&mut initial, NOT_DUE);
         let end = (VARIABLE + initial.len() as u32).next_multiple_of(8);
         let claims = end + 2 * names::CACHE_BYTES;
         let timers = claims + (CLAIMS_END - CLAIMS).next_multiple_of(8);
@@ -284,6 +287,7 @@ impl Layout {
             views,
             skipped,
             taken,
+            not_due,
             claims,
             initial,
             known_names: [end, end + names::CACHE_BYTES],

@@ -259,6 +259,7 @@ impl Target {
             read,
             skipped: layout.skipped,
             taken: layout.taken,
+            not_due: layout.not_due,
             apply,
             begin,
             scans,
@@ -274,7 +275,11 @@ impl Target {
         }
         self.drop_exports(&abi::OTHER_CALLS);
         self.say_claims(plan);
-        section::put(&mut self.module, crate::timers::SECTION, Some(&[]));
+        section::put(
+            &mut self.module,
+            crate::timers::SECTION,
+            Some(&[crate::timers::BY_TIME]),
+        );
         section::put(&mut self.module, rows::SECTION, Some(&[rows::TAKES]));
         Ok(self.module.emit_wasm())
     }

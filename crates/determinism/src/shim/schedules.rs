@@ -1,11 +1,12 @@
 //! Rows that are due: `rtdb_scheduled` calls a reducer with one, and `rtdb_unscheduled` deletes it afterwards, if it is for
-//! one time.
+//! one time. Neither does if the row was moved to another time while the command was on its way; what the reducer itself has
+//! made of it does not count, as natively.
 //!
 //! The reducer gets the row as it stands in the transaction of its call, from a source of ours: no server has it as
 //! arguments, and it may be of any length.
 
 use walrus::ir::BinaryOp;
-use walrus::{FunctionId, LocalId, MemoryId, Module};
+use walrus::{FunctionId, LocalId, Module, ModuleLocals};
 
 use super::digest::{Digest, Operation};
 use super::emit::{Code, Emit, I32, I64, function};
@@ -17,12 +18,12 @@ use super::walk;
 use super::window::Window;
 use crate::abi;
 use crate::plan::{Plan, SchedulePlan};
+use crate::timers::{ANY, TIME};
 
-/// The tag of `ScheduleAt::Time`.
-const TIME: i32 = 1;
-/// The arguments: `schedule: u32, id: u64`.
-const ARGUMENTS_BYTES: i32 = 12;
-const _: () = assert!(ARGUMENT + ARGUMENTS_BYTES as u32 <= STATE_INDEX);
+/// The arguments: `schedule: u32, id: u64`, then the row's `ScheduleAt`, as far as it is known.
+const ROW_BYTES: i32 = 12;
+const AT_BYTES: i32 = 9;
+const _: () = assert!(ARGUMENT + ROW_BYTES as u32 <= STATE_INDEX);
 
 /// What it takes to find and delete such rows.
 pub(super) struct Parts<'a> {
@@ -42,8 +43,31 @@ pub(super) struct Schedules {
     fetch: FunctionId,
     /// `reducer(schedule) -> id`.
     reducer: FunctionId,
-    /// `remove(schedule, id)`: deletes the row if it is there and for one time.
+    /// `is_due(schedule, tag, micros) -> i32`: whether the row that was fetched says so.
+    is_due: FunctionId,
+    /// `remove(schedule, id, tag, micros, ran)`: deletes the row if it is there and for one time, and has run or is due.
     remove: FunctionId,
+}
+
+/// The arguments, in locals.
+#[derive(Clone, Copy)]
+pub(super) struct Timer {
+    schedule: LocalId,
+    id: LocalId,
+    /// Of the row's `ScheduleAt`, or [`ANY`].
+    tag: LocalId,
+    micros: LocalId,
+}
+
+impl Timer {
+    pub(super) fn add(locals: &mut ModuleLocals) -> Self {
+        Self {
+            schedule: locals.add(I32),
+            id: locals.add(I64),
+            tag: locals.add(I32),
+            micros: locals.add(I64),
+        }
+    }
 }
 
 /// How an index finds and deletes the row of a key, which stands in the window: each an index's id on the stack, and what is
@@ -70,52 +94,79 @@ impl Schedules {
             })
             .collect();
         let fetch = parts.add_fetch(module, &access);
+        let at = parts.add_at(module, plan);
+        let is_due = parts.add_is_due(module, at);
         Self {
             window: parts.window,
             fetch,
             reducer: choose(module, &plan.schedules, |code, plan| {
                 code.i32_const(plan.reducer as i32);
             }),
-            remove: parts.add_remove(module, plan, &access, fetch),
+            is_due,
+            remove: parts.add_remove(module, plan, &access, [fetch, at, is_due]),
         }
     }
 
     /// Reads the arguments of either reducer from a source. The window is the module's.
-    fn read(self, code: &mut Code<'_>, read: FunctionId, source: LocalId, [schedule, id]: [LocalId; 2]) {
+    fn read(self, code: &mut Code<'_>, read: FunctionId, source: LocalId, timer: Timer) {
         let seen = self.window.seen;
         self.window.borrow(code, HOT_END, |code| {
             code.local_get(source);
             seen.at(code, ARGUMENT);
-            code.i32_const(ARGUMENTS_BYTES).call(read).drop();
+            code.i32_const(ROW_BYTES).call(read).local_set(source);
             seen.get32(code, ARGUMENT);
-            code.local_set(schedule);
+            code.local_set(timer.schedule);
             seen.get64(code, ARGUMENT + 4);
-            code.local_set(id);
+            code.local_set(timer.id);
+            code.local_get(source);
+            seen.at(code, ARGUMENT);
+            code.i32_const(AT_BYTES).call(read).drop();
+            seen.at(code, ARGUMENT);
+            code.read8(seen.memory).local_set(timer.tag);
+            seen.get64(code, ARGUMENT + 1);
+            code.local_set(timer.micros);
         });
     }
 
-    /// `rtdb_scheduled`: sets `reducer` to what is to be called with the row. Without a row it stays as it is.
+    /// `rtdb_scheduled`: sets `reducer` to what is to be called with the row. Without a row it stays as it is. `fail` ends
+    /// the call if the row is due at another time.
     pub(super) fn begin(
         self,
         code: &mut Code<'_>,
         read: FunctionId,
         source: LocalId,
-        arguments: [LocalId; 2],
+        timer: Timer,
         reducer: LocalId,
+        fail: impl FnOnce(&mut Code<'_>),
     ) {
-        self.read(code, read, source, arguments);
-        let [schedule, id] = arguments;
+        self.read(code, read, source, timer);
+        let Timer {
+            schedule,
+            id,
+            tag,
+            micros,
+        } = timer;
         code.local_get(schedule).local_get(id).call(self.fetch);
         code.when(|code| {
+            code.local_get(schedule).local_get(tag).local_get(micros);
+            code.call(self.is_due).is_zero().when(fail);
             code.local_get(schedule).call(self.reducer).local_set(reducer);
         });
     }
 
-    /// `rtdb_unscheduled`.
-    pub(super) fn end(self, code: &mut Code<'_>, read: FunctionId, source: LocalId, arguments: [LocalId; 2]) {
-        self.read(code, read, source, arguments);
-        let [schedule, id] = arguments;
-        code.local_get(schedule).local_get(id).call(self.remove);
+    /// `rtdb_unscheduled`, told whether the call before it has run with the row.
+    pub(super) fn end(
+        self,
+        code: &mut Code<'_>,
+        read: FunctionId,
+        source: LocalId,
+        timer: Timer,
+        ran: LocalId,
+    ) {
+        self.read(code, read, source, timer);
+        code.local_get(timer.schedule).local_get(timer.id);
+        code.local_get(timer.tag).local_get(timer.micros);
+        code.local_get(ran).call(self.remove);
     }
 }
 
@@ -248,34 +299,45 @@ impl Parts<'_> {
         module: &mut Module,
         plan: &Plan,
         access: &[Access],
-        fetch: FunctionId,
+        [fetch, at, is_due]: [FunctionId; 3],
     ) -> FunctionId {
         let (memory, _) = self.scans.memory();
-        let is_once = self.add_is_once(module, plan, memory);
         let table = choose(module, &plan.schedules, |code, plan| {
             code.i32_const(plan.table as i32);
         });
         let seen = self.window.seen;
-        function(module, [I32, I64], &[], |code, [schedule, id], _| {
-            let keep = |code: &mut Code<'_>| {
-                code.return_();
-            };
-            code.local_get(schedule).local_get(id).call(fetch);
-            code.is_zero().when(keep);
-            code.local_get(schedule).call(is_once).is_zero().when(keep);
-            self.with_key(code, id, |code| {
-                self.access(code, schedule, access, true);
-                code.local_get(schedule).call(table);
-                self.digest.operation(code, Operation::DeletePoint);
-                seen.at(code, BOUND_KEY);
-                code.i32_const(8);
-                self.digest.bytes(code);
-            });
-        })
+        let params = [I32, I64, I32, I64, I32];
+        function(
+            module,
+            params,
+            &[],
+            |code, [schedule, id, tag, micros, ran], _| {
+                let keep = |code: &mut Code<'_>| {
+                    code.return_();
+                };
+                code.local_get(schedule).local_get(id).call(fetch);
+                code.is_zero().when(keep);
+                code.local_get(schedule).call(at).read8(memory);
+                code.is(TIME.into()).is_zero().when(keep);
+                code.local_get(ran).is_zero().when(|code| {
+                    code.local_get(schedule).local_get(tag).local_get(micros);
+                    code.call(is_due).is_zero().when(keep);
+                });
+                self.with_key(code, id, |code| {
+                    self.access(code, schedule, access, true);
+                    code.local_get(schedule).call(table);
+                    self.digest.operation(code, Operation::DeletePoint);
+                    seen.at(code, BOUND_KEY);
+                    code.i32_const(8);
+                    self.digest.bytes(code);
+                });
+            },
+        )
     }
 
-    /// `is_once(schedule) -> i32`: of the row that was fetched.
-    fn add_is_once(&self, module: &mut Module, plan: &Plan, memory: MemoryId) -> FunctionId {
+    /// `at(schedule) -> address`: where the `ScheduleAt` of the row stands that was fetched.
+    fn add_at(&self, module: &mut Module, plan: &Plan) -> FunctionId {
+        let (memory, _) = self.scans.memory();
         function(module, [I32], &[I32], |code, [schedule], locals| {
             let at = locals.add(I32);
             self.row.at(code);
@@ -283,10 +345,28 @@ impl Parts<'_> {
             for (plan, number) in plan.schedules.iter().zip(0..) {
                 code.local_get(schedule).is(number).when(|code| {
                     walk::skip(code, memory, at, &plan.before, locals);
-                    code.local_get(at).read8(memory).is(TIME).return_();
+                    code.local_get(at).return_();
                 });
             }
             code.unreachable();
+        })
+    }
+
+    fn add_is_due(&self, module: &mut Module, at: FunctionId) -> FunctionId {
+        let (memory, _) = self.scans.memory();
+        let params = [I32, I32, I64];
+        function(module, params, &[I32], |code, [schedule, tag, micros], locals| {
+            let row = locals.add(I32);
+            code.local_get(tag).is(ANY.into()).when(|code| {
+                code.i32_const(1).return_();
+            });
+            code.local_get(schedule).call(at).local_tee(row);
+            code.read8(memory).local_get(tag).binop(BinaryOp::I32Eq);
+            code.local_get(row)
+                .read64(memory, 1)
+                .local_get(micros)
+                .binop(BinaryOp::I64Eq)
+                .binop(BinaryOp::I32And);
         })
     }
 }

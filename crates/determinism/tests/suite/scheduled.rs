@@ -1,7 +1,9 @@
 //! Rows that are due, on the fake host: called with once, as they are then, and deleted afterwards if they are for one time.
 
 use rtdb_determinism::header::CallHeader;
-use rtdb_determinism::{Module, SCHEDULED, SKIPPED, UNSCHEDULED, fires_timers, prepare};
+use rtdb_determinism::{
+    Firing, Module, NOT_DUE, SCHEDULED, SKIPPED, UNSCHEDULED, When, encode_timer, prepare,
+};
 use spacetimedb_lib::db::raw_def::v9::{
     RawConstraintDataV9, RawConstraintDefV9, RawIndexAlgorithm, RawIndexDefV9, RawModuleDefV9,
     RawScheduleDefV9, RawUniqueConstraintDataV9,
@@ -71,7 +73,8 @@ fn module(algorithm: impl Fn(ColList) -> RawIndexAlgorithm) -> Vec<u8> {
     let schedules = Module::from_def(&prepared.original_def).unwrap();
     let named: Vec<_> = schedules.schedules().iter().map(|it| it.table.as_str()).collect();
     assert_eq!(named, ["timer", "second", "third"]);
-    assert!(fires_timers(&prepared.wasm) && !fires_timers(&module));
+    assert_eq!(Firing::of(&prepared.wasm), Firing::ByTime);
+    assert_eq!(Firing::of(&module), Firing::Never);
     prepared.wasm
 }
 
@@ -99,14 +102,32 @@ fn put(host: &mut FakeHost, table: &str, at: ScheduleAt, payload: Vec<u8>) -> Ve
     row
 }
 
+fn clear(host: &mut FakeHost, table: &str) {
+    let (rows, table) = (host.db.rows(table), place(host, table));
+    let rows: Vec<_> = rows.iter().map(|row| host.db.decode(table, row)).collect();
+    assert_eq!(host.db.delete(table, &rows) as usize, rows.len());
+}
+
 fn call(host: &mut FakeHost, hidden: &str, index: u64, schedule: u32, id: u64) -> Result<(), Failure> {
+    call_when(host, hidden, index, [u64::from(schedule), id], None)
+}
+
+/// The same, of a row that was seen to be due then.
+fn call_when(
+    host: &mut FakeHost,
+    hidden: &str,
+    index: u64,
+    [schedule, id]: [u64; 2],
+    when: Option<When>,
+) -> Result<(), Failure> {
     let header = CallHeader {
         sender: [9; 32],
         timestamp_us: index as i64,
         index,
         ..CallHeader::default()
     };
-    host.call(hidden, header, &bsatn::to_vec(&(schedule, id)).unwrap())
+    let args = encode_timer(Firing::ByTime, schedule as u32, id, when);
+    host.call(hidden, header, &args)
 }
 
 #[test]
@@ -151,6 +172,78 @@ fn a_row_that_is_gone_was_cancelled() {
         call(&mut host, UNSCHEDULED, 6, 0, ID + 1).unwrap();
         assert_eq!(before(&host), (0, 1));
         assert_eq!(host.state().0, 6, "it is recorded all the same");
+    });
+}
+
+#[test]
+fn a_row_that_was_moved_waits() {
+    each_index(|mut host| {
+        call(&mut host, SCHEDULED, 1, 0, ID).unwrap();
+        for (nth, at, seen) in [
+            (0, once(), When::Time(4)),
+            (1, once(), When::Interval(5)),
+            (2, again(), When::Interval(6)),
+            (3, again(), When::Time(5)),
+        ] {
+            let row = put(&mut host, "timer", at, Vec::new());
+            let before = host.state();
+            let index = 10 * (nth + 1);
+            let ran = call_when(&mut host, SCHEDULED, index, [0, ID], Some(seen));
+            assert_eq!(ran, Err(Failure::Failed(NOT_DUE.to_owned())));
+            assert_eq!(host.state(), before);
+            call_when(&mut host, UNSCHEDULED, index + 1, [0, ID], Some(seen)).unwrap();
+            assert_eq!(host.db.rows("timer"), [row]);
+            assert!(host.db.rows("rows").is_empty());
+            clear(&mut host, "timer");
+        }
+    });
+}
+
+#[test]
+fn a_row_that_is_due_then_runs() {
+    each_index(|mut host| {
+        for (index, at, seen) in [(5, again(), When::Interval(5)), (7, once(), When::Time(5))] {
+            clear(&mut host, "timer");
+            put(&mut host, "timer", at, vec![index as u8]);
+            call_when(&mut host, SCHEDULED, index, [0, ID], Some(seen)).unwrap();
+            call_when(&mut host, UNSCHEDULED, index + 1, [0, ID], Some(seen)).unwrap();
+        }
+        assert_eq!(host.db.rows("rows").len(), 2);
+        assert!(host.db.rows("timer").is_empty());
+    });
+}
+
+/// As natively: for whatever time.
+#[test]
+fn a_row_that_its_own_run_has_moved_goes() {
+    each_index(|mut host| {
+        let seen = Some(When::Time(5));
+        for (end, left) in [(7, 1), (6, 0)] {
+            clear(&mut host, "timer");
+            put(&mut host, "timer", once(), Vec::new());
+            call_when(&mut host, SCHEDULED, 5 + 10 * (1 - left as u64), [0, ID], seen).unwrap();
+            clear(&mut host, "timer");
+            let later = ScheduleAt::Time(Timestamp::from_micros_since_unix_epoch(99));
+            put(&mut host, "timer", later, Vec::new());
+            call_when(
+                &mut host,
+                UNSCHEDULED,
+                end + 10 * (1 - left as u64),
+                [0, ID],
+                seen,
+            )
+            .unwrap();
+            assert_eq!(
+                host.db.rows("timer").len(),
+                left,
+                "a later call may have moved it"
+            );
+        }
+        // A run that has failed has moved nothing.
+        put(&mut host, "second", once(), Vec::new());
+        call_when(&mut host, SCHEDULED, 25, [1, ID], seen).unwrap_err();
+        call_when(&mut host, UNSCHEDULED, 26, [1, ID], seen).unwrap();
+        assert!(host.db.rows("second").is_empty());
     });
 }
 

@@ -21,6 +21,8 @@ pub(super) struct Clock {
     due: BTreeSet<(i64, RowId)>,
     /// How often a row was taken.
     taken: u64,
+    /// The latest time that was seen.
+    seen_us: i64,
 }
 
 #[derive(Debug)]
@@ -116,6 +118,24 @@ impl Clock {
         }
     }
 
+    /// It is so late. If that is earlier than it was, no row with an interval waits for longer than that.
+    pub(super) fn looked(&mut self, now_us: i64) {
+        if now_us < self.seen_us {
+            let waits = |(id, row): (&RowId, &Row)| match (row.state, row.when) {
+                (State::Waits(due_us), When::Interval(interval_us)) => {
+                    let at_most_us = first(row.when, now_us);
+                    (due_us > at_most_us).then_some((*id, interval_us, at_most_us))
+                }
+                _ => None,
+            };
+            let waits: Vec<_> = self.rows.iter().filter_map(waits).collect();
+            for (row, interval_us, due_us) in waits {
+                self.schedule(row, When::Interval(interval_us), due_us);
+            }
+        }
+        self.seen_us = now_us;
+    }
+
     /// When the next row is due.
     pub(super) fn next_us(&self) -> Option<i64> {
         self.due.first().map(|(due_us, _)| *due_us)
@@ -186,11 +206,13 @@ fn first(when: When, now_us: i64) -> i64 {
     }
 }
 
-/// The first time after now that is so many intervals behind the last one.
+/// The first time after now that is so many intervals behind the last one; if that was by a clock that was ahead, after one
+/// interval.
 fn next(last_us: i64, interval_us: i64, now_us: i64) -> i64 {
     let period = period(interval_us);
     let passed = now_us.saturating_sub(last_us).max(0) / period;
-    last_us.saturating_add(period.saturating_mul(passed.saturating_add(1)))
+    let next_us = last_us.saturating_add(period.saturating_mul(passed.saturating_add(1)));
+    next_us.min(now_us.saturating_add(period))
 }
 
 fn period(interval_us: i64) -> i64 {

@@ -12,14 +12,19 @@ use crate::node::big_endian_hex;
 use prometheus::Histogram;
 use rtdb_consensus::Manager;
 use rtdb_consensus::command::TIMERS_LEVEL;
-use rtdb_replica::{ActiveDatabase, DatabaseId, Replica};
+use rtdb_replica::{ActiveDatabase, DatabaseId, Firing, Replica};
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 /// How often it is looked who leads, and which modules run.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// Databases all of whose rows are asked for at one time: they may be many.
+const READS_MAX: usize = 4;
 
 /// The task that runs a clock for each database with schedule tables while this node leads.
 pub(crate) struct Timers {
@@ -27,6 +32,9 @@ pub(crate) struct Timers {
     replica: Arc<Replica>,
     /// How late rows are run, in seconds.
     delay: Histogram,
+    /// How many of a database's rows are run in a second.
+    quota: Option<NonZeroU32>,
+    turns: Arc<Semaphore>,
     tickers: BTreeMap<DatabaseId, Running>,
     /// The modules, by their publications, of which it was said that their timers don't run.
     told: BTreeSet<(DatabaseId, u64)>,
@@ -46,11 +54,18 @@ impl Drop for Running {
 }
 
 impl Timers {
-    pub(crate) fn new(manager: Arc<Manager>, replica: Arc<Replica>, delay: Histogram) -> Self {
+    pub(crate) fn new(
+        manager: Arc<Manager>,
+        replica: Arc<Replica>,
+        delay: Histogram,
+        quota: Option<NonZeroU32>,
+    ) -> Self {
         Self {
             manager,
             replica,
             delay,
+            quota,
+            turns: Arc::new(Semaphore::new(READS_MAX)),
             tickers: BTreeMap::new(),
             told: BTreeSet::new(),
         }
@@ -69,7 +84,7 @@ impl Timers {
         let scheduled = scheduled
             .into_iter()
             .filter(|it| !it.module.schedules().is_empty());
-        let (fire, silent): (Vec<_>, Vec<_>) = scheduled.partition(|it| it.fires_timers);
+        let (fire, silent): (Vec<_>, Vec<_>) = scheduled.partition(|it| it.firing != Firing::Never);
         self.tell(&silent);
         let level = self.manager.feature_level();
         let term = self.manager.shard().leads().filter(|_| level >= TIMERS_LEVEL);
@@ -95,6 +110,8 @@ impl Timers {
                     database.clone(),
                     term,
                     self.delay.clone(),
+                    self.quota,
+                    self.turns.clone(),
                 );
                 Running {
                     term,

@@ -6,13 +6,15 @@ use futures::StreamExt;
 use futures::future::{BoxFuture, OptionFuture};
 use futures::stream::FuturesUnordered;
 use prometheus::Histogram;
-use rtdb_consensus::command::{Body, Timer};
+use rtdb_consensus::command::{Body, DUE_LEVEL, Timer, TimerAt};
 use rtdb_consensus::{Applied, Manager, Outcome, Propose, SystemClock, Unapplied, WallClock};
 use rtdb_replica::{ActiveDatabase, Replica, ScheduleRow, ScheduleWatch, WatchError, When};
 use std::convert::Infallible;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, sleep_until};
 
 /// Runs of a database that are under way at a time. The next tick of a row is set once its last one has ended.
@@ -35,6 +37,9 @@ const LOOK: Duration = Duration::from_millis(20);
 const BACK_OFF_MIN: Duration = Duration::from_millis(50);
 const BACK_OFF_MAX: Duration = Duration::from_secs(2);
 
+/// The pause before all rows are asked for again that were too many.
+const TOO_LARGE_PAUSE: Duration = Duration::from_secs(60);
+
 /// A run under way, and what becomes of it.
 type Run = BoxFuture<'static, (Due, Outcome)>;
 
@@ -49,6 +54,9 @@ pub(super) struct Ticker {
     under_way: FuturesUnordered<Run>,
     /// Until when nothing is proposed.
     paused: Instant,
+    quota: Option<Quota>,
+    /// Where databases wait to ask for all their rows.
+    turns: Arc<Semaphore>,
     /// The log's rules have refused the last run: until one is let through, they go one at a time.
     refused: bool,
 }
@@ -69,6 +77,8 @@ impl Ticker {
         database: Arc<ActiveDatabase>,
         term: u64,
         delay: Histogram,
+        quota: Option<NonZeroU32>,
+        turns: Arc<Semaphore>,
     ) -> Self {
         Self {
             manager,
@@ -79,6 +89,8 @@ impl Ticker {
             clock: Clock::default(),
             under_way: FuturesUnordered::new(),
             paused: Instant::now(),
+            quota: quota.map(Quota::new),
+            turns,
             refused: false,
         }
     }
@@ -89,10 +101,15 @@ impl Ticker {
         loop {
             let begun = Instant::now();
             let Err(error) = self.serve().await;
+            let database = big_endian_hex(self.database.identity);
+            if matches!(error, Interrupt::Watch(WatchError::TooLarge)) {
+                tracing::error!(database, "{error}");
+                sleep(TOO_LARGE_PAUSE).await;
+                continue;
+            }
             if begun.elapsed() >= BACK_OFF_MAX {
                 pause = BACK_OFF_MIN;
             }
-            let database = big_endian_hex(self.database.identity);
             tracing::warn!(database, %error, ?pause, "the schedule tables are looked at again");
             sleep(pause).await;
             pause = (pause * 2).min(BACK_OFF_MAX);
@@ -105,9 +122,11 @@ impl Ticker {
             let _ = self.ended(due, outcome);
         }
         self.caught_up().await;
+        let turn = self.turns.clone().acquire_owned().await;
         let mut watch = ScheduleWatch::open(self.replica.admin(), self.database.clone()).await?;
         let rows = watch.next().await?.into_iter();
         let rows = rows.filter_map(|row| Some(((row.schedule, row.id), row.when?)));
+        drop(turn);
         let last = self
             .replica
             .last_ticks(&self.database.identity, self.database.position);
@@ -159,7 +178,10 @@ impl Ticker {
         } else {
             UNDER_WAY_MAX
         };
+        self.clock.looked(now_us());
+        let says_when = self.manager.feature_level() >= DUE_LEVEL;
         while self.under_way.len() < max
+            && self.has_quota()
             && let Some(due) = self.clock.take(now_us())
         {
             let (schedule, row) = due.row;
@@ -173,6 +195,10 @@ impl Ticker {
                     When::Interval(_) => due.due_us,
                     When::Time(_) => 0,
                 },
+                at: says_when.then_some(match due.when {
+                    When::Interval(interval_us) => TimerAt::IntervalUs(interval_us),
+                    When::Time(at_us) => TimerAt::TimeUs(at_us),
+                }),
                 over: false,
             };
             match self.manager.shard().submit(Body::Timer(timer).into()) {
@@ -184,10 +210,21 @@ impl Ticker {
                     return;
                 }
             }
+            if let Some(quota) = &mut self.quota {
+                quota.spend(Instant::now());
+            }
             if is_slowed {
                 self.paused = Instant::now() + SLOWED_PAUSE;
             }
         }
+    }
+
+    /// Whether there may be one more run now; if not, there is a pause until there may be.
+    fn has_quota(&mut self) -> bool {
+        let now = Instant::now();
+        let until = self.quota.as_ref().map_or(now, Quota::until);
+        self.paused = self.paused.max(until);
+        until <= now
     }
 
     /// When there may be something to propose, as far as that is known.
@@ -221,6 +258,33 @@ impl Ticker {
             Ended::Unknown => Err(Interrupt::Unknown),
             _ => Ok(()),
         }
+    }
+}
+
+/// How many runs a second there may be: at first as many at once.
+struct Quota {
+    interval: Duration,
+    /// When those that there were would have been, one by one.
+    spent: Instant,
+}
+
+impl Quota {
+    fn new(per_second: NonZeroU32) -> Self {
+        Self {
+            interval: Duration::from_secs(1) / per_second.get(),
+            spent: Instant::now(),
+        }
+    }
+
+    /// From when on there may be one more.
+    fn until(&self) -> Instant {
+        // Never before its beginning.
+        let ahead = Duration::from_secs(1) - self.interval;
+        self.spent.checked_sub(ahead).unwrap_or(self.spent)
+    }
+
+    fn spend(&mut self, now: Instant) {
+        self.spent = self.spent.max(now) + self.interval;
     }
 }
 

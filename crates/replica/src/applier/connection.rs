@@ -66,7 +66,7 @@ pub enum ConnectionError {
 
 impl ConnectionError {
     /// Whether the server has said more at once than a connection takes.
-    pub(super) fn is_too_large(&self) -> bool {
+    pub(crate) fn is_too_large(&self) -> bool {
         matches!(self, Self::Line(LineError::Socket(error)) if matches!(**error, WebSocketError::Capacity(_)))
     }
 }

@@ -14,7 +14,7 @@ use crate::ActiveDatabase;
 use rtdb_consensus::command::{Body, Call, Connect, Disconnect};
 use rtdb_consensus::{Position, Refusal, Reply, ResolvedCommand, Session};
 use rtdb_determinism::header::{self, CallHeader, NO_RECEIPT};
-use rtdb_determinism::{Claims, DISCONNECT, MARK, Module, Successes, UNSCHEDULED};
+use rtdb_determinism::{Claims, DISCONNECT, MARK, Module, Successes};
 use rtdb_protocol::reply::Outcome;
 use rtdb_protocol::server::AppliedCall;
 use std::sync::Arc;
@@ -315,12 +315,9 @@ impl Core {
                 self.answer_first();
                 return Ok(());
             }
-            (kind @ (Kind::Cleanup | Kind::Unscheduled), outcome)
-                if !matches!(outcome, Outcome::Ok { .. }) =>
-            {
-                let is_cleanup = *kind == Kind::Cleanup;
+            (Kind::Cleanup, outcome) => {
                 return Err(Violation::Hidden {
-                    reducer: if is_cleanup { DISCONNECT } else { UNSCHEDULED },
+                    reducer: DISCONNECT,
                     message: format!("{outcome:?}"),
                 });
             }

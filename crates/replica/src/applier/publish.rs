@@ -123,7 +123,7 @@ impl Applier {
             identity: self.database,
             owner: owner.clone(),
             claims: Claims::of(&publish.module),
-            fires_timers: rtdb_determinism::fires_timers(&publish.module),
+            firing: rtdb_determinism::Firing::of(&publish.module),
             takes_rows: takes_rows(&publish.module),
             position,
             module: Arc::new(module),

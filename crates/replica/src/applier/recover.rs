@@ -238,7 +238,7 @@ impl Applier {
             owner,
             module,
             claims: Claims::of(&publish.module),
-            fires_timers: rtdb_determinism::fires_timers(&publish.module),
+            firing: rtdb_determinism::Firing::of(&publish.module),
             takes_rows: takes_rows(&publish.module),
             position,
             program: program(publish),

@@ -276,7 +276,7 @@ mod tests {
     use super::*;
     use rtdb_consensus::Position;
     use rtdb_consensus::command::Owner;
-    use rtdb_determinism::{Claims, Module};
+    use rtdb_determinism::{Claims, Firing, Module};
     use spacetimedb_lib::db::raw_def::v9::RawModuleDefV9Builder;
     use spacetimedb_lib::{Hash, RawModuleDef};
     use spacetimedb_sats::{AlgebraicType, bsatn};
@@ -296,7 +296,7 @@ mod tests {
             owner: Owner::default(),
             module: Arc::new(Module::from_def(&def).unwrap()),
             claims: Claims::Ignored,
-            fires_timers: true,
+            firing: Firing::ByTime,
             takes_rows: true,
             position: Position(7),
             program: Hash::from_byte_array([5; 32]),

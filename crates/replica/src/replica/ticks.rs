@@ -2,9 +2,10 @@
 //! node has read the log since it was started.
 
 use rtdb_consensus::command::Timer;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Rows that are remembered of a database. What is beyond begins anew with the next leader.
+/// Rows that are remembered of a database. Beyond, those are forgotten that were due the longest time ago, most of which are
+/// gone: they begin anew with the next leader.
 const TICKS_MAX: usize = 100_000;
 
 /// Of one database, while one module runs.
@@ -14,6 +15,8 @@ pub(super) struct Ticks {
     module: u64,
     /// By the schedule's place and the row's key, in microseconds since the Unix epoch.
     due_us: BTreeMap<(u32, u64), i64>,
+    /// The same by when they were due.
+    oldest: BTreeSet<(i64, (u32, u64))>,
 }
 
 impl Ticks {
@@ -29,8 +32,14 @@ impl Ticks {
             };
         }
         let row = (timer.schedule, timer.row);
-        if self.due_us.len() < TICKS_MAX || self.due_us.contains_key(&row) {
-            self.due_us.insert(row, timer.interval_due_us);
+        if let Some(before_us) = self.due_us.insert(row, timer.interval_due_us) {
+            self.oldest.remove(&(before_us, row));
+        }
+        self.oldest.insert((timer.interval_due_us, row));
+        if self.due_us.len() > TICKS_MAX
+            && let Some((_, row)) = self.oldest.pop_first()
+        {
+            self.due_us.remove(&row);
         }
     }
 
@@ -66,9 +75,14 @@ mod tests {
             (ticks.of(1), ticks.of(2)),
             (BTreeMap::new(), [((0, 8), 40)].into())
         );
-        for row in 0..2 * TICKS_MAX as u64 {
-            ticks.note(&timer(2, row, 50));
+        let rows = 2 * TICKS_MAX as u64;
+        for row in 0..rows {
+            ticks.note(&timer(2, row, 50 + row as i64));
+            ticks.note(&timer(2, 0, 60 + row as i64));
         }
-        assert_eq!(ticks.due_us.len(), TICKS_MAX);
+        let kept = ticks.of(2);
+        assert_eq!((kept.len(), ticks.oldest.len()), (TICKS_MAX, TICKS_MAX));
+        assert!(kept.contains_key(&(0, 0)), "it was due a moment ago");
+        assert!(!kept.contains_key(&(0, 8)) && kept.contains_key(&(0, rows - 1)));
     }
 }

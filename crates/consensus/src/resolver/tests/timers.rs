@@ -1,7 +1,7 @@
 //! Rows that are due: two positions for each, both or none, and only in the term of the leader that saw them.
 
 use super::*;
-use crate::command::Timer;
+use crate::command::{Timer, TimerAt};
 
 fn timer(row: u64, term: u64) -> Body {
     Body::Timer(Timer {
@@ -11,6 +11,7 @@ fn timer(row: u64, term: u64) -> Body {
         row,
         term,
         interval_due_us: 0,
+        at: None,
         over: false,
     })
 }
@@ -66,6 +67,32 @@ fn a_deposed_leaders_timer_counts_for_nothing() {
         assert!(timers(&decision).is_empty());
         assert_eq!(refusal(&decision), Some(Refusal::Deposed));
         assert_eq!(decision.entry.commands[0].position.command(), 2);
+    }
+}
+
+#[test]
+fn a_timer_counts_for_nothing_before_its_row_is_due() {
+    let mut bench = Bench::new(Resolver::shard());
+    let now_us = bench.one(1, publish()).record.first_timestamp_us;
+    let due = |at, interval_due_us| {
+        let timer = Timer {
+            database: DATABASE,
+            term: TERM,
+            interval_due_us,
+            at: Some(at),
+            ..Timer::default()
+        };
+        Body::Timer(timer)
+    };
+    let (once, again) = (TimerAt::TimeUs, TimerAt::IntervalUs);
+    let later_us = now_us + 1_000_000;
+    for early in [due(once(later_us), 0), due(again(5), later_us)] {
+        let seq = bench.resolver.stream(1).unwrap().1 + 1;
+        assert_eq!(refusal(&bench.one(seq, early)), Some(Refusal::NotDue));
+    }
+    for (at, interval_due_us) in [(once(now_us), 0), (once(i64::MIN), 0), (again(later_us), now_us)] {
+        let seq = bench.resolver.stream(1).unwrap().1 + 1;
+        assert_eq!(timers(&bench.one(seq, due(at, interval_due_us))).len(), 2);
     }
 }
 

@@ -127,6 +127,26 @@ fn what_was_not_run_or_is_not_known_is_settled() {
 }
 
 #[test]
+fn a_clock_that_was_ahead_leaves_no_interval_asleep() {
+    let mut clock = Clock::default();
+    let hour = 3_600_000 * MS;
+    clock.looked(hour);
+    clock.came(ROW, When::Interval(50 * MS), hour);
+    clock.came((0, 2), When::Time(hour), 0);
+    let due = clock.take(hour + 50 * MS).unwrap();
+    clock.done(due, Ended::Ran, hour + 51 * MS);
+    clock.looked(10 * MS);
+    assert_eq!(clock.next_us(), Some(60 * MS));
+    // Nor does one that was taken meanwhile, or that another leader has left.
+    let due = clock.take(60 * MS).unwrap();
+    clock.done(due, Ended::Ran, 20 * MS);
+    assert_eq!(clock.next_us(), Some(70 * MS));
+    let rows = [(ROW, When::Interval(40 * MS))];
+    clock.reset(rows.into_iter(), &[(ROW, hour)].into(), 30 * MS);
+    assert_eq!(clock.next_us(), Some(70 * MS));
+}
+
+#[test]
 fn an_interval_goes_on_where_another_leader_has_left_it() {
     let mut clock = Clock::default();
     let rows = [(ROW, When::Interval(50 * MS)), ((0, 2), When::Interval(50 * MS))];

@@ -4,10 +4,10 @@ use super::super::calls::Calls;
 use super::super::window::{Failure, Kind};
 use super::Core;
 use crate::ActiveDatabase;
-use rtdb_consensus::command::Timer;
+use rtdb_consensus::command::{Timer, TimerAt};
 use rtdb_consensus::{Refusal, ResolvedCommand};
 use rtdb_determinism::header::CallHeader;
-use rtdb_determinism::{SCHEDULED, UNSCHEDULED};
+use rtdb_determinism::{Firing, SCHEDULED, UNSCHEDULED, When, encode_timer};
 
 impl Core {
     pub(super) fn timer(
@@ -18,7 +18,8 @@ impl Core {
         calls: &mut Calls,
     ) {
         let is_known = (timer.schedule as usize) < active.module.schedules().len();
-        if timer.module != active.position.0 || !is_known || !active.fires_timers {
+        let never = active.firing == Firing::Never;
+        if timer.module != active.position.0 || !is_known || never {
             return self.answer(command, Err(Failure::Refused(Refusal::OtherModule)));
         }
         let header = CallHeader {
@@ -27,7 +28,11 @@ impl Core {
             index: command.position.0,
             ..CallHeader::default()
         };
-        let own = [&timer.schedule.to_le_bytes()[..], &timer.row.to_le_bytes()].concat();
+        let known = timer.at.map(|at| match at {
+            TimerAt::IntervalUs(interval_us) => When::Interval(interval_us),
+            TimerAt::TimeUs(at_us) => When::Time(at_us),
+        });
+        let own = encode_timer(active.firing, timer.schedule, timer.row, known);
         let (kind, reducer) = match timer.over {
             false => (Kind::Scheduled, SCHEDULED),
             true => (Kind::Unscheduled, UNSCHEDULED),

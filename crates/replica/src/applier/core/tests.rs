@@ -6,7 +6,7 @@ use crate::applier::window::CALLS_MAX;
 use bytes::Bytes;
 use rtdb_consensus::command::{Call, Connect, Disconnect, Owner};
 use rtdb_consensus::{Applied, Origin, Unapplied};
-use rtdb_determinism::{CLAIMS_BYTES_MAX, IDENTIFY, SKIPPED};
+use rtdb_determinism::{CLAIMS_BYTES_MAX, Firing, IDENTIFY, SKIPPED};
 use rtdb_protocol::Subprotocol;
 use rtdb_protocol::client::{self, ClientMessage};
 use spacetimedb_lib::db::raw_def::v9::{Lifecycle, RawModuleDefV9Builder};
@@ -37,7 +37,7 @@ fn core_with(lifecycle: bool, claims: Claims) -> (Core, Calls) {
         owner: Owner::default(),
         module: Arc::new(module(lifecycle)),
         claims,
-        fires_timers: true,
+        firing: Firing::ByTime,
         takes_rows: true,
         position: Position(1),
         program: spacetimedb_lib::Hash::ZERO,
