@@ -64,7 +64,8 @@ impl ScheduleWatch {
     /// # Errors
     /// [`WatchError`].
     pub async fn open(admin: &Admin, database: Arc<ActiveDatabase>) -> Result<Self, WatchError> {
-        let mut connection = Connection::open_for(admin, &database.owner, &database.identity, MESSAGE_BYTES_MAX).await?;
+        let mut connection =
+            Connection::open_for(admin, &database.owner, &database.identity, MESSAGE_BYTES_MAX).await?;
         let tables = database.module.schedules().iter();
         let queries: Vec<_> = tables
             .map(|schedule| format!("SELECT * FROM \"{}\"", schedule.table))

@@ -9,11 +9,12 @@ use crate::applier::window::Failure;
 use crate::{ActiveDatabase, AdminError};
 use bytes::Bytes;
 use rtdb_consensus::command::{Assignment, DeleteRows, InsertRows, UpdateRows, Write, WriteKind};
-use rtdb_consensus::{Refusal, Reply, ResolvedCommand};
+use rtdb_consensus::{Position, Reply, ResolvedCommand};
 use rtdb_determinism::header::CallHeader;
 use rtdb_determinism::{APPLY, RowChanges, Table, encode_changes};
 use rtdb_protocol::MESSAGE_BYTES_MAX;
 use spacetimedb_sats::ProductType;
+use std::collections::BTreeSet;
 
 /// Bytes of the rows of one statement, those that go and those that come: less than a call and an answer may have.
 const WRITE_BYTES_MAX: usize = 24 << 20;
@@ -24,8 +25,19 @@ const _: () = assert!(WRITE_BYTES_MAX + 12 * WRITE_ROWS_MAX + (1 << 20) < MESSAG
 /// What the writer hears if the module can't do it.
 const OLD_MODULE: &str = "the database's module was prepared by an earlier version of RaftTimeDB, and takes no SQL that \
                           writes: publish it again";
+/// What the writer hears of a database that has ended, and is another's by now.
+const OTHER_OWNER: &str = "the database is another owner's by now";
 /// What the writer hears if the statement was read for another module.
 const OTHER_MODULE: &str = "the database's module was updated while the statement was on its way: try again";
+
+/// Rows that come are counted: one that is there already does not come again.
+#[derive(Clone)]
+pub(super) struct Counting {
+    position: Position,
+    table: String,
+    /// How many rows the table has had.
+    before: u64,
+}
 
 /// What a statement does, row by row.
 struct Planned {
@@ -44,30 +56,30 @@ impl Applier {
     ) -> Result<Option<Connection>, Interrupt> {
         self.core.writing(command);
         let (Some(active), Some(mut connection)) = (self.core.active(), connection) else {
-            self.core
-                .unwritten(Err(Failure::Refused(Refusal::NoSuchDatabase)));
+            self.core.unwritten_here();
             return Ok(None);
         };
         if let Some(why) = self.failed(command.position) {
             self.passed_over.insert(command.position);
-            self.core.unwritten(Err(Failure::trapped(why.to_owned())));
+            self.core.unwritten(Failure::trapped(why.to_owned()));
             return Ok(Some(connection));
         }
         let table = match table(write, &active) {
             Ok(table) => table,
             Err(why) => {
-                self.core.unwritten(Err(why));
+                self.core.unwritten(why);
                 return Ok(Some(connection));
             }
         };
         match self.plan(write, table, &active).await? {
-            Err(why) => self.core.unwritten(Err(why)),
-            Ok(planned) if planned.deleted.is_empty() && planned.inserted.is_empty() => {
-                self.core.unwritten(Ok(planned.reply));
-            }
+            // Also what changes nothing: a server that has died since may have lost what there is to change.
             Ok(planned) => {
                 self.apply(command, write, planned, table, &mut connection)
                     .await?
+            }
+            Err(why) => {
+                connection.check().await?;
+                self.core.unwritten(why);
             }
         }
         Ok(Some(connection))
@@ -81,7 +93,7 @@ impl Applier {
         active: &ActiveDatabase,
     ) -> Result<Result<Planned, Failure>, Interrupt> {
         let query = match &write.kind {
-            Some(WriteKind::Insert(InsertRows { rows })) => return Ok(inserting(rows)),
+            Some(WriteKind::Insert(InsertRows { rows })) => return Ok(inserting(rows, table)),
             Some(WriteKind::Update(UpdateRows { query, .. }) | WriteKind::Delete(DeleteRows { query })) => {
                 query
             }
@@ -131,24 +143,45 @@ impl Applier {
         }];
         let args = [header.encode().as_slice(), &encode_changes(&changes)].concat();
         drop(changes);
-        self.core.writes(planned.reply.clone());
-        // Rows that are there already do not come again, where nothing unique forbids them.
         let is_own = command.origin.node == self.shared.node;
-        let counted = matches!(planned.reply, Reply::Rows { inserted: 1.., .. });
-        let before = match is_own && counted && !table.ordered && !table.event {
-            true => Some(self.count(&table.name).await?),
-            false => None,
-        };
-        let result = connection.call(APPLY, &args).await?;
-        if let Some(before) = before {
-            let after = self.count(&table.name).await?;
-            self.core.writes(Reply::Rows {
-                inserted: after.saturating_sub(before),
-                deleted: 0,
-                updated: 0,
+        let inserts = matches!(planned.reply, Reply::Rows { inserted: 1.., .. });
+        if is_own && inserts && !table.event {
+            let (position, table) = (command.position, table.name.clone());
+            let before = self.count(&table).await?;
+            self.counting = Some(Counting {
+                position,
+                table,
+                before,
             });
+        } else {
+            self.core.writes(command.position, planned.reply);
         }
+        let result = connection.call(APPLY, &args).await?;
+        self.count_inserted(command.position, connection).await?;
         self.core.result(result)?;
+        Ok(())
+    }
+
+    /// Finds out how many rows a write has inserted, if it was the last command that was applied.
+    pub(super) async fn count_inserted(
+        &mut self,
+        last: Position,
+        connection: &mut Connection,
+    ) -> Result<(), Interrupt> {
+        if let Some(counting) = self.counting.clone().filter(|it| it.position == last) {
+            let after = self.count(&counting.table).await?;
+            connection.check().await?;
+            let (inserted, deleted, updated) = (after.saturating_sub(counting.before), 0, 0);
+            self.core.writes(
+                last,
+                Reply::Rows {
+                    inserted,
+                    deleted,
+                    updated,
+                },
+            );
+        }
+        self.counting = None;
         Ok(())
     }
 
@@ -162,6 +195,9 @@ impl Applier {
 /// The table of the module that runs; or why the write can't be carried out.
 fn table<'a>(write: &Write, active: &'a ActiveDatabase) -> Result<&'a Table, Failure> {
     let refuse = |why: &str| Err(Failure::trapped(why.to_owned()));
+    if active.owner.identity != write.sender {
+        return refuse(OTHER_OWNER);
+    }
     if active.program.data[..] != write.program[..] {
         return refuse(OTHER_MODULE);
     }
@@ -174,12 +210,17 @@ fn table<'a>(write: &Write, active: &'a ActiveDatabase) -> Result<&'a Table, Fai
     }
 }
 
-fn inserting(rows: &[Bytes]) -> Result<Planned, Failure> {
+fn inserting(rows: &[Bytes], table: &Table) -> Result<Planned, Failure> {
+    // Events are not there afterwards, to be counted; and the same one comes once.
+    let inserted = match table.event && table.auto_inc.is_empty() {
+        true => rows.iter().collect::<BTreeSet<_>>().len(),
+        false => rows.len(),
+    };
     checked(Planned {
         deleted: Vec::new(),
         inserted: rows.to_vec(),
         reply: Reply::Rows {
-            inserted: rows.len() as u64,
+            inserted: inserted as u64,
             deleted: 0,
             updated: 0,
         },
@@ -274,7 +315,6 @@ fn too_large() -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rtdb_consensus::Position;
     use rtdb_consensus::command::Owner;
     use rtdb_determinism::{Claims, Module};
     use spacetimedb_lib::db::raw_def::v9::RawModuleDefV9Builder;
@@ -293,7 +333,10 @@ mod tests {
         let def = bsatn::to_vec(&RawModuleDef::V9(def.finish())).unwrap();
         ActiveDatabase {
             identity: [1; 32],
-            owner: Owner::default(),
+            owner: Owner {
+                identity: vec![9; 32].into(),
+                ..Owner::default()
+            },
             module: Arc::new(Module::from_def(&def).unwrap()),
             claims: Claims::Ignored,
             fires_timers: true,
@@ -353,15 +396,21 @@ mod tests {
     }
 
     #[test]
-    fn a_write_for_another_module_is_refused() {
+    fn a_write_for_another_module_or_owner_is_refused() {
         let of = |program: u8, place| Write {
             program: vec![program; 32].into(),
+            sender: vec![9; 32].into(),
             table: place,
             ..Write::default()
+        };
+        let others = Write {
+            sender: vec![8; 32].into(),
+            ..of(5, 0)
         };
         let active = active();
         assert_eq!(table(&of(5, 0), &active).map(|it| it.name.as_str()), Ok("player"));
         for (write, active) in [
+            (others, active.clone()),
             (of(6, 0), active.clone()),
             (of(5, 1), active.clone()),
             (

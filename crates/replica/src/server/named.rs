@@ -55,12 +55,7 @@ impl Server for Named {
         asked.boxed()
     }
 
-    fn connect<'a>(
-        &'a self,
-        owner: &'a Owner,
-        database: &'a DatabaseId,
-        bytes_max: usize,
-    ) -> Connecting<'a> {
+    fn connect<'a>(&'a self, owner: &'a Owner, database: &'a DatabaseId, bytes_max: usize) -> Connecting<'a> {
         let connecting = async move {
             let token = self.token(owner)?;
             connect(&self.server.authority(), &token, database, bytes_max).await

@@ -32,12 +32,7 @@ pub trait Server: Send + Sync {
 
     /// Connects to a database in the name of `owner`, and agrees on how to talk. A message of more than `bytes_max` ends
     /// the connection.
-    fn connect<'a>(
-        &'a self,
-        owner: &'a Owner,
-        database: &'a DatabaseId,
-        bytes_max: usize,
-    ) -> Connecting<'a>;
+    fn connect<'a>(&'a self, owner: &'a Owner, database: &'a DatabaseId, bytes_max: usize) -> Connecting<'a>;
 
     /// How it is doing.
     fn state(&self) -> watch::Receiver<ServerState>;
