@@ -236,12 +236,7 @@ impl Server for Eventful {
         .boxed()
     }
 
-    fn connect<'a>(
-        &'a self,
-        owner: &'a Owner,
-        database: &'a DatabaseId,
-        bytes_max: usize,
-    ) -> Connecting<'a> {
+    fn connect<'a>(&'a self, owner: &'a Owner, database: &'a DatabaseId, bytes_max: usize) -> Connecting<'a> {
         async move {
             let held = {
                 let mut habit = self.habit.lock();
