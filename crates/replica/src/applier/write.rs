@@ -71,16 +71,12 @@ impl Applier {
                 return Ok(Some(connection));
             }
         };
-        match self.plan(write, table, &active).await? {
-            // Also what changes nothing: a server that has died since may have lost what there is to change.
+        match self.plan(write, table, &active, &mut connection).await? {
             Ok(planned) => {
                 self.apply(command, write, planned, table, &mut connection)
                     .await?
             }
-            Err(why) => {
-                connection.check().await?;
-                self.core.unwritten(why);
-            }
+            Err(why) => self.core.unwritten(why),
         }
         Ok(Some(connection))
     }
@@ -91,6 +87,7 @@ impl Applier {
         write: &Write,
         table: &Table,
         active: &ActiveDatabase,
+        connection: &mut Connection,
     ) -> Result<Result<Planned, Failure>, Interrupt> {
         let query = match &write.kind {
             Some(WriteKind::Insert(InsertRows { rows })) => return Ok(inserting(rows, table)),
@@ -99,7 +96,7 @@ impl Applier {
             }
             None => return Ok(Err(Failure::trapped("the write says nothing".to_owned()))),
         };
-        let rows = match self.rows(query).await? {
+        let rows = match self.rows(query, connection).await? {
             Ok(rows) => rows,
             Err(why) => return Ok(Err(why)),
         };
@@ -109,14 +106,22 @@ impl Applier {
         })
     }
 
-    /// The rows that a query gives here. On a connection of its own, which ends with an answer that is too long.
-    async fn rows(&mut self, query: &str) -> Result<Result<Vec<Bytes>, Failure>, Interrupt> {
-        let mut connection = Connection::open(&self.shared.admin, &self.owner, &self.database).await?;
+    /// The rows that a query gives to the connection that the calls go through: another server may have lost some of them.
+    /// With an answer that is too long the connection ends, and there is a new one.
+    async fn rows(
+        &mut self,
+        query: &str,
+        connection: &mut Connection,
+    ) -> Result<Result<Vec<Bytes>, Failure>, Interrupt> {
         match connection.query(query).await {
             Ok(Ok(rows)) => Ok(Ok(sorted(rows))),
             // Its own word, for the others to confirm.
             Ok(Err(error)) => Ok(Err(Failure::ended(error))),
-            Err(error) if error.is_too_large() => Ok(Err(too_large())),
+            Err(error) if error.is_too_large() => {
+                let index = self.state().await?.map_or(0, |state| state.index);
+                *connection = self.connect(index, None).await?;
+                Ok(Err(too_large()))
+            }
             Err(error) => Err(error.into()),
         }
     }
