@@ -175,6 +175,8 @@ fn module() -> RawModuleDef {
         .finish();
     def.build_table_with_new_type("OddName", ProductType::from([("a", AlgebraicType::U8)]), true)
         .finish();
+    // Rules are not for the owner.
+    def.add_row_level_security("SELECT * FROM t_identity WHERE v = :sender");
     def.add_reducer("nothing", ProductType::unit(), None);
     RawModuleDef::V9(def.finish())
 }

@@ -9,7 +9,7 @@ use crate::applier::window::Failure;
 use crate::{ActiveDatabase, AdminError};
 use bytes::Bytes;
 use rtdb_consensus::command::{Assignment, DeleteRows, InsertRows, UpdateRows, Write, WriteKind};
-use rtdb_consensus::{Position, Reply, ResolvedCommand};
+use rtdb_consensus::{Position, Refusal, Reply, ResolvedCommand};
 use rtdb_determinism::header::CallHeader;
 use rtdb_determinism::{APPLY, RowChanges, Table, encode_changes};
 use rtdb_protocol::MESSAGE_BYTES_MAX;
@@ -25,10 +25,6 @@ const _: () = assert!(WRITE_BYTES_MAX + 12 * WRITE_ROWS_MAX + (1 << 20) < MESSAG
 /// What the writer hears if the module can't do it.
 const OLD_MODULE: &str = "the database's module was prepared by an earlier version of RaftTimeDB, and takes no SQL that \
                           writes: publish it again";
-/// What the writer hears of a database that has ended, and is another's by now.
-const OTHER_OWNER: &str = "the database is another owner's by now";
-/// What the writer hears if the statement was read for another module.
-const OTHER_MODULE: &str = "the database's module was updated while the statement was on its way: try again";
 
 /// Rows that come are counted: one that is there already does not come again.
 #[derive(Clone)]
@@ -200,11 +196,12 @@ impl Applier {
 /// The table of the module that runs; or why the write can't be carried out.
 fn table<'a>(write: &Write, active: &'a ActiveDatabase) -> Result<&'a Table, Failure> {
     let refuse = |why: &str| Err(Failure::trapped(why.to_owned()));
+    // The database that the statement was for may have ended, and come again.
     if active.owner.identity != write.sender {
-        return refuse(OTHER_OWNER);
+        return Err(Failure::Refused(Refusal::NotOwner));
     }
     if active.program.data[..] != write.program[..] {
-        return refuse(OTHER_MODULE);
+        return Err(Failure::Refused(Refusal::OtherModule));
     }
     if !active.takes_rows {
         return refuse(OLD_MODULE);
