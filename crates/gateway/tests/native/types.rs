@@ -6,7 +6,7 @@ use super::sql::ask_of;
 use rtdb_protocol::Subprotocol;
 use rtdb_testkit::tables_module;
 use spacetimedb_lib::RawModuleDef;
-use spacetimedb_lib::db::raw_def::v9::{RawModuleDefV9Builder, TableAccess, btree, direct};
+use spacetimedb_lib::db::raw_def::v9::{RawModuleDefV9Builder, TableAccess, btree, direct, hash};
 use spacetimedb_lib::db::raw_def::v10::RawModuleDefV10Builder;
 use spacetimedb_sats::{AlgebraicType, ProductType};
 use std::net::SocketAddr;
@@ -260,7 +260,7 @@ async fn values_of_all_types_are_written_as_natively() {
         publish_module(&pair, wasm, "events", &owner).await;
         for text in EVENTS {
             both.same("events", text).await;
-            for table in ["happened", "once", "snake_case", "SnakeCase"] {
+            for table in ["happened", "once", "snake_case", "SnakeCase", "hashed"] {
                 both.same("events", &format!("SELECT * FROM {table}")).await;
             }
         }
@@ -361,6 +361,13 @@ fn events() -> RawModuleDef {
     def.build_table_with_new_type("SnakeCase", row(), true)
         .with_access(TableAccess::Public)
         .finish();
+    def.build_table_with_new_type("hashed", row(), true)
+        .with_column_sequence(0)
+        .with_unique_constraint(0)
+        .with_index(hash(0), "hashed_kind", "hashed_kind")
+        .with_unique_constraint(1)
+        .with_index(hash(1), "hashed_text", "hashed_text")
+        .finish();
     def.add_reducer("nothing", ProductType::unit());
     RawModuleDef::V10(def.finish())
 }
@@ -384,4 +391,11 @@ const EVENTS: &[&str] = &[
     "UPDATE snake_case SET theKind = 6 WHERE snake_case.theKind = 5",
     "DELETE FROM SnakeCase WHERE text = 'a'",
     "DELETE FROM snake_case",
+    "INSERT INTO hashed (the_kind, text) VALUES (0, 'a'), (0, 'b'), (9, 'c')",
+    "INSERT INTO hashed (the_kind, text) VALUES (9, 'c')",
+    "INSERT INTO hashed (the_kind, text) VALUES (9, 'd')",
+    "UPDATE hashed SET the_kind = 0 WHERE text = 'c'",
+    "UPDATE hashed SET text = 'a' WHERE the_kind = 2",
+    "UPDATE hashed SET text = 'z', the_kind = 200 WHERE the_kind = 2",
+    "DELETE FROM hashed WHERE text = 'z' OR the_kind = 1",
 ];
