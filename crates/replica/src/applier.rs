@@ -36,6 +36,7 @@ use self::poison::Poison;
 pub(crate) use self::reader::database_of;
 use self::reader::{Head, Reader};
 use self::write::Counting;
+pub use self::write::{WRITE_ROWS_MAX, write_too_large};
 use crate::replica::{Shared, Slot, Verdict, Verdicts, Witnesses};
 use crate::{AdminError, DatabaseId, Fatal, Phase, Quarantine};
 use futures::future::{Either, OptionFuture, select};

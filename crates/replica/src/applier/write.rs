@@ -19,7 +19,7 @@ use std::collections::BTreeSet;
 /// Bytes of the rows of one statement, those that go and those that come: less than a call and an answer may have.
 const WRITE_BYTES_MAX: usize = 24 << 20;
 /// Rows that one statement may change.
-const WRITE_ROWS_MAX: usize = 500_000;
+pub const WRITE_ROWS_MAX: usize = 500_000;
 const _: () = assert!(WRITE_BYTES_MAX + 12 * WRITE_ROWS_MAX + (1 << 20) < MESSAGE_BYTES_MAX);
 
 /// What the writer hears if the module can't do it.
@@ -307,11 +307,16 @@ fn checked(planned: Planned) -> Result<Planned, Failure> {
 }
 
 fn too_large() -> Failure {
-    Failure::trapped(format!(
+    Failure::trapped(write_too_large())
+}
+
+/// What is said of a statement that changes more than it may.
+pub fn write_too_large() -> String {
+    format!(
         "the statement changes too much at once: at most {WRITE_ROWS_MAX} rows, and {} MiB of rows as they were and as they \
          become; split it by its WHERE",
         WRITE_BYTES_MAX >> 20
-    ))
+    )
 }
 
 #[cfg(test)]
