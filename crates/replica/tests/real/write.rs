@@ -97,7 +97,8 @@ async fn rows_are_changed_once_and_counted_right_whenever_the_server_dies() {
         .map(|at| format!("[{},\"new {at}\"]", 2 * at + 2))
         .collect();
     let mut left: Vec<_> = left.iter().map(|row| row.replace(", ", ",")).collect();
-    (left.sort(), expected.sort());
+    left.sort();
+    expected.sort();
     assert_eq!(left, expected);
     replica.stop().await;
     node.server.stop().await;
