@@ -77,9 +77,9 @@ impl From<Unapplied> for HttpError {
             Unapplied::Refused(Refusal::NoSuchShard(_)) => StatusCode::NOT_FOUND,
             Unapplied::Refused(Refusal::NotOwner | Refusal::Locked) => StatusCode::FORBIDDEN,
             Unapplied::Refused(Refusal::NameTaken(_)) => StatusCode::UNAUTHORIZED,
-            Unapplied::Refused(Refusal::SessionGone | Refusal::Split | Refusal::StillThere) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Unapplied::Refused(
+                Refusal::SessionGone | Refusal::Split | Refusal::StillThere | Refusal::OtherModule,
+            ) => StatusCode::SERVICE_UNAVAILABLE,
             Unapplied::Refused(
                 Refusal::AlreadyInitialised
                 | Refusal::NotSplit
@@ -88,7 +88,6 @@ impl From<Unapplied> for HttpError {
                 | Refusal::NamesChanged
                 | Refusal::ConnectionTaken
                 | Refusal::Deposed
-                | Refusal::OtherModule
                 | Refusal::NotYet
                 | Refusal::NotDue,
             ) => StatusCode::CONFLICT,

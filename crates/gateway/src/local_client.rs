@@ -1,7 +1,7 @@
 //! Requests to the node's own SpacetimeDB.
 
 use crate::http_error::HttpError;
-use crate::limits::LOCAL_ANSWER_MAX;
+use crate::limits::{COUNT_BYTES_MAX, LOCAL_ANSWER_MAX};
 use crate::local::Local;
 use axum::body::Body;
 use axum::response::Response;
@@ -93,4 +93,11 @@ impl LocalClient {
         }
         Ok(response)
     }
+}
+
+/// The number in an answer to a count: `[{ …, "rows": [[n]] }]`.
+pub(crate) async fn counted(answer: Response) -> Option<u64> {
+    let body = axum::body::to_bytes(answer.into_body(), COUNT_BYTES_MAX);
+    let answer: serde_json::Value = serde_json::from_slice(&body.await.ok()?).ok()?;
+    answer.get(0)?.get("rows")?.get(0)?.get(0)?.as_u64()
 }

@@ -345,6 +345,7 @@ async fn sql_of_the_owner_s_writes_through_the_log() {
         ),
         (failed("try again"), 400, "try again"),
         (Unapplied::Refused(Refusal::Split), 503, ""),
+        (Unapplied::Refused(Refusal::OtherModule), 503, "another module"),
         (Unapplied::unknown("the node stops"), 504, "unknown"),
     ];
     for (outcome, expected, words) in outcomes {

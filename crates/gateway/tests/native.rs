@@ -9,6 +9,8 @@ mod cluster;
 mod http;
 #[path = "native/sql.rs"]
 mod sql;
+#[path = "native/types.rs"]
+mod types;
 #[path = "native/update.rs"]
 mod update;
 #[path = "native/write.rs"]

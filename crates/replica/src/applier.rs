@@ -35,6 +35,8 @@ use self::held::Held;
 use self::poison::Poison;
 pub(crate) use self::reader::database_of;
 use self::reader::{Head, Reader};
+use self::write::Counting;
+pub use self::write::{WRITE_ROWS_MAX, write_too_large};
 use crate::replica::{Shared, Slot, Verdict, Verdicts, Witnesses};
 use crate::{AdminError, DatabaseId, Fatal, Phase, Quarantine};
 use futures::future::{Either, OptionFuture, select};
@@ -96,6 +98,8 @@ pub(crate) struct Applier {
     untaken: Option<(Position, Instant)>,
     /// Commands that stop the server, or publications that it has troubles with, of a database that is deleted behind them.
     abandoned: BTreeSet<Position>,
+    /// The write whose rows are counted.
+    counting: Option<Counting>,
     /// Where rows were to be read last, and how often that was begun.
     reads: (Position, u32),
     /// Held while a command that may be poison is alone on its way.
@@ -185,6 +189,7 @@ impl Applier {
             held: Held::default(),
             witnesses,
             untaken: None,
+            counting: None,
             reads: (Position::default(), 0),
             turn: None,
         }

@@ -24,6 +24,7 @@ pub mod proxy;
 pub mod server;
 pub mod sql;
 pub mod status;
+pub mod tables_module;
 pub mod variant;
 
 pub use http::{Api, Response};

@@ -6,8 +6,9 @@ use super::member::Request;
 use super::registry::{FeedKey, Means};
 use super::shareable::all_shareable;
 use crate::close::CloseReason;
-use crate::limits::{APART_BYTES, BATCH_BYTES_MAX, COUNT_BYTES_MAX, COUNT_MAX, UPSTREAM_AWAY_MAX};
+use crate::limits::{APART_BYTES, BATCH_BYTES_MAX, COUNT_MAX, UPSTREAM_AWAY_MAX};
 use crate::local::Claims;
+use crate::local_client::counted;
 use crate::pool;
 use crate::upstream::{self, OpenError, Upstream, UpstreamConfig};
 use axum::body::Body;
@@ -318,16 +319,7 @@ async fn count(
             .client
             .send(Method::POST, &path, Some(&token), Some(text), Body::from(query));
         let answer = asked.await.ok().filter(|answer| answer.status().is_success())?;
-        let body = axum::body::to_bytes(answer.into_body(), COUNT_BYTES_MAX)
-            .await
-            .ok()?;
-        rows += counted(&body)?;
+        rows += counted(answer).await?;
     }
     Some(rows)
-}
-
-/// The number in an answer to a count: `[{ …, "rows": [[n]] }]`.
-fn counted(body: &[u8]) -> Option<u64> {
-    let answer: serde_json::Value = serde_json::from_slice(body).ok()?;
-    answer.get(0)?.get("rows")?.get(0)?.get(0)?.as_u64()
 }

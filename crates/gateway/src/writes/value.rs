@@ -51,6 +51,8 @@ fn string(text: &str) -> Vec<u8> {
 fn parse(literal: &str, ty: &AlgebraicType) -> Option<Vec<u8>> {
     use AlgebraicType::{F32, F64, I8, I16, I32, I64, I128, I256, String, U8, U16, U32, U64, U128, U256};
     let integer = || Decimal::read(literal)?.integer();
+    // Of these, none is written with a fraction, even if that is zero.
+    let whole = || Decimal::read(literal).filter(|it| !it.has_fraction)?.integer();
     let signed = || integer()?.parse::<i128>().ok();
     let unsigned = || integer()?.parse::<u128>().ok();
     Some(match ty {
@@ -64,8 +66,8 @@ fn parse(literal: &str, ty: &AlgebraicType) -> Option<Vec<u8>> {
         U64 => u64::try_from(unsigned()?).ok()?.to_le_bytes().into(),
         I128 => signed()?.to_le_bytes().into(),
         U128 => unsigned()?.to_le_bytes().into(),
-        I256 => i256::from_str_radix(&integer()?, 10).ok()?.to_le_bytes().into(),
-        U256 => u256::from_str_radix(&integer()?, 10).ok()?.to_le_bytes().into(),
+        I256 => i256::from_str_radix(&whole()?, 10).ok()?.to_le_bytes().into(),
+        U256 => u256::from_str_radix(&whole()?, 10).ok()?.to_le_bytes().into(),
         // By way of 64 bits, as there.
         F32 => (float(literal)? as f32).to_le_bytes().into(),
         F64 => float(literal)?.to_le_bytes().into(),
@@ -82,10 +84,27 @@ fn parse(literal: &str, ty: &AlgebraicType) -> Option<Vec<u8>> {
 }
 
 fn float(literal: &str) -> Option<f64> {
-    Decimal::read(literal)?;
-    let value: f64 = literal.parse().ok()?;
-    // There is no negative zero.
-    Some(if value == 0.0 { 0.0 } else { value })
+    if Decimal::read(literal)?.digits.is_empty() {
+        // No zero is negative.
+        return Some(0.0);
+    }
+    match literal.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => scaled(mantissa, exponent.parse().ok()?),
+        None => literal.parse().ok(),
+    }
+}
+
+/// A number with an exponent. Where that leaves no fraction, SpacetimeDB multiplies, which may not give the nearest number; and
+/// conditions of queries are to find what was written.
+fn scaled(mantissa: &str, exponent: i64) -> Option<f64> {
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let power = exponent.checked_sub(i64::try_from(fraction.len()).ok()?)?;
+    if power <= 0 {
+        return format!("{mantissa}e{exponent}").parse().ok();
+    }
+    let digits: f64 = format!("{whole}{fraction}").parse().ok()?;
+    let power = i32::try_from(power).map_or(f64::INFINITY, |power| 10_f64.powi(power));
+    Some(digits * power)
 }
 
 /// A decimal number: its digits are an integer, to be multiplied by a power of ten.
@@ -94,6 +113,8 @@ struct Decimal {
     /// Without zeros at the beginning and at the end; empty for 0.
     digits: String,
     exponent: i64,
+    /// Whether there are digits behind the point, zeros included.
+    has_fraction: bool,
 }
 
 impl Decimal {
@@ -115,6 +136,7 @@ impl Decimal {
             is_negative: literal.starts_with('-'),
             digits: trimmed.trim_start_matches('0').to_owned(),
             exponent: exponent.checked_add(zeros)?,
+            has_fraction: exponent < 0,
         })
     }
 
@@ -161,6 +183,11 @@ mod tests {
         let mut bytes = vec![0; 32];
         bytes[31] = 0x80;
         assert_eq!(number(min, AlgebraicType::I256), Some(bytes));
+        for literal in ["12.0", "120e-1", "0.0"] {
+            assert_eq!(number(literal, AlgebraicType::U256), None, "{literal}");
+            assert!(number(literal, AlgebraicType::U128).is_some(), "{literal}");
+        }
+        assert!(number("1.20e2", AlgebraicType::I256).is_some());
         for (literal, ty) in [
             ("256", AlgebraicType::U8),
             ("-1", AlgebraicType::U8),
@@ -192,6 +219,15 @@ mod tests {
             number(".1", AlgebraicType::F32),
             Some(0.1_f32.to_le_bytes().into())
         );
+        // As far from the nearest one as SpacetimeDB is.
+        for (literal, digits, power) in [("1e23", 1.0, 23), ("-1.25E30", -125.0, 28), ("7e400", 7.0, 400)] {
+            let value = digits * 10_f64.powi(power);
+            assert_eq!(f64(literal), Some(value.to_le_bytes().into()), "{literal}");
+        }
+        for zero in ["0e400", "-0.0e999999999999", "1e-400"] {
+            assert_eq!(f64(zero), Some(vec![0; 8]), "{zero}");
+        }
+        assert_eq!(f64("-1e-400"), Some((-0.0_f64).to_le_bytes().into()));
         for other in ["nan", "inf", "infinity", "0x1", "1e"] {
             assert_eq!(hex(other, AlgebraicType::F64), None, "{other}");
         }

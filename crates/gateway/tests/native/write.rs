@@ -32,6 +32,10 @@ const STEPS: &[&str] = &[
     "--\rDELETE\nUPDATE counter SET name = '--'",
     ";;; DELETE FROM dice WHERE id = 11;",
     "INSERT INTO dice (label, id, face, seed) VALUES ('c', 30, 0, 0), ('d', 31, 0, 0)",
+    "UPDATE note SET text = 'new' WHERE text = 'a' AND serial > 0",
+    "UPDATE note SET id = 0, serial = 0 WHERE text = 'new' AND id = 1",
+    "UPDATE note SET serial = 340282366920938463463374607431768211455 WHERE id = 2",
+    "DELETE FROM note WHERE text = 'b'",
 ];
 
 /// The same with signs, which 1.2.0 has not yet.
@@ -95,6 +99,7 @@ const TABLES: &[&str] = &[
     "SELECT * FROM ban",
     "SELECT name, balance FROM account",
     "SELECT id, name, value FROM counter",
+    "SELECT id, text, serial, tags FROM note",
 ];
 
 /// An answer, with the rows in order.
@@ -134,7 +139,13 @@ async fn the_owner_writes_by_sql_as_natively() {
     let other = pair.tokens.fresh().expect("a token").token;
     publish(&pair, DATABASE, &owner).await;
     for address in [pair.plain, pair.gateway] {
-        for (reducer, args) in [("set", "[1, 0]"), ("open_account", r#"["one"]"#)] {
+        for (reducer, args) in [
+            ("set", "[1, 0]"),
+            ("open_account", r#"["one"]"#),
+            ("write_note", r#"["a", ["x", ""], true]"#),
+            ("write_note", r#"["b", [], false]"#),
+            ("write_note", r#"["a", [], false]"#),
+        ] {
             let call = format!("POST /v1/database/{DATABASE}/call/{reducer}");
             assert_eq!(request(address, &call, &owner, args.as_bytes()).await.0, 200);
         }

@@ -14,6 +14,9 @@ use sqlparser::ast::{
 /// Bytes of a text of which parts are shown in errors: showing goes as deep as the text.
 const SHOWN_BYTES_MAX: usize = 500;
 
+/// The largest exponent of a number. SpacetimeDB writes numbers out, in conditions also those that stand in quotes.
+const EXPONENT_MAX: u64 = 1_000_000;
+
 pub(super) fn query(query: &ast::Query, text: &str, language: Language) -> Result<Query, SqlError> {
     let render = |spaced| {
         let mut rendering = Rendering::new(text, language, spaced);
@@ -126,7 +129,7 @@ impl<'a> Rendering<'a> {
         };
         let number = match limit {
             None => None,
-            Some(Expr::Value(Value::Number(number, _))) => Some(number),
+            Some(Expr::Value(Value::Number(number, _))) if !is_endless(number) => Some(number),
             Some(_) => return Err(SqlError::unsupported("", self.source)),
         };
         if !order_by.is_empty() || !locks.is_empty() {
@@ -378,6 +381,13 @@ impl<'a> Rendering<'a> {
 
     fn value(&mut self, value: &Value) -> Result<(), SqlError> {
         match value {
+            Value::Number(literal, _)
+            | Value::SingleQuotedString(literal)
+            | Value::HexStringLiteral(literal)
+                if is_endless(literal) =>
+            {
+                return Err(self.unsupported("literal expression", value));
+            }
             Value::Boolean(true) => self.put("true"),
             Value::Boolean(false) => self.put("false"),
             Value::Number(number, _) => self.put(number),
@@ -411,6 +421,17 @@ impl<'a> Rendering<'a> {
             SqlError::unsupported(what, &self.source.chars().take(120).collect::<String>())
         }
     }
+}
+
+/// Whether a number, written out, would keep a server busy for long.
+fn is_endless(literal: &str) -> bool {
+    let Some((digits, exponent)) = literal.split_once(['e', 'E']) else {
+        return false;
+    };
+    let is_number = |byte: u8| byte.is_ascii_digit() || b"+-._".contains(&byte);
+    // What is beyond 64 bits is refused by the server, at once.
+    let exponent = exponent.parse::<i64>().map_or(0, i64::unsigned_abs);
+    digits.bytes().all(is_number) && exponent > EXPONENT_MAX
 }
 
 /// `COUNT(*)`: the one function there is.

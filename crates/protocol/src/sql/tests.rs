@@ -49,6 +49,44 @@ fn tables(text: &str) -> Vec<String> {
 }
 
 #[test]
+fn numbers_that_would_be_written_out_for_ever_are_refused() {
+    for literal in [
+        "1e1000001",
+        "1.5E-99999999",
+        "'-1e99999999'",
+        "0x1e99999999",
+        "X'1e99999999'",
+        "9_9.e1000001",
+    ] {
+        for text in [
+            format!("SELECT * FROM a WHERE x = {literal}"),
+            format!("SELECT a.* FROM a JOIN b ON a.x = b.x WHERE b.y <> {literal}"),
+        ] {
+            assert!(parse_query(&text).is_err(), "{text}");
+        }
+        for text in ["DELETE FROM a WHERE x = ", "UPDATE a SET x = 1 WHERE y > "] {
+            assert!(
+                parse(&format!("{text}{literal}"), Language::Sql).is_err(),
+                "{text}{literal}"
+            );
+        }
+    }
+    assert!(parse("SELECT * FROM a LIMIT 1e99999999", Language::Sql).is_err());
+    for literal in [
+        "1e1000000",
+        "'1e99999999 '",
+        "'e99999999x'",
+        "1e99999999999999999999",
+        "0xe9999999999999999999f",
+    ] {
+        let text = format!("SELECT * FROM a WHERE x = {literal}");
+        assert!(parse_query(&text).is_ok(), "{text}");
+    }
+    let text = "INSERT INTO a (x) VALUES ('1e99999999')";
+    assert!(parse(text, Language::Sql).is_ok());
+}
+
+#[test]
 fn what_counts_a_query_s_rows() {
     let count = |text: &str| parse_query(text).expect(text).count();
     let all = "SELECT COUNT(*) AS n FROM";

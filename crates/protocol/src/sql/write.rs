@@ -67,10 +67,10 @@ pub(super) fn insert(statement: &ast::Statement, text: &str) -> Result<Write, Sq
         returning: None,
     } = statement
     else {
-        return Err(SqlError::unsupported("", text));
+        return Err(Reading(text).unsupported("", statement));
     };
     if !after_columns.is_empty() {
-        return Err(SqlError::unsupported("", text));
+        return Err(Reading(text).unsupported("", statement));
     }
     let reading = Reading(text);
     let rows = reading.values(source)?.iter();
@@ -89,7 +89,7 @@ pub(super) fn insert(statement: &ast::Statement, text: &str) -> Result<Write, Sq
 }
 
 pub(super) fn update(statement: &ast::Statement, text: &str) -> Result<Write, SqlError> {
-    let unsupported = || SqlError::unsupported("", text);
+    let unsupported = || Reading(text).unsupported("", statement);
     let ast::Statement::Update {
         table,
         assignments,
@@ -124,13 +124,13 @@ pub(super) fn delete(statement: &ast::Statement, text: &str) -> Result<Write, Sq
         returning: None,
     } = statement
     else {
-        return Err(SqlError::unsupported("", text));
+        return Err(Reading(text).unsupported("", statement));
     };
     let [from] = &from[..] else {
         return Err(SqlError::MultiTableDelete);
     };
     if !tables.is_empty() {
-        return Err(SqlError::unsupported("", text));
+        return Err(Reading(text).unsupported("", statement));
     }
     let table = plain(from).ok_or_else(|| Reading(text).unsupported("table expression in DELETE", from))?;
     Ok(Write {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use http::StatusCode;
+use http::{Method, StatusCode};
 use rtdb_testkit::demo_module::timers;
 use rtdb_testkit::{Api, sql};
 use serde_json::{Value, json};
@@ -74,6 +74,17 @@ async fn call(scene: &Scene, node: u64, reducer: &str, args: Value) -> Result<()
     Ok(())
 }
 
+/// Changes one row by SQL.
+async fn write(scene: &Scene, node: u64, text: &str) -> Result<()> {
+    let api: Api = scene.cluster.node(node).api().with_token(&scene.owner);
+    let path = format!("/v1/database/{DATABASE}/sql");
+    let answer = api.send(Method::POST, &path, text.to_owned()).await?;
+    let words = answer.text();
+    let changed = ["deleted", "updated"].map(|what| words.contains(&format!("\"rows_{what}\":1")));
+    ensure!(changed.contains(&true), "{text}: {} {words}", answer.status);
+    Ok(())
+}
+
 /// Waits until as many calls of a name have run.
 async fn have_run(scene: &Scene, node: u64, job: &str, count: usize) -> Result<()> {
     until(&format!("`{job}` has run {count} times"), async || {
@@ -115,16 +126,27 @@ fn calls_fall_due_once_and_the_same_everywhere() {
         }
         call(&scene, 3, "cancel", json!(["cancelled"])).await?;
         call(&scene, 1, "postpone", json!(["moved", 1_000])).await?;
+        // What is written by SQL is seen, too.
+        call(&scene, 1, "once", json!(["struck", 3_600_000_000_i64])).await?;
+        write(&scene, 2, "DELETE FROM job WHERE name = 'struck'").await?;
+        call(&scene, 3, "once", json!(["old", 1_000_000])).await?;
+        write(
+            &scene,
+            1,
+            "UPDATE job SET name = 'new', payload = 'abc' WHERE name = 'old'",
+        )
+        .await?;
+        have_run(&scene, 2, "new", 1).await?;
         have_run(&scene, 1, "beat", 20).await?;
         call(&scene, 1, "cancel", json!(["beat"])).await?;
         all_over(&scene, 1).await?;
 
         let ran_so_far = ran(&scene, 1).await?;
         let count = |job: &str| ran_so_far.iter().filter(|it| it.job == job).count();
-        for job in ["first", "moved", "heavy", "chain", "link", "moves itself"] {
+        for job in ["first", "moved", "heavy", "chain", "link", "moves itself", "new"] {
             ensure!(count(job) == 1, "{job} has run {} times", count(job));
         }
-        for job in ["cancelled", "fails", "panics"] {
+        for job in ["cancelled", "fails", "panics", "struck", "old"] {
             ensure!(count(job) == 0, "{job} has left {} rows", count(job));
         }
         ensure!(

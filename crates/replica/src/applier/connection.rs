@@ -252,9 +252,11 @@ impl Connection {
                 match (fenced && result.index == Some(FENCE_INDEX), answer.take()) {
                     (false, _) => answer = Some(result),
                     (true, Some(answer)) => return Ok(answer),
+                    // The index is the fence's.
                     (true, None) => {
                         return Ok(AppliedCall {
                             outcome: Outcome::OutOfEnergy,
+                            index: None,
                             ..result
                         });
                     }

@@ -47,6 +47,10 @@ pub(super) struct Core {
 /// What is heard of a command for a database that this node has not made, since it is deleted again; others may have.
 const LEFT_OUT: &str = "the database has been deleted since, before this node had made it";
 
+/// What is heard of rows that are written, if the server has not lived to say how many.
+const UNCOUNTED: &str =
+    "the rows are written, and the connection to SpacetimeDB was lost before it had said how many";
+
 /// What is heard on a node that has set the database aside.
 const SET_ASIDE: &str = "this node's replica of the database is set aside; the other nodes apply the command";
 
@@ -114,10 +118,17 @@ impl Core {
                 None => self.answer(command, Ok(Reply::Done)),
             },
             (Some(Body::Disconnect(_)), None) => self.answer(command, Ok(Reply::Done)),
-            _ if self.has_left_out => self.answer(command, Err(Failure::Unknown(LEFT_OUT))),
-            _ => self.answer(command, Err(Failure::Refused(Refusal::NoSuchDatabase))),
+            _ => self.answer(command, Err(self.absent())),
         }
         self.answer_first();
+    }
+
+    /// Why a command has no effect here: there is no database.
+    fn absent(&self) -> Failure {
+        match self.has_left_out {
+            true => Failure::Unknown(LEFT_OUT),
+            false => Failure::Refused(Refusal::NoSuchDatabase),
+        }
     }
 
     /// A publication is left out, since the database is deleted behind it. Other nodes may have made it, and calls after it.
@@ -310,7 +321,7 @@ impl Core {
                 execution_us,
                 energy,
             }),
-            (Kind::Write(reply), Outcome::Ok { .. }) => Ok(reply.clone()),
+            (Kind::Write(reply), Outcome::Ok { .. }) => written(reply.as_ref()),
             (Kind::Cleanup, Outcome::Ok { .. }) | (Kind::Scheduled, _) => {
                 self.answer_first();
                 return Ok(());
@@ -384,21 +395,28 @@ impl Core {
 
     /// Rows are being written: nothing else is open until that has its result, or [`Core::unwritten`].
     pub(super) fn writing(&mut self, command: &ResolvedCommand) {
-        self.window.push(Open::new(command, Kind::Write(Reply::Done)));
+        self.window.push(Open::new(command, Kind::Write(None)));
     }
 
-    /// What the rows' writer hears if that goes well.
-    pub(super) fn writes(&mut self, reply: Reply) {
-        if let Some((open, _)) = self.window.find(|open| matches!(open.kind, Kind::Write(_))) {
-            open.kind = Kind::Write(reply);
+    /// What the rows' writer hears if that goes well, or has gone well before the connection was lost.
+    pub(super) fn writes(&mut self, position: Position, reply: Reply) {
+        let is_it = |open: &Open| open.position == position && matches!(open.kind, Kind::Write(_));
+        let lost = self.unsettled.iter_mut().find(|open| is_it(open));
+        if let Some(open) = lost.or_else(|| self.window.find(is_it).map(|(open, _)| open)) {
+            open.kind = Kind::Write(Some(reply));
         }
     }
 
     /// No rows are written.
-    pub(super) fn unwritten(&mut self, answer: Answer) {
+    pub(super) fn unwritten(&mut self, why: Failure) {
         if let Some(open) = self.window.pop() {
-            self.tell(open, answer);
+            self.tell(open, Err(why));
         }
+    }
+
+    /// No rows are written, since there is no database.
+    pub(super) fn unwritten_here(&mut self) {
+        self.unwritten(self.absent());
     }
 
     /// A publication, or another command that is alone in the window, has ended.
@@ -459,6 +477,11 @@ const TRAPS: [&str; 2] = [
     "The Wasm instance encountered a fatal error",
     "The instance encountered a fatal error",
 ];
+
+/// What the writer of rows hears that are written.
+fn written(reply: Option<&Reply>) -> Answer {
+    reply.cloned().ok_or(Failure::Unknown(UNCOUNTED))
+}
 
 /// Why a call failed that was answered with anything but success.
 fn failed(outcome: Outcome) -> Failure {

@@ -82,7 +82,9 @@ impl Applier {
             self.slot.break_clients(position);
         }
         // Before what was open is settled: until then, calls of the lost connection may still have run.
-        let connection = self.connect(state.index, None).await?;
+        let mut connection = self.connect(state.index, None).await?;
+        self.count_inserted(Position(state.index), &mut connection)
+            .await?;
         let done = self.core.recovered(Some(&state));
         self.core.set_active(Some(active.clone()));
         self.shared.activate(active);

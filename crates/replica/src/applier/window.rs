@@ -34,8 +34,9 @@ pub(super) enum Kind {
     Disconnect,
     /// The deletion of a receipt which a failed `client_disconnected` has left: nobody waits for it.
     Cleanup,
-    /// Rows that are changed as the log says: how many. It is alone in the window.
-    Write(Reply),
+    /// Rows that are changed as the log says; what its caller hears if that goes well, once it is known. It is alone in the
+    /// window.
+    Write(Option<Reply>),
     /// What the caller's token says, for the command at the same position: nobody waits for it.
     Identify,
     /// A row that is due: what comes of its reducer, nobody waits for.

@@ -9,23 +9,31 @@ use crate::applier::window::Failure;
 use crate::{ActiveDatabase, AdminError};
 use bytes::Bytes;
 use rtdb_consensus::command::{Assignment, DeleteRows, InsertRows, UpdateRows, Write, WriteKind};
-use rtdb_consensus::{Refusal, Reply, ResolvedCommand};
+use rtdb_consensus::{Position, Refusal, Reply, ResolvedCommand};
 use rtdb_determinism::header::CallHeader;
 use rtdb_determinism::{APPLY, RowChanges, Table, encode_changes};
 use rtdb_protocol::MESSAGE_BYTES_MAX;
 use spacetimedb_sats::ProductType;
+use std::collections::BTreeSet;
 
 /// Bytes of the rows of one statement, those that go and those that come: less than a call and an answer may have.
 const WRITE_BYTES_MAX: usize = 24 << 20;
 /// Rows that one statement may change.
-const WRITE_ROWS_MAX: usize = 500_000;
+pub const WRITE_ROWS_MAX: usize = 500_000;
 const _: () = assert!(WRITE_BYTES_MAX + 12 * WRITE_ROWS_MAX + (1 << 20) < MESSAGE_BYTES_MAX);
 
 /// What the writer hears if the module can't do it.
 const OLD_MODULE: &str = "the database's module was prepared by an earlier version of RaftTimeDB, and takes no SQL that \
                           writes: publish it again";
-/// What the writer hears if the statement was read for another module.
-const OTHER_MODULE: &str = "the database's module was updated while the statement was on its way: try again";
+
+/// Rows that come are counted: one that is there already does not come again.
+#[derive(Clone)]
+pub(super) struct Counting {
+    position: Position,
+    table: String,
+    /// How many rows the table has had.
+    before: u64,
+}
 
 /// What a statement does, row by row.
 struct Planned {
@@ -44,31 +52,27 @@ impl Applier {
     ) -> Result<Option<Connection>, Interrupt> {
         self.core.writing(command);
         let (Some(active), Some(mut connection)) = (self.core.active(), connection) else {
-            self.core
-                .unwritten(Err(Failure::Refused(Refusal::NoSuchDatabase)));
+            self.core.unwritten_here();
             return Ok(None);
         };
         if let Some(why) = self.failed(command.position) {
             self.passed_over.insert(command.position);
-            self.core.unwritten(Err(Failure::trapped(why.to_owned())));
+            self.core.unwritten(Failure::trapped(why.to_owned()));
             return Ok(Some(connection));
         }
         let table = match table(write, &active) {
             Ok(table) => table,
             Err(why) => {
-                self.core.unwritten(Err(why));
+                self.core.unwritten(why);
                 return Ok(Some(connection));
             }
         };
-        match self.plan(write, table, &active).await? {
-            Err(why) => self.core.unwritten(Err(why)),
-            Ok(planned) if planned.deleted.is_empty() && planned.inserted.is_empty() => {
-                self.core.unwritten(Ok(planned.reply));
-            }
+        match self.plan(write, table, &active, &mut connection).await? {
             Ok(planned) => {
                 self.apply(command, write, planned, table, &mut connection)
                     .await?
             }
+            Err(why) => self.core.unwritten(why),
         }
         Ok(Some(connection))
     }
@@ -79,15 +83,16 @@ impl Applier {
         write: &Write,
         table: &Table,
         active: &ActiveDatabase,
+        connection: &mut Connection,
     ) -> Result<Result<Planned, Failure>, Interrupt> {
         let query = match &write.kind {
-            Some(WriteKind::Insert(InsertRows { rows })) => return Ok(inserting(rows)),
+            Some(WriteKind::Insert(InsertRows { rows })) => return Ok(inserting(rows, table)),
             Some(WriteKind::Update(UpdateRows { query, .. }) | WriteKind::Delete(DeleteRows { query })) => {
                 query
             }
             None => return Ok(Err(Failure::trapped("the write says nothing".to_owned()))),
         };
-        let rows = match self.rows(query).await? {
+        let rows = match self.rows(query, connection).await? {
             Ok(rows) => rows,
             Err(why) => return Ok(Err(why)),
         };
@@ -97,14 +102,22 @@ impl Applier {
         })
     }
 
-    /// The rows that a query gives here. On a connection of its own, which ends with an answer that is too long.
-    async fn rows(&mut self, query: &str) -> Result<Result<Vec<Bytes>, Failure>, Interrupt> {
-        let mut connection = Connection::open(&self.shared.admin, &self.owner, &self.database).await?;
+    /// The rows that a query gives to the connection that the calls go through: another server may have lost some of them.
+    /// With an answer that is too long the connection ends, and there is a new one.
+    async fn rows(
+        &mut self,
+        query: &str,
+        connection: &mut Connection,
+    ) -> Result<Result<Vec<Bytes>, Failure>, Interrupt> {
         match connection.query(query).await {
             Ok(Ok(rows)) => Ok(Ok(sorted(rows))),
             // Its own word, for the others to confirm.
             Ok(Err(error)) => Ok(Err(Failure::ended(error))),
-            Err(error) if error.is_too_large() => Ok(Err(too_large())),
+            Err(error) if error.is_too_large() => {
+                let index = self.state().await?.map_or(0, |state| state.index);
+                *connection = self.connect(index, None).await?;
+                Ok(Err(too_large()))
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -131,24 +144,45 @@ impl Applier {
         }];
         let args = [header.encode().as_slice(), &encode_changes(&changes)].concat();
         drop(changes);
-        self.core.writes(planned.reply.clone());
-        // Rows that are there already do not come again, where nothing unique forbids them.
         let is_own = command.origin.node == self.shared.node;
-        let counted = matches!(planned.reply, Reply::Rows { inserted: 1.., .. });
-        let before = match is_own && counted && !table.ordered && !table.event {
-            true => Some(self.count(&table.name).await?),
-            false => None,
-        };
-        let result = connection.call(APPLY, &args).await?;
-        if let Some(before) = before {
-            let after = self.count(&table.name).await?;
-            self.core.writes(Reply::Rows {
-                inserted: after.saturating_sub(before),
-                deleted: 0,
-                updated: 0,
+        let inserts = matches!(planned.reply, Reply::Rows { inserted: 1.., .. });
+        if is_own && inserts && !table.event {
+            let (position, table) = (command.position, table.name.clone());
+            let before = self.count(&table).await?;
+            self.counting = Some(Counting {
+                position,
+                table,
+                before,
             });
+        } else {
+            self.core.writes(command.position, planned.reply);
         }
+        let result = connection.call(APPLY, &args).await?;
+        self.count_inserted(command.position, connection).await?;
         self.core.result(result)?;
+        Ok(())
+    }
+
+    /// Finds out how many rows a write has inserted, if it was the last command that was applied.
+    pub(super) async fn count_inserted(
+        &mut self,
+        last: Position,
+        connection: &mut Connection,
+    ) -> Result<(), Interrupt> {
+        if let Some(counting) = self.counting.clone().filter(|it| it.position == last) {
+            let after = self.count(&counting.table).await?;
+            connection.check().await?;
+            let (inserted, deleted, updated) = (after.saturating_sub(counting.before), 0, 0);
+            self.core.writes(
+                last,
+                Reply::Rows {
+                    inserted,
+                    deleted,
+                    updated,
+                },
+            );
+        }
+        self.counting = None;
         Ok(())
     }
 
@@ -162,8 +196,12 @@ impl Applier {
 /// The table of the module that runs; or why the write can't be carried out.
 fn table<'a>(write: &Write, active: &'a ActiveDatabase) -> Result<&'a Table, Failure> {
     let refuse = |why: &str| Err(Failure::trapped(why.to_owned()));
+    // The database that the statement was for may have ended, and come again.
+    if active.owner.identity != write.sender {
+        return Err(Failure::Refused(Refusal::NotOwner));
+    }
     if active.program.data[..] != write.program[..] {
-        return refuse(OTHER_MODULE);
+        return Err(Failure::Refused(Refusal::OtherModule));
     }
     if !active.takes_rows {
         return refuse(OLD_MODULE);
@@ -174,12 +212,17 @@ fn table<'a>(write: &Write, active: &'a ActiveDatabase) -> Result<&'a Table, Fai
     }
 }
 
-fn inserting(rows: &[Bytes]) -> Result<Planned, Failure> {
+fn inserting(rows: &[Bytes], table: &Table) -> Result<Planned, Failure> {
+    // Events are not there afterwards, to be counted; and the same one comes once.
+    let inserted = match table.event && table.auto_inc.is_empty() {
+        true => rows.iter().collect::<BTreeSet<_>>().len(),
+        false => rows.len(),
+    };
     checked(Planned {
         deleted: Vec::new(),
         inserted: rows.to_vec(),
         reply: Reply::Rows {
-            inserted: rows.len() as u64,
+            inserted: inserted as u64,
             deleted: 0,
             updated: 0,
         },
@@ -264,17 +307,21 @@ fn checked(planned: Planned) -> Result<Planned, Failure> {
 }
 
 fn too_large() -> Failure {
-    Failure::trapped(format!(
+    Failure::trapped(write_too_large())
+}
+
+/// What is said of a statement that changes more than it may.
+pub fn write_too_large() -> String {
+    format!(
         "the statement changes too much at once: at most {WRITE_ROWS_MAX} rows, and {} MiB of rows as they were and as they \
          become; split it by its WHERE",
         WRITE_BYTES_MAX >> 20
-    ))
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rtdb_consensus::Position;
     use rtdb_consensus::command::Owner;
     use rtdb_determinism::{Claims, Firing, Module};
     use spacetimedb_lib::db::raw_def::v9::RawModuleDefV9Builder;
@@ -293,7 +340,10 @@ mod tests {
         let def = bsatn::to_vec(&RawModuleDef::V9(def.finish())).unwrap();
         ActiveDatabase {
             identity: [1; 32],
-            owner: Owner::default(),
+            owner: Owner {
+                identity: vec![9; 32].into(),
+                ..Owner::default()
+            },
             module: Arc::new(Module::from_def(&def).unwrap()),
             claims: Claims::Ignored,
             firing: Firing::ByTime,
@@ -353,15 +403,21 @@ mod tests {
     }
 
     #[test]
-    fn a_write_for_another_module_is_refused() {
+    fn a_write_for_another_module_or_owner_is_refused() {
         let of = |program: u8, place| Write {
             program: vec![program; 32].into(),
+            sender: vec![9; 32].into(),
             table: place,
             ..Write::default()
+        };
+        let others = Write {
+            sender: vec![8; 32].into(),
+            ..of(5, 0)
         };
         let active = active();
         assert_eq!(table(&of(5, 0), &active).map(|it| it.name.as_str()), Ok("player"));
         for (write, active) in [
+            (others, active.clone()),
             (of(6, 0), active.clone()),
             (of(5, 1), active.clone()),
             (

@@ -19,3 +19,4 @@ mod support;
 mod timers;
 mod update;
 mod verdict;
+mod write;

@@ -4,6 +4,7 @@ use super::super::{Authenticated, HttpError};
 use super::{ask, no_such_table};
 use crate::catalog::DatabaseRecord;
 use crate::local::LocalDatabase;
+use crate::local_client::counted;
 use crate::node::Node;
 use crate::writes::{self, Typed, WriteError};
 use axum::response::{IntoResponse, Response};
@@ -13,6 +14,7 @@ use rtdb_consensus::{Applied, Reply, Unapplied};
 use rtdb_determinism::TAKEN;
 use rtdb_protocol::sql;
 use rtdb_protocol::{Subprotocol, hidden};
+use rtdb_replica::{WRITE_ROWS_MAX, write_too_large};
 use rtdb_runtime::Instant;
 use spacetimedb_lib::Identity;
 
@@ -28,8 +30,23 @@ pub(super) async fn write(
     let sender = caller.claims.identity;
     let is_owner = record.is_owned_by(&sender);
     let typed = writes::read(&active.module, statement, is_owner).map_err(|why| refuse(why, server))?;
-    if let Some(refused) = refused_by_server(node, record, caller, &typed).await? {
-        return Ok(refused);
+    if let Some(rows) = typed.rows {
+        // What is wrong with it others hear, too.
+        let count = rows.count().filter(|_| is_owner);
+        let query = count.unwrap_or_else(|| format!("{} LIMIT 0", rows.text()));
+        // The local server alone understands the condition.
+        let answer = ask(node, &record.identity, caller, "?confirmed=false", query).await?;
+        if !answer.status().is_success() {
+            return Ok(answer);
+        }
+        // Too many rows are nothing to be asked for by all nodes.
+        if is_owner
+            && counted(answer)
+                .await
+                .is_some_and(|count| count > WRITE_ROWS_MAX as u64)
+        {
+            return Err(HttpError::bad_request(write_too_large()));
+        }
     }
     if !is_owner {
         return Err(not_owner(server, &sender));
@@ -61,19 +78,6 @@ pub(super) async fn write(
         ))),
         Err(error) => Err(error.into()),
     }
-}
-
-/// What the local server says of the condition, which it alone understands; `None` if it has nothing to say against it.
-async fn refused_by_server(
-    node: &Node,
-    record: &DatabaseRecord,
-    caller: &Authenticated,
-    typed: &Typed<'_>,
-) -> Result<Option<Response>, HttpError> {
-    let Some(rows) = typed.rows else { return Ok(None) };
-    let query = format!("{} LIMIT 0", rows.text());
-    let answer = ask(node, &record.identity, caller, "", query).await?;
-    Ok((!answer.status().is_success()).then_some(answer))
 }
 
 /// As SpacetimeDB answers what changes rows.

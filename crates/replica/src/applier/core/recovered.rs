@@ -1,6 +1,6 @@
 //! After a lost connection: what became of the commands that were open, by the database's own record.
 
-use super::Core;
+use super::{Core, written};
 use crate::DatabaseState;
 use crate::applier::window::{Answer, Failure, Kind};
 use rtdb_consensus::{Position, Reply};
@@ -103,7 +103,7 @@ fn settled(kind: &Kind, succeeded: bool) -> Answer {
             execution_us: 0,
             energy: 0,
         }),
-        Kind::Write(reply) if succeeded => Ok(reply.clone()),
+        Kind::Write(reply) if succeeded => written(reply.as_ref()),
         _ if succeeded => Ok(Reply::Done),
         // Why is not known: the module may have failed, or this server alone.
         _ => Err(Failure::Reducer {

@@ -1,7 +1,7 @@
 //! Calls that the server has passed over.
 
 use super::super::window::{Failure, Kind, Open};
-use super::{Core, Violation};
+use super::{Core, UNCOUNTED, Violation};
 use rtdb_consensus::Reply;
 use rtdb_determinism::SKIPPED;
 use rtdb_protocol::reply::Outcome;
@@ -14,8 +14,12 @@ pub(super) fn is_skipped(outcome: &Outcome) -> bool {
 impl Core {
     /// The server passed a call over, because of what it has applied: the call, or one behind it. Its record says which, so
     /// that is to be read, as after a lost connection.
-    pub(super) fn skipped(&mut self, open: Open) -> Result<(), Violation> {
+    pub(super) fn skipped(&mut self, mut open: Open) -> Result<(), Violation> {
         let (position, index) = (open.position, open.position.0);
+        if matches!(open.kind, Kind::Write(_)) {
+            // What was found out about the rows may have been so only afterwards.
+            open.kind = Kind::Answered(Err(Failure::Unknown(UNCOUNTED)));
+        }
         if self.skipped.replace(position) != Some(position) {
             self.window.unpop(open);
             return Err(Violation::Skipped { index });

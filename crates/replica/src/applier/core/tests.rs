@@ -1,4 +1,5 @@
 mod scheduled;
+mod written;
 
 use super::*;
 use crate::DatabaseState;
