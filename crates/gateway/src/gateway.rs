@@ -9,6 +9,7 @@ use crate::local::Local;
 use crate::metrics::{GatewayMetrics, Present};
 use crate::node::Node;
 use crate::place::Place;
+use crate::publishers::Publishers;
 use axum::Router;
 use axum::body::Body;
 use hyper::server::conn::http1;
@@ -58,6 +59,11 @@ impl Gateway {
     /// From now on no more calls are taken than these; at first as many as come.
     pub fn set_quotas(&self, quotas: Quotas) {
         self.node.gate.set_quotas(quotas);
+    }
+
+    /// From now on only these may create databases; at first everyone may. What is said first holds.
+    pub fn set_publishers(&self, publishers: Publishers) {
+        let _ = self.node.publishers.set(publishers);
     }
 
     /// Says which databases are slowed from now on: their calls pass one by one, as far as it is said here. All others

@@ -13,13 +13,14 @@ use crate::local::{Claims, Local, LocalDatabase, SetAside, Tokens};
 use crate::local_client::LocalClient;
 use crate::metrics::GatewayMetrics;
 use crate::pool::Pool;
+use crate::publishers::Publishers;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::StatusCode;
 use rtdb_consensus::Propose;
 use rtdb_runtime::Instant;
 use spacetimedb_lib::Identity;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -35,6 +36,8 @@ pub(crate) struct Node {
     pub(crate) metrics: GatewayMetrics,
     /// Where calls pass before they are proposed.
     pub(crate) gate: Gate,
+    /// Who may create databases, if that is not everyone.
+    pub(crate) publishers: OnceLock<Publishers>,
     /// Where clients wait to be let in.
     pub(crate) entrance: Entrance,
     pub(crate) client: Arc<LocalClient>,
@@ -80,6 +83,7 @@ impl Node {
             client,
             local,
             gate: Gate::new(metrics.clone()),
+            publishers: OnceLock::new(),
             entrance: Entrance::default(),
             budget,
             metrics,

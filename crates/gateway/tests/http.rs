@@ -8,8 +8,9 @@ use fake::{Fixture, NAME, Settings, identity_of};
 use rtdb_consensus::command::Body;
 use rtdb_consensus::{Position, Refusal, Unapplied};
 use rtdb_determinism::header::CallHeader;
-use rtdb_gateway::{ClientLimits, Quotas, Slowed};
+use rtdb_gateway::{ClientLimits, Publishers, Quotas, Slowed};
 use std::num::NonZeroU32;
+use std::str::FromStr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -381,6 +382,46 @@ async fn publishing_is_for_owners_and_modules() {
         );
     }
     assert_eq!(gateway.log.kinds(), [""; 0]);
+}
+
+#[tokio::test]
+async fn who_may_create_databases_is_the_operators_to_say() {
+    let wasm = std::fs::read(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../modules/counter-1x/counter-1x.wasm"
+    ))
+    .unwrap();
+    let gateway = Fixture::start(Settings::default()).await;
+    let bob = Publishers::from_str(&identity_of("bob").to_hex()).unwrap();
+    gateway.gateway.set_publishers(bob);
+    let stranger = "authorization: Bearer good-stranger\r\n";
+    for (request, caller, status) in [
+        ("PUT /v1/database/mine".to_owned(), stranger, 403),
+        ("POST /v1/database".to_owned(), stranger, 403),
+        (
+            format!("PUT /v1/database/{}", identity_of("free").to_hex()),
+            OWNER,
+            403,
+        ),
+        // Others' databases are no more theirs than before, and the owner's no less.
+        (format!("PUT /v1/database/{NAME}"), BOB, 403),
+        (format!("PUT /v1/database/{NAME}"), OWNER, 200),
+        (format!("PUT /v1/database/{NAME}?clear=true"), OWNER, 200),
+    ] {
+        let before = gateway.log.commands.lock().len();
+        let (got, _, body) = gateway.request(&request, caller, &wasm).await;
+        assert_eq!(got, status, "{request}: {body}");
+        assert_eq!(
+            gateway.log.commands.lock().len() > before,
+            status == 200,
+            "{request}"
+        );
+    }
+    let (status, _, body) = gateway.request("PUT /v1/database/mine", stranger, &wasm).await;
+    assert_eq!((status, body.contains("--publishers")), (403, true), "{body}");
+    // What becomes of his is the log's to say, which knows no such answer here.
+    let (status, ..) = gateway.request("PUT /v1/database/mine", BOB, &wasm).await;
+    assert_ne!(status, 403);
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, ValueEnum};
 use rtdb_consensus::Timing;
-use rtdb_gateway::{ClientLimits, Quotas};
+use rtdb_gateway::{ClientLimits, Publishers, Quotas};
 use rtdb_replica::ServerLimits;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -71,6 +71,11 @@ pub(crate) struct Config {
     /// How often the replicas compare all rows of each small database (8 MiB, and 50,000 rows a table), in seconds; 0 for never
     #[arg(long, env = "RTDB_SCRUB_INTERVAL_S", default_value_t = 21_600, value_parser = clap::value_parser!(u64).range(..=31_536_000))]
     pub(crate) scrub_interval_s: u64,
+
+    /// Who may create databases: `everyone`, `nobody`, or identities, separated by commas; the same on every node. Owners go
+    /// on updating theirs
+    #[arg(long, env = "RTDB_PUBLISHERS", default_value = "everyone")]
+    pub(crate) publishers: Publishers,
 
     /// How many calls a second this node takes to one database, of all its clients; what is beyond is refused at once. And
     /// how many scheduled reducers of one database it calls in a second, if it leads; more wait [default: no limit]

@@ -73,6 +73,7 @@ pub(crate) async fn run(config: Config, clients: &Handle) -> anyhow::Result<Exit
         client_limits,
     );
     gateway.set_quotas(config.quotas());
+    gateway.set_publishers(config.publishers.clone());
     let node = Arc::new(Node {
         config,
         manager: manager.clone(),

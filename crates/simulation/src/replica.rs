@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use rtdb_consensus::command::{Body, JUDGEMENT_LEVEL};
 use rtdb_consensus::{Follow, LogIndex, Manager, Origin, Outcome, Propose, ReadError, ResolvedEntry};
 use rtdb_replica::{Replica, ReplicaConfig, Report};
+use rtdb_runtime::sleep;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -18,6 +19,9 @@ use tokio::sync::watch;
 const CALL_TIME_MAX: Duration = Duration::from_secs(20);
 /// How long a server must call its files damaged: it never does.
 const DAMAGE_WAIT: Duration = Duration::from_secs(180);
+
+/// How often it is told how far the replica lags.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Starts a node's replica.
 pub fn start(node: u64, manager: &Arc<Manager>, server: SpacetimeDb, truth: Arc<Truth>) -> Arc<Replica> {
@@ -37,7 +41,16 @@ pub fn start(node: u64, manager: &Arc<Manager>, server: SpacetimeDb, truth: Arc<
         truth,
         told: Mutex::default(),
     };
-    Arc::new(Replica::start(config, Arc::new(follow)))
+    let replica = Arc::new(Replica::start(config, Arc::new(follow)));
+    let (log, behind) = (Arc::downgrade(manager), Arc::downgrade(&replica));
+    drop(rtdb_runtime::spawn(async move {
+        while let (Some(manager), Some(replica)) = (log.upgrade(), behind.upgrade()) {
+            manager.set_lags(replica.lags());
+            drop((manager, replica));
+            sleep(LOOK).await;
+        }
+    }));
+    replica
 }
 
 /// A node's log, and what its replica makes of it.

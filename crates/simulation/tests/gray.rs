@@ -53,3 +53,18 @@ fn a_leader_that_stands_still() {
     let (node, time) = (LEADER, ILL);
     gives_way_once(&Fault::Pause { node, time }, Duration::from_secs(3));
 }
+
+/// It serves nobody, and its timers stand still, however little there is to apply.
+#[test]
+fn a_leader_whose_database_hangs() {
+    let (node, time) = (LEADER, ILL);
+    gives_way_once(&Fault::DatabaseHangs { node, time }, Duration::from_secs(10));
+}
+
+#[test]
+fn a_leader_whose_disk_is_slow() {
+    let (node, time) = (LEADER, ILL);
+    let sync_max = Duration::from_secs(2);
+    let fault = Fault::DiskSlow { node, sync_max, time };
+    gives_way_once(&fault, Duration::from_secs(10));
+}

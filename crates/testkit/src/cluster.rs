@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use crate::node::{Launch, Node};
 use crate::proxy::Network;
 use crate::status::Database;
-use crate::{Api, ports, server, sql};
+use crate::{Api, ports, server, slow_disk, sql};
 
 /// How often a state that is waited for is looked at.
 const POLL: Duration = Duration::from_millis(50);
@@ -32,6 +32,8 @@ pub struct ClusterConfig {
     pub usual_ports: bool,
     /// More arguments for every node.
     pub arguments: Vec<String>,
+    /// Starts the nodes so that [`Node::slow_disk`](crate::Node::slow_disk) can make their disks slow.
+    pub slow_disks: bool,
 }
 
 impl ClusterConfig {
@@ -45,6 +47,7 @@ impl ClusterConfig {
             proxied: false,
             usual_ports: false,
             arguments: Vec::new(),
+            slow_disks: false,
         })
     }
 }
@@ -89,6 +92,10 @@ impl Cluster {
             .zip(&advertised)
             .map(|(id, addr)| format!("{id}={addr}"))
             .collect();
+        let slow_disk = match config.slow_disks {
+            true => Some(slow_disk::build(&config.folder)?),
+            false => None,
+        };
         let nodes = (1..=u64::from(config.nodes))
             .zip(&listen)
             .zip(raft_addrs)
@@ -103,6 +110,7 @@ impl Cluster {
                 raft_advertised: raft_advertised.clone(),
                 peers: peers.join(","),
                 arguments: config.arguments.clone(),
+                slow_disk: slow_disk.clone(),
             };
             Node::new(id, launch)
         });

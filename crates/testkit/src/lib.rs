@@ -22,6 +22,7 @@ pub mod ports;
 mod process;
 pub mod proxy;
 pub mod server;
+mod slow_disk;
 pub mod sql;
 pub mod status;
 pub mod tables_module;

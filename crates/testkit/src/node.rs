@@ -11,6 +11,7 @@ use tokio::process::{Child, Command};
 
 use crate::Api;
 use crate::process::{children, ended, kill9, resident_kib, send};
+use crate::slow_disk;
 use crate::status::Status;
 
 /// A node is given 5 s to drain, and its SpacetimeDB 5 s more to stop.
@@ -29,6 +30,8 @@ pub(crate) struct Launch {
     pub(crate) raft_advertised: String,
     pub(crate) peers: String,
     pub(crate) arguments: Vec<String>,
+    /// The library that makes its disk slow.
+    pub(crate) slow_disk: Option<PathBuf>,
 }
 
 /// A node. Dropping it kills it and its SpacetimeDB.
@@ -116,6 +119,20 @@ impl Node {
         Ok(())
     }
 
+    /// Makes its disk slow for what is written to the log, or as fast as it is.
+    pub fn slow_disk(&self, slow: bool) -> Result<()> {
+        ensure!(self.launch.slow_disk.is_some(), "not started for it");
+        match slow {
+            true => fs::write(self.slow_disk_flag(), "")?,
+            false => fs::remove_file(self.slow_disk_flag())?,
+        }
+        Ok(())
+    }
+
+    fn slow_disk_flag(&self) -> PathBuf {
+        self.launch.data_dir.with_extension("slow")
+    }
+
     /// Its `--data-dir`.
     pub fn data_dir(&self) -> &Path {
         &self.launch.data_dir
@@ -141,6 +158,10 @@ impl Node {
             .arg("--stdb-bin")
             .arg(&launch.server);
         start.args(&launch.arguments);
+        if let Some(library) = &launch.slow_disk {
+            start.env("LD_PRELOAD", library);
+            start.env(slow_disk::VARIABLE, self.slow_disk_flag());
+        }
         // A group of its own: Ctrl-C in a terminal reaches only the test program, which then ends its nodes in order.
         start
             .stdin(Stdio::null())

@@ -59,6 +59,13 @@ impl Lag {
         self.commands > LAG_POSITIONS_MAX / part || is_old
     }
 
+    /// Whether this node's replica is that far behind, or has stood still for as long. If it is the only one, neither a long call
+    /// nor a publication is to blame: the others have those, too.
+    fn exceeds_alone(&self, part: u64) -> bool {
+        let stands_still = self.commands > 0 && self.age_ms > LAG_MS_MAX / part;
+        self.exceeds(part) || stands_still
+    }
+
     /// Whether so little waits that it is a long call, or a publication, rather than a backlog.
     pub fn is_little(&self) -> bool {
         (1..=LAG_POSITIONS_MIN).contains(&self.commands)
@@ -116,7 +123,7 @@ impl Lags {
     /// What this node tells the others.
     pub(crate) fn told(&self) -> Vec<(DatabaseId, Lag)> {
         let own = self.said.get(&self.me).into_iter().flat_map(|said| &said.lags);
-        let mut lagging: Vec<_> = own.filter(|(_, lag)| lag.exceeds(TOLD_PART)).collect();
+        let mut lagging: Vec<_> = own.filter(|(_, lag)| lag.exceeds_alone(TOLD_PART)).collect();
         lagging.sort_by_key(|(_, lag)| std::cmp::Reverse(lag.severity()));
         lagging.truncate(LAGGING_MAX);
         lagging
@@ -135,7 +142,7 @@ impl Lags {
         let lagging = self.said.iter().filter(|(node, said)| {
             let lag = said.lags.get(database);
             let is_known = voters.contains(node) && now.duration_since(said.at) <= SAID_AGE_MAX;
-            is_known && lag.is_some_and(|lag| lag.exceeds(TOLD_PART))
+            is_known && lag.is_some_and(|lag| lag.exceeds_alone(TOLD_PART))
         });
         lagging.count() > voters.len() / 2
     }
@@ -145,7 +152,7 @@ impl Lags {
         let own = self.said.get(&self.me);
         let own = own.filter(|said| now.duration_since(said.at) <= SAID_AGE_MAX);
         let mut own = own.into_iter().flat_map(|said| &said.lags);
-        own.any(|(database, lag)| lag.exceeds(1) && !self.is_common(database, voters, now))
+        own.any(|(database, lag)| lag.exceeds_alone(1) && !self.is_common(database, voters, now))
     }
 
     /// Whether any is.

@@ -235,6 +235,14 @@ fn look_up(
         if clear && record.locked {
             return Err(HttpError::new(StatusCode::FORBIDDEN, LOCKED));
         }
+    } else if let Some(publishers) = node.publishers.get()
+        && !publishers.allow(&caller.claims.identity)
+    {
+        let why = format!(
+            "{} is not authorized to create databases here: ask the operator to name it in --publishers",
+            caller.claims.identity.to_hex()
+        );
+        return Err(HttpError::new(StatusCode::FORBIDDEN, why));
     }
     Ok((identity, existing))
 }

@@ -70,27 +70,6 @@ fn a_log_that_most_replicas_do_not_follow_does_not_run_away() {
     });
 }
 
-#[test]
-fn a_leader_whose_server_hangs_gives_way() {
-    run(async {
-        let scene = Scene::start(3).await?;
-        let leader = scene.cluster.wait_leader(PATIENCE).await?;
-        scene.cluster.node(leader).pause_server(true)?;
-        let elsewhere = scene.loads(0, 4).into_iter();
-        let clients = Clients::start(elsewhere.filter(|load| load.first as u64 + 1 != leader));
-        until("another node leads", async || {
-            ensure!(scene.cluster.wait_leader(PATIENCE).await? != leader);
-            Ok(())
-        })
-        .await?;
-        answered(&clients, SOME).await?;
-        scene.cluster.node(leader).pause_server(false)?;
-        answered(&clients, SOME).await?;
-        scene.settled(&clients.stop().await?).await?;
-        scene.end().await
-    });
-}
-
 async fn database(scene: &Scene, name: &str) -> Result<Database> {
     let status = scene.cluster.node(1).status().await?;
     status.database(name).cloned().context("no such database")

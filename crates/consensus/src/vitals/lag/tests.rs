@@ -79,6 +79,19 @@ fn a_node_is_behind_the_others_if_it_lags_and_most_of_them_do_not() {
     let mut it = Cluster::of(1);
     it.say(1, old(LAG_MS_MAX + 1));
     assert!(!is_behind(&it), "there is no other");
+    // Few commands, which the others have applied, or not.
+    let one = |age_ms| Lag {
+        commands: 1,
+        age_ms,
+        applied: 0,
+    };
+    let mut it = Cluster::of(3);
+    it.say(1, one(LAG_MS_MAX));
+    assert!(!is_behind(&it), "not for long");
+    it.say(1, one(LAG_MS_MAX + 1));
+    assert!(is_behind(&it) && !it.say(2, one(LAG_MS_MAX + 1)).is_slowed());
+    it.say(2, one(LAG_MS_MAX / 2));
+    assert!(!is_behind(&it), "a long call");
 }
 
 #[test]
