@@ -144,7 +144,8 @@ impl Applier {
         }];
         let args = [header.encode().as_slice(), &encode_changes(&changes)].concat();
         drop(changes);
-        let is_own = command.origin.node == self.shared.node;
+        // Somebody may wait for it here, unless it was told before.
+        let is_own = command.origin.node == self.shared.node && command.position > self.core.completed();
         let inserts = matches!(planned.reply, Reply::Rows { inserted: 1.., .. });
         if is_own && inserts && !table.event {
             let (position, table) = (command.position, table.name.clone());

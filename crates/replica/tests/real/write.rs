@@ -8,6 +8,9 @@ use rtdb_determinism::Module;
 use spacetimedb_lib::hash_bytes;
 use std::time::Duration;
 
+/// How often rows are changed; every second time the server is killed meanwhile.
+const ROUNDS: u64 = 12;
+
 /// A change of a table of the demo module's, by its owner.
 fn write(node: &Node, table: &str, kind: WriteKind) -> Body {
     let module = Module::from_def(&prepared().original_def).unwrap();
@@ -69,7 +72,7 @@ async fn rows_are_changed_once_and_counted_right_whenever_the_server_dies() {
     let replica = node.replica(&log);
     log.append(vec![node.publish(false)]);
     log.all_applied().await;
-    for round in 0..24_u64 {
+    for round in 0..ROUNDS {
         let (old, new) = (format!("old {round}"), format!("new {round}"));
         let old_is = format!("text = '{old}'");
         let positions = log.append(vec![
@@ -93,7 +96,7 @@ async fn rows_are_changed_once_and_counted_right_whenever_the_server_dies() {
     }
     log.all_applied().await;
     let left = node.rows(&replica, "SELECT * FROM secret").await;
-    let mut expected: Vec<_> = (0..24)
+    let mut expected: Vec<_> = (0..ROUNDS)
         .map(|at| format!("[{},\"new {at}\"]", 2 * at + 2))
         .collect();
     let mut left: Vec<_> = left.iter().map(|row| row.replace(", ", ",")).collect();
