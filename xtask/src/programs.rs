@@ -36,10 +36,15 @@ pub(crate) fn run_program(program: &str, args: &[&str]) -> Result<()> {
         .env("SPACETIMEDB_BIN", server))
 }
 
-/// Seeds that must all go well, as they did for whoever made the change before; then ones that nobody has seen, for so many
-/// minutes. What is found there was there before the change, as a rule: it is shown, and stops nobody.
+/// Worlds in which leaders fall sick, for each of the ways to.
+const GRAY_SEEDS: u32 = 3;
+
+/// Seeds that must all go well, as they did for whoever made the change before, and leaders that fall sick; then seeds that
+/// nobody has seen, for so many minutes. What is found there was there before the change, as a rule: it is shown, and stops
+/// nobody.
 pub(crate) fn simulate_seeds(known: u32, minutes: u32) -> Result<()> {
     simulate(&["--seeds", &known.to_string()])?;
+    simulate(&["--gray", &GRAY_SEEDS.to_string()])?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
     let first = (now.as_secs() * 1_000).to_string();
     if let Err(error) = simulate(&["--minutes", &minutes.to_string(), "--from", &first]) {

@@ -8,6 +8,7 @@ pub mod client;
 pub mod cluster;
 pub mod disk;
 pub mod fault;
+pub mod gray;
 pub mod hunt;
 pub mod module;
 pub mod network;

@@ -5,7 +5,7 @@ use rtdb_testkit::client::{Client, Connect};
 use rtdb_testkit::clients::Clients;
 use rtdb_testkit::demo_module::{ADD, add};
 
-use crate::support::{DATABASE, PATIENCE, Scene, answered, run, until};
+use crate::support::{DATABASE, Scene, answered, run, until};
 
 /// Calls that are answered while the old leader is sick, and after.
 const SOME: u64 = 100;

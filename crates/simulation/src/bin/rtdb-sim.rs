@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use rtdb_simulation::fault::{Fault, KINDS};
+use rtdb_simulation::gray::{ailments, gives_way_once};
 use rtdb_simulation::hunt::{Found, Search, Tally, hunt, shorten};
 use rtdb_simulation::planted::{FAULTS, MAY_LIVE, SEEDS_MAX};
 use rtdb_simulation::run::{Plan, Report, run};
@@ -45,6 +46,9 @@ struct Options {
     /// Kill so many leaders in fair weather, and say how long nothing went on.
     #[arg(long, conflicts_with_all = ["minutes", "seeds", "planted", "seed"])]
     failovers: Option<u64>,
+    /// Let leaders fall sick in fair weather, in so many worlds each, and say how soon another node leads.
+    #[arg(long, conflicts_with_all = ["minutes", "seeds", "planted", "seed", "failovers"])]
+    gray: Option<u64>,
     /// A fault that is planted in the code: that it is found says that the check is one.
     #[arg(long, value_name = "FAULT")]
     plant: Vec<String>,
@@ -88,6 +92,9 @@ fn main() -> ExitCode {
             failovers: Some(count),
             ..
         } => failovers(&options, *count),
+        Options {
+            gray: Some(count), ..
+        } => gray(options.from..options.from + count),
         _ => search(&options),
     }
 }
@@ -179,6 +186,25 @@ fn failovers(options: &Options, count: u64) -> ExitCode {
         }
         None => ExitCode::SUCCESS,
     }
+}
+
+/// How soon sick leaders give way.
+fn gray(seeds: std::ops::Range<u64>) -> ExitCode {
+    for (fault, within) in ailments() {
+        let mut slowest = Duration::ZERO;
+        for seed in seeds.clone() {
+            match gives_way_once(seed, &fault, within) {
+                Ok(took) => slowest = slowest.max(took),
+                Err(why) => {
+                    println!("seed {seed}: the leader: {fault}: {why}");
+                    return ExitCode::FAILURE;
+                }
+            }
+        }
+        let slowest = slowest.as_millis();
+        println!("the leader: {fault}: another leads within {slowest} ms, once");
+    }
+    ExitCode::SUCCESS
 }
 
 /// A table of how soon each planted fault is found.
