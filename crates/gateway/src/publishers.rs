@@ -77,7 +77,7 @@ mod tests {
         };
         assert_eq!(allowed("everyone"), [true, true]);
         assert_eq!(allowed(" nobody "), [false, false]);
-        assert_eq!(allowed(&one.to_hex().to_string()), [true, false]);
+        assert_eq!(allowed(one.to_hex().as_ref()), [true, false]);
         assert_eq!(
             allowed(&format!("0x{}, {}", one.to_hex(), other.to_hex())),
             [true, true]
