@@ -8,6 +8,7 @@ mod level;
 mod poison;
 mod report;
 mod timer;
+mod transaction;
 mod write;
 
 pub use client::{Call, Connect, Disconnect};
@@ -18,13 +19,14 @@ pub use cluster::{
 pub use database::{Delete, Owner, Publish};
 pub use level::{
     CLAIMS_LEVEL, ENDS_LEVEL, FEATURE_LEVEL, JUDGEMENT_LEVEL, LEVEL_REPORTS, MIGRATION_LEVEL, POISON_LEVEL,
-    TIMERS_LEVEL, WRITE_LEVEL,
+    TIMERS_LEVEL, TRANSACTION_LEVEL, WRITE_LEVEL,
 };
 pub use poison::{Failed, Poison, PoisonStep, Skipped, Stuck};
 pub use report::{
     Judgement, REFUSAL_BYTES_MAX, REPORTS_MAX, Report, Reports, Resolve, TRAPPED_MAX, Trapped, Verify,
 };
 pub use timer::Timer;
+pub use transaction::Transaction;
 pub use write::{Assignment, DeleteRows, InsertRows, UpdateRows, Write, WriteKind};
 
 /// A command, as a client, a gateway or the leader proposed it.
@@ -33,7 +35,7 @@ pub struct Command {
     /// What to do. `None` is a command of a newer version: the node stops rather than skip it.
     #[prost(
         oneof = "Body",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 18, 19, 20, 21, 32"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 18, 19, 20, 21, 32, 33"
     )]
     pub body: Option<Body>,
     /// The version that whoever applies it must know: raised by whoever sets a field that must not be passed over. 0 for
@@ -105,6 +107,9 @@ pub enum Body {
     /// A database's owner changes rows by SQL.
     #[prost(message, tag = "32")]
     Write(Write),
+    /// A procedure's transaction.
+    #[prost(message, tag = "33")]
+    Transaction(Transaction),
 }
 
 impl Command {
@@ -119,6 +124,7 @@ impl Command {
                     | Body::Timer(_)
                     | Body::RegisterDatabase(_)
                     | Body::Write(_)
+                    | Body::Transaction(_)
             )
         )
     }
@@ -139,6 +145,7 @@ impl From<Body> for Command {
         // or leave clients with the rows of another module.
         let version = match &body {
             Body::Write(_) => WRITE_LEVEL,
+            Body::Transaction(_) => TRANSACTION_LEVEL,
             Body::Connect(connect) if connect.unique => ENDS_LEVEL,
             Body::Publish(publish) if publish.born != 0 => ENDS_LEVEL,
             Body::Publish(publish) if !publish.token.is_empty() => MIGRATION_LEVEL,

@@ -5,7 +5,8 @@ mod timers;
 use super::*;
 use crate::command::{
     Call, Connect, Delete, Disconnect, EndDatabase, ExpireNode, InitCluster, InsertRows, Judgement, Owner,
-    Publish, RegisterDatabase, Report, Reports, Resolve, SetLock, SetNames, SetNode, Write, WriteKind,
+    Publish, RegisterDatabase, Report, Reports, Resolve, SetLock, SetNames, SetNode, Transaction, Write,
+    WriteKind,
 };
 use crate::entry::Batch;
 use crate::version::RECORD_VERSION;
@@ -46,6 +47,14 @@ fn write(database: Bytes) -> Body {
         database,
         kind: Some(WriteKind::Insert(InsertRows::default())),
         ..Write::default()
+    })
+}
+
+fn transaction(database: Bytes, session: u64) -> Body {
+    Body::Transaction(Transaction {
+        database,
+        session,
+        ..Transaction::default()
     })
 }
 
@@ -601,14 +610,38 @@ fn rows_that_are_stored_otherwise_differ_whatever_is_written_later() {
     };
     assert!(refused(&mut bench, 6, call(0, "a")));
     assert!(refused(&mut bench, 7, write(DATABASE)));
+    assert!(refused(&mut bench, 8, transaction(DATABASE, 0)));
     let database = DATABASE;
     assert!(!refused(
         &mut bench,
-        8,
+        9,
         Body::Resolve(Resolve { database, node: 1 })
     ));
-    assert!(!refused(&mut bench, 9, call(0, "a")));
-    assert!(!refused(&mut bench, 10, write(DATABASE)));
+    assert!(!refused(&mut bench, 10, call(0, "a")));
+    assert!(!refused(&mut bench, 11, write(DATABASE)));
+    assert!(!refused(&mut bench, 12, transaction(DATABASE, 0)));
+}
+
+#[test]
+fn a_transaction_wants_no_receipt_of_a_session_that_is_over() {
+    let mut bench = Bench::new(Resolver::shard());
+    let bodies = vec![publish(), connect(DATABASE), transaction(OTHER, 0)];
+    let decision = bench.resolve(entry(1, vec![batch(1, 1, 1, bodies)]));
+    assert_eq!(refusal(&decision), Some(Refusal::NoSuchDatabase));
+    let session = decision.entry.commands[1].position.0;
+    let leaves = Body::Disconnect(Disconnect {
+        session,
+        refused: false,
+    });
+    let bodies = vec![
+        transaction(DATABASE, session),
+        leaves,
+        transaction(DATABASE, 0),
+        transaction(DATABASE, session),
+    ];
+    let decision = bench.resolve(entry(2, vec![batch(1, 1, 4, bodies)]));
+    assert_eq!(decision.entry.commands.len(), 3);
+    assert_eq!(refusal(&decision), Some(Refusal::SessionGone));
 }
 
 #[test]

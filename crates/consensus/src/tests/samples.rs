@@ -7,7 +7,7 @@ use super::run;
 use crate::command::{
     Assignment, Body, Connect, Delete, DeleteRows, EndDatabase, Failed, InsertRows, Judgement, Names, Owner,
     Poison, PoisonStep, Publish, RegisterDatabase, Report, Reports, Resolve, SetLock, SetNames, SetNode,
-    Skipped, Stuck, Timer, Trapped, UpdateRows, Verify, Write, WriteKind,
+    Skipped, Stuck, Timer, Transaction, Trapped, UpdateRows, Verify, Write, WriteKind,
 };
 use crate::entry::{Batch, EncodedBatch, Entry, Proposal};
 use crate::record::{LogIdRecord, LogRecord, MemberRecord, MembershipRecord, VoteRecord, VoterSet};
@@ -365,6 +365,15 @@ fn messages() -> Vec<Sample> {
     let delete_rows = write(WriteKind::Delete(DeleteRows {
         query: "SELECT * FROM counter".to_owned(),
     }));
+    let transaction = Command::from(Body::Transaction(Transaction {
+        database: DATABASE,
+        program: Bytes::from_static(&[5; 32]),
+        sender: Bytes::from_static(&[3; 32]),
+        base: 65_537,
+        operations: Bytes::from_static(b"operations"),
+        session: 65_536,
+    }));
+    assert_eq!(transaction.version, 6);
     let mut resolution = Resolution::new(1_700_000_000_000_000);
     resolution.skip(1);
     let session = Session {
@@ -416,6 +425,7 @@ fn messages() -> Vec<Sample> {
         Sample::of("write_insert", insert),
         Sample::of("write_update", update_rows),
         Sample::of("write_delete", delete_rows),
+        Sample::of("transaction", transaction),
     ]
 }
 

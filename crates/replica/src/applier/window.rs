@@ -34,7 +34,7 @@ pub(super) enum Kind {
     Disconnect,
     /// The deletion of a receipt which a failed `client_disconnected` has left: nobody waits for it.
     Cleanup,
-    /// Rows that are changed as the log says: how many. It is alone in the window.
+    /// Rows that are changed as the log says, and what is answered: by SQL, alone in the window, or by a procedure.
     Write(Reply),
     /// What the caller's token says, for the command at the same position: nobody waits for it.
     Identify,

@@ -298,6 +298,7 @@ mod tests {
             claims: Claims::Ignored,
             fires_timers: true,
             takes_rows: true,
+            runs_procedures: false,
             position: Position(7),
             program: Hash::from_byte_array([5; 32]),
         }

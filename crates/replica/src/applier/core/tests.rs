@@ -1,4 +1,5 @@
 mod scheduled;
+mod transaction;
 
 use super::*;
 use crate::DatabaseState;
@@ -39,6 +40,7 @@ fn core_with(lifecycle: bool, claims: Claims) -> (Core, Calls) {
         claims,
         fires_timers: true,
         takes_rows: true,
+        runs_procedures: true,
         position: Position(1),
         program: spacetimedb_lib::Hash::ZERO,
     })));
