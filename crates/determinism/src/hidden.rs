@@ -98,7 +98,7 @@ pub(crate) const OUTBOX: HiddenTable = HiddenTable {
 
 /// What has become of the last transaction of a procedure, by its run. Only in definitions of version 10.
 pub(crate) const VERDICT: HiddenTable = HiddenTable {
-    name: "rtdb_verdict",
+    name: crate::procedures::VERDICT,
     type_name: "RtdbVerdict",
     index: "rtdb_verdict_run_idx_btree",
     public: false,

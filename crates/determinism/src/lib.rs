@@ -38,7 +38,9 @@ pub use claims::{CLAIMS_BYTES_MAX, Claims};
 pub use error::PrepareError;
 pub use migration::original_plan;
 pub use module::{Module, Procedure, Reducer, ReducerKind, Schedule, Table, View};
-pub use procedures::{OUTBOX, Transaction, TransactionVerdict, replay_args, runs_procedures, settle_args};
+pub use procedures::{
+    OUTBOX, Transaction, TransactionVerdict, is_nodes_own, replay_args, runs_procedures, settle_args,
+};
 pub use rows::{RowChanges, encode_changes, takes_rows};
 pub use schema::original_schema;
 pub use shape::scalar_bytes;

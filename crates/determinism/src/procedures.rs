@@ -11,6 +11,14 @@ use crate::section;
 /// The hidden table with a row, which [`Transaction::decode`] reads, for each procedure of this node that waits.
 pub const OUTBOX: &str = "rtdb_outbox";
 
+/// The hidden table that says what has become of transactions.
+pub(crate) const VERDICT: &str = "rtdb_verdict";
+
+/// Whether a table's rows are each node's own, so that they differ from node to node.
+pub fn is_nodes_own(table: &str) -> bool {
+    [OUTBOX, VERDICT].contains(&table)
+}
+
 /// The section by which a prepared module says that it has procedures. Its contents are one byte.
 pub(crate) const SECTION: &str = "rtdb_procedures";
 pub(crate) const RUNS: u8 = 1;
