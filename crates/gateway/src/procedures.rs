@@ -7,18 +7,22 @@ use crate::upstream::{self, Upstream, UpstreamConfig};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use rtdb_consensus::command::{Body, Transaction};
-use rtdb_consensus::{Refusal, Unapplied};
+use rtdb_consensus::command::{Body, Transaction, Turn};
+use rtdb_consensus::{Outcome, Pending, Position, Refusal, Unapplied};
 use rtdb_determinism::header::CallHeader;
 use rtdb_determinism::{CONFLICT, TransactionVerdict};
 use rtdb_protocol::client;
 use rtdb_protocol::server::{self, ProcedureResult, ServerMessage};
-use rtdb_replica::Uncommitted;
+use rtdb_replica::{Run, Uncommitted};
 use rtdb_runtime::Instant;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
+use tokio::sync::watch;
 use tokio_tungstenite::tungstenite::Message;
+
+/// What is heard of a procedure whose server has ended.
+const ENDED: &str = "SpacetimeDB has ended while the procedure ran: what came of it is not known";
 
 /// A call whose arguments are of the procedure's types.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +54,7 @@ pub(crate) async fn run(node: Arc<Node>, config: UpstreamConfig, call: Procedure
         receipts: call.receipts,
         last: 0,
         has_passed: false,
+        held: None,
     };
     let result = course.run(call).await;
     Finished {
@@ -66,6 +71,8 @@ struct Course {
     last: u64,
     /// Its first transaction has been let through the gate with the call itself.
     has_passed: bool,
+    /// The turn in which its next transaction runs.
+    held: Option<Held>,
 }
 
 /// What has become of a transaction.
@@ -76,6 +83,8 @@ struct Settled {
     position: u64,
     /// Who wants receipts from now on.
     receipts: u64,
+    /// The turn in which it may run again.
+    held: Option<Held>,
 }
 
 impl Course {
@@ -121,10 +130,11 @@ impl Course {
                     committing = None;
                     self.receipts = settled.receipts;
                     self.last = self.last.max(settled.position);
+                    self.held = settled.held;
                     run.settle(settled.seq, settled.verdict);
                 }
                 uncommitted = run.next(), if committing.is_none() => {
-                    committing = Some(self.commit(transaction.clone(), uncommitted));
+                    committing = Some(self.commit(transaction.clone(), uncommitted, Turns::of(&run)));
                 }
                 received = next(&mut upstream) => match received {
                     Some(Ok(Message::Binary(payload))) => {
@@ -133,9 +143,7 @@ impl Course {
                         }
                     }
                     Some(Ok(_)) => {}
-                    Some(Err(_)) | None => {
-                        return Err("SpacetimeDB has ended while the procedure ran: what came of it is not known".to_owned());
-                    }
+                    Some(Err(_)) | None => return Err(ENDED.to_owned()),
                 },
             }
         }
@@ -150,14 +158,19 @@ impl Course {
     }
 
     /// Has a transaction done everywhere. What can't be is lost, and ends the procedure.
-    fn commit(&mut self, transaction: Transaction, uncommitted: Uncommitted) -> BoxFuture<'static, Settled> {
+    fn commit(
+        &mut self,
+        transaction: Transaction,
+        uncommitted: Uncommitted,
+        turns: Turns,
+    ) -> BoxFuture<'static, Settled> {
         let Uncommitted {
             seq,
             base,
             operations,
         } = uncommitted;
         let passes = std::mem::replace(&mut self.has_passed, true);
-        let node = self.node.clone();
+        let (node, held) = (self.node.clone(), self.held.take());
         let (database, caller) = (self.config.database, self.config.claims.identity);
         let mut transaction = Transaction {
             base,
@@ -166,47 +179,153 @@ impl Course {
             ..transaction
         };
         async move {
-            let settled = |verdict, position, receipts| Settled {
+            let has_passed = !passes || node.gate.pass(&database, &caller).await.is_ok();
+            let (verdict, position) = match (has_passed, held) {
+                (false, _) => (TransactionVerdict::Lost, 0),
+                (true, Some(held)) => held.commit(&mut transaction).await,
+                (true, None) => commit(&node, &mut transaction).await,
+            };
+            let held = match verdict {
+                TransactionVerdict::Conflict => turns.ask(&node, &transaction).await,
+                _ => None,
+            };
+            Settled {
                 seq,
                 verdict,
                 position,
-                receipts,
-            };
-            if passes && node.gate.pass(&database, &caller).await.is_err() {
-                return settled(TransactionVerdict::Lost, 0, transaction.session);
-            }
-            loop {
-                let since = Instant::now();
-                node.metrics.calls.inc();
-                let proposed = node
-                    .propose(&node.shard, Body::Transaction(transaction.clone()))
-                    .await;
-                if let Ok(outcome) = &proposed {
-                    node.metrics.call_done(since.elapsed(), outcome);
-                }
-                let (verdict, position) = match proposed {
-                    Ok(Ok(applied)) => (TransactionVerdict::Committed, applied.position.0),
-                    // The client has left: nobody is told.
-                    Ok(Err(Unapplied::Refused(Refusal::SessionGone))) if transaction.session != 0 => {
-                        transaction.session = 0;
-                        continue;
-                    }
-                    Ok(Err(Unapplied::Reducer { message, .. })) if message == CONFLICT => {
-                        (TransactionVerdict::Conflict, 0)
-                    }
-                    Ok(Err(error)) => {
-                        tracing::debug!(%error, "a procedure's transaction is lost");
-                        (TransactionVerdict::Lost, 0)
-                    }
-                    Err(error) => {
-                        tracing::debug!(error = error.body, "a procedure's transaction is not proposed");
-                        (TransactionVerdict::Lost, 0)
-                    }
-                };
-                return settled(verdict, position, transaction.session);
+                receipts: transaction.session,
+                held,
             }
         }
         .boxed()
+    }
+}
+
+/// Has a transaction done, unless calls have come between.
+async fn commit(node: &Node, transaction: &mut Transaction) -> (TransactionVerdict, u64) {
+    loop {
+        let since = Instant::now();
+        node.metrics.calls.inc();
+        let body = Body::Transaction(transaction.clone());
+        let outcome = match node.propose(&node.shard, body).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                tracing::debug!(error = error.body, "a procedure's transaction is not proposed");
+                return (TransactionVerdict::Lost, 0);
+            }
+        };
+        node.metrics.call_done(since.elapsed(), &outcome);
+        match outcome {
+            // The client has left: nobody is told.
+            Err(Unapplied::Refused(Refusal::SessionGone)) if transaction.session != 0 => {
+                transaction.session = 0;
+            }
+            outcome => return verdict(outcome),
+        }
+    }
+}
+
+fn verdict(outcome: Outcome) -> (TransactionVerdict, u64) {
+    match outcome {
+        Ok(applied) => (TransactionVerdict::Committed, applied.position.0),
+        Err(Unapplied::Reducer { message, .. }) if message == CONFLICT => (TransactionVerdict::Conflict, 0),
+        Err(error) => {
+            tracing::debug!(%error, "a procedure's transaction is lost");
+            (TransactionVerdict::Lost, 0)
+        }
+    }
+}
+
+/// Where a run hears of its turns.
+struct Turns {
+    run: u64,
+    given: watch::Receiver<Position>,
+}
+
+impl Turns {
+    fn of(run: &Run) -> Self {
+        Self {
+            run: run.id(),
+            given: run.turn(),
+        }
+    }
+
+    /// Has the database held for the transaction's next attempt; `None` if that can't be, and it has to try its luck.
+    async fn ask(mut self, node: &Arc<Node>, transaction: &Transaction) -> Option<Held> {
+        let turn = Turn {
+            database: transaction.database.clone(),
+            program: transaction.program.clone(),
+            run: self.run,
+        };
+        let before = *self.given.borrow();
+        let mut outcome = node.shard.submit(Body::Turn(turn).into()).ok()?;
+        let position = rtdb_runtime::select! {
+            given = self.given.wait_for(|given| *given > before) => *given.ok()?,
+            _ = &mut outcome => return None,
+        };
+        Some(Held {
+            node: node.clone(),
+            database: transaction.database.clone(),
+            position,
+            outcome,
+            is_used: false,
+        })
+    }
+}
+
+/// The database is held for a procedure. Is given back if it is dropped.
+struct Held {
+    node: Arc<Node>,
+    database: Bytes,
+    position: Position,
+    /// What becomes of the transaction that is run in it.
+    outcome: Pending,
+    is_used: bool,
+}
+
+impl Held {
+    /// Has the transaction done that was run in it.
+    async fn commit(mut self, transaction: &mut Transaction) -> (TransactionVerdict, u64) {
+        transaction.turn = self.position.0;
+        loop {
+            self.node.metrics.calls.inc();
+            let body = Body::Transaction(transaction.clone());
+            // What can't be proposed ends the turn when its time is over.
+            let Ok(mut proposed) = self.node.shard.submit(body.into()) else {
+                break;
+            };
+            self.is_used = true;
+            rtdb_runtime::select! {
+                outcome = &mut self.outcome => return self.verdict(transaction, outcome),
+                refused = &mut proposed => match refused {
+                    Err(Unapplied::Refused(Refusal::SessionGone)) if transaction.session != 0 => {
+                        transaction.session = 0;
+                    }
+                    _ => break,
+                },
+            }
+        }
+        let outcome = (&mut self.outcome).await;
+        self.verdict(transaction, outcome)
+    }
+
+    /// What has failed in a turn was not done, and may be tried again.
+    fn verdict(&self, transaction: &mut Transaction, outcome: Outcome) -> (TransactionVerdict, u64) {
+        transaction.turn = 0;
+        match outcome {
+            Err(Unapplied::Reducer { .. }) => (TransactionVerdict::Conflict, 0),
+            outcome => verdict(outcome),
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if !self.is_used {
+            let nothing = Transaction::nothing(self.database.clone(), self.position.0);
+            // Else its time ends by itself.
+            let _ = self.node.shard.submit(Body::Transaction(nothing).into());
+        }
     }
 }
 

@@ -9,11 +9,12 @@ pub(crate) mod watcher;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use rtdb_consensus::Position;
 use rtdb_determinism::{Transaction, TransactionVerdict};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use thiserror::Error;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 /// Runs of one database on this node at a time.
 const RUNS_MAX: usize = 256;
@@ -44,6 +45,8 @@ struct Running {
     /// The last transaction that was handed on.
     seen: u64,
     to: mpsc::Sender<Uncommitted>,
+    /// The position of its turn: the database waits for it.
+    turn: watch::Sender<Position>,
 }
 
 /// What has become of a transaction.
@@ -71,6 +74,7 @@ pub struct Run {
     procedures: Arc<Procedures>,
     id: u64,
     uncommitted: mpsc::Receiver<Uncommitted>,
+    turn: watch::Receiver<Position>,
 }
 
 impl Procedures {
@@ -90,14 +94,28 @@ impl Procedures {
         }
         // A procedure has one transaction at a time.
         let (to, uncommitted) = mpsc::channel(1);
-        state.runs.insert(id, Running { seen: 0, to });
+        let (has_turn, turn) = watch::channel(Position::default());
+        let running = Running {
+            seen: 0,
+            to,
+            turn: has_turn,
+        };
+        state.runs.insert(id, running);
         drop(state);
         self.wake.notify_one();
         Ok(Run {
             procedures: self.clone(),
             id,
             uncommitted,
+            turn,
         })
+    }
+
+    /// The database waits for a run. Whether there is such a one.
+    pub(crate) fn has_turn(&self, run: u64, turn: Position) -> bool {
+        let state = self.state.lock();
+        let running = state.runs.get(&run);
+        running.map(|running| running.turn.send_replace(turn)).is_some()
     }
 
     /// Resolves when there may be something to do. Nothing is missed in between.
@@ -182,6 +200,11 @@ impl Run {
         }
     }
 
+    /// Where the last turn is that the run was given.
+    pub fn turn(&self) -> watch::Receiver<Position> {
+        self.turn.clone()
+    }
+
     /// Tells the procedure what has become of its transaction.
     pub fn settle(&self, seq: u64, verdict: TransactionVerdict) {
         let run = self.id;
@@ -247,6 +270,18 @@ mod tests {
         ];
         assert_eq!(settled(&procedures), expected);
         assert!(procedures.is_idle());
+    }
+
+    #[test]
+    fn a_run_hears_of_its_turn() {
+        let procedures = Arc::new(Procedures::default());
+        let run = procedures.begin().unwrap();
+        let (id, turn) = (run.id(), run.turn());
+        assert!(procedures.has_turn(id, Position(5)));
+        assert_eq!(*turn.borrow(), Position(5));
+        assert!(!procedures.has_turn(id.wrapping_add(1), Position(6)));
+        drop(run);
+        assert!(!procedures.has_turn(id, Position(7)));
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub use report::{
     Judgement, REFUSAL_BYTES_MAX, REPORTS_MAX, Report, Reports, Resolve, TRAPPED_MAX, Trapped, Verify,
 };
 pub use timer::Timer;
-pub use transaction::Transaction;
+pub use transaction::{Transaction, Turn};
 pub use write::{Assignment, DeleteRows, InsertRows, UpdateRows, Write, WriteKind};
 
 /// A command, as a client, a gateway or the leader proposed it.
@@ -35,7 +35,7 @@ pub struct Command {
     /// What to do. `None` is a command of a newer version: the node stops rather than skip it.
     #[prost(
         oneof = "Body",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 18, 19, 20, 21, 32, 33"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 18, 19, 20, 21, 32, 33, 34"
     )]
     pub body: Option<Body>,
     /// The version that whoever applies it must know: raised by whoever sets a field that must not be passed over. 0 for
@@ -110,11 +110,17 @@ pub enum Body {
     /// A procedure's transaction.
     #[prost(message, tag = "33")]
     Transaction(Transaction),
+    /// A procedure's transaction is to run where no call can come between.
+    #[prost(message, tag = "34")]
+    Turn(Turn),
 }
 
 impl Command {
     /// Whether it makes the databases or the cluster grow: what frees, ends or repairs something does not count.
     pub(crate) fn grows(&self) -> bool {
+        if let Some(Body::Transaction(transaction)) = &self.body {
+            return !transaction.is_nothing();
+        }
         matches!(
             self.body,
             Some(
@@ -124,7 +130,7 @@ impl Command {
                     | Body::Timer(_)
                     | Body::RegisterDatabase(_)
                     | Body::Write(_)
-                    | Body::Transaction(_)
+                    | Body::Turn(_)
             )
         )
     }
@@ -145,7 +151,7 @@ impl From<Body> for Command {
         // or leave clients with the rows of another module.
         let version = match &body {
             Body::Write(_) => WRITE_LEVEL,
-            Body::Transaction(_) => TRANSACTION_LEVEL,
+            Body::Transaction(_) | Body::Turn(_) => TRANSACTION_LEVEL,
             Body::Connect(connect) if connect.unique => ENDS_LEVEL,
             Body::Publish(publish) if publish.born != 0 => ENDS_LEVEL,
             Body::Publish(publish) if !publish.token.is_empty() => MIGRATION_LEVEL,

@@ -6,7 +6,7 @@ use super::poison::{StuckReplica, StuckReplicas};
 use super::sessions::Sessions;
 use super::state::{BirthRecord, SessionRecord, StateKey};
 use super::verdict::{Change, Stamp, Verdict};
-use crate::command::{Body, Connect, Delete, Publish, REPORTS_MAX, Reports, Resolve, Timer};
+use crate::command::{Body, Connect, Delete, Publish, REPORTS_MAX, Reports, Resolve, Timer, Transaction};
 use crate::version::{RecordError, decode};
 use crate::{Position, Refusal, Reply, Session};
 use bytes::Bytes;
@@ -114,7 +114,8 @@ impl ShardState {
         match body {
             Body::Call(call) => self.call(&call.database, call.session, timestamp_us),
             Body::Write(write) => self.write(&write.database, timestamp_us),
-            Body::Transaction(it) => self.call(&it.database, it.session, timestamp_us),
+            Body::Transaction(it) => self.transaction(it, stamp),
+            Body::Turn(turn) => self.write(&turn.database, timestamp_us),
             Body::Connect(connect) => self.connect(connect, stamp, changes),
             Body::Disconnect(disconnect) => match self.sessions.remove(disconnect.session) {
                 Some(session) => {
@@ -221,6 +222,17 @@ impl ShardState {
             return Verdict::Refused(Refusal::SessionGone);
         }
         self.write(database, now_us)
+    }
+
+    /// A turn has to end, whatever has become of the database's replicas and the procedure's client.
+    fn transaction(&self, it: &Transaction, stamp: Stamp) -> Verdict {
+        if Position(it.turn) >= stamp.position {
+            return Verdict::Refused(Refusal::NotYet);
+        }
+        match it.is_nothing() && self.databases.contains_key(&it.database) {
+            true => Verdict::Effect(None),
+            false => self.call(&it.database, it.session, stamp.timestamp_us),
+        }
     }
 
     /// Rows may change unless it is contested what they are.

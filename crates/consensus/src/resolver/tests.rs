@@ -58,6 +58,16 @@ fn transaction(database: Bytes, session: u64) -> Body {
     })
 }
 
+/// A turn's end.
+fn ended(turn: u64, operations: &'static [u8]) -> Body {
+    Body::Transaction(Transaction {
+        database: DATABASE,
+        turn,
+        operations: Bytes::from_static(operations),
+        ..Transaction::default()
+    })
+}
+
 fn publish() -> Body {
     Body::Publish(Publish {
         database: DATABASE,
@@ -611,15 +621,20 @@ fn rows_that_are_stored_otherwise_differ_whatever_is_written_later() {
     assert!(refused(&mut bench, 6, call(0, "a")));
     assert!(refused(&mut bench, 7, write(DATABASE)));
     assert!(refused(&mut bench, 8, transaction(DATABASE, 0)));
+    // A turn of before ends all the same.
+    let turn = at(5);
+    assert!(refused(&mut bench, 9, ended(turn, b"done")));
+    assert!(!refused(&mut bench, 10, ended(turn, b"")));
+    assert!(refused(&mut bench, 11, ended(u64::MAX, b"")));
     let database = DATABASE;
     assert!(!refused(
         &mut bench,
-        9,
+        12,
         Body::Resolve(Resolve { database, node: 1 })
     ));
-    assert!(!refused(&mut bench, 10, call(0, "a")));
-    assert!(!refused(&mut bench, 11, write(DATABASE)));
-    assert!(!refused(&mut bench, 12, transaction(DATABASE, 0)));
+    assert!(!refused(&mut bench, 13, call(0, "a")));
+    assert!(!refused(&mut bench, 14, write(DATABASE)));
+    assert!(!refused(&mut bench, 15, transaction(DATABASE, 0)));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::run;
 use crate::command::{
     Assignment, Body, Connect, Delete, DeleteRows, EndDatabase, Failed, InsertRows, Judgement, Names, Owner,
     Poison, PoisonStep, Publish, RegisterDatabase, Report, Reports, Resolve, SetLock, SetNames, SetNode,
-    Skipped, Stuck, Timer, Transaction, Trapped, UpdateRows, Verify, Write, WriteKind,
+    Skipped, Stuck, Timer, Transaction, Trapped, Turn, UpdateRows, Verify, Write, WriteKind,
 };
 use crate::entry::{Batch, EncodedBatch, Entry, Proposal};
 use crate::record::{LogIdRecord, LogRecord, MemberRecord, MembershipRecord, VoteRecord, VoterSet};
@@ -372,8 +372,14 @@ fn messages() -> Vec<Sample> {
         base: 65_537,
         operations: Bytes::from_static(b"operations"),
         session: 65_536,
+        turn: 65_538,
     }));
-    assert_eq!(transaction.version, 6);
+    let turn = Command::from(Body::Turn(Turn {
+        database: DATABASE,
+        program: Bytes::from_static(&[5; 32]),
+        run: 77,
+    }));
+    assert_eq!([transaction.version, turn.version], [6, 6]);
     let mut resolution = Resolution::new(1_700_000_000_000_000);
     resolution.skip(1);
     let session = Session {
@@ -426,6 +432,7 @@ fn messages() -> Vec<Sample> {
         Sample::of("write_update", update_rows),
         Sample::of("write_delete", delete_rows),
         Sample::of("transaction", transaction),
+        Sample::of("turn", turn),
     ]
 }
 

@@ -4,7 +4,7 @@ mod identify;
 mod recovered;
 mod scheduled;
 mod skipped;
-mod transaction;
+pub(super) mod transaction;
 
 use self::identify::identified;
 use self::skipped::is_skipped;

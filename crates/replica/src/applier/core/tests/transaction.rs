@@ -14,6 +14,7 @@ fn transaction(position: u64, program: [u8; 32]) -> ResolvedCommand {
             base: 9,
             operations: Bytes::from_static(b"done"),
             session: 5,
+            turn: 0,
         }),
     )
 }
@@ -70,4 +71,17 @@ fn a_transaction_of_another_module_is_not_done() {
     core.take(&transaction(11, [0; 32]), &mut calls);
     assert!(sent(&mut calls).is_empty());
     assert!(told(&mut core).iter().all(|(_, outcome)| outcome.is_err()));
+}
+
+#[test]
+fn what_ends_a_turn_does_nothing_where_it_stands() {
+    let (mut core, mut calls) = core(false);
+    let ends = Transaction {
+        turn: 9,
+        operations: Bytes::from_static(b"done"),
+        ..Transaction::default()
+    };
+    core.take(&command(10, Body::Transaction(ends)), &mut calls);
+    assert!(sent(&mut calls).is_empty());
+    assert_eq!(told(&mut core), [(10, Ok(Reply::Done))]);
 }
