@@ -3,12 +3,14 @@
 /// The most WASM tables a module may have.
 pub(crate) const TABLES_MAX: usize = 64;
 
-/// The memories of a prepared module: its own, the one that it is put back from, and the one that rows are sorted in.
-pub(crate) const PREPARED_MEMORIES: usize = 3;
+/// The memories of a prepared module: its own, the one that it is put back from, the one that rows are sorted in, and, if it
+/// has procedures, the one that what they write is noted in.
+pub(crate) const PREPARED_MEMORIES: usize = 4;
 
 pub(crate) const CALL_REDUCER: &str = "__call_reducer__";
-/// What the host would call of procedures and of HTTP handlers. Modules that have any are refused.
-pub(crate) const OTHER_CALLS: [&str; 2] = ["__call_procedure__", "__call_http_handler__"];
+pub(crate) const CALL_PROCEDURE: &str = "__call_procedure__";
+/// What the host would call of HTTP handlers. Modules that have any are refused.
+pub(crate) const CALL_HANDLER: &str = "__call_http_handler__";
 /// What evaluates a view: one that knows its sender, and one that does not.
 pub(crate) const CALL_VIEWS: [&str; 2] = ["__call_view__", "__call_view_anon__"];
 pub(crate) const DESCRIBE_MODULE: &str = "__describe_module__";
@@ -16,6 +18,9 @@ pub(crate) const MEMORY: &str = "memory";
 
 /// The module that the functions since 1.0 are imported from.
 pub(crate) const BASE: &str = "spacetime_10.0";
+
+/// The module that the functions of procedures are imported from.
+pub(crate) const PROCEDURES: &str = "spacetime_10.3";
 
 /// The module that point scans are imported from: of SpacetimeDB 2.x, as hash indexes are.
 pub(crate) const POINT_SCANS: &str = "spacetime_10.4";
@@ -47,6 +52,8 @@ pub(crate) const BUFFER_TOO_SMALL: i32 = 11;
 pub(crate) const UNIQUE_ALREADY_EXISTS: i32 = 12;
 /// `datastore_update_bsatn`: there is no row with that key.
 pub(crate) const NO_SUCH_ROW: i32 = 15;
+/// `procedure_commit_mut_tx`: the transaction can't be committed. Bindings run it once more, whatever the error.
+pub(crate) const NOT_COMMITTED: i32 = 20;
 
 /// `__call_reducer__`: the reducer has failed, and its error's sink says why.
 pub(crate) const FAILED: i32 = 1;
@@ -57,10 +64,11 @@ pub(crate) const SCHEDULE_IMMEDIATE: &str = "volatile_nonatomic_schedule_immedia
 /// Host functions whose result or effect is the same on every replica, given the same rows and calls.
 pub(crate) const HARMLESS: [&str; 3] = ["bytes_sink_write", "console_log", "identity"];
 
-/// What only procedures may use; a module that has procedures is refused. During start-up the server lets any code use
-/// them, and tells it the time.
+/// What begins a procedure's transaction.
+pub(crate) const START_TX: &str = "procedure_start_mut_tx";
+/// What only procedures may use. During start-up the server lets any code use them, and tells it the time.
 pub(crate) const OF_PROCEDURES: [&str; 5] = [
-    "procedure_start_mut_tx",
+    START_TX,
     "procedure_commit_mut_tx",
     "procedure_abort_mut_tx",
     "procedure_sleep_until",

@@ -113,9 +113,14 @@ pub enum PrepareError {
         "the module has a view, `{0}`: views can be replicated if the module is built with SpacetimeDB 2.x"
     )]
     OldViews(String),
-    /// The module has procedures.
-    #[error("the module has a procedure, `{0}`: procedures can't be replicated yet, use a reducer")]
+    /// The module has procedures, and a definition of version 9.
+    #[error(
+        "the module has a procedure, `{0}`: procedures can be replicated if the module is built with SpacetimeDB 2.x"
+    )]
     Procedures(String),
+    /// A procedure is scheduled.
+    #[error("the procedure `{0}` is scheduled: only reducers can be scheduled yet, use one")]
+    ScheduledProcedure(String),
     /// The module has HTTP handlers.
     #[error("the module has an HTTP handler, `{0}`: handlers can't be replicated yet, use a reducer")]
     HttpHandlers(String),

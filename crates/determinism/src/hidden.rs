@@ -6,7 +6,9 @@ use spacetimedb_sats::{AlgebraicType, ProductType, ProductTypeElement};
 
 use crate::header;
 use crate::successes::Successes;
-use crate::{APPLY, DISCONNECT, HIDDEN_PREFIX, IDENTIFY, LOAD, MARK, REFRESH, SCHEDULED, UNSCHEDULED};
+use crate::{
+    APPLY, DISCONNECT, HIDDEN_PREFIX, IDENTIFY, LOAD, MARK, REFRESH, REPLAY, SCHEDULED, SETTLE, UNSCHEDULED,
+};
 
 /// A hidden table. Its first column is its primary key.
 pub(crate) struct HiddenTable {
@@ -77,6 +79,38 @@ pub(crate) const NOW: HiddenTable = HiddenTable {
     row: || product([("key", AlgebraicType::U64)]),
 };
 
+/// A row for each procedure of this node that has a transaction to commit: what it has written (see
+/// [`Transaction`](crate::Transaction)). Local to the node, as [`VERDICT`] is. Only in definitions of version 10.
+pub(crate) const OUTBOX: HiddenTable = HiddenTable {
+    name: crate::OUTBOX,
+    type_name: "RtdbOutbox",
+    index: "rtdb_outbox_run_idx_btree",
+    public: false,
+    row: || {
+        product([
+            ("run", AlgebraicType::U64),
+            ("seq", AlgebraicType::U64),
+            ("base", AlgebraicType::U64),
+            ("operations", AlgebraicType::bytes()),
+        ])
+    },
+};
+
+/// What has become of the last transaction of a procedure, by its run. Only in definitions of version 10.
+pub(crate) const VERDICT: HiddenTable = HiddenTable {
+    name: crate::procedures::VERDICT,
+    type_name: "RtdbVerdict",
+    index: "rtdb_verdict_run_idx_btree",
+    public: false,
+    row: || {
+        product([
+            ("run", AlgebraicType::U64),
+            ("seq", AlgebraicType::U64),
+            ("verdict", AlgebraicType::U8),
+        ])
+    },
+};
+
 /// A row for each session whose client came with a token: what the token says, and the index of the call that keeps it. That
 /// of session 0 is for the call at its index alone, which belongs to no session.
 pub(crate) const CLAIMS: HiddenTable = HiddenTable {
@@ -94,6 +128,9 @@ pub(crate) const CLAIMS: HiddenTable = HiddenTable {
 };
 
 pub(crate) const TABLES: [&HiddenTable; 4] = [&STATE, &SESSION, &SEQUENCE, &CLAIMS];
+
+/// Those that follow in definitions of version 10.
+pub(crate) const TABLES_SINCE_10: [&HiddenTable; 3] = [&NOW, &OUTBOX, &VERDICT];
 
 /// The hidden reducers and their own parameters, in the order of their ids.
 pub(crate) fn reducers() -> [(&'static str, ProductType); 7] {
@@ -117,9 +154,21 @@ pub(crate) fn reducers() -> [(&'static str, ProductType); 7] {
     ]
 }
 
-/// The hidden reducer that follows them in definitions of version 10, and its own parameters.
-pub(crate) fn refresh() -> (&'static str, ProductType) {
-    (REFRESH, product([("key", AlgebraicType::U64)]))
+/// The hidden reducers that follow them in definitions of version 10, and their own parameters.
+pub(crate) fn reducers_since_10() -> [(&'static str, ProductType); 3] {
+    let replay = [
+        ("base", AlgebraicType::U64),
+        ("operations", AlgebraicType::bytes()),
+    ];
+    let run = [("run", AlgebraicType::U64), ("seq", AlgebraicType::U64)];
+    [
+        (REFRESH, product([("key", AlgebraicType::U64)])),
+        (REPLAY, product(replay)),
+        (
+            SETTLE,
+            product(run.into_iter().chain([("verdict", AlgebraicType::U8)])),
+        ),
+    ]
 }
 
 /// A reducer's parameters behind the call header.

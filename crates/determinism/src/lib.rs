@@ -22,6 +22,7 @@ mod migration;
 mod module;
 mod order;
 mod plan;
+mod procedures;
 mod reset;
 mod rows;
 mod sandbox;
@@ -36,7 +37,10 @@ mod views;
 pub use claims::{CLAIMS_BYTES_MAX, Claims};
 pub use error::PrepareError;
 pub use migration::original_plan;
-pub use module::{Module, Reducer, ReducerKind, Schedule, Table, View};
+pub use module::{Module, Procedure, Reducer, ReducerKind, Schedule, Table, View};
+pub use procedures::{
+    OUTBOX, Transaction, TransactionVerdict, is_nodes_own, replay_args, runs_procedures, settle_args,
+};
 pub use rows::{RowChanges, encode_changes, takes_rows};
 pub use schema::original_schema;
 pub use shape::scalar_bytes;
@@ -87,13 +91,25 @@ pub const UNSCHEDULED: &str = "rtdb_unscheduled";
 /// section of their own that they have it: [`takes_rows`].
 pub const APPLY: &str = "rtdb_apply";
 
+/// The hidden reducer that does what a procedure's transaction has done, in modules of definition version 10. Own arguments:
+/// `base: u64, operations: Vec<u8>`, see [`replay_args`]. Modules say in a section of their own whether they have procedures:
+/// [`runs_procedures`].
+pub const REPLAY: &str = "rtdb_replay";
+
+/// The error of [`REPLAY`] where calls have come between what the procedure has read and its place in the log.
+pub const CONFLICT: &str = "rtdb_conflict";
+
+/// The hidden reducer that tells a procedure what has become of its transaction, in modules of definition version 10. Own
+/// arguments: see [`settle_args`]. It has no place in the log, and what it does is a node's own.
+pub const SETTLE: &str = "rtdb_settle";
+
 /// The error of [`APPLY`] where a row that is to be inserted has a unique value that another row has.
 pub const TAKEN: &str = "rtdb_taken";
 
 /// The error of [`SCHEDULED`] where the row is due at another time.
 pub const NOT_DUE: &str = "rtdb_not_due";
 
-/// The error of a reducer of the module's own, of [`SCHEDULED`] or of [`APPLY`], that did nothing, because its position is
+/// The error of a reducer of the module's own, of [`SCHEDULED`], [`APPLY`] or [`REPLAY`], that did nothing, because its position is
 /// not above the last one applied: it, or a call behind it, is applied already. The other hidden reducers succeed in that
 /// case.
 pub const SKIPPED: &str = "rtdb_skipped";

@@ -24,7 +24,23 @@ pub struct Module {
     tables: Vec<Table>,
     schedules: Vec<Schedule>,
     views: Vec<View>,
+    procedures: Vec<Procedure>,
     row_rules: bool,
+}
+
+/// A procedure.
+#[derive(Debug, Clone)]
+pub struct Procedure {
+    /// Its number in the module.
+    pub id: u32,
+    /// The name by which clients call it.
+    pub name: String,
+    /// Its own parameters: no header.
+    pub params: ProductType,
+    /// What it returns.
+    pub returns: AlgebraicType,
+    /// Whether clients may not call it.
+    pub private: bool,
 }
 
 /// A reducer.
@@ -186,6 +202,16 @@ impl Module {
         &self.views
     }
 
+    /// The procedures, by id.
+    pub fn procedures(&self) -> &[Procedure] {
+        &self.procedures
+    }
+
+    /// The procedure that clients call `name`.
+    pub fn procedure(&self, name: &str) -> Option<&Procedure> {
+        self.procedures.iter().find(|procedure| procedure.name == name)
+    }
+
     /// Whether there are rules of row-level security: then what a table shows depends on who looks.
     pub fn has_row_rules(&self) -> bool {
         self.row_rules
@@ -231,6 +257,7 @@ impl Module {
             tables: tables.collect::<Result<_, PrepareError>>()?,
             schedules: schedules.collect(),
             views: Vec::new(),
+            procedures: Vec::new(),
             row_rules: !def.row_level_security.is_empty(),
         };
         Ok(module.with_privacy())
@@ -287,12 +314,21 @@ impl Module {
             public: view.is_public,
             source_name: view.source_name.to_string(),
         });
+        let procedures = def.procedures().into_iter().flatten().zip(0..);
+        let procedures = procedures.map(|(procedure, id)| Procedure {
+            id,
+            name: names.function(&procedure.source_name),
+            params: procedure.params.clone(),
+            returns: procedure.return_type.clone(),
+            private: matches!(procedure.visibility, FunctionVisibility::Private),
+        });
         let module = Self {
             typespace: typespace.clone(),
             reducers: reducers.collect(),
             tables: tables.collect::<Result<_, PrepareError>>()?,
             schedules: schedules.collect(),
             views: views.collect(),
+            procedures: procedures.collect(),
             row_rules: def.sections.iter().any(|section| {
                 matches!(section, RawModuleDefV10Section::RowLevelSecurity(rules) if !rules.is_empty())
             }),

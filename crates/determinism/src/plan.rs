@@ -34,6 +34,8 @@ pub(crate) struct Plan {
     pub(crate) schedules: Vec<SchedulePlan>,
     /// The views; `None` if the definition can't have any.
     pub(crate) views: Option<Vec<ViewPlan>>,
+    /// Whether there are procedures.
+    pub(crate) procedures: bool,
 }
 
 /// A table whose rows are calls that fall due.

@@ -63,6 +63,7 @@ fn restore_section(section: &mut Value, module: &Module) {
         "Types" => remove_hidden_types(contents),
         "Tables" => restore_tables(contents, module),
         "Reducers" => restore_reducers(contents),
+        "Procedures" => restore_params(contents),
         "ExplicitNames" => retain(&mut contents["entries"], |entry| {
             let mapping = entry.as_object().and_then(|entry| entry.values().next());
             !mapping.is_some_and(|mapping| is_hidden(&mapping["canonical_name"]))
@@ -105,7 +106,7 @@ fn truncate_types(types: &mut Value, module: &Module) {
 fn remove_hidden_types(types: &mut Value) {
     retain(types, |ty| {
         let name = name_of(ty).and_then(|name| name_of(name).or(Some(name)));
-        let mut hidden = hidden::TABLES.into_iter().chain([&hidden::NOW]);
+        let mut hidden = hidden::TABLES.into_iter().chain(hidden::TABLES_SINCE_10);
         !hidden.any(|table| name.and_then(Value::as_str) == Some(table.type_name))
     });
 }
@@ -161,8 +162,12 @@ fn sequence_name(table: &Table, sequence: &RawSequence, module: &Module) -> Stri
 
 fn restore_reducers(reducers: &mut Value) {
     retain(reducers, |reducer| !name_of(reducer).is_some_and(is_hidden));
-    for reducer in items(reducers) {
-        if let Some(params) = reducer["params"]["elements"].as_array_mut() {
+    restore_params(reducers);
+}
+
+fn restore_params(functions: &mut Value) {
+    for function in items(functions) {
+        if let Some(params) = function["params"]["elements"].as_array_mut() {
             params.drain(..header::params().len().min(params.len()));
         }
     }

@@ -56,6 +56,9 @@ pub trait Catalog: Send + Sync {
     /// Whether every node of the cluster knows of rows that are written by SQL.
     fn writes(&self) -> bool;
 
+    /// Whether every node of the cluster knows of procedures' transactions.
+    fn runs_procedures(&self) -> bool;
+
     /// Whether the nodes have processors of different kinds.
     fn has_mixed_processors(&self) -> bool;
 

@@ -38,6 +38,7 @@ mod over_replica;
 mod place;
 mod pool;
 mod presence;
+mod procedures;
 mod publishers;
 mod reducers;
 mod rows;

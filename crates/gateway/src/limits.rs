@@ -64,6 +64,9 @@ pub const ENTERING_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Calls of one client under way. Beyond it the client's socket is not read: TCP slows the client down.
 pub const CALLS_MAX: usize = 1_024;
 
+/// Procedures of one client under way. Beyond it the client's socket is not read.
+pub const PROCEDURES_MAX: usize = 64;
+
 /// Bytes of one client's calls under way.
 pub const CALLS_BYTES_MAX: usize = 16 << 20;
 

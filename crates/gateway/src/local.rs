@@ -3,7 +3,7 @@
 use futures::future::BoxFuture;
 use rtdb_determinism::Module;
 use rtdb_protocol::Subprotocol;
-use rtdb_replica::Views;
+use rtdb_replica::{Procedures, Views};
 use spacetimedb_lib::{Hash, Identity};
 use std::sync::Arc;
 use thiserror::Error;
@@ -16,6 +16,8 @@ pub struct LocalDatabase {
     pub module: Arc<Module>,
     /// The hash that stands for it in tokens.
     pub program: Hash,
+    /// Whether it reads what its callers' tokens say.
+    pub reads_claims: bool,
 }
 
 /// A database that this node does not serve, since its replica here can't be trusted.
@@ -61,6 +63,10 @@ pub trait Local: Send + Sync {
     /// The views of a database that clients of this node look at. `None` if there is no such database, or nothing that
     /// would refresh its views.
     fn views(&self, identity: &Identity) -> Option<Arc<Views>>;
+
+    /// The procedures of a database that run for clients of this node. `None` if there is no such database, or nothing that
+    /// would carry out their transactions.
+    fn procedures(&self, identity: &Identity) -> Option<Arc<Procedures>>;
 
     /// Resolves when the local server has again all that it may have shown anybody of a database until now: it may have
     /// died since, and have lost its last transactions.

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use rtdb_protocol::Subprotocol;
-use rtdb_replica::{LocalServer, Replica, ServerState, Views};
+use rtdb_replica::{LocalServer, Procedures, Replica, ServerState, Views};
 use spacetimedb_lib::Identity;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,6 +59,7 @@ impl Local for OverReplica {
         Some(LocalDatabase {
             module: active.module.clone(),
             program: active.program,
+            reads_claims: active.claims == rtdb_determinism::Claims::Read,
         })
     }
 
@@ -122,6 +123,10 @@ impl Local for OverReplica {
 
     fn views(&self, identity: &Identity) -> Option<Arc<Views>> {
         self.replica.views(&identity.to_byte_array())
+    }
+
+    fn procedures(&self, identity: &Identity) -> Option<Arc<Procedures>> {
+        self.replica.procedures(&identity.to_byte_array())
     }
 
     fn caught_up(&self, identity: &Identity) -> BoxFuture<'static, ()> {

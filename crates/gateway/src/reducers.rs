@@ -1,12 +1,12 @@
-//! Which calls the local server would take: what it would refuse, the gateway refuses in its place and words, rather
+//! Which calls of reducers and procedures the local server would take: what it would refuse, the gateway refuses in its place and words, rather
 //! than propose a call that can't take effect.
 
 mod args;
 mod bounds;
 
-use rtdb_determinism::{Module, Reducer, ReducerKind};
+use rtdb_determinism::{Module, Procedure, Reducer, ReducerKind};
 use spacetimedb_sats::de::DeserializeSeed;
-use spacetimedb_sats::{WithTypespace, bsatn};
+use spacetimedb_sats::{AlgebraicType, ProductType, Typespace, WithTypespace, bsatn};
 use thiserror::Error;
 
 /// Why a call is refused, in SpacetimeDB's words.
@@ -18,11 +18,16 @@ pub(crate) enum CallRefused {
     /// Only the database itself calls it.
     #[error("can't directly call special {0} lifecycle reducer")]
     Lifecycle(&'static str),
-    /// The arguments are not of the reducer's types.
-    #[error("invalid arguments for reducer {reducer}: {error}")]
+    /// The module has no such procedure, or none that this caller may know of.
+    #[error("No such procedure")]
+    NoSuchProcedure,
+    /// The arguments are not of its types.
+    #[error("invalid arguments for {kind} {name}: {error}")]
     Args {
-        /// The reducer's name.
-        reducer: String,
+        /// `reducer` or `procedure`.
+        kind: &'static str,
+        /// Its name.
+        name: String,
         /// What is wrong with them; within JSON, where.
         error: String,
         /// Within JSON, what.
@@ -35,13 +40,11 @@ impl CallRefused {
     pub(crate) fn with_cause(&self) -> String {
         match self {
             Self::Args {
-                reducer,
-                error,
-                cause,
+                name, error, cause, ..
             } => {
                 let cause = cause.iter().map(|cause| format!(": {cause}"));
                 let cause = cause.collect::<String>();
-                format!("{self}: invalid arguments for function {reducer}: {error}: {error}{cause}")
+                format!("{self}: invalid arguments for function {name}: {error}: {error}{cause}")
             }
             _ => self.to_string(),
         }
@@ -62,19 +65,40 @@ fn callable<'m>(module: &'m Module, name: &str, is_owner: bool) -> Result<&'m Re
     }
 }
 
+/// The procedure that a client may call by that name; the database's owner may call private ones.
+fn callable_procedure<'m>(
+    module: &'m Module,
+    name: &str,
+    is_owner: bool,
+) -> Result<&'m Procedure, CallRefused> {
+    let procedure = module.procedure(name);
+    procedure
+        .filter(|procedure| is_owner || !procedure.private)
+        .ok_or(CallRefused::NoSuchProcedure)
+}
+
 /// Checks a call whose arguments are BSATN. As SpacetimeDB does, bytes after the arguments are not looked at.
 pub(crate) fn check<'m>(
     module: &'m Module,
     name: &str,
-    mut args: &[u8],
+    args: &[u8],
     is_owner: bool,
 ) -> Result<&'m Reducer, CallRefused> {
     let reducer = callable(module, name, is_owner)?;
-    bounds::check(args, &reducer.params, module.typespace()).map_err(|error| refused(reducer, &error))?;
-    WithTypespace::new(module.typespace(), &reducer.params)
-        .validate(bsatn::Deserializer::new(&mut args))
-        .map_err(|error| refused(reducer, &error))?;
+    Callee::from(reducer).check(module, args)?;
     Ok(reducer)
+}
+
+/// The same for a procedure.
+pub(crate) fn check_procedure<'m>(
+    module: &'m Module,
+    name: &str,
+    args: &[u8],
+    is_owner: bool,
+) -> Result<&'m Procedure, CallRefused> {
+    let procedure = callable_procedure(module, name, is_owner)?;
+    Callee::from(procedure).check(module, args)?;
+    Ok(procedure)
 }
 
 /// Turns a call's JSON arguments into BSATN.
@@ -85,26 +109,87 @@ pub(crate) fn args_from_json<'m>(
     is_owner: bool,
 ) -> Result<(&'m Reducer, Vec<u8>), CallRefused> {
     let reducer = callable(module, name, is_owner)?;
-    let args = args::from_json(module, reducer, json).map_err(|bad| {
-        let (error, cause) = match bad.place {
-            Some(place) => (place, Some(bad.error)),
-            None => (bad.error, None),
-        };
+    Ok((reducer, Callee::from(reducer).args_from_json(module, json)?))
+}
+
+/// The same for a procedure.
+pub(crate) fn procedure_args_from_json<'m>(
+    module: &'m Module,
+    name: &str,
+    json: &[u8],
+    is_owner: bool,
+) -> Result<(&'m Procedure, Vec<u8>), CallRefused> {
+    let procedure = callable_procedure(module, name, is_owner)?;
+    Ok((procedure, Callee::from(procedure).args_from_json(module, json)?))
+}
+
+/// Checks that a value is no deeper than may be.
+pub(crate) fn check_value(
+    value: &[u8],
+    ty: &AlgebraicType,
+    types: &Typespace,
+) -> Result<(), impl std::fmt::Display> {
+    bounds::check(value, &ProductType::from([ty.clone()]), types)
+}
+
+/// What is called.
+struct Callee<'m> {
+    kind: &'static str,
+    name: &'m str,
+    params: &'m ProductType,
+}
+
+impl<'m> From<&'m Reducer> for Callee<'m> {
+    fn from(reducer: &'m Reducer) -> Self {
+        Self {
+            kind: "reducer",
+            name: &reducer.name,
+            params: &reducer.params,
+        }
+    }
+}
+
+impl<'m> From<&'m Procedure> for Callee<'m> {
+    fn from(procedure: &'m Procedure) -> Self {
+        Self {
+            kind: "procedure",
+            name: &procedure.name,
+            params: &procedure.params,
+        }
+    }
+}
+
+impl Callee<'_> {
+    fn check(&self, module: &Module, mut args: &[u8]) -> Result<(), CallRefused> {
+        let types = module.typespace();
+        bounds::check(args, self.params, types).map_err(|error| self.refused(&error))?;
+        WithTypespace::new(types, self.params)
+            .validate(bsatn::Deserializer::new(&mut args))
+            .map_err(|error| self.refused(&error))
+    }
+
+    fn args_from_json(&self, module: &Module, json: &[u8]) -> Result<Vec<u8>, CallRefused> {
+        let args = args::from_json(module, self.name, self.params, json).map_err(|bad| {
+            let (error, cause) = match bad.place {
+                Some(place) => (place, Some(bad.error)),
+                None => (bad.error, None),
+            };
+            self.refused_for(error, cause)
+        })?;
+        bsatn::to_vec(&args).map_err(|error| self.refused(&error))
+    }
+
+    fn refused(&self, error: &dyn std::fmt::Display) -> CallRefused {
+        self.refused_for(error.to_string(), None)
+    }
+
+    fn refused_for(&self, error: String, cause: Option<String>) -> CallRefused {
         CallRefused::Args {
-            reducer: reducer.name.clone(),
+            kind: self.kind,
+            name: self.name.to_owned(),
             error,
             cause,
         }
-    })?;
-    let args = bsatn::to_vec(&args).map_err(|error| refused(reducer, &error))?;
-    Ok((reducer, args))
-}
-
-fn refused(reducer: &Reducer, error: &dyn std::fmt::Display) -> CallRefused {
-    CallRefused::Args {
-        reducer: reducer.name.clone(),
-        error: error.to_string(),
-        cause: None,
     }
 }
 

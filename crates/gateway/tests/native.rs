@@ -7,6 +7,8 @@
 mod cluster;
 #[path = "native/http.rs"]
 mod http;
+#[path = "native/procedures.rs"]
+mod procedures;
 #[path = "native/sql.rs"]
 mod sql;
 #[path = "native/types.rs"]

@@ -7,8 +7,8 @@ mod v1;
 mod v2;
 
 pub use encode::{
-    call_reducer, call_reducer_bytes, one_off_query, subscribe, subscribe_all_receipts, subscribe_instead,
-    subscribe_nothing, subscribe_receipts, subscribe_receipts_as, unsubscribe,
+    call_procedure, call_reducer, call_reducer_bytes, one_off_query, subscribe, subscribe_all_receipts,
+    subscribe_instead, subscribe_nothing, subscribe_receipts, subscribe_receipts_as, unsubscribe,
 };
 pub use read::{QUERIES_BYTES_MAX, QUERIES_MAX, Read, ReadKind, Refused};
 
@@ -23,13 +23,8 @@ pub enum ClientMessage {
     Call(CallReducer),
     /// A read: the local SpacetimeDB answers it.
     Read(Read),
-    /// A procedure call: not served yet. [`crate::reply::procedure_refused`] is its answer.
-    Procedure {
-        /// The client's number for it.
-        request_id: u32,
-        /// The procedure.
-        name: Text,
-    },
+    /// A procedure: the local SpacetimeDB runs it.
+    Procedure(CallProcedure),
 }
 
 impl ClientMessage {
@@ -38,7 +33,7 @@ impl ClientMessage {
         match self {
             Self::Call(call) => call.reducer.len() + call.args.len(),
             Self::Read(read) => read.raw.len(),
-            Self::Procedure { name, .. } => name.len(),
+            Self::Procedure(call) => call.procedure.len() + call.args.len(),
         }
     }
 }
@@ -55,6 +50,17 @@ pub struct CallReducer {
     /// The caller wants no answer of its own if the call goes well (v1 only, flags = 1); see
     /// [`crate::reply::CallReply::no_success_notify`].
     pub no_success_notify: bool,
+}
+
+/// A client's call of a procedure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallProcedure {
+    /// The procedure's name.
+    pub procedure: Text,
+    /// Its arguments in BSATN, without a call header.
+    pub args: Bytes,
+    /// The client's number for the call.
+    pub request_id: u32,
 }
 
 /// The messages of one frame, in order; see [`split`].
@@ -111,7 +117,7 @@ impl Messages {
             return Err(FrameError::Trailing { count: reader.left() });
         }
         self.at = reader.at();
-        if matches!(message, ClientMessage::Call(_)) {
+        if matches!(message, ClientMessage::Call(_) | ClientMessage::Procedure(_)) {
             check_size(self.at - start, MESSAGE_BYTES_MAX - CALL_HEADER_BYTES)?;
         }
         Ok(message)

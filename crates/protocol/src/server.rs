@@ -65,11 +65,32 @@ pub enum ServerMessage {
         /// The message.
         raw: Bytes,
     },
-    /// Anything else: a procedure's result.
-    Other {
-        /// The message.
-        raw: Bytes,
-    },
+    /// What has become of a procedure.
+    Procedure(ProcedureResult),
+}
+
+/// What has become of a procedure.
+#[derive(Clone, Debug)]
+pub struct ProcedureResult {
+    /// The number of the call, as the caller gave it.
+    pub request_id: u32,
+    /// What it returned, or why it did not.
+    pub outcome: ProcedureOutcome,
+    /// How long it took, in microseconds.
+    pub duration_us: i64,
+    /// The message.
+    pub raw: Bytes,
+}
+
+/// What a procedure returned, or why it did not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProcedureOutcome {
+    /// A value in BSATN.
+    Returned(Bytes),
+    /// It was stopped, or was not called.
+    Internal(Text),
+    /// It has used too much (v1).
+    OutOfEnergy,
 }
 
 /// v2 and v3 `ReducerResult`.
@@ -98,6 +119,23 @@ pub struct AppliedCall {
     pub index: Option<u64>,
     /// What became of it.
     pub outcome: Outcome,
+}
+
+/// Reads what follows the outcome: when it began, how long it took, and the call's number.
+fn procedure_result(
+    reader: &mut Reader<'_>,
+    outcome: ProcedureOutcome,
+    start: usize,
+) -> Result<ProcedureResult, FrameError> {
+    reader.i64()?;
+    let duration_us = reader.i64()?;
+    let request_id = reader.u32()?;
+    Ok(ProcedureResult {
+        request_id,
+        outcome,
+        duration_us,
+        raw: reader.since(start),
+    })
 }
 
 impl ServerMessage {

@@ -1,7 +1,9 @@
 //! The cluster's databases, as the gateway asks for them.
 
 use crate::kinds;
-use rtdb_consensus::command::{CLAIMS_LEVEL, ENDS_LEVEL, JUDGEMENT_LEVEL, MIGRATION_LEVEL, WRITE_LEVEL};
+use rtdb_consensus::command::{
+    CLAIMS_LEVEL, ENDS_LEVEL, JUDGEMENT_LEVEL, MIGRATION_LEVEL, TRANSACTION_LEVEL, WRITE_LEVEL,
+};
 use rtdb_consensus::{Database, Group, Session};
 use rtdb_gateway::{Catalog, Client, DatabaseRecord};
 use spacetimedb_lib::{ConnectionId, Identity};
@@ -39,6 +41,10 @@ impl Catalog for LogCatalog {
 
     fn writes(&self) -> bool {
         self.meta.feature_level() >= WRITE_LEVEL
+    }
+
+    fn runs_procedures(&self) -> bool {
+        self.meta.feature_level() >= TRANSACTION_LEVEL
     }
 
     fn has_mixed_processors(&self) -> bool {

@@ -5,7 +5,7 @@ use futures::future::BoxFuture;
 use rtdb_consensus::Manager;
 use rtdb_gateway::{Local, LocalDatabase, OverReplica, SetAside, Tokens};
 use rtdb_protocol::Subprotocol;
-use rtdb_replica::{LocalServer, Replica, Views};
+use rtdb_replica::{LocalServer, Procedures, Replica, Views};
 use spacetimedb_lib::Identity;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
@@ -123,6 +123,10 @@ impl Local for LocalNode {
 
     fn views(&self, identity: &Identity) -> Option<Arc<Views>> {
         self.running()?.local.views(identity)
+    }
+
+    fn procedures(&self, identity: &Identity) -> Option<Arc<Procedures>> {
+        self.running()?.local.procedures(identity)
     }
 
     fn caught_up(&self, identity: &Identity) -> BoxFuture<'static, ()> {

@@ -3,7 +3,7 @@
 //! `reader` takes them off the log, `core` decides (pure), `pump` moves them, `connection` sends and receives, `recover`
 //! finds out where to go on, `publish` exchanges the module under way, `update` by its owner's token, `judge` goes by what
 //! the log says of it, `held` keeps answers until a majority has them, `poison` finds out which command stops the server,
-//! `stuck` is what is done about it, and `write` changes rows as their owner says.
+//! `stuck` is what is done about it, `write` changes rows as their owner says, and `turn` waits for a procedure.
 
 mod args;
 mod back_off;
@@ -19,6 +19,7 @@ mod pump;
 mod reader;
 mod recover;
 mod stuck;
+mod turn;
 mod update;
 mod verify;
 mod window;
@@ -426,7 +427,7 @@ impl Applier {
                 self.report();
                 continue;
             }
-            if let Some(Body::Publish(_) | Body::Write(_)) = &head.command().command.body {
+            if let Some(Body::Publish(_) | Body::Write(_) | Body::Turn(_)) = &head.command().command.body {
                 self.take_turn_for(head.command().position).await;
             }
             connection = match &head.command().command.body {
@@ -438,6 +439,7 @@ impl Applier {
                     }
                 },
                 Some(Body::Write(write)) => self.write(head.command(), write, connection).await?,
+                Some(Body::Turn(turn)) => self.turn(head.command(), turn, connection).await?,
                 Some(Body::Poison(poison)) => self.settle_poison(head.command(), poison, connection).await?,
                 Some(Body::Delete(_)) => self.delete(head.command()).await?,
                 _ => {
@@ -484,6 +486,13 @@ fn before(position: Position) -> Position {
 fn is_alone(command: &ResolvedCommand) -> bool {
     matches!(
         command.command.body,
-        None | Some(Body::Publish(_) | Body::Delete(_) | Body::Poison(_) | Body::Verify(_) | Body::Write(_))
+        None | Some(
+            Body::Publish(_)
+                | Body::Delete(_)
+                | Body::Poison(_)
+                | Body::Verify(_)
+                | Body::Write(_)
+                | Body::Turn(_)
+        )
     )
 }

@@ -24,6 +24,8 @@ pub struct ActiveDatabase {
     pub firing: Firing,
     /// Whether its module takes rows that are changed by others than itself.
     pub takes_rows: bool,
+    /// Whether its module has procedures.
+    pub runs_procedures: bool,
     /// The position of the `Publish` that brought the module.
     pub position: Position,
     /// The hash that stands for the module in tokens.

@@ -13,7 +13,8 @@ pub(crate) use verdicts::{Taken, Verdict, Verdicts};
 pub(crate) use witnesses::Witnesses;
 
 use crate::{
-    ActiveDatabase, Admin, Contents, DatabaseId, Digest, Fatal, Quarantine, ReplicaStatus, Server, Views,
+    ActiveDatabase, Admin, Contents, DatabaseId, Digest, Fatal, Procedures, Quarantine, ReplicaStatus,
+    Server, Views,
 };
 use parking_lot::Mutex;
 use rtdb_consensus::command::Body;
@@ -119,6 +120,11 @@ impl Replica {
     /// The views of a database that clients of this node look at.
     pub fn views(&self, identity: &DatabaseId) -> Option<Arc<Views>> {
         Some(self.slot(identity)?.views.clone())
+    }
+
+    /// The procedures of a database that run for clients of this node.
+    pub fn procedures(&self, identity: &DatabaseId) -> Option<Arc<Procedures>> {
+        Some(self.slot(identity)?.procedures.clone())
     }
 
     /// Resolves when the server has everything of a database that it may have shown anybody before this was called,

@@ -31,3 +31,6 @@ pub const ENDS_LEVEL: u32 = 4;
 
 /// The level that [`Write`](super::Write) came with.
 pub const WRITE_LEVEL: u32 = 6;
+
+/// The level that [`Transaction`](super::Transaction) and [`Turn`](super::Turn) came with.
+pub const TRANSACTION_LEVEL: u32 = 6;

@@ -8,6 +8,7 @@ mod level;
 mod poison;
 mod report;
 mod timer;
+mod transaction;
 mod write;
 
 pub use client::{Call, Connect, Disconnect};
@@ -18,13 +19,14 @@ pub use cluster::{
 pub use database::{Delete, Owner, Publish};
 pub use level::{
     CLAIMS_LEVEL, DUE_LEVEL, ENDS_LEVEL, FEATURE_LEVEL, JUDGEMENT_LEVEL, LEVEL_REPORTS, MIGRATION_LEVEL,
-    POISON_LEVEL, TIMERS_LEVEL, WRITE_LEVEL,
+    POISON_LEVEL, TIMERS_LEVEL, TRANSACTION_LEVEL, WRITE_LEVEL,
 };
 pub use poison::{Failed, Poison, PoisonStep, Skipped, Stuck};
 pub use report::{
     Judgement, REFUSAL_BYTES_MAX, REPORTS_MAX, Report, Reports, Resolve, TRAPPED_MAX, Trapped, Verify,
 };
 pub use timer::{Timer, TimerAt};
+pub use transaction::{Transaction, Turn};
 pub use write::{Assignment, DeleteRows, InsertRows, UpdateRows, Write, WriteKind};
 
 /// A command, as a client, a gateway or the leader proposed it.
@@ -33,7 +35,7 @@ pub struct Command {
     /// What to do. `None` is a command of a newer version: the node stops rather than skip it.
     #[prost(
         oneof = "Body",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 18, 19, 20, 21, 32"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 18, 19, 20, 21, 32, 33, 34"
     )]
     pub body: Option<Body>,
     /// The version that whoever applies it must know: raised by whoever sets a field that must not be passed over. 0 for
@@ -105,11 +107,20 @@ pub enum Body {
     /// A database's owner changes rows by SQL.
     #[prost(message, tag = "32")]
     Write(Write),
+    /// A procedure's transaction.
+    #[prost(message, tag = "33")]
+    Transaction(Transaction),
+    /// A procedure's transaction is to run where no call can come between.
+    #[prost(message, tag = "34")]
+    Turn(Turn),
 }
 
 impl Command {
     /// Whether it makes the databases or the cluster grow: what frees, ends or repairs something does not count.
     pub(crate) fn grows(&self) -> bool {
+        if let Some(Body::Transaction(transaction)) = &self.body {
+            return !transaction.is_nothing();
+        }
         matches!(
             self.body,
             Some(
@@ -119,6 +130,7 @@ impl Command {
                     | Body::Timer(_)
                     | Body::RegisterDatabase(_)
                     | Body::Write(_)
+                    | Body::Turn(_)
             )
         )
     }
@@ -141,6 +153,7 @@ impl From<Body> for Command {
         let version = match &body {
             Body::Write(_) => WRITE_LEVEL,
             Body::Timer(timer) if timer.at.is_some() => DUE_LEVEL,
+            Body::Transaction(_) | Body::Turn(_) => TRANSACTION_LEVEL,
             Body::Connect(connect) if connect.unique => ENDS_LEVEL,
             Body::Publish(publish) if publish.born != 0 => ENDS_LEVEL,
             Body::Publish(publish) if !publish.token.is_empty() => MIGRATION_LEVEL,

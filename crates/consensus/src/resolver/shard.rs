@@ -6,7 +6,7 @@ use super::poison::{StuckReplica, StuckReplicas};
 use super::sessions::Sessions;
 use super::state::{BirthRecord, SessionRecord, StateKey};
 use super::verdict::{Change, Stamp, Verdict};
-use crate::command::{Body, Call, Connect, Delete, Publish, REPORTS_MAX, Reports, Resolve, Timer};
+use crate::command::{Body, Connect, Delete, Publish, REPORTS_MAX, Reports, Resolve, Timer, Transaction};
 use crate::version::{RecordError, decode};
 use crate::{Position, Refusal, Reply, Session};
 use bytes::Bytes;
@@ -112,8 +112,10 @@ impl ShardState {
             ..
         } = stamp;
         match body {
-            Body::Call(call) => self.call(call, timestamp_us),
+            Body::Call(call) => self.call(&call.database, call.session, timestamp_us),
             Body::Write(write) => self.write(&write.database, timestamp_us),
+            Body::Transaction(it) => self.transaction(it, stamp),
+            Body::Turn(turn) => self.write(&turn.database, timestamp_us),
             Body::Connect(connect) => self.connect(connect, stamp, changes),
             Body::Disconnect(disconnect) => match self.sessions.remove(disconnect.session) {
                 Some(session) => {
@@ -211,15 +213,26 @@ impl ShardState {
         Verdict::Effect(None)
     }
 
-    fn call(&self, call: &Call, now_us: i64) -> Verdict {
-        if !self.databases.contains_key(&call.database) {
+    fn call(&self, database: &Bytes, session: u64, now_us: i64) -> Verdict {
+        if !self.databases.contains_key(database) {
             return Verdict::Refused(Refusal::NoSuchDatabase);
         }
-        let session = self.sessions.get(call.session);
-        if call.session != 0 && session.is_none_or(|session| session.database != call.database) {
+        let known = self.sessions.get(session);
+        if session != 0 && known.is_none_or(|known| known.database != database) {
             return Verdict::Refused(Refusal::SessionGone);
         }
-        self.write(&call.database, now_us)
+        self.write(database, now_us)
+    }
+
+    /// A turn has to end, whatever has become of the database's replicas and the procedure's client.
+    fn transaction(&self, it: &Transaction, stamp: Stamp) -> Verdict {
+        if Position(it.turn) >= stamp.position {
+            return Verdict::Refused(Refusal::NotYet);
+        }
+        match it.is_nothing() && self.databases.contains_key(&it.database) {
+            true => Verdict::Effect(None),
+            false => self.call(&it.database, it.session, stamp.timestamp_us),
+        }
     }
 
     /// Rows may change unless it is contested what they are.

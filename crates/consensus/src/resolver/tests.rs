@@ -5,7 +5,8 @@ mod timers;
 use super::*;
 use crate::command::{
     Call, Connect, Delete, Disconnect, EndDatabase, ExpireNode, InitCluster, InsertRows, Judgement, Owner,
-    Publish, RegisterDatabase, Report, Reports, Resolve, SetLock, SetNames, SetNode, Write, WriteKind,
+    Publish, RegisterDatabase, Report, Reports, Resolve, SetLock, SetNames, SetNode, Transaction, Write,
+    WriteKind,
 };
 use crate::entry::Batch;
 use crate::version::RECORD_VERSION;
@@ -46,6 +47,24 @@ fn write(database: Bytes) -> Body {
         database,
         kind: Some(WriteKind::Insert(InsertRows::default())),
         ..Write::default()
+    })
+}
+
+fn transaction(database: Bytes, session: u64) -> Body {
+    Body::Transaction(Transaction {
+        database,
+        session,
+        ..Transaction::default()
+    })
+}
+
+/// A turn's end.
+fn ended(turn: u64, operations: &'static [u8]) -> Body {
+    Body::Transaction(Transaction {
+        database: DATABASE,
+        turn,
+        operations: Bytes::from_static(operations),
+        ..Transaction::default()
     })
 }
 
@@ -601,14 +620,43 @@ fn rows_that_are_stored_otherwise_differ_whatever_is_written_later() {
     };
     assert!(refused(&mut bench, 6, call(0, "a")));
     assert!(refused(&mut bench, 7, write(DATABASE)));
+    assert!(refused(&mut bench, 8, transaction(DATABASE, 0)));
+    // A turn of before ends all the same.
+    let turn = at(5);
+    assert!(refused(&mut bench, 9, ended(turn, b"done")));
+    assert!(!refused(&mut bench, 10, ended(turn, b"")));
+    assert!(refused(&mut bench, 11, ended(u64::MAX, b"")));
     let database = DATABASE;
     assert!(!refused(
         &mut bench,
-        8,
+        12,
         Body::Resolve(Resolve { database, node: 1 })
     ));
-    assert!(!refused(&mut bench, 9, call(0, "a")));
-    assert!(!refused(&mut bench, 10, write(DATABASE)));
+    assert!(!refused(&mut bench, 13, call(0, "a")));
+    assert!(!refused(&mut bench, 14, write(DATABASE)));
+    assert!(!refused(&mut bench, 15, transaction(DATABASE, 0)));
+}
+
+#[test]
+fn a_transaction_wants_no_receipt_of_a_session_that_is_over() {
+    let mut bench = Bench::new(Resolver::shard());
+    let bodies = vec![publish(), connect(DATABASE), transaction(OTHER, 0)];
+    let decision = bench.resolve(entry(1, vec![batch(1, 1, 1, bodies)]));
+    assert_eq!(refusal(&decision), Some(Refusal::NoSuchDatabase));
+    let session = decision.entry.commands[1].position.0;
+    let leaves = Body::Disconnect(Disconnect {
+        session,
+        refused: false,
+    });
+    let bodies = vec![
+        transaction(DATABASE, session),
+        leaves,
+        transaction(DATABASE, 0),
+        transaction(DATABASE, session),
+    ];
+    let decision = bench.resolve(entry(2, vec![batch(1, 1, 4, bodies)]));
+    assert_eq!(decision.entry.commands.len(), 3);
+    assert_eq!(refusal(&decision), Some(Refusal::SessionGone));
 }
 
 #[test]

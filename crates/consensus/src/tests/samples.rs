@@ -7,7 +7,7 @@ use super::run;
 use crate::command::{
     Assignment, Body, Connect, Delete, DeleteRows, EndDatabase, Failed, InsertRows, Judgement, Names, Owner,
     Poison, PoisonStep, Publish, RegisterDatabase, Report, Reports, Resolve, SetLock, SetNames, SetNode,
-    Skipped, Stuck, Timer, TimerAt, Trapped, UpdateRows, Verify, Write, WriteKind,
+    Skipped, Stuck, Timer, TimerAt, Transaction, Trapped, Turn, UpdateRows, Verify, Write, WriteKind,
 };
 use crate::entry::{Batch, EncodedBatch, Entry, Proposal};
 use crate::record::{LogIdRecord, LogRecord, MemberRecord, MembershipRecord, VoteRecord, VoterSet};
@@ -378,6 +378,21 @@ fn messages() -> Vec<Sample> {
     let delete_rows = write(WriteKind::Delete(DeleteRows {
         query: "SELECT * FROM counter".to_owned(),
     }));
+    let transaction = Command::from(Body::Transaction(Transaction {
+        database: DATABASE,
+        program: Bytes::from_static(&[5; 32]),
+        sender: Bytes::from_static(&[3; 32]),
+        base: 65_537,
+        operations: Bytes::from_static(b"operations"),
+        session: 65_536,
+        turn: 65_538,
+    }));
+    let turn = Command::from(Body::Turn(Turn {
+        database: DATABASE,
+        program: Bytes::from_static(&[5; 32]),
+        run: 77,
+    }));
+    assert_eq!([transaction.version, turn.version], [6, 6]);
     let mut resolution = Resolution::new(1_700_000_000_000_000);
     resolution.skip(1);
     let session = Session {
@@ -431,6 +446,8 @@ fn messages() -> Vec<Sample> {
         Sample::of("write_insert", insert),
         Sample::of("write_update", update_rows),
         Sample::of("write_delete", delete_rows),
+        Sample::of("transaction", transaction),
+        Sample::of("turn", turn),
     ]
 }
 

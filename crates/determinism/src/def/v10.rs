@@ -4,8 +4,8 @@ use spacetimedb_lib::RawModuleDef;
 use spacetimedb_lib::db::raw_def::v9::{Lifecycle, RawIndexAlgorithm, TableType};
 use spacetimedb_lib::db::raw_def::v10::{
     FunctionVisibility, RawConstraintDefV10, RawIndexDefV10, RawModuleDefV10,
-    RawModuleDefV10Section as Section, RawReducerDefV10, RawScopedTypeNameV10, RawTableDefV10, RawTypeDefV10,
-    reducer_default_err_return_type, reducer_default_ok_return_type,
+    RawModuleDefV10Section as Section, RawProcedureDefV10, RawReducerDefV10, RawScopedTypeNameV10,
+    RawTableDefV10, RawTypeDefV10, reducer_default_err_return_type, reducer_default_ok_return_type,
 };
 use spacetimedb_lib::db::view::extract_view_return_product_type_ref;
 use spacetimedb_sats::{AlgebraicType, AlgebraicTypeRef, Typespace};
@@ -75,13 +75,14 @@ pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
         .collect();
 
     let typespace = section!(def, Typespace, Typespace::default());
-    let [state, session, sequence, claims] = hidden::TABLES;
-    let hidden_tables = [state, session, sequence, claims, &hidden::NOW];
+    let hidden_tables = hidden::TABLES.into_iter().chain(hidden::TABLES_SINCE_10);
     let rows = hidden_tables.map(|table| (table, typespace.add(AlgebraicType::Product((table.row)()))));
-    section!(def, Types, Vec::new()).extend(rows.map(|(table, row)| hidden_type(table, row)));
+    let rows: Vec<_> = rows.collect();
+    let hidden_types = rows.iter().map(|(table, row)| hidden_type(table, *row));
+    section!(def, Types, Vec::new()).extend(hidden_types);
     let tables_mut = section!(def, Tables, Vec::new());
     tables_mut.iter_mut().for_each(|table| table.sequences.clear());
-    tables_mut.extend(rows.map(|(table, row)| hidden_table(table, row)));
+    tables_mut.extend(rows.into_iter().map(|(table, row)| hidden_table(table, row)));
     let reducers_mut = section!(def, Reducers, Vec::new());
     for (reducer, called_by_log) in reducers_mut.iter_mut().zip(called_by_log) {
         reducer.params = hidden::with_header(&reducer.params);
@@ -89,7 +90,7 @@ pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
             reducer.visibility = FunctionVisibility::Private;
         }
     }
-    let hidden_reducers = hidden::reducers().into_iter().chain([hidden::refresh()]);
+    let hidden_reducers = hidden::reducers().into_iter().chain(hidden::reducers_since_10());
     reducers_mut.extend(hidden_reducers.map(|(name, params)| RawReducerDefV10 {
         source_name: name.into(),
         params: hidden::with_header(&params),
@@ -97,6 +98,15 @@ pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
         ok_return_type: reducer_default_ok_return_type(),
         err_return_type: reducer_default_err_return_type(),
     }));
+    let mut procedures = false;
+    for section in &mut def.sections {
+        if let Section::Procedures(all) = section {
+            procedures |= !all.is_empty();
+            for procedure in all {
+                procedure.params = hidden::with_header(&procedure.params);
+            }
+        }
+    }
     def.sections
         .retain(|section| !matches!(section, Section::Schedules(_) | Section::LifeCycleReducers(_)));
     Ok(Plan {
@@ -108,12 +118,18 @@ pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
         tables,
         schedules,
         views: Some(views),
+        procedures,
     })
 }
 
 fn check(def: &RawModuleDefV10) -> Result<(), PrepareError> {
-    if let Some(procedure) = def.procedures().and_then(|procedures| procedures.first()) {
-        return Err(PrepareError::Procedures(procedure.source_name.to_string()));
+    let mut schedules_of = def.schedules().into_iter().flatten();
+    let scheduled =
+        schedules_of.find(|it| procedures(def).any(|other| other.source_name == it.function_name));
+    if let Some(schedule) = scheduled {
+        return Err(PrepareError::ScheduledProcedure(
+            schedule.function_name.to_string(),
+        ));
     }
     if let Some(handler) = def.http_handlers().and_then(|handlers| handlers.first()) {
         return Err(PrepareError::HttpHandlers(handler.source_name.to_string()));
@@ -152,8 +168,15 @@ fn check(def: &RawModuleDefV10) -> Result<(), PrepareError> {
     let views = || def.views().into_iter().flatten();
     let params = reducers(def).iter().flat_map(|reducer| &*reducer.params.elements);
     let params = params.chain(views().flat_map(|view| &*view.params.elements));
+    let params = params.chain(procedures(def).flat_map(|procedure| &*procedure.params.elements));
     let params = params.map(|param| &param.algebraic_type);
-    check_tables(&types, heads, params.chain(views().map(|view| &view.return_type)))
+    let returned = views().map(|view| &view.return_type);
+    let returned = returned.chain(procedures(def).map(|procedure| &procedure.return_type));
+    check_tables(&types, heads, params.chain(returned))
+}
+
+fn procedures(def: &RawModuleDefV10) -> impl Iterator<Item = &RawProcedureDefV10> {
+    def.procedures().into_iter().flatten()
 }
 
 fn schedules(def: &RawModuleDefV10) -> impl Iterator<Item = Schedule<'_>> {
@@ -190,6 +213,7 @@ fn check_names(def: &RawModuleDefV10, spelled: &Names) -> Result<(), PrepareErro
     names::check(keys.map(|key| &*key.view_source_name))?;
     let params = reducers(def).iter().map(|reducer| &reducer.params);
     let params = params.chain(def.views().into_iter().flatten().map(|view| &view.params));
+    let params = params.chain(procedures(def).map(|procedure| &procedure.params));
     names::check(
         params
             .flat_map(names::of_elements)
@@ -197,6 +221,7 @@ fn check_names(def: &RawModuleDefV10, spelled: &Names) -> Result<(), PrepareErro
     )?;
     let functions = reducers(def).iter().map(|reducer| &reducer.source_name);
     let functions = functions.chain(def.views().into_iter().flatten().map(|view| &view.source_name));
+    let functions = functions.chain(procedures(def).map(|procedure| &procedure.source_name));
     let functions: Vec<_> = functions.map(|name| spelled.function(name)).collect();
     names::check(functions.iter())?;
     names::check_functions(functions.into_iter())

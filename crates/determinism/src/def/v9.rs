@@ -64,6 +64,7 @@ pub(super) fn rewrite(mut def: RawModuleDefV9) -> Result<Plan, PrepareError> {
         tables,
         schedules,
         views: None,
+        procedures: false,
     })
 }
 

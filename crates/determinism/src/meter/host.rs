@@ -85,7 +85,10 @@ fn cost(name: &str) -> Cost {
         "datastore_clear" => deleting(&[], 1),
         "console_log" => fixed(LOG, &[2, 4, 7]),
         "console_timer_end" => fixed(LOG, &[]),
-        "get_jwt" => fixed(WRITE, &[]),
+        "get_jwt" | "procedure_start_mut_tx" | "procedure_commit_mut_tx" | "procedure_abort_mut_tx" => {
+            fixed(WRITE, &[])
+        }
+        "procedure_http_request" => fixed(LOG, &[1, 3]),
         _ => fixed(CALL, &[]),
     }
 }

@@ -38,7 +38,9 @@ fn written(name: &str) -> Written {
         tells: false,
     };
     match name {
-        "identity" => values(&[0]),
+        "identity" | "procedure_start_mut_tx" => values(&[0]),
+        // Two sources.
+        "procedure_http_request" => values(&[4]),
         "datastore_table_row_count"
         | "datastore_clear"
         | "datastore_table_scan_bsatn"

@@ -10,6 +10,7 @@ use crate::abi;
 use crate::header::CallHeader;
 use crate::hidden::{self, SESSION, STATE};
 use crate::plan::Plan;
+use crate::procedures::{TransactionVerdict, replay_args, settle_args};
 use crate::rows;
 use crate::timers::{Firing, encode_timer};
 
@@ -32,12 +33,13 @@ pub(crate) fn run(wasm: &[u8], plan: &Plan) -> Result<(), PrepareError> {
             "it does not describe itself in the same way again".into(),
         ));
     }
-    let [mark, disconnect, scheduled, unscheduled, apply] =
-        [0, 1, 4, 5, 6].map(|hidden| plan.reducers + hidden);
+    let [mark, disconnect, scheduled, unscheduled, apply, replay, settle] =
+        [0, 1, 4, 5, 6, 8, 9].map(|hidden| plan.reducers + hidden);
     let tables = plan.tables.iter().map(|table| table.name.as_str());
     let indexes = plan.tables.iter().flat_map(|table| &table.order.indexes);
     let indexes = indexes.map(|index| index.name.as_str());
-    let hidden: Vec<_> = hidden::TABLES.into_iter().chain([&hidden::NOW]).collect();
+    let hidden = hidden::TABLES.into_iter().chain(hidden::TABLES_SINCE_10);
+    let hidden: Vec<_> = hidden.collect();
     sandbox.store.data_mut().name(&hidden, tables, indexes);
 
     sandbox.call(mark, 1, &[1]).map_err(failed)?;
@@ -54,6 +56,15 @@ pub(crate) fn run(wasm: &[u8], plan: &Plan) -> Result<(), PrepareError> {
             index += 1;
             sandbox.call(reducer, index, &row).map_err(failed)?;
             sandbox.expect(index, true)?;
+        }
+    }
+    if plan.procedures {
+        let nothing = replay_args(index, &[]);
+        sandbox.call(replay, index + 1, &nothing).map_err(failed)?;
+        sandbox.expect(index + 1, true)?;
+        for verdict in [TransactionVerdict::Committed, TransactionVerdict::Over] {
+            let told = settle_args(1, 1, verdict);
+            sandbox.call(settle, 0, &told).map_err(failed)?;
         }
     }
     Ok(())

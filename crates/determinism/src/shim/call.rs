@@ -42,8 +42,14 @@ pub(super) struct Call {
     pub(super) taken: Name,
     /// The error of a row that is due at another time.
     pub(super) not_due: Name,
+    /// The error of a procedure's transaction that comes too late.
+    pub(super) conflict: Name,
     /// `apply(source) -> errno`.
     pub(super) apply: FunctionId,
+    /// `replay(source) -> conflict`, if the module has procedures.
+    pub(super) replay: Option<FunctionId>,
+    /// `settle(source)`, if the module may have some.
+    pub(super) settle: Option<FunctionId>,
     /// `begin()`.
     pub(super) begin: FunctionId,
     pub(super) scans: Scans,
@@ -98,7 +104,9 @@ impl Call {
             unscheduled,
             apply_id,
             refresh_id,
-        ] = [0, 1, 2, 3, 4, 5, 6, 7].map(|hidden| (plan.reducers + hidden) as i32);
+            replay_id,
+            settle_id,
+        ] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9].map(|hidden| (plan.reducers + hidden) as i32);
         function(module, PARAMS, &[I32], |code, params, locals| {
             let [id, .., args, error] = params;
             let [present, errno, reducer, ran] = [(); 4].map(|()| locals.add(I32));
@@ -126,14 +134,20 @@ impl Call {
                 });
             }
 
-            // Exactly once: what is applied already does nothing. The module's own reducers say so, `rtdb_scheduled`
-            // and `rtdb_apply`.
+            if let Some(settle) = self.settle {
+                code.local_get(id).is(settle_id).when(|code| {
+                    code.local_get(args).call(settle).i32_const(0).return_();
+                });
+            }
+
+            // Exactly once: what is applied already does nothing. The module's own reducers say so, `rtdb_scheduled`,
+            // `rtdb_apply` and `rtdb_replay`.
             code.local_get(present).when(|code| {
                 scratch.get64(code, HEADER + header::INDEX_AT);
                 scratch.get64(code, STATE_INDEX);
                 code.binop(BinaryOp::I64LeU).when(|code| {
                     code.local_get(id).i32_const(plan.reducers as i32).less();
-                    for hidden in [scheduled, apply_id] {
+                    for hidden in [scheduled, apply_id, replay_id] {
                         code.local_get(id).is(hidden).binop(BinaryOp::I32Or);
                     }
                     code.when(|code| self.fail(code, error, self.skipped));
@@ -190,6 +204,18 @@ impl Call {
                 code.i32_const(0).global_set(in_call);
                 code.local_get(errno)
                     .when(|code| self.fail(code, error, self.taken));
+            });
+
+            code.local_get(id).is(replay_id).when(|code| {
+                let Some(replay) = self.replay else {
+                    code.unreachable();
+                    return;
+                };
+                code.i32_const(1).global_set(in_call);
+                code.local_get(args).call(replay).local_set(errno);
+                code.i32_const(0).global_set(in_call);
+                code.local_get(errno)
+                    .when(|code| self.fail(code, error, self.conflict));
             });
 
             window.mark(code, HOT_END);

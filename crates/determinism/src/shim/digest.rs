@@ -10,7 +10,7 @@ const MULTIPLIER: i64 = 0x9e37_79b9_7f4a_7c15_u64 as i64;
 const ROTATION: i64 = 29;
 
 /// What was done with a row.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Operation {
     Insert = 1,
     Update = 2,

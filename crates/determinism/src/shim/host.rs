@@ -144,6 +144,21 @@ pub(super) fn replace(
     })
 }
 
+/// Puts code before a host function.
+pub(super) fn guard(
+    module: &mut Module,
+    import: &Imported,
+    before: impl FnOnce(&mut Code<'_>),
+) -> Result<(), PrepareError> {
+    let ty = module.funcs.get(import.function).ty();
+    let (real, _) = module.add_import_func(&import.from, &import.name, ty);
+    substitute(module, import, |code, args| {
+        before(code);
+        push(code, args);
+        code.call(real);
+    })
+}
+
 /// Puts a trap in the place of a host function.
 pub(super) fn forbid(module: &mut Module, import: &Imported) -> Result<(), PrepareError> {
     substitute(module, import, |code, _| {

@@ -2,10 +2,10 @@
 
 use super::{names, timers};
 use crate::claims::CLAIMS_BYTES_MAX;
-use crate::hidden::{self, NOW, SEQUENCE, SESSION, STATE, STATE_PAIRS};
+use crate::hidden::{self, NOW, OUTBOX, SEQUENCE, SESSION, STATE, STATE_PAIRS, VERDICT};
 use crate::plan::{Plan, SEQUENCES_MAX};
 use crate::successes::SUMS;
-use crate::{NOT_DUE, PrepareError, SKIPPED, TAKEN};
+use crate::{CONFLICT, NOT_DUE, PrepareError, SKIPPED, TAKEN};
 
 /// The call header.
 pub(super) const HEADER: u32 = 0;
@@ -108,8 +108,12 @@ pub(super) const SAVED: u32 = WINDOW_END.next_multiple_of(8);
 const IDS: u32 = SAVED + WINDOW_END.next_multiple_of(8);
 pub(super) const NOW_TABLE_ID: u32 = IDS + 32;
 pub(super) const NOW_INDEX_ID: u32 = IDS + 36;
+pub(super) const OUTBOX_TABLE_ID: u32 = IDS + 40;
+pub(super) const OUTBOX_INDEX_ID: u32 = IDS + 44;
+pub(super) const VERDICT_TABLE_ID: u32 = IDS + 48;
+pub(super) const VERDICT_INDEX_ID: u32 = IDS + 52;
 /// In the shim's memory: the hash of the instance of a view that is evaluated.
-pub(super) const VIEW_HASH: u32 = IDS + 40;
+pub(super) const VIEW_HASH: u32 = IDS + 56;
 /// Up to here all is 0 at first; what depends on the module follows.
 pub(super) const VARIABLE: u32 = VIEW_HASH + 32;
 
@@ -193,6 +197,8 @@ pub(super) struct Layout {
     pub(super) taken: Name,
     /// The error of a row that is due at another time.
     pub(super) not_due: Name,
+    /// The error of a procedure's transaction that comes too late.
+    pub(super) conflict: Name,
     /// The place for a row of `rtdb_claims`.
     pub(super) claims: u32,
     /// What the data begins with from [`VARIABLE`] on.
@@ -256,6 +262,8 @@ impl Layout {
         ];
         if plan.views.is_some() {
             hidden.push((&NOW, NOW_TABLE_ID, NOW_INDEX_ID));
+            hidden.push((&OUTBOX, OUTBOX_TABLE_ID, OUTBOX_INDEX_ID));
+            hidden.push((&VERDICT, VERDICT_TABLE_ID, VERDICT_INDEX_ID));
         }
         let (mut hidden_tables, mut hidden_indexes) = (Vec::new(), Vec::new());
         for (table, table_id, index_id) in hidden {
@@ -267,6 +275,7 @@ impl Layout {
         let skipped = name(&mut initial, SKIPPED);
         let taken = name(&mut initial, TAKEN);
         let not_due = name(&mut initial, NOT_DUE);
+        let conflict = name(&mut initial, CONFLICT);
         let end = (VARIABLE + initial.len() as u32).next_multiple_of(8);
         let claims = end + 2 * names::CACHE_BYTES;
         let timers = claims + (CLAIMS_END - CLAIMS).next_multiple_of(8);
@@ -288,6 +297,7 @@ impl Layout {
             skipped,
             taken,
             not_due,
+            conflict,
             claims,
             initial,
             known_names: [end, end + names::CACHE_BYTES],

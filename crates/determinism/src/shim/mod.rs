@@ -5,7 +5,8 @@
 //! and its writes through `write`, where `walk`, `sequence` and `taken` fill in generated columns and `digest` keeps account;
 //! tables, indexes, iterators and timers have numbers of its own for it (`ids`, `names`, `timers`); `successes` counts the
 //! call, and `sequence` and `state` write back. `schedules` calls reducers with rows that are due. Where others than the
-//! module say what is written, `apply` does it in its place. A hidden row that can't be read or written traps, which makes
+//! module say what is written, `apply` does it in its place. `procedure` runs procedures: `journal` notes what they write, for
+//! `replay` to do it once more. A hidden row that can't be read or written traps, which makes
 //! the host roll everything back.
 
 mod apply;
@@ -16,11 +17,14 @@ mod given;
 mod hash;
 mod host;
 mod ids;
+mod journal;
 mod jwt;
 mod layout;
 mod load;
 mod names;
 mod passed;
+mod procedure;
+mod replay;
 mod scan;
 mod schedules;
 mod scratch;
@@ -49,10 +53,12 @@ use self::given::Given;
 use self::host::Host;
 pub(crate) use self::host::{Imported, surround};
 use self::ids::Ids;
+use self::journal::Journal;
 use self::jwt::Jwt;
 use self::layout::{Layout, Name};
 use self::names::Known;
 use self::passed::Passed;
+use self::procedure::Procedures;
 use self::scan::{Scans, Shared};
 use self::schedules::Schedules;
 use self::scratch::Scratch;
@@ -71,7 +77,7 @@ use crate::meter;
 use crate::plan::{Plan, ViewPlan};
 use crate::reset::{self, Reset};
 use crate::{Options, PrepareError};
-use crate::{rows, section};
+use crate::{procedures, rows, section};
 
 /// A parsed module, known to have what the shim builds on.
 pub(crate) struct Target {
@@ -187,6 +193,7 @@ impl Target {
         };
         let row = Given::add(module, scans.memory().0);
         let jwt = Jwt::add(module, host, window, rows, &layout, in_call, row);
+        let journal = plan.procedures.then(|| Journal::add(module, window));
         let kept = Digest::add(module, self.memory, digest);
         let parts = schedules::Parts {
             host,
@@ -207,7 +214,9 @@ impl Target {
             fill: add_fill(module, plan, generated, &takes),
             again: taken.add_again(module, plan),
             write_back: generated.add_write_back(module),
+            journal,
         };
+        let state = State::add(module, host, window, rows);
         let sinks = Sinks::add(module, host, &self.imports)?;
         let tables = Known {
             id: ids.known_table,
@@ -217,6 +226,23 @@ impl Target {
             id: ids.known_index,
             none: abi::NO_SUCH_INDEX,
         };
+        let procedures = journal.map(|journal| {
+            let parts = procedure::Parts {
+                host,
+                window,
+                reset,
+                in_call,
+                state,
+                sequences,
+                passed,
+                jwt,
+                scans,
+                sinks,
+                journal,
+            };
+            Procedures::add(module, parts)
+        });
+        let mut replayed: Vec<replay::Write> = Vec::new();
         let [known_tables, known_indexes] = layout.known_names;
         for import in &self.imports {
             match import.name.as_str() {
@@ -228,7 +254,13 @@ impl Target {
                 }
                 _ if scans.wrap(module, import)? || timers.wrap(module, import)? => {}
                 _ if jwt.wrap(module, import)? => {}
-                _ => writes.wrap(module, import)?,
+                _ if procedures.map_or(Ok(false), |it| it.wrap(module, import))? => {}
+                _ => {
+                    // A function of the host's may have two names.
+                    let write = writes.wrap(module, import)?;
+                    let is_new = |it: &replay::Write| replayed.iter().all(|(known, _)| *known != it.0);
+                    replayed.extend(write.filter(is_new));
+                }
             }
         }
 
@@ -243,7 +275,11 @@ impl Target {
         let describe = describe.add(module);
         let read = source::add(module, host, window);
         let apply = apply::add(module, host, window, reset, writes, read);
-        let state = State::add(module, host, window, rows);
+        let replay = journal.map(|_| replay::add(module, window, reset, &replayed, read));
+        let settle = plan
+            .views
+            .is_some()
+            .then(|| procedure::add_settle(module, host, window, read));
         let views = Views::add(module, host, window, reset, begin, scans, sinks);
         let call = Call {
             host,
@@ -260,7 +296,10 @@ impl Target {
             skipped: layout.skipped,
             taken: layout.taken,
             not_due: layout.not_due,
+            conflict: layout.conflict,
             apply,
+            replay,
+            settle,
             begin,
             scans,
             sinks,
@@ -273,8 +312,18 @@ impl Target {
             Some(plans) => self.wrap_views(views, plans, &layout.views)?,
             None => self.drop_exports(&abi::CALL_VIEWS),
         }
-        self.drop_exports(&abi::OTHER_CALLS);
+        match procedures {
+            Some(procedures) => {
+                let original = self.exported(abi::CALL_PROCEDURE, &call::PARAMS, &[I32])?;
+                let call = procedures.add_call(&mut self.module, original, begin, read);
+                export(&mut self.module, abi::CALL_PROCEDURE, call)?;
+            }
+            None => self.drop_exports(&[abi::CALL_PROCEDURE]),
+        }
+        self.drop_exports(&[abi::CALL_HANDLER]);
         self.say_claims(plan);
+        let runs = plan.procedures.then_some(&[procedures::RUNS][..]);
+        section::put(&mut self.module, procedures::SECTION, runs);
         section::put(
             &mut self.module,
             crate::timers::SECTION,

@@ -6,7 +6,9 @@ use super::digest::{Digest, Operation};
 use super::emit::{Code, Emit, I32, function};
 use super::host::{self, Imported};
 use super::ids::Ids;
+use super::journal::Journal;
 use super::passed::Passed;
+use super::replay::Write;
 use super::walk::Generated;
 use crate::PrepareError;
 use crate::abi;
@@ -28,30 +30,42 @@ pub(super) struct Writes {
     pub(super) again: Option<FunctionId>,
     /// `write_back(row, len_at)`.
     pub(super) write_back: FunctionId,
+    /// What notes the writes of procedures, if the module has any.
+    pub(super) journal: Option<Journal>,
 }
 
 /// Adds a wrapper of a host function.
 type Wrapper = fn(Writes, &mut Module, FunctionId) -> FunctionId;
 
 impl Writes {
-    /// Puts wrappers in the place of whatever `import` writes, or refuses it; harmless functions stay.
-    pub(super) fn wrap(self, module: &mut Module, import: &Imported) -> Result<(), PrepareError> {
+    /// Puts wrappers in the place of whatever `import` writes, or refuses it; harmless functions stay. What writes is given
+    /// back.
+    pub(super) fn wrap(self, module: &mut Module, import: &Imported) -> Result<Option<Write>, PrepareError> {
         let name = import.name.as_str();
-        let (params, add): (usize, Wrapper) = match name {
-            "datastore_insert_bsatn" => (3, Self::add_insert),
-            "datastore_update_bsatn" => (4, Self::add_update),
-            "datastore_delete_all_by_eq_bsatn" => (4, Self::add_delete_equal),
+        let (operation, params, add): (_, usize, Wrapper) = match name {
+            "datastore_insert_bsatn" => (Operation::Insert, 3, Self::add_insert),
+            "datastore_update_bsatn" => (Operation::Update, 4, Self::add_update),
+            "datastore_delete_all_by_eq_bsatn" => (Operation::DeleteEqual, 4, Self::add_delete_equal),
             "datastore_delete_by_index_scan_range_bsatn" | "datastore_delete_by_btree_scan_bsatn" => {
-                (9, Self::add_delete_range)
+                (Operation::DeleteRange, 9, Self::add_delete_range)
             }
-            "datastore_delete_by_index_scan_point_bsatn" => (4, Self::add_delete_point),
-            "datastore_clear" => (2, Self::add_clear),
-            abi::SCHEDULE_IMMEDIATE => return host::forbid(module, import),
-            _ if abi::OF_PROCEDURES.contains(&name) => return host::forbid(module, import),
-            _ if abi::HARMLESS.contains(&name) => return Ok(()),
+            "datastore_delete_by_index_scan_point_bsatn" => {
+                (Operation::DeletePoint, 4, Self::add_delete_point)
+            }
+            "datastore_clear" => (Operation::Clear, 2, Self::add_clear),
+            abi::SCHEDULE_IMMEDIATE => return host::forbid(module, import).map(|()| None),
+            _ if abi::OF_PROCEDURES.contains(&name) => return host::forbid(module, import).map(|()| None),
+            _ if abi::HARMLESS.contains(&name) => return Ok(None),
             _ => return Err(PrepareError::Import(import.name.clone())),
         };
-        host::wrap(module, import, params, |module, real| add(self, module, real))
+        let real = host::add(module, &import.from, name, params);
+        let write = add(self, module, real);
+        let write = match self.journal {
+            Some(journal) => journal.record(module, operation, write),
+            None => write,
+        };
+        host::replace(module, import, params, write)?;
+        Ok(Some((operation, write)))
     }
 
     pub(super) fn add_insert(self, module: &mut Module, real: FunctionId) -> FunctionId {

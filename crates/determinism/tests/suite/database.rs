@@ -50,6 +50,7 @@ pub(crate) struct Database {
     pub(crate) tables: Vec<Table>,
     pub(crate) indexes: Vec<Index>,
     pub(crate) reducers: Vec<String>,
+    pub(crate) procedures: Vec<String>,
     pub(crate) views: Vec<View>,
 }
 
@@ -106,6 +107,8 @@ impl Database {
                 for view in def.views().into_iter().flatten() {
                     new.add_view(view);
                 }
+                let procedures = def.procedures().into_iter().flatten();
+                new.procedures = procedures.map(|it| it.source_name.to_string()).collect();
                 assert!(def.schedules().is_none() && def.lifecycle_reducers().is_none());
                 new
             }
@@ -119,6 +122,7 @@ impl Database {
             tables: Vec::new(),
             indexes: Vec::new(),
             reducers,
+            procedures: Vec::new(),
             views: Vec::new(),
         }
     }

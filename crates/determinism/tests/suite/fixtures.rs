@@ -31,12 +31,12 @@ pub(crate) fn prepared(name: &str) -> Prepared {
 /// `cargo xtask modules` records what each fixture was built from: `<sha256>  <path>` for every file.
 #[test]
 fn the_fixtures_are_built_from_their_sources() {
-    for name in NAMES
-        .into_iter()
-        .chain(STATEFUL)
-        .chain(TIMERS)
-        .chain(["walks-1x", "walks-2x", "views-2x"])
-    {
+    for name in NAMES.into_iter().chain(STATEFUL).chain(TIMERS).chain([
+        "walks-1x",
+        "walks-2x",
+        "views-2x",
+        "procedures-2x",
+    ]) {
         let recorded =
             std::fs::read_to_string(folder(name).join(".source-hash")).expect("the record is there");
         let mut paths = Vec::new();

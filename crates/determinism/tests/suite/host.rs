@@ -25,6 +25,8 @@ const START_FUEL: u64 = 5_000_000_000;
 const BUFFER_TOO_SMALL: i32 = 11;
 const NO_SUCH_ITERATOR: i32 = 6;
 const NO_SUCH_TIMER: u32 = 7;
+const WOULD_BLOCK: u32 = 17;
+const NOT_ANONYMOUS: u32 = 18;
 /// A table of the server's own, with as many rows as it has clients.
 const CLIENTS: (&str, u32) = ("st_client", 12);
 
@@ -66,6 +68,19 @@ struct World {
     touched: Vec<String>,
     /// While a view runs: what it has read.
     reads: Option<ReadSet>,
+    /// While a procedure runs.
+    procedure: Option<Procedure>,
+}
+
+/// What others do to the database while a procedure sleeps.
+pub(crate) type Meanwhile = Box<dyn FnMut(Database) -> Database>;
+
+/// A procedure under way.
+struct Procedure {
+    /// What is committed.
+    committed: Database,
+    now_us: i64,
+    meanwhile: Meanwhile,
 }
 
 impl World {
@@ -73,6 +88,13 @@ impl World {
         if let Some(reads) = &mut self.reads {
             reads.push(read);
         }
+    }
+
+    /// A transaction begins.
+    fn begin(&mut self, db: Database) {
+        let tables = db.tables.iter();
+        self.committed = tables.map(|table| table.rows.iter().cloned().collect()).collect();
+        self.db = Some(db);
     }
 
     fn db(&mut self) -> Result<&mut Database, Error> {
@@ -205,34 +227,16 @@ impl FakeHost {
     pub(crate) fn call_by_id(&mut self, id: u32, header: CallHeader, args: &[u8]) -> Result<(), Failure> {
         let (mut store, instance) = self.take_instance();
         refuel(&mut store, self.fuel);
-        let world = store.data_mut();
-        world.db = Some(self.db.clone());
-        let tables = self.db.tables.iter();
-        world.committed = tables.map(|table| table.rows.iter().cloned().collect()).collect();
-        world.sink.clear();
-        world.touched.clear();
-        let source = world.handle();
-        let sink = world.handle();
-        world.sink_handle = sink;
-        world.sources.insert(source, [&header.encode(), args].concat());
-        let call = instance
-            .get_func(&store, "__call_reducer__")
-            .expect("the export exists");
-        // The host's own caller and clock, which must not matter.
-        let junk = i64::from(store.data().handles);
-        let mut params = vec![wasmi::Val::I32(id as i32)];
-        params.extend([junk; 7].map(wasmi::Val::I64));
-        params.extend([wasmi::Val::I32(source as i32), wasmi::Val::I32(sink as i32)]);
-        let mut results = [wasmi::Val::I32(0)];
-        if call.call(&mut store, &params, &mut results).is_err() {
+        store.data_mut().begin(self.db.clone());
+        let Ok(result) = enter(&mut store, &instance, "__call_reducer__", id, header, args) else {
             return Err(Failure::Trapped);
-        }
+        };
         let world = store.data_mut();
         assert!(world.iterators.is_empty(), "iterators are left open");
         world.sources.clear();
         let message = String::from_utf8_lossy(&world.sink).into_owned();
         let touched = std::mem::take(&mut world.touched);
-        if results[0].i32() != Some(0) {
+        if result != 0 {
             world.db = None;
             self.instance = Some((store, instance));
             return Err(Failure::Failed(message));
@@ -256,6 +260,38 @@ impl FakeHost {
         self.evaluated = dirty.into_iter().map(|(name, _)| name).collect();
         (self.db, self.touched, self.views) = (db, touched, views);
         Ok(())
+    }
+
+    /// Runs a procedure, whose result this is; `meanwhile` is what others do whenever it sleeps.
+    pub(crate) fn procedure(
+        &mut self,
+        procedure: &str,
+        header: CallHeader,
+        args: &[u8],
+        meanwhile: Meanwhile,
+    ) -> Result<Vec<u8>, Failure> {
+        let mut procedures = self.db.procedures.iter();
+        let id = procedures
+            .position(|name| name == procedure)
+            .expect("the procedure exists") as u32;
+        let (mut store, instance) = self.take_instance();
+        refuel(&mut store, self.fuel);
+        store.data_mut().procedure = Some(Procedure {
+            committed: self.db.clone(),
+            now_us: 1_000_000,
+            meanwhile,
+        });
+        let result = enter(&mut store, &instance, "__call_procedure__", id, header, args);
+        let world = store.data_mut();
+        // The host takes back what is left open.
+        world.db = None;
+        self.db = world.procedure.take().expect("a procedure ran").committed;
+        assert_eq!(result.map_err(|()| Failure::Trapped)?, 0);
+        assert!(world.iterators.is_empty(), "iterators are left open");
+        world.sources.clear();
+        let returned = std::mem::take(&mut world.sink);
+        self.instance = Some((store, instance));
+        Ok(returned)
     }
 
     /// Somebody asks for a view: it is evaluated, in a transaction of its own, if nobody has before.
@@ -340,6 +376,33 @@ impl FakeHost {
             .map(|row| (word(row, 0), word(row, 8)))
             .collect()
     }
+}
+
+/// Calls an entry point, and says what it returns unless it traps.
+fn enter(
+    store: &mut Store<World>,
+    instance: &wasmi::Instance,
+    entry: &str,
+    id: u32,
+    header: CallHeader,
+    args: &[u8],
+) -> Result<i32, ()> {
+    let world = store.data_mut();
+    world.sink.clear();
+    world.touched.clear();
+    let source = world.handle();
+    let sink = world.handle();
+    world.sink_handle = sink;
+    world.sources.insert(source, [&header.encode(), args].concat());
+    let call = instance.get_func(&*store, entry).expect("the export exists");
+    // The host's own caller and clock, which must not matter.
+    let junk = i64::from(store.data().handles);
+    let mut params = vec![wasmi::Val::I32(id as i32)];
+    params.extend([junk; 7].map(wasmi::Val::I64));
+    params.extend([wasmi::Val::I32(source as i32), wasmi::Val::I32(sink as i32)]);
+    let mut results = [wasmi::Val::I32(0)];
+    call.call(store, &params, &mut results).map_err(drop)?;
+    results[0].i32().ok_or(())
 }
 
 /// The hash by which the server finds the rows of a view's instance.
@@ -439,6 +502,7 @@ fn instantiate(
         handles: first_id,
         touched: Vec::new(),
         reads: None,
+        procedure: None,
     };
     let mut store = Store::new(engine, world);
     refuel(&mut store, fuel.map(|_| START_FUEL));
@@ -548,9 +612,49 @@ fn linker(engine: &Engine) -> Linker<World> {
     linker.func_wrap(base, "identity", |_: Host, _: u32| {}).unwrap();
     linker.func_wrap("spacetime_10.1", "bytes_source_remaining_length", remaining).unwrap();
     linker.func_wrap("spacetime_10.2", "get_jwt", |_: Host, _: u32, _: u32| -> u32 { panic!("this must not reach the host") }).unwrap();
+    let procedures = "spacetime_10.3";
+    linker.func_wrap(procedures, "procedure_start_mut_tx", start_tx).unwrap();
+    linker.func_wrap(procedures, "procedure_commit_mut_tx", commit_tx).unwrap();
+    linker.func_wrap(procedures, "procedure_abort_mut_tx", |mut host: Host| -> u32 {
+        match host.data_mut().db.take() { Some(_) => 0, None => NOT_ANONYMOUS }
+    }).unwrap();
+    linker.func_wrap(procedures, "procedure_sleep_until", sleep_until).unwrap();
+    linker.func_wrap(procedures, "procedure_http_request", |_: Host, _: u32, _: u32, _: u32, _: u32, _: u32| -> u32 { panic!("nobody fetches anything") }).unwrap();
     linker.func_wrap("spacetime_10.4", "datastore_index_scan_point_bsatn", scan_point).unwrap();
     linker.func_wrap("spacetime_10.4", "datastore_delete_by_index_scan_point_bsatn", delete_point).unwrap();
     linker
+}
+
+fn start_tx(mut host: Host, out: u32) -> u32 {
+    let (bytes, world) = memory(&mut host);
+    if world.db.is_some() {
+        return WOULD_BLOCK;
+    }
+    let procedure = world.procedure.as_ref().expect("a procedure runs");
+    let (committed, now_us) = (procedure.committed.clone(), procedure.now_us);
+    put(bytes, out, &now_us.to_le_bytes());
+    world.begin(committed);
+    0
+}
+
+fn commit_tx(mut host: Host) -> u32 {
+    let world = host.data_mut();
+    let Some(mut db) = world.db.take() else {
+        return NOT_ANONYMOUS;
+    };
+    let tables = db.tables.iter_mut().filter(|table| table.event);
+    tables.for_each(|table| table.rows.clear());
+    world.procedure.as_mut().expect("a procedure runs").committed = db;
+    0
+}
+
+fn sleep_until(mut host: Host, until_us: i64) -> i64 {
+    let world = host.data_mut();
+    assert!(world.db.is_none(), "the database waits for ever");
+    let procedure = world.procedure.as_mut().expect("a procedure runs");
+    procedure.committed = (procedure.meanwhile)(procedure.committed.clone());
+    procedure.now_us = procedure.now_us.max(until_us);
+    procedure.now_us
 }
 
 fn table_id(mut host: Host, name: u32, len: u32, out: u32) -> Result<u32, Error> {

@@ -17,6 +17,7 @@ mod metered;
 mod numbers;
 mod order;
 mod prepared;
+mod procedures;
 mod raw_module;
 mod real_server;
 mod refused;

@@ -248,7 +248,7 @@ impl Core {
                 ServerMessage::Hello { .. }
                 | ServerMessage::CallResult(_)
                 | ServerMessage::QueryReply { .. }
-                | ServerMessage::Other { .. } => {}
+                | ServerMessage::Procedure(_) => {}
             }
         }
         self.flush(actions);

@@ -1,4 +1,6 @@
-//! `POST …/call/:reducer`: one call without a connection.
+//! `POST …/call/:reducer`: one call of a reducer or a procedure without a connection.
+
+mod procedure;
 
 use super::{Authenticated, HttpError};
 use crate::catalog::DatabaseRecord;
@@ -35,7 +37,11 @@ pub(super) async fn call(
     if std::str::from_utf8(&body).is_err() {
         return Err(HttpError::bad_request("Request body didn't contain valid UTF-8"));
     }
-    let module = node.active(&record.identity).await?.module;
+    let active = node.active(&record.identity).await?;
+    let module = active.module.clone();
+    if module.reducer(&reducer).is_none() && module.procedure(&reducer).is_some() {
+        return procedure::call(&node, &record, &active, &caller, &reducer, body).await;
+    }
     let is_owner = record.is_owned_by(&caller.claims.identity);
     let (read, bytes) = (module.clone(), body.len());
     let read = move || {
@@ -51,7 +57,7 @@ pub(super) async fn call(
     node.gate.pass(&record.identity, &caller.claims.identity).await?;
 
     let mut claims = node.claims(&caller.claims)?;
-    let (connection, presence) = let_in(&node, &record, &module, &caller, &mut claims).await?;
+    let (connection, presence) = let_in(&node, &record, &module, &caller, &mut claims, false).await?;
     let header = CallHeader {
         sender: caller.claims.identity.to_byte_array(),
         connection: connection.as_le_byte_array(),
@@ -91,21 +97,22 @@ pub(super) async fn call(
     }
 }
 
-/// Each request is a connection of its own, as it is for SpacetimeDB; where nobody can tell, the log is spared it. What
-/// the caller's token says goes with the first command.
+/// Each request is a connection of its own, as it is for SpacetimeDB; where nobody can tell, the log is spared it, unless the
+/// session is needed `anyway`. What the caller's token says goes with the first command.
 pub(super) async fn let_in(
     node: &Node,
     record: &DatabaseRecord,
     module: &Module,
     caller: &Authenticated,
     claims: &mut String,
+    anyway: bool,
 ) -> Result<(ConnectionId, Option<Presence>), HttpError> {
     let connection = ConnectionId::from_le_byte_array(rtdb_runtime::random_bytes());
-    if module
+    let is_noticed = module
         .client_connected()
         .or(module.client_disconnected())
-        .is_none()
-    {
+        .is_some();
+    if !is_noticed && !anyway {
         return Ok((connection, None));
     }
     let entering = rtdb_runtime::timeout(ENTERING_WAIT_MAX, node.entrance.enter(&record.identity));
@@ -145,7 +152,9 @@ fn refuse(why: &CallRefused, newest: Subprotocol) -> HttpError {
         CallRefused::NoSuchReducer if newest > Subprotocol::V1 => {
             HttpError::new(StatusCode::NOT_FOUND, "No such procedure")
         }
-        CallRefused::NoSuchReducer => HttpError::new(StatusCode::NOT_FOUND, why.to_string()),
+        CallRefused::NoSuchReducer | CallRefused::NoSuchProcedure => {
+            HttpError::new(StatusCode::NOT_FOUND, why.to_string())
+        }
         CallRefused::Lifecycle(_) | CallRefused::Args { .. } => HttpError::bad_request(why.with_cause()),
     }
 }

@@ -37,7 +37,7 @@ pub(super) async fn sql(
         Subprotocol::V1 => None,
         Subprotocol::V2 | Subprotocol::V3 => {
             let mut claims = node.claims(&caller.claims)?;
-            Some(let_in(&node, &record, &active.module, &caller, &mut claims).await?)
+            Some(let_in(&node, &record, &active.module, &caller, &mut claims, false).await?)
         }
     };
     let statement = sql::parse(&text, Language::Sql)?;

@@ -1,12 +1,12 @@
-//! A reducer's arguments, read from JSON.
+//! A reducer's or a procedure's arguments, read from JSON.
 
-use rtdb_determinism::{Module, Reducer};
+use rtdb_determinism::Module;
 use serde::de::DeserializeSeed as _;
 use spacetimedb_sats::de::{
     self, DeserializeSeed, Deserializer, NamedProductAccess, ProductKind, ProductVisitor, SeqProductAccess,
 };
 use spacetimedb_sats::serde::SerdeWrapper;
-use spacetimedb_sats::{ProductTypeElement, ProductValue, WithTypespace};
+use spacetimedb_sats::{ProductType, ProductTypeElement, ProductValue, WithTypespace};
 
 /// What is wrong with arguments.
 pub(super) struct BadArgs {
@@ -15,16 +15,21 @@ pub(super) struct BadArgs {
     pub(super) error: String,
 }
 
-/// A reducer's parameters: what is wrong is said of its arguments, and not of some product.
+/// Its parameters: what is wrong is said of its arguments, and not of some product.
 struct Args<'a> {
     name: &'a str,
     params: WithTypespace<'a, [ProductTypeElement]>,
 }
 
-pub(super) fn from_json(module: &Module, reducer: &Reducer, json: &[u8]) -> Result<ProductValue, BadArgs> {
+pub(super) fn from_json(
+    module: &Module,
+    name: &str,
+    params: &ProductType,
+    json: &[u8],
+) -> Result<ProductValue, BadArgs> {
     let args = SerdeWrapper(Args {
-        name: &reducer.name,
-        params: WithTypespace::new(module.typespace(), &reducer.params.elements),
+        name,
+        params: WithTypespace::new(module.typespace(), &params.elements),
     });
     let mut json = serde_json::Deserializer::from_slice(json);
     let mut track = serde_path_to_error::Track::new();
@@ -100,7 +105,7 @@ mod tests {
             let module = Module::from_def(&def).expect("a module");
             let json = format!("[{}1{}]", opened.repeat(200), closed.repeat(200));
             let reducer = module.reducer("take").expect("the reducer");
-            let bad = from_json(&module, reducer, json.as_bytes()).expect_err("deep");
+            let bad = from_json(&module, &reducer.name, &reducer.params, json.as_bytes()).expect_err("deep");
             assert!(bad.error.contains("recursion limit exceeded"), "{}", bad.error);
         }
     }

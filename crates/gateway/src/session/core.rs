@@ -12,6 +12,7 @@
 
 mod admit;
 mod call;
+mod procedures;
 mod restore;
 mod settle;
 mod sharing;
@@ -19,11 +20,13 @@ mod views;
 
 pub(crate) use call::{Caller, Context};
 
+use self::procedures::Running;
 use self::sharing::Sharing;
 use self::views::Preparing;
 use super::subscriptions::Subscriptions;
 use crate::close::CloseReason;
 use crate::feed::Batch;
+use crate::procedures::ProcedureCall;
 use crate::views::Wanted;
 use bytes::Bytes;
 use call::UnderWay;
@@ -63,6 +66,8 @@ pub(crate) enum Action {
     Forward(Bytes),
     /// Prepare views, then say [`Core::views_prepared`].
     PrepareViews(Vec<Wanted>),
+    /// Run a procedure, then say [`Core::procedure_finished`].
+    CallProcedure(ProcedureCall),
     /// Close the client. Nothing else follows.
     Close(CloseReason),
 }
@@ -146,6 +151,8 @@ pub(crate) struct Core {
     reads: VecDeque<Read>,
     /// What it shares with others.
     sharing: Sharing,
+    /// Procedures under way.
+    running: Running,
     /// What the client is subscribed to by itself; nothing is set aside for a client that never is.
     subscriptions: Option<Box<Subscriptions>>,
     /// Where the bytes of subscribed rows are counted.
@@ -180,6 +187,7 @@ impl Core {
             held: VecDeque::new(),
             reads: VecDeque::new(),
             sharing: Sharing::new(shares),
+            running: Running::default(),
             subscriptions: None,
             total_row_bytes: row_bytes,
             restored_to: 0,

@@ -17,9 +17,10 @@ use crate::budget::{Exceeded, Share};
 use crate::close::CloseReason;
 use crate::feed::{Item, Member, Shape};
 use crate::gate::{Entry, Pass};
-use crate::limits::APART_BYTES;
+use crate::limits::{APART_BYTES, PROCEDURES_MAX};
 use crate::node::Node;
 use crate::pool;
+use crate::procedures::Finished;
 use crate::socket::{Received, Socket};
 use crate::upstream::{OpenError, Upstream, UpstreamConfig};
 use futures::FutureExt;
@@ -33,6 +34,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
 
 /// What happens to a session.
 enum Event {
@@ -52,6 +54,8 @@ enum Event {
     Feed(Option<Item>),
     /// What became of the oldest call.
     Outcome(Outcome),
+    /// What became of a procedure: its caller's number for it, and the rest.
+    Finished(u32, Box<Finished>),
     /// There is room for proposals again, or it is this session's turn.
     Room,
     /// Time to look after the client.
@@ -111,6 +115,7 @@ struct Io {
     /// While there are any: the next failure of a view.
     view_failed: Option<BoxFuture<'static, ()>>,
     pending: VecDeque<(Instant, Pending)>,
+    finished: Endings,
     /// Bytes of the payload whose messages the core holds back.
     held_bytes: usize,
     room: Option<BoxFuture<'static, Option<Pass>>>,
@@ -130,6 +135,19 @@ struct Io {
     progress: (u64, Instant),
 }
 
+/// Where procedures tell that they have ended, each with its caller's number for it, and where that is heard.
+struct Endings {
+    told: mpsc::Sender<(u32, Finished)>,
+    heard: mpsc::Receiver<(u32, Finished)>,
+}
+
+impl Endings {
+    fn new() -> Self {
+        let (told, heard) = mpsc::channel(PROCEDURES_MAX);
+        Self { told, heard }
+    }
+}
+
 impl Io {
     fn new(tick: Pin<Box<Sleep>>) -> Self {
         let now = Instant::now();
@@ -142,6 +160,7 @@ impl Io {
             views: Vec::new(),
             view_failed: None,
             pending: VecDeque::new(),
+            finished: Endings::new(),
             held_bytes: 0,
             room: None,
             pass: None,

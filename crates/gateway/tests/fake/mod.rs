@@ -209,6 +209,10 @@ impl Catalog for FakeCatalog {
         true
     }
 
+    fn runs_procedures(&self) -> bool {
+        true
+    }
+
     fn has_mixed_processors(&self) -> bool {
         self.mixed_processors
     }
@@ -250,6 +254,7 @@ impl Local for FakeLocal {
         (*identity == identity_of("database")).then(|| LocalDatabase {
             module: self.module.clone(),
             program: spacetimedb_lib::hash_bytes("program"),
+            reads_claims: false,
         })
     }
 
@@ -282,6 +287,10 @@ impl Local for FakeLocal {
     }
 
     fn views(&self, _: &Identity) -> Option<Arc<rtdb_replica::Views>> {
+        None
+    }
+
+    fn procedures(&self, _: &Identity) -> Option<Arc<rtdb_replica::Procedures>> {
         None
     }
 

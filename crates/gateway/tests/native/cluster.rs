@@ -261,6 +261,10 @@ impl Catalog for MemoryMeta {
         true
     }
 
+    fn runs_procedures(&self) -> bool {
+        true
+    }
+
     fn has_mixed_processors(&self) -> bool {
         false
     }

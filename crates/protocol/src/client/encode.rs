@@ -38,6 +38,29 @@ pub fn call_reducer(
     }
 }
 
+/// The call of a procedure, its arguments being `args` one after the other.
+pub fn call_procedure(subprotocol: Subprotocol, procedure: &str, args: &[&[u8]], request_id: u32) -> Bytes {
+    let args_len = args.iter().map(|part| part.len()).sum::<usize>();
+    let mut out = BytesMut::with_capacity(call_reducer_bytes(procedure, args_len));
+    match subprotocol {
+        Subprotocol::V1 => {
+            out.put_u8(v1::CALL_PROCEDURE);
+            out.put_bytes_bsatn(procedure.as_bytes());
+            put_parts(&mut out, args_len, args);
+            out.put_u32_le(request_id);
+            out.put_u8(0);
+        }
+        Subprotocol::V2 | Subprotocol::V3 => {
+            out.put_u8(v2::CALL_PROCEDURE);
+            out.put_u32_le(request_id);
+            out.put_u8(0);
+            out.put_bytes_bsatn(procedure.as_bytes());
+            put_parts(&mut out, args_len, args);
+        }
+    }
+    out.freeze()
+}
+
 fn put_parts(out: &mut BytesMut, length: usize, parts: &[&[u8]]) {
     out.put_count(length);
     parts.iter().for_each(|part| out.put_slice(part));

@@ -1,11 +1,12 @@
 //! v1: `crates/client-api-messages/src/websocket.rs` of 1.2.0; `CallProcedure` since 1.4.
 
-use super::{CallReducer, ClientMessage, Read, ReadKind};
+use super::{CallProcedure, CallReducer, ClientMessage, Read, ReadKind};
 use crate::reader::Reader;
 use crate::{FrameError, Text};
 use bytes::Bytes;
 
 pub(super) const CALL_REDUCER: u8 = 0;
+pub(super) const CALL_PROCEDURE: u8 = 7;
 pub(super) const SUBSCRIBE: u8 = 1;
 pub(super) const ONE_OFF_QUERY: u8 = 2;
 pub(super) const SUBSCRIBE_MULTI: u8 = 4;
@@ -76,9 +77,13 @@ fn call_reducer(reader: &mut Reader<'_>) -> Result<ClientMessage, FrameError> {
 }
 
 fn call_procedure(reader: &mut Reader<'_>) -> Result<ClientMessage, FrameError> {
-    let (name, _, request_id) = call(reader)?;
+    let (procedure, args, request_id) = call(reader)?;
     reader.tag("call flags", 1)?;
-    Ok(ClientMessage::Procedure { request_id, name })
+    Ok(ClientMessage::Procedure(CallProcedure {
+        procedure,
+        args,
+        request_id,
+    }))
 }
 
 fn call(reader: &mut Reader<'_>) -> Result<(Text, Bytes, u32), FrameError> {

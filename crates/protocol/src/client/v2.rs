@@ -1,6 +1,6 @@
 //! v2 and v3: `crates/client-api-messages/src/websocket/v2.rs` of 2.8.3; `SubscribeBatch` since 2.14.
 
-use super::{CallReducer, ClientMessage, Read, ReadKind};
+use super::{CallProcedure, CallReducer, ClientMessage, Read, ReadKind};
 use crate::FrameError;
 use crate::client::QUERIES_MAX;
 use crate::reader::Reader;
@@ -10,6 +10,7 @@ pub(super) const SUBSCRIBE: u8 = 0;
 pub(super) const UNSUBSCRIBE: u8 = 1;
 pub(super) const ONE_OFF_QUERY: u8 = 2;
 pub(super) const CALL_REDUCER: u8 = 3;
+pub(super) const CALL_PROCEDURE: u8 = 4;
 
 pub(super) fn read(reader: &mut Reader<'_>) -> Result<ClientMessage, FrameError> {
     let start = reader.at();
@@ -41,11 +42,14 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<ClientMessage, FrameError>
                 no_success_notify: false,
             }));
         }
-        4 => {
+        CALL_PROCEDURE => {
             reader.tag("call flags", 1)?;
-            let name = reader.text()?;
-            reader.place()?;
-            return Ok(ClientMessage::Procedure { request_id, name });
+            let (procedure, args) = (reader.text()?, reader.bytes()?);
+            return Ok(ClientMessage::Procedure(CallProcedure {
+                procedure,
+                args,
+                request_id,
+            }));
         }
         _ => {
             for _ in 0..reader.count(8)? {

@@ -1,10 +1,10 @@
 //! v1: `crates/client-api-messages/src/websocket.rs` of 1.2.0; `ProcedureResult` since 1.4.
 
-use super::ServerMessage;
 use super::changes::{Changes, Direction, TableRows};
 use super::rows::RowList;
 use super::tables::{Table, Tables};
 use super::update::{Event, Kind, Status, Update};
+use super::{ProcedureOutcome, ServerMessage, procedure_result};
 use crate::reader::Reader;
 use crate::writer::Write;
 use crate::{ConnectionId, FrameError, Identity};
@@ -111,13 +111,12 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<ServerMessage, FrameError>
             }
         }
         PROCEDURE_RESULT => {
-            if reader.tag("procedure status", 3)? != 1 {
-                reader.place()?;
-            }
-            reader.skip(8 + 8 + 4)?;
-            ServerMessage::Other {
-                raw: reader.since(start),
-            }
+            let outcome = match reader.tag("procedure status", 3)? {
+                0 => ProcedureOutcome::Returned(reader.bytes()?),
+                1 => ProcedureOutcome::OutOfEnergy,
+                _ => ProcedureOutcome::Internal(reader.text()?),
+            };
+            ServerMessage::Procedure(procedure_result(reader, outcome, start)?)
         }
         // SubscribeMultiApplied and UnsubscribeMultiApplied.
         _ => {

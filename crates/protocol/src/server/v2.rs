@@ -4,7 +4,7 @@ use super::changes::{Changes, Direction, TableRows};
 use super::rows::RowList;
 use super::tables::Tables;
 use super::update::{Kind, Update};
-use super::{CallResult, ServerMessage};
+use super::{CallResult, ProcedureOutcome, ServerMessage, procedure_result};
 use crate::FrameError;
 use crate::reader::Reader;
 use crate::reply::{CallReply, Outcome};
@@ -94,12 +94,11 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<ServerMessage, FrameError>
         }
         REDUCER_RESULT => ServerMessage::CallResult(reducer_result(reader)?),
         PROCEDURE_RESULT => {
-            reader.tag("procedure status", 2)?;
-            reader.place()?;
-            reader.skip(8 + 8 + 4)?;
-            ServerMessage::Other {
-                raw: reader.since(start),
-            }
+            let outcome = match reader.tag("procedure status", 2)? {
+                0 => ProcedureOutcome::Returned(reader.bytes()?),
+                _ => ProcedureOutcome::Internal(reader.text()?),
+            };
+            ServerMessage::Procedure(procedure_result(reader, outcome, start)?)
         }
         _ => batch_applied(reader, start)?,
     };

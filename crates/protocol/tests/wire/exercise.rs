@@ -60,11 +60,14 @@ fn use_client_message(subprotocol: Subprotocol, message: ClientMessage) {
             let again: Vec<_> = client::split(subprotocol, read.raw.clone()).collect();
             assert_eq!(again, [Ok(ClientMessage::Read(read))]);
         }
-        ClientMessage::Procedure { request_id, .. } => {
-            let refusal = rtdb_protocol::reply::procedure_refused(subprotocol, request_id, "no");
+        ClientMessage::Procedure(call) => {
+            let again = client::call_procedure(subprotocol, &call.procedure, &[&call.args], call.request_id);
+            let again: Vec<_> = client::split(subprotocol, again).collect();
+            assert_eq!(again, [Ok(ClientMessage::Procedure(call.clone()))]);
+            let refusal = rtdb_protocol::reply::procedure_refused(subprotocol, call.request_id, "no");
             assert!(matches!(
                 read_server_message(subprotocol, &refusal),
-                ServerMessage::Other { .. }
+                ServerMessage::Procedure(result) if result.request_id == call.request_id
             ));
         }
     }
@@ -129,7 +132,7 @@ fn use_server_message(subprotocol: Subprotocol, message: ServerMessage) {
             let again = read_server_message(subprotocol, &raw);
             assert!(matches!(again, ServerMessage::QueryReply { raw: again, .. } if again == raw));
         }
-        ServerMessage::Hello { .. } | ServerMessage::CallResult(_) | ServerMessage::Other { .. } => {}
+        ServerMessage::Hello { .. } | ServerMessage::CallResult(_) | ServerMessage::Procedure(_) => {}
     }
 }
 

@@ -43,12 +43,13 @@ fn a_refused_procedure_is_what_the_server_would_say() {
     });
     let frame = lib::bsatn::to_vec(&call).unwrap().into();
     let messages: Vec<_> = rtdb_protocol::client::split(rtdb_protocol::Subprotocol::V1, frame).collect();
-    let name = "p".into();
+    let procedure = rtdb_protocol::client::CallProcedure {
+        procedure: "p".into(),
+        args: bytes::Bytes::from_static(&[1, 2]),
+        request_id: 9,
+    };
     assert_eq!(
         messages,
-        [Ok(rtdb_protocol::client::ClientMessage::Procedure {
-            request_id: 9,
-            name
-        })]
+        [Ok(rtdb_protocol::client::ClientMessage::Procedure(procedure))]
     );
 }

@@ -6,9 +6,9 @@ use bytes::{Bytes, BytesMut};
 use messages_v2::websocket::v2 as ws;
 use proptest::prelude::*;
 use rtdb_protocol::Subprotocol::{V2, V3};
-use rtdb_protocol::client::{self, CallReducer, ClientMessage, Read, ReadKind, Refused};
+use rtdb_protocol::client::{self, CallProcedure, CallReducer, ClientMessage, Read, ReadKind, Refused};
 use rtdb_protocol::reply::{self, CallReply, Outcome};
-use rtdb_protocol::server::{self, ServerMessage, Update};
+use rtdb_protocol::server::{self, ProcedureOutcome, ServerMessage, Update};
 use rtdb_protocol::{RECEIPT_QUERY_SET, Subprotocol, sql};
 use spacetimedb_lib::bsatn;
 use spacetimedb_lib::{ConnectionId, Identity, TimeDuration, Timestamp};
@@ -351,10 +351,11 @@ fn client_messages_are_told_apart() {
             request_id: 5,
             no_success_notify: false,
         }),
-        ClientMessage::Procedure {
+        ClientMessage::Procedure(CallProcedure {
+            procedure: "p".into(),
+            args: Bytes::from_static(b"args"),
             request_id: 6,
-            name: "p".into(),
-        },
+        }),
     ];
     for (message, expected) in messages.iter().zip(&expected) {
         let frame = Bytes::from(encode_client(message));
@@ -474,7 +475,11 @@ fn a_refused_procedure_is_what_the_server_would_say() {
     let expected = encode(result);
     assert_eq!(reply::procedure_refused(V3, 9, "not served"), expected);
     let message = server_message(decode(&expected));
-    assert!(matches!(message, ServerMessage::Other { raw } if raw == expected));
+    let ServerMessage::Procedure(result) = message else {
+        panic!("another message")
+    };
+    assert_eq!((result.request_id, &result.raw[..]), (9, &expected[..]));
+    assert_eq!(result.outcome, ProcedureOutcome::Internal("not served".into()));
 }
 
 #[test]

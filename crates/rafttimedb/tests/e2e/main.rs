@@ -14,6 +14,7 @@ mod lag;
 mod lifecycle;
 mod partition;
 mod poison;
+mod procedures;
 mod sdk;
 mod sharing;
 mod stranger;

@@ -197,6 +197,11 @@ impl Connection {
         server::split(self.subprotocol, payload)
     }
 
+    /// Makes a call whose result is among the messages that come. Its arguments are `args` one after the other.
+    pub(crate) fn send_call(&mut self, reducer: &str, args: &[&[u8]]) {
+        self.calls.push(reducer, args, 0);
+    }
+
     /// Makes one call and waits for its result: no other may be under way.
     pub(crate) async fn call(&mut self, reducer: &str, args: &[u8]) -> Result<AppliedCall, ConnectionError> {
         let max = self.call_time_max;

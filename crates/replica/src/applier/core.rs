@@ -4,6 +4,7 @@ mod identify;
 mod recovered;
 mod scheduled;
 mod skipped;
+pub(super) mod transaction;
 
 use self::identify::identified;
 use self::skipped::is_skipped;
@@ -113,6 +114,7 @@ impl Core {
             (Some(Body::Call(call)), Some(active)) => self.call(command, call, active, calls),
             (Some(Body::Connect(connect)), Some(active)) => self.connect(command, connect, active, calls),
             (Some(Body::Timer(timer)), Some(active)) => self.timer(command, timer, active, calls),
+            (Some(Body::Transaction(it)), Some(active)) => self.transaction(command, it, active, calls),
             (Some(Body::Disconnect(disconnect)), Some(active)) => match &command.session {
                 Some(session) => self.disconnect(command, disconnect, session, &active.module, calls),
                 None => self.answer(command, Ok(Reply::Done)),

@@ -15,7 +15,7 @@ use http::StatusCode;
 use rtdb_consensus::command::{Owner, Publish};
 use rtdb_consensus::{Position, Refusal, ResolvedCommand};
 use rtdb_determinism::header::CallHeader;
-use rtdb_determinism::{Claims, MARK, Module, takes_rows};
+use rtdb_determinism::{Claims, MARK, Module, runs_procedures, takes_rows};
 use rtdb_protocol::reply::Outcome;
 use rtdb_runtime::Instant;
 use spacetimedb_lib::{Hash, hash_bytes};
@@ -125,6 +125,7 @@ impl Applier {
             claims: Claims::of(&publish.module),
             firing: rtdb_determinism::Firing::of(&publish.module),
             takes_rows: takes_rows(&publish.module),
+            runs_procedures: runs_procedures(&publish.module),
             position,
             module: Arc::new(module),
             program: program(publish),

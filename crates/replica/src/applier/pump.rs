@@ -15,7 +15,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 /// How often it is looked at how long the first of the calls under way has been running.
-const RESULT_POLL: Duration = Duration::from_millis(500);
+pub(super) const RESULT_POLL: Duration = Duration::from_millis(500);
 /// A call that runs for so long may have run out of energy, of which 1.2.0 says nothing.
 pub(super) const FENCE_AFTER: Duration = Duration::from_secs(5);
 /// Payloads that are handled in one go, before more calls are sent.

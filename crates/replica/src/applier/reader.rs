@@ -177,6 +177,8 @@ pub(crate) fn database_of(command: &ResolvedCommand) -> Option<&[u8]> {
         Body::Publish(publish) => &publish.database,
         Body::Delete(delete) => &delete.database,
         Body::Write(write) => &write.database,
+        Body::Transaction(transaction) => &transaction.database,
+        Body::Turn(turn) => &turn.database,
         Body::Verify(verify) => &verify.database,
         Body::Timer(timer) => &timer.database,
         Body::Poison(poison) if poison.decides() => &poison.database,

@@ -8,7 +8,7 @@ use crate::{ActiveDatabase, AdminError, DatabaseState, Phase, Quarantine};
 use http::StatusCode;
 use rtdb_consensus::Position;
 use rtdb_consensus::command::{Body, Owner, Publish};
-use rtdb_determinism::{Claims, Module, takes_rows};
+use rtdb_determinism::{Claims, Module, runs_procedures, takes_rows};
 use rtdb_runtime::Instant;
 use spacetimedb_lib::Hash;
 use std::sync::Arc;
@@ -242,6 +242,7 @@ impl Applier {
             claims: Claims::of(&publish.module),
             firing: rtdb_determinism::Firing::of(&publish.module),
             takes_rows: takes_rows(&publish.module),
+            runs_procedures: runs_procedures(&publish.module),
             position,
             program: program(publish),
         };

@@ -8,6 +8,7 @@ use crate::replica::Found;
 use crate::{Admin, AdminError, DatabaseId};
 use rtdb_consensus::command::{Owner, Verify};
 use rtdb_consensus::{Holding, Position, ResolvedCommand};
+use rtdb_determinism::is_nodes_own;
 use serde::Deserialize;
 use std::sync::Arc;
 
@@ -79,8 +80,12 @@ impl Applier {
             views.any(|view| view.name == name)
         };
         for Table { name } in schema.tables.into_iter().filter(|table| !is_view(&table.name)) {
-            let read = table(&admin, &owner, &database, &name, limits, &mut bytes).await;
-            tables.insert(name, read?);
+            // As on nodes that know nothing of these, and have none.
+            let read = match is_nodes_own(&name) {
+                true => Ok(TableContents::default()),
+                false => table(&admin, &owner, &database, &name, limits, &mut bytes).await?,
+            };
+            tables.insert(name, read);
         }
         Ok(Contents {
             position,

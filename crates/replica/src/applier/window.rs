@@ -34,8 +34,8 @@ pub(super) enum Kind {
     Disconnect,
     /// The deletion of a receipt which a failed `client_disconnected` has left: nobody waits for it.
     Cleanup,
-    /// Rows that are changed as the log says; what its caller hears if that goes well, once it is known. It is alone in the
-    /// window.
+    /// Rows that are changed as the log says, and what its caller hears if that goes well, once it is known: by SQL, alone in the
+    /// window, or by a procedure.
     Write(Option<Reply>),
     /// What the caller's token says, for the command at the same position: nobody waits for it.
     Identify,

@@ -349,6 +349,7 @@ mod tests {
             claims: Claims::Ignored,
             firing: Firing::ByTime,
             takes_rows: true,
+            runs_procedures: false,
             position: Position(7),
             program: Hash::from_byte_array([5; 32]),
         }

@@ -2,6 +2,7 @@
 
 use super::{Shared, Slot};
 use crate::applier::{Applier, database_of};
+use crate::procedures::watcher::Watcher;
 use crate::views::refresher::Refresher;
 use crate::{DatabaseId, Fatal};
 use futures::FutureExt;
@@ -32,7 +33,7 @@ pub(super) struct Scout {
     births: BTreeMap<DatabaseId, Birth>,
     /// The databases that have an applier.
     known: BTreeMap<DatabaseId, Life>,
-    /// The appliers, and what refreshes views. An applier whose database is deleted says where.
+    /// The appliers, and what refreshes views and watches procedures. An applier whose database is deleted says where.
     tasks: Tasks<Result<Option<(DatabaseId, Position)>, String>>,
 }
 
@@ -250,6 +251,8 @@ impl Scout {
                 }
             }
             Some(Body::Write(write)) => self.stray(command, &write.database),
+            Some(Body::Transaction(transaction)) => self.stray(command, &transaction.database),
+            Some(Body::Turn(turn)) => self.stray(command, &turn.database),
             Some(Body::Delete(delete)) => {
                 if let Some(identity) = identity(&delete.database) {
                     self.shared.end(identity, position);
@@ -303,12 +306,14 @@ impl Scout {
         let slot = Arc::new(Slot::new(identity, life.owner.clone()));
         self.shared.add_slot(slot.clone());
         let refresher = Refresher::new(self.shared.clone(), slot.clone());
+        let watcher = Watcher::new(self.shared.clone(), slot.clone());
         let mut deleted = slot.deleted();
         let applier = Applier::new(self.shared.clone(), slot, born, life.owner.clone());
         self.tasks.spawn(async move {
             rtdb_runtime::select! {
                 _ = deleted.wait_for(|deleted| *deleted) => {}
                 () = refresher.run() => {}
+                () = watcher.run() => {}
             }
             Ok(None)
         });

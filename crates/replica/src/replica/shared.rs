@@ -4,7 +4,8 @@ use super::backlog::Backlog;
 use super::ticks::Ticks;
 use super::{ReplicaConfig, Report, Verdicts, Witnesses};
 use crate::{
-    ActiveDatabase, Admin, Contents, DatabaseId, DatabaseStatus, Digest, Fatal, Phase, Quarantine, Views,
+    ActiveDatabase, Admin, Contents, DatabaseId, DatabaseStatus, Digest, Fatal, Phase, Procedures,
+    Quarantine, Views,
 };
 use parking_lot::{Mutex, RwLock};
 use rtdb_consensus::command::{Judgement, Owner, Poison, Timer, Trapped};
@@ -82,6 +83,8 @@ pub(crate) struct Slot {
     phase: Mutex<Phase>,
     /// The views that clients look at.
     pub(crate) views: Arc<Views>,
+    /// The procedures that run for clients.
+    pub(crate) procedures: Arc<Procedures>,
     owner: Mutex<Owner>,
     holdings: Mutex<VecDeque<Found>>,
     digest: Mutex<LastDigest>,
@@ -313,6 +316,7 @@ impl Slot {
             overlong_calls: AtomicU64::new(0),
             phase: Mutex::new(Phase::Connecting),
             views: Arc::default(),
+            procedures: Arc::default(),
             owner: Mutex::new(owner),
             holdings: Mutex::default(),
             digest: Mutex::default(),

@@ -13,6 +13,7 @@ mod apply;
 mod decisions;
 mod lives;
 mod poison;
+mod procedures;
 mod publish;
 mod server;
 mod support;

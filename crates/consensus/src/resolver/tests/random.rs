@@ -22,6 +22,7 @@ enum Step {
     Call(Pick, Pick),
     Timer(Pick, u64),
     Write(Pick),
+    Transaction(Pick, Pick),
     Report(Pick, Pick, u64, bool, bool),
     Stuck(Pick, Pick, u32),
     Skip(Pick, Pick),
@@ -55,6 +56,7 @@ fn step() -> impl Strategy<Value = Step> {
         (pick(), pick()).prop_map(|(a, b)| Step::Call(a, b)),
         (pick(), TERM - 1..TERM + 1).prop_map(|(a, b)| Step::Timer(a, b)),
         pick().prop_map(Step::Write),
+        (pick(), pick()).prop_map(|(a, b)| Step::Transaction(a, b)),
         (pick(), pick(), 0..3u64, flag(), flag()).prop_map(|(a, b, c, d, e)| Step::Report(a, b, c, d, e)),
         (pick(), pick(), 0..3u32).prop_map(|(a, b, c)| Step::Stuck(a, b, c)),
         (pick(), pick()).prop_map(|(a, b)| Step::Skip(a, b)),
@@ -158,6 +160,7 @@ fn body(step: &Step, bench: &Bench, births: &[u64]) -> Body {
             ..Timer::default()
         }),
         Step::Write(database) => write(identity(database)),
+        Step::Transaction(database, of) => transaction(identity(database), [0, session(of)][of.index(2)]),
         Step::Report(database, position, digest, of_rows, is_placed) => Body::Reports(Reports {
             reports: vec![Report {
                 database: identity(database),
@@ -275,6 +278,7 @@ fn check_shard(
             }
         }
         Body::Write(write) if effect => prop_assert!(before.contains_key(&write.database)),
+        Body::Transaction(it) if effect => prop_assert!(before.contains_key(&it.database)),
         Body::Publish(publish) if effect => {
             let born = before.get(&publish.database).copied();
             prop_assert!(born.is_none_or(|born| born == publish.born));

@@ -75,7 +75,8 @@ impl Arena {
     }
 }
 
-fn add_reserve(module: &mut Module, memory: MemoryId) -> FunctionId {
+/// `reserve(end)`: makes sure that a memory reaches up to there.
+pub(in crate::shim) fn add_reserve(module: &mut Module, memory: MemoryId) -> FunctionId {
     function(module, [I32], &[], |code, [end], locals| {
         let pages = locals.add(I32);
         code.local_get(end).i32_const(16).binop(BinaryOp::I32ShrU);

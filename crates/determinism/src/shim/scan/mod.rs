@@ -18,6 +18,8 @@ mod sort;
 use walrus::ir::BinaryOp;
 use walrus::{FunctionId, LocalId, MemoryId, Module};
 
+pub(super) use self::arena::add_reserve as reserve_pages;
+
 use self::arena::Arena;
 use self::collect::Collect;
 use self::drain::Drain;

@@ -5,7 +5,7 @@ use super::call::{CallUnderWay, UnderWay};
 use super::sharing::Way;
 use super::{Action, Caller, Context, Core, Upstream, Waiting};
 use crate::close::CloseReason;
-use crate::limits::{CALLS_BYTES_MAX, CALLS_MAX, READS_MAX};
+use crate::limits::{CALLS_BYTES_MAX, CALLS_MAX, PROCEDURES_MAX, READS_MAX};
 use bytes::Bytes;
 use rtdb_protocol::client::{self, CallReducer, ClientMessage, Read, ReadKind, Refused};
 use rtdb_protocol::{Subprotocol, reply};
@@ -26,7 +26,8 @@ impl Core {
                 return;
             };
             let way = match &message {
-                ClientMessage::Call(_) | ClientMessage::Procedure { .. } => {
+                ClientMessage::Procedure(_) if self.is_busy() || self.running.count >= PROCEDURES_MAX => None,
+                ClientMessage::Call(_) | ClientMessage::Procedure(_) => {
                     let opening = matches!(self.upstream, Upstream::Opening | Upstream::Subscribing);
                     (self.are_reads_done() && !opening).then_some(Way::Upstream)
                 }
@@ -46,13 +47,7 @@ impl Core {
                 }
                 (ClientMessage::Read(read), None) if way == Way::Feed => self.ask_feed(read, actions),
                 (ClientMessage::Read(read), None) => self.admit_read(read, context, actions),
-                (ClientMessage::Procedure { request_id, name }, _) => {
-                    let why = format!("the procedure `{name}` was not called: procedures are not served yet");
-                    self.refuse(
-                        reply::procedure_refused(self.subprotocol, request_id, &why),
-                        actions,
-                    );
-                }
+                (ClientMessage::Procedure(call), _) => self.admit_procedure(call, context, actions),
             }
         }
     }
@@ -90,7 +85,7 @@ impl Core {
             Some(Ok(message)) => {
                 let refusal = match &message {
                     ClientMessage::Read(read) => refusal(self.caller.server, read),
-                    ClientMessage::Call(_) | ClientMessage::Procedure { .. } => None,
+                    ClientMessage::Call(_) | ClientMessage::Procedure(_) => None,
                 };
                 self.waiting.push_back(Waiting { message, refusal });
             }
@@ -137,7 +132,7 @@ impl Core {
     }
 
     /// Owes the client a message at this place among the results of its calls.
-    fn refuse(&mut self, message: Bytes, actions: &mut Vec<Action>) {
+    pub(super) fn refuse(&mut self, message: Bytes, actions: &mut Vec<Action>) {
         self.bytes += message.len();
         self.under_way.push_back(UnderWay::Refused(message));
         self.skip_refused();

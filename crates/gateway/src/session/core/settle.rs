@@ -51,10 +51,12 @@ impl Core {
             }
             self.pass_held_until_receipt(actions);
         }
+        self.tell_procedures(actions);
         self.close_if_idle(actions);
     }
 
     fn emit_with_receipt(&mut self, actions: &mut Vec<Action>) {
+        self.shown_receipt(self.held.front().and_then(|held| self.receipt(held)));
         match self.held.pop_front() {
             Some(Held::Message(ServerMessage::Update(update))) => {
                 self.shown(update.changes());
@@ -76,6 +78,7 @@ impl Core {
     }
 
     fn pass_held(&mut self, actions: &mut Vec<Action>) {
+        self.shown_receipt(self.held.front().and_then(|held| self.receipt(held)));
         match self.held.pop_front() {
             Some(Held::Message(message)) => self.pass(message, actions),
             Some(Held::Shared(batch, at)) => actions.push(Action::ShowOne(batch, at)),
@@ -151,7 +154,8 @@ impl Core {
             }
             // The upstream is never used for calls.
             ServerMessage::CallResult(_) => {}
-            ServerMessage::Other { raw } => actions.push(Action::Send(raw)),
+            // Nor for those of procedures.
+            ServerMessage::Procedure(_) => {}
         }
     }
 

@@ -1,5 +1,6 @@
 //! Orders of events, as short scripts: what goes in, and what the session wants done.
 
+mod procedures;
 mod sharing;
 mod views;
 
@@ -161,6 +162,7 @@ fn describe(action: &Action) -> String {
         Action::ReopenUpstream => "reopen".into(),
         Action::PrepareViews(wanted) => format!("prepare {}", wanted[0].view),
         Action::Close(reason) => format!("close {}", reason.code),
+        Action::CallProcedure(call) => format!("run {} for {}", call.procedure, call.receipts),
         Action::SendParts(head, _) if head[0] == 2 => format!("unsubscribed {}", number(head, 5)),
         Action::SendParts(head, _) => format!("subscribed {}", number(head, 5)),
         Action::Join(ticket, _) => format!("join {ticket}"),
@@ -192,6 +194,7 @@ fn describe(action: &Action) -> String {
                 );
                 format!("result {} {outcome}{rows}", number(message, 1))
             }
+            7 => format!("procedure {}", ["returned", "failed"][usize::from(message[1])]),
             tag => format!("message {tag}"),
         },
     }

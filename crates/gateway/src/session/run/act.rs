@@ -2,6 +2,7 @@
 
 use super::{End, Io, Session};
 use crate::feed::{FeedConfig, Member, Shape};
+use crate::procedures;
 use crate::session::core::Action;
 use crate::session::views::{self, Reopened};
 use crate::upstream;
@@ -65,6 +66,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Action::PrepareViews(wanted) => {
                 let (node, config) = (self.node.clone(), self.upstream_config.clone());
                 io.preparing = Some(views::prepare(node, config, wanted).boxed());
+            }
+            Action::CallProcedure(call) => {
+                let (node, config) = (self.node.clone(), self.upstream_config.clone());
+                let (request_id, told) = (call.request_id, io.finished.told.clone());
+                rtdb_runtime::spawn(async move {
+                    let finished = procedures::run(node, config, call).await;
+                    // The client may be gone. There is room for as many as may be under way.
+                    let _ = told.try_send((request_id, finished));
+                });
             }
             Action::Close(reason) => return Some(End::Close(reason)),
         }

@@ -84,8 +84,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 }
                 self.core.outcome(outcome, &context, actions);
             }
+            Event::Finished(request_id, finished) => {
+                self.core
+                    .procedure_finished(request_id, *finished, &context, actions);
+            }
             Event::Room => {}
-            Event::Tick => return self.tick(io),
+            Event::Tick => {
+                self.core.tell_overdue(actions);
+                return self.tick(io);
+            }
             Event::Broken => {
                 (io.upstream, io.opening, io.member) = (None, None, None);
                 let reason = CloseReason::module_exited();

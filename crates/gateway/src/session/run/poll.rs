@@ -39,6 +39,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         {
             return Poll::Ready(Event::Outcome(outcome));
         }
+        if let Poll::Ready(Some((request_id, finished))) = io.finished.heard.poll_recv(cx) {
+            return Poll::Ready(Event::Finished(request_id, Box::new(finished)));
+        }
         if let Some(room) = &mut io.room
             && let Poll::Ready(pass) = room.poll_unpin(cx)
         {

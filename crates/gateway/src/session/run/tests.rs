@@ -52,6 +52,9 @@ impl Catalog for Nothing {
     fn writes(&self) -> bool {
         true
     }
+    fn runs_procedures(&self) -> bool {
+        true
+    }
 
     fn has_mixed_processors(&self) -> bool {
         false
@@ -96,6 +99,9 @@ impl Local for Nothing {
         std::future::pending().boxed()
     }
     fn views(&self, _: &Identity) -> Option<Arc<Views>> {
+        None
+    }
+    fn procedures(&self, _: &Identity) -> Option<Arc<rtdb_replica::Procedures>> {
         None
     }
     fn caught_up(&self, _: &Identity) -> BoxFuture<'static, ()> {

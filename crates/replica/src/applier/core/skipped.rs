@@ -16,7 +16,7 @@ impl Core {
     /// that is to be read, as after a lost connection.
     pub(super) fn skipped(&mut self, mut open: Open) -> Result<(), Violation> {
         let (position, index) = (open.position, open.position.0);
-        if matches!(open.kind, Kind::Write(_)) {
+        if matches!(open.kind, Kind::Write(None | Some(Reply::Rows { .. }))) {
             // What was found out about the rows may have been so only afterwards.
             open.kind = Kind::Answered(Err(Failure::Unknown(UNCOUNTED)));
         }

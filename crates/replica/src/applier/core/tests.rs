@@ -1,4 +1,5 @@
 mod scheduled;
+mod transaction;
 mod written;
 
 use super::*;
@@ -40,6 +41,7 @@ fn core_with(lifecycle: bool, claims: Claims) -> (Core, Calls) {
         claims,
         firing: Firing::ByTime,
         takes_rows: true,
+        runs_procedures: true,
         position: Position(1),
         program: spacetimedb_lib::Hash::ZERO,
     })));

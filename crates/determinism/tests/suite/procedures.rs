@@ -1,0 +1,485 @@
+//! Procedures on the fake host: what their transactions do is done on other hosts as by a reducer.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::OnceLock;
+
+use proptest::prelude::*;
+use rtdb_determinism::header::CallHeader;
+use rtdb_determinism::{
+    CONFLICT, Module, OUTBOX, REPLAY, SETTLE, SKIPPED, Transaction, TransactionVerdict, replay_args,
+    runs_procedures, settle_args,
+};
+use spacetimedb_lib::bsatn;
+use spacetimedb_sats::{AlgebraicType, SumValue, product};
+
+use crate::database::Database;
+use crate::fixtures::{prepared, wasm};
+use crate::host::{Failure, FakeHost, Meanwhile};
+
+const MODULE: &str = "procedures-2x";
+const VERDICT: &str = "rtdb_verdict";
+const RUN: u64 = 77;
+
+fn header(index: u64) -> CallHeader {
+    CallHeader {
+        index,
+        ..CallHeader::default()
+    }
+}
+
+/// Prepared once: that takes long.
+fn module() -> &'static [u8] {
+    static MODULE: OnceLock<Vec<u8>> = OnceLock::new();
+    MODULE.get_or_init(|| prepared(self::MODULE).wasm)
+}
+
+fn host() -> FakeHost {
+    assert!(runs_procedures(module()));
+    let mut host = FakeHost::new(module(), 4096);
+    host.call("rtdb_mark", header(1), &[1]).unwrap();
+    host
+}
+
+/// The variants of `Op`, as the module has them.
+#[derive(Clone, Debug)]
+enum Op {
+    Put {
+        id: u64,
+        key: i32,
+        team: u8,
+        text: String,
+    },
+    Change {
+        key: i32,
+        team: u8,
+        text: String,
+    },
+    Remove(i32),
+    Disband(u8),
+    Write(String),
+    Erase(String),
+    EraseAll,
+    Ping(u8),
+}
+
+impl Op {
+    fn value(&self) -> SumValue {
+        match self.clone() {
+            Op::Put { id, key, team, text } => SumValue::new(0, product![id, key, team, text]),
+            Op::Change { key, team, text } => SumValue::new(1, product![0_u64, key, team, text]),
+            Op::Remove(key) => SumValue::new(2, key),
+            Op::Disband(team) => SumValue::new(3, team),
+            Op::Write(text) => SumValue::new(4, text),
+            Op::Erase(text) => SumValue::new(5, text),
+            Op::EraseAll => SumValue::new(6, product![]),
+            Op::Ping(n) => SumValue::new(7, n),
+        }
+    }
+}
+
+fn put(key: i32, team: u8) -> Op {
+    Op::Put {
+        id: 0,
+        key,
+        team,
+        text: format!("of {team}"),
+    }
+}
+
+fn args(ops: &[Op]) -> Vec<u8> {
+    let mut args = (ops.len() as u32).to_le_bytes().to_vec();
+    for op in ops {
+        args.extend(bsatn::to_vec(&op.value()).unwrap());
+    }
+    args
+}
+
+/// What others do: the rest of the cluster, which has the log.
+struct Log {
+    /// The node that the procedure runs on, while it sleeps.
+    here: FakeHost,
+    /// Another one.
+    there: FakeHost,
+    next: u64,
+    /// How often another call comes first.
+    conflicts: u32,
+    looks: u32,
+    sleeps: u32,
+}
+
+impl Log {
+    fn new(host: &FakeHost) -> Rc<RefCell<Self>> {
+        let mut there = FakeHost::new(module(), 70_000);
+        there.db = host.db.clone();
+        Rc::new(RefCell::new(Self {
+            here: host.twin(),
+            there,
+            next: host.state().0 + 1,
+            conflicts: 0,
+            looks: 0,
+            sleeps: 0,
+        }))
+    }
+
+    fn each(&mut self, reducer: &str, own: &[u8]) -> Result<(), Failure> {
+        let index = self.next;
+        self.next += 1;
+        let done = [&mut self.here, &mut self.there].map(|host| host.call(reducer, header(index), own));
+        let [here, there] = done;
+        assert_eq!(here, there);
+        here
+    }
+
+    fn meanwhile(&mut self, db: Database) -> Database {
+        self.sleeps += 1;
+        self.here.db = db;
+        if let Some(row) = self.here.db.rows(OUTBOX).first() {
+            self.looks += 1;
+            // The first time it is looked too early.
+            if self.looks.is_multiple_of(2) {
+                self.settle(&row.clone());
+            }
+        }
+        self.here.db.clone()
+    }
+
+    fn settle(&mut self, row: &[u8]) {
+        let Transaction {
+            run,
+            seq,
+            base,
+            operations,
+        } = Transaction::decode(row).unwrap();
+        assert_eq!(run, RUN);
+        if self.conflicts > 0 {
+            self.conflicts -= 1;
+            self.each("reduce", &args(&[Op::Write("between".into())]))
+                .unwrap();
+        }
+        let verdict = match self.each(REPLAY, &replay_args(base, operations)) {
+            Ok(()) => TransactionVerdict::Committed,
+            Err(why) => {
+                assert_eq!(why, Failure::Failed(CONFLICT.into()));
+                TransactionVerdict::Conflict
+            }
+        };
+        let settle = settle_args(run, seq, verdict);
+        self.here.call(SETTLE, header(0), &settle).unwrap();
+        assert!(self.here.db.rows(OUTBOX).is_empty());
+    }
+}
+
+fn meanwhile(log: &Rc<RefCell<Log>>) -> Meanwhile {
+    let log = log.clone();
+    Box::new(move |db| log.borrow_mut().meanwhile(db))
+}
+
+fn run(host: &mut FakeHost, log: &Rc<RefCell<Log>>, name: &str, args: &[u8]) -> Result<Vec<u8>, Failure> {
+    let returned = host.procedure(name, header(RUN), args, meanwhile(log));
+    let over = settle_args(RUN, 0, TransactionVerdict::Over);
+    host.call(SETTLE, header(0), &over).unwrap();
+    assert!(host.db.rows(VERDICT).is_empty() && host.db.rows(OUTBOX).is_empty());
+    returned
+}
+
+/// All rows but those of the node's own tables.
+fn rows(host: &FakeHost) -> Vec<(String, Vec<Vec<u8>>)> {
+    let tables = host.db.tables.iter().map(|table| table.name.clone());
+    let tables = tables.filter(|name| name != OUTBOX && name != VERDICT);
+    tables
+        .map(|name| {
+            let mut rows = host.db.rows(&name);
+            rows.sort();
+            (name, rows)
+        })
+        .collect()
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let (key, team) = (0_i32..6, 0_u8..3);
+    let text = prop::sample::select(vec!["", "a", "some longer text"]).prop_map(str::to_owned);
+    prop_oneof![
+        4 => (0_u64..12, key.clone(), team.clone(), text.clone())
+            .prop_map(|(id, key, team, text)| Op::Put { id: id.saturating_sub(6), key, team, text }),
+        2 => (key.clone(), team.clone(), text.clone()).prop_map(|(key, team, text)| Op::Change { key, team, text }),
+        1 => key.prop_map(Op::Remove),
+        1 => team.prop_map(Op::Disband),
+        2 => text.clone().prop_map(Op::Write),
+        1 => text.prop_map(Op::Erase),
+        1 => Just(Op::EraseAll),
+        1 => any::<u8>().prop_map(Op::Ping),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// A reducer that does the same leaves the same rows, numbers and digest, and the procedure has seen the same.
+    #[test]
+    fn transactions_are_done_everywhere_as_by_a_reducer(
+        transactions in prop::collection::vec((prop::collection::vec(op(), 0..12), any::<bool>()), 1..6),
+    ) {
+        let mut host = host();
+        let mut model = FakeHost::new(module(), 500);
+        model.db = host.db.clone();
+        for (ops, restart) in &transactions {
+            if *restart {
+                host.restart();
+            }
+            let log = Log::new(&host);
+            let next = log.borrow().next;
+            let count = run(&mut host, &log, "run", &args(ops)).unwrap();
+            let log = log.borrow();
+            if log.next > next {
+                model.call("reduce", header(next), &args(ops)).unwrap();
+            }
+            prop_assert_eq!(count, (model.db.rows("item").len() as u64).to_le_bytes());
+            prop_assert_eq!(rows(&host), rows(&model));
+            prop_assert_eq!(rows(&log.there), rows(&model));
+        }
+    }
+}
+
+#[test]
+fn nothing_is_committed_where_it_runs_before_it_is_everywhere() {
+    let mut host = host();
+    let before = rows(&host);
+    let log = Log::new(&host);
+    let (kept, first) = (log.clone(), before.clone());
+    let check: Meanwhile = Box::new(move |db| {
+        let mut seen = kept.borrow().here.twin();
+        seen.db = db.clone();
+        assert_eq!(rows(&seen), first);
+        db
+    });
+    let mut until = 3;
+    let mut check = check;
+    let log_then = log.clone();
+    let both: Meanwhile = Box::new(move |db| {
+        until -= 1;
+        match until {
+            1.. => check(db),
+            _ => log_then.borrow_mut().meanwhile(db),
+        }
+    });
+    host.procedure("run", header(RUN), &args(&[put(1, 1), put(2, 1)]), both)
+        .unwrap();
+    assert_ne!(rows(&host), before);
+    assert_eq!(rows(&host), rows(&log.borrow().there));
+}
+
+#[test]
+fn a_conflict_runs_it_once_more_and_a_second_one_ends_it() {
+    let mut one = host();
+    let log = Log::new(&one);
+    log.borrow_mut().conflicts = 1;
+    let count = run(&mut one, &log, "run", &args(&[put(1, 1)])).unwrap();
+    assert_eq!(count, 1_u64.to_le_bytes());
+    assert_eq!(one.db.rows("item").len(), 1);
+    assert_eq!(rows(&one), rows(&log.borrow().there));
+
+    let mut two = host();
+    let log = Log::new(&two);
+    log.borrow_mut().conflicts = 2;
+    assert_eq!(
+        run(&mut two, &log, "run", &args(&[put(1, 1)])),
+        Err(Failure::Trapped)
+    );
+    assert!(two.db.rows("item").is_empty());
+    assert_eq!(two.db.rows("note").len(), 1);
+}
+
+#[test]
+fn a_procedure_sees_what_its_transactions_have_done_and_others_between() {
+    let mut host = host();
+    let log = Log::new(&host);
+    let twice = [
+        args(&[put(1, 1)]),
+        5_u64.to_le_bytes().to_vec(),
+        args(&[put(2, 1)]),
+    ]
+    .concat();
+    assert_eq!(
+        run(&mut host, &log, "run_twice", &twice).unwrap(),
+        2_u64.to_le_bytes()
+    );
+    assert_eq!(rows(&host), rows(&log.borrow().there));
+    // The reducers go on from there.
+    let index = log.borrow().next;
+    host.call("reduce", header(index), &args(&[put(3, 1)])).unwrap();
+    let ids: Vec<_> = host.db.rows("item").iter().map(|row| row[0]).collect();
+    assert_eq!(ids, [1, 2, 3]);
+}
+
+#[test]
+fn what_is_rolled_back_or_only_reads_asks_nobody() {
+    let mut host = host();
+    let before = host.db.rows("rtdb_state");
+    let log = Log::new(&host);
+    let rolled_back = run(
+        &mut host,
+        &log,
+        "roll_back",
+        &args(&[put(1, 1), Op::Write("x".into())]),
+    )
+    .unwrap();
+    let failed: Result<u64, String> = Err("there were 1".into());
+    assert_eq!(rolled_back, bsatn::to_vec(&failed).unwrap());
+    assert_eq!(run(&mut host, &log, "count", &[]).unwrap(), 0_u64.to_le_bytes());
+    assert_eq!(log.borrow().sleeps, 0);
+    assert_eq!(host.db.rows("rtdb_state"), before);
+    assert!(host.db.rows("item").is_empty());
+}
+
+#[test]
+fn a_panic_takes_its_transaction_along_and_leaves_the_one_before() {
+    let mut host = host();
+    let log = Log::new(&host);
+    assert_eq!(
+        run(&mut host, &log, "explode", &args(&[put(1, 1)])),
+        Err(Failure::Trapped)
+    );
+    assert_eq!(host.db.rows("item").len(), 1);
+    assert_eq!(rows(&host), rows(&log.borrow().there));
+    // The next one finds a new instance.
+    let log = Log::new(&host);
+    assert_eq!(
+        run(&mut host, &log, "run", &args(&[put(2, 1)])).unwrap(),
+        2_u64.to_le_bytes()
+    );
+}
+
+#[test]
+fn sleeping_with_a_transaction_open_traps() {
+    let mut host = host();
+    let log = Log::new(&host);
+    assert_eq!(run(&mut host, &log, "hold", &[]), Err(Failure::Trapped));
+    assert_eq!(log.borrow().sleeps, 0);
+}
+
+#[test]
+fn one_whose_node_is_gone_traps() {
+    let mut one = host();
+    let nobody: Meanwhile = Box::new(|db| db);
+    let ended = one.procedure("run", header(RUN), &args(&[put(1, 1)]), nobody);
+    assert_eq!(ended, Err(Failure::Trapped));
+    assert!(one.db.rows("item").is_empty());
+
+    let mut two = host();
+    let mut other = two.twin();
+    let lost: Meanwhile = Box::new(move |db| {
+        other.db = db;
+        let settle = |verdict| settle_args(RUN, 1, verdict);
+        other
+            .call(SETTLE, header(0), &settle(TransactionVerdict::Lost))
+            .unwrap();
+        other.db.clone()
+    });
+    let ended = two.procedure("run", header(RUN), &args(&[put(1, 1)]), lost);
+    assert_eq!(ended, Err(Failure::Trapped));
+    assert_eq!(two.db.rows(VERDICT).len(), 1);
+    two.call(SETTLE, header(0), &settle_args(0, 0, TransactionVerdict::Over))
+        .unwrap();
+    assert!(two.db.rows(VERDICT).is_empty());
+}
+
+#[test]
+fn a_verdict_on_another_transaction_is_none() {
+    let mut host = host();
+    let log = Log::new(&host);
+    let mut other = host.twin();
+    let (mut asked, kept) = (0, log.clone());
+    let wrong: Meanwhile = Box::new(move |db| {
+        asked += 1;
+        if asked > 2 {
+            return kept.borrow_mut().meanwhile(db);
+        }
+        other.db = db;
+        let row = other.db.rows(OUTBOX).remove(0);
+        let outbox = other.db.clone();
+        let (run, seq) = [(RUN + 1, 1), (RUN, 0)][asked - 1];
+        let settle = settle_args(run, seq, TransactionVerdict::Committed);
+        other.call(SETTLE, header(0), &settle).unwrap();
+        let mut db = other.db.clone();
+        // What the other run's verdict has not touched.
+        for (table, before) in db.tables.iter_mut().zip(outbox.tables) {
+            if table.name == OUTBOX {
+                table.rows = before.rows;
+            }
+        }
+        assert_eq!(db.rows(OUTBOX), [row]);
+        db
+    });
+    host.procedure("run", header(RUN), &args(&[put(1, 1)]), wrong)
+        .unwrap();
+    assert_eq!(rows(&host), rows(&log.borrow().there));
+}
+
+#[test]
+fn what_does_not_go_as_it_did_traps() {
+    let mut host = host();
+    let log = Log::new(&host);
+    let (kept, row) = (log.clone(), Rc::new(RefCell::new(Vec::new())));
+    let keep = row.clone();
+    let note: Meanwhile = Box::new(move |db| {
+        keep.replace(db.rows(OUTBOX).remove(0));
+        kept.borrow_mut().meanwhile(db)
+    });
+    let ops = [
+        put(1, 1),
+        put(2, 1),
+        Op::Disband(1),
+        Op::EraseAll,
+        Op::Write("x".into()),
+    ];
+    host.procedure("run", header(RUN), &args(&ops), note).unwrap();
+    let row = row.borrow().clone();
+    let transaction = Transaction::decode(&row).unwrap();
+    let mut fresh = host.twin();
+    fresh.db = self::host().db;
+    let operations = transaction.operations;
+    for cut in 1..operations.len() {
+        let mut twin = fresh.twin();
+        let replay = replay_args(transaction.base, &operations[..operations.len() - cut]);
+        let done = twin.call(REPLAY, header(2), &replay);
+        // It may end behind any record, and else it traps.
+        assert!(matches!(done, Ok(()) | Err(Failure::Trapped)), "{cut}: {done:?}");
+    }
+    let mut other = operations.to_vec();
+    // What the first function returned.
+    other[4] = 12;
+    let replay = replay_args(transaction.base, &other);
+    assert_eq!(
+        fresh.twin().call(REPLAY, header(2), &replay),
+        Err(Failure::Trapped)
+    );
+    // Positions that are applied are passed over.
+    let replay = replay_args(transaction.base, operations);
+    assert_eq!(
+        fresh.call(REPLAY, header(1), &replay),
+        Err(Failure::Failed(SKIPPED.into()))
+    );
+    fresh.call(REPLAY, header(2), &replay).unwrap();
+    assert_eq!(rows(&fresh), rows(&host));
+}
+
+#[test]
+fn procedures_are_known_and_have_no_header_for_clients() {
+    let module = Module::from_def(&prepared(MODULE).original_def).unwrap();
+    let run = module.procedure("run").unwrap();
+    assert_eq!(
+        (run.params.elements.len(), &run.returns, run.private),
+        (1, &AlgebraicType::U64, false)
+    );
+    assert!(module.procedure("reduce").is_none() && module.reducer("run").is_none());
+    assert!(
+        module
+            .procedures()
+            .iter()
+            .zip(0..)
+            .all(|(procedure, id)| procedure.id == id)
+    );
+    assert!(!runs_procedures(&wasm(MODULE)));
+    assert!(!runs_procedures(&prepared("views-2x").wasm));
+}

@@ -1,0 +1,341 @@
+//! Procedures that clients call: run once, on this node, on a connection to the local server that nothing else waits for.
+//! What their transactions do goes through the log meanwhile. As natively, they go on when the client leaves.
+
+use crate::node::Node;
+use crate::socket::Received;
+use crate::upstream::{self, Upstream, UpstreamConfig};
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use rtdb_consensus::command::{Body, Transaction, Turn};
+use rtdb_consensus::{Outcome, Pending, Position, Refusal, Unapplied};
+use rtdb_determinism::header::CallHeader;
+use rtdb_determinism::{CONFLICT, TransactionVerdict};
+use rtdb_protocol::client;
+use rtdb_protocol::server::{self, ProcedureResult, ServerMessage};
+use rtdb_replica::{Run, Uncommitted};
+use rtdb_runtime::Instant;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+use tokio::sync::watch;
+use tokio_tungstenite::tungstenite::Message;
+
+/// What is heard of a procedure whose server has ended.
+const ENDED: &str = "SpacetimeDB has ended while the procedure ran: what came of it is not known";
+
+/// A call whose arguments are of the procedure's types.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ProcedureCall {
+    pub(crate) procedure: String,
+    /// The procedure's own arguments.
+    pub(crate) args: Bytes,
+    pub(crate) request_id: u32,
+    /// Who calls; in the index's place stands what the run is called.
+    pub(crate) header: CallHeader,
+    /// The session that wants receipts of its transactions, 0 for none.
+    pub(crate) receipts: u64,
+}
+
+/// A procedure that has ended.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// What became of it, in the local server's words; or why that is not known.
+    pub(crate) result: Result<ProcedureResult, String>,
+    /// The position of its last transaction, 0 if it had none.
+    pub(crate) last: u64,
+}
+
+/// Runs a procedure to its end.
+pub(crate) async fn run(node: Arc<Node>, config: UpstreamConfig, call: ProcedureCall) -> Finished {
+    let mut course = Course {
+        node,
+        config,
+        receipts: call.receipts,
+        last: 0,
+        has_passed: false,
+        held: None,
+    };
+    let result = course.run(call).await;
+    Finished {
+        result,
+        last: course.last,
+    }
+}
+
+/// A procedure's course.
+struct Course {
+    node: Arc<Node>,
+    config: UpstreamConfig,
+    receipts: u64,
+    last: u64,
+    /// Its first transaction has been let through the gate with the call itself.
+    has_passed: bool,
+    /// The turn in which its next transaction runs.
+    held: Option<Held>,
+}
+
+/// What has become of a transaction.
+struct Settled {
+    seq: u64,
+    verdict: TransactionVerdict,
+    /// Its position if it is committed.
+    position: u64,
+    /// Who wants receipts from now on.
+    receipts: u64,
+    /// The turn in which it may run again.
+    held: Option<Held>,
+}
+
+impl Course {
+    async fn run(&mut self, call: ProcedureCall) -> Result<ProcedureResult, String> {
+        let Self { node, config, .. } = self;
+        if !node.catalog.runs_procedures() {
+            return Err("procedures are not served before all nodes of the cluster are updated".to_owned());
+        }
+        let active = node.local.database(&config.database);
+        let procedures = node.local.procedures(&config.database);
+        let (Some(active), Some(procedures)) = (active, procedures) else {
+            return Err("the database is not served on this node".to_owned());
+        };
+        let sender = config.claims.identity;
+        let pass = node.gate.pass(&config.database, &sender).await;
+        pass.map_err(|error| error.body)?;
+        let mut run = procedures.begin().map_err(|error| error.to_string())?;
+        let opened = upstream::open(node.local.clone(), config.clone()).await;
+        let mut upstream = opened.map_err(|error| error.to_string())?;
+        let header = CallHeader {
+            index: run.id(),
+            ..call.header
+        };
+        upstream.socket.push(client::call_procedure(
+            config.subprotocol,
+            &call.procedure,
+            &[&header.encode(), &call.args],
+            call.request_id,
+        ));
+        let transaction = Transaction {
+            database: config.database.to_byte_array().to_vec().into(),
+            program: active.program.data.to_vec().into(),
+            sender: sender.to_byte_array().to_vec().into(),
+            ..Transaction::default()
+        };
+        let mut committing: Option<BoxFuture<'static, Settled>> = None;
+        loop {
+            rtdb_runtime::select! {
+                settled = poll_fn(|cx| match &mut committing {
+                    Some(committing) => committing.poll_unpin(cx),
+                    None => Poll::Pending,
+                }) => {
+                    committing = None;
+                    self.receipts = settled.receipts;
+                    self.last = self.last.max(settled.position);
+                    self.held = settled.held;
+                    run.settle(settled.seq, settled.verdict);
+                }
+                uncommitted = run.next(), if committing.is_none() => {
+                    committing = Some(self.commit(transaction.clone(), uncommitted, Turns::of(&run)));
+                }
+                received = next(&mut upstream) => match received {
+                    Some(Ok(Message::Binary(payload))) => {
+                        if let Some(result) = self.result(payload) {
+                            return Ok(result);
+                        }
+                    }
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) | None => return Err(ENDED.to_owned()),
+                },
+            }
+        }
+    }
+
+    fn result(&self, payload: Bytes) -> Option<ProcedureResult> {
+        let messages = server::split(self.config.subprotocol, payload);
+        messages.into_iter().find_map(|message| match message {
+            Ok(ServerMessage::Procedure(result)) => Some(result),
+            _ => None,
+        })
+    }
+
+    /// Has a transaction done everywhere. What can't be is lost, and ends the procedure.
+    fn commit(
+        &mut self,
+        transaction: Transaction,
+        uncommitted: Uncommitted,
+        turns: Turns,
+    ) -> BoxFuture<'static, Settled> {
+        let Uncommitted {
+            seq,
+            base,
+            operations,
+        } = uncommitted;
+        let passes = std::mem::replace(&mut self.has_passed, true);
+        let (node, held) = (self.node.clone(), self.held.take());
+        let (database, caller) = (self.config.database, self.config.claims.identity);
+        let mut transaction = Transaction {
+            base,
+            operations,
+            session: self.receipts,
+            ..transaction
+        };
+        async move {
+            let has_passed = !passes || node.gate.pass(&database, &caller).await.is_ok();
+            let (verdict, position) = match (has_passed, held) {
+                (false, _) => (TransactionVerdict::Lost, 0),
+                (true, Some(held)) => held.commit(&mut transaction).await,
+                (true, None) => commit(&node, &mut transaction).await,
+            };
+            let held = match verdict {
+                TransactionVerdict::Conflict => turns.ask(&node, &transaction).await,
+                _ => None,
+            };
+            Settled {
+                seq,
+                verdict,
+                position,
+                receipts: transaction.session,
+                held,
+            }
+        }
+        .boxed()
+    }
+}
+
+/// Has a transaction done, unless calls have come between.
+async fn commit(node: &Node, transaction: &mut Transaction) -> (TransactionVerdict, u64) {
+    loop {
+        let since = Instant::now();
+        node.metrics.calls.inc();
+        let body = Body::Transaction(transaction.clone());
+        let outcome = match node.propose(&node.shard, body).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                tracing::debug!(error = error.body, "a procedure's transaction is not proposed");
+                return (TransactionVerdict::Lost, 0);
+            }
+        };
+        node.metrics.call_done(since.elapsed(), &outcome);
+        match outcome {
+            // The client has left: nobody is told.
+            Err(Unapplied::Refused(Refusal::SessionGone)) if transaction.session != 0 => {
+                transaction.session = 0;
+            }
+            outcome => return verdict(outcome),
+        }
+    }
+}
+
+fn verdict(outcome: Outcome) -> (TransactionVerdict, u64) {
+    match outcome {
+        Ok(applied) => (TransactionVerdict::Committed, applied.position.0),
+        Err(Unapplied::Reducer { message, .. }) if message == CONFLICT => (TransactionVerdict::Conflict, 0),
+        Err(error) => {
+            tracing::debug!(%error, "a procedure's transaction is lost");
+            (TransactionVerdict::Lost, 0)
+        }
+    }
+}
+
+/// Where a run hears of its turns.
+struct Turns {
+    run: u64,
+    given: watch::Receiver<Position>,
+}
+
+impl Turns {
+    fn of(run: &Run) -> Self {
+        Self {
+            run: run.id(),
+            given: run.turn(),
+        }
+    }
+
+    /// Has the database held for the transaction's next attempt; `None` if that can't be, and it has to try its luck.
+    async fn ask(mut self, node: &Arc<Node>, transaction: &Transaction) -> Option<Held> {
+        let turn = Turn {
+            database: transaction.database.clone(),
+            program: transaction.program.clone(),
+            run: self.run,
+        };
+        let before = *self.given.borrow();
+        let mut outcome = node.shard.submit(Body::Turn(turn).into()).ok()?;
+        let position = rtdb_runtime::select! {
+            given = self.given.wait_for(|given| *given > before) => *given.ok()?,
+            _ = &mut outcome => return None,
+        };
+        Some(Held {
+            node: node.clone(),
+            database: transaction.database.clone(),
+            position,
+            outcome,
+            is_used: false,
+        })
+    }
+}
+
+/// The database is held for a procedure. Is given back if it is dropped.
+struct Held {
+    node: Arc<Node>,
+    database: Bytes,
+    position: Position,
+    /// What becomes of the transaction that is run in it.
+    outcome: Pending,
+    is_used: bool,
+}
+
+impl Held {
+    /// Has the transaction done that was run in it.
+    async fn commit(mut self, transaction: &mut Transaction) -> (TransactionVerdict, u64) {
+        transaction.turn = self.position.0;
+        loop {
+            self.node.metrics.calls.inc();
+            let body = Body::Transaction(transaction.clone());
+            // What can't be proposed ends the turn when its time is over.
+            let Ok(mut proposed) = self.node.shard.submit(body.into()) else {
+                break;
+            };
+            self.is_used = true;
+            rtdb_runtime::select! {
+                outcome = &mut self.outcome => return self.verdict(transaction, outcome),
+                refused = &mut proposed => match refused {
+                    Err(Unapplied::Refused(Refusal::SessionGone)) if transaction.session != 0 => {
+                        transaction.session = 0;
+                    }
+                    _ => break,
+                },
+            }
+        }
+        let outcome = (&mut self.outcome).await;
+        self.verdict(transaction, outcome)
+    }
+
+    /// What has failed in a turn was not done, and may be tried again.
+    fn verdict(&self, transaction: &mut Transaction, outcome: Outcome) -> (TransactionVerdict, u64) {
+        transaction.turn = 0;
+        match outcome {
+            Err(Unapplied::Reducer { .. }) => (TransactionVerdict::Conflict, 0),
+            outcome => verdict(outcome),
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if !self.is_used {
+            let nothing = Transaction::nothing(self.database.clone(), self.position.0);
+            // Else its time ends by itself.
+            let _ = self.node.shard.submit(Body::Transaction(nothing).into());
+        }
+    }
+}
+
+/// The next message of the local server's.
+async fn next(upstream: &mut Upstream) -> Received {
+    poll_fn(|cx| {
+        if let Poll::Ready(Err(_)) = upstream.socket.poll_flush(cx) {
+            return Poll::Ready(None);
+        }
+        upstream.socket.poll_read(cx)
+    })
+    .await
+}

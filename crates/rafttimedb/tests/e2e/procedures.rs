@@ -1,0 +1,129 @@
+//! Procedures through every node: what they have committed is there once, the same everywhere, whatever dies.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use http::StatusCode;
+use parking_lot::Mutex;
+use rtdb_testkit::{Api, demo_module, server, sql};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::support::{DATABASE, PATIENCE, Scene, run, until};
+
+/// Transactions that are committed between two faults.
+const SOME: usize = 5;
+
+/// Calls one procedure after the other on one node, and remembers the keys of the rows that it was told are there.
+struct Caller {
+    stops: Arc<AtomicBool>,
+    done: Arc<Mutex<Vec<i32>>>,
+    task: JoinHandle<Result<()>>,
+}
+
+impl Caller {
+    fn start(api: Api, keys: Arc<AtomicI32>) -> Self {
+        let (stops, done) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<i32>>>::default());
+        let (until, told) = (stops.clone(), Arc::clone(&done));
+        let task = tokio::spawn(async move {
+            while !until.load(Ordering::Relaxed) {
+                let key = keys.fetch_add(2, Ordering::Relaxed);
+                let put = |key: i32| json!([{"Put": [0, key, 1, "x"]}]);
+                let args = json!([put(key), 5, put(key + 1)]);
+                let path = format!("/v1/database/{DATABASE}/call/run_twice");
+
+                match api.post_json(&path, &args).await {
+                    Ok(answer) if answer.status == StatusCode::OK => told.lock().extend([key, key + 1]),
+                    // Calls that came between, or the node or its server is away.
+                    Ok(answer) => ensure!(answer.status.is_server_error(), "{}", answer.text()),
+                    Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                }
+            }
+            Ok(())
+        });
+        Self { stops, done, task }
+    }
+}
+
+async fn more(callers: &[Caller]) -> Result<()> {
+    let now = || {
+        callers
+            .iter()
+            .map(|caller| caller.done.lock().len())
+            .sum::<usize>()
+    };
+    let goal = now() + SOME;
+    until("procedures are run", async || {
+        ensure!(
+            now() >= goal || callers.iter().any(|it| it.task.is_finished()),
+            "{} of {goal}",
+            now()
+        );
+        Ok(())
+    })
+    .await
+}
+
+#[test]
+fn procedures_commit_once_on_every_replica_whatever_dies() {
+    run(async {
+        if server::major()? < 2 {
+            eprintln!("skipped: SPACETIMEDB_BIN names a server without procedures, of 1.x");
+            return Ok(());
+        }
+        let module = demo_module::wasm_named("procedures-2x")?;
+        let mut scene = Scene::publishing(module, 3, |config| {
+            config.arguments = ["--scrub-interval-s", "1"].map(str::to_owned).to_vec();
+        })
+        .await?;
+        let keys = Arc::new(AtomicI32::new(0));
+        let apis = scene.cluster.client_addrs().into_iter();
+        let apis: Vec<_> = apis.map(|addr| Api::new(addr).with_token(&scene.owner)).collect();
+        let callers: Vec<_> = apis
+            .iter()
+            .map(|api| Caller::start(api.clone(), keys.clone()))
+            .collect();
+        more(&callers).await?;
+        let leader = scene.cluster.wait_leader(PATIENCE).await?;
+        scene.cluster.node_mut(leader).kill9().await?;
+        more(&callers).await?;
+        scene.cluster.restart(leader)?;
+        scene.cluster.wait_ready(PATIENCE).await?;
+        for node in 1..=3 {
+            more(&callers).await?;
+            scene.cluster.node_mut(node).kill9_server().await?;
+        }
+        more(&callers).await?;
+        scene.cluster.wait_ready(PATIENCE).await?;
+        let mut told = Vec::new();
+        for caller in callers {
+            caller.stops.store(true, Ordering::Relaxed);
+            caller.task.await??;
+            told.extend(caller.done.lock().iter().copied());
+        }
+        let path = format!("/v1/database/{DATABASE}/call/count");
+        let read = apis[0].post_json(&path, &json!([])).await?;
+        let count: u64 = serde_json::from_slice(&read.body).context("a number")?;
+        scene.level_and_identical().await?;
+        scene.no_alarms()?;
+        let (server, database) = scene.server(1).await?;
+        let rows = sql::select(&server, &database, "SELECT key FROM item").await?;
+        let there: Vec<_> = rows
+            .column("key")?
+            .into_iter()
+            .filter_map(Value::as_i64)
+            .collect();
+        ensure!(count as usize == there.len(), "{count} of {}", there.len());
+        for key in told {
+            let found = there.iter().filter(|it| **it == i64::from(key)).count();
+            ensure!(found == 1, "{key} is there {found} times");
+        }
+        // No second transaction without the first.
+        for key in there.iter().filter(|key| *key % 2 == 1) {
+            ensure!(there.contains(&(key - 1)), "{key} alone");
+        }
+        scene.end().await
+    });
+}

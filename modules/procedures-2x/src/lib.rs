@@ -1,0 +1,191 @@
+//! Procedures that run transactions of every kind, and reducers that do the same at once.
+
+use spacetimedb::{
+    procedure, reducer, table, Identity, ProcedureContext, ReducerContext, SpacetimeType, Table, Timestamp, TxContext,
+};
+use std::time::Duration;
+
+/// Two generated columns, a unique one, and an index of equal keys.
+#[table(accessor = item, public)]
+#[derive(Clone)]
+pub struct Item {
+    #[primary_key]
+    #[auto_inc]
+    id: u64,
+    #[unique]
+    key: i32,
+    #[index(btree)]
+    team: u8,
+    #[auto_inc]
+    small: u8,
+    text: String,
+}
+
+/// No two rows are told apart by a key.
+#[table(accessor = note, public)]
+#[derive(Clone)]
+pub struct Note {
+    text: String,
+}
+
+/// Gone with the transaction.
+#[table(accessor = ping, public, event)]
+pub struct Ping {
+    n: u8,
+}
+
+/// What a transaction does.
+#[derive(SpacetimeType, Clone)]
+pub enum Op {
+    /// Inserts an item, or leaves it if its key is taken.
+    Put(Put),
+    /// Changes the item of a key, if there is one.
+    Change(Put),
+    /// Deletes the item of a key.
+    Remove(i32),
+    /// Deletes the items of a team.
+    Disband(u8),
+    Write(String),
+    Erase(String),
+    EraseAll,
+    Ping(u8),
+}
+
+#[derive(SpacetimeType, Clone)]
+pub struct Put {
+    id: u64,
+    key: i32,
+    team: u8,
+    text: String,
+}
+
+fn perform(ctx: &ReducerContext, ops: &[Op]) -> u64 {
+    let items = ctx.db.item();
+    for op in ops.iter().cloned() {
+        match op {
+            Op::Put(Put { id, key, team, text }) => {
+                let _ = items.try_insert(Item { id, key, team, small: 0, text });
+            }
+            Op::Change(Put { key, team, text, .. }) => {
+                if let Some(item) = items.key().find(key) {
+                    items.id().update(Item { team, text, ..item });
+                }
+            }
+            Op::Remove(key) => {
+                items.key().delete(key);
+            }
+            Op::Disband(team) => {
+                items.team().delete(team);
+            }
+            Op::Write(text) => {
+                ctx.db.note().insert(Note { text });
+            }
+            Op::Erase(text) => {
+                ctx.db.note().delete(Note { text });
+            }
+            Op::EraseAll => {
+                let all: Vec<_> = ctx.db.note().iter().collect();
+                for note in all {
+                    ctx.db.note().delete(note);
+                }
+            }
+            Op::Ping(n) => {
+                ctx.db.ping().insert(Ping { n });
+            }
+        }
+    }
+    items.count()
+}
+
+#[reducer]
+pub fn reduce(ctx: &ReducerContext, ops: Vec<Op>) {
+    perform(ctx, &ops);
+}
+
+#[reducer(client_connected)]
+pub fn connected(_ctx: &ReducerContext) {}
+
+/// How many items there are then.
+#[procedure]
+fn run(ctx: &mut ProcedureContext, ops: Vec<Op>) -> u64 {
+    ctx.with_tx(|tx| perform(tx, &ops))
+}
+
+/// Two transactions, with a pause between.
+#[procedure]
+fn run_twice(ctx: &mut ProcedureContext, first: Vec<Op>, pause_ms: u64, second: Vec<Op>) -> u64 {
+    ctx.with_tx(|tx| perform(tx, &first));
+    ctx.sleep_until(ctx.timestamp + Duration::from_millis(pause_ms));
+    ctx.with_tx(|tx| perform(tx, &second))
+}
+
+/// Takes back what it does.
+#[procedure]
+fn roll_back(ctx: &mut ProcedureContext, ops: Vec<Op>) -> Result<u64, String> {
+    ctx.try_with_tx(|tx| {
+        let count = perform(tx, &ops);
+        Err(format!("there were {count}"))
+    })
+}
+
+/// Fails in its second transaction.
+#[procedure]
+fn explode(ctx: &mut ProcedureContext, ops: Vec<Op>) {
+    ctx.with_tx(|tx| perform(tx, &ops));
+    ctx.with_tx(|tx| {
+        perform(tx, &ops);
+        panic!("as it should");
+    })
+}
+
+#[procedure]
+fn count(ctx: &mut ProcedureContext) -> u64 {
+    ctx.with_tx(|tx| tx.db.item().count())
+}
+
+#[derive(SpacetimeType)]
+pub struct Caller {
+    identity: Identity,
+    has_connection: bool,
+    subject: Option<String>,
+}
+
+/// Whom it takes its caller for, and what the caller's token says.
+#[procedure]
+fn caller(ctx: &mut ProcedureContext) -> Caller {
+    let subject = |tx: &TxContext| tx.sender_auth().jwt().map(|jwt| jwt.subject().to_owned());
+    let subject = ctx.with_tx(subject);
+    Caller { identity: ctx.sender(), has_connection: ctx.connection_id().is_some(), subject }
+}
+
+/// Sleeps with a transaction open, which would stop the database for good.
+#[procedure]
+fn hold(ctx: &mut ProcedureContext) {
+    ctx.with_tx(|tx| {
+        let until = tx.timestamp + Duration::from_secs(60);
+        spacetimedb::sys::procedure::sleep_until(until.to_micros_since_unix_epoch());
+    });
+}
+
+/// Never ends.
+#[procedure]
+fn spin(_ctx: &mut ProcedureContext) -> u64 {
+    let mut n = 1_u64;
+    loop {
+        n = std::hint::black_box(n.wrapping_mul(3));
+        if n == 0 {
+            return n;
+        }
+    }
+}
+
+#[procedure]
+fn fetch(ctx: &mut ProcedureContext, url: String) -> Result<String, String> {
+    let response = ctx.http.get(url).map_err(|error| error.to_string())?;
+    Ok(response.into_body().into_string_lossy())
+}
+
+#[procedure]
+fn now(ctx: &mut ProcedureContext) -> Timestamp {
+    ctx.timestamp
+}
