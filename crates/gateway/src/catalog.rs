@@ -62,6 +62,9 @@ pub trait Catalog: Send + Sync {
     /// Whether the nodes have processors of different kinds.
     fn has_mixed_processors(&self) -> bool;
 
+    /// Whether the nodes run different versions of SpacetimeDB.
+    fn has_mixed_servers(&self) -> bool;
+
     /// The database of that identity.
     fn by_identity(&self, identity: &Identity) -> Option<DatabaseRecord>;
 

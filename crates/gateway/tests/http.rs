@@ -357,6 +357,26 @@ async fn sql_of_the_owner_s_writes_through_the_log() {
     }
 }
 
+/// 1.2 knows no signs in conditions, for one.
+#[tokio::test]
+async fn conditions_are_not_for_servers_of_different_versions() {
+    let gateway = Fixture::start(Settings {
+        mixed_servers: true,
+        ..Settings::default()
+    })
+    .await;
+    let sql = format!("POST /v1/database/{NAME}/sql");
+    let insert = b"INSERT INTO counter (n) VALUES (7)";
+    assert_eq!(gateway.request(&sql, OWNER, insert).await.0, 200);
+    let (status, head, body) = gateway
+        .request(&sql, OWNER, b"DELETE FROM counter WHERE n > 7")
+        .await;
+    assert_eq!(status, 503);
+    assert!(head.contains("retry-after"), "{head}");
+    assert!(body.contains("different versions"), "{body}");
+    assert_eq!(gateway.log.kinds(), ["write"]);
+}
+
 #[tokio::test]
 async fn publishing_is_for_owners_and_modules() {
     let gateway = Fixture::start(Settings::default()).await;

@@ -51,6 +51,10 @@ impl Catalog for LogCatalog {
         kinds::has_mixed_processors(self.meta.meta().nodes())
     }
 
+    fn has_mixed_servers(&self) -> bool {
+        kinds::has_mixed_servers(self.meta.meta().nodes())
+    }
+
     fn by_identity(&self, identity: &Identity) -> Option<DatabaseRecord> {
         record(self.meta.meta().database(&identity.to_byte_array())?)
     }

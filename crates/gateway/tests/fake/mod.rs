@@ -167,6 +167,7 @@ struct FakeCatalog {
     ends: bool,
     takes_claims: bool,
     mixed_processors: bool,
+    mixed_servers: bool,
     locked: bool,
 }
 
@@ -215,6 +216,10 @@ impl Catalog for FakeCatalog {
 
     fn has_mixed_processors(&self) -> bool {
         self.mixed_processors
+    }
+
+    fn has_mixed_servers(&self) -> bool {
+        self.mixed_servers
     }
 
     fn takes_claims(&self) -> bool {
@@ -355,6 +360,7 @@ pub struct Settings {
     pub ends: bool,
     pub takes_claims: bool,
     pub mixed_processors: bool,
+    pub mixed_servers: bool,
     pub locked: bool,
     pub plans_updates: bool,
     pub lifecycle: bool,
@@ -369,6 +375,7 @@ impl Default for Settings {
             ends: true,
             takes_claims: true,
             mixed_processors: false,
+            mixed_servers: false,
             locked: false,
             plans_updates: true,
             lifecycle: false,
@@ -394,6 +401,7 @@ impl Fixture {
             ends: settings.ends,
             takes_claims: settings.takes_claims,
             mixed_processors: settings.mixed_processors,
+            mixed_servers: settings.mixed_servers,
             locked: settings.locked,
         });
         let gateway = Gateway::new(

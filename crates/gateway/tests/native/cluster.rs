@@ -269,6 +269,10 @@ impl Catalog for MemoryMeta {
         false
     }
 
+    fn has_mixed_servers(&self) -> bool {
+        false
+    }
+
     fn takes_claims(&self) -> bool {
         true
     }

@@ -1,6 +1,6 @@
 //! Rows that are changed as the log says, while the server is killed.
 
-use crate::support::{DATABASE, Log, Node, TIMEOUT, bsatn, call, prepared, program};
+use crate::support::{DATABASE, Log, Node, TIMEOUT, bsatn, call, digest, prepared, program, start_server};
 use bytes::Bytes;
 use rtdb_consensus::command::{Assignment, Body, DeleteRows, InsertRows, UpdateRows, Write, WriteKind};
 use rtdb_consensus::{Outcome, Position, Refusal, Reply, Unapplied};
@@ -95,6 +95,19 @@ async fn rows_are_changed_once_and_counted_right_whenever_the_server_dies() {
         }
     }
     log.all_applied().await;
+    let before = digest(&replica).await;
+    replica.stop().await;
+    // A server that has lost all of it is filled from the log.
+    node.server.stop().await;
+    std::fs::remove_dir_all(node.folder.path().join("spacetimedb/data")).unwrap();
+    let node = Node {
+        server: start_server(&node.program, node.folder.path(), &node.keys).await,
+        ..node
+    };
+    log.forget_applied();
+    let replica = node.replica(&log);
+    log.all_applied().await;
+    assert_eq!(digest(&replica).await, before);
     let left = node.rows(&replica, "SELECT * FROM secret").await;
     let mut expected: Vec<_> = (0..ROUNDS)
         .map(|at| format!("[{},\"new {at}\"]", 2 * at + 2))

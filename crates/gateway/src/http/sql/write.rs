@@ -18,6 +18,10 @@ use rtdb_replica::{WRITE_ROWS_MAX, write_too_large};
 use rtdb_runtime::Instant;
 use spacetimedb_lib::Identity;
 
+/// What is said while a condition may mean something else on another node.
+const MIXED: &str = "the nodes run different versions of SpacetimeDB, and not all may understand the condition alike: try again \
+                     when all are updated";
+
 pub(super) async fn write(
     node: &Node,
     record: &DatabaseRecord,
@@ -31,6 +35,9 @@ pub(super) async fn write(
     let is_owner = record.is_owned_by(&sender);
     let typed = writes::read(&active.module, statement, is_owner).map_err(|why| refuse(why, server))?;
     if let Some(rows) = typed.rows {
+        if is_owner && node.catalog.has_mixed_servers() {
+            return Err(HttpError::unavailable(MIXED));
+        }
         // What is wrong with it others hear, too.
         let count = rows.count().filter(|_| is_owner);
         let query = count.unwrap_or_else(|| format!("{} LIMIT 0", rows.text()));

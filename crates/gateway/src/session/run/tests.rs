@@ -59,6 +59,10 @@ impl Catalog for Nothing {
     fn has_mixed_processors(&self) -> bool {
         false
     }
+
+    fn has_mixed_servers(&self) -> bool {
+        false
+    }
     fn by_identity(&self, _: &Identity) -> Option<DatabaseRecord> {
         None
     }
