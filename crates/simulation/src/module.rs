@@ -29,6 +29,8 @@ pub const DISCONNECTED: &str = "disconnected";
 pub const ADDS: &str = "add ";
 /// What a module's bytes begin with; its number follows.
 const MODULE: &str = "module ";
+/// What stands before that in one with procedures: a WebAssembly module's beginning, and the section that says so.
+const WITH_PROCEDURES: &[u8] = b"\0asm\x01\0\0\0\0\x11\x0frtdb_procedures\x01";
 /// And what those of one begin with that no server takes.
 pub const BAD: &str = "bad module ";
 /// What those end with that are to clear the database.
@@ -75,9 +77,18 @@ pub fn publish(number: u64, clear: bool, is_bad: bool) -> Publish {
     }
 }
 
+/// The same of one that says that it has procedures.
+pub fn publish_with_procedures(number: u64) -> Publish {
+    let publish = publish(number, false, false);
+    Publish {
+        module: [WITH_PROCEDURES, &publish.module].concat().into(),
+        ..publish
+    }
+}
+
 /// The number of a module; what is wrong with one that no server takes.
 pub fn number(module: &[u8]) -> Result<u64, String> {
-    let text = String::from_utf8_lossy(module);
+    let text = String::from_utf8_lossy(module.strip_prefix(WITH_PROCEDURES).unwrap_or(module));
     let number = text.trim_end_matches(CLEARING).strip_prefix(MODULE);
     let number = number.and_then(|number| number.parse().ok());
     number.ok_or_else(|| "failed to parse WebAssembly module".to_owned())

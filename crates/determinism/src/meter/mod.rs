@@ -165,13 +165,18 @@ fn add_copied(module: &mut Module, left: GlobalId, exhausted: FunctionId) -> Fun
     })
 }
 
-/// The instance is lost with the trap, and so the message may stand anywhere.
 fn add_exhausted(module: &mut Module, own: MemoryId, units_max: u64) -> FunctionId {
     let message = format!(
         "this ran for too long and was stopped: a call may use {units_max} units, of about one instruction each, and \
          a view {}",
         units_max / VIEW_SHARE
     );
+    add_last_words(module, own, message)
+}
+
+/// A function that logs a message and traps. The instance is lost with the trap, and so the message may stand anywhere in its
+/// memory, which is `own`.
+pub(crate) fn add_last_words(module: &mut Module, own: MemoryId, message: String) -> FunctionId {
     let bytes = message.len() as i32;
     let message = module.data.add(DataKind::Passive, message.into_bytes());
     let ty = module.types.add(&[I32; 8], &[]);

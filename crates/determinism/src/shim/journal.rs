@@ -11,10 +11,14 @@ use super::emit::{Code, Emit, I32, I64, function, global};
 use super::layout::OUTBOX_TABLE_ID;
 use super::scan::reserve_pages;
 use super::window::Window;
+use crate::meter;
 use crate::reset::PAGE_BYTES;
 
 /// What a transaction may do at most, in bytes of its records: less than a call may have as arguments.
-pub(super) const BYTES_MAX: u32 = 24 * 1024 * 1024;
+const BYTES_MAX: u32 = 24 * 1024 * 1024;
+/// What the module's log says of one that does more.
+const TOO_MUCH: &str = "a transaction of a procedure may write 24 MiB at most: split it";
+const _: () = assert!(BYTES_MAX == 24 << 20);
 
 /// The row's head: `run: u64, seq: u64, base: u64`, and the length of what follows.
 const RUN: u32 = 0;
@@ -72,6 +76,8 @@ pub(super) struct Journal {
     end: GlobalId,
     /// `reserve(end)`: makes sure that there is memory up to there.
     reserve: FunctionId,
+    /// `exceeded()`: says why, and traps.
+    exceeded: FunctionId,
 }
 
 impl Journal {
@@ -84,6 +90,7 @@ impl Journal {
             open,
             end,
             reserve: reserve_pages(module, memory),
+            exceeded: meter::add_last_words(module, window.seen.memory, TOO_MUCH.to_owned()),
         }
     }
 
@@ -150,13 +157,17 @@ impl Journal {
                     code.local_tee(*length)
                         .i32_const(BYTES_MAX as i32)
                         .binop(BinaryOp::I32GtU)
-                        .trap_if();
+                        .when(|code| {
+                            code.call(self.exceeded);
+                        });
                     code.local_get(end).local_get(*length).add().local_set(end);
                 }
                 code.local_get(end)
                     .i32_const((RECORDS + BYTES_MAX) as i32)
                     .binop(BinaryOp::I32GtU)
-                    .trap_if();
+                    .when(|code| {
+                        code.call(self.exceeded);
+                    });
                 code.local_get(end).call(self.reserve);
                 code.local_get(at).i32_const(operation as i32).write32(memory, 0);
                 for (field, arg) in [(RECORD_WHAT, Some(0)), (RECORD_EXTRA, extra)] {

@@ -359,6 +359,22 @@ fn sleeping_with_a_transaction_open_traps() {
 }
 
 #[test]
+fn a_transaction_writes_so_much_and_no_more() {
+    let mut host = host();
+    let log = Log::new(&host);
+    let write = |mib: usize| Op::Write("x".repeat(mib << 20));
+    let half = [write(10), write(11)];
+    run(&mut host, &log, "run", &args(&half)).unwrap();
+    assert_eq!(rows(&host), rows(&log.borrow().there));
+    let all = [write(12), write(13)];
+    assert_eq!(run(&mut host, &log, "run", &args(&all)), Err(Failure::Trapped));
+    // What it has taken of the memory is not seen.
+    let count = run(&mut host, &log, "run", &args(&[put(1, 1)])).unwrap();
+    assert_eq!(count, 1_u64.to_le_bytes());
+    assert_eq!(rows(&host), rows(&log.borrow().there));
+}
+
+#[test]
 fn one_whose_node_is_gone_traps() {
     let mut one = host();
     let nobody: Meanwhile = Box::new(|db| db);

@@ -572,6 +572,13 @@ fn what_is_not_served_yet() {
     };
     let refused = v9(|def| def.misc_exports.push(RawMiscModuleExportV9::Procedure(procedure)));
     assert_eq!(refused, PrepareError::Procedures("fetch".into()));
+    let scheduled = v10(|def| {
+        let timer = def.build_table_with_new_type("timer", Timer::sound().row(), true);
+        timer.with_primary_key(0).finish();
+        def.add_procedure("fetch", row(vec![]), AlgebraicType::unit());
+        def.add_schedule("timer", 1, "fetch");
+    });
+    assert_eq!(scheduled, PrepareError::ScheduledProcedure("fetch".into()));
 
     let section = |section| {
         let def = RawModuleDefV10 {
@@ -591,6 +598,21 @@ fn what_is_not_served_yet() {
         section(RawModuleDefV10Section::Submodules(vec![submodule])),
         PrepareError::Submodules("inner".into())
     );
+}
+
+#[test]
+fn procedures_that_are_none() {
+    let of = |name: &'static str| {
+        v10(|def| {
+            def.add_reducer("add", row(vec![]));
+            def.add_procedure(name, row(vec![]), AlgebraicType::unit());
+        })
+    };
+    // There is nothing to enter it by.
+    assert!(matches!(of("fetch"), PrepareError::NoModule(_)));
+    assert_eq!(of("rtdb_fetch"), PrepareError::HiddenName("rtdb_fetch".into()));
+    assert!(matches!(of("add"), PrepareError::Definition(_)));
+    assert_eq!(of("1"), PrepareError::Name("1".into()));
 }
 
 /// A module with an empty definition, and these functions and imports.

@@ -271,6 +271,33 @@ async fn procedures_take_their_place_among_calls_and_die_with_their_server() {
     let all: Vec<_> = (0..16).chain(20..40).collect();
     assert_eq!(keys().await, all);
 
+    // Whose module is updated meanwhile can't go on.
+    let overtaken = {
+        let (at, owner) = (pair.gateway, owner.clone());
+        let args = json!([[put(70, 1, "x")], 1_500, [put(71, 1, "x")]]).to_string();
+        tokio::spawn(async move { call(at, &owner, "run_twice", args.as_bytes()).await })
+    };
+    let deadline = tokio::time::Instant::now() + SOON;
+    while !keys().await.contains(&70) {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "its first transaction comes"
+        );
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let another = [&fixture(MODULE)[..], &[0, 6, 5], b"build"].concat();
+    let publish = format!("PUT /v1/database/{DATABASE}");
+    let (status, body) = request(pair.gateway, &publish, &owner, &another).await;
+    assert_eq!(status, 200, "{body}");
+    let (status, body) = overtaken.await.expect("an answer");
+    assert!((500..=503).contains(&status), "{status} {body}");
+    assert_eq!(run(72).await.0, 200);
+    let now = keys().await;
+    assert!(
+        now.contains(&70) && now.contains(&72) && !now.contains(&71),
+        "{now:?}"
+    );
+
     let sleeping = {
         let (at, owner) = (pair.gateway, owner.clone());
         let args = json!([[put(50, 1, "x")], 600_000, [put(51, 1, "x")]]).to_string();

@@ -69,7 +69,7 @@ impl Applier {
         mut max: Duration,
     ) -> Result<Option<Transaction>, Interrupt> {
         let mut ahead = Reader::new(self.shared.follow.clone(), self.database, turn);
-        let mut since = Instant::now();
+        let (mut since, known) = (Instant::now(), ahead.end());
         loop {
             while let Some(command) = ahead.peek() {
                 match &command.command.body {
@@ -80,7 +80,8 @@ impl Applier {
                     _ => ahead.advance(),
                 }
             }
-            if ahead.passed() >= ahead.end() && since.elapsed() >= max {
+            // What has ended it long ago is found first.
+            if ahead.passed() >= known && since.elapsed() >= max {
                 (since, max) = (Instant::now(), TURN_MAX);
                 self.give_back(turn);
             }

@@ -3,7 +3,7 @@
 use crate::module::{ADD, BURN, CONNECTED, DISCONNECTED, FAIL, TRAP, name};
 use bytes::Bytes;
 use rtdb_determinism::header::{self, CallHeader, NO_RECEIPT};
-use rtdb_determinism::{DISCONNECT, IDENTIFY, MARK, SKIPPED, Successes};
+use rtdb_determinism::{CONFLICT, DISCONNECT, IDENTIFY, MARK, REPLAY, SKIPPED, Successes};
 use rtdb_protocol::reply::Outcome;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash};
@@ -153,6 +153,18 @@ impl Database {
         });
         let row = match reducer {
             IDENTIFY => return (done(0), None),
+            // What has been done says what is written.
+            REPLAY => {
+                let read = own
+                    .split_first_chunk()
+                    .and_then(|(base, rest)| Some((u64::from_le_bytes(*base), rest.get(4..)?)));
+                match read {
+                    Some((base, done)) if base == state.index => {
+                        Some(String::from_utf8_lossy(done).into_owned())
+                    }
+                    _ => return (failed(CONFLICT), None),
+                }
+            }
             ADD => Some(name(args).unwrap_or_default().to_owned()),
             FAIL => return (failed(name(args).unwrap_or_default()), None),
             TRAP => return (Outcome::Internal(TRAPPED.to_owned()), None),

@@ -2,6 +2,7 @@
 
 mod lost;
 mod support;
+mod turns;
 
 use self::support::{Eventful, Log, WITHIN, When, names, ran, skip, start};
 use rtdb_consensus::Reply;
