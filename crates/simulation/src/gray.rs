@@ -13,9 +13,10 @@ const ILL: Duration = Duration::from_secs(20);
 /// How long it goes on after that: it must not go back to where it was.
 const AFTER: Duration = Duration::from_secs(10);
 
-/// Within how long another leads. Silence is noticed at once; that a disk is slow, or that a database stands still, may pass.
+/// Within how long another leads. Silence is noticed at once; that a disk is slow, or that a database stands still, may pass, and
+/// a slow disk has swift moments.
 const SILENT_MAX: Duration = Duration::from_secs(3);
-const SICK_MAX: Duration = Duration::from_secs(10);
+const SICK_MAX: Duration = ILL;
 
 /// What leaders suffer from.
 pub fn ailments() -> [(Fault, Duration); 4] {
