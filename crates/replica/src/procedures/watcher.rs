@@ -19,6 +19,8 @@ use thiserror::Error;
 
 /// How long the connection stays when no procedure is running any more.
 const LINGER: Duration = Duration::from_secs(30);
+/// The largest message that the server may send, in bytes: all that waits, which is asked for at once.
+const MESSAGE_BYTES_MAX: usize = 1 << 30;
 /// The pause before a lost connection is tried again: doubles from the first to the second.
 const BACK_OFF_MIN: Duration = Duration::from_millis(20);
 const BACK_OFF_MAX: Duration = Duration::from_secs(2);
@@ -127,7 +129,7 @@ impl Watcher {
         if !active.runs_procedures {
             return Err(Interrupt::Absent);
         }
-        let mut connection = Connection::open(admin, &active.owner, identity).await?;
+        let mut connection = Connection::open_for(admin, &active.owner, identity, MESSAGE_BYTES_MAX).await?;
         if self.cleared != Some(life) {
             tell(&mut connection, FORGET, told);
             self.cleared = Some(life);
