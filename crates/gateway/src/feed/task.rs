@@ -6,16 +6,15 @@ use super::member::Request;
 use super::registry::{FeedKey, Means};
 use super::shareable::all_shareable;
 use crate::close::CloseReason;
-use crate::limits::{APART_BYTES, BATCH_BYTES_MAX, COUNT_BYTES_MAX, COUNT_MAX, UPSTREAM_AWAY_MAX};
+use crate::limits::{APART_BYTES, BATCH_BYTES_MAX, COUNT_MAX, UPSTREAM_AWAY_MAX};
 use crate::local::Claims;
 use crate::pool;
-use crate::upstream::{self, OpenError, Upstream, UpstreamConfig};
-use axum::body::Body;
+use crate::reach::OpenError;
+use crate::upstream::{self, Upstream, UpstreamConfig};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use http::{HeaderValue, Method};
 use rtdb_protocol::server;
 use spacetimedb_lib::{ConnectionId, Identity};
 use std::collections::BTreeMap;
@@ -296,7 +295,7 @@ async fn open(
         token,
         counted: means.metrics.upstreams.clone(),
     };
-    let opened = upstream::reopen(means.local.as_ref(), &config);
+    let opened = upstream::reopen(means.local.as_ref(), means.reach.as_ref(), &config);
     rtdb_runtime::timeout(UPSTREAM_AWAY_MAX, opened)
         .await
         .map_err(|_| OpenError::Unavailable)
@@ -309,18 +308,11 @@ async fn count(
     token: Option<String>,
     counts: Vec<String>,
 ) -> Option<u64> {
-    let path = format!("/v1/database/{}/sql?confirmed=false", database.to_hex());
     let token = token?;
     let mut rows = 0;
     for query in counts {
-        let text = HeaderValue::from_static("text/plain; charset=utf-8");
-        let asked = means
-            .client
-            .send(Method::POST, &path, Some(&token), Some(text), Body::from(query));
-        let answer = asked.await.ok().filter(|answer| answer.status().is_success())?;
-        let body = axum::body::to_bytes(answer.into_body(), COUNT_BYTES_MAX)
-            .await
-            .ok()?;
+        let asked = means.reach.query(database, &token, query).await;
+        let (_, body) = asked.ok().filter(|(status, _)| status.is_success())?;
         rows += counted(&body)?;
     }
     Some(rows)

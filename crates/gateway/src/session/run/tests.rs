@@ -6,7 +6,7 @@ use crate::limits::{CLOSE_HANDSHAKE_MAX, ClientLimits, WRITE_STALL_MAX};
 use crate::local::{Claims, Local, LocalDatabase, SetAside, Tokens};
 use crate::metrics::GatewayMetrics;
 use crate::session::core::Caller;
-use crate::socket::Counted;
+use crate::socket::{Counted, config};
 use bytes::Bytes;
 use rtdb_consensus::{Command, Propose};
 use rtdb_protocol::Subprotocol;
@@ -103,9 +103,9 @@ impl Local for Nothing {
 }
 
 /// A session with a large answer to send, and the client's end of the pipe.
-async fn session() -> (Session<DuplexStream>, DuplexStream) {
+async fn session() -> (Session<WebSocketStream<Counted<DuplexStream>>>, DuplexStream) {
     let (near, far) = tokio::io::duplex(64 << 10);
-    let config = Socket::<DuplexStream>::config(1 << 20);
+    let config = config(1 << 20);
     let ws = WebSocketStream::from_raw_socket(Counted::new(near), Role::Server, Some(config)).await;
     let metrics = GatewayMetrics::new().expect("metrics");
     let nothing = Arc::new(Nothing);
