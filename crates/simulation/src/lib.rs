@@ -17,3 +17,4 @@ pub mod run;
 pub mod spacetime;
 pub mod timers;
 pub mod truth;
+pub mod wire;
