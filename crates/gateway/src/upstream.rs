@@ -1,6 +1,6 @@
 //! A connection to the local SpacetimeDB, as its client.
 
-use crate::limits::UPSTREAM_OPEN_MAX;
+use crate::limits::{UPSTREAM_AWAY_MAX, UPSTREAM_OPEN_MAX};
 use crate::local::{Claims, Local};
 use crate::metrics::Present;
 use crate::reach::{OpenError, Reach, Visit};
@@ -32,8 +32,10 @@ impl Upstream {
     /// Ready when the database's module was replaced, or nearly, since the connection was opened.
     pub(crate) fn poll_published(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.published {
-            Some(published) => published.poll_unpin(cx),
-            None => Poll::Pending,
+            Some(published) if !rtdb_runtime::planted("publications are not noticed") => {
+                published.poll_unpin(cx)
+            }
+            _ => Poll::Pending,
         }
     }
 }
@@ -54,7 +56,8 @@ pub(crate) struct UpstreamConfig {
     pub(crate) counted: IntGauge,
 }
 
-/// Opens the connection; while the server does not answer it is tried again and again, for a while.
+/// Opens the connection; while the server does not answer it is tried again and again, for a while. Whom it is for may have seen
+/// something of the database already: results of calls, or what came on an earlier connection.
 pub(crate) async fn open(
     local: Arc<dyn Local>,
     reach: Arc<dyn Reach>,
@@ -68,9 +71,14 @@ pub(crate) async fn open(
             }
         }
     };
-    rtdb_runtime::timeout(UPSTREAM_OPEN_MAX, attempts)
+    let opened = rtdb_runtime::timeout(UPSTREAM_OPEN_MAX, attempts)
         .await
-        .unwrap_or(Err(OpenError::Unavailable))
+        .unwrap_or(Err(OpenError::Unavailable))?;
+    let is_there = rtdb_runtime::timeout(UPSTREAM_AWAY_MAX, until_there(local.as_ref(), &config.database));
+    match is_there.await {
+        Ok(()) => Ok(opened),
+        Err(_) => Err(OpenError::Unavailable),
+    }
 }
 
 /// Opens the connection again for somebody who has seen something already: whatever the server says is taken to be of its
@@ -86,9 +94,16 @@ pub(crate) async fn reopen(local: &dyn Local, reach: &dyn Reach, config: &Upstre
         rtdb_runtime::sleep(pause).await;
         pause = (pause * 2).min(RETRY_MAX);
     };
-    // Asked on the new connection's server: had it died in between, the connection would be dead too.
-    local.caught_up(&config.database).await;
+    until_there(local, &config.database).await;
     opened
+}
+
+/// Resolves when the server has all that it may have shown anybody. It is asked on a new connection's server: if that dies in
+/// between, the connection is dead too.
+async fn until_there(local: &dyn Local, database: &Identity) {
+    if !rtdb_runtime::planted("servers are not waited for") {
+        local.caught_up(database).await;
+    }
 }
 
 impl UpstreamConfig {
