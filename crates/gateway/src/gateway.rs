@@ -10,6 +10,9 @@ use crate::metrics::{GatewayMetrics, Present};
 use crate::node::Node;
 use crate::place::Place;
 use crate::publishers::Publishers;
+use crate::session::Guest;
+use crate::session::arrival::Arrival;
+use crate::wire::Wire;
 use axum::Router;
 use axum::body::Body;
 use hyper::server::conn::http1;
@@ -108,6 +111,17 @@ impl Gateway {
                 }
             }
         }
+    }
+
+    /// Serves a client that has come by another way than [`Gateway::serve`], to the end of its session.
+    ///
+    /// # Errors
+    /// Why it is turned away before anything of it is in the log.
+    pub async fn attend(&self, wire: impl Wire, guest: Guest) -> Result<(), String> {
+        let _present = Present::new(&self.node.metrics.connections);
+        let arrival = Arrival::of_guest(self.node.clone(), guest).await;
+        arrival.map_err(|error| error.body)?.enter(wire).await;
+        Ok(())
     }
 
     /// Closes all sessions of now, for instance because the others have expired this node's epoch. New ones may come.

@@ -1,5 +1,6 @@
 //! What the gateway asks of the node's own SpacetimeDB and of the replica that feeds it.
 
+use crate::reach::Reach;
 use futures::future::BoxFuture;
 use rtdb_determinism::Module;
 use rtdb_protocol::Subprotocol;
@@ -33,6 +34,11 @@ pub struct SetAside {
 pub trait Local: Send + Sync {
     /// Where it listens, `host:port`; `None` while it does not answer.
     fn address(&self) -> Option<String>;
+
+    /// How it is reached in clients' names; `None`: at its [address](Local::address), over HTTP and WebSockets.
+    fn reach(&self) -> Option<Arc<dyn Reach>> {
+        None
+    }
 
     /// The newest subprotocol it speaks. A 1.2 server knows [`Subprotocol::V1`] alone.
     fn newest_subprotocol(&self) -> Subprotocol;

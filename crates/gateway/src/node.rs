@@ -14,6 +14,7 @@ use crate::local_client::LocalClient;
 use crate::metrics::GatewayMetrics;
 use crate::pool::Pool;
 use crate::publishers::Publishers;
+use crate::reach::Reach;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::StatusCode;
@@ -41,6 +42,8 @@ pub(crate) struct Node {
     /// Where clients wait to be let in.
     pub(crate) entrance: Entrance,
     pub(crate) client: Arc<LocalClient>,
+    /// How the local server is reached in clients' names.
+    pub(crate) reach: Arc<dyn Reach>,
     /// Subscriptions that clients share.
     pub(crate) feeds: Feeds,
     /// Modules being prepared.
@@ -66,6 +69,7 @@ impl Node {
         limits: ClientLimits,
     ) -> Self {
         let client = Arc::new(LocalClient::new(local.clone()));
+        let reach = local.reach().unwrap_or_else(|| client.clone());
         let pool = Pool::new(APART_MAX);
         let budget = Budget::new(limits.bytes_max, metrics.client_bytes.clone());
         Self {
@@ -74,13 +78,14 @@ impl Node {
             catalog,
             feeds: Feeds::new(
                 local.clone(),
-                client.clone(),
+                reach.clone(),
                 // What all members of a feed wait for does not wait for what single clients ask for.
                 Pool::new(APART_MAX),
                 metrics.clone(),
                 budget.clone(),
             ),
             client,
+            reach,
             local,
             gate: Gate::new(metrics.clone()),
             publishers: OnceLock::new(),
@@ -124,8 +129,8 @@ impl Node {
     }
 
     /// What views are prepared by.
-    pub(crate) fn views(&self) -> (&dyn Local, &LocalClient) {
-        (self.local.as_ref(), &self.client)
+    pub(crate) fn views(&self) -> (&dyn Local, &dyn Reach) {
+        (self.local.as_ref(), self.reach.as_ref())
     }
 
     /// The cluster's key, or 503 until there is one.

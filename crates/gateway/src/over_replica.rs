@@ -1,18 +1,18 @@
 //! [`Local`] over the node's replica and server: the one place where the gateway meets them.
 
 use crate::local::{Claims, Local, LocalDatabase, SetAside, TokenError, Tokens};
+use crate::reach::Reach;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use rtdb_protocol::Subprotocol;
-use rtdb_replica::{LocalServer, Procedures, Replica, ServerState, Views};
+use rtdb_replica::{LocalServer, Procedures, Replica, Server, ServerState, Views};
+use rtdb_runtime::{Home, JoinHandle};
 use spacetimedb_lib::Identity;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 /// How long a token lives that stands in for a client's own when its upstream is opened.
 const MINTED_LIFETIME: Duration = Duration::from_secs(60);
@@ -20,9 +20,16 @@ const MINTED_LIFETIME: Duration = Duration::from_secs(60);
 /// The node's replica, its server, and the cluster's key.
 pub struct OverReplica {
     replica: Arc<Replica>,
-    server: LocalServer,
+    server: Arc<dyn Server>,
+    how: How,
     tokens: Arc<dyn Tokens>,
-    runtime: Handle,
+    home: Home,
+}
+
+/// How the server is reached in clients' names.
+enum How {
+    Network(LocalServer),
+    Other(Arc<dyn Reach>),
 }
 
 impl OverReplica {
@@ -33,16 +40,46 @@ impl OverReplica {
     pub fn new(replica: Arc<Replica>, server: LocalServer, tokens: rtdb_replica::Tokens) -> Self {
         Self {
             replica,
-            server,
+            server: server.named(tokens.clone()),
+            how: How::Network(server),
             tokens: Arc::new(ClusterTokens(tokens)),
-            runtime: Handle::current(),
+            home: Home::here(),
+        }
+    }
+
+    /// The same over a server that is not reached over the network.
+    ///
+    /// # Panics
+    /// Where nothing runs tasks.
+    pub fn reaching(
+        replica: Arc<Replica>,
+        server: Arc<dyn Server>,
+        reach: Arc<dyn Reach>,
+        tokens: Arc<dyn Tokens>,
+    ) -> Self {
+        Self {
+            replica,
+            server,
+            how: How::Other(reach),
+            tokens,
+            home: Home::here(),
         }
     }
 }
 
 impl Local for OverReplica {
     fn address(&self) -> Option<String> {
-        (*self.server.state().borrow() == ServerState::Up).then(|| self.server.authority())
+        match &self.how {
+            How::Network(server) if *server.state().borrow() == ServerState::Up => Some(server.authority()),
+            How::Network(_) | How::Other(_) => None,
+        }
+    }
+
+    fn reach(&self) -> Option<Arc<dyn Reach>> {
+        match &self.how {
+            How::Network(_) => None,
+            How::Other(reach) => Some(reach.clone()),
+        }
     }
 
     /// v1 until 1.x, and all from 2.2 on; where the version is unknown, it is taken for a new one.
@@ -132,10 +169,7 @@ impl Local for OverReplica {
     fn caught_up(&self, identity: &Identity) -> BoxFuture<'static, ()> {
         // The replica asks the server over connections that it shares with the applier: these must not hang on clients.
         let (replica, identity) = (self.replica.clone(), identity.to_byte_array());
-        let looking = Looking(
-            self.runtime
-                .spawn(async move { replica.caught_up(&identity).await }),
-        );
+        let looking = Looking(self.home.spawn(async move { replica.caught_up(&identity).await }));
         async move {
             let mut looking = looking;
             // It ends badly only with the node.

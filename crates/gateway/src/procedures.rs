@@ -2,8 +2,8 @@
 //! What their transactions do goes through the log meanwhile. As natively, they go on when the client leaves.
 
 use crate::node::Node;
-use crate::socket::Received;
 use crate::upstream::{self, Upstream, UpstreamConfig};
+use crate::wire::Received;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -102,7 +102,7 @@ impl Course {
         let pass = node.gate.pass(&config.database, &sender).await;
         pass.map_err(|error| error.body)?;
         let mut run = procedures.begin().map_err(|error| error.to_string())?;
-        let opened = upstream::open(node.local.clone(), config.clone()).await;
+        let opened = upstream::open(node.local.clone(), node.reach.clone(), config.clone()).await;
         let mut upstream = opened.map_err(|error| error.to_string())?;
         let header = CallHeader {
             index: run.id(),

@@ -5,24 +5,15 @@ mod counted;
 pub(crate) use counted::Counted;
 
 use crate::limits::{EARLY_BYTES_MAX, FRAGMENT_BYTES, READ_BUFFER_BYTES, WRITE_BUFFER_BYTES};
+use crate::wire::{Received, Wire};
 use bytes::{BufMut, Bytes, BytesMut};
-use futures::{Sink, Stream};
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
-
-/// Bytes thrown away at a time.
-const SCRAP_BYTES: usize = 4 << 10;
-
-/// What a socket gives: a message, or its end.
-pub(crate) type Received = Option<Result<Message, Error>>;
 
 /// What waits to be written.
 #[derive(Debug)]
@@ -42,8 +33,8 @@ enum Outgoing {
 }
 
 /// A WebSocket and what waits to be written to it.
-pub(crate) struct Socket<S> {
-    ws: WebSocketStream<Counted<S>>,
+pub(crate) struct Socket<W> {
+    wire: W,
     queue: VecDeque<Outgoing>,
     queued_bytes: usize,
     /// Frames that are being written as they are, in parts. They are counted elsewhere, or few.
@@ -65,11 +56,21 @@ pub(crate) struct Socket<S> {
     read: u64,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
-    pub(crate) fn new(ws: WebSocketStream<Counted<S>>) -> Self {
+/// How a WebSocket is set up: with small buffers, since an idle client costs us what they hold.
+pub(crate) fn config(message_bytes_max: usize) -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
+        .max_message_size(Some(message_bytes_max))
+        .max_frame_size(Some(message_bytes_max))
+        .accept_unmasked_frames(false)
+}
+
+impl<W: Wire> Socket<W> {
+    pub(crate) fn new(wire: W) -> Self {
         Self {
-            read: ws.get_ref().read,
-            ws,
+            read: wire.read(),
+            wire,
             queue: VecDeque::new(),
             queued_bytes: 0,
             frames: VecDeque::new(),
@@ -84,21 +85,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     }
 
     /// The server's side of a WebSocket.
-    pub(crate) fn serving(ws: WebSocketStream<Counted<S>>) -> Self {
+    pub(crate) fn serving(wire: W) -> Self {
         Self {
             serves: true,
-            ..Self::new(ws)
+            ..Self::new(wire)
         }
-    }
-
-    /// Small buffers: an idle client costs us what they hold.
-    pub(crate) fn config(message_bytes_max: usize) -> WebSocketConfig {
-        WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER_BYTES)
-            .write_buffer_size(WRITE_BUFFER_BYTES)
-            .max_message_size(Some(message_bytes_max))
-            .max_frame_size(Some(message_bytes_max))
-            .accept_unmasked_frames(false)
     }
 
     /// Queues a binary message.
@@ -152,13 +143,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
 
     /// Bytes that it holds: what waits, and what has come of messages that are still to be taken.
     pub(crate) fn bytes(&self) -> usize {
-        let arriving = self.ws.get_ref().read - self.read;
+        let arriving = self.wire.read() - self.read;
         self.queued_bytes + self.ahead_bytes + usize::try_from(arriving).unwrap_or(usize::MAX)
     }
 
     /// How many bytes the network has taken.
     pub(crate) fn written(&self) -> u64 {
-        self.ws.get_ref().written
+        self.wire.written()
     }
 
     /// Hands the queue to the socket, as far as it takes it. Ready when all is handed over.
@@ -178,15 +169,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 if !self.ping && self.queue.is_empty() && self.close.is_none() {
                     break;
                 }
-                ready!(Pin::new(&mut self.ws).poll_ready(cx))?;
+                ready!(self.wire.poll_ready(cx))?;
                 if let Some(message) = self.next_frame() {
                     self.dirty = true;
-                    Pin::new(&mut self.ws).start_send(message)?;
+                    self.wire.send(message)?;
                 }
                 continue;
             }
             // Behind what the socket itself still has to write: a pong may be half written, of which nobody here knows.
-            ready!(Pin::new(&mut self.ws).poll_flush(cx))?;
+            ready!(self.wire.poll_flush(cx))?;
             self.dirty = false;
             self.begin_frames();
         }
@@ -236,9 +227,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     }
 
     fn poll_write_frames(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let before = self.ws.get_ref().written;
-        let written = self.ws.get_mut().poll_write_frames(cx, &mut self.frames);
-        let bytes = self.ws.get_ref().written - before;
+        let before = self.wire.written();
+        let written = self.wire.poll_write_frames(cx, &mut self.frames);
+        let bytes = self.wire.written() - before;
         self.queued_bytes -= usize::try_from(bytes)
             .unwrap_or(usize::MAX)
             .min(self.queued_bytes);
@@ -288,7 +279,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         ready!(self.poll_write(cx))?;
         if self.dirty {
-            ready!(Pin::new(&mut self.ws).poll_flush(cx))?;
+            ready!(self.wire.poll_flush(cx))?;
             self.dirty = false;
         }
         Poll::Ready(Ok(()))
@@ -345,15 +336,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
-        let received = ready!(Pin::new(&mut self.ws).poll_next(cx));
-        self.read = self.ws.get_ref().read;
+        let received = ready!(self.wire.poll_receive(cx));
+        self.read = self.wire.read();
         Poll::Ready(received)
     }
 
     /// Flushes, and reads until the client's close frame or its end. What follows bytes that can't be read is thrown
     /// away: with unread bytes the connection would be reset, and the close frame lost with it.
     pub(crate) async fn until_closed(&mut self) {
-        let mut scrap = [0; SCRAP_BYTES];
         let mut readable = true;
         poll_fn(|cx| {
             if matches!(self.poll_flush(cx), Poll::Ready(Err(_))) && !readable {
@@ -366,13 +356,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                     Some(Err(_)) => false,
                 };
             }
-            loop {
-                let mut scrap = ReadBuf::new(&mut scrap);
-                let read = ready!(Pin::new(self.ws.get_mut()).poll_read(cx, &mut scrap));
-                if read.is_err() || scrap.filled().is_empty() {
-                    return Poll::Ready(());
-                }
-            }
+            self.wire.poll_drain(cx)
         })
         .await;
     }

@@ -1,22 +1,19 @@
 //! A connection to the local SpacetimeDB, as its client.
 
-use crate::limits::{CLIENT_BYTES_MAX, UPSTREAM_OPEN_MAX};
+use crate::limits::{UPSTREAM_AWAY_MAX, UPSTREAM_OPEN_MAX};
 use crate::local::{Claims, Local};
 use crate::metrics::Present;
-use crate::socket::{Counted, Socket};
+use crate::reach::{OpenError, Reach, Visit};
+use crate::socket::Socket;
+use crate::wire::Wire;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use prometheus::IntGauge;
 use rtdb_protocol::Subprotocol;
 use spacetimedb_lib::{ConnectionId, Identity};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use thiserror::Error;
-use tokio::net::TcpStream;
-use tokio_tungstenite::client_async_with_config;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 /// How long to wait before the local server is tried again; where it may be away for long, each time twice as long, up to the
 /// second.
@@ -25,7 +22,7 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 
 /// The connection.
 pub(crate) struct Upstream {
-    pub(crate) socket: Socket<TcpStream>,
+    pub(crate) socket: Socket<Box<dyn Wire>>,
     /// Resolves at the next publication of the database: the server may have kept the connection to what was there before.
     published: Option<BoxFuture<'static, ()>>,
     _present: Present,
@@ -35,21 +32,12 @@ impl Upstream {
     /// Ready when the database's module was replaced, or nearly, since the connection was opened.
     pub(crate) fn poll_published(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.published {
-            Some(published) => published.poll_unpin(cx),
-            None => Poll::Pending,
+            Some(published) if !rtdb_runtime::planted("publications are not noticed") => {
+                published.poll_unpin(cx)
+            }
+            _ => Poll::Pending,
         }
     }
-}
-
-/// Why it could not be opened.
-#[derive(Debug, Error)]
-pub(crate) enum OpenError {
-    /// The server does not answer.
-    #[error("SpacetimeDB is not available on this node")]
-    Unavailable,
-    /// The server refuses.
-    #[error("SpacetimeDB refused the connection: {0}")]
-    Refused(String),
 }
 
 /// What is needed to open it, and to open it again.
@@ -68,37 +56,54 @@ pub(crate) struct UpstreamConfig {
     pub(crate) counted: IntGauge,
 }
 
-/// Opens the connection; while the server does not answer it is tried again and again, for a while.
-pub(crate) async fn open(local: Arc<dyn Local>, config: UpstreamConfig) -> Result<Upstream, OpenError> {
+/// Opens the connection; while the server does not answer it is tried again and again, for a while. Whom it is for may have seen
+/// something of the database already: results of calls, or what came on an earlier connection.
+pub(crate) async fn open(
+    local: Arc<dyn Local>,
+    reach: Arc<dyn Reach>,
+    config: UpstreamConfig,
+) -> Result<Upstream, OpenError> {
     let attempts = async {
         loop {
-            match attempt(local.as_ref(), &config).await {
+            match attempt(local.as_ref(), reach.as_ref(), &config).await {
                 Err(OpenError::Unavailable) => rtdb_runtime::sleep(RETRY).await,
                 settled => return settled,
             }
         }
     };
-    rtdb_runtime::timeout(UPSTREAM_OPEN_MAX, attempts)
+    let opened = rtdb_runtime::timeout(UPSTREAM_OPEN_MAX, attempts)
         .await
-        .unwrap_or(Err(OpenError::Unavailable))
+        .unwrap_or(Err(OpenError::Unavailable))?;
+    let is_there = rtdb_runtime::timeout(UPSTREAM_AWAY_MAX, until_there(local.as_ref(), &config.database));
+    match is_there.await {
+        Ok(()) => Ok(opened),
+        Err(_) => Err(OpenError::Unavailable),
+    }
 }
 
 /// Opens the connection again for somebody who has seen something already: whatever the server says is taken to be of its
 /// recovery, and nothing is asked of it before it has again what it may have shown. To be given up after
 /// [`UPSTREAM_AWAY_MAX`](crate::limits::UPSTREAM_AWAY_MAX).
-pub(crate) async fn reopen(local: &dyn Local, config: &UpstreamConfig) -> Upstream {
+pub(crate) async fn reopen(local: &dyn Local, reach: &dyn Reach, config: &UpstreamConfig) -> Upstream {
     let mut pause = RETRY;
     let opened = loop {
-        match attempt(local, config).await {
+        match attempt(local, reach, config).await {
             Ok(opened) => break opened,
             Err(error) => tracing::debug!(%error, "SpacetimeDB is not back yet"),
         }
         rtdb_runtime::sleep(pause).await;
         pause = (pause * 2).min(RETRY_MAX);
     };
-    // Asked on the new connection's server: had it died in between, the connection would be dead too.
-    local.caught_up(&config.database).await;
+    until_there(local, &config.database).await;
     opened
+}
+
+/// Resolves when the server has all that it may have shown anybody. It is asked on a new connection's server: if that dies in
+/// between, the connection is dead too.
+async fn until_there(local: &dyn Local, database: &Identity) {
+    if !rtdb_runtime::planted("servers are not waited for") {
+        local.caught_up(database).await;
+    }
 }
 
 impl UpstreamConfig {
@@ -113,7 +118,11 @@ impl UpstreamConfig {
     }
 }
 
-async fn attempt(local: &dyn Local, config: &UpstreamConfig) -> Result<Upstream, OpenError> {
+async fn attempt(
+    local: &dyn Local,
+    reach: &dyn Reach,
+    config: &UpstreamConfig,
+) -> Result<Upstream, OpenError> {
     // From before the connection is there, so that no publication is missed.
     let published = local.publications(&config.database).map(|mut publications| {
         async move {
@@ -123,43 +132,17 @@ async fn attempt(local: &dyn Local, config: &UpstreamConfig) -> Result<Upstream,
         }
         .boxed()
     });
-    let address = local.address().ok_or(OpenError::Unavailable)?;
     let token = config.current_token(local);
-    let url = format!(
-        "ws://{address}/v1/database/{}/subscribe?connection_id={}&compression=None&confirmed=false&light={}",
-        config.database.to_hex(),
-        ConnectionId::from_le_byte_array(rtdb_runtime::random_bytes()).to_hex(),
-        config.light,
-    );
-    let invalid = |error: &dyn std::fmt::Display| OpenError::Refused(error.to_string());
-    let mut request = url.into_client_request().map_err(|error| invalid(&error))?;
-    let headers = request.headers_mut();
-    headers.insert(
-        SEC_WEBSOCKET_PROTOCOL,
-        http::HeaderValue::from_static(config.subprotocol.name()),
-    );
-    headers.insert(
-        AUTHORIZATION,
-        format!("Bearer {token}")
-            .parse()
-            .map_err(|error| invalid(&error))?,
-    );
-
-    let stream = TcpStream::connect(&address)
-        .await
-        .map_err(|_| OpenError::Unavailable)?;
-    stream.set_nodelay(true).map_err(|_| OpenError::Unavailable)?;
-    use tokio_tungstenite::tungstenite::Error;
+    let visit = Visit {
+        database: &config.database,
+        subprotocol: config.subprotocol,
+        light: config.light,
+        token: &token,
+    };
     let present = Present::new(&config.counted);
-    let config = Socket::<TcpStream>::config(CLIENT_BYTES_MAX);
-    match client_async_with_config(request, Counted::new(stream), Some(config)).await {
-        Ok((ws, _)) => Ok(Upstream {
-            socket: Socket::new(ws),
-            published,
-            _present: present,
-        }),
-        Err(Error::Http(response)) => Err(OpenError::Refused(response.status().to_string())),
-        Err(Error::Io(_) | Error::ConnectionClosed | Error::Protocol(_)) => Err(OpenError::Unavailable),
-        Err(error) => Err(OpenError::Refused(error.to_string())),
-    }
+    Ok(Upstream {
+        socket: Socket::new(reach.connect(visit).await?),
+        published,
+        _present: present,
+    })
 }

@@ -7,9 +7,7 @@
 
 use crate::limits::LOCAL_ANSWER_MAX;
 use crate::local::Local;
-use crate::local_client::LocalClient;
-use axum::body::Body;
-use http::{HeaderValue, Method};
+use crate::reach::Reach;
 use rtdb_determinism::{Module, View, view_key};
 use rtdb_protocol::sql::Query;
 use rtdb_replica::{ViewError, ViewHold};
@@ -68,7 +66,7 @@ impl Wanted {
 /// # Errors
 /// The first one's that fails.
 pub(crate) async fn prepare(
-    (local, client): (&dyn Local, &LocalClient),
+    (local, reach): (&dyn Local, &dyn Reach),
     database: &Identity,
     token: &str,
     wanted: &[Wanted],
@@ -79,7 +77,7 @@ pub(crate) async fn prepare(
     let mut holds = Vec::with_capacity(wanted.len());
     for Wanted { view, key } in wanted {
         let hold = views.hold(view, *key)?;
-        prepare_one(client, database, token, &hold).await?;
+        prepare_one(reach, database, token, &hold).await?;
         holds.push(hold);
     }
     Ok(holds)
@@ -87,24 +85,20 @@ pub(crate) async fn prepare(
 
 /// Prepares an instance that is held.
 async fn prepare_one(
-    client: &LocalClient,
+    reach: &dyn Reach,
     database: &Identity,
     token: &str,
     hold: &ViewHold,
 ) -> Result<(), ViewError> {
-    let path = format!("/v1/database/{}/sql?confirmed=false", database.to_hex());
     let query = format!("SELECT COUNT(*) AS n FROM \"{}\"", hold.view());
-    let text = HeaderValue::from_static("text/plain; charset=utf-8");
-    let asked = client
-        .send(Method::POST, &path, Some(token), Some(text), Body::from(query))
-        .await;
-    match asked.map(|answer| answer.status()) {
+    let asked = reach.query(database, token, query).await;
+    match asked.map(|(status, _)| status) {
         // If there is no such view, the server says so to the client's own query.
         Ok(status) if !status.is_server_error() => rtdb_runtime::timeout(LOCAL_ANSWER_MAX, hold.refresh())
             .await
             .unwrap_or_else(|_| Err(ViewError::Unavailable("it was not refreshed in time".into()))),
         Ok(status) => Err(ViewError::Unavailable(status.to_string())),
-        Err(error) => Err(ViewError::Unavailable(error.body)),
+        Err(error) => Err(ViewError::Unavailable(error.to_string())),
     }
 }
 

@@ -7,6 +7,7 @@
 //! What needs no runtime (Tokio's channels, semaphores, notifications) is used as it is. Nothing may choose at random by
 //! itself: so [`select!`] is always biased.
 
+mod home;
 #[cfg(feature = "sim")]
 pub mod sim;
 #[cfg(not(feature = "sim"))]
@@ -16,6 +17,7 @@ mod task;
 mod tasks;
 mod time;
 
+pub use home::Home;
 pub use task::{JoinError, JoinHandle, Worker, in_place, is_running, spawn, unblock, worker, yield_now};
 pub use tasks::Tasks;
 pub use time::{Elapsed, Instant, Sleep, Timeout, sleep, sleep_until, timeout, timeout_at, wall_us};

@@ -47,6 +47,10 @@ impl<T> JoinHandle<T> {
         }
     }
 
+    pub(crate) fn of_tokio(task: tokio::task::JoinHandle<T>) -> Self {
+        Self(Inner::Tokio(task))
+    }
+
     pub(crate) fn of_sim(handle: sim::Handle<T>) -> Self {
         Self(Inner::Sim(handle))
     }

@@ -18,3 +18,4 @@ pub mod run;
 pub mod spacetime;
 pub mod timers;
 pub mod truth;
+pub mod wire;

@@ -2,7 +2,7 @@
 //!
 //! It is a model of a part of `modules/counter-1x`: what a server would do that has the *prepared* module is in [`database`](crate::spacetime::database).
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use rtdb_consensus::command::{Owner, Publish};
 use rtdb_determinism::header::{self, CallHeader};
 use spacetimedb_lib::RawModuleDef;
@@ -14,6 +14,8 @@ pub const DATABASE: Bytes = Bytes::from_static(&[7; 32]);
 
 /// Inserts a row.
 pub const ADD: &str = "add";
+/// Removes the row whose number is the value that it is given, if there is one.
+pub const REMOVE: &str = "remove";
 /// Returns an error.
 pub const FAIL: &str = "fail";
 /// Traps.
@@ -50,7 +52,8 @@ fn definition() -> Bytes {
     let mut def = RawModuleDefV9Builder::new();
     let name = ("name", AlgebraicType::String);
     let added = ProductType::from([name.clone(), ("value", AlgebraicType::I64)]);
-    def.add_reducer(ADD, added, None);
+    def.add_reducer(ADD, added.clone(), None);
+    def.add_reducer(REMOVE, added, None);
     for reducer in [FAIL, BURN] {
         def.add_reducer(reducer, ProductType::from([name.clone()]), None);
     }
@@ -100,12 +103,23 @@ pub fn args(session: u64, name: &str) -> Bytes {
         session,
         ..CallHeader::default()
     };
-    let mut args = header.encode().to_vec();
-    args.extend((name.len() as u32).to_le_bytes());
-    args.extend(name.as_bytes());
-    // The value that is added.
-    args.extend(0_i64.to_le_bytes());
-    args.into()
+    [&header.encode()[..], &own_args(name, 0)].concat().into()
+}
+
+/// The same without a header: a name, and a value.
+pub fn own_args(name: &str, value: i64) -> Bytes {
+    let mut args = BytesMut::with_capacity(4 + name.len() + 8);
+    args.put_u32_le(name.len() as u32);
+    args.put_slice(name.as_bytes());
+    args.put_i64_le(value);
+    args.freeze()
+}
+
+/// The value in a call's arguments.
+pub fn value(args: &[u8]) -> Option<i64> {
+    let (len, rest) = args.get(header::LEN..)?.split_first_chunk()?;
+    let value = rest.get(u32::from_le_bytes(*len) as usize..)?;
+    Some(i64::from_le_bytes(*value.first_chunk()?))
 }
 
 /// The name that a call is known by.

@@ -1,6 +1,9 @@
 //! The model of a server is what the real one is: the same scripts on both have the same answers, and leave the same rows.
 //! `$SPACETIMEDB_BIN`, or the one that `cargo xtask server` caches; without one this says so and is skipped.
 
+#[path = "server/watch.rs"]
+mod watch;
+
 use bytes::{Bytes, BytesMut};
 use http::Method;
 use rtdb_consensus::command::Owner;
@@ -14,12 +17,13 @@ use rtdb_replica::{
     ServerLimits, Tokens,
 };
 use rtdb_runtime::sim::{self, Rng};
-use rtdb_simulation::module::{self, ADD, FAIL, TRAP};
+use rtdb_simulation::module::{self, ADD, FAIL, REMOVE, TRAP};
 use rtdb_simulation::spacetime::SpacetimeDb;
 use std::future::poll_fn;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use watch::{Door, Heard, Watch, Watchers};
 
 const DATABASE: DatabaseId = [7; 32];
 const TIME_MAX: Duration = Duration::from_secs(60);
@@ -30,9 +34,15 @@ const KILL_EACH: usize = 12;
 /// How often a server is killed at most until it has kept a new database.
 const ATTEMPTS_MAX: u32 = 10;
 
-/// One step of a script.
+/// One step of a script: who begins to watch or ends that, and what happens then.
 #[derive(Clone, Debug)]
-enum Step {
+struct Step {
+    watch: Vec<Watch>,
+    does: Does,
+}
+
+#[derive(Clone, Debug)]
+enum Does {
     /// Calls that are made at once.
     Calls(Vec<Call>),
     Update,
@@ -46,6 +56,7 @@ struct Call {
     index: u64,
     session: u64,
     name: String,
+    value: i64,
 }
 
 /// What is seen of a step.
@@ -54,32 +65,45 @@ struct Seen {
     answers: Vec<Result<(), String>>,
     state: Option<(u64, u64, Successes)>,
     rows: Vec<(u64, String, i64)>,
+    /// What each of those who watch has heard.
+    heard: Vec<Vec<Heard>>,
 }
 
-fn script(seed: u64) -> Vec<Step> {
+fn script(seed: u64, newest: Subprotocol) -> Vec<Step> {
     let mut rng = Rng::new(seed);
     let mut index = 100;
     let mut number = 0;
-    let step = |place| match rng.below(10) {
-        _ if place % KILL_EACH == KILL_EACH - 1 => Step::Kill,
-        0 => Step::Update,
+    let mut does = |rng: &mut Rng, place| match rng.below(10) {
+        _ if place % KILL_EACH == KILL_EACH - 1 => Does::Kill,
+        0 => Does::Update,
         _ => {
             let count = 1 + rng.below(20);
             let call = |_| {
                 number += 1;
                 index += rng.below(4);
                 Call {
-                    reducer: [ADD, ADD, ADD, ADD, FAIL, TRAP, MARK, DISCONNECT][rng.below(8) as usize],
+                    reducer: [ADD, ADD, ADD, ADD, FAIL, TRAP, MARK, DISCONNECT, REMOVE, REMOVE]
+                        [rng.below(10) as usize],
                     // Some come late, or again.
                     index: index - rng.below(2) * rng.below(3),
                     session: rng.below(3),
                     name: format!("name {number}"),
+                    value: rng.below(3) as i64,
                 }
             };
-            Step::Calls((0..count).map(call).collect())
+            Does::Calls((0..count).map(call).collect())
         }
     };
-    (0..STEPS).map(step).collect()
+    let mut watched = watch::Watched::default();
+    let mut step = |place| {
+        let watch = watched.draw(&mut rng, newest);
+        let does = does(&mut rng, place);
+        if !matches!(does, Does::Calls(_)) {
+            watched = watch::Watched::default();
+        }
+        Step { watch, does }
+    };
+    (0..STEPS).map(&mut step).collect()
 }
 
 /// A server, and what is known of the one behind it.
@@ -88,15 +112,17 @@ struct Subject {
     admin: Admin,
     owner: Owner,
     module: Bytes,
+    door: Door,
 }
 
 impl Subject {
-    fn new(server: Arc<dyn Server>, owner: Owner, module: Bytes) -> Self {
+    fn new(server: Arc<dyn Server>, owner: Owner, module: Bytes, door: Door) -> Self {
         Self {
             admin: Admin::new(server.clone(), TIME_MAX),
             server,
             owner,
             module,
+            door,
         }
     }
 
@@ -136,7 +162,15 @@ impl Subject {
         for (number, call) in (1..).zip(calls) {
             let mut args = match call.reducer {
                 MARK | DISCONNECT => [&module::args(call.session, "")[..72], &[0]].concat(),
-                _ => module::args(call.session, &call.name).to_vec(),
+                // The real one is told the number alone.
+                REMOVE if matches!(self.door, Door::Real { .. }) => {
+                    [&module::args(call.session, "")[..72], &call.value.to_le_bytes()].concat()
+                }
+                _ => [
+                    &module::args(call.session, "")[..72],
+                    &module::own_args(&call.name, call.value),
+                ]
+                .concat(),
             };
             let mut header = CallHeader::decode(&args).expect("a header");
             (header.index, header.timestamp_us) = (call.index, call.index as i64);
@@ -201,6 +235,7 @@ impl Kind {
                     index: 1,
                     session: 0,
                     name: String::new(),
+                    value: 0,
                 };
                 subject.calls(&[mark]).await;
             }
@@ -272,18 +307,32 @@ impl Kind {
 async fn play(subject: Subject, script: Vec<Step>, kind: Kind) -> Vec<Seen> {
     let mut seen = Vec::new();
     kind.found(&subject).await;
+    let mut watchers = Watchers::default();
     for (place, step) in script.iter().enumerate() {
         let mut answers = Vec::new();
-        match step {
-            Step::Calls(calls) => answers = subject.calls(calls).await,
-            Step::Update => subject.publish().await,
-            Step::Kill => kind.kill(&subject, place).await,
+        watchers.ask(&subject.door, &step.watch).await;
+        let mut heard = watchers.hear().await;
+        match &step.does {
+            Does::Calls(calls) => answers = subject.calls(calls).await,
+            Does::Update => subject.publish().await,
+            Does::Kill => kind.kill(&subject, place).await,
+        }
+        match step.does {
+            Does::Calls(_) => {
+                let more = watchers.hear().await;
+                heard
+                    .iter_mut()
+                    .zip(more)
+                    .for_each(|(heard, more)| heard.extend(more));
+            }
+            Does::Update | Does::Kill => watchers = Watchers::default(),
         }
         let state = subject.state().await;
         seen.push(Seen {
             answers,
             state: state.map(|state| (state.index, state.module, state.successes)),
             rows: kind.rows(&subject).await,
+            heard,
         });
     }
     seen
@@ -325,10 +374,14 @@ async fn the_model_does_as_the_server() {
     };
     let local = LocalServer::start(config, &keys).await.expect("a server");
     local.up().await;
+    let door = Door::Real {
+        local: local.clone(),
+        token: tokens.mint("localhost", "owner", None).expect("a token").token,
+    };
     let server = local.named(tokens);
     let module = Bytes::from(prepared().wasm);
-    let script = script(SEED);
-    let subject = Subject::new(server, owner, module);
+    let script = script(SEED, local.newest_subprotocol());
+    let subject = Subject::new(server, owner, module, door);
     let kind = Kind::Real {
         local: local.clone(),
         pid: folder.path().join("spacetimedb/pid"),
@@ -338,6 +391,9 @@ async fn the_model_does_as_the_server() {
     for (place, (real, model)) in real.iter().zip(&model).enumerate() {
         assert_eq!(real, model, "step {place}: {:?}", script[place]);
     }
+    let updates = real.iter().flat_map(|seen| seen.heard.iter().flatten());
+    let updates = updates.filter(|heard| heard.is_update()).count();
+    assert!(updates > STEPS, "much was heard: {updates}");
     let calls = real.iter().map(|seen| seen.answers.len());
     assert!(calls.sum::<usize>() > STEPS, "much was called");
     local.stop().await;
@@ -354,7 +410,8 @@ fn modelled(subprotocol: Subprotocol, script: Vec<Step>, real: Vec<Seen>) -> Vec
             let server = SpacetimeDb::new(1, subprotocol, false, None);
             server.start();
             let module = module::publish(1, false, false).module;
-            let subject = Subject::new(Arc::new(server.clone()), module::owner(), module);
+            let door = Door::Model(server.clone(), subprotocol);
+            let subject = Subject::new(Arc::new(server.clone()), module::owner(), module, door);
             play(subject, script, Kind::Model { server, real }).await
         })
     };

@@ -4,9 +4,9 @@ use super::task::Feed;
 use crate::budget::Budget;
 use crate::limits::{ALONE_MAX, FEED_ITEMS_MAX, FEED_REQUESTS_MAX};
 use crate::local::Local;
-use crate::local_client::LocalClient;
 use crate::metrics::GatewayMetrics;
 use crate::pool::Pool;
+use crate::reach::Reach;
 use rtdb_protocol::Subprotocol;
 use rtdb_protocol::sql::Query;
 use spacetimedb_lib::Identity;
@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 /// What feeds need of their node.
 pub(super) struct Means {
     pub(super) local: Arc<dyn Local>,
-    pub(super) client: Arc<LocalClient>,
+    pub(super) reach: Arc<dyn Reach>,
     pub(super) pool: Pool,
     pub(super) metrics: GatewayMetrics,
     pub(super) budget: Budget,
@@ -56,7 +56,7 @@ struct Running {
 impl Feeds {
     pub(crate) fn new(
         local: Arc<dyn Local>,
-        client: Arc<LocalClient>,
+        reach: Arc<dyn Reach>,
         pool: Pool,
         metrics: GatewayMetrics,
         budget: Budget,
@@ -64,7 +64,7 @@ impl Feeds {
         Self {
             means: Arc::new(Means {
                 local,
-                client,
+                reach,
                 pool,
                 metrics,
                 budget,

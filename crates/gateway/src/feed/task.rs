@@ -8,15 +8,14 @@ use super::shareable::all_shareable;
 use crate::close::CloseReason;
 use crate::limits::{APART_BYTES, BATCH_BYTES_MAX, COUNT_MAX, UPSTREAM_AWAY_MAX};
 use crate::local::Claims;
-use crate::local_client::counted;
+use crate::local_client::count_in;
 use crate::pool;
-use crate::upstream::{self, OpenError, Upstream, UpstreamConfig};
-use axum::body::Body;
+use crate::reach::OpenError;
+use crate::upstream::{self, Upstream, UpstreamConfig};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use http::{HeaderValue, Method};
 use rtdb_protocol::server;
 use spacetimedb_lib::{ConnectionId, Identity};
 use std::collections::BTreeMap;
@@ -297,7 +296,7 @@ async fn open(
         token,
         counted: means.metrics.upstreams.clone(),
     };
-    let opened = upstream::reopen(means.local.as_ref(), &config);
+    let opened = upstream::reopen(means.local.as_ref(), means.reach.as_ref(), &config);
     rtdb_runtime::timeout(UPSTREAM_AWAY_MAX, opened)
         .await
         .map_err(|_| OpenError::Unavailable)
@@ -310,16 +309,12 @@ async fn count(
     token: Option<String>,
     counts: Vec<String>,
 ) -> Option<u64> {
-    let path = format!("/v1/database/{}/sql?confirmed=false", database.to_hex());
     let token = token?;
     let mut rows = 0;
     for query in counts {
-        let text = HeaderValue::from_static("text/plain; charset=utf-8");
-        let asked = means
-            .client
-            .send(Method::POST, &path, Some(&token), Some(text), Body::from(query));
-        let answer = asked.await.ok().filter(|answer| answer.status().is_success())?;
-        rows += counted(answer).await?;
+        let asked = means.reach.query(database, &token, query).await;
+        let (_, body) = asked.ok().filter(|(status, _)| status.is_success())?;
+        rows += count_in(&body)?;
     }
     Some(rows)
 }

@@ -21,8 +21,10 @@ use crate::limits::{APART_BYTES, PROCEDURES_MAX};
 use crate::node::Node;
 use crate::pool;
 use crate::procedures::Finished;
-use crate::socket::{Received, Socket};
-use crate::upstream::{OpenError, Upstream, UpstreamConfig};
+use crate::reach::OpenError;
+use crate::socket::Socket;
+use crate::upstream::{Upstream, UpstreamConfig};
+use crate::wire::{Received, Wire};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use rtdb_consensus::{NotProposed, Outcome, Pending, Propose};
@@ -33,7 +35,6 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
 /// What happens to a session.
@@ -85,14 +86,14 @@ pub(super) enum End {
 }
 
 /// A session that has been let in.
-pub(super) struct Session<S> {
+pub(super) struct Session<W> {
     /// Its number.
     pub(super) session: u64,
     pub(super) node: Arc<Node>,
     pub(super) core: Core,
     pub(super) module: Arc<Module>,
     pub(super) upstream_config: UpstreamConfig,
-    pub(super) client: Socket<S>,
+    pub(super) client: Socket<W>,
     pub(super) outbox: Outbox,
     /// Resolves when an update breaks the client.
     pub(super) broken: BoxFuture<'static, ()>,
@@ -174,7 +175,7 @@ impl Io {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+impl<W: Wire> Session<W> {
     /// Runs the session until it ends.
     pub(super) async fn run(&mut self) -> End {
         let mut io = Io::new(self.next_tick());

@@ -1,19 +1,12 @@
-//! `GET …/subscribe`: the WebSocket handshake, and the client's way in through the log.
+//! `GET …/subscribe`: the WebSocket handshake.
 
-use super::core::{Caller, Core};
-use super::outbox::Outbox;
+use super::arrival::Arrival;
 use super::params::Params;
-use super::run::{End, Session};
-use crate::budget::{Exceeded, Share};
-use crate::close::CloseReason;
 use crate::http_error::HttpError;
-use crate::local::{Authenticated, Claims, LocalDatabase};
-use crate::metrics::Present;
+use crate::local::Authenticated;
 use crate::node::Node;
 use crate::place::Place;
-use crate::presence::{NotLetIn, Presence};
-use crate::socket::{Counted, Socket};
-use crate::upstream::UpstreamConfig;
+use crate::socket::{self, Counted};
 use axum::extract::{Extension, Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{
@@ -21,36 +14,15 @@ use http::header::{
     UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use rtdb_consensus::{NotProposed, Refusal, Unapplied};
-use rtdb_protocol::{MESSAGE_BYTES_MAX, Subprotocol, reply};
-use spacetimedb_lib::Identity;
-use std::future::poll_fn;
+use rtdb_protocol::{MESSAGE_BYTES_MAX, Subprotocol};
 use std::sync::Arc;
-use std::task::Poll;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 /// The one subprotocol of SpacetimeDB that the cluster does not speak.
 const JSON: &str = "v1.json.spacetimedb";
-
-type Client = Socket<TokioIo<Upgraded>>;
-
-/// A client on its way in.
-struct Arrival {
-    node: Arc<Node>,
-    database: Identity,
-    local: LocalDatabase,
-    subprotocol: Subprotocol,
-    params: Params,
-    caller: Authenticated,
-    claims: String,
-    is_owner: bool,
-    /// Held to the end of the session.
-    _place: Option<Place>,
-}
 
 /// Answers the handshake; the session goes on in a task of its own.
 pub(crate) async fn subscribe(
@@ -64,25 +36,17 @@ pub(crate) async fn subscribe(
     let accept = accept_key(request.headers())?;
     let record = node.database(&database)?;
     let subprotocol = negotiate(request.headers(), node.local.newest_subprotocol())?;
-    let local = node.active(&record.identity).await?;
-    let claims = node.claims(&caller.claims)?;
-
     let upgrade = hyper::upgrade::on(&mut request);
-    let _place = request.extensions().get::<Place>().cloned();
-    let arrival = Arrival {
-        node,
-        database: record.identity,
-        local,
-        subprotocol,
-        params,
-        is_owner: record.is_owned_by(&caller.claims.identity),
-        claims,
-        caller,
-        _place,
-    };
+    let place = request.extensions().get::<Place>().cloned();
+    let arrival = Arrival::new(node, &record, subprotocol, params, caller, place).await?;
     rtdb_runtime::spawn(async move {
         match upgrade.await {
-            Ok(upgraded) => arrival.enter(upgraded).await,
+            Ok(upgraded) => {
+                let io = Counted::new(TokioIo::new(upgraded));
+                let config = socket::config(MESSAGE_BYTES_MAX);
+                let ws = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
+                arrival.enter(ws).await;
+            }
             Err(error) => tracing::debug!(%error, "a client went away in its handshake"),
         }
     });
@@ -96,131 +60,6 @@ pub(crate) async fn subscribe(
         ),
     ];
     Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
-}
-
-impl Arrival {
-    async fn enter(self, upgraded: Upgraded) {
-        let io = Counted::new(TokioIo::new(upgraded));
-        let config = Client::config(MESSAGE_BYTES_MAX);
-        let mut client =
-            Socket::serving(WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await);
-        // Before the client is let in, so that no order to close is missed.
-        let closing = self.node.closed(&self.database);
-        let identity = self.caller.claims.identity;
-        let connection = self.params.connection;
-        let (node, database, claims) = (&self.node, &self.database, self.claims);
-        let connecting = async {
-            let entering = node.entrance.enter(database).await;
-            let (group, unique) = (node.shard.clone(), node.catalog.ends());
-            Presence::connect(group, database, &identity, connection, claims, unique, entering).await
-        };
-        let mut share = Share::new(&self.node.budget);
-        let connected = rtdb_runtime::select! {
-            connected = connecting => connected,
-            // Its session ends as soon as it has begun.
-            end = until_left(&mut client, &mut share) => {
-                let Some(exceeded) = end else {
-                    return tracing::debug!(%identity, "a client left before it was let in");
-                };
-                tracing::info!(%identity, "closing a client before it is let in: {exceeded}");
-                share.give_back();
-                let reason = CloseReason::new(CloseReason::AGAIN, exceeded.to_string());
-                return super::run::close(&mut client, &reason).await;
-            }
-        };
-        let presence = match connected {
-            Ok(presence) => presence,
-            Err(error) => {
-                tracing::debug!(%identity, %error, "a client was turned away");
-                let Some(reason) = turned_away(&error) else {
-                    return;
-                };
-                return super::run::close(&mut client, &reason).await;
-            }
-        };
-        let _present = Present::new(&self.node.metrics.sessions);
-        let caller = Caller {
-            session: presence.session(),
-            database: self.database.to_byte_array().to_vec().into(),
-            identity: identity.to_byte_array(),
-            connection: connection.as_le_byte_array(),
-            is_owner: self.is_owner,
-            server: self.node.local.newest_subprotocol(),
-        };
-        let shares = self.node.feeds.shares(&self.database, &identity);
-        let pool = self.node.pool.clone();
-        let mut outbox = Outbox::new(self.subprotocol, self.params.compression, pool);
-        outbox.push(reply::hello(
-            self.subprotocol,
-            &caller.identity,
-            &self.caller.token,
-            &caller.connection,
-        ));
-        let broken = self.node.local.until_broken(&self.database, presence.session());
-        let mut session = Session {
-            session: presence.session(),
-            core: Core::new(
-                self.subprotocol,
-                caller,
-                self.node.metrics.row_bytes.clone(),
-                shares,
-            ),
-            module: self.local.module,
-            upstream_config: UpstreamConfig {
-                database: self.database,
-                subprotocol: self.subprotocol,
-                connection,
-                light: self.params.light,
-                claims: Claims {
-                    payload: String::new(),
-                    ..self.caller.claims
-                },
-                token: self.caller.token,
-                counted: self.node.metrics.upstreams.clone(),
-            },
-            share,
-            node: self.node,
-            client,
-            outbox,
-            broken,
-            closing,
-        };
-        let end = session.run().await;
-        // The log hears of it first: the close handshake is up to the client.
-        drop(presence);
-        match end {
-            End::Close(reason) => session.finish(&reason).await,
-            End::CutOff(reason) => session.cut_off(&reason).await,
-            End::Answer => session.answer_close().await,
-            End::Gone => {}
-        }
-    }
-}
-
-/// Resolves when a client leaves that is not let in yet, or takes more memory than it may.
-async fn until_left(client: &mut Client, share: &mut Share) -> Option<Exceeded> {
-    poll_fn(|cx| {
-        let left = client.poll_left(cx);
-        match share.set(client.bytes()) {
-            Ok(()) => left.map(|()| None),
-            Err(exceeded) => Poll::Ready(Some(exceeded)),
-        }
-    })
-    .await
-}
-
-/// What a client is told that is not let in. For what the database itself says of it, it hears nothing, as natively: it would
-/// take a close frame for an end that is as it should be.
-fn turned_away(error: &NotLetIn) -> Option<CloseReason> {
-    let code = match error {
-        NotLetIn::Unapplied(Unapplied::Reducer { .. } | Unapplied::Refused(Refusal::ConnectionTaken)) => {
-            return None;
-        }
-        NotLetIn::Unapplied(Unapplied::Refused(_)) => return Some(CloseReason::module_exited()),
-        NotLetIn::NotProposed(NotProposed::Overloaded { .. }) => CloseReason::AGAIN,
-        NotLetIn::NotProposed(_) | NotLetIn::Unapplied(_) => CloseReason::RESTART,
-    };
-    Some(CloseReason::new(code, error.to_string()))
 }
 
 /// Chooses the subprotocol: the newest that the client offers and the local server speaks.

@@ -2,7 +2,8 @@
 
 use crate::limits::UPSTREAM_AWAY_MAX;
 use crate::node::Node;
-use crate::upstream::{self, OpenError, RETRY, Upstream, UpstreamConfig};
+use crate::reach::OpenError;
+use crate::upstream::{self, RETRY, Upstream, UpstreamConfig};
 use crate::views::{self, Wanted};
 use rtdb_replica::{ViewError, ViewHold};
 use std::sync::Arc;
@@ -34,7 +35,7 @@ pub(super) async fn reopen(
 ) -> Result<Reopened, OpenError> {
     let reopened = async {
         let mut reopened = Reopened {
-            upstream: upstream::reopen(node.local.as_ref(), &config).await,
+            upstream: upstream::reopen(node.local.as_ref(), node.reach.as_ref(), &config).await,
             views: Vec::new(),
             failed: Vec::new(),
         };

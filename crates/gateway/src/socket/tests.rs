@@ -1,12 +1,13 @@
 use super::*;
 use futures::StreamExt;
 use tokio::io::AsyncWriteExt;
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 #[tokio::test]
 async fn frames_stay_behind_a_pong_that_is_half_written() {
     let (near, mut far) = tokio::io::duplex(64);
-    let config = Socket::<tokio::io::DuplexStream>::config(1 << 20);
+    let config = config(1 << 20);
     let ws = WebSocketStream::from_raw_socket(Counted::new(near), Role::Server, Some(config)).await;
     let mut socket = Socket::new(ws);
     let ping = [&[0x89, 0x80 | 100, 0, 0, 0, 0][..], &[7; 100]].concat();
@@ -50,7 +51,7 @@ async fn a_client_reads_what_was_sent_in_order() {
             (state >> 33) % sides
         };
         let (near, far) = tokio::io::duplex(1 + dice(200) as usize);
-        let config = Socket::<tokio::io::DuplexStream>::config(1 << 20);
+        let config = config(1 << 20);
         let ws = WebSocketStream::from_raw_socket(Counted::new(near), Role::Server, Some(config)).await;
         let mut socket = Socket::new(ws);
         let mut client = WebSocketStream::from_raw_socket(far, Role::Client, None).await;

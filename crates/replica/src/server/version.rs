@@ -11,6 +11,11 @@ pub const TESTED: [(u32, u32); 2] = [(1, 2), (2, 8)];
 pub struct Version(String);
 
 impl Version {
+    /// One by its own words, such as `1.2.0`.
+    pub fn new(version: &str) -> Self {
+        Self(version.to_owned())
+    }
+
     /// From what `--version` prints: `spacetimedb … version 1.2.0; …`.
     pub(super) fn from_output(output: &str) -> Option<Self> {
         let (_, rest) = output.split_once("version ")?;

@@ -1,7 +1,8 @@
 //! A database with a prepared module, as the shim has it: its rows, and the hidden ones. Pure.
 
-use crate::module::{ADD, BURN, CONNECTED, DISCONNECTED, FAIL, TRAP, name};
-use bytes::Bytes;
+use super::query::{Changes, Query, Table};
+use crate::module::{ADD, BURN, CONNECTED, DISCONNECTED, FAIL, REMOVE, TRAP, name, value};
+use bytes::{BufMut, Bytes, BytesMut};
 use rtdb_determinism::header::{self, CallHeader, NO_RECEIPT};
 use rtdb_determinism::{CONFLICT, DISCONNECT, IDENTIFY, MARK, REPLAY, SKIPPED, Successes};
 use rtdb_protocol::reply::Outcome;
@@ -18,8 +19,12 @@ pub struct Row {
     pub number: u64,
     /// What it is known by; empty for a client that came or went.
     pub name: String,
+    /// What was added.
+    pub value: i64,
     /// When the call was made, as it was told.
     pub timestamp_us: i64,
+    /// Who made it.
+    pub sender: [u8; 32],
 }
 
 /// The row of `rtdb_state`.
@@ -60,6 +65,7 @@ pub struct Database {
 pub struct Undo {
     state: Option<State>,
     row: Option<u64>,
+    removed: Option<(u64, Row)>,
     receipt: Option<(u64, Option<u64>)>,
     module: u64,
     program: [u8; 32],
@@ -97,6 +103,7 @@ impl Database {
         Undo {
             state: self.state,
             row: None,
+            removed: None,
             receipt: None,
             module: self.module,
             program: self.program,
@@ -110,11 +117,54 @@ impl Database {
             && let Some(row) = self.rows.remove(&index)
         {
             self.next = row.number - 1;
-            self.sum = self.sum.wrapping_sub(hash(&(index, row)));
+            self.count(index, &row, false);
+        }
+        if let Some((index, row)) = undo.removed {
+            self.count(index, &row, true);
+            self.rows.insert(index, row);
         }
         if let Some((session, before)) = undo.receipt {
             self.receive(session, before);
         }
+    }
+
+    /// What the last commit has changed.
+    pub fn changes(&self, undo: &Undo) -> Changes {
+        let mut changes = Changes::default();
+        let came = undo.row.and_then(|index| self.rows.get(&index));
+        changes.come(Table::Counter, came.and_then(Row::encoded));
+        let left = undo.removed.as_ref().and_then(|(_, row)| row.encoded());
+        changes.leave(Table::Counter, left);
+        if let Some((session, before)) = undo.receipt {
+            let receipt = |index| receipt(session, index);
+            changes.leave(Table::Receipts, before.map(receipt));
+            let now = self.receipts.get(&session).copied();
+            changes.come(Table::Receipts, now.map(receipt));
+        }
+        changes
+    }
+
+    /// The rows that a query shows.
+    pub fn rows_of(&self, query: &Query) -> Vec<Bytes> {
+        let rows: Vec<Bytes> = match query.table {
+            Table::Counter => self.rows.values().filter_map(Row::encoded).collect(),
+            Table::Receipts => self
+                .receipts
+                .iter()
+                .map(|(session, index)| receipt(*session, *index))
+                .collect(),
+        };
+        rows.into_iter().filter(|row| query.shows(row)).collect()
+    }
+
+    /// Takes a row into the sum that has come, or out of it one that has left. Gives its hash.
+    fn count(&mut self, index: u64, row: &Row, comes: bool) -> u64 {
+        let hash = hash(&(index, row));
+        self.sum = match comes {
+            true => self.sum.wrapping_add(hash),
+            false => self.sum.wrapping_sub(hash),
+        };
+        hash
     }
 
     /// Sets a session's receipt, or deletes it; gives the one before.
@@ -151,6 +201,7 @@ impl Database {
             module: 0,
             successes: Successes::default(),
         });
+        let mut removed = None;
         let row = match reducer {
             IDENTIFY => return (done(0), None),
             // What has been done says what is written.
@@ -172,6 +223,18 @@ impl Database {
             // Some clients can't go in peace.
             DISCONNECTED if is_stubborn(&header) => return (failed("stay"), None),
             CONNECTED | DISCONNECTED => Some(String::new()),
+            REMOVE => {
+                let number = value(args).unwrap_or_default();
+                let mut rows = self.rows.iter();
+                let is_it = |row: &Row| !row.name.is_empty() && row.number as i64 == number;
+                match rows.find(|(_, row)| is_it(row)) {
+                    Some((index, _)) => {
+                        removed = Some(*index);
+                        None
+                    }
+                    None => return (failed(&format!("no counter {number}")), None),
+                }
+            }
             MARK => {
                 if own.first() == Some(&1) {
                     state.module = header.index;
@@ -187,16 +250,22 @@ impl Database {
             let row = Row {
                 number: self.next + 1,
                 name,
+                value: value(args).unwrap_or_default(),
                 timestamp_us,
+                sender: header.sender,
             };
-            let hash = hash(&(header.index, &row));
-            self.sum = self.sum.wrapping_add(hash);
-            state.digest = (state.digest ^ hash)
-                .rotate_left(29)
-                .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let hash = self.count(header.index, &row, true);
+            state.digest = mixed(state.digest, hash);
             self.next += 1;
             self.rows.insert(header.index, row);
             undo.row = Some(header.index);
+        }
+        if let Some(index) = removed
+            && let Some(row) = self.rows.remove(&index)
+        {
+            let hash = self.count(index, &row, false);
+            state.digest = mixed(state.digest, !hash);
+            undo.removed = Some((index, row));
         }
         let session = header.session;
         if [DISCONNECT, DISCONNECTED].contains(&reducer) {
@@ -209,6 +278,34 @@ impl Database {
         self.state = Some(state);
         (done(header.index), Some(undo))
     }
+}
+
+impl Row {
+    /// As the server shows it; `None` for one that stands in another table.
+    fn encoded(&self) -> Option<Bytes> {
+        if self.name.is_empty() {
+            return None;
+        }
+        let mut row = BytesMut::with_capacity(64 + self.name.len());
+        row.put_u64_le(self.number);
+        row.put_u32_le(self.name.len() as u32);
+        row.put_slice(self.name.as_bytes());
+        row.put_i64_le(self.value);
+        row.put_i64_le(self.timestamp_us);
+        row.put_slice(&self.sender);
+        Some(row.freeze())
+    }
+}
+
+/// A row of `rtdb_session`.
+fn receipt(session: u64, index: u64) -> Bytes {
+    [session.to_le_bytes(), index.to_le_bytes()].concat().into()
+}
+
+fn mixed(digest: u64, hash: u64) -> u64 {
+    (digest ^ hash)
+        .rotate_left(29)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// Whether the client's departure fails.
@@ -252,6 +349,11 @@ mod tests {
     ) -> (Outcome, Option<Undo>) {
         let mut args = args(session, name).to_vec();
         args[56..64].copy_from_slice(&index.to_le_bytes());
+        if reducer == REMOVE {
+            // The first row.
+            let end = args.len();
+            args[end - 8..].copy_from_slice(&1_i64.to_le_bytes());
+        }
         database.call(reducer, &args)
     }
 
@@ -260,16 +362,27 @@ mod tests {
         let mut database = Database::default();
         let mut states = vec![database.clone()];
         let mut undos = Vec::new();
+        let all = Query::parse("SELECT * FROM counter").expect("a query");
+        let mut rows: Vec<Bytes> = Vec::new();
         let calls = [
             (ADD, 5, 0),
             (ADD, 6, 3),
             (MARK, 7, 0),
             (ADD, 8, 3),
-            (DISCONNECTED, 9, 3),
+            (REMOVE, 9, 3),
+            (ADD, 10, 0),
+            (DISCONNECTED, 11, 3),
         ];
         for (reducer, index, session) in calls {
             let before = database.clone();
             let (outcome, undo) = call(&mut database, reducer, index, session, "a");
+            if let Some(undo) = &undo {
+                let changes = database.changes(undo);
+                let (came, left) = all.seen(&changes);
+                rows.retain(|row| !left.contains(&row.as_ref()));
+                rows.extend(came.into_iter().map(Bytes::copy_from_slice));
+                assert_eq!(rows, database.rows_of(&all), "what is told is what happens");
+            }
             assert!(matches!(outcome, Outcome::Ok { .. }) || reducer == DISCONNECTED);
             match undo {
                 Some(undo) => {

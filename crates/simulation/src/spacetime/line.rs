@@ -1,51 +1,55 @@
-//! Connections to the server.
+//! Connections to the server: the replica's, on which it calls, and the gateway's, on which it subscribes.
 
 use super::SpacetimeDb;
+use super::message::{self, Message};
+use super::subscribers::{Connection, Sets};
 use crate::module::owner;
+use crate::wire::{End, pair};
 use bytes::{BufMut, Bytes, BytesMut};
-use rtdb_consensus::command::Owner;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::{Method, StatusCode};
+use rtdb_gateway::{OpenError, Reach, Unanswered, Visit, Wire};
 use rtdb_protocol::Subprotocol;
-use rtdb_protocol::client::{self, ClientMessage};
 use rtdb_protocol::reply::{CallReply, Outcome, call_result, hello};
-use rtdb_replica::{DatabaseId, Line, LineError};
-use rtdb_runtime::{sim, sleep};
+use rtdb_replica::{AdminError, DatabaseId, Line, LineError};
+use rtdb_runtime::{sim, sleep, timeout};
+use spacetimedb_lib::Identity;
 use std::io;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio_tungstenite::tungstenite::Message as Frame;
 
-/// Frames that may be on their way: more than an applier may have under way.
-const FRAMES_MAX: usize = 64 << 10;
-/// Answers that may wait to be read.
-const ANSWERS_MAX: usize = 64 << 10;
+/// Messages that may wait to be sent.
+const UNSENT_MAX: usize = 64 << 10;
+/// Bytes that may be on their way: frames are few enough.
+const WAY_BYTES_MAX: usize = 1 << 20;
 /// The longest that a frame takes, and an answer.
 const FRAME_MAX: Duration = Duration::from_micros(300);
 /// The longest that a call takes on a connection that is lost.
 const LATE_MAX: Duration = Duration::from_millis(20);
+/// The longest that a query may take.
+const QUERY_MAX: Duration = Duration::from_secs(10);
 
-pub(super) struct Wire {
-    frames: mpsc::Sender<Bytes>,
-    answers: mpsc::Receiver<Bytes>,
-}
+/// A replica's end of a connection.
+pub(super) struct Called(pub(super) End);
 
-impl Line for Wire {
+impl Line for Called {
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, LineError>> {
-        Poll::Ready(ready!(self.answers.poll_recv(cx)).ok_or(LineError::Ended))
-    }
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), LineError>> {
-        Poll::Ready(match self.frames.is_closed() {
-            true => Err(LineError::Ended),
-            false => Ok(()),
+        Poll::Ready(match ready!(self.0.poll_receive(cx)) {
+            Some(Ok(Frame::Binary(payload))) => Ok(payload),
+            _ => Err(LineError::Ended),
         })
     }
 
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LineError>> {
+        // There is always room.
+        self.0.poll_flush(cx).map_err(|_| LineError::Ended)
+    }
+
     fn send(&mut self, frame: Bytes) -> Result<(), LineError> {
-        match self.frames.try_send(frame) {
-            Ok(()) => Ok(()),
-            Err(mpsc::error::TrySendError::Closed(_)) => Err(LineError::Ended),
-            Err(mpsc::error::TrySendError::Full(_)) => panic!("more is under way than may be"),
-        }
+        self.0.push(frame).map_err(|_| LineError::Ended)
     }
 
     fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), LineError>> {
@@ -57,86 +61,160 @@ impl Line for Wire {
     }
 }
 
+/// Who was connected has gone.
+struct Gone;
+
 /// What the server does about a connection, for as long as both live.
 struct Served {
     server: SpacetimeDb,
+    number: u64,
     database: DatabaseId,
     subprotocol: Subprotocol,
-    frames: mpsc::Receiver<Bytes>,
-    answers: mpsc::Sender<Bytes>,
+    end: End,
+    unsent: mpsc::Receiver<Bytes>,
     breaks: watch::Receiver<u64>,
 }
 
 impl SpacetimeDb {
-    pub(super) fn open(&self, owner: &Owner, database: DatabaseId, subprotocol: Subprotocol) -> Wire {
-        let (frames, incoming) = mpsc::channel(FRAMES_MAX);
-        let (outgoing, answers) = mpsc::channel(ANSWERS_MAX);
-        let served = Served {
-            server: self.clone(),
+    /// Opens a connection. What the server says there in the end it says of somebody.
+    pub(super) fn open(
+        &self,
+        sender: [u8; 32],
+        database: DatabaseId,
+        subprotocol: Subprotocol,
+        is_light: bool,
+    ) -> End {
+        let (near, end) = pair(WAY_BYTES_MAX, WAY_BYTES_MAX);
+        let (answers, unsent) = mpsc::channel(UNSENT_MAX);
+        let number = self.admit(Connection {
             database,
             subprotocol,
-            frames: incoming,
-            answers: outgoing,
+            is_light,
+            is_deaf: false,
+            answers,
+            sets: Sets::default(),
+        });
+        let served = Served {
+            server: self.clone(),
+            number,
+            database,
+            subprotocol,
+            end,
+            unsent,
             breaks: self.breaks(),
         };
-        let identity = owner.identity.as_ref().try_into().unwrap_or_default();
-        let hello = hello(subprotocol, &identity, "token", &[3; 16]);
-        drop(sim::spawn_on(self.task(), served.run(hello)));
-        Wire { frames, answers }
+        self.say(number, hello(subprotocol, &sender, "token", &[3; 16]));
+        drop(sim::spawn_on(self.task(), served.run()));
+        near
     }
 }
 
 impl Served {
-    async fn run(mut self, hello: Bytes) {
-        if self.answers.send(payload([hello])).await.is_err() {
-            return;
-        }
+    async fn run(mut self) {
         loop {
-            let frame = rtdb_runtime::select! {
-                frame = self.frames.recv() => frame,
+            rtdb_runtime::select! {
                 Ok(()) = self.breaks.changed() => {
-                    drop(self.answers);
-                    let frame = self.frames.recv().await;
-                    return late(&self.server, &self.database, self.subprotocol, frame).await;
+                    self.end.shut();
+                    let frame = self.end.receive().await;
+                    return self.late(frame).await;
                 }
-            };
-            let Some(frame) = frame else { return };
-            if sim::draw(4) == 0 {
-                sleep(sim::up_to(FRAME_MAX)).await;
-            }
-            self.server.pace().await;
-            if self.answers.is_closed() {
-                return late(&self.server, &self.database, self.subprotocol, Some(frame)).await;
-            }
-            let mut answers = Vec::new();
-            for call in calls(self.subprotocol, frame) {
-                let Some(outcome) = self.server.call(&self.database, &call.reducer, &call.args) else {
-                    // The database is gone.
-                    return;
-                };
-                answers.extend(self.answer(&call, outcome));
-            }
-            // What it has done it need not have said.
-            if sim::draw(4) == 0 {
-                sleep(sim::up_to(FRAME_MAX)).await;
-            }
-            let sent = match self.subprotocol {
-                Subprotocol::V3 if !answers.is_empty() => self.answers.send(payload(answers)).await.is_ok(),
-                _ => {
-                    let mut sent = true;
-                    for answer in answers {
-                        sent &= self.answers.send(payload([answer])).await.is_ok();
+                message = self.unsent.recv() => match message {
+                    Some(message) => {
+                        if self.tell(message).await.is_err() {
+                            return self.server.dismiss(self.number);
+                        }
                     }
-                    sent
+                    // The database is gone.
+                    None => return,
+                },
+                frame = self.end.receive() => match frame {
+                    Some(Frame::Binary(frame)) => {
+                        if self.hear(&frame).await.is_err() {
+                            return self.late(Some(Frame::Binary(frame))).await;
+                        }
+                    }
+                    Some(Frame::Close(_)) | None => return self.server.dismiss(self.number),
+                    Some(_) => {}
+                },
+            }
+        }
+    }
+
+    /// Sends what is to be sent. What it has done it need not have said: it may die before.
+    async fn tell(&mut self, first: Bytes) -> Result<(), tokio_tungstenite::tungstenite::Error> {
+        if sim::draw(4) == 0 {
+            sleep(sim::up_to(FRAME_MAX)).await;
+        }
+        self.server.pace().await;
+        let mut messages = vec![first];
+        while let Ok(message) = self.unsent.try_recv() {
+            messages.push(message);
+        }
+        match self.subprotocol {
+            Subprotocol::V3 => self.end.push(payload(messages)),
+            _ => messages
+                .into_iter()
+                .try_for_each(|message| self.end.push(payload([message]))),
+        }
+    }
+
+    /// Does what a frame says, unless nobody is there any more who has sent it.
+    async fn hear(&mut self, frame: &Bytes) -> Result<(), Gone> {
+        if sim::draw(4) == 0 {
+            sleep(sim::up_to(FRAME_MAX)).await;
+        }
+        self.server.pace().await;
+        if self.end.is_shut() {
+            return Err(Gone);
+        }
+        let messages = message::read(self.subprotocol, frame);
+        for message in messages.expect("a frame that the model knows") {
+            match message {
+                Message::Call {
+                    request_id,
+                    reducer,
+                    args,
+                    is_silent,
+                } => {
+                    let Some(outcome) = self.server.call(&self.database, &reducer, &args) else {
+                        self.server.dismiss(self.number);
+                        return Ok(());
+                    };
+                    let answer = self.answer(request_id, &reducer, &args, is_silent, outcome);
+                    answer
+                        .into_iter()
+                        .for_each(|answer| self.server.say(self.number, answer));
                 }
+                set => self.server.set(self.number, set),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the calls of a frame that came before the connection was lost: nobody hears of them.
+    async fn late(self, frame: Option<Frame>) {
+        self.server.dismiss(self.number);
+        let Some(Frame::Binary(frame)) = frame else { return };
+        for message in message::read(self.subprotocol, &frame).into_iter().flatten() {
+            let Message::Call { reducer, args, .. } = message else {
+                continue;
             };
-            if !sent {
+            sleep(sim::up_to(LATE_MAX)).await;
+            rtdb_runtime::reached("calls of lost connections");
+            if self.server.call(&self.database, &reducer, &args).is_none() {
                 return;
             }
         }
     }
 
-    fn answer(&self, call: &client::CallReducer, outcome: Outcome) -> Option<Bytes> {
+    fn answer(
+        &self,
+        request_id: u32,
+        reducer: &str,
+        args: &[u8],
+        no_success_notify: bool,
+        outcome: Outcome,
+    ) -> Option<Bytes> {
         let outcome = match (self.subprotocol, outcome) {
             // 1.2.0 leaves the caller without an answer.
             (Subprotocol::V1, Outcome::OutOfEnergy) => return None,
@@ -151,36 +229,18 @@ impl Served {
         call_result(
             self.subprotocol,
             &CallReply {
-                request_id: call.request_id,
+                request_id,
                 timestamp_us: 0,
                 sender: &sender,
                 connection: &[3; 16],
-                reducer: &call.reducer,
+                reducer,
                 reducer_id: 0,
-                args: &call.args,
-                no_success_notify: call.no_success_notify,
+                args,
+                no_success_notify,
                 outcome: &outcome,
             },
         )
     }
-}
-
-/// Makes the calls of a frame that came before the connection was lost: nobody hears of them.
-async fn late(server: &SpacetimeDb, database: &DatabaseId, subprotocol: Subprotocol, frame: Option<Bytes>) {
-    for call in frame.into_iter().flat_map(|frame| calls(subprotocol, frame)) {
-        sleep(sim::up_to(LATE_MAX)).await;
-        rtdb_runtime::reached("calls of lost connections");
-        if server.call(database, &call.reducer, &call.args).is_none() {
-            return;
-        }
-    }
-}
-
-fn calls(subprotocol: Subprotocol, frame: Bytes) -> impl Iterator<Item = client::CallReducer> {
-    client::split(subprotocol, frame).map(|message| match message {
-        Ok(ClientMessage::Call(call)) => call,
-        _ => panic!("a frame that is no call"),
-    })
 }
 
 fn payload(messages: impl IntoIterator<Item = Bytes>) -> Bytes {
@@ -188,4 +248,38 @@ fn payload(messages: impl IntoIterator<Item = Bytes>) -> Bytes {
     payload.put_u8(0);
     messages.into_iter().for_each(|message| payload.put(message));
     payload.freeze()
+}
+
+impl Reach for SpacetimeDb {
+    fn connect<'a>(&'a self, visit: Visit<'a>) -> BoxFuture<'a, Result<Box<dyn Wire>, OpenError>> {
+        async move {
+            let database = visit.database.to_byte_array();
+            if !self.is_reached(&database).await {
+                return Err(OpenError::Unavailable);
+            }
+            let line = self.open([2; 32], database, visit.subprotocol, visit.light);
+            Ok(Box::new(line) as Box<dyn Wire>)
+        }
+        .boxed()
+    }
+
+    fn query<'a>(
+        &'a self,
+        database: &'a Identity,
+        _token: &'a str,
+        query: String,
+    ) -> BoxFuture<'a, Result<(StatusCode, Bytes), Unanswered>> {
+        async move {
+            let path = format!("/v1/database/{}/sql", database.to_hex());
+            let owner = owner();
+            let asked = self.answer(Method::POST, &path, query.into(), &owner);
+            match timeout(QUERY_MAX, asked).await {
+                Ok(Ok(body)) => Ok((StatusCode::OK, body)),
+                Ok(Err(AdminError::Refused { status, text })) => Ok((status, text.into())),
+                Ok(Err(error)) => Err(Unanswered(error.to_string())),
+                Err(_) => Err(Unanswered("no answer in time".to_owned())),
+            }
+        }
+        .boxed()
+    }
 }

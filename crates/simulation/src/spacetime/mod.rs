@@ -3,9 +3,15 @@
 
 pub mod database;
 mod line;
+mod message;
+pub mod query;
+mod subscribers;
 
 use self::database::{Database, Undo};
-use crate::module::number;
+use self::line::Called;
+use self::query::Query;
+use self::subscribers::{Cause, Connection};
+use crate::module::{number, owner};
 use crate::truth::Truth;
 use bytes::Bytes;
 use futures::FutureExt;
@@ -66,6 +72,9 @@ struct State {
     catalog: Vec<(DatabaseId, Change)>,
     /// The files of databases that it has forgotten: the next one that is created gets them.
     forgotten: Vec<Files>,
+    /// Who is connected, by number.
+    connections: BTreeMap<u64, Connection>,
+    last_connection: u64,
 }
 
 /// A database, which has a log of its own.
@@ -184,6 +193,7 @@ impl SpacetimeDb {
         // The disk has the rest.
         state.catalog.clear();
         state.files().for_each(|files| files.journal.clear());
+        state.connections.clear();
         (state.is_up, state.hangs, state.is_troubled) = (false, false, false);
         let life = state.life;
         self.0.report.send_replace(ServerState::Down {
@@ -239,11 +249,31 @@ impl SpacetimeDb {
         let state = &mut *state;
         let files = state.databases.get_mut(id)?;
         let (outcome, undo) = files.database.call(reducer, args);
+        let hears = |connection: &&Connection| connection.database == *id && !connection.sets.is_empty();
+        let mut connections = state.connections.values().filter(hears).peekable();
+        if let Some(undo) = &undo
+            && connections.peek().is_some()
+        {
+            let changes = files.database.changes(undo);
+            let cause = Cause {
+                reducer,
+                args,
+                sender: owner().identity.as_ref().try_into().unwrap_or_default(),
+            };
+            connections.for_each(|connection| connection.hear(&changes, Some(&cause)));
+        }
         if let Some(truth) = &self.0.truth {
             truth.ran(self.0.node, id, reducer, args, &outcome, &files.database);
         }
         files.commit(undo, self.0.truth.is_some());
         Some(outcome)
+    }
+
+    /// Whether a database is there for who connects to it.
+    async fn is_reached(&self, database: &DatabaseId) -> bool {
+        sleep(sim::up_to(WAY_MAX)).await;
+        let state = self.0.state.lock();
+        state.is_up && state.databases.contains_key(database)
     }
 
     /// Whether the life goes on that a request was made in.
@@ -337,6 +367,12 @@ impl State {
         }
         match (method, rest.split('?').next().unwrap_or_default()) {
             (&Method::PUT, "") => {
+                // Those who are connected may hang on what was there before, whether the module is taken or not.
+                let is_deaf = syncs && sim::draw(2) == 0;
+                let connections = self.connections.values_mut();
+                connections
+                    .filter(|connection| connection.database == id)
+                    .for_each(|connection| connection.is_deaf |= is_deaf);
                 let module =
                     number(body).map_err(|text| refused(StatusCode::INTERNAL_SERVER_ERROR, &text))?;
                 let program = hash_bytes(body).data;
@@ -361,16 +397,22 @@ impl State {
             }
             (&Method::DELETE, "") => {
                 let files = self.databases.remove(&id).ok_or(AdminError::NoSuchDatabase)?;
+                self.connections.retain(|_, connection| connection.database != id);
                 self.change(id, Change::Deleted(Box::new(files)), syncs);
                 Ok(Bytes::new())
             }
             (&Method::POST, "/sql") => {
                 let files = self.databases.get(&id).ok_or(AdminError::NoSuchDatabase)?;
                 match body {
-                    b"SELECT * FROM rtdb_state" => Ok(state_row(&files.database).into()),
-                    PROGRAM => Ok(program_row(&files.database).into()),
-                    _ => panic!("no other query is known"),
+                    b"SELECT * FROM rtdb_state" => return Ok(state_row(&files.database).into()),
+                    PROGRAM => return Ok(program_row(&files.database).into()),
+                    _ => {}
                 }
+                let query = Query::parse(&String::from_utf8_lossy(body));
+                let query = query.map_err(|why| refused(StatusCode::BAD_REQUEST, &why))?;
+                assert!(query.counts, "no other query is known");
+                let count = files.database.rows_of(&query).len();
+                Ok(format!(r#"[{{"schema":{{"elements":[]}},"rows":[[{count}]]}}]"#).into())
             }
             // There are no plans.
             (&Method::POST, "/pre_publish") => Err(AdminError::NoSuchDatabase),
@@ -429,16 +471,13 @@ impl Server for SpacetimeDb {
         _bytes_max: usize,
     ) -> Connecting<'a> {
         async move {
-            sleep(sim::up_to(WAY_MAX)).await;
-            let is_there = {
-                let state = self.0.state.lock();
-                state.is_up && state.databases.contains_key(database)
-            };
-            if !is_there {
+            if !self.is_reached(database).await {
                 return Err(LineError::Ended);
             }
-            let line: Box<dyn Line> = Box::new(self.open(owner, *database, self.0.subprotocol));
-            Ok((self.0.subprotocol, line))
+            let subprotocol = self.0.subprotocol;
+            let sender = owner.identity.as_ref().try_into().unwrap_or_default();
+            let line: Box<dyn Line> = Box::new(Called(self.open(sender, *database, subprotocol, false)));
+            Ok((subprotocol, line))
         }
         .boxed()
     }
@@ -448,7 +487,11 @@ impl Server for SpacetimeDb {
     }
 
     fn version(&self) -> Option<Version> {
-        None
+        Some(Version::new(match self.0.subprotocol {
+            Subprotocol::V1 => "1.2.0",
+            Subprotocol::V2 => "2.0.0",
+            Subprotocol::V3 => "2.8.3",
+        }))
     }
 
     fn life(&self) -> u64 {

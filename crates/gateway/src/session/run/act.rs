@@ -6,12 +6,12 @@ use crate::procedures;
 use crate::session::core::Action;
 use crate::session::views::{self, Reopened};
 use crate::upstream;
+use crate::wire::Wire;
 use futures::FutureExt;
 use rtdb_protocol::sql::Query;
 use std::sync::Arc;
-use tokio::io::{AsyncRead, AsyncWrite};
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+impl<W: Wire> Session<W> {
     /// Does something. `Some` ends the session.
     pub(super) fn act(&mut self, action: Action, io: &mut Io) -> Option<End> {
         match action {
@@ -47,8 +47,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 message.into_iter().for_each(|message| self.outbox.push(message));
             }
             Action::OpenUpstream => {
-                let (local, config) = (self.node.local.clone(), self.upstream_config.clone());
-                let opening = async move { upstream::open(local, config).await.map(Reopened::without_views) };
+                let (local, reach) = (self.node.local.clone(), self.node.reach.clone());
+                let config = self.upstream_config.clone();
+                let opening = async move {
+                    let opened = upstream::open(local, reach, config).await;
+                    opened.map(Reopened::without_views)
+                };
                 io.opening = Some(opening.boxed());
             }
             Action::ReopenUpstream => {

@@ -3,13 +3,13 @@
 use super::{End, Event, Io, Session};
 use crate::feed::Item;
 use crate::pool::Turn;
+use crate::wire::Wire;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::task::{Context as TaskContext, Poll};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::tungstenite::Message;
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+impl<W: Wire> Session<W> {
     /// How many bytes may have to be gone through for an event.
     pub(super) fn burden(&self, event: &Event, io: &Io) -> usize {
         let bytes = match event {

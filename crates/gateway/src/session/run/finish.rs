@@ -4,11 +4,11 @@ use super::Session;
 use crate::close::CloseReason;
 use crate::limits::{CLOSE_HANDSHAKE_MAX, DRAIN_MAX};
 use crate::socket::Socket;
+use crate::wire::Wire;
 use std::future::poll_fn;
 use std::task::Poll;
-use tokio::io::{AsyncRead, AsyncWrite};
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+impl<W: Wire> Session<W> {
     /// Sends what is still to be sent, then closes.
     pub(in crate::session) async fn finish(&mut self, reason: &CloseReason) {
         let flush = poll_fn(|cx| {
@@ -38,10 +38,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 }
 
 /// Sends the close frame and waits for the client's own, a moment each.
-pub(in crate::session) async fn close<S: AsyncRead + AsyncWrite + Unpin>(
-    client: &mut Socket<S>,
-    reason: &CloseReason,
-) {
+pub(in crate::session) async fn close<W: Wire>(client: &mut Socket<W>, reason: &CloseReason) {
     client.close(reason.frame());
     let _ = rtdb_runtime::timeout(CLOSE_HANDSHAKE_MAX, client.until_closed()).await;
 }

@@ -6,18 +6,17 @@ use crate::feed::Item;
 use crate::limits::{CLIENT_BYTES_MAX, DRAIN_MAX};
 use crate::session::core::{Action, Context};
 use crate::session::views::Reopened;
-use crate::socket::Received;
+use crate::wire::{Received, Wire};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use rtdb_protocol::server;
 use rtdb_replica::{ViewError, ViewHold};
 use rtdb_runtime::Instant;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+impl<W: Wire> Session<W> {
     /// Gives an event to the core. `Some` ends the session.
     pub(super) fn handle(&mut self, event: Event, io: &mut Io, actions: &mut Vec<Action>) -> Option<End> {
         if matches!(event, Event::Opened(_)) {

@@ -3,12 +3,12 @@
 use super::{End, Io, Session};
 use crate::close::CloseReason;
 use crate::limits::{SLOWEST_BYTES_PER_S, SYSTEM_BYTES_MAX, WRITE_STALL_MAX};
+use crate::wire::Wire;
 use rtdb_runtime::{Instant, Sleep};
 use std::pin::Pin;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+impl<W: Wire> Session<W> {
     /// Resolves when it is time to look after the client again.
     pub(super) fn next_tick(&self) -> Pin<Box<Sleep>> {
         Box::pin(rtdb_runtime::sleep(self.node.limits.idle_timeout / 2))

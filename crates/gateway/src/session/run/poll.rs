@@ -5,10 +5,10 @@ use super::{Event, Io, Session};
 use crate::budget::Exceeded;
 use crate::feed::Frames;
 use crate::limits::OUTGOING_BYTES_MAX;
+use crate::wire::Wire;
 use bytes::Bytes;
 use futures::FutureExt;
 use std::task::{Context as TaskContext, Poll};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::tungstenite::Error;
 
 /// Bytes that are gathered for the client while more is to come.
@@ -17,7 +17,7 @@ const GATHER_BYTES: usize = 32 << 10;
 /// Events of which one may be rare while there are always others: who floods is closed and looked after, too.
 const RARE_EVERY: u32 = 64;
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+impl<W: Wire> Session<W> {
     /// The next event. What is written waits until nothing else is to be done, so that it leaves together.
     pub(super) fn poll(&mut self, io: &mut Io, cx: &mut TaskContext<'_>) -> Poll<Event> {
         // Before anything that the new module may say.

@@ -2,12 +2,15 @@
 
 use super::*;
 use crate::catalog::{Catalog, Client, DatabaseRecord};
-use crate::limits::{CLOSE_HANDSHAKE_MAX, ClientLimits, WRITE_STALL_MAX};
+use crate::limits::{CLOSE_HANDSHAKE_MAX, ClientLimits, UPSTREAM_OPEN_MAX, WRITE_STALL_MAX};
 use crate::local::{Claims, Local, LocalDatabase, SetAside, Tokens};
 use crate::metrics::GatewayMetrics;
+use crate::reach::{Reach, Unanswered, Visit};
 use crate::session::core::Caller;
-use crate::socket::Counted;
+use crate::socket::{Counted, config};
+use crate::upstream;
 use bytes::Bytes;
+use http::StatusCode;
 use rtdb_consensus::{Command, Propose};
 use rtdb_protocol::Subprotocol;
 use rtdb_protocol::compress::Compression;
@@ -16,13 +19,35 @@ use spacetimedb_lib::db::raw_def::v9::RawModuleDefV9Builder;
 use spacetimedb_lib::{ConnectionId, Identity, RawModuleDef, bsatn};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, DuplexStream};
+use tokio::sync::watch;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 /// Bytes of the first answer.
 const LARGE: usize = 20 << 20;
 
-struct Nothing;
+struct Nothing {
+    has_caught_up: watch::Sender<bool>,
+}
+
+impl Reach for Nothing {
+    fn connect<'a>(&'a self, _: Visit<'a>) -> BoxFuture<'a, Result<Box<dyn Wire>, OpenError>> {
+        async {
+            let (near, _) = tokio::io::duplex(1 << 10);
+            let ws = WebSocketStream::from_raw_socket(Counted::new(near), Role::Client, None).await;
+            Ok(Box::new(ws) as Box<dyn Wire>)
+        }
+        .boxed()
+    }
+    fn query<'a>(
+        &'a self,
+        _: &'a Identity,
+        _: &'a str,
+        _: String,
+    ) -> BoxFuture<'a, Result<(StatusCode, Bytes), Unanswered>> {
+        std::future::pending().boxed()
+    }
+}
 
 impl Propose for Nothing {
     fn submit(&self, _: Command) -> Result<Pending, NotProposed> {
@@ -109,7 +134,8 @@ impl Local for Nothing {
         None
     }
     fn caught_up(&self, _: &Identity) -> BoxFuture<'static, ()> {
-        std::future::ready(()).boxed()
+        let mut caught_up = self.has_caught_up.subscribe();
+        async move { drop(caught_up.wait_for(|has| *has).await) }.boxed()
     }
     fn tokens(&self) -> Option<Arc<dyn Tokens>> {
         None
@@ -117,12 +143,14 @@ impl Local for Nothing {
 }
 
 /// A session with a large answer to send, and the client's end of the pipe.
-async fn session() -> (Session<DuplexStream>, DuplexStream) {
+async fn session() -> (Session<WebSocketStream<Counted<DuplexStream>>>, DuplexStream) {
     let (near, far) = tokio::io::duplex(64 << 10);
-    let config = Socket::<DuplexStream>::config(1 << 20);
+    let config = config(1 << 20);
     let ws = WebSocketStream::from_raw_socket(Counted::new(near), Role::Server, Some(config)).await;
     let metrics = GatewayMetrics::new().expect("metrics");
-    let nothing = Arc::new(Nothing);
+    let nothing = Arc::new(Nothing {
+        has_caught_up: watch::Sender::new(true),
+    });
     let node = Node::new(
         nothing.clone(),
         nothing.clone(),
@@ -178,6 +206,20 @@ async fn sip(client: &mut DuplexStream) -> usize {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let mut sip = vec![0; 64 << 10];
     client.read(&mut sip).await.expect("the client is not closed")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_connection_waits_for_a_server_that_has_less_than_the_client_was_told() {
+    let (session, _client) = session().await;
+    let local = Arc::new(Nothing {
+        has_caught_up: watch::Sender::new(false),
+    });
+    let opening = upstream::open(local.clone(), local.clone(), session.upstream_config.clone());
+    let mut opening = std::pin::pin!(opening);
+    let early = tokio::time::timeout(2 * UPSTREAM_OPEN_MAX, &mut opening).await;
+    assert!(early.is_err(), "it is not there before");
+    local.has_caught_up.send_replace(true);
+    assert!(opening.await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
