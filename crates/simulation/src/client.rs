@@ -19,15 +19,20 @@ const PAUSE_MAX: Duration = Duration::from_millis(80);
 
 /// A call by its name. What it does is drawn: most insert a row.
 pub fn draw_call(session: u64, name: &str) -> (String, Command) {
-    let reducer = match sim::draw(200) {
+    let reducer = draw_outcome();
+    let name = format!("{}{name}", if reducer == ADD { ADDS } else { "" });
+    let command = call(session, reducer, &name);
+    (name, command)
+}
+
+/// A reducer: most insert a row.
+pub fn draw_outcome() -> &'static str {
+    match sim::draw(200) {
         0..10 => FAIL,
         10..14 => TRAP,
         14 => BURN,
         _ => ADD,
-    };
-    let name = format!("{}{name}", if reducer == ADD { ADDS } else { "" });
-    let command = call(session, reducer, &name);
-    (name, command)
+    }
 }
 
 /// A call of a reducer.

@@ -2,16 +2,18 @@
 
 use crate::disk::{Ailment, Disk};
 use crate::fault::{Fault, KINDS};
+use crate::gateway;
 use crate::module::DATABASE;
 use crate::network::{Link, Network, addr, id};
 use crate::replica;
 use crate::spacetime::{Loss, SpacetimeDb};
-use crate::truth::Truth;
+use crate::truth::{SESSION, Truth};
 use parking_lot::Mutex;
 use rtdb_consensus::{
     Config, Follow, FreeSpace, GroupId, Limits, LogIndex, Manager, Outcome, Role, Store, SystemClock, Timing,
     Unapplied,
 };
+use rtdb_gateway::Gateway;
 use rtdb_protocol::Subprotocol;
 use rtdb_replica::{DatabaseId, Fatal, Phase, Quarantine, Replica};
 use rtdb_runtime::{Instant, sim, sleep, timeout};
@@ -62,6 +64,7 @@ struct Machine {
 struct MachineState {
     manager: Option<Arc<Manager>>,
     replica: Option<Arc<Replica>>,
+    gateway: Option<Gateway>,
     /// Whether its data directory is marked as a log's.
     is_marked: bool,
     is_starting: bool,
@@ -102,6 +105,9 @@ pub struct Cluster {
     counted: Mutex<[u64; KINDS.len()]>,
     reached: Mutex<BTreeMap<&'static str, u64>>,
     limits: Limits,
+    subprotocol: Subprotocol,
+    /// Until when something may be felt that was wrong with anything but a database server.
+    troubled_until: Mutex<Option<Instant>>,
 }
 
 impl Cluster {
@@ -130,7 +136,14 @@ impl Cluster {
             counted: Mutex::new([0; KINDS.len()]),
             reached: Mutex::default(),
             limits: Limits::default(),
+            subprotocol,
+            troubled_until: Mutex::default(),
         })
+    }
+
+    /// The newest subprotocol of the servers.
+    pub fn subprotocol(&self) -> Subprotocol {
+        self.subprotocol
     }
 
     /// Their numbers.
@@ -141,6 +154,11 @@ impl Cluster {
     /// What runs on a machine.
     pub fn manager(&self, node: u64) -> Option<Arc<Manager>> {
         self.machines[&node].state.lock().manager.clone()
+    }
+
+    /// What serves clients there.
+    pub fn gateway(&self, node: u64) -> Option<Gateway> {
+        self.machines[&node].state.lock().gateway.clone()
     }
 
     /// What applies there.
@@ -186,6 +204,26 @@ impl Cluster {
             let until = machine.state.lock().disturbed_until;
             (*id != node && !is_of_all) || until.is_none_or(|until| until < since)
         })
+    }
+
+    /// Whether nothing was wrong anywhere since then.
+    pub fn is_well(&self, since: Instant) -> bool {
+        let mut machines = self.machines.values();
+        machines.all(|machine| {
+            let until = machine.state.lock().disturbed_until;
+            until.is_none_or(|until| until < since)
+        })
+    }
+
+    /// Whether since then nothing was wrong anywhere, but perhaps that database servers died.
+    pub fn is_calm(&self, since: Instant) -> bool {
+        self.troubled_until.lock().is_none_or(|until| until < since)
+    }
+
+    fn trouble(&self, time: Duration) {
+        let until = sim::true_now() + time + AFTERMATH;
+        let mut troubled = self.troubled_until.lock();
+        *troubled = troubled.max(Some(until));
     }
 
     /// The database ends and begins: on all nodes clients may hear that the outcome of what was under way is unknown.
@@ -262,21 +300,23 @@ impl Cluster {
             .server
             .die([Loss::Nothing, Loss::Last][sim::draw(2) as usize]);
         let replica = replica::start(node, &manager, machine.server.clone(), self.truth.clone());
+        let gateway = gateway::start(&manager, &replica, &machine.server);
         let mut state = machine.state.lock();
-        (state.manager, state.replica) = (Some(manager), Some(replica));
+        (state.manager, state.replica, state.gateway) = (Some(manager), Some(replica), Some(gateway));
         Ok(())
     }
 
     /// A process dies.
     fn die(&self, node: u64, power: bool) {
+        self.trouble(Duration::ZERO);
         let machine = &self.machines[&node];
         self.net.disconnect(node);
         sim::kill(id(node));
-        let (manager, replica) = {
+        let parts = {
             let mut state = machine.state.lock();
-            (state.manager.take(), state.replica.take())
+            (state.gateway.take(), state.manager.take(), state.replica.take())
         };
-        drop((manager, replica));
+        drop(parts);
         // Dropping it may have woken tasks of its own.
         sim::kill(id(node));
         match power {
@@ -339,6 +379,9 @@ impl Cluster {
             _ => Duration::ZERO,
         };
         self.disturb(fault.nodes(), time);
+        if !fault.is_of_server() {
+            self.trouble(time);
+        }
         let others = |node| self.nodes().filter(move |other| *other != node);
         match fault {
             Fault::Kill { node, power, down } => {
@@ -357,8 +400,11 @@ impl Cluster {
                 if let Some(manager) = self.manager(node) {
                     self.machines[&node].state.lock().is_stopping = true;
                     self.net.disconnect(node);
-                    let replica = self.replica(node);
+                    let (replica, gateway) = (self.replica(node), self.gateway(node));
                     let mut stopped = sim::spawn_on(id(node), async move {
+                        if let Some(gateway) = gateway {
+                            gateway.shutdown("leader=?".to_owned()).await;
+                        }
                         if let Some(replica) = replica {
                             replica.stop().await;
                         }
@@ -674,6 +720,19 @@ impl Cluster {
         let is_live =
             |(_, origin): &(u64, rtdb_consensus::Origin)| live.get(&origin.node) == Some(&origin.epoch);
         sessions.len() == 1 && sessions.iter().flatten().all(is_live)
+    }
+
+    /// Whether somebody who came through a gateway is still there.
+    pub fn is_anybody_in(&self) -> bool {
+        let sessions = |manager: Arc<Manager>| {
+            manager.shard().with_shard(|shard| {
+                let mut senders = shard.sessions().map(|session| session.sender.clone());
+                senders.any(|sender| !sender.starts_with(SESSION.as_bytes()))
+            })
+        };
+        self.nodes()
+            .filter_map(|node| self.manager(node))
+            .any(|manager| sessions(manager) == Some(true))
     }
 
     /// At the end: what the servers of all that run hold.

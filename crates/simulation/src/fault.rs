@@ -159,6 +159,18 @@ impl Fault {
         }
     }
 
+    /// Whether only a database server is met, in a way that its clients are not to notice, or nothing but who leads changes.
+    pub fn is_of_server(&self) -> bool {
+        matches!(
+            self,
+            Self::Lose { .. }
+                | Self::DatabaseDies { .. }
+                | Self::DatabaseTroubled { .. }
+                | Self::LinesBreak { .. }
+                | Self::Transfer { .. }
+        )
+    }
+
     /// The nodes that it is near to.
     pub fn nodes(&self) -> Vec<u64> {
         match *self {

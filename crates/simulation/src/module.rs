@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use rtdb_consensus::command::{Owner, Publish};
 use rtdb_determinism::header::{self, CallHeader};
 use spacetimedb_lib::RawModuleDef;
-use spacetimedb_lib::db::raw_def::v9::{Lifecycle, RawModuleDefV9Builder};
+use spacetimedb_lib::db::raw_def::v9::{Lifecycle, RawModuleDefV9Builder, TableAccess};
 use spacetimedb_sats::{AlgebraicType, ProductType, bsatn};
 
 /// The database that all use.
@@ -26,6 +26,13 @@ pub const BURN: &str = "burn";
 pub const CONNECTED: &str = "connected";
 /// What its departure calls.
 pub const DISCONNECTED: &str = "disconnected";
+
+/// What clients subscribe to.
+pub const QUERIES: [&str; 3] = [
+    "SELECT * FROM counter",
+    "SELECT * FROM counter WHERE id < 40",
+    "SELECT * FROM counter WHERE value = 1",
+];
 
 /// What the names of calls begin with that insert a row.
 pub const ADDS: &str = "add ";
@@ -52,6 +59,15 @@ fn definition() -> Bytes {
     let mut def = RawModuleDefV9Builder::new();
     let name = ("name", AlgebraicType::String);
     let added = ProductType::from([name.clone(), ("value", AlgebraicType::I64)]);
+    let row = ProductType::from([
+        ("id", AlgebraicType::U64),
+        name.clone(),
+        ("value", AlgebraicType::I64),
+        ("at", AlgebraicType::I64),
+        ("by", AlgebraicType::U256),
+    ]);
+    let counter = def.build_table_with_new_type("counter", row, true);
+    counter.with_access(TableAccess::Public).finish();
     def.add_reducer(ADD, added.clone(), None);
     def.add_reducer(REMOVE, added, None);
     for reducer in [FAIL, BURN] {

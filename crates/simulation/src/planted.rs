@@ -18,7 +18,7 @@ const fn planted(name: &'static str, what: &'static str) -> Planted {
 pub const SEEDS_MAX: u64 = 400;
 
 /// Those that must be found.
-pub const FAULTS: [Planted; 27] = [
+pub const FAULTS: [Planted; 38] = [
     planted("votes are not synced", "a vote is given before it is on disk"),
     planted(
         "entries count before they are synced",
@@ -121,10 +121,58 @@ pub const FAULTS: [Planted; 27] = [
         "updates are left out",
         "a publication to an existing database is marked, and its module never put there",
     ),
+    planted(
+        "late joiners are shown old rows",
+        "whoever joins a shared subscription gets the rows that one before got, and so misses updates",
+    ),
+    planted(
+        "fences are not waited for",
+        "whoever joins a shared subscription gets its rows before those are there that it has seen committed",
+    ),
+    planted(
+        "restored rows are shown again",
+        "what members of a feed missed is not taken down as shown",
+    ),
+    planted(
+        "updates overtake receipts",
+        "what stands behind a call's rows is shown while these wait for its outcome",
+    ),
+    planted(
+        "departures are not told",
+        "a session that ends is not ended in the log",
+    ),
+    planted(
+        "publications are not noticed",
+        "a connection to what was there before a publication is kept",
+    ),
+    planted(
+        "servers are not waited for",
+        "a connection is opened before the server has again what it had shown",
+    ),
+    planted(
+        "results go before what stands before them",
+        "a call's result and the message before it change places",
+    ),
+    planted(
+        "lost feeds are not opened again",
+        "members of a feed are sent away when the server dies",
+    ),
+    planted(
+        "arrivals call nothing",
+        "who comes is let in without `client_connected`",
+    ),
+    planted(
+        "departures call nothing",
+        "who goes is forgotten without `client_disconnected`",
+    ),
 ];
 
 /// Those that may not be found, and why.
-pub const MAY_LIVE: [Planted; 5] = [
+pub const MAY_LIVE: [Planted; 6] = [
+    planted(
+        "receipts of a lost life count",
+        "rare: an update waits for its outcome when its connection is lost",
+    ),
     planted(
         "reads span truncations",
         "rare: entries are read half before and half after a tail was cut off",

@@ -7,6 +7,7 @@ use crate::module::{ADD, ADDS, publish};
 use crate::network::{Network, Weather, addr};
 use crate::timers;
 use crate::truth::{Counts, Reign};
+use crate::visitor::Visitor;
 use rtdb_consensus::Propose;
 use rtdb_consensus::command::{Body, InitCluster};
 use rtdb_runtime::{sim, sleep, timeout};
@@ -182,6 +183,20 @@ async fn world(plan: Plan, seen: Seen) {
             sim::spawn_on(0, Client { id, cluster, is_over }.run())
         })
         .collect();
+    let is_level = Arc::new(AtomicBool::new(false));
+    // Fair weather is for what the log does.
+    let count = if plan.is_calm { 0 } else { 2 + sim::draw(2) };
+    let visitors: Vec<_> = (0..count)
+        .map(|id| {
+            let visitor = Visitor {
+                id,
+                cluster: cluster.clone(),
+                is_over: is_over.clone(),
+                is_level: is_level.clone(),
+            };
+            sim::spawn_on(0, visitor.run())
+        })
+        .collect();
     let publisher = Client {
         id: PUBLISHER,
         cluster: cluster.clone(),
@@ -235,6 +250,13 @@ async fn world(plan: Plan, seen: Seen) {
             last_word(&cluster, node).await;
         }
         while !cluster.is_level() {
+            sleep(Duration::from_millis(20)).await;
+        }
+        is_level.store(true, Ordering::Relaxed);
+        for visitor in visitors {
+            assert!(visitor.await.is_ok(), "a client has gone");
+        }
+        while cluster.is_anybody_in() || !cluster.is_level() {
             sleep(Duration::from_millis(20)).await;
         }
     };

@@ -1,6 +1,7 @@
 //! What must hold: one history for all nodes, and in it each acknowledged command once, at the place that was told.
 
-use crate::module::{self, ADD, BURN, DATABASE, FAIL, TRAP};
+use crate::module::{self, ADD, BURN, DATABASE, FAIL, REMOVE, TRAP};
+use crate::shown::{Mask, Shown};
 use crate::spacetime::database::Database;
 use parking_lot::Mutex;
 use rtdb_consensus::command::{Body, Timer, TimerAt};
@@ -62,6 +63,10 @@ struct State {
     majority: Option<usize>,
     /// Hashes of all rows, and digests, by the last call that is part of them.
     rows: BTreeMap<Position, (u64, u64)>,
+    /// What subscribers may be shown.
+    shown: Shown,
+    /// Rows that were removed, by name.
+    removed: BTreeSet<String>,
     /// What replicas have said that they hold.
     holdings: BTreeMap<(u64, bool), u64>,
     /// Calls that were told to have failed.
@@ -92,6 +97,26 @@ pub struct Reign {
     pub term: u64,
 }
 
+/// Whether the database that there is ends with a command.
+fn ends(command: &ResolvedCommand) -> bool {
+    match &command.command.body {
+        Some(Body::Publish(publish)) => publish.clear && !publish.module.starts_with(module::BAD.as_bytes()),
+        Some(Body::Delete(_)) => true,
+        _ => false,
+    }
+}
+
+/// What a client is told of a call.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    /// When it was made.
+    pub timestamp_us: Option<i64>,
+    /// The place that the call itself has returned.
+    pub place: Option<u64>,
+    /// Why it has failed.
+    pub error: Option<String>,
+}
+
 /// How much of what there was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -112,14 +137,24 @@ pub fn name(command: &ResolvedCommand) -> Option<String> {
     match command.command.body.as_ref()? {
         Body::Call(call) => module::name(&call.args).map(str::to_owned),
         Body::Connect(connect) => Some(
-            String::from_utf8_lossy(&connect.sender)
-                .trim_end_matches('\0')
-                .to_owned(),
+            match String::from_utf8_lossy(&connect.sender).trim_end_matches('\0') {
+                name if name.starts_with(SESSION) => name.to_owned(),
+                // Somebody who comes again and again.
+                _ => visit(&connect.connection),
+            },
         ),
         Body::Publish(publish) => Some(String::from_utf8_lossy(&publish.module).into_owned()),
         Body::Disconnect(disconnect) => Some(format!("{END}{}", disconnect.session)),
         _ => None,
     }
+}
+
+/// What a client's coming through a gateway is called, by its connection.
+pub fn visit(connection: &[u8]) -> String {
+    let number = connection
+        .first_chunk()
+        .map_or(0, |number| u128::from_le_bytes(*number));
+    format!("{SESSION}by visit {number:x}")
 }
 
 /// The longest time without a new command, within some seconds after something.
@@ -212,6 +247,37 @@ impl State {
     }
 }
 
+impl State {
+    /// Whoever has come since the database was last cleared, and has gone, has been seen off, on all servers.
+    fn check_departures(&self, node: u64, cleared: Option<Position>, database: &Database) {
+        let commands = || self.history.values().flat_map(|entry| &entry.commands);
+        let passed_over: BTreeSet<u64> = commands()
+            .filter_map(|command| match &command.command.body {
+                Some(Body::Poison(poison)) => Some(poison.position),
+                _ => None,
+            })
+            .collect();
+        for command in commands() {
+            let position = command.position;
+            if let (Some(Body::Disconnect(gone)), Some(session)) = (&command.command.body, &command.session)
+                && session.database == DATABASE
+                && Some(Position(session.id)) > cleared
+                && self.ran.get(&(Position(session.id), false)) == Some(&true)
+                && !gone.refused
+                && !passed_over.contains(&position.0)
+            {
+                let is_there = database.rows.contains_key(&position.0);
+                assert_eq!(
+                    self.ran.get(&(position, false)),
+                    Some(&is_there),
+                    "on node {node} session {} has ended at {position} without `client_disconnected`",
+                    Position(session.id)
+                );
+            }
+        }
+    }
+}
+
 impl Truth {
     /// From now on it is looked for how long nothing new is applied.
     pub fn begin_gap(&self) {
@@ -265,7 +331,15 @@ impl Truth {
     }
 
     /// A server has made a call.
-    pub fn ran(&self, node: u64, id: &[u8], reducer: &str, args: &[u8], outcome: &Ran, database: &Database) {
+    pub fn ran(
+        &self,
+        node: u64,
+        id: &[u8],
+        (reducer, args): (&str, &[u8]),
+        outcome: &Ran,
+        removed: Option<&str>,
+        database: &Database,
+    ) {
         let (Some(header), true) = (CallHeader::decode(args), id == DATABASE) else {
             return;
         };
@@ -279,7 +353,7 @@ impl Truth {
             [node, header.index, 10],
         );
         let is_ok = matches!(outcome, Ran::Ok { .. });
-        if [ADD, FAIL, TRAP, BURN].contains(&reducer) {
+        if [ADD, REMOVE, FAIL, TRAP, BURN].contains(&reducer) {
             let name = module::name(args).unwrap_or_default();
             assert_eq!(
                 state.places.get(name),
@@ -312,6 +386,10 @@ impl Truth {
             return;
         };
         let rows = (database.hash(), its.digest);
+        if !state.rows.contains_key(&position) {
+            state.shown.record(position, database.shown);
+            state.removed.extend(removed.map(str::to_owned));
+        }
         let known = *state.rows.entry(position).or_insert(rows);
         assert_eq!(
             known, rows,
@@ -424,6 +502,12 @@ impl Truth {
         self.0.lock().may_be_gone = true;
     }
 
+    /// Whether the database may have ended, so that its clients are sent away.
+    pub fn may_have_ended(&self) -> bool {
+        let state = self.0.lock();
+        state.may_be_gone || state.places.keys().any(|name| name.ends_with(module::CLEARING))
+    }
+
     /// A client has asked for something, after it has moved so often.
     pub fn asked(&self, client: u64, moves: u64, name: &str) {
         let mut state = self.0.lock();
@@ -484,6 +568,100 @@ impl Truth {
         }
     }
 
+    /// What a client was told through a gateway of a call. Gives the call's place; none if no node would propose it, which may be
+    /// where something was wrong.
+    pub fn answered(
+        &self,
+        client: u64,
+        name: &str,
+        result: &Answer,
+        is_undisturbed: bool,
+    ) -> Option<Position> {
+        let mut state = self.0.lock();
+        let Some(position) = state.places.get(name).copied() else {
+            assert!(
+                result.error.is_some() && !is_undisturbed,
+                "client {client} is answered on {name}, which stands nowhere: {result:?}"
+            );
+            state.refused.insert(name.to_owned());
+            return None;
+        };
+        let entry = state.history.get(&position.index()).cloned();
+        let commands = entry.iter().flat_map(|entry| &entry.commands);
+        let command = commands.into_iter().find(|command| command.position == position);
+        let timestamp_us = command.map_or(0, |command| command.timestamp_us);
+        let told = result.timestamp_us.unwrap_or(timestamp_us);
+        assert_eq!(
+            told, timestamp_us,
+            "client {client} is told another call's time of {name}, at {position}"
+        );
+        assert!(
+            result.place.is_none_or(|place| place == position.0),
+            "client {client} is told of {name}, at {position}, what came of another one"
+        );
+        // One that has failed by decision never ran, perhaps.
+        let ran = state.ran.get(&(position, false)).copied();
+        assert!(
+            ran.unwrap_or(false) == result.error.is_none(),
+            "client {client} is told of {name}, at {position}, that it has ended otherwise than it has: {result:?}"
+        );
+        // What a module says is the call's name.
+        let error = result.error.as_deref();
+        assert!(
+            error.is_none_or(|error| !error.starts_with("call ") || error == name),
+            "client {client} is told another call's error of {name}, at {position}: {error:?}"
+        );
+        drop(state);
+        let outcome = match &result.error {
+            None => Ok(Applied {
+                position,
+                timestamp_us,
+                reply: Reply::Done,
+            }),
+            Some(message) => Err(Unapplied::Reducer {
+                position,
+                timestamp_us,
+                trapped: false,
+                message: message.clone(),
+                execution_us: 0,
+                energy: 0,
+            }),
+        };
+        self.told(client, name, &outcome, true);
+        Some(position)
+    }
+
+    /// A client was let in by a gateway, on a connection. Gives the place.
+    pub fn let_in(&self, client: u64, connection: &[u8]) -> Position {
+        let name = visit(connection);
+        let mut state = self.0.lock();
+        let Some(position) = state.places.get(&name).copied() else {
+            panic!("client {client} was let in, and the log does not know it")
+        };
+        assert_eq!(
+            state.ran.get(&(position, false)),
+            Some(&true),
+            "client {client} was let in before `client_connected` was called"
+        );
+        state.acknowledged.insert(name, position);
+        position
+    }
+
+    /// The first position, from one on, at which there is what a client is shown.
+    pub fn shows(&self, mask: Mask, sum: u64, from: Position) -> Option<Position> {
+        self.0.lock().shown.find(mask, sum, from)
+    }
+
+    /// Whether that is what there is at a position.
+    pub fn shows_at(&self, mask: Mask, sum: u64, position: Position) -> bool {
+        self.0.lock().shown.is_at(mask, sum, position)
+    }
+
+    /// Whether that is what there is in the end.
+    pub fn shows_last(&self, mask: Mask, sum: u64) -> bool {
+        self.0.lock().shown.is_last(mask, sum)
+    }
+
     /// A node leads a group, in one of its lives. A term may have several leaders, one after the other: openraft tells
     /// entries apart by term and node. But none may lead twice in a term: it may have lost entries of the first time.
     pub fn leads(&self, node: u64, life: u64, group: GroupId, term: u64) {
@@ -527,18 +705,15 @@ impl Truth {
         }
         // Of some of these nobody may have been told what became of them.
         let commands = state.history.values().flat_map(|entry| &entry.commands);
-        let ends = commands.filter(|command| match &command.command.body {
-            Some(Body::Publish(publish)) => {
-                publish.clear && !publish.module.starts_with(module::BAD.as_bytes())
-            }
-            Some(Body::Delete(_)) => true,
-            _ => false,
-        });
-        let cleared = ends.map(|command| command.position).max();
+        let cleared = commands
+            .filter(|command| ends(command))
+            .map(|command| command.position)
+            .max();
+        state.check_departures(node, cleared, database);
         for (name, position) in &state.acknowledged {
             let is_add = name.starts_with(module::ADDS) && Some(*position) > cleared;
             assert!(
-                !is_add || held.get(name.as_str()) == Some(position),
+                !is_add || state.removed.contains(name) || held.get(name.as_str()) == Some(position),
                 "node {node} does not hold {name} of {position}, which was acknowledged"
             );
             let is_arrival = name.starts_with(SESSION) && Some(*position) > cleared;

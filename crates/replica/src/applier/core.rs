@@ -206,7 +206,8 @@ impl Core {
         if active.claims >= Claims::Kept {
             self.identify(command, header, &connect.claims, calls);
         }
-        let Some(reducer) = active.module.client_connected() else {
+        let reducer = active.module.client_connected();
+        let Some(reducer) = reducer.filter(|_| !rtdb_runtime::planted("arrivals call nothing")) else {
             return self.answer(command, Ok(Reply::Done));
         };
         self.send(command, Kind::Connect, &reducer.name, header, &[], 0, calls);
@@ -222,7 +223,8 @@ impl Core {
     ) {
         let header = caller(command, &session.sender, &session.connection, session.id);
         let mut kind = Kind::Disconnect;
-        if let Some(reducer) = module.client_disconnected().filter(|_| !disconnect.refused) {
+        let is_called = !disconnect.refused && !rtdb_runtime::planted("departures call nothing");
+        if let Some(reducer) = module.client_disconnected().filter(|_| is_called) {
             self.send(command, kind, &reducer.name, header, &[], 0, calls);
             // Has an effect only if the reducer failed: else the position is applied already.
             kind = Kind::Cleanup;

@@ -2,6 +2,7 @@
 
 use super::query::{Changes, Query, Table};
 use crate::module::{ADD, BURN, CONNECTED, DISCONNECTED, FAIL, REMOVE, TRAP, name, value};
+use crate::shown::{self, Sums};
 use bytes::{BufMut, Bytes, BytesMut};
 use rtdb_determinism::header::{self, CallHeader, NO_RECEIPT};
 use rtdb_determinism::{CONFLICT, DISCONNECT, IDENTIFY, MARK, REPLAY, SKIPPED, Successes};
@@ -58,6 +59,8 @@ pub struct Database {
     next: u64,
     /// Of all rows, whatever their order.
     sum: u64,
+    /// What clients' queries show.
+    pub shown: Sums,
 }
 
 /// How a commit is taken back.
@@ -128,6 +131,11 @@ impl Database {
         }
     }
 
+    /// The name of the row that the last commit has removed.
+    pub fn removed(undo: &Undo) -> Option<&str> {
+        undo.removed.as_ref().map(|(_, row)| row.name.as_str())
+    }
+
     /// What the last commit has changed.
     pub fn changes(&self, undo: &Undo) -> Changes {
         let mut changes = Changes::default();
@@ -157,13 +165,22 @@ impl Database {
         rows.into_iter().filter(|row| query.shows(row)).collect()
     }
 
-    /// Takes a row into the sum that has come, or out of it one that has left. Gives its hash.
+    /// Takes a row into the sums that has come, or out of them one that has left. Gives its hash.
     fn count(&mut self, index: u64, row: &Row, comes: bool) -> u64 {
         let hash = hash(&(index, row));
-        self.sum = match comes {
-            true => self.sum.wrapping_add(hash),
-            false => self.sum.wrapping_sub(hash),
+        let add = |sum: &mut u64, hash: u64| {
+            *sum = match comes {
+                true => sum.wrapping_add(hash),
+                false => sum.wrapping_sub(hash),
+            };
         };
+        add(&mut self.sum, hash);
+        if let Some(row) = row.encoded() {
+            let sums = self.shown.iter_mut().zip(shown::queries());
+            for (sum, _) in sums.filter(|(_, query)| query.shows(&row)) {
+                add(sum, shown::hash_of(&row));
+            }
+        }
         hash
     }
 

@@ -263,7 +263,15 @@ impl SpacetimeDb {
             connections.for_each(|connection| connection.hear(&changes, Some(&cause)));
         }
         if let Some(truth) = &self.0.truth {
-            truth.ran(self.0.node, id, reducer, args, &outcome, &files.database);
+            let removed = undo.as_ref().and_then(Database::removed);
+            truth.ran(
+                self.0.node,
+                id,
+                (reducer, args),
+                &outcome,
+                removed,
+                &files.database,
+            );
         }
         files.commit(undo, self.0.truth.is_some());
         Some(outcome)

@@ -23,7 +23,9 @@ impl Core {
         self.losses += 1;
         self.forget_views(actions);
         // Its client was not shown these yet: their rows, and the replies, come again.
-        self.held.clear();
+        if !rtdb_runtime::planted("receipts of a lost life count") {
+            self.held.clear();
+        }
         if let Some(subscriptions) = &mut self.subscriptions {
             subscriptions.forget_told();
         }

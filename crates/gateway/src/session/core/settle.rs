@@ -74,6 +74,11 @@ impl Core {
         if let (Some(applied), Some(call)) = (self.applied.take(), self.take_call()) {
             let result = call.succeeded(self.subprotocol, &self.caller, applied, update);
             actions.extend(result.map(Action::Send));
+            if let [.., before, result] = actions.as_mut_slice()
+                && rtdb_runtime::planted("results go before what stands before them")
+            {
+                std::mem::swap(before, result);
+            }
         }
     }
 
