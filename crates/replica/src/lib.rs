@@ -42,7 +42,7 @@ pub use database::{ActiveDatabase, DatabaseId};
 pub use fatal::Fatal;
 pub use keys::{KeyError, KeyFiles, Keys};
 pub use migration::migration_token;
-pub use procedures::{Procedures, Run, TooManyRuns, Uncommitted};
+pub use procedures::{Procedures, Run, TooManyRuns, TurnQueue, Uncommitted};
 pub use quarantine::Quarantine;
 pub use replica::{Found, Replica, ReplicaConfig, Report};
 pub use rtdb_determinism::{Firing, When};

@@ -50,6 +50,8 @@ pub(super) struct Procedures {
     transactions: Transactions,
     /// How many transactions the procedure has tried to commit.
     seq: GlobalId,
+    /// Whether one is running: nothing else, as start-up, may wait, fetch, begin a transaction or look at the clock.
+    running: GlobalId,
 }
 
 /// What [`Procedures`] shares with the rest of the shim.
@@ -118,6 +120,7 @@ impl Procedures {
                 sleep_until,
             },
             seq: global(module, I64),
+            running: global(module, I32),
         }
     }
 
@@ -133,10 +136,13 @@ impl Procedures {
             }
             // With a transaction open, the next reducer would wait for ever, and with it the database.
             "procedure_sleep_until" => host::guard(module, import, |code| {
+                code.global_get(self.running).is_zero().trap_if();
                 code.global_get(self.journal.open).trap_if();
             })?,
             // The host refuses it with a transaction open.
-            "procedure_http_request" => {}
+            "procedure_http_request" => host::guard(module, import, |code| {
+                code.global_get(self.running).is_zero().trap_if();
+            })?,
             _ => return Ok(false),
         }
         Ok(true)
@@ -175,6 +181,7 @@ impl Procedures {
             jwt.begin(code);
             code.i64_const(0).global_set(self.seq);
             self.journal.end(code);
+            code.i32_const(1).global_set(self.running);
 
             code.local_get(id);
             for word in (header::SENDER_AT..header::TIMESTAMP_AT).step_by(8) {
@@ -185,6 +192,7 @@ impl Procedures {
             code.call(original).local_set(errno);
             self.sinks.end(code);
             jwt.end(code);
+            code.i32_const(0).global_set(self.running);
             // The host takes back what is left open.
             self.close(code);
             self.scans.end(code);
@@ -203,6 +211,7 @@ impl Procedures {
         let (window, own) = (self.window, self.window.own);
         function(module, [I32], &[I32], |code, [out], locals| {
             let errno = locals.add(I32);
+            code.global_get(self.running).is_zero().trap_if();
             code.local_get(out).call(real).local_tee(errno).when(|code| {
                 code.local_get(errno).return_();
             });
