@@ -13,20 +13,16 @@ use rtdb_determinism::header::CallHeader;
 use rtdb_determinism::{CONFLICT, TransactionVerdict};
 use rtdb_protocol::client;
 use rtdb_protocol::server::{self, ProcedureResult, ServerMessage};
-use rtdb_replica::{Run, TurnQueue, Uncommitted};
+use rtdb_replica::{Run, TURN_MAX, TurnQueue, Uncommitted};
 use rtdb_runtime::Instant;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio_tungstenite::tungstenite::Message;
 
 /// What is heard of a procedure whose server has ended.
 const ENDED: &str = "SpacetimeDB has ended while the procedure ran: what came of it is not known";
-
-/// How long a procedure may have a turn that it does not use: as long as the replicas wait for it.
-const TURN_KEPT_MAX: Duration = Duration::from_secs(2);
 
 /// A call whose arguments are of the procedure's types.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,7 +206,7 @@ impl Course {
             };
             let held = match decided {
                 // A node whose server is so far behind has no use of a turn, and all others would wait for it.
-                Decided::Conflict if began.elapsed() < TURN_KEPT_MAX => turns.ask(&node, &transaction).await,
+                Decided::Conflict if began.elapsed() < TURN_MAX => turns.ask(&node, &transaction).await,
                 _ => None,
             };
             let (verdict, position, lost) = match decided {
@@ -315,7 +311,7 @@ impl Turns {
             position,
             outcome,
             is_used: false,
-            kept_until: Instant::now() + TURN_KEPT_MAX,
+            kept_until: Instant::now() + TURN_MAX,
             _first: first,
         })
     }

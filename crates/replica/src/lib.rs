@@ -36,7 +36,7 @@ mod tokens;
 mod views;
 
 pub use admin::{Admin, AdminError, DatabaseState, SqlError, SqlTable};
-pub use applier::{ConnectionError, WRITE_ROWS_MAX, write_too_large};
+pub use applier::{ConnectionError, TURN_MAX, WRITE_ROWS_MAX, write_too_large};
 pub use contents::{Contents, TableContents};
 pub use database::{ActiveDatabase, DatabaseId};
 pub use fatal::Fatal;
