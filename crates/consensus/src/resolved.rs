@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
 
-/// Bytes of resolved entries that are kept in memory for each group, once their decisions are on disk. They share the
-/// bytes of the log's own cache.
-const RECENT_BYTES_MAX: usize = 32 << 20;
+/// Bytes of resolved entries that a node keeps in memory once their decisions are on disk: all groups share them. Their
+/// commands are pieces of the entries in the log's own cache.
+const RECENT_BYTES_MAX: usize = 16 << 20;
 
 /// What a resolved command takes in memory beside its bytes, about: itself, and what it has allocated.
 const COMMAND_OVERHEAD: usize = size_of::<ResolvedCommand>() + 96;
@@ -109,7 +109,8 @@ impl ResolvedLog {
                 recent.entries.push_back((entry, size));
             }
             let written = self.written.load(Ordering::Acquire);
-            while recent.bytes > RECENT_BYTES_MAX
+            let bytes_max = self.log.share(RECENT_BYTES_MAX);
+            while recent.bytes > bytes_max
                 && let Some((first, size)) = recent.entries.front()
                 && first.index <= written
             {

@@ -6,19 +6,19 @@ use crate::upstream::{self, Upstream, UpstreamConfig};
 use crate::wire::Received;
 use bytes::Bytes;
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, OptionFuture};
 use rtdb_consensus::command::{Body, Transaction, Turn};
 use rtdb_consensus::{Outcome, Pending, Position, Refusal, Unapplied};
 use rtdb_determinism::header::CallHeader;
 use rtdb_determinism::{CONFLICT, TransactionVerdict};
 use rtdb_protocol::client;
 use rtdb_protocol::server::{self, ProcedureResult, ServerMessage};
-use rtdb_replica::{Run, Uncommitted};
+use rtdb_replica::{Run, TURN_MAX, TurnQueue, Uncommitted};
 use rtdb_runtime::Instant;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
-use tokio::sync::watch;
+use tokio::sync::{OwnedMutexGuard, watch};
 use tokio_tungstenite::tungstenite::Message;
 
 /// What is heard of a procedure whose server has ended.
@@ -44,10 +44,13 @@ pub(crate) struct Finished {
     pub(crate) result: Result<ProcedureResult, String>,
     /// The position of its last transaction, 0 if it had none.
     pub(crate) last: u64,
+    /// The bytes of its arguments.
+    pub(crate) args_bytes: usize,
 }
 
 /// Runs a procedure to its end.
 pub(crate) async fn run(node: Arc<Node>, config: UpstreamConfig, call: ProcedureCall) -> Finished {
+    let args_bytes = call.args.len();
     let mut course = Course {
         node,
         config,
@@ -55,11 +58,13 @@ pub(crate) async fn run(node: Arc<Node>, config: UpstreamConfig, call: Procedure
         last: 0,
         has_passed: false,
         held: None,
+        lost: None,
     };
     let result = course.run(call).await;
     Finished {
         result,
         last: course.last,
+        args_bytes,
     }
 }
 
@@ -73,6 +78,8 @@ struct Course {
     has_passed: bool,
     /// The turn in which its next transaction runs.
     held: Option<Held>,
+    /// Why a transaction of it is lost. It traps then, which says nothing of that.
+    lost: Option<String>,
 }
 
 /// What has become of a transaction.
@@ -85,6 +92,8 @@ struct Settled {
     receipts: u64,
     /// The turn in which it may run again.
     held: Option<Held>,
+    /// Why it is lost.
+    lost: Option<String>,
 }
 
 impl Course {
@@ -114,6 +123,8 @@ impl Course {
             &[&header.encode(), &call.args],
             call.request_id,
         ));
+        // While it runs they are the server's alone.
+        drop(call);
         let transaction = Transaction {
             database: config.database.to_byte_array().to_vec().into(),
             program: active.program.data.to_vec().into(),
@@ -122,6 +133,7 @@ impl Course {
         };
         let mut committing: Option<BoxFuture<'static, Settled>> = None;
         loop {
+            let kept_until = self.held.as_ref().map(|held| held.kept_until);
             rtdb_runtime::select! {
                 settled = poll_fn(|cx| match &mut committing {
                     Some(committing) => committing.poll_unpin(cx),
@@ -131,6 +143,7 @@ impl Course {
                     self.receipts = settled.receipts;
                     self.last = self.last.max(settled.position);
                     self.held = settled.held;
+                    self.lost = settled.lost.or(self.lost.take());
                     run.settle(settled.seq, settled.verdict);
                 }
                 uncommitted = run.next(), if committing.is_none() => {
@@ -139,12 +152,13 @@ impl Course {
                 received = next(&mut upstream) => match received {
                     Some(Ok(Message::Binary(payload))) => {
                         if let Some(result) = self.result(payload) {
-                            return Ok(result);
+                            return self.lost.take().map_or(Ok(result), Err);
                         }
                     }
                     Some(Ok(_)) => {}
                     Some(Err(_)) | None => return Err(ENDED.to_owned()),
                 },
+                Some(()) = OptionFuture::from(kept_until.map(rtdb_runtime::sleep_until)) => self.held = None,
             }
         }
     }
@@ -179,17 +193,26 @@ impl Course {
             ..transaction
         };
         async move {
-            // While the database is held nothing waits at the gate.
-            let may_pass = held.is_some() || !passes;
-            let has_passed = may_pass || node.gate.pass(&database, &caller).await.is_ok();
-            let (verdict, position) = match (has_passed, held) {
-                (false, _) => (TransactionVerdict::Lost, 0),
-                (true, Some(held)) => held.commit(&mut transaction).await,
-                (true, None) => commit(&node, &mut transaction).await,
+            // In a turn the database waits, and its first attempt has passed.
+            let pass = match passes && held.is_none() {
+                true => node.gate.pass(&database, &caller).await.map(drop),
+                false => Ok(()),
             };
-            let held = match verdict {
-                TransactionVerdict::Conflict => turns.ask(&node, &transaction).await,
+            let began = Instant::now();
+            let decided = match (pass, held) {
+                (Err(refused), _) => Decided::Lost(refused.body),
+                (Ok(()), Some(held)) => held.commit(&mut transaction).await,
+                (Ok(()), None) => commit(&node, &mut transaction).await,
+            };
+            let held = match decided {
+                // A node whose server is so far behind has no use of a turn, and all others would wait for it.
+                Decided::Conflict if began.elapsed() < TURN_MAX => turns.ask(&node, &transaction).await,
                 _ => None,
+            };
+            let (verdict, position, lost) = match decided {
+                Decided::Committed(position) => (TransactionVerdict::Committed, position, None),
+                Decided::Conflict => (TransactionVerdict::Conflict, 0, None),
+                Decided::Lost(why) => (TransactionVerdict::Lost, 0, Some(lost(&why))),
             };
             Settled {
                 seq,
@@ -197,14 +220,28 @@ impl Course {
                 position,
                 receipts: transaction.session,
                 held,
+                lost,
             }
         }
         .boxed()
     }
 }
 
+/// What the log has decided of a transaction.
+enum Decided {
+    /// Its position.
+    Committed(u64),
+    Conflict,
+    /// Why. If it is unknown what became of it, that says so.
+    Lost(String),
+}
+
+fn lost(why: &str) -> String {
+    format!("the procedure was stopped at a transaction: {why}")
+}
+
 /// Has a transaction done, unless calls have come between.
-async fn commit(node: &Node, transaction: &mut Transaction) -> (TransactionVerdict, u64) {
+async fn commit(node: &Node, transaction: &mut Transaction) -> Decided {
     loop {
         let since = Instant::now();
         node.metrics.calls.inc();
@@ -213,7 +250,7 @@ async fn commit(node: &Node, transaction: &mut Transaction) -> (TransactionVerdi
             Ok(outcome) => outcome,
             Err(error) => {
                 tracing::debug!(error = error.body, "a procedure's transaction is not proposed");
-                return (TransactionVerdict::Lost, 0);
+                return Decided::Lost(error.body);
             }
         };
         node.metrics.call_done(since.elapsed(), &outcome);
@@ -222,18 +259,18 @@ async fn commit(node: &Node, transaction: &mut Transaction) -> (TransactionVerdi
             Err(Unapplied::Refused(Refusal::SessionGone)) if transaction.session != 0 => {
                 transaction.session = 0;
             }
-            outcome => return verdict(outcome),
+            outcome => return decided(outcome),
         }
     }
 }
 
-fn verdict(outcome: Outcome) -> (TransactionVerdict, u64) {
+fn decided(outcome: Outcome) -> Decided {
     match outcome {
-        Ok(applied) => (TransactionVerdict::Committed, applied.position.0),
-        Err(Unapplied::Reducer { message, .. }) if message == CONFLICT => (TransactionVerdict::Conflict, 0),
+        Ok(applied) => Decided::Committed(applied.position.0),
+        Err(Unapplied::Reducer { message, .. }) if message == CONFLICT => Decided::Conflict,
         Err(error) => {
             tracing::debug!(%error, "a procedure's transaction is lost");
-            (TransactionVerdict::Lost, 0)
+            Decided::Lost(error.to_string())
         }
     }
 }
@@ -242,6 +279,7 @@ fn verdict(outcome: Outcome) -> (TransactionVerdict, u64) {
 struct Turns {
     run: u64,
     given: watch::Receiver<Position>,
+    queue: TurnQueue,
 }
 
 impl Turns {
@@ -249,6 +287,7 @@ impl Turns {
         Self {
             run: run.id(),
             given: run.turn(),
+            queue: run.queue(),
         }
     }
 
@@ -259,6 +298,7 @@ impl Turns {
             program: transaction.program.clone(),
             run: self.run,
         };
+        let first = self.queue.first().await;
         let before = *self.given.borrow();
         let mut outcome = node.shard.submit(Body::Turn(turn).into()).ok()?;
         let position = rtdb_runtime::select! {
@@ -271,6 +311,8 @@ impl Turns {
             position,
             outcome,
             is_used: false,
+            kept_until: Instant::now() + TURN_MAX,
+            _first: first,
         })
     }
 }
@@ -283,11 +325,14 @@ struct Held {
     /// What becomes of the transaction that is run in it.
     outcome: Pending,
     is_used: bool,
+    kept_until: Instant,
+    /// Until it is over, no other run on this node has one.
+    _first: OwnedMutexGuard<()>,
 }
 
 impl Held {
     /// Has the transaction done that was run in it.
-    async fn commit(mut self, transaction: &mut Transaction) -> (TransactionVerdict, u64) {
+    async fn commit(mut self, transaction: &mut Transaction) -> Decided {
         transaction.turn = self.position.0;
         loop {
             self.node.metrics.calls.inc();
@@ -298,7 +343,7 @@ impl Held {
             };
             self.is_used = true;
             rtdb_runtime::select! {
-                outcome = &mut self.outcome => return self.verdict(transaction, outcome),
+                outcome = &mut self.outcome => return decided_in_turn(transaction, outcome),
                 refused = &mut proposed => match refused {
                     Err(Unapplied::Refused(Refusal::SessionGone)) if transaction.session != 0 => {
                         transaction.session = 0;
@@ -308,16 +353,16 @@ impl Held {
             }
         }
         let outcome = (&mut self.outcome).await;
-        self.verdict(transaction, outcome)
+        decided_in_turn(transaction, outcome)
     }
+}
 
-    /// What has failed in a turn was not done, and may be tried again.
-    fn verdict(&self, transaction: &mut Transaction, outcome: Outcome) -> (TransactionVerdict, u64) {
-        transaction.turn = 0;
-        match outcome {
-            Err(Unapplied::Reducer { .. }) => (TransactionVerdict::Conflict, 0),
-            outcome => verdict(outcome),
-        }
+/// What has failed in a turn was not done, and may be tried again.
+fn decided_in_turn(transaction: &mut Transaction, outcome: Outcome) -> Decided {
+    transaction.turn = 0;
+    match outcome {
+        Err(Unapplied::Reducer { .. }) => Decided::Conflict,
+        outcome => decided(outcome),
     }
 }
 

@@ -36,6 +36,7 @@ use self::held::Held;
 use self::poison::Poison;
 pub(crate) use self::reader::database_of;
 use self::reader::{Head, Reader};
+pub use self::turn::TURN_MAX;
 use self::write::Counting;
 pub use self::write::{WRITE_ROWS_MAX, write_too_large};
 use crate::replica::{Shared, Slot, Verdict, Verdicts, Witnesses};

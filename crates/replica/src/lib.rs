@@ -36,13 +36,13 @@ mod tokens;
 mod views;
 
 pub use admin::{Admin, AdminError, DatabaseState, SqlError, SqlTable};
-pub use applier::{ConnectionError, WRITE_ROWS_MAX, write_too_large};
+pub use applier::{ConnectionError, TURN_MAX, WRITE_ROWS_MAX, write_too_large};
 pub use contents::{Contents, TableContents};
 pub use database::{ActiveDatabase, DatabaseId};
 pub use fatal::Fatal;
 pub use keys::{KeyError, KeyFiles, Keys};
 pub use migration::migration_token;
-pub use procedures::{Procedures, Run, TooManyRuns, Uncommitted};
+pub use procedures::{Procedures, Run, TooManyRuns, TurnQueue, Uncommitted};
 pub use quarantine::Quarantine;
 pub use replica::{Found, Replica, ReplicaConfig, Report};
 pub use rtdb_determinism::{Firing, When};

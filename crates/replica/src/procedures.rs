@@ -14,10 +14,10 @@ use rtdb_determinism::{Transaction, TransactionVerdict};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use thiserror::Error;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Mutex as Queue, Notify, OwnedMutexGuard, mpsc, watch};
 
 /// Runs of one database on this node at a time.
-const RUNS_MAX: usize = 256;
+pub(crate) const RUNS_MAX: usize = 256;
 /// Verdicts that are to be told at a time. Beyond, the oldest go: their procedures give up by themselves.
 const SETTLED_MAX: usize = 16_384;
 
@@ -32,6 +32,8 @@ pub struct Procedures {
     state: Mutex<State>,
     /// There is something to do.
     wake: Notify,
+    /// Where runs wait for a turn.
+    queue: Arc<Queue<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +77,17 @@ pub struct Run {
     id: u64,
     uncommitted: mpsc::Receiver<Uncommitted>,
     turn: watch::Receiver<Position>,
+}
+
+/// Runs of one database, one behind the other.
+#[derive(Debug)]
+pub struct TurnQueue(Arc<Queue<()>>);
+
+impl TurnQueue {
+    /// Resolves when no other run has a turn, until what it gives is dropped.
+    pub async fn first(self) -> OwnedMutexGuard<()> {
+        self.0.lock_owned().await
+    }
 }
 
 impl Procedures {
@@ -205,6 +218,11 @@ impl Run {
         self.turn.clone()
     }
 
+    /// Where runs wait until they may have a turn: of each database one on this node at a time, so that calls come between.
+    pub fn queue(&self) -> TurnQueue {
+        TurnQueue(self.procedures.queue.clone())
+    }
+
     /// Tells the procedure what has become of its transaction.
     pub fn settle(&self, seq: u64, verdict: TransactionVerdict) {
         let run = self.id;
@@ -306,6 +324,16 @@ mod tests {
         procedures.tell_again(told.into_iter().rev());
         let seqs: Vec<_> = settled(&procedures).iter().map(|it| it.1).collect();
         assert_eq!(seqs, [1, 2, 3]);
+    }
+
+    #[test]
+    fn one_run_at_a_time_has_a_turn() {
+        let procedures = Arc::new(Procedures::default());
+        let runs = [(); 2].map(|()| procedures.begin().unwrap());
+        let first = runs[0].queue().first().now_or_never().unwrap();
+        assert!(runs[1].queue().first().now_or_never().is_none());
+        drop(first);
+        assert!(runs[1].queue().first().now_or_never().is_some());
     }
 
     #[test]

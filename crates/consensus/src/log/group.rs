@@ -99,6 +99,11 @@ impl GroupLog {
         record.map(|record| Ok(decode(record)?.log_id)).transpose()
     }
 
+    /// The part of a node's `bytes` that is this group's: all have the same.
+    pub(crate) fn share(&self, bytes: usize) -> usize {
+        self.tail.lock().share(bytes)
+    }
+
     /// The id of the last entry, purged or not.
     pub(crate) fn last(&self) -> Option<LogId> {
         self.tail.lock().last()

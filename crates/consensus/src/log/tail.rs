@@ -6,8 +6,9 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Bytes of entries that a node keeps in memory once they are on disk: all groups share them.
-pub(super) const CACHED_BYTES_MAX: usize = 64 << 20;
+/// Bytes of entries that a node keeps in memory once they are on disk: all groups share them. Enough for members that keep
+/// up; one that does not is read to from the disk (CockroachDB keeps as many).
+pub(super) const CACHED_BYTES_MAX: usize = 16 << 20;
 
 /// What an entry takes in memory beside its payload, in bytes, about: itself, and what is allocated for the payload.
 const ENTRY_OVERHEAD: usize = size_of::<RaftEntry>() + 64;
@@ -85,6 +86,11 @@ impl Tail {
         self.cached.front().map_or(self.end(), |entry| entry.log_id.index)
     }
 
+    /// The part of a node's `bytes` that is this group's.
+    pub(super) fn share(&self, bytes: usize) -> usize {
+        bytes / self.sharers.load(Ordering::Relaxed).max(1)
+    }
+
     /// Takes in an entry.
     ///
     /// # Errors
@@ -109,7 +115,7 @@ impl Tail {
             return;
         }
         self.on_disk = self.on_disk.max(index);
-        let bytes_max = CACHED_BYTES_MAX / self.sharers.load(Ordering::Relaxed).max(1);
+        let bytes_max = self.share(CACHED_BYTES_MAX);
         while self.bytes > bytes_max
             && let Some(first) = self.cached.front()
             && first.log_id.index <= self.on_disk

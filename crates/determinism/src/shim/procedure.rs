@@ -36,23 +36,16 @@ const VERDICT_BYTES: u32 = 17;
 /// What procedures are run by.
 #[derive(Clone, Copy)]
 pub(super) struct Procedures {
-    host: Host,
-    window: Window,
-    reset: Reset,
-    in_call: GlobalId,
-    state: State,
-    sequences: Sequences,
-    passed: Passed,
-    jwt: Jwt,
-    scans: Scans,
-    sinks: Sinks,
-    journal: Journal,
+    parts: Parts,
     transactions: Transactions,
     /// How many transactions the procedure has tried to commit.
     seq: GlobalId,
+    /// Whether one is running: nothing else, as start-up, may wait, fetch, begin a transaction or look at the clock.
+    running: GlobalId,
 }
 
 /// What [`Procedures`] shares with the rest of the shim.
+#[derive(Clone, Copy)]
 pub(super) struct Parts {
     pub(super) host: Host,
     pub(super) window: Window,
@@ -78,19 +71,6 @@ struct Transactions {
 
 impl Procedures {
     pub(super) fn add(module: &mut Module, parts: Parts) -> Self {
-        let Parts {
-            host,
-            window,
-            reset,
-            in_call,
-            state,
-            sequences,
-            passed,
-            jwt,
-            scans,
-            sinks,
-            journal,
-        } = parts;
         let mut import = |name, params| host::add(module, abi::PROCEDURES, name, params);
         let (start, commit, abort) = (
             import(abi::START_TX, 1),
@@ -100,17 +80,7 @@ impl Procedures {
         let sleep = module.types.add(&[I64], &[I64]);
         let (sleep_until, _) = module.add_import_func(abi::PROCEDURES, "procedure_sleep_until", sleep);
         Self {
-            host,
-            window,
-            reset,
-            in_call,
-            state,
-            sequences,
-            passed,
-            jwt,
-            scans,
-            sinks,
-            journal,
+            parts,
             transactions: Transactions {
                 start,
                 commit,
@@ -118,6 +88,7 @@ impl Procedures {
                 sleep_until,
             },
             seq: global(module, I64),
+            running: global(module, I32),
         }
     }
 
@@ -133,10 +104,13 @@ impl Procedures {
             }
             // With a transaction open, the next reducer would wait for ever, and with it the database.
             "procedure_sleep_until" => host::guard(module, import, |code| {
-                code.global_get(self.journal.open).trap_if();
+                code.global_get(self.running).is_zero().trap_if();
+                code.global_get(self.parts.journal.open).trap_if();
             })?,
             // The host refuses it with a transaction open.
-            "procedure_http_request" => {}
+            "procedure_http_request" => host::guard(module, import, |code| {
+                code.global_get(self.running).is_zero().trap_if();
+            })?,
             _ => return Ok(false),
         }
         Ok(true)
@@ -151,13 +125,10 @@ impl Procedures {
         begin: FunctionId,
         read: FunctionId,
     ) -> FunctionId {
-        let Self {
-            window,
-            reset,
-            jwt,
-            transactions,
-            ..
-        } = self;
+        let Parts {
+            window, reset, jwt, ..
+        } = self.parts;
+        let transactions = self.transactions;
         let seen = window.seen;
         function(module, PARAMS, &[I32], |code, params, locals| {
             let [id, .., timestamp, args, sink] = params;
@@ -174,20 +145,22 @@ impl Procedures {
             window.restore(code, HOT_END);
             jwt.begin(code);
             code.i64_const(0).global_set(self.seq);
-            self.journal.end(code);
+            self.parts.journal.end(code);
+            code.i32_const(1).global_set(self.running);
 
             code.local_get(id);
             for word in (header::SENDER_AT..header::TIMESTAMP_AT).step_by(8) {
                 window.own.get64(code, HEADER + word);
             }
             code.local_get(timestamp).local_get(args);
-            self.sinks.begin(code, sink);
+            self.parts.sinks.begin(code, sink);
             code.call(original).local_set(errno);
-            self.sinks.end(code);
+            self.parts.sinks.end(code);
             jwt.end(code);
+            code.i32_const(0).global_set(self.running);
             // The host takes back what is left open.
             self.close(code);
-            self.scans.end(code);
+            self.parts.scans.end(code);
             reset.reset(code);
             code.local_get(errno);
         })
@@ -195,30 +168,31 @@ impl Procedures {
 
     /// A transaction is over.
     fn close(self, code: &mut Code<'_>) {
-        self.journal.end(code);
-        code.i32_const(0).global_set(self.in_call);
+        self.parts.journal.end(code);
+        code.i32_const(0).global_set(self.parts.in_call);
     }
 
     fn add_start(self, module: &mut Module, real: FunctionId) -> FunctionId {
-        let (window, own) = (self.window, self.window.own);
+        let (window, own) = (self.parts.window, self.parts.window.own);
         function(module, [I32], &[I32], |code, [out], locals| {
             let errno = locals.add(I32);
+            code.global_get(self.running).is_zero().trap_if();
             code.local_get(out).call(real).local_tee(errno).when(|code| {
                 code.local_get(errno).return_();
             });
             window.borrow(code, HOT_END, |code| {
                 // There is a state before there are clients.
-                code.call(self.state.read).is_zero().trap_if();
+                code.call(self.parts.state.read).is_zero().trap_if();
                 window.take_part(code, ARGUMENT, HOT_END);
             });
-            self.sequences.begin(code);
-            self.passed.begin(code);
-            self.journal.begin(
+            self.parts.sequences.begin(code);
+            self.parts.passed.begin(code);
+            self.parts.journal.begin(
                 code,
                 |code| own.get64(code, HEADER + header::INDEX_AT),
                 |code| own.get64(code, STATE_INDEX),
             );
-            code.i32_const(1).global_set(self.in_call).i32_const(0);
+            code.i32_const(1).global_set(self.parts.in_call).i32_const(0);
         })
     }
 
@@ -234,16 +208,16 @@ impl Procedures {
         let Transactions {
             start, commit, abort, ..
         } = self.transactions;
-        let publish = self.journal.add_publish(module, self.host.insert);
+        let publish = self.parts.journal.add_publish(module, self.parts.host.insert);
         let look = self.add_look(module);
-        let (window, seen) = (self.window, self.window.seen);
+        let (window, seen) = (self.parts.window, self.parts.window.seen);
         function(module, [], &[I32], |code, [], locals| {
             let [verdict, empty] = [(); 2].map(|()| locals.add(I32));
             let [now, until, pause] = [(); 3].map(|()| locals.add(I64));
-            code.global_get(self.journal.open).is_zero().when(|code| {
+            code.global_get(self.parts.journal.open).is_zero().when(|code| {
                 code.call(real).return_();
             });
-            self.journal.is_empty(code);
+            self.parts.journal.is_empty(code);
             code.local_set(empty);
             self.close(code);
             code.call(abort).must();
@@ -300,24 +274,24 @@ impl Procedures {
     /// `look() -> verdict`: on the transaction that was published last; 0 if there is none yet.
     fn add_look(self, module: &mut Module) -> FunctionId {
         let Transactions { start, abort, .. } = self.transactions;
-        let Window { seen, own, .. } = self.window;
+        let Window { seen, own, .. } = self.parts.window;
         function(module, [], &[I32], |code, [], locals| {
             let [verdict, bytes] = [(); 2].map(|()| locals.add(I32));
-            self.window.borrow(code, HOT_END, |code| {
+            self.parts.window.borrow(code, HOT_END, |code| {
                 seen.at(code, OUT);
                 code.call(start).must();
-                bound(code, self.window, |code| {
+                bound(code, self.parts.window, |code| {
                     own.get64(code, HEADER + header::INDEX_AT)
                 });
                 own.get32(code, VERDICT_INDEX_ID);
-                push_bounds(code, self.window, BOUND_BYTES);
-                code.call(self.host.scan_range).must();
+                push_bounds(code, self.parts.window, BOUND_BYTES);
+                code.call(self.parts.host.scan_range).must();
                 code.i32_const(VERDICT_BYTES as i32).local_set(bytes);
                 seen.set32(code, LEN, bytes);
                 seen.get32(code, OUT);
                 seen.at(code, VERDICT);
                 seen.at(code, LEN);
-                code.call(self.host.advance)
+                code.call(self.parts.host.advance)
                     .i32_const(abi::EXHAUSTED)
                     .binop(BinaryOp::I32Ne)
                     .trap_if();

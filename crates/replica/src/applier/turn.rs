@@ -15,7 +15,7 @@ use rtdb_runtime::Instant;
 use std::time::Duration;
 
 /// How long a database waits for a procedure. Then its replicas give the turn back, which the log decides.
-const TURN_MAX: Duration = Duration::from_secs(2);
+pub const TURN_MAX: Duration = Duration::from_secs(2);
 
 /// What is heard of a turn in which nothing was done.
 const NOTHING_DONE: &str = "nothing was done in the procedure's turn";
@@ -28,16 +28,10 @@ impl Applier {
         turn: &Turn,
         connection: Option<Connection>,
     ) -> Result<Option<Connection>, Interrupt> {
-        self.core.writing(command);
-        let (Some(active), Some(mut connection)) = (self.core.active(), connection) else {
-            self.core.unwritten_here();
-            return Ok(None);
+        let (active, mut connection) = match self.begin_write(command, connection) {
+            Ok(begun) => begun,
+            Err(connection) => return Ok(connection),
         };
-        if let Some(why) = self.failed(command.position) {
-            self.passed_over.insert(command.position);
-            self.core.unwritten(Failure::trapped(why.to_owned()));
-            return Ok(Some(connection));
-        }
         if active.program.data[..] != turn.program[..] || !active.runs_procedures {
             self.core.unwritten(Failure::trapped(OTHER_MODULE.to_owned()));
             return Ok(Some(connection));

@@ -15,6 +15,7 @@ use rtdb_determinism::{APPLY, RowChanges, Table, encode_changes};
 use rtdb_protocol::MESSAGE_BYTES_MAX;
 use spacetimedb_sats::ProductType;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Bytes of the rows of one statement, those that go and those that come: less than a call and an answer may have.
 const WRITE_BYTES_MAX: usize = 24 << 20;
@@ -43,6 +44,26 @@ struct Planned {
 }
 
 impl Applier {
+    /// Begins what changes rows with nothing else under way. If there is no database, or the log has decided that the command has
+    /// failed, that is its outcome, and it is over.
+    pub(super) fn begin_write(
+        &mut self,
+        command: &ResolvedCommand,
+        connection: Option<Connection>,
+    ) -> Result<(Arc<ActiveDatabase>, Connection), Option<Connection>> {
+        self.core.writing(command);
+        let (Some(active), Some(connection)) = (self.core.active(), connection) else {
+            self.core.unwritten_here();
+            return Err(None);
+        };
+        if let Some(why) = self.failed(command.position) {
+            self.passed_over.insert(command.position);
+            self.core.unwritten(Failure::trapped(why.to_owned()));
+            return Err(Some(connection));
+        }
+        Ok((active, connection))
+    }
+
     /// Changes rows, with nothing else under way.
     pub(super) async fn write(
         &mut self,
@@ -50,16 +71,10 @@ impl Applier {
         write: &Write,
         connection: Option<Connection>,
     ) -> Result<Option<Connection>, Interrupt> {
-        self.core.writing(command);
-        let (Some(active), Some(mut connection)) = (self.core.active(), connection) else {
-            self.core.unwritten_here();
-            return Ok(None);
+        let (active, mut connection) = match self.begin_write(command, connection) {
+            Ok(begun) => begun,
+            Err(connection) => return Ok(connection),
         };
-        if let Some(why) = self.failed(command.position) {
-            self.passed_over.insert(command.position);
-            self.core.unwritten(Failure::trapped(why.to_owned()));
-            return Ok(Some(connection));
-        }
         let table = match table(write, &active) {
             Ok(table) => table,
             Err(why) => {

@@ -1,7 +1,7 @@
 //! Watches the table in which transactions of procedures wait, and tells the procedures what has become of them: over a
 //! connection of its own, as long as there are any.
 
-use super::{Procedures, Settled};
+use super::{Procedures, RUNS_MAX, Settled};
 use crate::AdminError;
 use crate::applier::{Connection, ConnectionError};
 use crate::replica::{Shared, Slot};
@@ -19,11 +19,12 @@ use thiserror::Error;
 
 /// How long the connection stays when no procedure is running any more.
 const LINGER: Duration = Duration::from_secs(30);
-/// The largest message that the server may send, in bytes: all that waits, which is asked for at once.
-const MESSAGE_BYTES_MAX: usize = 1 << 30;
 /// The pause before a lost connection is tried again: doubles from the first to the second.
 const BACK_OFF_MIN: Duration = Duration::from_millis(20);
 const BACK_OFF_MAX: Duration = Duration::from_secs(2);
+
+/// The largest message that the server may send, in bytes: all transactions that may wait, as after its end.
+const OUTBOX_BYTES_MAX: usize = RUNS_MAX * (25 << 20);
 
 /// Forgets the verdicts of all runs: there is no run 0.
 const FORGET: Settled = Settled {
@@ -44,7 +45,7 @@ pub(crate) struct Watcher {
 /// Why watching stopped.
 #[derive(Debug, Error)]
 enum Interrupt {
-    #[error("the database is not there, or has no procedures")]
+    #[error("the database is not there")]
     Absent,
     #[error("another module was published")]
     Published,
@@ -125,11 +126,9 @@ impl Watcher {
         let (admin, identity) = (&self.shared.admin, &self.slot.identity);
         admin.up().await;
         let life = admin.server().life();
+        // Those of the module before, which may have had none but these, are to hear that it is another one.
         let active = self.shared.active(identity).ok_or(Interrupt::Absent)?;
-        if !active.runs_procedures {
-            return Err(Interrupt::Absent);
-        }
-        let mut connection = Connection::open_for(admin, &active.owner, identity, MESSAGE_BYTES_MAX).await?;
+        let mut connection = Connection::open_for(admin, &active.owner, identity, OUTBOX_BYTES_MAX).await?;
         if self.cleared != Some(life) {
             tell(&mut connection, FORGET, told);
             self.cleared = Some(life);

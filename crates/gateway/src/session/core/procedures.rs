@@ -53,6 +53,7 @@ impl Core {
             session: session | NO_RECEIPT,
         };
         self.running.count += 1;
+        self.bytes += args.len();
         actions.push(Action::CallProcedure(ProcedureCall {
             procedure: procedure.to_string(),
             // Copied out: they may be a small part of their frame.
@@ -71,8 +72,13 @@ impl Core {
         context: &Context<'_>,
         actions: &mut Vec<Action>,
     ) {
-        let Finished { result, last } = finished;
+        let Finished {
+            result,
+            last,
+            args_bytes,
+        } = finished;
         self.running.count = self.running.count.saturating_sub(1);
+        self.bytes -= args_bytes;
         let message = match result {
             Ok(result) => result.raw,
             Err(why) => reply::procedure_refused(self.subprotocol, request_id, &why),

@@ -32,6 +32,7 @@ fn returned(script: &mut Script, last: u64) -> Vec<String> {
     let finished = Finished {
         result: Ok(result),
         last,
+        args_bytes: 8,
     };
     script.step(|core, context, actions| core.procedure_finished(5, finished, context, actions))
 }
@@ -111,6 +112,16 @@ fn what_is_no_call_of_a_procedure_is_refused_in_its_place() {
     assert_eq!(script.ok(), ["result 1 ok", "procedure failed"]);
     let other = client::call_procedure(V2, "add", &[&[0; 8]], 6);
     assert_eq!(script.client(other), ["procedure failed"]);
+}
+
+#[test]
+fn arguments_count_while_a_procedure_runs() {
+    let mut script = with_procedure(Script::new());
+    let before = script.core.bytes();
+    script.client(fetch(&[0; 8], 5));
+    assert_eq!(script.core.bytes() - before, 8);
+    assert_eq!(returned(&mut script, 0), ["procedure returned"]);
+    assert_eq!(script.core.bytes(), before);
 }
 
 #[test]
