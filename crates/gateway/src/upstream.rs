@@ -97,7 +97,7 @@ pub(crate) async fn reopen(local: &dyn Local, config: &UpstreamConfig) -> Upstre
         pause = (pause * 2).min(RETRY_MAX);
     };
     // Asked on the new connection's server: had it died in between, the connection would be dead too.
-    local.caught_up(&config.database).await;
+    local.caught_up(&config.database, 0).await;
     opened
 }
 

@@ -8,7 +8,7 @@ use crate::metrics::GatewayMetrics;
 use crate::session::core::Caller;
 use crate::socket::Counted;
 use bytes::Bytes;
-use rtdb_consensus::{Command, Propose};
+use rtdb_consensus::{Command, NoReadIndex, Propose};
 use rtdb_protocol::Subprotocol;
 use rtdb_protocol::compress::Compression;
 use rtdb_replica::Views;
@@ -30,6 +30,9 @@ impl Propose for Nothing {
     }
     fn ready(&self) -> BoxFuture<'_, ()> {
         std::future::pending().boxed()
+    }
+    fn read_index(&self) -> BoxFuture<'_, Result<u64, NoReadIndex>> {
+        std::future::ready(Err(NoReadIndex)).boxed()
     }
 }
 
@@ -108,7 +111,7 @@ impl Local for Nothing {
     fn procedures(&self, _: &Identity) -> Option<Arc<rtdb_replica::Procedures>> {
         None
     }
-    fn caught_up(&self, _: &Identity) -> BoxFuture<'static, ()> {
+    fn caught_up(&self, _: &Identity, _: u64) -> BoxFuture<'static, ()> {
         std::future::ready(()).boxed()
     }
     fn tokens(&self) -> Option<Arc<dyn Tokens>> {
