@@ -8,6 +8,7 @@ use crate::group_id::GroupId;
 use crate::log::{GroupLog, Store};
 use crate::machine::{Machine, Raft};
 use crate::proposer::Proposer;
+use crate::reads::Reads;
 use crate::resolved::ResolvedLog;
 use crate::resolver::{MetaState, Resolver, ShardState};
 use crate::status::{GroupStatus, Role};
@@ -16,7 +17,8 @@ use crate::supervisor::Supervisor;
 use crate::transport::{Network, Peers};
 use crate::vitals::Vitals;
 use crate::{
-    Command, Follow, LogIndex, NotProposed, Origin, Outcome, Pending, Propose, ReadError, ResolvedEntry,
+    Command, Follow, LogIndex, NoReadIndex, NotProposed, Origin, Outcome, Pending, Propose, ReadError,
+    ResolvedEntry,
 };
 use futures::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -52,6 +54,7 @@ pub struct Group {
     proposer: Arc<Proposer>,
     batcher: Inbox,
     succession: Arc<Succession>,
+    reads: Reads,
     applied: AtomicU64,
     vitals: Arc<Vitals>,
     supervisor: Supervisor,
@@ -112,6 +115,7 @@ impl Group {
             proposer,
             batcher,
             succession: Arc::new(succession),
+            reads: Reads::new(id, raft.clone(), peers.clone()),
             applied: AtomicU64::new(0),
             vitals: vitals.clone(),
             supervisor: supervisor.clone(),
@@ -226,6 +230,10 @@ impl Group {
         &self.succession
     }
 
+    pub(crate) fn reads(&self) -> &Reads {
+        &self.reads
+    }
+
     pub(crate) fn batcher(&self) -> Inbox {
         self.batcher.clone()
     }
@@ -312,6 +320,10 @@ impl Propose for Group {
 
     fn ready(&self) -> BoxFuture<'_, ()> {
         Box::pin(self.proposer.ready())
+    }
+
+    fn read_index(&self) -> BoxFuture<'_, Result<LogIndex, NoReadIndex>> {
+        Box::pin(self.reads.index())
     }
 }
 

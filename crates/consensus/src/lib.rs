@@ -69,6 +69,7 @@ mod succession;
 
 // A group.
 mod group;
+mod reads;
 mod status;
 
 // What is done with groups: peers are answered, shards are looked after.
@@ -91,7 +92,8 @@ pub use manager::{InitError, Manager, StartError};
 pub use outcome::{Applied, Outcome, Refusal, Reply, Unapplied};
 pub use position::{COMMANDS_PER_ENTRY_MAX, Generation, LOG_INDEX_MAX, LogIndex, NotAPosition, Position};
 pub use propose::{
-    Follow, NotProposed, Origin, Pending, Propose, ReadError, ResolvedCommand, ResolvedEntry, Session,
+    Follow, NoReadIndex, NotProposed, Origin, Pending, Propose, ReadError, ResolvedCommand, ResolvedEntry,
+    Session,
 };
 pub use resolver::{Audit, Contest, Database, Divergence, Holding, MetaState, ShardState, StuckReplica};
 pub use service::Service;

@@ -74,6 +74,11 @@ pub enum NotProposed {
     Stopping,
 }
 
+/// Nobody can say how far the log is committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("no leader is found that a majority of the nodes follows: try again later, or turn to another node")]
+pub struct NoReadIndex;
+
 /// Proposes commands to one group.
 pub trait Propose: Send + Sync {
     /// Takes a command into the node's ordered stream of proposals: commands take effect in the order in which this
@@ -85,6 +90,10 @@ pub trait Propose: Send + Sync {
 
     /// Waits until there is room for another command.
     fn ready(&self) -> BoxFuture<'_, ()>;
+
+    /// Asks the leader, and it a majority, for an index up to which at least the log is committed now: who reads once that is
+    /// applied misses nothing that anybody has been told.
+    fn read_index(&self) -> BoxFuture<'_, Result<LogIndex, NoReadIndex>>;
 }
 
 /// Who proposed a command: a node, in one of its lives.

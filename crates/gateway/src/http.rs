@@ -12,6 +12,7 @@ mod mcp;
 mod names;
 mod plan;
 mod publish;
+mod reads;
 mod sql;
 
 use crate::http_error::HttpError;

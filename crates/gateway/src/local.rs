@@ -2,6 +2,7 @@
 
 use crate::reach::Reach;
 use futures::future::BoxFuture;
+use rtdb_consensus::LogIndex;
 use rtdb_determinism::Module;
 use rtdb_protocol::Subprotocol;
 use rtdb_replica::{Procedures, Views};
@@ -74,9 +75,9 @@ pub trait Local: Send + Sync {
     /// would carry out their transactions.
     fn procedures(&self, identity: &Identity) -> Option<Arc<Procedures>>;
 
-    /// Resolves when the local server has again all that it may have shown anybody of a database until now: it may have
-    /// died since, and have lost its last transactions.
-    fn caught_up(&self, identity: &Identity) -> BoxFuture<'static, ()>;
+    /// Resolves when the local server has all of a database that stands in the log up to `index`, and again all that it may
+    /// have shown anybody until now: it may have died since, and have lost its last transactions.
+    fn caught_up(&self, identity: &Identity, index: LogIndex) -> BoxFuture<'static, ()>;
 
     /// The cluster's key; `None` until the cluster has been initialised.
     fn tokens(&self) -> Option<Arc<dyn Tokens>>;

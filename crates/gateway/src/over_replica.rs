@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use rtdb_consensus::LogIndex;
 use rtdb_protocol::Subprotocol;
 use rtdb_replica::{LocalServer, Procedures, Replica, Server, ServerState, Views};
 use rtdb_runtime::{Home, JoinHandle};
@@ -166,10 +167,13 @@ impl Local for OverReplica {
         self.replica.procedures(&identity.to_byte_array())
     }
 
-    fn caught_up(&self, identity: &Identity) -> BoxFuture<'static, ()> {
+    fn caught_up(&self, identity: &Identity, index: LogIndex) -> BoxFuture<'static, ()> {
         // The replica asks the server over connections that it shares with the applier: these must not hang on clients.
         let (replica, identity) = (self.replica.clone(), identity.to_byte_array());
-        let looking = Looking(self.home.spawn(async move { replica.caught_up(&identity).await }));
+        let looking = Looking(
+            self.home
+                .spawn(async move { replica.caught_up(&identity, index).await }),
+        );
         async move {
             let mut looking = looking;
             // It ends badly only with the node.

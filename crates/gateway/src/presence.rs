@@ -11,6 +11,7 @@ use thiserror::Error;
 pub(crate) struct Presence {
     group: Arc<dyn Propose>,
     session: u64,
+    has_left: bool,
 }
 
 /// Why a client was not let in.
@@ -53,6 +54,7 @@ impl Presence {
                 Ok(applied) => Ok(Self {
                     group,
                     session: applied.position.0,
+                    has_left: false,
                 }),
                 Err(error) => {
                     // What has an unknown outcome may have begun a session all the same.
@@ -79,20 +81,30 @@ impl Presence {
     pub(crate) fn session(&self) -> u64 {
         self.session
     }
+
+    /// Ends the session, and waits until that is done on this node.
+    pub(crate) async fn leave(mut self) {
+        let command = Body::Disconnect(self.end()).into();
+        if let Ok(pending) = self.group.submit(command) {
+            self.has_left = true;
+            // Whatever comes of it, the client has gone.
+            let _ = pending.await;
+        }
+    }
+
+    fn end(&self) -> Disconnect {
+        Disconnect {
+            session: self.session,
+            refused: false,
+        }
+    }
 }
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        if rtdb_runtime::planted("departures are not told") {
-            return;
+        if !self.has_left && !rtdb_runtime::planted("departures are not told") {
+            disconnect(&self.group, self.end());
         }
-        disconnect(
-            &self.group,
-            Disconnect {
-                session: self.session,
-                refused: false,
-            },
-        );
     }
 }
 

@@ -102,7 +102,7 @@ pub(crate) async fn reopen(local: &dyn Local, reach: &dyn Reach, config: &Upstre
 /// between, the connection is dead too.
 async fn until_there(local: &dyn Local, database: &Identity) {
     if !rtdb_runtime::planted("servers are not waited for") {
-        local.caught_up(database).await;
+        local.caught_up(database, 0).await;
     }
 }
 

@@ -280,6 +280,92 @@ async fn a_call_of_a_module_with_lifecycle_reducers_connects_and_disconnects() {
 }
 
 #[tokio::test]
+async fn who_is_answered_has_been_disconnected() {
+    let gateway = Fixture::start(Settings {
+        lifecycle: true,
+        ..Settings::default()
+    })
+    .await;
+    // Whether it is well or not.
+    let requests = [
+        ("call/add", &b"[1]"[..], 200),
+        ("call/add", b"[1]", 530),
+        ("sql", b"SELECT", 400),
+    ];
+    for (path, body, status) in requests {
+        if status == 530 {
+            let fails = |body: &Body| matches!(body, Body::Call(_)).then(|| Err(failed("no")));
+            gateway.log.answer(fails);
+        }
+        gateway.log.commands.lock().clear();
+        gateway
+            .log
+            .holds_ends
+            .store(true, std::sync::atomic::Ordering::Relaxed);
+        let request = format!("POST /v1/database/{NAME}/{path}");
+        let headers = format!("{OWNER}content-type: application/json\r\n");
+        let mut answer = std::pin::pin!(gateway.request(&request, &headers, body));
+        tokio::select! {
+            (status, ..) = &mut answer => panic!("{path} was answered with {status}"),
+            () = gateway.log.wait_for("disconnect") => {}
+        }
+        assert!(futures::poll!(&mut answer).is_pending(), "{path}");
+        gateway.log.release();
+        assert_eq!(answer.await.0, status, "{path}");
+        let ends = gateway
+            .log
+            .kinds()
+            .into_iter()
+            .filter(|kind| *kind == "disconnect");
+        assert_eq!(ends.count(), 1, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_read_waits_for_what_its_caller_wants_to_see() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let sql = |wanted: &str| format!("POST /v1/database/{NAME}/sql?{wanted}");
+    let query = b"SELECT * FROM counter";
+    let (status, head, _) = gateway.call("add", "[1]").await;
+    assert_eq!(status, 200);
+    let position = head
+        .lines()
+        .find_map(|line| line.strip_prefix("rafttimedb-position: "))
+        .expect("a position")
+        .to_owned();
+    let after = sql(&format!("after={}", Position::new(1, 0).0));
+    assert_eq!(position, "1", "the fake log's first");
+    for wanted in [sql("consistency=linearizable"), after] {
+        gateway.applied.send_replace(0);
+        let mut answer = std::pin::pin!(gateway.request(&wanted, OWNER, query));
+        tokio::select! {
+            (status, ..) = &mut answer => panic!("{wanted} was answered with {status}"),
+            () = fake::until("it waits", || gateway.applied.receiver_count() > 0) => {}
+        }
+        gateway.applied.send_replace(1);
+        // There is no SpacetimeDB.
+        assert_eq!(answer.await.0, 503, "{wanted}");
+    }
+    gateway.applied.send_replace(0);
+    assert_eq!(
+        gateway.request(&sql("consistency=local"), OWNER, query).await.0,
+        503
+    );
+    let (status, _, body) = gateway.request(&sql("consistency=strong"), OWNER, query).await;
+    assert!(
+        status == 400 && body.contains("`linearizable`"),
+        "{status} {body}"
+    );
+    gateway
+        .log
+        .has_leader
+        .store(false, std::sync::atomic::Ordering::Relaxed);
+    let linearizable = sql("consistency=linearizable");
+    let (status, _, body) = gateway.request(&linearizable, OWNER, query).await;
+    assert!(status == 503 && body.contains("no leader"), "{status} {body}");
+}
+
+#[tokio::test]
 async fn settings_are_not_written_by_sql_and_hidden_tables_are_not_there() {
     let gateway = Fixture::start(Settings::default()).await;
     let sql = format!("POST /v1/database/{NAME}/sql");

@@ -2,7 +2,7 @@
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use rtdb_consensus::Manager;
+use rtdb_consensus::{LogIndex, Manager};
 use rtdb_gateway::{Local, LocalDatabase, OverReplica, SetAside, Tokens};
 use rtdb_protocol::Subprotocol;
 use rtdb_replica::{LocalServer, Procedures, Replica, Views};
@@ -129,9 +129,9 @@ impl Local for LocalNode {
         self.running()?.local.procedures(identity)
     }
 
-    fn caught_up(&self, identity: &Identity) -> BoxFuture<'static, ()> {
+    fn caught_up(&self, identity: &Identity, index: LogIndex) -> BoxFuture<'static, ()> {
         match self.running() {
-            Some(running) => running.local.caught_up(identity),
+            Some(running) => running.local.caught_up(identity, index),
             None => std::future::ready(()).boxed(),
         }
     }

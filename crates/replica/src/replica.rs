@@ -29,6 +29,8 @@ use tokio::sync::watch;
 
 /// How often it is looked whether the server has caught up.
 const LOOK: Duration = Duration::from_millis(20);
+/// How often it is looked whether the replica has got to where it is waited for.
+const BEHIND_LOOK: Duration = Duration::from_millis(2);
 
 /// How often it is looked whether a database's digest is to be read anew.
 const DIGEST_PERIOD: Duration = Duration::from_millis(100);
@@ -127,13 +129,16 @@ impl Replica {
         Some(self.slot(identity)?.procedures.clone())
     }
 
-    /// Resolves when the server has everything of a database that it may have shown anybody before this was called,
-    /// though it may have died and lost its last transactions.
+    /// Resolves when the server has all of a database that stands in the log up to `index`, and everything that it may have
+    /// shown anybody before this was called, though it may have died and lost its last transactions.
     ///
     /// It can't have shown what had not been taken for it from the log. When the applier has the outcomes of all that, it
     /// knows the last position among them that is part of the database; yet it may not have noticed that the server
     /// died. So the server itself is asked whether it is there. Many callers share an answer.
-    pub async fn caught_up(&self, identity: &DatabaseId) {
+    pub async fn caught_up(&self, identity: &DatabaseId, index: LogIndex) {
+        while index > 0 && self.applied_to(identity).is_none_or(|applied| applied < index) {
+            rtdb_runtime::sleep(BEHIND_LOOK).await;
+        }
         let called = Instant::now();
         let Some(slot) = self.slot(identity) else { return };
         let taken = slot.taken();

@@ -12,8 +12,8 @@ use crate::group_id::GroupId;
 use crate::log::{Store, StoreError};
 use crate::proposer::BATCH_COUNT_MAX;
 use crate::transport::wire::{
-    Answer, Append, Appended, Ask, Header, Hello, Join, Pong, ProposeReply, Reply, Request, TransferAnswer,
-    VoteAnswer,
+    Answer, Append, Appended, Ask, Header, Hello, Join, Pong, ProposeReply, ReadIndexAnswer, Reply, Request,
+    TransferAnswer, VoteAnswer,
 };
 use crate::transport::{PeerError, Replies, Versions, sanity, told};
 use crate::vitals::Vitals;
@@ -182,6 +182,10 @@ impl Service {
                     is_fit: self.vitals.is_fit(),
                     lagging: told(self.vitals.lags.lock().told()),
                 })
+            }
+            Ask::ReadIndex(_) => {
+                let index = self.check_member(&header)?.reads().own().await;
+                Answer::ReadIndex(ReadIndexAnswer { index })
             }
             Ask::Join(join) => {
                 self.check(&header)?;

@@ -19,6 +19,7 @@ mod order;
 mod overtake;
 mod peers;
 mod poison;
+mod reads;
 mod replica;
 mod samples;
 mod scenarios;

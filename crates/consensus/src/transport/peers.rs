@@ -2,9 +2,11 @@
 
 use super::sanity;
 use super::wire::{
-    Answer, Append, Appended, Ask, Header, Hello, Join, Ping, Pong, ProposeReply, Reply, Request,
+    Answer, Append, Appended, Ask, Header, Hello, Join, Ping, Pong, ProposeReply, ReadIndexAsk, Reply,
+    Request,
 };
 use super::{PROTOCOL, PROTOCOL_MIN, PeerBudgets, PeerError};
+use crate::LogIndex;
 use crate::entry::EncodedBatch;
 use crate::group_id::GroupId;
 use crate::log::Store;
@@ -204,6 +206,20 @@ impl Peers {
             .await?
         {
             Answer::Pong(pong) => Ok(pong),
+            _ => Err(PeerError::Garbled),
+        }
+    }
+
+    /// Asks a group's leader how far the log is committed; `None` if it does not lead.
+    pub(crate) async fn read_index(
+        &self,
+        to: u64,
+        addr: &str,
+        group: GroupId,
+    ) -> Result<Option<LogIndex>, PeerError> {
+        let ask = Ask::ReadIndex(ReadIndexAsk {});
+        match self.call(to, addr, group, ask, self.answer_timeout).await? {
+            Answer::ReadIndex(answer) => Ok(answer.index),
             _ => Err(PeerError::Garbled),
         }
     }

@@ -32,7 +32,7 @@ pub struct Header {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Request {
     /// What is asked.
-    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub ask: Option<Ask>,
 }
 
@@ -57,13 +57,16 @@ pub enum Ask {
     /// What time it is.
     #[prost(message, tag = "6")]
     Ping(Ping),
+    /// How far the log is committed. A node that does not know this finds the call garbled.
+    #[prost(message, tag = "7")]
+    ReadIndex(ReadIndexAsk),
 }
 
 /// The answer to a call.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Reply {
     /// The answer.
-    #[prost(oneof = "Answer", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "Answer", tags = "1, 2, 3, 4, 5, 6")]
     pub answer: Option<Answer>,
 }
 
@@ -85,6 +88,9 @@ pub enum Answer {
     /// To a ping.
     #[prost(message, tag = "5")]
     Pong(Pong),
+    /// How far the log is committed.
+    #[prost(message, tag = "6")]
+    ReadIndex(ReadIndexAnswer),
 }
 
 /// Asks for a vote.
@@ -172,6 +178,18 @@ pub struct Join {
 /// Asks what time it is.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub struct Ping {}
+
+/// Asks the leader how far the log is committed.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct ReadIndexAsk {}
+
+/// Says how far it is, surely still as the leader.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct ReadIndexAnswer {
+    /// Not set by a node that does not lead, or finds no majority that says so.
+    #[prost(uint64, optional, tag = "1")]
+    pub index: Option<u64>,
+}
 
 /// Says what time it is, and how the node is.
 #[derive(Clone, PartialEq, prost::Message)]

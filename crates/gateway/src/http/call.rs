@@ -2,6 +2,7 @@
 
 mod procedure;
 
+use super::reads::POSITION;
 use super::{Authenticated, HttpError};
 use crate::catalog::DatabaseRecord;
 use crate::limits::ENTERING_WAIT_MAX;
@@ -75,16 +76,19 @@ pub(super) async fn call(
     node.metrics.calls.inc();
     let outcome = node.propose(&node.shard, Body::Call(call)).await?;
     node.metrics.call_done(since.elapsed(), &outcome);
+    leave(presence).await;
     match outcome {
         Ok(Applied {
             reply: Reply::Call {
                 execution_us, energy, ..
             },
+            position,
             ..
         }) => {
             let headers = [
                 ("spacetime-energy-used", energy.to_string()),
                 ("spacetime-execution-duration-micros", execution_us.to_string()),
+                (POSITION, position.0.to_string()),
             ];
             Ok((headers, "").into_response())
         }
@@ -129,6 +133,13 @@ pub(super) async fn let_in(
         entering,
     );
     Ok((connection, Some(presence.await?)))
+}
+
+/// As natively: who is answered has been disconnected.
+pub(super) async fn leave(presence: Option<Presence>) {
+    if let Some(presence) = presence {
+        presence.leave().await;
+    }
 }
 
 /// As natively: with nothing behind the type, not even the character set.

@@ -3,18 +3,20 @@
 mod clients;
 mod write;
 
-use super::call::let_in;
+use super::call::{leave, let_in};
+use super::reads::Freshness;
 use super::{Authenticated, HttpError};
 use crate::budget::Share;
-use crate::catalog::Client;
+use crate::catalog::{Client, DatabaseRecord};
 use crate::limits::SCHEMA_BYTES_MAX;
+use crate::local::LocalDatabase;
 use crate::node::Node;
 use crate::views;
 use axum::body::Body;
-use axum::extract::{Extension, Path, RawQuery, State};
+use axum::extract::{Extension, Path, State};
 use axum::response::Response;
 use clients::ClientsError;
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode, Uri};
 use rtdb_protocol::sql::{self, Language, Query, SqlError, Statement, System};
 use rtdb_protocol::{Subprotocol, hidden};
 use rtdb_replica::ViewError;
@@ -25,11 +27,13 @@ use std::sync::Arc;
 pub(super) async fn sql(
     State(node): State<Arc<Node>>,
     Path(database): Path<String>,
-    RawQuery(query): RawQuery,
+    uri: Uri,
     Extension(caller): Extension<Authenticated>,
     text: String,
 ) -> Result<Response, HttpError> {
+    let freshness = Freshness::from_uri(&uri)?;
     let record = node.database(&database)?;
+    freshness.wait(&node, &record.identity).await?;
     let active = node.active(&record.identity).await?;
     let server = node.local.newest_subprotocol();
     // For SpacetimeDB 2.x each request is a connection of its own, whatever it asks for, for 1.2.0 it is none.
@@ -40,7 +44,32 @@ pub(super) async fn sql(
             Some(let_in(&node, &record, &active.module, &caller, &mut claims, false).await?)
         }
     };
-    let statement = sql::parse(&text, Language::Sql)?;
+    // A connection that the log is spared is one all the same.
+    let own = match &presence {
+        Some((connection, None)) => Some(Client {
+            identity: caller.claims.identity,
+            connection: *connection,
+        }),
+        None | Some((_, Some(_))) => None,
+    };
+    let answer = answer(&node, &record, &active, &caller, own, uri.query(), &text).await;
+    if let Some((_, presence)) = presence {
+        leave(presence).await;
+    }
+    answer
+}
+
+async fn answer(
+    node: &Arc<Node>,
+    record: &DatabaseRecord,
+    active: &LocalDatabase,
+    caller: &Authenticated,
+    own: Option<Client>,
+    query: Option<&str>,
+    text: &str,
+) -> Result<Response, HttpError> {
+    let server = node.local.newest_subprotocol();
+    let statement = sql::parse(text, Language::Sql)?;
     let (text, of_clients, wanted) = match &statement {
         Statement::Query(query) => {
             let (text, of_clients) = for_server(query, server)?;
@@ -50,7 +79,7 @@ pub(super) async fn sql(
         }
         Statement::Show(text) => (text.as_str(), None, Vec::new()),
         Statement::Write(statement) => {
-            return write::write(&node, &record, &active, &caller, statement).await;
+            return write::write(node, record, active, caller, statement).await;
         }
         Statement::Set => return Err(HttpError::not_served("writing by SQL (`SET`)")),
     };
@@ -62,19 +91,11 @@ pub(super) async fn sql(
             ViewError::Failed { .. } | ViewError::Stuck { .. } => HttpError::bad_request(error.to_string()),
         })?;
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
-    let answer = ask(&node, &record.identity, &caller, &query, text.to_owned()).await?;
+    let answer = ask(node, &record.identity, caller, &query, text.to_owned()).await?;
     let Some(OfClients { limit }) = of_clients.filter(|_| answer.status().is_success()) else {
         return Ok(answer);
     };
-    // A connection that the log is spared is one all the same.
-    let own = match &presence {
-        Some((connection, None)) => Some(Client {
-            identity: caller.claims.identity,
-            connection: *connection,
-        }),
-        None | Some((_, Some(_))) => None,
-    };
-    with_clients(&node, answer, record.identity, own, limit).await
+    with_clients(node, answer, record.identity, own, limit).await
 }
 
 /// Asks the local server in the caller's name.

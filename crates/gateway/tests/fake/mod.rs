@@ -6,7 +6,9 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use rtdb_consensus::command::{Body, Owner};
-use rtdb_consensus::{Applied, Command, NotProposed, Outcome, Pending, Position, Propose, Reply};
+use rtdb_consensus::{
+    Applied, Command, NoReadIndex, NotProposed, Outcome, Pending, Position, Propose, Reply,
+};
 use rtdb_determinism::Module;
 use rtdb_gateway::{
     Catalog, Claims, ClientLimits, DatabaseRecord, Gateway, GatewayMetrics, Local, LocalDatabase, SetAside,
@@ -58,8 +60,12 @@ pub struct FakeLog {
     pub commands: Mutex<Vec<Body>>,
     pub answer: Mutex<Answer>,
     pub full: AtomicBool,
+    /// Whether somebody can say how far it is committed.
+    pub has_leader: AtomicBool,
     /// Nothing has an outcome while this is set; see [`FakeLog::release`].
     pub holds: AtomicBool,
+    /// The same for the ends of sessions alone.
+    pub holds_ends: AtomicBool,
     held: Mutex<Vec<(oneshot::Sender<Outcome>, Outcome)>>,
 }
 
@@ -70,7 +76,9 @@ impl FakeLog {
             commands: Mutex::default(),
             answer: Mutex::new(answer),
             full: AtomicBool::new(false),
+            has_leader: AtomicBool::new(true),
             holds: AtomicBool::new(false),
+            holds_ends: AtomicBool::new(false),
             held: Mutex::default(),
         })
     }
@@ -82,6 +90,7 @@ impl FakeLog {
     /// Tells the outcomes that were held.
     pub fn release(&self) {
         self.holds.store(false, Ordering::Relaxed);
+        self.holds_ends.store(false, Ordering::Relaxed);
         for (done, outcome) in self.held.lock().drain(..) {
             let _ = done.send(outcome);
         }
@@ -143,13 +152,24 @@ impl Propose for FakeLog {
             timestamp_us: 5,
             reply,
         }));
+        let is_end = matches!(&body, Body::Disconnect(command) if !command.refused);
+        let is_held = is_end && self.holds_ends.load(Ordering::Relaxed);
         commands.push(body);
         let (done, pending) = Pending::new();
-        match self.holds.load(Ordering::Relaxed) {
+        match is_held || self.holds.load(Ordering::Relaxed) {
             true => self.held.lock().push((done, outcome)),
             false => done.send(outcome).expect("somebody waits"),
         }
         Ok(pending)
+    }
+
+    /// There are as many entries as commands.
+    fn read_index(&self) -> BoxFuture<'_, Result<u64, NoReadIndex>> {
+        let index = match self.has_leader.load(Ordering::Relaxed) {
+            true => Ok(self.commands.lock().len() as u64),
+            false => Err(NoReadIndex),
+        };
+        std::future::ready(index).boxed()
     }
 
     fn ready(&self) -> BoxFuture<'_, ()> {
@@ -244,6 +264,7 @@ struct FakeLocal {
     newest: Subprotocol,
     plans_updates: bool,
     deleted: Arc<watch::Sender<u64>>,
+    applied: Arc<watch::Sender<u64>>,
 }
 
 impl Local for FakeLocal {
@@ -299,8 +320,11 @@ impl Local for FakeLocal {
         None
     }
 
-    fn caught_up(&self, _: &Identity) -> futures::future::BoxFuture<'static, ()> {
-        Box::pin(std::future::ready(()))
+    fn caught_up(&self, _: &Identity, index: u64) -> futures::future::BoxFuture<'static, ()> {
+        let mut applied = self.applied.subscribe();
+        Box::pin(async move {
+            let _ = applied.wait_for(|applied| *applied >= index).await;
+        })
     }
 
     fn tokens(&self) -> Option<Arc<dyn Tokens>> {
@@ -353,6 +377,8 @@ pub struct Fixture {
     pub metrics: GatewayMetrics,
     /// How often the database was deleted, as sessions hear of it: there is another one at once.
     pub deleted: Arc<watch::Sender<u64>>,
+    /// Up to which entry the local server has the database.
+    pub applied: Arc<watch::Sender<u64>>,
 }
 
 pub struct Settings {
@@ -390,8 +416,10 @@ impl Fixture {
         let (log, meta) = (FakeLog::new(), FakeLog::new());
         let metrics = GatewayMetrics::new().expect("metrics");
         let deleted = Arc::new(watch::Sender::new(0));
+        let applied = Arc::new(watch::Sender::new(0));
         let local = FakeLocal {
             deleted: deleted.clone(),
+            applied: applied.clone(),
             module: Arc::new(module(settings.lifecycle)),
             newest: settings.newest,
             plans_updates: settings.plans_updates,
@@ -423,6 +451,7 @@ impl Fixture {
             meta,
             metrics,
             deleted,
+            applied,
         }
     }
 

@@ -9,8 +9,8 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use rtdb_consensus::command::{Body, Owner};
 use rtdb_consensus::{
-    Applied, Command, Follow, LogIndex, NotProposed, Origin, Outcome, Pending, Position, Propose, ReadError,
-    Refusal, Reply, ResolvedCommand, ResolvedEntry, Session, Unapplied,
+    Applied, Command, Follow, LogIndex, NoReadIndex, NotProposed, Origin, Outcome, Pending, Position,
+    Propose, ReadError, Refusal, Reply, ResolvedCommand, ResolvedEntry, Session, Unapplied,
 };
 use rtdb_gateway::{Catalog, ClientLimits, DatabaseRecord, Gateway, GatewayMetrics, OverReplica};
 use rtdb_protocol::Subprotocol;
@@ -136,6 +136,11 @@ impl Propose for MemoryLog {
     fn ready(&self) -> BoxFuture<'_, ()> {
         async {}.boxed()
     }
+
+    fn read_index(&self) -> BoxFuture<'_, Result<LogIndex, NoReadIndex>> {
+        let last = self.state.lock().entries.len() as u64;
+        std::future::ready(Ok(last)).boxed()
+    }
 }
 
 impl Follow for MemoryLog {
@@ -237,6 +242,10 @@ impl Propose for MemoryMeta {
 
     fn ready(&self) -> BoxFuture<'_, ()> {
         async {}.boxed()
+    }
+
+    fn read_index(&self) -> BoxFuture<'_, Result<LogIndex, NoReadIndex>> {
+        std::future::ready(Err(NoReadIndex)).boxed()
     }
 }
 

@@ -30,9 +30,6 @@ const SLOWED_PAUSE: Duration = Duration::from_millis(100);
 /// The longest sleep: the system's clock may be set.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
-/// How often it is looked whether the replica has caught up.
-const LOOK: Duration = Duration::from_millis(20);
-
 /// The pause before a lost connection is tried again: doubles from the first to the second.
 const BACK_OFF_MIN: Duration = Duration::from_millis(50);
 const BACK_OFF_MAX: Duration = Duration::from_secs(2);
@@ -146,15 +143,7 @@ impl Ticker {
     /// another leader, or this one, has run before.
     async fn caught_up(&mut self) {
         let last = self.manager.shard().status().last_log;
-        let identity = &self.database.identity;
-        while self
-            .replica
-            .applied_to(identity)
-            .is_none_or(|applied| applied < last)
-        {
-            sleep(LOOK).await;
-        }
-        self.replica.caught_up(identity).await;
+        self.replica.caught_up(&self.database.identity, last).await;
     }
 
     fn changed(&mut self, rows: Vec<ScheduleRow>) {

@@ -217,7 +217,7 @@ async fn lives(seed: u64) {
     }
     log.all_applied().await;
     // The server may have been killed since, and have lost what it had last.
-    tokio::time::timeout(TIMEOUT, replica.caught_up(&DATABASE))
+    tokio::time::timeout(TIMEOUT, replica.caught_up(&DATABASE, 0))
         .await
         .unwrap();
     let (owner, expected) = life.unwrap();

@@ -1,7 +1,8 @@
 //! The call of a procedure.
 
+use super::super::reads::POSITION;
 use super::super::{Authenticated, HttpError};
-use super::{let_in, refuse};
+use super::{leave, let_in, refuse};
 use crate::catalog::DatabaseRecord;
 use crate::local::LocalDatabase;
 use crate::node::Node;
@@ -74,10 +75,10 @@ pub(super) async fn call(
     let node = node.clone();
     let running = rtdb_runtime::spawn(async move {
         let finished = procedures::run(node, config, call).await;
-        drop(presence);
+        leave(presence).await;
         finished
     });
-    let Ok(Finished { result, .. }) = running.await else {
+    let Ok(Finished { result, last, .. }) = running.await else {
         return Err(HttpError::unavailable("the node is stopping"));
     };
     match result {
@@ -90,6 +91,7 @@ pub(super) async fn call(
             let headers = [
                 (CONTENT_TYPE.as_str(), "application/json".to_owned()),
                 ("spacetime-execution-duration-micros", duration_us.to_string()),
+                (POSITION, last.to_string()),
             ];
             Ok((headers, json).into_response())
         }

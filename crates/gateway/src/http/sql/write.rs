@@ -1,5 +1,6 @@
 //! `INSERT`, `UPDATE` and `DELETE`: through the log.
 
+use super::super::reads::POSITION;
 use super::super::{Authenticated, HttpError};
 use super::{ask, no_such_table};
 use crate::catalog::DatabaseRecord;
@@ -10,7 +11,7 @@ use crate::writes::{self, Typed, WriteError};
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 use rtdb_consensus::command::{self, Write};
-use rtdb_consensus::{Applied, Reply, Unapplied};
+use rtdb_consensus::{Applied, Position, Reply, Unapplied};
 use rtdb_determinism::TAKEN;
 use rtdb_protocol::sql;
 use rtdb_protocol::{Subprotocol, hidden};
@@ -78,7 +79,7 @@ pub(super) async fn write(
     let outcome = node.propose(&node.shard, command::Body::Write(write)).await?;
     node.metrics.call_done(since.elapsed(), &outcome);
     match outcome {
-        Ok(Applied { reply, .. }) => Ok(answer(&reply, since)),
+        Ok(Applied { reply, position, .. }) => Ok(answer(&reply, position, since)),
         Err(Unapplied::Reducer { message, .. }) if message == TAKEN => Err(HttpError::bad_request(format!(
             "Unique constraint violation in table '{}': another row has a unique value of a row that is to be written",
             table.name
@@ -88,7 +89,7 @@ pub(super) async fn write(
 }
 
 /// As SpacetimeDB answers what changes rows.
-fn answer(reply: &Reply, since: Instant) -> Response {
+fn answer(reply: &Reply, position: Position, since: Instant) -> Response {
     let (inserted, deleted, updated) = match reply {
         Reply::Rows {
             inserted,
@@ -106,6 +107,7 @@ fn answer(reply: &Reply, since: Instant) -> Response {
     let headers = [
         (CONTENT_TYPE.as_str(), "application/json".to_owned()),
         ("spacetime-execution-duration-micros", micros.to_string()),
+        (POSITION, position.0.to_string()),
     ];
     (headers, answer).into_response()
 }

@@ -11,7 +11,7 @@ use crate::socket::{Counted, config};
 use crate::upstream;
 use bytes::Bytes;
 use http::StatusCode;
-use rtdb_consensus::{Command, Propose};
+use rtdb_consensus::{Command, NoReadIndex, Propose};
 use rtdb_protocol::Subprotocol;
 use rtdb_protocol::compress::Compression;
 use rtdb_replica::Views;
@@ -55,6 +55,9 @@ impl Propose for Nothing {
     }
     fn ready(&self) -> BoxFuture<'_, ()> {
         std::future::pending().boxed()
+    }
+    fn read_index(&self) -> BoxFuture<'_, Result<u64, NoReadIndex>> {
+        std::future::ready(Err(NoReadIndex)).boxed()
     }
 }
 
@@ -133,7 +136,7 @@ impl Local for Nothing {
     fn procedures(&self, _: &Identity) -> Option<Arc<rtdb_replica::Procedures>> {
         None
     }
-    fn caught_up(&self, _: &Identity) -> BoxFuture<'static, ()> {
+    fn caught_up(&self, _: &Identity, _: u64) -> BoxFuture<'static, ()> {
         let mut caught_up = self.has_caught_up.subscribe();
         async move { drop(caught_up.wait_for(|has| *has).await) }.boxed()
     }

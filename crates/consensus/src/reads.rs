@@ -1,0 +1,109 @@
+//! How far the log is committed, for who wants to read everything that anybody has been told (Raft's read index: section 6.4 of
+//! Ongaro's dissertation).
+
+use crate::group_id::GroupId;
+use crate::machine::Raft;
+use crate::transport::Peers;
+use crate::{LogIndex, NoReadIndex};
+use openraft::ReadPolicy;
+use openraft::async_runtime::watch::WatchReceiver;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::Mutex;
+
+/// How long a leader is looked for that a majority follows.
+const READ_INDEX_MAX: Duration = Duration::from_secs(5);
+
+/// The pause before the next attempt.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// A group's reads. The leader asks a majority each time: no clock is trusted.
+pub(crate) struct Reads {
+    group: GroupId,
+    raft: Raft,
+    peers: Arc<Peers>,
+    /// How many questions have been asked.
+    begun: AtomicU64,
+    /// The answer to the last question, and its number. One is asked at a time: whoever comes meanwhile shares the next.
+    last: Mutex<(u64, LogIndex)>,
+}
+
+impl Reads {
+    pub(crate) fn new(group: GroupId, raft: Raft, peers: Arc<Peers>) -> Self {
+        Self {
+            group,
+            raft,
+            peers,
+            begun: AtomicU64::new(0),
+            last: Mutex::default(),
+        }
+    }
+
+    /// An index up to which at least the log was committed when this was called.
+    ///
+    /// # Errors
+    /// [`NoReadIndex`] after a while.
+    pub(crate) async fn index(&self) -> Result<LogIndex, NoReadIndex> {
+        let begun = self.begun.load(Ordering::SeqCst);
+        let asking = async {
+            let mut last = self.last.lock().await;
+            // A question that was asked before says nothing of what was committed since.
+            if last.0 <= begun {
+                let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+                *last = (number, self.ask().await);
+            }
+            last.1
+        };
+        let asked = rtdb_runtime::timeout(READ_INDEX_MAX, asking).await;
+        asked.map_err(|_| NoReadIndex)
+    }
+
+    async fn ask(&self) -> LogIndex {
+        loop {
+            if let Some(index) = self.attempt().await {
+                return index;
+            }
+            rtdb_runtime::sleep(RETRY).await;
+        }
+    }
+
+    async fn attempt(&self) -> Option<LogIndex> {
+        let (leader, addr) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let leader = metrics.current_leader?;
+            let membership = metrics.membership_config.membership();
+            (leader, membership.get_node(&leader)?.addr.clone())
+        };
+        if leader == self.peers.node {
+            return self.own().await;
+        }
+        match self.peers.read_index(leader, &addr, self.group).await {
+            Ok(index) => index,
+            Err(error) => {
+                tracing::debug!(group = %self.group, leader, %error, "no read index");
+                None
+            }
+        }
+    }
+
+    /// The same if this node leads, and a majority says so.
+    pub(crate) async fn own(&self) -> Option<LogIndex> {
+        if rtdb_runtime::planted("reads ask nobody") {
+            return self
+                .raft
+                .metrics()
+                .borrow_watched()
+                .local_committed
+                .map(|id| id.index);
+        }
+        match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+            Ok(linearizer) => Some(linearizer.read_log_id().log_id().index),
+            Err(error) => {
+                tracing::debug!(group = %self.group, %error, "no read index");
+                None
+            }
+        }
+    }
+}
