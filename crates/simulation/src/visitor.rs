@@ -43,6 +43,9 @@ const CALM: Duration = Duration::from_secs(2);
 /// What clients are told when the database has ended, and when it is not known what became of a call.
 const ENDED: &str = "module exited";
 const UNKNOWN: &str = "unknown";
+/// The same of a call that a server has ended: what the other nodes say of it is waited for.
+const ALONE: &str = "a majority of the nodes has not said";
+const HOLD_MAX: Duration = Duration::from_secs(15);
 /// After one message of so many it may read nothing for a while.
 const REST_ONE_OF: u64 = 256;
 /// Rows that it could ask to be removed.
@@ -234,7 +237,11 @@ impl Visit<'_> {
 
     /// What was wrong before is not felt any more.
     fn lately(&self) -> Instant {
-        self.begin + (sim::true_now() - self.begin).saturating_sub(CALM)
+        self.ago(CALM)
+    }
+
+    fn ago(&self, time: Duration) -> Instant {
+        self.begin + (sim::true_now() - self.begin).saturating_sub(time)
     }
 
     /// Whether nothing was wrong of late, but perhaps with database servers.
@@ -249,7 +256,9 @@ impl Visit<'_> {
             || !self.is_calm()
             || why.contains(ENDED) && cluster.truth.may_have_ended()
             // More calls have failed unheard than can be told apart.
-            || why.contains(UNKNOWN) && !cluster.is_well(self.lately());
+            || why.contains(UNKNOWN) && !cluster.is_well(self.lately())
+            // A node that was set aside says nothing of the calls before.
+            || why.contains(ALONE) && !cluster.is_well(self.ago(HOLD_MAX + CALM));
         assert!(
             is_explained,
             "client {} is closed by node {}, where nothing was wrong: {why}",
