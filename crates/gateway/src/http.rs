@@ -12,7 +12,6 @@ mod mcp;
 mod names;
 mod plan;
 mod publish;
-mod reads;
 mod sql;
 
 use crate::http_error::HttpError;

@@ -25,6 +25,7 @@ mod close;
 mod database_name;
 mod entrance;
 mod feed;
+mod freshness;
 mod gate;
 mod gateway;
 mod http;

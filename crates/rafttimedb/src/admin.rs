@@ -2,7 +2,7 @@
 
 use crate::node::Node;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -53,9 +53,16 @@ async fn health(State(node): State<Arc<Node>>) -> Response {
     }
 }
 
+/// The query string of `GET /cluster/ready`.
+#[derive(Deserialize)]
+struct Wanted {
+    /// How far this node may be behind the log, in milliseconds.
+    max_lag_ms: Option<u64>,
+}
+
 /// 200 while clients are served well: a leader is known, SpacetimeDB answers, and what is written is soon applied here.
-async fn ready(State(node): State<Arc<Node>>) -> Response {
-    match node.unready() {
+async fn ready(State(node): State<Arc<Node>>, Query(wanted): Query<Wanted>) -> Response {
+    match node.unready(wanted.max_lag_ms) {
         None => Json(json!({ "ready": true })).into_response(),
         Some(why) => error(StatusCode::SERVICE_UNAVAILABLE, why),
     }

@@ -186,7 +186,8 @@ impl Node {
     }
 
     /// Why clients should turn to another node for now; nothing, if they need not.
-    pub(crate) fn unready(&self) -> Option<String> {
+    /// `lag_max_ms` goes before the setting.
+    pub(crate) fn unready(&self, lag_max_ms: Option<u64>) -> Option<String> {
         if self.leader().is_none() {
             return Some(self.why_no_leader().to_owned());
         }
@@ -194,9 +195,13 @@ impl Node {
         let Some(running) = self.local.running().filter(up) else {
             return Some("this node's SpacetimeDB does not answer".to_owned());
         };
-        let max = self.config.ready_lag_max_ms;
+        let max = lag_max_ms.unwrap_or(self.config.ready_lag_max_ms);
         let behind = behind(running).exceeds(max, |database| self.manager.is_lag_common(database));
-        behind.map(|lag| format!("this node is {lag} ms behind, and --ready-lag-max-ms is {max}"))
+        behind.map(|lag| {
+            format!(
+                "this node is {lag} ms behind, and may be {max} (--ready-lag-max-ms, or `max_lag_ms` here)"
+            )
+        })
     }
 
     /// What the node says of itself. Nobody is asked for it: the databases' digests are those that were read last.

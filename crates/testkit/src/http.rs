@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use http::{Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -28,6 +28,8 @@ pub struct Api {
 pub struct Response {
     /// The HTTP status.
     pub status: StatusCode,
+    /// The head.
+    pub headers: HeaderMap,
     /// The body, as a whole.
     pub body: Bytes,
 }
@@ -88,9 +90,10 @@ impl Api {
         let request = request.body(Full::new(body))?;
         let exchange = async {
             let response = self.client.request(request).await?;
-            let status = response.status();
+            let (status, headers) = (response.status(), response.headers().clone());
             anyhow::Ok(Response {
                 status,
+                headers,
                 body: response.into_body().collect().await?.to_bytes(),
             })
         };

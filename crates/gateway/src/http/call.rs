@@ -2,9 +2,9 @@
 
 mod procedure;
 
-use super::reads::POSITION;
 use super::{Authenticated, HttpError};
 use crate::catalog::DatabaseRecord;
+use crate::freshness::POSITION;
 use crate::limits::ENTERING_WAIT_MAX;
 use crate::node::Node;
 use crate::presence::{NotLetIn, Presence};

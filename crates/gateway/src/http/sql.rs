@@ -4,10 +4,10 @@ mod clients;
 mod write;
 
 use super::call::{leave, let_in};
-use super::reads::Freshness;
 use super::{Authenticated, HttpError};
 use crate::budget::Share;
 use crate::catalog::{Client, DatabaseRecord};
+use crate::freshness::Freshness;
 use crate::limits::SCHEMA_BYTES_MAX;
 use crate::local::LocalDatabase;
 use crate::node::Node;

@@ -7,6 +7,7 @@ use super::run::{End, Session};
 use crate::budget::{Exceeded, Share};
 use crate::catalog::DatabaseRecord;
 use crate::close::CloseReason;
+use crate::freshness::{Consistency, Freshness};
 use crate::http_error::HttpError;
 use crate::local::{Authenticated, Claims, LocalDatabase};
 use crate::metrics::Present;
@@ -93,6 +94,7 @@ impl Arrival {
             connection: guest.connection,
             compression: guest.compression,
             light: guest.light,
+            consistency: Consistency::Local,
         };
         Self::new(node, &record, guest.subprotocol, params, caller, None).await
     }
@@ -142,6 +144,7 @@ impl Arrival {
             connection: connection.as_le_byte_array(),
             is_owner: self.is_owner,
             server: self.node.local.newest_subprotocol(),
+            freshness: Freshness::of(self.params.consistency),
         };
         let shares = self.node.feeds.shares(&self.database, &identity);
         let pool = self.node.pool.clone();

@@ -26,6 +26,7 @@ use self::views::Preparing;
 use super::subscriptions::Subscriptions;
 use crate::close::CloseReason;
 use crate::feed::Batch;
+use crate::freshness::Freshness;
 use crate::procedures::ProcedureCall;
 use crate::views::Wanted;
 use bytes::Bytes;
@@ -64,8 +65,8 @@ pub(crate) enum Action {
     ReopenUpstream,
     /// Send SpacetimeDB a message.
     Forward(Bytes),
-    /// Prepare views, then say [`Core::views_prepared`].
-    PrepareViews(Vec<Wanted>),
+    /// Wait for what a read has to show, and prepare views; then say [`Core::views_prepared`].
+    Prepare(Freshness, Vec<Wanted>),
     /// Run a procedure, then say [`Core::procedure_finished`].
     CallProcedure(ProcedureCall),
     /// Close the client. Nothing else follows.

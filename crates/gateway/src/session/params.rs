@@ -1,5 +1,6 @@
 //! The query parameters of `/subscribe`.
 
+use crate::freshness::Consistency;
 use crate::http_error::HttpError;
 use http::StatusCode;
 use rtdb_protocol::compress::Compression;
@@ -12,6 +13,8 @@ struct Raw {
     connection_id: Option<String>,
     compression: Option<String>,
     light: Option<bool>,
+    #[serde(default)]
+    consistency: Consistency,
     /// Checked, and nothing more: what clients see is in the log of a majority already.
     #[serde(rename = "confirmed")]
     _confirmed: Option<bool>,
@@ -24,6 +27,8 @@ pub(crate) struct Params {
     pub(crate) compression: Compression,
     /// Whether other people's updates come without the call that made them (v1).
     pub(crate) light: bool,
+    /// Which reads it wants. The first are fresh anyhow: the client has come by way of the log.
+    pub(crate) consistency: Consistency,
 }
 
 impl Params {
@@ -64,6 +69,7 @@ impl Params {
             connection,
             compression,
             light: raw.light.unwrap_or(false),
+            consistency: raw.consistency,
         })
     }
 }
@@ -75,11 +81,12 @@ mod tests {
     #[test]
     fn every_parameter_is_understood() {
         let params =
-            Params::from_query("connection_id=000000000000000000000000000000ff&compression=Gzip&light=true&confirmed=false&token=x")
+            Params::from_query("connection_id=000000000000000000000000000000ff&compression=Gzip&light=true&confirmed=false&token=x&consistency=linearizable")
                 .expect("good parameters");
         assert_eq!(params.connection.to_u128(), 0xff);
         assert_eq!(params.compression, Compression::Gzip);
         assert!(params.light);
+        assert_eq!(params.consistency, Consistency::Linearizable);
     }
 
     #[test]
@@ -88,6 +95,7 @@ mod tests {
         assert_ne!(params.connection, ConnectionId::ZERO);
         assert_eq!(params.compression, Compression::Brotli);
         assert!(!params.light);
+        assert_eq!(params.consistency, Consistency::Local);
     }
 
     #[test]
@@ -98,6 +106,7 @@ mod tests {
             "compression=Zip",
             "light=perhaps",
             "confirmed=7",
+            "consistency=strong",
         ] {
             let error = Params::from_query(query).expect_err(query);
             assert_eq!(error.status, StatusCode::BAD_REQUEST, "{query}");

@@ -12,7 +12,7 @@ pub(super) use finish::close;
 
 use super::core::{Action, Context, Core};
 use super::outbox::Outbox;
-use super::views::Reopened;
+use super::views::{Reopened, Unprepared};
 use crate::budget::{Exceeded, Share};
 use crate::close::CloseReason;
 use crate::feed::{Item, Member, Shape};
@@ -29,7 +29,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use rtdb_consensus::{NotProposed, Outcome, Pending, Propose};
 use rtdb_determinism::Module;
-use rtdb_replica::{ViewError, ViewHold};
+use rtdb_replica::ViewHold;
 use rtdb_runtime::{Instant, Sleep};
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -48,7 +48,7 @@ enum Event {
     /// The database's module was replaced, or nearly: the upstream may hang on what was there before.
     Published,
     /// The views that the client asks for are prepared, or can't be.
-    Views(Result<Vec<ViewHold>, ViewError>),
+    Views(Result<Vec<ViewHold>, Unprepared>),
     /// Some view has failed.
     ViewFailed,
     /// The feed says something, or nothing any more.
@@ -110,7 +110,7 @@ struct Io {
     /// What it is told in which way.
     shape: Option<Arc<Shape>>,
     /// Views that are being prepared.
-    preparing: Option<BoxFuture<'static, Result<Vec<ViewHold>, ViewError>>>,
+    preparing: Option<BoxFuture<'static, Result<Vec<ViewHold>, Unprepared>>>,
     /// The views that the client has asked for.
     views: Vec<ViewHold>,
     /// While there are any: the next failure of a view.

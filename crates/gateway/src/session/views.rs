@@ -1,5 +1,6 @@
 //! A client's views: prepared before it looks at them, and again when its upstream was away.
 
+use crate::freshness::{Freshness, NotFresh};
 use crate::limits::UPSTREAM_AWAY_MAX;
 use crate::node::Node;
 use crate::reach::OpenError;
@@ -7,6 +8,7 @@ use crate::upstream::{self, RETRY, Upstream, UpstreamConfig};
 use crate::views::{self, Wanted};
 use rtdb_replica::{ViewError, ViewHold};
 use std::sync::Arc;
+use thiserror::Error;
 
 /// An upstream that was opened for a client.
 pub(super) struct Reopened {
@@ -17,14 +19,26 @@ pub(super) struct Reopened {
     pub(super) failed: Vec<ViewError>,
 }
 
-/// Prepares views for a client's first look at them.
+/// Why a read is refused.
+#[derive(Debug, Error)]
+pub(super) enum Unprepared {
+    #[error(transparent)]
+    NotFresh(#[from] NotFresh),
+    #[error(transparent)]
+    View(#[from] ViewError),
+}
+
+/// Prepares views for a client's first look at them, once this node has what is to be shown.
 pub(super) async fn prepare(
     node: Arc<Node>,
     config: UpstreamConfig,
+    freshness: Freshness,
     wanted: Vec<Wanted>,
-) -> Result<Vec<ViewHold>, ViewError> {
+) -> Result<Vec<ViewHold>, Unprepared> {
+    freshness.wait(&node, &config.database).await?;
     let token = config.current_token(node.local.as_ref());
-    views::prepare(node.views(), &config.database, &token, &wanted).await
+    let holds = views::prepare(node.views(), &config.database, &token, &wanted).await;
+    Ok(holds?)
 }
 
 /// Opens the upstream again for a client that has asked for `views`; what it was shown of them is shown again.

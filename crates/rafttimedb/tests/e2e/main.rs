@@ -15,6 +15,7 @@ mod lifecycle;
 mod partition;
 mod poison;
 mod procedures;
+mod reads;
 mod sdk;
 mod sharing;
 mod stranger;

@@ -205,6 +205,11 @@ fn a_strangers_slow_calls_leave_the_node_ready_for_others() {
         }
         let ready = node.admin().send(Method::GET, "/cluster/ready", "").await?;
         ensure!(ready.status == StatusCode::OK, "{}", ready.text());
+        for (wanted, status) in [("60000", StatusCode::OK), ("soon", StatusCode::BAD_REQUEST)] {
+            let path = format!("/cluster/ready?max_lag_ms={wanted}");
+            let ready = node.admin().send(Method::GET, &path, "").await?;
+            ensure!(ready.status == status, "{wanted}: {}", ready.text());
+        }
         scene.end().await
     });
 }

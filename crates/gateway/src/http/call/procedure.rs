@@ -1,9 +1,9 @@
 //! The call of a procedure.
 
-use super::super::reads::POSITION;
 use super::super::{Authenticated, HttpError};
 use super::{leave, let_in, refuse};
 use crate::catalog::DatabaseRecord;
+use crate::freshness::POSITION;
 use crate::local::LocalDatabase;
 use crate::node::Node;
 use crate::presence::Presence;

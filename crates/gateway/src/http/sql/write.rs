@@ -1,9 +1,9 @@
 //! `INSERT`, `UPDATE` and `DELETE`: through the log.
 
-use super::super::reads::POSITION;
 use super::super::{Authenticated, HttpError};
 use super::{ask, no_such_table};
 use crate::catalog::DatabaseRecord;
+use crate::freshness::POSITION;
 use crate::local::LocalDatabase;
 use crate::local_client::counted;
 use crate::node::Node;

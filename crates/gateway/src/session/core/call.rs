@@ -1,5 +1,6 @@
 //! A call under way: what is proposed, and what its caller is told in the end.
 
+use crate::freshness::Freshness;
 use crate::reducers::{self, CallRefused};
 use bytes::{Bytes, BytesMut};
 use rtdb_consensus::{Applied, Command, Reply, command};
@@ -25,6 +26,8 @@ pub(crate) struct Caller {
     pub(crate) is_owner: bool,
     /// The newest subprotocol of the local server, whose words its errors have.
     pub(crate) server: Subprotocol,
+    /// What its reads have to show.
+    pub(crate) freshness: Freshness,
 }
 
 /// What a step of the session depends on besides the session.

@@ -35,6 +35,7 @@ impl Script {
             connection: [3; 16],
             is_owner: false,
             server: V2,
+            freshness: Freshness::default(),
         };
         Self {
             core: Core::new(
@@ -160,7 +161,8 @@ fn describe(action: &Action) -> String {
     match action {
         Action::OpenUpstream => "open".into(),
         Action::ReopenUpstream => "reopen".into(),
-        Action::PrepareViews(wanted) => format!("prepare {}", wanted[0].view),
+        Action::Prepare(_, wanted) if wanted.is_empty() => "wait".into(),
+        Action::Prepare(_, wanted) => format!("prepare {}", wanted[0].view),
         Action::Close(reason) => format!("close {}", reason.code),
         Action::CallProcedure(call) => format!("run {} for {}", call.procedure, call.receipts),
         Action::SendParts(head, _) if head[0] == 2 => format!("unsubscribed {}", number(head, 5)),

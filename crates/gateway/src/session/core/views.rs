@@ -1,12 +1,14 @@
-//! Queries on views wait until these are prepared; and a view that fails ends the subscriptions that read it.
+//! Reads wait until this node has what they are to show, and the views among it are prepared; and a view that fails ends the
+//! subscriptions that read it.
 
 use super::{Action, Context, Core, Upstream, Waiting};
 use crate::close::CloseReason;
+use crate::freshness::Freshness;
+use crate::session::views::Unprepared;
 use crate::views;
 use rtdb_determinism::View;
 use rtdb_protocol::client::{self, ClientMessage, Read};
 use rtdb_protocol::reply;
-use rtdb_replica::ViewError;
 
 /// How far the views are that the waiting message reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,7 +22,7 @@ pub(super) enum Preparing {
 }
 
 impl Core {
-    /// Whether the next read can be forwarded as far as views are concerned; asks for what it needs.
+    /// Whether the next read can be forwarded as far as that is concerned; asks for what it needs.
     pub(super) fn are_views_there(
         &mut self,
         read: &Read,
@@ -35,11 +37,11 @@ impl Core {
             }
             Preparing::No => {
                 let wanted = views::wanted(context.module, read.queries.iter(), self.caller.identity);
-                if wanted.is_empty() {
+                if wanted.is_empty() && self.caller.freshness == Freshness::default() {
                     return true;
                 }
                 self.preparing = Preparing::UnderWay;
-                actions.push(Action::PrepareViews(wanted));
+                actions.push(Action::Prepare(self.caller.freshness, wanted));
                 false
             }
         }
@@ -48,7 +50,7 @@ impl Core {
     /// The views that the waiting read needs are prepared, or can't be.
     pub(crate) fn views_prepared(
         &mut self,
-        prepared: Result<(), ViewError>,
+        prepared: Result<(), Unprepared>,
         context: &Context<'_>,
         actions: &mut Vec<Action>,
     ) {

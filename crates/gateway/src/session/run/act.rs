@@ -67,9 +67,9 @@ impl<W: Wire> Session<W> {
                     upstream.socket.push(message);
                 }
             }
-            Action::PrepareViews(wanted) => {
+            Action::Prepare(freshness, wanted) => {
                 let (node, config) = (self.node.clone(), self.upstream_config.clone());
-                io.preparing = Some(views::prepare(node, config, wanted).boxed());
+                io.preparing = Some(views::prepare(node, config, freshness, wanted).boxed());
             }
             Action::CallProcedure(call) => {
                 let (node, config) = (self.node.clone(), self.upstream_config.clone());

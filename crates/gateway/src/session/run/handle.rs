@@ -5,7 +5,7 @@ use crate::close::CloseReason;
 use crate::feed::Item;
 use crate::limits::{CLIENT_BYTES_MAX, DRAIN_MAX};
 use crate::session::core::{Action, Context};
-use crate::session::views::Reopened;
+use crate::session::views::{Reopened, Unprepared};
 use crate::wire::{Received, Wire};
 use bytes::Bytes;
 use futures::FutureExt;
@@ -122,7 +122,7 @@ impl<W: Wire> Session<W> {
 
     fn views_prepared(
         &mut self,
-        prepared: Result<Vec<ViewHold>, ViewError>,
+        prepared: Result<Vec<ViewHold>, Unprepared>,
         io: &mut Io,
         context: &Context<'_>,
         actions: &mut Vec<Action>,

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::catalog::{Catalog, Client, DatabaseRecord};
+use crate::freshness::Freshness;
 use crate::limits::{CLOSE_HANDSHAKE_MAX, ClientLimits, UPSTREAM_OPEN_MAX, WRITE_STALL_MAX};
 use crate::local::{Claims, Local, LocalDatabase, SetAside, Tokens};
 use crate::metrics::GatewayMetrics;
@@ -173,6 +174,7 @@ async fn session() -> (Session<WebSocketStream<Counted<DuplexStream>>>, DuplexSt
         connection: [3; 16],
         is_owner: false,
         server: Subprotocol::V3,
+        freshness: Freshness::default(),
     };
     let claims = Claims {
         identity: Identity::ZERO,

@@ -1,6 +1,8 @@
 //! Views: prepared before they are asked for, and given up when they fail.
 
 use super::*;
+use crate::freshness::{Consistency, NotFresh};
+use crate::session::views::Unprepared;
 use rtdb_determinism::view_key;
 use rtdb_replica::ViewError;
 use spacetimedb_lib::db::raw_def::v10::{
@@ -30,7 +32,7 @@ impl Script {
         Self { module, ..self }
     }
 
-    fn prepared(&mut self, prepared: Result<(), ViewError>) -> Vec<String> {
+    fn prepared(&mut self, prepared: Result<(), Unprepared>) -> Vec<String> {
         self.step(|core, context, actions| core.views_prepared(prepared, context, actions))
     }
 
@@ -52,11 +54,9 @@ fn look(query_set: u32) -> Bytes {
     client::subscribe(V2, &["SELECT * FROM mine"], query_set, query_set)
 }
 
-fn failed() -> ViewError {
-    ViewError::Failed {
-        view: "mine".into(),
-        reason: "boom".into(),
-    }
+fn failed() -> Unprepared {
+    let (view, reason) = ("mine".into(), "boom".into());
+    ViewError::Failed { view, reason }.into()
 }
 
 /// `UnsubscribeApplied` without rows, for an unsubscribe of the gateway's own.
@@ -77,7 +77,7 @@ fn a_query_waits_for_the_callers_own_instance_of_a_view() {
         now_us: NOW_US,
     };
     script.core.client(look(2), &context, &mut actions);
-    let [Action::PrepareViews(wanted)] = &actions[..] else {
+    let [Action::Prepare(_, wanted)] = &actions[..] else {
         panic!("{actions:?}")
     };
     assert_eq!(wanted[0].key, view_key(0, Some([2; 32])));
@@ -157,4 +157,22 @@ fn what_was_prepared_for_a_server_that_is_gone_is_prepared_again() {
     script.step(Core::upstream_opened);
     script.upstream(applied(u32::MAX));
     assert_eq!(script.upstream(applied(1)), ["prepare mine"]);
+}
+
+#[test]
+fn linearizable_reads_wait_for_what_is_committed() {
+    let mut script = Script::new();
+    script.core.caller.freshness = Freshness::of(Consistency::Linearizable);
+    assert_eq!(script.client(subscribe(1)), ["open"]);
+    script.step(Core::upstream_opened);
+    script.upstream(applied(u32::MAX));
+    assert_eq!(script.prepared(Ok(())), ["forward subscribe 1"]);
+    assert_eq!(script.upstream(applied(1)), ["subscribed 1"]);
+    assert_eq!(script.client(subscribe(2)), ["wait"]);
+    assert_eq!(
+        script.prepared(Err(NotFresh::Behind.into())),
+        ["subscription error 2"]
+    );
+    assert_eq!(script.client(subscribe(3)), ["wait"]);
+    assert_eq!(script.prepared(Ok(())), ["forward subscribe 3"]);
 }

@@ -1,17 +1,18 @@
 //! What a read waits for, if its caller asks: `consistency` and `after` in the query string, as the cluster adds them to
 //! SpacetimeDB's API. Without them it shows what this node has.
 
-use super::HttpError;
+use crate::http_error::HttpError;
 use crate::node::Node;
 use axum::extract::Query;
 use http::Uri;
-use rtdb_consensus::{LogIndex, Position};
+use rtdb_consensus::{LogIndex, NoReadIndex, Position};
 use serde::Deserialize;
 use spacetimedb_lib::Identity;
 use std::time::Duration;
+use thiserror::Error;
 
 /// The header that tells where in the log a write stands: `after` takes its value.
-pub(super) const POSITION: &str = "rafttimedb-position";
+pub(crate) const POSITION: &str = "rafttimedb-position";
 
 /// How long a read waits for this node to have what is wanted.
 const BEHIND_MAX: Duration = Duration::from_secs(5);
@@ -26,9 +27,10 @@ struct Raw {
     after: u64,
 }
 
+/// Which reads a client wants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Consistency {
+pub(crate) enum Consistency {
     /// What this node has.
     #[default]
     Local,
@@ -38,7 +40,7 @@ enum Consistency {
 
 /// What a read has to show at least.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Freshness {
+pub(crate) struct Freshness {
     consistency: Consistency,
     /// What stands up to there in the log.
     after: LogIndex,
@@ -47,7 +49,7 @@ pub(super) struct Freshness {
 impl Freshness {
     /// # Errors
     /// 400, if they say something else.
-    pub(super) fn from_uri(uri: &Uri) -> Result<Self, HttpError> {
+    pub(crate) fn from_uri(uri: &Uri) -> Result<Self, HttpError> {
         let read = Query::<Raw>::try_from_uri(uri);
         let Query(raw) = read.map_err(|error| HttpError::bad_request(error.body_text()))?;
         Ok(Self {
@@ -56,23 +58,47 @@ impl Freshness {
         })
     }
 
+    /// The same without `after`.
+    pub(crate) fn of(consistency: Consistency) -> Self {
+        Self {
+            consistency,
+            after: 0,
+        }
+    }
+
     /// Waits until this node has it.
-    pub(super) async fn wait(self, node: &Node, database: &Identity) -> Result<(), HttpError> {
+    ///
+    /// # Errors
+    /// Why it has not, in the end.
+    pub(crate) async fn wait(self, node: &Node, database: &Identity) -> Result<(), NotFresh> {
         let mut index = self.after;
         if self.consistency == Consistency::Linearizable {
-            let committed = node.shard.read_index().await;
-            index = index.max(committed.map_err(|error| HttpError::unavailable(error.to_string()))?);
+            index = index.max(node.shard.read_index().await?);
         }
         if index == 0 {
             return Ok(());
         }
         let there = node.local.caught_up(database, index);
-        rtdb_runtime::timeout(BEHIND_MAX, there).await.map_err(|_| {
-            let behind = BEHIND_MAX.as_secs();
-            HttpError::unavailable(format!(
-                "this node has not applied what is to be read within {behind} s: try again later, or turn to another node"
-            ))
-        })
+        let waited = rtdb_runtime::timeout(BEHIND_MAX, there).await;
+        waited.map_err(|_| NotFresh::Behind)
+    }
+}
+
+/// What is wanted can't be shown now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(crate) enum NotFresh {
+    #[error(transparent)]
+    NoReadIndex(#[from] NoReadIndex),
+    #[error(
+        "this node has not applied what is to be read within {} s: try again later, or turn to another node",
+        BEHIND_MAX.as_secs()
+    )]
+    Behind,
+}
+
+impl From<NotFresh> for HttpError {
+    fn from(error: NotFresh) -> Self {
+        Self::unavailable(error.to_string())
     }
 }
 
