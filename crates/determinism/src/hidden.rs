@@ -4,10 +4,12 @@ use convert_case::{Case, Casing};
 use spacetimedb_sats::raw_identifier::RawIdentifier;
 use spacetimedb_sats::{AlgebraicType, ProductType, ProductTypeElement};
 
+use crate::handlers;
 use crate::header;
 use crate::successes::Successes;
 use crate::{
-    APPLY, DISCONNECT, HIDDEN_PREFIX, IDENTIFY, LOAD, MARK, REFRESH, REPLAY, SCHEDULED, SETTLE, UNSCHEDULED,
+    APPLY, DISCONNECT, HANDLE, HIDDEN_PREFIX, IDENTIFY, LOAD, MARK, REFRESH, REPLAY, SCHEDULED, SETTLE,
+    UNSCHEDULED,
 };
 
 /// A hidden table. Its first column is its primary key.
@@ -169,6 +171,14 @@ pub(crate) fn reducers_since_10() -> [(&'static str, ProductType); 3] {
             product(run.into_iter().chain([("verdict", AlgebraicType::U8)])),
         ),
     ]
+}
+
+/// A hidden procedure: its name, its own parameters, and what it returns.
+type Procedure = (&'static str, ProductType, AlgebraicType);
+
+/// The hidden procedures, in the order of their ids, if the module has procedures or HTTP handlers.
+pub(crate) fn procedures() -> [Procedure; 1] {
+    [(HANDLE, handlers::params(), handlers::returns())]
 }
 
 /// A reducer's parameters behind the call header.

@@ -15,6 +15,7 @@ mod claims;
 mod def;
 mod emit;
 mod error;
+mod handlers;
 pub mod header;
 mod hidden;
 mod meter;
@@ -36,6 +37,7 @@ mod views;
 
 pub use claims::{CLAIMS_BYTES_MAX, Claims};
 pub use error::PrepareError;
+pub use handlers::{ANSWER_BYTES_MAX, Answer, Handler, handle_args};
 pub use migration::original_plan;
 pub use module::{Module, Procedure, Reducer, ReducerKind, Schedule, Table, View};
 pub use procedures::{
@@ -102,6 +104,10 @@ pub const CONFLICT: &str = "rtdb_conflict";
 /// The hidden reducer that tells a procedure what has become of its transaction, in modules of definition version 10. Own
 /// arguments: see [`settle_args`]. It has no place in the log, and what it does is a node's own.
 pub const SETTLE: &str = "rtdb_settle";
+
+/// The hidden procedure that runs an HTTP handler, in modules with procedures or HTTP handlers. Own arguments: see
+/// [`handle_args`]; what it returns: [`Answer`].
+pub const HANDLE: &str = "rtdb_handle";
 
 /// The error of [`APPLY`] where a row that is to be inserted has a unique value that another row has.
 pub const TAKEN: &str = "rtdb_taken";

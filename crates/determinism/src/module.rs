@@ -9,10 +9,12 @@ use spacetimedb_lib::db::raw_def::v10::{
     CaseConversionPolicy, ExplicitNameEntry, ExplicitNames, FunctionVisibility, RawModuleDefV10,
     RawModuleDefV10Section,
 };
+use spacetimedb_lib::http::Method;
 use spacetimedb_sats::{AlgebraicType, AlgebraicTypeRef, ProductType, Typespace};
 
 use crate::PrepareError;
 use crate::def::decode;
+use crate::handlers::{Handler, Routes};
 use crate::order::Indexes;
 use crate::plan::RawSequence;
 
@@ -25,6 +27,7 @@ pub struct Module {
     schedules: Vec<Schedule>,
     views: Vec<View>,
     procedures: Vec<Procedure>,
+    routes: Routes,
     row_rules: bool,
 }
 
@@ -212,6 +215,11 @@ impl Module {
         self.procedures.iter().find(|procedure| procedure.name == name)
     }
 
+    /// The HTTP handler of a request, whose path is what follows `/route`.
+    pub fn handler(&self, method: &Method, path: &str) -> Option<Handler> {
+        self.routes.find(method, path)
+    }
+
     /// Whether there are rules of row-level security: then what a table shows depends on who looks.
     pub fn has_row_rules(&self) -> bool {
         self.row_rules
@@ -258,6 +266,7 @@ impl Module {
             schedules: schedules.collect(),
             views: Vec::new(),
             procedures: Vec::new(),
+            routes: Routes::default(),
             row_rules: !def.row_level_security.is_empty(),
         };
         Ok(module.with_privacy())
@@ -329,6 +338,7 @@ impl Module {
             schedules: schedules.collect(),
             views: views.collect(),
             procedures: procedures.collect(),
+            routes: Routes::of(def, &names),
             row_rules: def.sections.iter().any(|section| {
                 matches!(section, RawModuleDefV10Section::RowLevelSecurity(rules) if !rules.is_empty())
             }),

@@ -15,6 +15,7 @@ use rtdb_protocol::client;
 use rtdb_protocol::server::{self, ProcedureResult, ServerMessage};
 use rtdb_replica::{Run, TURN_MAX, TurnQueue, Uncommitted};
 use rtdb_runtime::Instant;
+use spacetimedb_lib::Identity;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
@@ -23,6 +24,9 @@ use tokio_tungstenite::tungstenite::Message;
 
 /// What is heard of a procedure whose server has ended.
 const ENDED: &str = "SpacetimeDB has ended while the procedure ran: what came of it is not known";
+
+/// Who calls if nobody has to say who he is.
+pub(crate) const NOBODY: Identity = Identity::ZERO;
 
 /// A call whose arguments are of the procedure's types.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +58,7 @@ pub(crate) async fn run(node: Arc<Node>, config: UpstreamConfig, call: Procedure
     let mut course = Course {
         node,
         config,
+        caller: Identity::from_byte_array(call.header.sender),
         receipts: call.receipts,
         last: 0,
         has_passed: false,
@@ -72,6 +77,8 @@ pub(crate) async fn run(node: Arc<Node>, config: UpstreamConfig, call: Procedure
 struct Course {
     node: Arc<Node>,
     config: UpstreamConfig,
+    /// Who calls, which may be nobody. That is not always who is connected to the local server.
+    caller: Identity,
     receipts: u64,
     last: u64,
     /// Its first transaction has been let through the gate with the call itself.
@@ -98,7 +105,12 @@ struct Settled {
 
 impl Course {
     async fn run(&mut self, call: ProcedureCall) -> Result<ProcedureResult, String> {
-        let Self { node, config, .. } = self;
+        let Self {
+            node,
+            config,
+            caller: sender,
+            ..
+        } = self;
         if !node.catalog.runs_procedures() {
             return Err("procedures are not served before all nodes of the cluster are updated".to_owned());
         }
@@ -107,10 +119,13 @@ impl Course {
         let (Some(active), Some(procedures)) = (active, procedures) else {
             return Err("the database is not served on this node".to_owned());
         };
-        let sender = config.claims.identity;
-        let pass = node.gate.pass(&config.database, &sender).await;
+        let pass = node.gate.pass(&config.database, sender).await;
         pass.map_err(|error| error.body)?;
-        let mut run = procedures.begin().map_err(|error| error.to_string())?;
+        let begun = match *sender == NOBODY {
+            true => procedures.begin_for_anyone(),
+            false => procedures.begin(),
+        };
+        let mut run = begun.map_err(|error| error.to_string())?;
         let opened = upstream::open(node.local.clone(), config.clone()).await;
         let mut upstream = opened.map_err(|error| error.to_string())?;
         let header = CallHeader {
@@ -185,7 +200,7 @@ impl Course {
         } = uncommitted;
         let passes = std::mem::replace(&mut self.has_passed, true);
         let (node, held) = (self.node.clone(), self.held.take());
-        let (database, caller) = (self.config.database, self.config.claims.identity);
+        let (database, caller) = (self.config.database, self.caller);
         let mut transaction = Transaction {
             base,
             operations,

@@ -16,6 +16,7 @@ use super::{
     unique_key, with_lifecycle,
 };
 use crate::PrepareError;
+use crate::handlers;
 use crate::hidden::{self, HiddenTable};
 use crate::module::Names;
 use crate::order::Indexes;
@@ -98,14 +99,26 @@ pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
         ok_return_type: reducer_default_ok_return_type(),
         err_return_type: reducer_default_err_return_type(),
     }));
-    let mut procedures = false;
+    let procedures = procedures(&def).count() as u32;
+    let mut handlers = handlers::handlers(&def, &names).peekable();
+    let handlers = handlers.peek().is_some().then(|| handlers::key(handlers));
     for section in &mut def.sections {
         if let Section::Procedures(all) = section {
-            procedures |= !all.is_empty();
             for procedure in all {
                 procedure.params = hidden::with_header(&procedure.params);
             }
         }
+    }
+    if procedures > 0 || handlers.is_some() {
+        let hidden_procedures = hidden::procedures().into_iter();
+        section!(def, Procedures, Vec::new()).extend(hidden_procedures.map(|(name, params, returns)| {
+            RawProcedureDefV10 {
+                source_name: name.into(),
+                params: hidden::with_header(&params),
+                return_type: returns,
+                visibility: FunctionVisibility::Private,
+            }
+        }));
     }
     def.sections
         .retain(|section| !matches!(section, Section::Schedules(_) | Section::LifeCycleReducers(_)));
@@ -119,6 +132,7 @@ pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
         schedules,
         views: Some(views),
         procedures,
+        handlers,
     })
 }
 
@@ -130,9 +144,6 @@ fn check(def: &RawModuleDefV10) -> Result<(), PrepareError> {
         return Err(PrepareError::ScheduledProcedure(
             schedule.function_name.to_string(),
         ));
-    }
-    if let Some(handler) = def.http_handlers().and_then(|handlers| handlers.first()) {
-        return Err(PrepareError::HttpHandlers(handler.source_name.to_string()));
     }
     if let Some(submodule) = def.submodules().and_then(|submodules| submodules.first()) {
         return Err(PrepareError::Submodules(submodule.namespace.clone()));
@@ -224,7 +235,10 @@ fn check_names(def: &RawModuleDefV10, spelled: &Names) -> Result<(), PrepareErro
     let functions = functions.chain(procedures(def).map(|procedure| &procedure.source_name));
     let functions: Vec<_> = functions.map(|name| spelled.function(name)).collect();
     names::check(functions.iter())?;
-    names::check_functions(functions.into_iter())
+    names::check_functions(functions.into_iter())?;
+    // These are apart: a reducer may be called the same.
+    names::check(handlers::handlers(def, spelled))?;
+    handlers::check(def, spelled)
 }
 
 fn reducers(def: &RawModuleDefV10) -> &[RawReducerDefV10] {

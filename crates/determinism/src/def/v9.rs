@@ -64,7 +64,8 @@ pub(super) fn rewrite(mut def: RawModuleDefV9) -> Result<Plan, PrepareError> {
         tables,
         schedules,
         views: None,
-        procedures: false,
+        procedures: 0,
+        handlers: None,
     })
 }
 

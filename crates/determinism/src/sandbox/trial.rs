@@ -58,7 +58,7 @@ pub(crate) fn run(wasm: &[u8], plan: &Plan) -> Result<(), PrepareError> {
             sandbox.expect(index, true)?;
         }
     }
-    if plan.procedures {
+    if plan.runs_procedures() {
         let nothing = replay_args(index, &[]);
         sandbox.call(replay, index + 1, &nothing).map_err(failed)?;
         sandbox.expect(index + 1, true)?;

@@ -7,6 +7,7 @@ use walrus::{FunctionId, GlobalId, Module};
 use super::call::PARAMS;
 use super::describe::Sinks;
 use super::emit::{Code, Emit, I32, I64, function, global};
+use super::handlers::Handlers;
 use super::host::{self, Host, Imported};
 use super::journal::Journal;
 use super::jwt::Jwt;
@@ -58,6 +59,18 @@ pub(super) struct Parts {
     pub(super) scans: Scans,
     pub(super) sinks: Sinks,
     pub(super) journal: Journal,
+    pub(super) handlers: Option<Handlers>,
+}
+
+/// What a call of a procedure may reach in the module.
+#[derive(Clone, Copy)]
+pub(super) struct Entries {
+    /// Its own `__call_procedure__`, if it has procedures.
+    pub(super) procedures: Option<FunctionId>,
+    /// Its own `__call_http_handler__`, if it has such handlers.
+    pub(super) handlers: Option<FunctionId>,
+    /// The number of the first hidden procedure.
+    pub(super) hidden: u32,
 }
 
 /// The host's functions.
@@ -116,18 +129,24 @@ impl Procedures {
         Ok(true)
     }
 
-    /// `call(..) -> errno`: the wrapped `__call_procedure__`, with the module's own. `begin` needs a transaction, if it is the
+    /// `call(..) -> errno`: the wrapped `__call_procedure__`. `begin` needs a transaction, if it is the
     /// first in the instance.
     pub(super) fn add_call(
         self,
         module: &mut Module,
-        original: FunctionId,
+        entries: Entries,
         begin: FunctionId,
         read: FunctionId,
     ) -> FunctionId {
         let Parts {
             window, reset, jwt, ..
         } = self.parts;
+        let handle = entries.hidden as i32;
+        let handlers = self.parts.handlers.zip(entries.handlers);
+        let handlers = handlers.map(|(handlers, original)| {
+            let (take, answer) = (handlers.add_take(module, read), handlers.add_answer(module));
+            (handlers, original, take, answer)
+        });
         let transactions = self.transactions;
         let seen = window.seen;
         function(module, PARAMS, &[I32], |code, params, locals| {
@@ -142,25 +161,53 @@ impl Procedures {
             seen.at(code, HEADER);
             code.i32_const(header::LEN as i32).call(read).local_set(args);
             window.take_part(code, HEADER, header::LEN as u32);
+            if let Some((_, _, take, _)) = handlers {
+                code.local_get(id).is(handle).when(|code| {
+                    code.local_get(args).call(take);
+                    window.restore(code, WINDOW_END);
+                });
+            }
             window.restore(code, HOT_END);
             jwt.begin(code);
             code.i64_const(0).global_set(self.seq);
             self.parts.journal.end(code);
             code.i32_const(1).global_set(self.running);
 
-            code.local_get(id);
-            for word in (header::SENDER_AT..header::TIMESTAMP_AT).step_by(8) {
-                window.own.get64(code, HEADER + word);
+            if let Some((handlers, original, _, _)) = handlers {
+                code.local_get(id).is(handle);
+                handlers.are_called(code);
+                code.binop(BinaryOp::I32And).when(|code| {
+                    handlers.call(code, original, timestamp);
+                    code.local_set(errno);
+                    handlers.end(code);
+                });
             }
-            code.local_get(timestamp).local_get(args);
-            self.parts.sinks.begin(code, sink);
-            code.call(original).local_set(errno);
-            self.parts.sinks.end(code);
+            code.local_get(id).i32_const(handle).less().when(|code| {
+                let Some(original) = entries.procedures else {
+                    code.unreachable();
+                    return;
+                };
+                code.local_get(id);
+                for word in (header::SENDER_AT..header::TIMESTAMP_AT).step_by(8) {
+                    window.own.get64(code, HEADER + word);
+                }
+                code.local_get(timestamp).local_get(args);
+                self.parts.sinks.begin(code, sink);
+                code.call(original).local_set(errno);
+                self.parts.sinks.end(code);
+            });
             jwt.end(code);
             code.i32_const(0).global_set(self.running);
             // The host takes back what is left open.
             self.close(code);
             self.parts.scans.end(code);
+            if let Some((.., answer)) = handlers {
+                code.local_get(id).is(handle);
+                code.local_get(errno).is_zero().binop(BinaryOp::I32And);
+                code.when(|code| {
+                    code.local_get(sink).call(answer);
+                });
+            }
             reset.reset(code);
             code.local_get(errno);
         })

@@ -8,6 +8,7 @@ mod database;
 mod exercise;
 mod fixtures;
 mod generated;
+mod handlers;
 mod host;
 mod hostile;
 mod instance;
