@@ -42,6 +42,12 @@ fn restore_v9(schema: &mut Value, module: &Module) {
             }));
         }
     }
+    let exports = &mut schema["misc_exports"];
+    retain(exports, |export| {
+        !name_of(&export["Procedure"]).is_some_and(is_hidden)
+    });
+    let procedures = items(exports).filter_map(|export| export.get_mut("Procedure"));
+    procedures.for_each(restore_params);
     restore_functions(&mut schema["reducers"]);
     for reducer in items(&mut schema["reducers"]) {
         let kind = reducer["name"]
@@ -165,10 +171,12 @@ fn sequence_name(table: &Table, sequence: &RawSequence, module: &Module) -> Stri
 
 fn restore_functions(functions: &mut Value) {
     retain(functions, |function| !name_of(function).is_some_and(is_hidden));
-    for function in items(functions) {
-        if let Some(params) = function["params"]["elements"].as_array_mut() {
-            params.drain(..header::params().len().min(params.len()));
-        }
+    items(functions).for_each(restore_params);
+}
+
+fn restore_params(function: &mut Value) {
+    if let Some(params) = function["params"]["elements"].as_array_mut() {
+        params.drain(..header::params().len().min(params.len()));
     }
 }
 
