@@ -1,6 +1,7 @@
 //! Procedures that clients call: run once, on this node, on a connection to the local server that nothing else waits for.
 //! What their transactions do goes through the log meanwhile. As natively, they go on when the client leaves.
 
+use crate::budget::{Exceeded, Share};
 use crate::node::Node;
 use crate::socket::Received;
 use crate::upstream::{self, Upstream, UpstreamConfig};
@@ -146,6 +147,7 @@ impl Course {
             sender: sender.to_byte_array().to_vec().into(),
             ..Transaction::default()
         };
+        let mut share = Share::new(&node.budget);
         let mut committing: Option<BoxFuture<'static, Settled>> = None;
         loop {
             let kept_until = self.held.as_ref().map(|held| held.kept_until);
@@ -164,7 +166,7 @@ impl Course {
                 uncommitted = run.next(), if committing.is_none() => {
                     committing = Some(self.commit(transaction.clone(), uncommitted, Turns::of(&run)));
                 }
-                received = next(&mut upstream) => match received {
+                received = next(&mut upstream, &mut share) => match received.map_err(|error| error.to_string())? {
                     Some(Ok(Message::Binary(payload))) => {
                         if let Some(result) = self.result(payload) {
                             return self.lost.take().map_or(Ok(result), Err);
@@ -391,13 +393,17 @@ impl Drop for Held {
     }
 }
 
-/// The next message of the local server's.
-async fn next(upstream: &mut Upstream) -> Received {
+/// The next message of the local server's, if there is room for it. What has come of it counts.
+async fn next(upstream: &mut Upstream, share: &mut Share) -> Result<Received, Exceeded> {
     poll_fn(|cx| {
         if let Poll::Ready(Err(_)) = upstream.socket.poll_flush(cx) {
-            return Poll::Ready(None);
+            return Poll::Ready(Ok(None));
         }
-        upstream.socket.poll_read(cx)
+        match (upstream.socket.poll_read(cx), share.set(upstream.socket.bytes())) {
+            (Poll::Ready(received), _) => Poll::Ready(Ok(received)),
+            (Poll::Pending, Err(exceeded)) => Poll::Ready(Err(exceeded)),
+            (Poll::Pending, Ok(())) => Poll::Pending,
+        }
     })
     .await
 }

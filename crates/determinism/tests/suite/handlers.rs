@@ -6,12 +6,12 @@ use std::sync::OnceLock;
 
 use rtdb_determinism::header::CallHeader;
 use rtdb_determinism::{
-    ANSWER_BYTES_MAX, Answer, HANDLE, Module, OUTBOX, Prepared, REPLAY, SETTLE, Transaction,
-    TransactionVerdict, handle_args, replay_args, runs_procedures, settle_args,
+    ANSWER_BYTES_MAX, Answer, HANDLE, Module, OUTBOX, Options, Prepared, REPLAY, SETTLE, Transaction,
+    TransactionVerdict, handle_args, prepare_with, replay_args, runs_procedures, settle_args,
 };
 use spacetimedb_lib::http::{Method, Request, Response, Version};
 
-use crate::fixtures::prepared;
+use crate::fixtures::{prepared, wasm};
 use crate::host::{Failure, FakeHost, Meanwhile};
 
 const RUN: u64 = 77;
@@ -42,7 +42,10 @@ struct Nodes {
 
 impl Nodes {
     fn new() -> Self {
-        let wasm = &module().0.wasm;
+        Self::with(&module().0.wasm)
+    }
+
+    fn with(wasm: &[u8]) -> Self {
         assert!(runs_procedures(wasm));
         let [here, there] = [4_096, 70_000].map(|first_id| {
             let mut host = FakeHost::new(wasm, first_id);
@@ -190,6 +193,18 @@ fn an_answer_is_returned_as_it_was_written() {
     let too_large = nodes.ask(&Method::Get, "/large", &query, b"");
     assert_eq!(too_large.err(), Some(Failure::Trapped));
     nodes.assert_same();
+}
+
+#[test]
+fn one_that_never_ends_is_ended() {
+    let options = Options {
+        call_units_max: 10_000_000,
+        ..Options::default()
+    };
+    let mut nodes = Nodes::with(&prepare_with(&wasm("handlers-2x"), &options).unwrap().wasm);
+    let spun = nodes.ask(&Method::Get, "/spin", "", b"");
+    assert_eq!(spun.err(), Some(Failure::Trapped));
+    assert_eq!(nodes.text(&Method::Get, "/hello", b""), (200, "hello".into()));
 }
 
 #[test]
