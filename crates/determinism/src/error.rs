@@ -118,9 +118,6 @@ pub enum PrepareError {
         "the module has a procedure, `{0}`: procedures can be replicated if the module is built with SpacetimeDB 2.x"
     )]
     Procedures(String),
-    /// A procedure is scheduled.
-    #[error("the procedure `{0}` is scheduled: only reducers can be scheduled yet, use one")]
-    ScheduledProcedure(String),
     /// The module has HTTP handlers.
     #[error("the module has an HTTP handler, `{0}`: handlers can't be replicated yet, use a reducer")]
     HttpHandlers(String),

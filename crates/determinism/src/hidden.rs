@@ -7,7 +7,8 @@ use spacetimedb_sats::{AlgebraicType, ProductType, ProductTypeElement};
 use crate::header;
 use crate::successes::Successes;
 use crate::{
-    APPLY, DISCONNECT, HIDDEN_PREFIX, IDENTIFY, LOAD, MARK, REFRESH, REPLAY, SCHEDULED, SETTLE, UNSCHEDULED,
+    APPLY, DISCONNECT, HIDDEN_PREFIX, IDENTIFY, LOAD, MARK, REFRESH, REPLAY, SCHEDULED, SETTLE, TICK,
+    UNSCHEDULED,
 };
 
 /// A hidden table. Its first column is its primary key.
@@ -135,14 +136,6 @@ pub(crate) const TABLES_SINCE_10: [&HiddenTable; 3] = [&NOW, &OUTBOX, &VERDICT];
 /// The hidden reducers and their own parameters, in the order of their ids.
 pub(crate) fn reducers() -> [(&'static str, ProductType); 7] {
     let rows = AlgebraicType::array(AlgebraicType::bytes());
-    let timer = || {
-        product([
-            ("schedule", AlgebraicType::U32),
-            ("id", AlgebraicType::U64),
-            ("due", AlgebraicType::U8),
-            ("micros", AlgebraicType::I64),
-        ])
-    };
     [
         (MARK, product([("published", AlgebraicType::Bool)])),
         (DISCONNECT, ProductType::unit()),
@@ -169,6 +162,21 @@ pub(crate) fn reducers_since_10() -> [(&'static str, ProductType); 3] {
             product(run.into_iter().chain([("verdict", AlgebraicType::U8)])),
         ),
     ]
+}
+
+/// The hidden procedures and their own parameters, in the order of their ids, if the module has procedures. Each returns nothing.
+pub(crate) fn procedures() -> [(&'static str, ProductType); 1] {
+    [(TICK, timer())]
+}
+
+/// What [`encode_timer`](crate::encode_timer) writes.
+fn timer() -> ProductType {
+    product([
+        ("schedule", AlgebraicType::U32),
+        ("id", AlgebraicType::U64),
+        ("due", AlgebraicType::U8),
+        ("micros", AlgebraicType::I64),
+    ])
 }
 
 /// A reducer's parameters behind the call header.

@@ -4,7 +4,7 @@
 //! instance and `source` feeds; `state` tells whether the call is new; the module runs, its reads pass through `scan`,
 //! and its writes through `write`, where `walk`, `sequence` and `taken` fill in generated columns and `digest` keeps account;
 //! tables, indexes, iterators and timers have numbers of its own for it (`ids`, `names`, `timers`); `successes` counts the
-//! call, and `sequence` and `state` write back. `schedules` calls reducers with rows that are due. Where others than the
+//! call, and `sequence` and `state` write back. `schedules` calls reducers with rows that are due, and procedures by way of `procedure`. Where others than the
 //! module say what is written, `apply` does it in its place. `procedure` runs procedures: `journal` notes what they write, for
 //! `replay` to do it once more. A hidden row that can't be read or written traps, which makes
 //! the host roll everything back.
@@ -193,7 +193,7 @@ impl Target {
         };
         let row = Given::add(module, scans.memory().0);
         let jwt = Jwt::add(module, host, window, rows, &layout, in_call, row);
-        let journal = plan.procedures.then(|| Journal::add(module, window));
+        let journal = (plan.procedures > 0).then(|| Journal::add(module, window));
         let kept = Digest::add(module, self.memory, digest);
         let parts = schedules::Parts {
             host,
@@ -226,6 +226,7 @@ impl Target {
             id: ids.known_index,
             none: abi::NO_SUCH_INDEX,
         };
+        let read = source::add(module, host, window);
         let procedures = journal.map(|journal| {
             let parts = procedure::Parts {
                 host,
@@ -239,6 +240,8 @@ impl Target {
                 scans,
                 sinks,
                 journal,
+                schedules,
+                read,
             };
             Procedures::add(module, parts)
         });
@@ -273,9 +276,8 @@ impl Target {
             def: &plan.def,
         };
         let describe = describe.add(module);
-        let read = source::add(module, host, window);
         let apply = apply::add(module, host, window, reset, writes, read);
-        let replay = journal.map(|_| replay::add(module, window, reset, &replayed, read));
+        let replay = journal.map(|_| replay::add(module, window, reset, &replayed, schedules, read));
         let settle = plan
             .views
             .is_some()
@@ -315,14 +317,14 @@ impl Target {
         match procedures {
             Some(procedures) => {
                 let original = self.exported(abi::CALL_PROCEDURE, &call::PARAMS, &[I32])?;
-                let call = procedures.add_call(&mut self.module, original, begin, read);
+                let call = procedures.add_call(&mut self.module, plan, original, begin);
                 export(&mut self.module, abi::CALL_PROCEDURE, call)?;
             }
             None => self.drop_exports(&[abi::CALL_PROCEDURE]),
         }
         self.drop_exports(&[abi::CALL_HANDLER]);
         self.say_claims(plan);
-        let runs = plan.procedures.then_some(&[procedures::RUNS][..]);
+        let runs = (plan.procedures > 0).then_some(&[procedures::RUNS][..]);
         section::put(&mut self.module, procedures::SECTION, runs);
         section::put(
             &mut self.module,
