@@ -118,9 +118,6 @@ pub enum PrepareError {
         "the module has a procedure, `{0}`: procedures can be replicated if the module is built with SpacetimeDB 2.x"
     )]
     Procedures(String),
-    /// A procedure is scheduled.
-    #[error("the procedure `{0}` is scheduled: only reducers can be scheduled yet, use one")]
-    ScheduledProcedure(String),
     /// The path of an HTTP route that the server does not take.
     #[error(
         "the path `{0}` of an HTTP route can't be used: it is empty or begins with `/`, and has 1,024 lowercase ASCII letters, \

@@ -8,7 +8,7 @@ use crate::handlers;
 use crate::header;
 use crate::successes::Successes;
 use crate::{
-    APPLY, DISCONNECT, HANDLE, HIDDEN_PREFIX, IDENTIFY, LOAD, MARK, REFRESH, REPLAY, SCHEDULED, SETTLE,
+    APPLY, DISCONNECT, HANDLE, HIDDEN_PREFIX, IDENTIFY, LOAD, MARK, REFRESH, REPLAY, SCHEDULED, SETTLE, TICK,
     UNSCHEDULED,
 };
 
@@ -137,14 +137,6 @@ pub(crate) const TABLES_SINCE_10: [&HiddenTable; 3] = [&NOW, &OUTBOX, &VERDICT];
 /// The hidden reducers and their own parameters, in the order of their ids.
 pub(crate) fn reducers() -> [(&'static str, ProductType); 7] {
     let rows = AlgebraicType::array(AlgebraicType::bytes());
-    let timer = || {
-        product([
-            ("schedule", AlgebraicType::U32),
-            ("id", AlgebraicType::U64),
-            ("due", AlgebraicType::U8),
-            ("micros", AlgebraicType::I64),
-        ])
-    };
     [
         (MARK, product([("published", AlgebraicType::Bool)])),
         (DISCONNECT, ProductType::unit()),
@@ -177,8 +169,21 @@ pub(crate) fn reducers_since_10() -> [(&'static str, ProductType); 3] {
 type Procedure = (&'static str, ProductType, AlgebraicType);
 
 /// The hidden procedures, in the order of their ids, if the module has procedures or HTTP handlers.
-pub(crate) fn procedures() -> [Procedure; 1] {
-    [(HANDLE, handlers::params(), handlers::returns())]
+pub(crate) fn procedures() -> [Procedure; 2] {
+    [
+        (TICK, timer(), AlgebraicType::unit()),
+        (HANDLE, handlers::params(), handlers::returns()),
+    ]
+}
+
+/// What [`encode_timer`](crate::encode_timer) writes.
+fn timer() -> ProductType {
+    product([
+        ("schedule", AlgebraicType::U32),
+        ("id", AlgebraicType::U64),
+        ("due", AlgebraicType::U8),
+        ("micros", AlgebraicType::I64),
+    ])
 }
 
 /// A reducer's parameters behind the call header.

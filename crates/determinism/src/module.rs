@@ -130,8 +130,29 @@ pub struct Schedule {
     pub id_column: u16,
     /// The column that says when.
     pub at_column: u16,
-    /// The reducer that is called with the row.
-    pub reducer: String,
+    /// What is called with the row.
+    pub function: String,
+    /// What that is.
+    pub kind: ScheduleKind,
+}
+
+/// What a row that falls due calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ScheduleKind {
+    /// A reducer.
+    Reducer,
+    /// A procedure.
+    Procedure,
+}
+
+impl ScheduleKind {
+    /// The word for it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Reducer => "reducer",
+            Self::Procedure => "procedure",
+        }
+    }
 }
 
 impl Module {
@@ -236,7 +257,8 @@ impl Module {
                 table: table.name.to_string(),
                 id_column: table.primary_key.head()?.0,
                 at_column: schedule.scheduled_at_column.0,
-                reducer: schedule.reducer_name.to_string(),
+                function: schedule.reducer_name.to_string(),
+                kind: ScheduleKind::Reducer,
             })
         });
         let reducers = def.reducers.iter().zip(0..).map(|(reducer, id)| Reducer {
@@ -309,11 +331,17 @@ impl Module {
         let schedules = def.schedules().into_iter().flatten().filter_map(|schedule| {
             let mut tables = def.tables().into_iter().flatten();
             let table = tables.find(|table| table.source_name == schedule.table_name)?;
+            let mut reducers = def.reducers().into_iter().flatten();
+            let is_reducer = reducers.any(|reducer| reducer.source_name == schedule.function_name);
             Some(Schedule {
                 table: names.table(&schedule.table_name),
                 id_column: table.primary_key.head()?.0,
                 at_column: schedule.schedule_at_col.0,
-                reducer: names.function(&schedule.function_name),
+                function: names.function(&schedule.function_name),
+                kind: match is_reducer {
+                    true => ScheduleKind::Reducer,
+                    false => ScheduleKind::Procedure,
+                },
             })
         });
         let views = def.views().into_iter().flatten().map(|view| View {
@@ -359,17 +387,19 @@ impl Module {
         self
     }
 
-    /// Marks the scheduled reducers, and hides from clients whatever the log calls.
+    /// Marks the scheduled reducers, and hides from clients whatever the cluster calls by itself.
     fn with_privacy(mut self) -> Self {
+        let schedules = &self.schedules;
+        let is_scheduled =
+            |kind, name: &str| schedules.iter().any(|it| it.kind == kind && it.function == name);
         for reducer in &mut self.reducers {
-            let scheduled = self
-                .schedules
-                .iter()
-                .any(|schedule| schedule.reducer == reducer.name);
-            if scheduled && reducer.kind == ReducerKind::Normal {
+            if is_scheduled(ScheduleKind::Reducer, &reducer.name) && reducer.kind == ReducerKind::Normal {
                 reducer.kind = ReducerKind::Scheduled;
             }
             reducer.private |= reducer.kind != ReducerKind::Normal;
+        }
+        for procedure in &mut self.procedures {
+            procedure.private |= is_scheduled(ScheduleKind::Procedure, &procedure.name);
         }
         self
     }

@@ -47,10 +47,17 @@ pub(crate) struct SchedulePlan {
     pub(crate) table: usize,
     /// The place among the table's indexes of the primary key's.
     pub(crate) index: usize,
-    /// The number of the reducer that is called.
-    pub(crate) reducer: u32,
+    /// What is called.
+    pub(crate) called: Called,
     /// What stands in a row before the column that says when.
     pub(crate) before: Shape,
+}
+
+/// What a row that is due calls, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Called {
+    Reducer(u32),
+    Procedure(u32),
 }
 
 /// A view.

@@ -37,18 +37,18 @@ fn restore_v9(schema: &mut Value, module: &Module) {
         if let Some(schedule) = schedule {
             table["schedule"] = some(json!({
                 "name": some(format!("{}_sched", schedule.table).into()),
-                "reducer_name": schedule.reducer,
+                "reducer_name": schedule.function,
                 "scheduled_at_column": schedule.at_column,
             }));
         }
     }
-    let exports = &mut schema["misc_exports"];
-    retain(exports, |export| {
-        !name_of(&export["Procedure"]).is_some_and(is_hidden)
-    });
-    let procedures = items(exports).filter_map(|export| export.get_mut("Procedure"));
-    procedures.for_each(restore_params);
     restore_functions(&mut schema["reducers"]);
+    retain(&mut schema["misc_exports"], |export| {
+        !is_hidden(&export["Procedure"]["name"])
+    });
+    for procedure in items(&mut schema["misc_exports"]).filter_map(|export| export.get_mut("Procedure")) {
+        restore_params(procedure);
+    }
     for reducer in items(&mut schema["reducers"]) {
         let kind = reducer["name"]
             .as_str()
@@ -88,7 +88,7 @@ fn marks(module: &Module) -> Vec<Value> {
             "source_name": some(format!("{}_sched", schedule.table).into()),
             "table_name": schedule.table,
             "schedule_at_col": schedule.at_column,
-            "function_name": schedule.reducer,
+            "function_name": schedule.function,
         })
     });
     let lifecycles = module.reducers().iter().filter_map(|reducer| {

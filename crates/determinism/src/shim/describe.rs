@@ -71,6 +71,11 @@ impl Sinks {
         code.local_get(sink).global_set(self.open).i32_const(SINK);
     }
 
+    /// What the module writes is dropped from here on, or no longer.
+    pub(super) fn mute(self, code: &mut Code<'_>, muted: bool) {
+        code.i32_const(muted.into()).global_set(self.muted);
+    }
+
     /// The call ends.
     pub(super) fn end(self, code: &mut Code<'_>) {
         code.i32_const(0).global_set(self.open);
@@ -97,12 +102,9 @@ impl Describe<'_> {
         let write = self.add_write(module, data);
         function(module, [I32], &[], |code, [sink], _| {
             self.reset.meter.begin_start_up(code);
-            code.i32_const(1)
-                .global_set(self.sinks.muted)
-                .i32_const(SINK)
-                .call(self.original)
-                .i32_const(0)
-                .global_set(self.sinks.muted);
+            self.sinks.mute(code, true);
+            code.i32_const(SINK).call(self.original);
+            self.sinks.mute(code, false);
             self.reset.started(code);
             code.local_get(sink).call(write);
             self.window.restore(code, WINDOW_END);

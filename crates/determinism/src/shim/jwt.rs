@@ -58,7 +58,6 @@ impl Jwt {
         layout: &Layout,
         in_call: GlobalId,
         row: Given,
-        request: Option<[(i32, Given); 2]>,
     ) -> Self {
         let [source, next_source] = [(); 2].map(|()| global(module, I32));
         Self {
@@ -72,8 +71,13 @@ impl Jwt {
             next_source,
             claims: Given::add(module, window.own.memory),
             row,
-            request,
+            request: None,
         }
+    }
+
+    /// With these sources, too.
+    pub(super) fn with_request(self, request: Option<[(i32, Given); 2]>) -> Self {
+        Self { request, ..self }
     }
 
     /// Sources of ours whose numbers are always the same.

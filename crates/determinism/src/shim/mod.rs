@@ -4,7 +4,7 @@
 //! instance and `source` feeds; `state` tells whether the call is new; the module runs, its reads pass through `scan`,
 //! and its writes through `write`, where `walk`, `sequence` and `taken` fill in generated columns and `digest` keeps account;
 //! tables, indexes, iterators and timers have numbers of its own for it (`ids`, `names`, `timers`); `successes` counts the
-//! call, and `sequence` and `state` write back. `schedules` calls reducers with rows that are due. Where others than the
+//! call, and `sequence` and `state` write back. `schedules` calls reducers with rows that are due, and procedures by way of `procedure`. Where others than the
 //! module say what is written, `apply` does it in its place. `procedure` runs procedures: `journal` notes what they write, for
 //! `replay` to do it once more; `handlers` runs HTTP handlers in the same way. A hidden row that can't be read or written traps, which makes
 //! the host roll everything back.
@@ -195,8 +195,8 @@ impl Target {
         };
         let row = Given::add(module, scans.memory().0);
         let handlers = plan.handlers.map(|key| Handlers::add(module, host, window, key));
-        let request = handlers.map(Handlers::sources);
-        let jwt = Jwt::add(module, host, window, rows, &layout, in_call, row, request);
+        let jwt = Jwt::add(module, host, window, rows, &layout, in_call, row);
+        let jwt = jwt.with_request(handlers.map(Handlers::sources));
         let journal = plan.runs_procedures().then(|| Journal::add(module, window));
         let kept = Digest::add(module, self.memory, digest);
         let parts = schedules::Parts {
@@ -230,6 +230,7 @@ impl Target {
             id: ids.known_index,
             none: abi::NO_SUCH_INDEX,
         };
+        let read = source::add(module, host, window);
         let procedures = journal.map(|journal| {
             let parts = procedure::Parts {
                 host,
@@ -244,6 +245,8 @@ impl Target {
                 sinks,
                 journal,
                 handlers,
+                schedules,
+                read,
             };
             Procedures::add(module, parts)
         });
@@ -278,9 +281,8 @@ impl Target {
             def: &plan.def,
         };
         let describe = describe.add(module);
-        let read = source::add(module, host, window);
         let apply = apply::add(module, host, window, reset, writes, read);
-        let replay = journal.map(|_| replay::add(module, window, reset, &replayed, read));
+        let replay = journal.map(|_| replay::add(module, window, reset, &replayed, schedules, read));
         let settle = plan
             .views
             .is_some()
@@ -328,7 +330,7 @@ impl Target {
         };
         self.drop_exports(&[abi::CALL_PROCEDURE, abi::CALL_HANDLER]);
         if let Some(procedures) = procedures {
-            let call = procedures.add_call(&mut self.module, entries, begin, read);
+            let call = procedures.add_call(&mut self.module, entries, begin);
             self.module.exports.add(abi::CALL_PROCEDURE, call);
         }
         self.say_claims(plan);

@@ -579,7 +579,8 @@ fn what_is_not_served_yet() {
         def.add_procedure("fetch", row(vec![]), AlgebraicType::unit());
         def.add_schedule("timer", 1, "fetch");
     });
-    assert_eq!(scheduled, PrepareError::ScheduledProcedure("fetch".into()));
+    let why = "the schedule of table `timer` names the procedure `fetch`, which must have one parameter, a row of that table";
+    assert_eq!(scheduled, PrepareError::Definition(why.into()));
 
     let section = |section| {
         let def = RawModuleDefV10 {
