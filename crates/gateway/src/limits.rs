@@ -204,6 +204,9 @@ pub const BODY_BYTES_MAX: usize = 2 << 20;
 /// Bytes of the local server's answer to `/schema`, which must be rewritten as a whole.
 pub const SCHEMA_BYTES_MAX: usize = 16 << 20;
 
+/// Bytes of what a tool answers to a language model.
+pub const TOOL_BYTES_MAX: usize = 16 << 20;
+
 /// Bytes of the local server's plan of an update.
 pub const PLAN_BYTES_MAX: usize = 16 << 20;
 
