@@ -29,9 +29,6 @@ const FATAL: &str = "The module instance encountered a fatal error: ";
 /// What the only call on a connection is known by.
 const REQUEST: u32 = 0;
 
-/// How often a request finds its handler, if another module comes in between.
-const ATTEMPTS_MAX: u32 = 3;
-
 pub(super) async fn root(
     State(node): State<Arc<Node>>,
     Path(database): Path<String>,
@@ -64,48 +61,36 @@ async fn answer(
     request: Request,
 ) -> Result<Response, HttpError> {
     let record = node.database(database)?;
-    let method = wire::method(request.method());
-    let mut active = node.active(&record.identity).await?;
-    if active.module.handler(&method, path).is_none() {
-        return Ok(no_such_route());
-    }
+    let module = node.active(&record.identity).await?.module;
+    let Some(handler) = module.handler(&wire::method(request.method()), path) else {
+        return Ok((StatusCode::NOT_FOUND, NO_SUCH_ROUTE).into_response());
+    };
     let head = wire::request(&request);
     let body = Bytes::from_request(request, &())
         .await
         .map_err(|rejected| match rejected.status() {
-            status @ StatusCode::PAYLOAD_TOO_LARGE => HttpError::new(
-                status,
-                format!(
-                    "the body of a request to a handler may have {} MiB at most",
-                    ROUTE_BODY_BYTES_MAX >> 20
-                ),
-            ),
+            status @ StatusCode::PAYLOAD_TOO_LARGE => {
+                let max = ROUTE_BODY_BYTES_MAX >> 20;
+                let why = format!("the body of a request to a handler may have {max} MiB at most");
+                HttpError::new(status, why)
+            }
             status => HttpError::new(status, rejected.body_text()),
         })?;
-    for _ in 0..ATTEMPTS_MAX {
-        let Some(handler) = active.module.handler(&method, path) else {
-            return Ok(no_such_route());
-        };
-        let args = handle_args(&handler, &head, &body)
-            .map_err(|error| HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-        let returned = run(node, &record, args).await?;
-        let unreadable = |error| HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, error);
-        match Answer::decode(&returned).map_err(|error| unreadable(error.to_string()))? {
-            Answer::Given { head, body_at } => {
-                let body = returned.slice(body_at..);
-                return wire::response(head, body).map_err(unreadable);
-            }
-            // Nothing has run.
-            Answer::OtherModule => active = node.active(&record.identity).await?,
+    let args = handle_args(&handler, &head, &body).map_err(|error| internal(&error))?;
+    drop((head, body));
+    let returned = run(node, &record, args).await?;
+    match Answer::decode(&returned).map_err(|error| internal(&error))? {
+        Answer::Given { head, body_at } => {
+            wire::response(head, returned.slice(body_at..)).map_err(|error| internal(&error))
         }
+        Answer::OtherModule => Err(HttpError::unavailable(
+            "the database's module is being updated: nothing was done, try again later",
+        )),
     }
-    Err(HttpError::unavailable(
-        "the database's module is being updated: try again later",
-    ))
 }
 
-fn no_such_route() -> Response {
-    (StatusCode::NOT_FOUND, NO_SUCH_ROUTE).into_response()
+fn internal(error: &dyn std::fmt::Display) -> HttpError {
+    HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
 }
 
 /// Runs a handler, and hands back what it has written. As natively it goes on if its caller leaves.
@@ -129,14 +114,14 @@ async fn run(node: &Arc<Node>, record: &DatabaseRecord, args: Vec<u8>) -> Result
         expires: true,
         payload: String::new(),
     };
-    let token = node.tokens()?.mint(&claims);
     let config = UpstreamConfig {
         database: record.identity,
         subprotocol: node.local.newest_subprotocol(),
         connection: ConnectionId::from_le_byte_array(rtdb_runtime::random_bytes()),
         light: false,
         claims,
-        token: token.unwrap_or_default(),
+        // Made when it is needed.
+        token: String::new(),
         counted: node.metrics.upstreams.clone(),
     };
     let running = rtdb_runtime::spawn(procedures::run(node.clone(), config, call));

@@ -81,7 +81,7 @@ fn handlers_write_once_on_every_replica_though_servers_die() {
             failed.len()
         );
         let never = sql::select(&server, &database, "SELECT id FROM item WHERE text = 'never'").await?;
-        ensure!(never.len() == 0, "a transaction that failed is there");
+        ensure!(never.is_empty(), "a transaction that failed is there");
         scene.end().await
     });
 }
