@@ -4,12 +4,12 @@
 pub(crate) const TABLES_MAX: usize = 64;
 
 /// The memories of a prepared module: its own, the one that it is put back from, the one that rows are sorted in, and, if it
-/// has procedures, the one that what they write is noted in.
-pub(crate) const PREPARED_MEMORIES: usize = 4;
+/// has procedures or HTTP handlers, the one that what they write is noted in, and the one that requests and answers stand in.
+pub(crate) const PREPARED_MEMORIES: usize = 5;
 
 pub(crate) const CALL_REDUCER: &str = "__call_reducer__";
 pub(crate) const CALL_PROCEDURE: &str = "__call_procedure__";
-/// What the host would call of HTTP handlers. Modules that have any are refused.
+/// What the host would call of HTTP handlers. A prepared module calls it itself.
 pub(crate) const CALL_HANDLER: &str = "__call_http_handler__";
 /// What evaluates a view: one that knows its sender, and one that does not.
 pub(crate) const CALL_VIEWS: [&str; 2] = ["__call_view__", "__call_view_anon__"];

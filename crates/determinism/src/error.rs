@@ -118,12 +118,12 @@ pub enum PrepareError {
         "the module has a procedure, `{0}`: procedures can be replicated if the module is built with SpacetimeDB 2.x"
     )]
     Procedures(String),
-    /// A procedure is scheduled.
-    #[error("the procedure `{0}` is scheduled: only reducers can be scheduled yet, use one")]
-    ScheduledProcedure(String),
-    /// The module has HTTP handlers.
-    #[error("the module has an HTTP handler, `{0}`: handlers can't be replicated yet, use a reducer")]
-    HttpHandlers(String),
+    /// The path of an HTTP route that the server does not take.
+    #[error(
+        "the path `{0}` of an HTTP route can't be used: it is empty or begins with `/`, and has 1,024 lowercase ASCII letters, \
+         digits and `-_~/` at most"
+    )]
+    RoutePath(String),
     /// The module has submodules.
     #[error("the module has a submodule, `{0}`: submodules can't be replicated yet")]
     Submodules(String),

@@ -4,10 +4,12 @@ use convert_case::{Case, Casing};
 use spacetimedb_sats::raw_identifier::RawIdentifier;
 use spacetimedb_sats::{AlgebraicType, ProductType, ProductTypeElement};
 
+use crate::handlers;
 use crate::header;
 use crate::successes::Successes;
 use crate::{
-    APPLY, DISCONNECT, HIDDEN_PREFIX, IDENTIFY, LOAD, MARK, REFRESH, REPLAY, SCHEDULED, SETTLE, UNSCHEDULED,
+    APPLY, DISCONNECT, HANDLE, HIDDEN_PREFIX, IDENTIFY, LOAD, MARK, REFRESH, REPLAY, SCHEDULED, SETTLE, TICK,
+    UNSCHEDULED,
 };
 
 /// A hidden table. Its first column is its primary key.
@@ -135,14 +137,6 @@ pub(crate) const TABLES_SINCE_10: [&HiddenTable; 3] = [&NOW, &OUTBOX, &VERDICT];
 /// The hidden reducers and their own parameters, in the order of their ids.
 pub(crate) fn reducers() -> [(&'static str, ProductType); 7] {
     let rows = AlgebraicType::array(AlgebraicType::bytes());
-    let timer = || {
-        product([
-            ("schedule", AlgebraicType::U32),
-            ("id", AlgebraicType::U64),
-            ("due", AlgebraicType::U8),
-            ("micros", AlgebraicType::I64),
-        ])
-    };
     [
         (MARK, product([("published", AlgebraicType::Bool)])),
         (DISCONNECT, ProductType::unit()),
@@ -169,6 +163,27 @@ pub(crate) fn reducers_since_10() -> [(&'static str, ProductType); 3] {
             product(run.into_iter().chain([("verdict", AlgebraicType::U8)])),
         ),
     ]
+}
+
+/// A hidden procedure: its name, its own parameters, and what it returns.
+type Procedure = (&'static str, ProductType, AlgebraicType);
+
+/// The hidden procedures, in the order of their ids, if the module has procedures or HTTP handlers.
+pub(crate) fn procedures() -> [Procedure; 2] {
+    [
+        (TICK, timer(), AlgebraicType::unit()),
+        (HANDLE, handlers::params(), handlers::returns()),
+    ]
+}
+
+/// What [`encode_timer`](crate::encode_timer) writes.
+fn timer() -> ProductType {
+    product([
+        ("schedule", AlgebraicType::U32),
+        ("id", AlgebraicType::U64),
+        ("due", AlgebraicType::U8),
+        ("micros", AlgebraicType::I64),
+    ])
 }
 
 /// A reducer's parameters behind the call header.

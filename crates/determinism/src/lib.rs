@@ -15,6 +15,7 @@ mod claims;
 mod def;
 mod emit;
 mod error;
+mod handlers;
 pub mod header;
 mod hidden;
 mod meter;
@@ -36,8 +37,9 @@ mod views;
 
 pub use claims::{CLAIMS_BYTES_MAX, Claims};
 pub use error::PrepareError;
+pub use handlers::{ANSWER_BYTES_MAX, Answer, Handler, handle_args};
 pub use migration::original_plan;
-pub use module::{Module, Procedure, Reducer, ReducerKind, Schedule, Table, View};
+pub use module::{Module, Procedure, Reducer, ReducerKind, Schedule, ScheduleKind, Table, View};
 pub use procedures::{
     OUTBOX, Transaction, TransactionVerdict, is_nodes_own, replay_args, runs_procedures, settle_args,
 };
@@ -103,10 +105,19 @@ pub const CONFLICT: &str = "rtdb_conflict";
 /// arguments: see [`settle_args`]. It has no place in the log, and what it does is a node's own.
 pub const SETTLE: &str = "rtdb_settle";
 
+/// The hidden procedure that runs a scheduled procedure with a row that is due, in modules with procedures or HTTP handlers. The
+/// same own arguments as [`SCHEDULED`]. Its first transaction takes the row, which is deleted if it is for one time; then the
+/// procedure runs. If there is no such row, or it is due at another time, nothing is done.
+pub const TICK: &str = "rtdb_tick";
+
+/// The hidden procedure that runs an HTTP handler, in modules with procedures or HTTP handlers. Own arguments: see
+/// [`handle_args`]; what it returns: [`Answer`].
+pub const HANDLE: &str = "rtdb_handle";
+
 /// The error of [`APPLY`] where a row that is to be inserted has a unique value that another row has.
 pub const TAKEN: &str = "rtdb_taken";
 
-/// The error of [`SCHEDULED`] where the row is due at another time.
+/// The error of [`SCHEDULED`] where the row is due at another time, or calls a procedure.
 pub const NOT_DUE: &str = "rtdb_not_due";
 
 /// The error of a reducer of the module's own, of [`SCHEDULED`], [`APPLY`] or [`REPLAY`], that did nothing, because its position is

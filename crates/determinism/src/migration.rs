@@ -136,7 +136,8 @@ fn with_marks(mut step: String, to: &Module, style: &Style) -> String {
         .schedules()
         .iter()
         .filter(|schedule| schedule.table == table.name);
-    let schedules = schedules.map(|schedule| format!("Calls reducer: {}", schedule.reducer));
+    let schedules =
+        schedules.map(|schedule| format!("Calls {}: {}", schedule.kind.word(), schedule.function));
     section("Schedule:", schedules.collect());
     // Before the empty line that ends the step.
     let end = step.trim_end_matches('\n').len();
@@ -178,12 +179,12 @@ fn changed_marks(from: &Module, to: &Module, style: &Style) -> Vec<String> {
         let schedule = |module: &Module| {
             let mut all = module.schedules().iter();
             let found = all.find(|schedule| schedule.table == new.name)?;
-            Some((found.at_column, found.reducer.clone()))
+            Some((found.at_column, found.kind.word(), found.function.clone()))
         };
         let (was, is) = (schedule(from), schedule(to));
         for (action, it) in [(&removed, &was), (&created, &is)] {
-            steps.extend(it.iter().filter(|_| was != is).map(|(_, reducer)| {
-                format!("{action} schedule for table {table} calling reducer {reducer}\n")
+            steps.extend(it.iter().filter(|_| was != is).map(|(_, kind, function)| {
+                format!("{action} schedule for table {table} calling {kind} {function}\n")
             }));
         }
     }

@@ -9,10 +9,12 @@ use spacetimedb_lib::db::raw_def::v10::{
     CaseConversionPolicy, ExplicitNameEntry, ExplicitNames, FunctionVisibility, RawModuleDefV10,
     RawModuleDefV10Section,
 };
+use spacetimedb_lib::http::Method;
 use spacetimedb_sats::{AlgebraicType, AlgebraicTypeRef, ProductType, Typespace};
 
 use crate::PrepareError;
 use crate::def::decode;
+use crate::handlers::{Handler, Routes};
 use crate::order::Indexes;
 use crate::plan::RawSequence;
 
@@ -25,6 +27,7 @@ pub struct Module {
     schedules: Vec<Schedule>,
     views: Vec<View>,
     procedures: Vec<Procedure>,
+    routes: Routes,
     row_rules: bool,
 }
 
@@ -127,8 +130,29 @@ pub struct Schedule {
     pub id_column: u16,
     /// The column that says when.
     pub at_column: u16,
-    /// The reducer that is called with the row.
-    pub reducer: String,
+    /// What is called with the row.
+    pub function: String,
+    /// What that is.
+    pub kind: ScheduleKind,
+}
+
+/// What a row that falls due calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ScheduleKind {
+    /// A reducer.
+    Reducer,
+    /// A procedure.
+    Procedure,
+}
+
+impl ScheduleKind {
+    /// The word for it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Reducer => "reducer",
+            Self::Procedure => "procedure",
+        }
+    }
 }
 
 impl Module {
@@ -212,6 +236,11 @@ impl Module {
         self.procedures.iter().find(|procedure| procedure.name == name)
     }
 
+    /// The HTTP handler of a request, whose path is what follows `/route`.
+    pub fn handler(&self, method: &Method, path: &str) -> Option<Handler> {
+        self.routes.find(method, path)
+    }
+
     /// Whether there are rules of row-level security: then what a table shows depends on who looks.
     pub fn has_row_rules(&self) -> bool {
         self.row_rules
@@ -228,7 +257,8 @@ impl Module {
                 table: table.name.to_string(),
                 id_column: table.primary_key.head()?.0,
                 at_column: schedule.scheduled_at_column.0,
-                reducer: schedule.reducer_name.to_string(),
+                function: schedule.reducer_name.to_string(),
+                kind: ScheduleKind::Reducer,
             })
         });
         let reducers = def.reducers.iter().zip(0..).map(|(reducer, id)| Reducer {
@@ -258,6 +288,7 @@ impl Module {
             schedules: schedules.collect(),
             views: Vec::new(),
             procedures: Vec::new(),
+            routes: Routes::default(),
             row_rules: !def.row_level_security.is_empty(),
         };
         Ok(module.with_privacy())
@@ -300,11 +331,17 @@ impl Module {
         let schedules = def.schedules().into_iter().flatten().filter_map(|schedule| {
             let mut tables = def.tables().into_iter().flatten();
             let table = tables.find(|table| table.source_name == schedule.table_name)?;
+            let mut reducers = def.reducers().into_iter().flatten();
+            let is_reducer = reducers.any(|reducer| reducer.source_name == schedule.function_name);
             Some(Schedule {
                 table: names.table(&schedule.table_name),
                 id_column: table.primary_key.head()?.0,
                 at_column: schedule.schedule_at_col.0,
-                reducer: names.function(&schedule.function_name),
+                function: names.function(&schedule.function_name),
+                kind: match is_reducer {
+                    true => ScheduleKind::Reducer,
+                    false => ScheduleKind::Procedure,
+                },
             })
         });
         let views = def.views().into_iter().flatten().map(|view| View {
@@ -329,6 +366,7 @@ impl Module {
             schedules: schedules.collect(),
             views: views.collect(),
             procedures: procedures.collect(),
+            routes: Routes::of(def, &names),
             row_rules: def.sections.iter().any(|section| {
                 matches!(section, RawModuleDefV10Section::RowLevelSecurity(rules) if !rules.is_empty())
             }),
@@ -349,17 +387,19 @@ impl Module {
         self
     }
 
-    /// Marks the scheduled reducers, and hides from clients whatever the log calls.
+    /// Marks the scheduled reducers, and hides from clients whatever the cluster calls by itself.
     fn with_privacy(mut self) -> Self {
+        let schedules = &self.schedules;
+        let is_scheduled =
+            |kind, name: &str| schedules.iter().any(|it| it.kind == kind && it.function == name);
         for reducer in &mut self.reducers {
-            let scheduled = self
-                .schedules
-                .iter()
-                .any(|schedule| schedule.reducer == reducer.name);
-            if scheduled && reducer.kind == ReducerKind::Normal {
+            if is_scheduled(ScheduleKind::Reducer, &reducer.name) && reducer.kind == ReducerKind::Normal {
                 reducer.kind = ReducerKind::Scheduled;
             }
             reducer.private |= reducer.kind != ReducerKind::Normal;
+        }
+        for procedure in &mut self.procedures {
+            procedure.private |= is_scheduled(ScheduleKind::Procedure, &procedure.name);
         }
         self
     }

@@ -34,8 +34,10 @@ pub(crate) struct Plan {
     pub(crate) schedules: Vec<SchedulePlan>,
     /// The views; `None` if the definition can't have any.
     pub(crate) views: Option<Vec<ViewPlan>>,
-    /// Whether there are procedures.
-    pub(crate) procedures: bool,
+    /// How many procedures the module has itself. The hidden ones follow, as `hidden` has them, if it has any or HTTP handlers.
+    pub(crate) procedures: u32,
+    /// What the module's HTTP handlers are known by, if it has any.
+    pub(crate) handlers: Option<u64>,
 }
 
 /// A table whose rows are calls that fall due.
@@ -45,10 +47,17 @@ pub(crate) struct SchedulePlan {
     pub(crate) table: usize,
     /// The place among the table's indexes of the primary key's.
     pub(crate) index: usize,
-    /// The number of the reducer that is called.
-    pub(crate) reducer: u32,
+    /// What is called.
+    pub(crate) called: Called,
     /// What stands in a row before the column that says when.
     pub(crate) before: Shape,
+}
+
+/// What a row that is due calls, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Called {
+    Reducer(u32),
+    Procedure(u32),
 }
 
 /// A view.
@@ -156,6 +165,11 @@ impl RawSequence {
 }
 
 impl Plan {
+    /// Whether something runs as procedures do.
+    pub(crate) fn runs_procedures(&self) -> bool {
+        self.procedures > 0 || self.handlers.is_some()
+    }
+
     /// All generated columns, in the order of their tables.
     pub(crate) fn sequences(&self) -> impl Iterator<Item = &Sequence> {
         self.tables.iter().flat_map(TablePlan::sequences)

@@ -15,6 +15,9 @@ pub fn original_schema(mut server: Value, module: &Module) -> Value {
             sections
                 .iter_mut()
                 .for_each(|section| restore_section(section, module));
+            if module.procedures().is_empty() {
+                sections.retain(|section| section.get("Procedures").is_none());
+            }
             sections.extend(marks(module));
         }
         None => restore_v9(&mut server, module),
@@ -34,12 +37,18 @@ fn restore_v9(schema: &mut Value, module: &Module) {
         if let Some(schedule) = schedule {
             table["schedule"] = some(json!({
                 "name": some(format!("{}_sched", schedule.table).into()),
-                "reducer_name": schedule.reducer,
+                "reducer_name": schedule.function,
                 "scheduled_at_column": schedule.at_column,
             }));
         }
     }
-    restore_reducers(&mut schema["reducers"]);
+    restore_functions(&mut schema["reducers"]);
+    retain(&mut schema["misc_exports"], |export| {
+        !is_hidden(&export["Procedure"]["name"])
+    });
+    for procedure in items(&mut schema["misc_exports"]).filter_map(|export| export.get_mut("Procedure")) {
+        restore_params(procedure);
+    }
     for reducer in items(&mut schema["reducers"]) {
         let kind = reducer["name"]
             .as_str()
@@ -62,8 +71,8 @@ fn restore_section(section: &mut Value, module: &Module) {
         "Typespace" => truncate_types(&mut contents["types"], module),
         "Types" => remove_hidden_types(contents),
         "Tables" => restore_tables(contents, module),
-        "Reducers" => restore_reducers(contents),
-        "Procedures" => restore_params(contents),
+        "Reducers" => restore_functions(contents),
+        "Procedures" => restore_functions(contents),
         "ExplicitNames" => retain(&mut contents["entries"], |entry| {
             let mapping = entry.as_object().and_then(|entry| entry.values().next());
             !mapping.is_some_and(|mapping| is_hidden(&mapping["canonical_name"]))
@@ -79,7 +88,7 @@ fn marks(module: &Module) -> Vec<Value> {
             "source_name": some(format!("{}_sched", schedule.table).into()),
             "table_name": schedule.table,
             "schedule_at_col": schedule.at_column,
-            "function_name": schedule.reducer,
+            "function_name": schedule.function,
         })
     });
     let lifecycles = module.reducers().iter().filter_map(|reducer| {
@@ -160,16 +169,14 @@ fn sequence_name(table: &Table, sequence: &RawSequence, module: &Module) -> Stri
     )
 }
 
-fn restore_reducers(reducers: &mut Value) {
-    retain(reducers, |reducer| !name_of(reducer).is_some_and(is_hidden));
-    restore_params(reducers);
+fn restore_functions(functions: &mut Value) {
+    retain(functions, |function| !name_of(function).is_some_and(is_hidden));
+    items(functions).for_each(restore_params);
 }
 
-fn restore_params(functions: &mut Value) {
-    for function in items(functions) {
-        if let Some(params) = function["params"]["elements"].as_array_mut() {
-            params.drain(..header::params().len().min(params.len()));
-        }
+fn restore_params(function: &mut Value) {
+    if let Some(params) = function["params"]["elements"].as_array_mut() {
+        params.drain(..header::params().len().min(params.len()));
     }
 }
 

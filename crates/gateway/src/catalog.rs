@@ -68,6 +68,9 @@ pub trait Catalog: Send + Sync {
     /// The database of that identity.
     fn by_identity(&self, identity: &Identity) -> Option<DatabaseRecord>;
 
+    /// The databases of an owner, in the order in which they came.
+    fn owned_by(&self, owner: &Identity) -> Vec<DatabaseRecord>;
+
     /// The identity of that name, whose database may have been deleted.
     fn identity(&self, name: &str) -> Option<Identity>;
 

@@ -12,10 +12,11 @@ mod mcp;
 mod names;
 mod plan;
 mod publish;
+mod route;
 mod sql;
 
 use crate::http_error::HttpError;
-use crate::limits::{BODY_BYTES_MAX, MODULE_BYTES_MAX};
+use crate::limits::{BODY_BYTES_MAX, MODULE_BYTES_MAX, ROUTE_BODY_BYTES_MAX};
 use crate::local::Authenticated;
 use crate::node::Node;
 use crate::session::upgrade;
@@ -58,8 +59,13 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         )
         .route("/database/{database}/mcp", post(mcp::of_database))
         .route("/database/{database}/{unserved}", any(unserved))
-        .route("/database/{database}/route/{*path}", any(unserved))
         .route_layer(middleware::from_fn_with_state(node.clone(), auth::identify));
+    // Nobody is asked who he is: what stands in the headers is for the handlers.
+    let routes = Router::new()
+        .route("/database/{database}/route", any(route::root))
+        .route("/database/{database}/route/", any(route::slash))
+        .route("/database/{database}/route/{*path}", any(route::path))
+        .layer(DefaultBodyLimit::max(ROUTE_BODY_BYTES_MAX));
     let mcp = Router::new()
         .route("/mcp", post(mcp::of_host))
         .route_layer(middleware::from_fn_with_state(node.clone(), auth::identify));
@@ -73,6 +79,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
             get(identity::forward).put(identity::forward).post(unserved),
         )
         .merge(mcp)
+        .merge(routes)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(node.clone(), body::counted))
         .layer(middleware::from_fn(cors::cors))
@@ -88,7 +95,7 @@ async fn answers(State(node): State<Arc<Node>>, request: Request, next: Next) ->
 }
 
 /// What SpacetimeDB serves and the cluster does not.
-const UNSERVED: [&str; 3] = ["reset", "route", "energy"];
+const UNSERVED: [&str; 2] = ["reset", "energy"];
 
 async fn unserved(request: Request) -> Result<Response, HttpError> {
     let known = request

@@ -195,11 +195,17 @@ pub const PREPARATIONS_MAX: usize = 2;
 /// How long a publication that has no outcome keeps others waiting.
 pub const PUBLICATION_TURN_MAX: Duration = Duration::from_secs(5);
 
+/// Bytes of the body of a request to a module's HTTP handler. SpacetimeDB itself takes messages of 32 MiB.
+pub const ROUTE_BODY_BYTES_MAX: usize = 16 << 20;
+
 /// Bytes of any other request's body.
 pub const BODY_BYTES_MAX: usize = 2 << 20;
 
 /// Bytes of the local server's answer to `/schema`, which must be rewritten as a whole.
 pub const SCHEMA_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes of what a tool answers to a language model.
+pub const TOOL_BYTES_MAX: usize = 16 << 20;
 
 /// Bytes of the local server's plan of an update.
 pub const PLAN_BYTES_MAX: usize = 16 << 20;

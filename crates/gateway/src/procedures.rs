@@ -1,6 +1,7 @@
 //! Procedures that clients call: run once, on this node, on a connection to the local server that nothing else waits for.
 //! What their transactions do goes through the log meanwhile. As natively, they go on when the client leaves.
 
+use crate::budget::{Exceeded, Share};
 use crate::node::Node;
 use crate::upstream::{self, Upstream, UpstreamConfig};
 use crate::wire::Received;
@@ -15,6 +16,7 @@ use rtdb_protocol::client;
 use rtdb_protocol::server::{self, ProcedureResult, ServerMessage};
 use rtdb_replica::{Run, TURN_MAX, TurnQueue, Uncommitted};
 use rtdb_runtime::Instant;
+use spacetimedb_lib::Identity;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
@@ -23,6 +25,9 @@ use tokio_tungstenite::tungstenite::Message;
 
 /// What is heard of a procedure whose server has ended.
 const ENDED: &str = "SpacetimeDB has ended while the procedure ran: what came of it is not known";
+
+/// Who calls if nobody has to say who he is.
+pub(crate) const NOBODY: Identity = Identity::ZERO;
 
 /// A call whose arguments are of the procedure's types.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +59,7 @@ pub(crate) async fn run(node: Arc<Node>, config: UpstreamConfig, call: Procedure
     let mut course = Course {
         node,
         config,
+        caller: Identity::from_byte_array(call.header.sender),
         receipts: call.receipts,
         last: 0,
         has_passed: false,
@@ -72,6 +78,8 @@ pub(crate) async fn run(node: Arc<Node>, config: UpstreamConfig, call: Procedure
 struct Course {
     node: Arc<Node>,
     config: UpstreamConfig,
+    /// Who calls, which may be nobody. That is not always who is connected to the local server.
+    caller: Identity,
     receipts: u64,
     last: u64,
     /// Its first transaction has been let through the gate with the call itself.
@@ -98,7 +106,12 @@ struct Settled {
 
 impl Course {
     async fn run(&mut self, call: ProcedureCall) -> Result<ProcedureResult, String> {
-        let Self { node, config, .. } = self;
+        let Self {
+            node,
+            config,
+            caller: sender,
+            ..
+        } = self;
         if !node.catalog.runs_procedures() {
             return Err("procedures are not served before all nodes of the cluster are updated".to_owned());
         }
@@ -107,10 +120,13 @@ impl Course {
         let (Some(active), Some(procedures)) = (active, procedures) else {
             return Err("the database is not served on this node".to_owned());
         };
-        let sender = config.claims.identity;
-        let pass = node.gate.pass(&config.database, &sender).await;
+        let pass = node.gate.pass(&config.database, sender).await;
         pass.map_err(|error| error.body)?;
-        let mut run = procedures.begin().map_err(|error| error.to_string())?;
+        let begun = match *sender == NOBODY {
+            true => procedures.begin_for_anyone(),
+            false => procedures.begin(),
+        };
+        let mut run = begun.map_err(|error| error.to_string())?;
         let opened = upstream::open(node.local.clone(), node.reach.clone(), config.clone()).await;
         let mut upstream = opened.map_err(|error| error.to_string())?;
         let header = CallHeader {
@@ -131,6 +147,7 @@ impl Course {
             sender: sender.to_byte_array().to_vec().into(),
             ..Transaction::default()
         };
+        let mut share = Share::new(&node.budget);
         let mut committing: Option<BoxFuture<'static, Settled>> = None;
         loop {
             let kept_until = self.held.as_ref().map(|held| held.kept_until);
@@ -149,7 +166,7 @@ impl Course {
                 uncommitted = run.next(), if committing.is_none() => {
                     committing = Some(self.commit(transaction.clone(), uncommitted, Turns::of(&run)));
                 }
-                received = next(&mut upstream) => match received {
+                received = next(&mut upstream, &mut share) => match received.map_err(|error| error.to_string())? {
                     Some(Ok(Message::Binary(payload))) => {
                         if let Some(result) = self.result(payload) {
                             return self.lost.take().map_or(Ok(result), Err);
@@ -185,7 +202,7 @@ impl Course {
         } = uncommitted;
         let passes = std::mem::replace(&mut self.has_passed, true);
         let (node, held) = (self.node.clone(), self.held.take());
-        let (database, caller) = (self.config.database, self.config.claims.identity);
+        let (database, caller) = (self.config.database, self.caller);
         let mut transaction = Transaction {
             base,
             operations,
@@ -376,13 +393,17 @@ impl Drop for Held {
     }
 }
 
-/// The next message of the local server's.
-async fn next(upstream: &mut Upstream) -> Received {
+/// The next message of the local server's, if there is room for it. What has come of it counts.
+async fn next(upstream: &mut Upstream, share: &mut Share) -> Result<Received, Exceeded> {
     poll_fn(|cx| {
         if let Poll::Ready(Err(_)) = upstream.socket.poll_flush(cx) {
-            return Poll::Ready(None);
+            return Poll::Ready(Ok(None));
         }
-        upstream.socket.poll_read(cx)
+        match (upstream.socket.poll_read(cx), share.set(upstream.socket.bytes())) {
+            (Poll::Ready(received), _) => Poll::Ready(Ok(received)),
+            (Poll::Pending, Err(exceeded)) => Poll::Ready(Err(exceeded)),
+            (Poll::Pending, Ok(())) => Poll::Pending,
+        }
     })
     .await
 }

@@ -65,6 +65,14 @@ fn callable<'m>(module: &'m Module, name: &str, is_owner: bool) -> Result<&'m Re
     }
 }
 
+/// Whether a caller is to know of a reducer of that name.
+pub(crate) fn knows(module: &Module, name: &str, is_owner: bool) -> Result<(), CallRefused> {
+    match callable(module, name, is_owner) {
+        Err(why @ CallRefused::NoSuchReducer) => Err(why),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 /// The procedure that a client may call by that name; the database's owner may call private ones.
 fn callable_procedure<'m>(
     module: &'m Module,

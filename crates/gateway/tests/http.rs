@@ -810,13 +810,11 @@ async fn a_body_in_many_small_pieces_counts_as_what_it_takes() {
 #[tokio::test]
 async fn what_is_not_served_says_so() {
     let gateway = Fixture::start(Settings::default()).await;
-    for path in ["reset", "route/a/b"] {
-        let (status, _, body) = gateway
-            .request(&format!("POST /v1/database/{NAME}/{path}"), "", b"")
-            .await;
-        assert_eq!(status, 501, "{path}");
-        assert!(body.contains("not served"), "{body}");
-    }
+    let (status, _, body) = gateway
+        .request(&format!("POST /v1/database/{NAME}/reset"), "", b"")
+        .await;
+    assert_eq!(status, 501);
+    assert!(body.contains("not served"), "{body}");
     assert_eq!(gateway.get(&format!("/v1/database/{NAME}/nothing")).await.0, 404);
     assert_eq!(gateway.get("/v1/nothing").await.0, 404);
 }

@@ -5,6 +5,8 @@
 
 #[path = "native/cluster.rs"]
 mod cluster;
+#[path = "native/handlers.rs"]
+mod handlers;
 #[path = "native/http.rs"]
 mod http;
 #[path = "native/procedures.rs"]

@@ -59,6 +59,14 @@ impl Catalog for LogCatalog {
         record(self.meta.meta().database(&identity.to_byte_array())?)
     }
 
+    fn owned_by(&self, owner: &Identity) -> Vec<DatabaseRecord> {
+        let meta = self.meta.meta();
+        let mut owned: Vec<_> = meta.databases().filter_map(record).collect();
+        owned.retain(|record| record.is_owned_by(owner));
+        owned.sort_by_key(|record| record.born);
+        owned
+    }
+
     fn identity(&self, name: &str) -> Option<Identity> {
         identity(self.meta.meta().identity(name)?)
     }

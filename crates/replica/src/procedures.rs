@@ -18,13 +18,15 @@ use tokio::sync::{Mutex as Queue, Notify, OwnedMutexGuard, mpsc, watch};
 
 /// Runs of one database on this node at a time.
 pub(crate) const RUNS_MAX: usize = 256;
+/// How many there may be when one begins for somebody who needs no token: the others are left for clients.
+const RUNS_FOR_ANYONE_MAX: usize = RUNS_MAX / 2;
 /// Verdicts that are to be told at a time. Beyond, the oldest go: their procedures give up by themselves.
 const SETTLED_MAX: usize = 16_384;
 
 /// No procedure can be run now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("{RUNS_MAX} procedures of the database are running on this node")]
-pub struct TooManyRuns;
+#[error("{0} procedures of the database are running on this node: try again later")]
+pub struct TooManyRuns(usize);
 
 /// The procedures of one database.
 #[derive(Debug, Default)]
@@ -96,9 +98,21 @@ impl Procedures {
     /// # Errors
     /// [`TooManyRuns`].
     pub fn begin(self: &Arc<Self>) -> Result<Run, TooManyRuns> {
+        self.begin_within(RUNS_MAX)
+    }
+
+    /// The same for somebody who needs no token.
+    ///
+    /// # Errors
+    /// [`TooManyRuns`].
+    pub fn begin_for_anyone(self: &Arc<Self>) -> Result<Run, TooManyRuns> {
+        self.begin_within(RUNS_FOR_ANYONE_MAX)
+    }
+
+    fn begin_within(self: &Arc<Self>, max: usize) -> Result<Run, TooManyRuns> {
         let mut state = self.state.lock();
-        if state.runs.len() >= RUNS_MAX {
-            return Err(TooManyRuns);
+        if state.runs.len() >= max {
+            return Err(TooManyRuns(state.runs.len()));
         }
         // 0 is none. Nobody has had the number, in an earlier life of the node either.
         let mut id = rtdb_runtime::random().max(1);
@@ -340,8 +354,12 @@ mod tests {
     fn so_many_run_at_a_time() {
         let procedures = Arc::new(Procedures::default());
         let mut runs: Vec<_> = (0..RUNS_MAX).map(|_| procedures.begin().unwrap()).collect();
-        assert_eq!(procedures.begin().err(), Some(TooManyRuns));
+        assert_eq!(procedures.begin().err(), Some(TooManyRuns(RUNS_MAX)));
         runs.pop();
         assert!(procedures.begin().is_ok());
+        runs.truncate(RUNS_FOR_ANYONE_MAX);
+        assert!(procedures.begin_for_anyone().is_err());
+        runs.pop();
+        assert!(procedures.begin_for_anyone().is_ok());
     }
 }

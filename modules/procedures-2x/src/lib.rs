@@ -1,7 +1,8 @@
 //! Procedures that run transactions of every kind, and reducers that do the same at once.
 
 use spacetimedb::{
-    procedure, reducer, table, Identity, ProcedureContext, ReducerContext, SpacetimeType, Table, Timestamp, TxContext,
+    procedure, reducer, table, Identity, ProcedureContext, ReducerContext, ScheduleAt, SpacetimeType, Table,
+    TimeDuration, Timestamp, TxContext,
 };
 use std::time::Duration;
 
@@ -188,4 +189,117 @@ fn fetch(ctx: &mut ProcedureContext, url: String) -> Result<String, String> {
 #[procedure]
 fn now(ctx: &mut ProcedureContext) -> Timestamp {
     ctx.timestamp
+}
+
+/// A procedure to come. When it is due stands behind a text.
+#[table(accessor = alarm, scheduled(ring), public)]
+pub struct Alarm {
+    name: String,
+    #[primary_key]
+    #[auto_inc]
+    scheduled_id: u64,
+    scheduled_at: ScheduleAt,
+    payload: String,
+}
+
+/// One that has begun.
+#[table(accessor = rung, public)]
+pub struct Rung {
+    #[primary_key]
+    #[auto_inc]
+    id: u64,
+    alarm: String,
+    scheduled_id: u64,
+    /// How many bytes its payload had.
+    bytes: u64,
+    /// When it was due, if it was for one time.
+    due: Option<Timestamp>,
+    at: Timestamp,
+    by: Identity,
+    connected: bool,
+    /// Whether its row was there still.
+    stands: bool,
+}
+
+fn schedule(ctx: &ReducerContext, name: impl Into<String>, scheduled_at: impl Into<ScheduleAt>, payload: String) {
+    let (name, scheduled_at) = (name.into(), scheduled_at.into());
+    ctx.db.alarm().insert(Alarm { name, scheduled_id: 0, scheduled_at, payload });
+}
+
+/// Schedules a procedure for one time, with a payload of so many bytes.
+#[reducer]
+pub fn alarm_once(ctx: &ReducerContext, name: String, after_us: i64, bytes: u32) {
+    let at = ctx.timestamp + TimeDuration::from_micros(after_us);
+    schedule(ctx, name, at, "x".repeat(bytes as usize));
+}
+
+/// Schedules one again and again.
+#[reducer]
+pub fn alarm_every(ctx: &ReducerContext, name: String, interval_us: i64) {
+    schedule(ctx, name, TimeDuration::from_micros(interval_us), String::new());
+}
+
+/// Schedules many, each a moment after the one before.
+#[reducer]
+pub fn alarm_many(ctx: &ReducerContext, count: u32, after_us: i64, step_us: i64) {
+    for nth in 0..i64::from(count) {
+        let at = ctx.timestamp + TimeDuration::from_micros(after_us + nth * step_us);
+        schedule(ctx, format!("many {nth}"), at, String::new());
+    }
+}
+
+/// Cancels those of a name.
+#[reducer]
+pub fn alarm_off(ctx: &ReducerContext, name: String) {
+    let alarms: Vec<Alarm> = ctx.db.alarm().iter().filter(|alarm| alarm.name == name).collect();
+    for alarm in alarms {
+        ctx.db.alarm().scheduled_id().delete(alarm.scheduled_id);
+    }
+}
+
+/// Moves those of a name by an hour.
+#[reducer]
+pub fn alarm_later(ctx: &ReducerContext, name: String) {
+    let alarms: Vec<Alarm> = ctx.db.alarm().iter().filter(|alarm| alarm.name == name).collect();
+    for alarm in alarms {
+        let scheduled_at = (ctx.timestamp + Duration::from_secs(3_600)).into();
+        ctx.db.alarm().scheduled_id().update(Alarm { scheduled_at, ..alarm });
+    }
+}
+
+/// What is scheduled. By its name it panics afterwards, or rests and writes a second time; or it does nothing at all. Nobody hears
+/// what it returns.
+#[procedure]
+fn ring(ctx: &mut ProcedureContext, alarm: Alarm) -> String {
+    if alarm.name == "silent" {
+        return alarm.name;
+    }
+    let due = match alarm.scheduled_at {
+        ScheduleAt::Time(at) => Some(at),
+        ScheduleAt::Interval(_) => None,
+    };
+    let (by, connected) = (ctx.sender(), ctx.connection_id().is_some());
+    ctx.with_tx(|tx| {
+        let stands = tx.db.alarm().scheduled_id().find(alarm.scheduled_id).is_some();
+        tx.db.rung().insert(Rung {
+            id: 0,
+            alarm: alarm.name.clone(),
+            scheduled_id: alarm.scheduled_id,
+            bytes: alarm.payload.len() as u64,
+            due,
+            at: tx.timestamp,
+            by,
+            connected,
+            stands,
+        });
+    });
+    match alarm.name.as_str() {
+        "panics" => panic!("as was asked for"),
+        "rests" => {
+            ctx.sleep_until(ctx.timestamp + Duration::from_millis(50));
+            ctx.with_tx(|tx| tx.db.note().insert(Note { text: "rested".to_owned() }));
+        }
+        _ => {}
+    }
+    alarm.name
 }

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use spacetimedb_sats::{AlgebraicType, AlgebraicTypeRef, ProductType, Typespace};
 
 use crate::PrepareError;
-use crate::plan::SchedulePlan;
+use crate::plan::{Called, SchedulePlan};
 use crate::shape::Shape;
 
 /// A schedule, as far as it matters here.
@@ -17,10 +17,10 @@ pub(super) struct Schedule<'a> {
     pub(super) rows: Option<Rows>,
     /// The column that says when.
     pub(super) at: u16,
-    /// The reducer's name.
-    pub(super) reducer: &'a str,
-    /// Its number and its parameters, if there is one of that name.
-    pub(super) called: Option<(usize, &'a ProductType)>,
+    /// The name of what is called.
+    pub(super) function: &'a str,
+    /// What it is, and its parameters, if there is one of that name.
+    pub(super) called: Option<(Called, &'a ProductType)>,
 }
 
 /// A table with a schedule.
@@ -66,7 +66,7 @@ impl Schedule<'_> {
     ) -> Result<SchedulePlan, PrepareError> {
         let rows = self.rows.as_ref();
         let key = rows.and_then(|rows| Some((rows, rows.key?, types.get(rows.row)?.as_product()?)));
-        let (Some((rows, key, row)), Some((reducer, _))) = (key, self.called) else {
+        let (Some((rows, key, row)), Some((called, _))) = (key, self.called) else {
             return Err(self.bad("is of a table that does not exist"));
         };
         let index = index_of(rows.table, key)?;
@@ -76,7 +76,7 @@ impl Schedule<'_> {
         Ok(SchedulePlan {
             table: rows.table,
             index: index.ok_or_else(|| self.bad("needs a unique index of its table's primary key"))?,
-            reducer: reducer as u32,
+            called,
             before: before.ok_or_else(|| {
                 self.bad(
                     "goes by a column that can't be found behind the columns before it: move it to the front",
@@ -98,14 +98,18 @@ impl Schedule<'_> {
         if rows.key.and_then(column) != Some(&AlgebraicType::U64) {
             return Err(self.bad("needs a primary key of type `u64` in that table"));
         }
-        let reducer = self.reducer;
-        let Some((_, params)) = self.called else {
-            return Err(self.bad(&format!("names a reducer that does not exist, `{reducer}`")));
+        let function = self.function;
+        let Some((called, params)) = self.called else {
+            return Err(self.bad(&format!("names a function that does not exist, `{function}`")));
+        };
+        let kind = match called {
+            Called::Reducer(_) => "reducer",
+            Called::Procedure(_) => "procedure",
         };
         let is_row = |param: &AlgebraicType| *param == AlgebraicType::Ref(rows.row);
         if !matches!(&*params.elements, [param] if is_row(&param.algebraic_type)) {
             return Err(self.bad(&format!(
-                "names the reducer `{reducer}`, which must have one parameter, a row of that table"
+                "names the {kind} `{function}`, which must have one parameter, a row of that table"
             )));
         }
         Ok(())

@@ -1,5 +1,7 @@
 //! Definitions of version 10: modules built with SpacetimeDB 2.x.
 
+use std::collections::BTreeSet;
+
 use spacetimedb_lib::RawModuleDef;
 use spacetimedb_lib::db::raw_def::v9::{Lifecycle, RawIndexAlgorithm, TableType};
 use spacetimedb_lib::db::raw_def::v10::{
@@ -16,10 +18,11 @@ use super::{
     unique_key, with_lifecycle,
 };
 use crate::PrepareError;
+use crate::handlers;
 use crate::hidden::{self, HiddenTable};
 use crate::module::Names;
 use crate::order::Indexes;
-use crate::plan::{Named, Plan, RawSequence, TablePlan, ViewPlan};
+use crate::plan::{Called, Named, Plan, RawSequence, TablePlan, ViewPlan};
 use crate::shape::Shape;
 
 /// The contents of a section, which is added if the definition lacks it.
@@ -98,14 +101,31 @@ pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
         ok_return_type: reducer_default_ok_return_type(),
         err_return_type: reducer_default_err_return_type(),
     }));
-    let mut procedures = false;
+    let procedures = procedures(&def).count() as u32;
+    let mut handlers = handlers::handlers(&def, &names).peekable();
+    let handlers = handlers.peek().is_some().then(|| handlers::key(handlers));
+    let scheduled = def.schedules().into_iter().flatten();
+    let scheduled: BTreeSet<_> = scheduled.map(|schedule| schedule.function_name.clone()).collect();
     for section in &mut def.sections {
         if let Section::Procedures(all) = section {
-            procedures |= !all.is_empty();
             for procedure in all {
                 procedure.params = hidden::with_header(&procedure.params);
+                if scheduled.contains(&procedure.source_name) {
+                    procedure.visibility = FunctionVisibility::Private;
+                }
             }
         }
+    }
+    if procedures > 0 || handlers.is_some() {
+        let hidden_procedures = hidden::procedures().into_iter();
+        section!(def, Procedures, Vec::new()).extend(hidden_procedures.map(|(name, params, returns)| {
+            RawProcedureDefV10 {
+                source_name: name.into(),
+                params: hidden::with_header(&params),
+                return_type: returns,
+                visibility: FunctionVisibility::Private,
+            }
+        }));
     }
     def.sections
         .retain(|section| !matches!(section, Section::Schedules(_) | Section::LifeCycleReducers(_)));
@@ -119,21 +139,11 @@ pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
         schedules,
         views: Some(views),
         procedures,
+        handlers,
     })
 }
 
 fn check(def: &RawModuleDefV10) -> Result<(), PrepareError> {
-    let mut schedules_of = def.schedules().into_iter().flatten();
-    let scheduled =
-        schedules_of.find(|it| procedures(def).any(|other| other.source_name == it.function_name));
-    if let Some(schedule) = scheduled {
-        return Err(PrepareError::ScheduledProcedure(
-            schedule.function_name.to_string(),
-        ));
-    }
-    if let Some(handler) = def.http_handlers().and_then(|handlers| handlers.first()) {
-        return Err(PrepareError::HttpHandlers(handler.source_name.to_string()));
-    }
     if let Some(submodule) = def.submodules().and_then(|submodules| submodules.first()) {
         return Err(PrepareError::Submodules(submodule.namespace.clone()));
     }
@@ -183,8 +193,17 @@ fn schedules(def: &RawModuleDefV10) -> impl Iterator<Item = Schedule<'_>> {
     def.schedules().into_iter().flatten().map(|schedule| {
         let mut tables = def.tables().into_iter().flatten().enumerate();
         let rows = tables.find(|(_, table)| table.source_name == schedule.table_name);
-        let mut called = reducers(def).iter();
-        let called = called.position(|reducer| reducer.source_name == schedule.function_name);
+        let name = &schedule.function_name;
+        let reducer = || {
+            let mut all = reducers(def).iter().zip(0..);
+            let (reducer, id) = all.find(|(reducer, _)| reducer.source_name == *name)?;
+            Some((Called::Reducer(id), &reducer.params))
+        };
+        let procedure = || {
+            let mut all = procedures(def).zip(0..);
+            let (procedure, id) = all.find(|(procedure, _)| procedure.source_name == *name)?;
+            Some((Called::Procedure(id), &procedure.params))
+        };
         Schedule {
             table: &schedule.table_name,
             rows: rows.map(|(place, table)| Rows {
@@ -193,8 +212,8 @@ fn schedules(def: &RawModuleDefV10) -> impl Iterator<Item = Schedule<'_>> {
                 key: table.primary_key.head().map(|column| column.0),
             }),
             at: schedule.schedule_at_col.0,
-            reducer: &schedule.function_name,
-            called: called.map(|at| (at, &reducers(def)[at].params)),
+            function: name,
+            called: reducer().or_else(procedure),
         }
     })
 }
@@ -224,7 +243,10 @@ fn check_names(def: &RawModuleDefV10, spelled: &Names) -> Result<(), PrepareErro
     let functions = functions.chain(procedures(def).map(|procedure| &procedure.source_name));
     let functions: Vec<_> = functions.map(|name| spelled.function(name)).collect();
     names::check(functions.iter())?;
-    names::check_functions(functions.into_iter())
+    names::check_functions(functions.into_iter())?;
+    // These are apart: a reducer may be called the same.
+    names::check(handlers::handlers(def, spelled))?;
+    handlers::check(def, spelled)
 }
 
 fn reducers(def: &RawModuleDefV10) -> &[RawReducerDefV10] {

@@ -15,7 +15,7 @@ use super::{
 use crate::PrepareError;
 use crate::hidden::{self, HiddenTable};
 use crate::order::Indexes;
-use crate::plan::{Named, Plan, RawSequence, TablePlan};
+use crate::plan::{Called, Named, Plan, RawSequence, TablePlan};
 
 pub(super) fn rewrite(mut def: RawModuleDefV9) -> Result<Plan, PrepareError> {
     check(&def)?;
@@ -64,7 +64,8 @@ pub(super) fn rewrite(mut def: RawModuleDefV9) -> Result<Plan, PrepareError> {
         tables,
         schedules,
         views: None,
-        procedures: false,
+        procedures: 0,
+        handlers: None,
     })
 }
 
@@ -122,8 +123,8 @@ fn schedules(def: &RawModuleDefV9) -> impl Iterator<Item = Schedule<'_>> {
                 key: table.primary_key.head().map(|column| column.0),
             }),
             at: schedule.scheduled_at_column.0,
-            reducer: &schedule.reducer_name,
-            called: called.map(|at| (at, &def.reducers[at].params)),
+            function: &schedule.reducer_name,
+            called: called.map(|at| (Called::Reducer(at as u32), &def.reducers[at].params)),
         })
     })
 }

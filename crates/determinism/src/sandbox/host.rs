@@ -123,6 +123,8 @@ pub(super) fn imports(store: &mut Store<Host>, module: &Module) -> Result<Linker
             "datastore_insert_bsatn" => linker.func_wrap(from, &name, insert)?,
             "datastore_update_bsatn" => linker.func_wrap(from, &name, update)?,
             "datastore_delete_by_index_scan_range_bsatn" => linker.func_wrap(from, &name, delete_range)?,
+            abi::START_TX => linker.func_wrap(from, &name, start_tx)?,
+            "procedure_abort_mut_tx" => linker.func_wrap(from, &name, abort_tx)?,
             _ if ty.results().is_empty() => {
                 linker.func_new(from, &name.clone(), ty.clone(), |_, _, _| Ok(()))?
             }
@@ -230,6 +232,18 @@ fn scan(mut caller: Context<'_>, table: u32, out: u32) -> Result<u32, Error> {
     host.call()?.next = row;
     put32(bytes, out, ITERATOR)?;
     Ok(0)
+}
+
+/// A transaction of a procedure: only a call finds anything in it.
+fn start_tx(mut caller: Context<'_>, out: u32) -> Result<i32, Error> {
+    let (bytes, host) = split(&mut caller)?;
+    host.call()?;
+    put(bytes, out, &[0; 8])?;
+    Ok(0)
+}
+
+fn abort_tx(mut caller: Context<'_>) -> Result<i32, Error> {
+    caller.data_mut().call().map(|_| 0)
 }
 
 /// The module's own tables have no rows.

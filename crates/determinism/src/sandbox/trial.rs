@@ -58,7 +58,7 @@ pub(crate) fn run(wasm: &[u8], plan: &Plan) -> Result<(), PrepareError> {
             sandbox.expect(index, true)?;
         }
     }
-    if plan.procedures {
+    if plan.runs_procedures() {
         let nothing = replay_args(index, &[]);
         sandbox.call(replay, index + 1, &nothing).map_err(failed)?;
         sandbox.expect(index + 1, true)?;
@@ -66,12 +66,21 @@ pub(crate) fn run(wasm: &[u8], plan: &Plan) -> Result<(), PrepareError> {
             let told = settle_args(1, 1, verdict);
             sandbox.call(settle, 0, &told).map_err(failed)?;
         }
+        for schedule in 0..plan.schedules.len() as u32 {
+            let row = encode_timer(Firing::ByTime, schedule, 0, None);
+            let tick = sandbox.enter(abi::CALL_PROCEDURE, plan.procedures, 0, &row);
+            tick.map_err(failed)?;
+        }
     }
     Ok(())
 }
 
 impl Sandbox {
     fn call(&mut self, reducer: u32, index: u64, own: &[u8]) -> Result<(), Error> {
+        self.enter(abi::CALL_REDUCER, reducer, index, own)
+    }
+
+    fn enter(&mut self, export: &str, id: u32, index: u64, own: &[u8]) -> Result<(), Error> {
         let header = CallHeader {
             index,
             session: A_SESSION,
@@ -81,9 +90,9 @@ impl Sandbox {
         self.store.data_mut().set_call(Some(args));
         let call = self
             .instance
-            .get_func(&self.store, abi::CALL_REDUCER)
-            .ok_or_else(|| Error::new(format!("there is no `{}`", abi::CALL_REDUCER)))?;
-        let mut params = vec![Val::I32(reducer.cast_signed())];
+            .get_func(&self.store, export)
+            .ok_or_else(|| Error::new(format!("there is no `{export}`")))?;
+        let mut params = vec![Val::I32(id.cast_signed())];
         params.extend([0; 7].map(Val::I64));
         params.extend([SOURCE, SINK].map(|handle| Val::I32(handle.cast_signed())));
         let mut results = [Val::I32(0)];

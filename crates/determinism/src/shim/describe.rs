@@ -4,6 +4,7 @@ use walrus::ir::BinaryOp;
 use walrus::{DataId, DataKind, FunctionId, GlobalId, LocalId, Module};
 
 use super::emit::{Code, Emit, I32, function, global};
+use super::handlers::Handlers;
 use super::host::{self, Host, Imported};
 use super::layout::{LEN, NAME, NAME_BYTES_MAX, WINDOW_END};
 use super::window::Window;
@@ -13,7 +14,7 @@ use crate::reset::Reset;
 
 /// What the module knows its sinks by. The host counts handles through all calls of an instance, and so would tell it
 /// which call this is.
-const SINK: i32 = 1;
+pub(super) const SINK: i32 = 1;
 
 /// The module's own writes to sinks.
 #[derive(Clone, Copy)]
@@ -26,7 +27,12 @@ pub(super) struct Sinks {
 
 impl Sinks {
     /// Stands between the module and its sinks.
-    pub(super) fn add(module: &mut Module, host: Host, imports: &[Imported]) -> Result<Self, PrepareError> {
+    pub(super) fn add(
+        module: &mut Module,
+        host: Host,
+        imports: &[Imported],
+        handlers: Option<Handlers>,
+    ) -> Result<Self, PrepareError> {
         let [muted, open] = [(); 2].map(|()| global(module, I32));
         let write = function(
             module,
@@ -36,6 +42,9 @@ impl Sinks {
                 code.global_get(muted).when(|code| {
                     code.i32_const(0).return_();
                 });
+                if let Some(handlers) = handlers {
+                    handlers.take_write(code, [sink, from, len_at]);
+                }
                 code.global_get(open).when(|code| {
                     code.local_get(sink)
                         .i32_const(SINK)
@@ -60,6 +69,11 @@ impl Sinks {
     /// A call begins: pushes the handle of its sink.
     pub(super) fn begin(self, code: &mut Code<'_>, sink: LocalId) {
         code.local_get(sink).global_set(self.open).i32_const(SINK);
+    }
+
+    /// What the module writes is dropped from here on, or no longer.
+    pub(super) fn mute(self, code: &mut Code<'_>, muted: bool) {
+        code.i32_const(muted.into()).global_set(self.muted);
     }
 
     /// The call ends.
@@ -88,12 +102,9 @@ impl Describe<'_> {
         let write = self.add_write(module, data);
         function(module, [I32], &[], |code, [sink], _| {
             self.reset.meter.begin_start_up(code);
-            code.i32_const(1)
-                .global_set(self.sinks.muted)
-                .i32_const(SINK)
-                .call(self.original)
-                .i32_const(0)
-                .global_set(self.sinks.muted);
+            self.sinks.mute(code, true);
+            code.i32_const(SINK).call(self.original);
+            self.sinks.mute(code, false);
             self.reset.started(code);
             code.local_get(sink).call(write);
             self.window.restore(code, WINDOW_END);

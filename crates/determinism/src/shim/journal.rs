@@ -4,7 +4,7 @@
 //! It stands in a memory of its own, as the row of `rtdb_outbox`: the row's head, then a record for each call.
 
 use walrus::ir::BinaryOp;
-use walrus::{FunctionId, GlobalId, MemoryId, Module, ValType};
+use walrus::{FunctionId, GlobalId, LocalId, MemoryId, Module, ValType};
 
 use super::digest::Operation;
 use super::emit::{Code, Emit, I32, I64, function, global};
@@ -34,6 +34,10 @@ pub(super) const RECORD_WHAT: u32 = 8;
 pub(super) const RECORD_EXTRA: u32 = 12;
 pub(super) const RECORD_LENGTHS: u32 = 16;
 pub(super) const RECORD_BYTES: u32 = 28;
+
+/// What is noted of a row that is due: that it is taken, in the place of a call. Its schedule is the table, its key the bytes.
+pub(super) const TAKE: i32 = 7;
+const _: () = assert!(TAKE > Operation::Clear as i32);
 
 /// Where the host finds the row for a moment, and its length: what stands there is put back.
 const LENT_LEN: i32 = 8;
@@ -118,6 +122,25 @@ impl Journal {
     /// Pushes whether nothing is noted.
     pub(super) fn is_empty(self, code: &mut Code<'_>) {
         code.global_get(self.end).is(RECORDS as i32);
+    }
+
+    /// Notes, before all else, that the row is taken which a schedule has under a key.
+    pub(super) fn take(self, code: &mut Code<'_>, schedule: LocalId, id: LocalId) {
+        let memory = self.memory;
+        for (field, value) in [(0, TAKE), (RECORD_ERRNO, 0), (RECORD_EXTRA, 0)] {
+            code.i32_const(RECORDS as i32).i32_const(value);
+            code.write32(memory, field);
+        }
+        for (nth, bytes) in [8, 0, 0].into_iter().enumerate() {
+            code.i32_const(RECORDS as i32).i32_const(bytes);
+            code.write32(memory, RECORD_LENGTHS + 4 * nth as u32);
+        }
+        code.i32_const(RECORDS as i32).local_get(schedule);
+        code.write32(memory, RECORD_WHAT);
+        code.i32_const(RECORDS as i32).local_get(id);
+        code.write64(memory, RECORD_BYTES);
+        code.i32_const((RECORDS + RECORD_BYTES + 8) as i32)
+            .global_set(self.end);
     }
 
     /// Notes the calls of a function that writes.

@@ -39,6 +39,8 @@ pub(super) struct Jwt {
     claims: Given,
     /// What the source [`ROW`] has to give.
     row: Given,
+    /// The sources of a request, if there are handlers of such.
+    request: Option<[(i32, Given); 2]>,
 }
 
 /// The source of a row that is due, in the place of the call's arguments. Sources of claims don't come so far.
@@ -69,7 +71,20 @@ impl Jwt {
             next_source,
             claims: Given::add(module, window.own.memory),
             row,
+            request: None,
         }
+    }
+
+    /// With these sources, too.
+    pub(super) fn with_request(self, request: Option<[(i32, Given); 2]>) -> Self {
+        Self { request, ..self }
+    }
+
+    /// Sources of ours whose numbers are always the same.
+    fn fixed(self) -> impl Iterator<Item = (i32, Given)> {
+        [(ROW, self.row)]
+            .into_iter()
+            .chain(self.request.into_iter().flatten())
     }
 
     /// A call begins.
@@ -82,7 +97,9 @@ impl Jwt {
     /// The module has run: its sources are closed.
     pub(super) fn end(self, code: &mut Code<'_>) {
         code.i32_const(0).global_set(self.source);
-        self.row.begin(code);
+        for (_, given) in self.fixed() {
+            given.begin(code);
+        }
     }
 
     /// `identify(source)`: keeps the claims that are the argument, for the session and the index in the header.
@@ -222,7 +239,7 @@ impl Jwt {
                             .call(real)
                             .return_();
                     });
-                self.when_row(code, source, |code| self.row.read(code, memory, places));
+                self.when_fixed(code, source, |code, given| given.read(code, memory, places));
                 self.must_be_open(code, source);
                 self.claims.read(code, memory, places);
                 self.claims.left(code);
@@ -242,8 +259,8 @@ impl Jwt {
                 .when(|code| {
                     code.local_get(source).local_get(out).call(real).return_();
                 });
-            self.when_row(code, source, |code| {
-                self.row.tell_left(code, self.memory, out);
+            self.when_fixed(code, source, |code, given| {
+                given.tell_left(code, self.memory, out);
                 code.i32_const(0);
             });
             self.must_be_open(code, source);
@@ -252,15 +269,17 @@ impl Jwt {
         })
     }
 
-    /// Returns what `answer` pushes if the source is that of the row, and open.
-    fn when_row(self, code: &mut Code<'_>, source: walrus::LocalId, answer: impl FnOnce(&mut Code<'_>)) {
-        code.local_get(source).is(ROW);
-        self.row.left(code);
-        code.i32_const(0).binop(BinaryOp::I32Ne).binop(BinaryOp::I32And);
-        code.when(|code| {
-            answer(code);
-            code.return_();
-        });
+    /// Returns what `answer` pushes if the source is one of those, and open.
+    fn when_fixed(self, code: &mut Code<'_>, source: walrus::LocalId, answer: impl Fn(&mut Code<'_>, Given)) {
+        for (number, given) in self.fixed() {
+            code.local_get(source).is(number);
+            given.left(code);
+            code.i32_const(0).binop(BinaryOp::I32Ne).binop(BinaryOp::I32And);
+            code.when(|code| {
+                answer(code, given);
+                code.return_();
+            });
+        }
     }
 
     /// Returns to the module unless a source of ours is the one that is open.

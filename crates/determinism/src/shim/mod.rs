@@ -4,9 +4,9 @@
 //! instance and `source` feeds; `state` tells whether the call is new; the module runs, its reads pass through `scan`,
 //! and its writes through `write`, where `walk`, `sequence` and `taken` fill in generated columns and `digest` keeps account;
 //! tables, indexes, iterators and timers have numbers of its own for it (`ids`, `names`, `timers`); `successes` counts the
-//! call, and `sequence` and `state` write back. `schedules` calls reducers with rows that are due. Where others than the
+//! call, and `sequence` and `state` write back. `schedules` calls reducers with rows that are due, and procedures by way of `procedure`. Where others than the
 //! module say what is written, `apply` does it in its place. `procedure` runs procedures: `journal` notes what they write, for
-//! `replay` to do it once more. A hidden row that can't be read or written traps, which makes
+//! `replay` to do it once more; `handlers` runs HTTP handlers in the same way. A hidden row that can't be read or written traps, which makes
 //! the host roll everything back.
 
 mod apply;
@@ -14,6 +14,7 @@ mod call;
 mod describe;
 mod digest;
 mod given;
+mod handlers;
 mod hash;
 mod host;
 mod ids;
@@ -50,6 +51,7 @@ use self::describe::{Describe, Sinks};
 use self::digest::Digest;
 use self::emit::{Emit, I32, I64, function, global};
 use self::given::Given;
+use self::handlers::Handlers;
 use self::host::Host;
 pub(crate) use self::host::{Imported, surround};
 use self::ids::Ids;
@@ -58,7 +60,7 @@ use self::jwt::Jwt;
 use self::layout::{Layout, Name};
 use self::names::Known;
 use self::passed::Passed;
-use self::procedure::Procedures;
+use self::procedure::{Entries, Procedures};
 use self::scan::{Scans, Shared};
 use self::schedules::Schedules;
 use self::scratch::Scratch;
@@ -192,8 +194,10 @@ impl Target {
             takes: &takes,
         };
         let row = Given::add(module, scans.memory().0);
+        let handlers = plan.handlers.map(|key| Handlers::add(module, host, window, key));
         let jwt = Jwt::add(module, host, window, rows, &layout, in_call, row);
-        let journal = plan.procedures.then(|| Journal::add(module, window));
+        let jwt = jwt.with_request(handlers.map(Handlers::sources));
+        let journal = plan.runs_procedures().then(|| Journal::add(module, window));
         let kept = Digest::add(module, self.memory, digest);
         let parts = schedules::Parts {
             host,
@@ -217,7 +221,7 @@ impl Target {
             journal,
         };
         let state = State::add(module, host, window, rows);
-        let sinks = Sinks::add(module, host, &self.imports)?;
+        let sinks = Sinks::add(module, host, &self.imports, handlers)?;
         let tables = Known {
             id: ids.known_table,
             none: abi::NO_SUCH_TABLE,
@@ -226,6 +230,7 @@ impl Target {
             id: ids.known_index,
             none: abi::NO_SUCH_INDEX,
         };
+        let read = source::add(module, host, window);
         let procedures = journal.map(|journal| {
             let parts = procedure::Parts {
                 host,
@@ -239,6 +244,9 @@ impl Target {
                 scans,
                 sinks,
                 journal,
+                handlers,
+                schedules,
+                read,
             };
             Procedures::add(module, parts)
         });
@@ -273,9 +281,8 @@ impl Target {
             def: &plan.def,
         };
         let describe = describe.add(module);
-        let read = source::add(module, host, window);
         let apply = apply::add(module, host, window, reset, writes, read);
-        let replay = journal.map(|_| replay::add(module, window, reset, &replayed, read));
+        let replay = journal.map(|_| replay::add(module, window, reset, &replayed, schedules, read));
         let settle = plan
             .views
             .is_some()
@@ -312,17 +319,22 @@ impl Target {
             Some(plans) => self.wrap_views(views, plans, &layout.views)?,
             None => self.drop_exports(&abi::CALL_VIEWS),
         }
-        match procedures {
-            Some(procedures) => {
-                let original = self.exported(abi::CALL_PROCEDURE, &call::PARAMS, &[I32])?;
-                let call = procedures.add_call(&mut self.module, original, begin, read);
-                export(&mut self.module, abi::CALL_PROCEDURE, call)?;
-            }
-            None => self.drop_exports(&[abi::CALL_PROCEDURE]),
+        let entry = |exists: bool, name, params| {
+            let entry = exists.then(|| self.exported(name, params, &[I32]));
+            entry.transpose()
+        };
+        let entries = Entries {
+            procedures: entry(plan.procedures > 0, abi::CALL_PROCEDURE, &call::PARAMS)?,
+            handlers: entry(plan.handlers.is_some(), abi::CALL_HANDLER, &handlers::PARAMS)?,
+            hidden: plan.procedures,
+        };
+        self.drop_exports(&[abi::CALL_PROCEDURE, abi::CALL_HANDLER]);
+        if let Some(procedures) = procedures {
+            let call = procedures.add_call(&mut self.module, entries, begin);
+            self.module.exports.add(abi::CALL_PROCEDURE, call);
         }
-        self.drop_exports(&[abi::CALL_HANDLER]);
         self.say_claims(plan);
-        let runs = plan.procedures.then_some(&[procedures::RUNS][..]);
+        let runs = plan.runs_procedures().then_some(&[procedures::RUNS][..]);
         section::put(&mut self.module, procedures::SECTION, runs);
         section::put(
             &mut self.module,

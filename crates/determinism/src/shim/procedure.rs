@@ -7,12 +7,14 @@ use walrus::{FunctionId, GlobalId, Module};
 use super::call::PARAMS;
 use super::describe::Sinks;
 use super::emit::{Code, Emit, I32, I64, function, global};
+use super::handlers::Handlers;
 use super::host::{self, Host, Imported};
 use super::journal::Journal;
-use super::jwt::Jwt;
+use super::jwt::{self, Jwt};
 use super::layout::*;
 use super::passed::Passed;
 use super::scan::Scans;
+use super::schedules::{NONE, Schedules, Timer};
 use super::sequence::Sequences;
 use super::state::State;
 use super::window::Window;
@@ -26,6 +28,9 @@ const PAUSE_MIN_US: i64 = 1_000;
 const PAUSE_MAX_US: i64 = 20_000;
 /// How long it looks for it at all. Then it traps: the node that it ran for is gone.
 const WAIT_MAX_US: i64 = 600_000_000;
+
+/// How often a row that is due is claimed, as long as calls come between.
+const CLAIMS_MAX: i32 = 16;
 
 /// Where a row of `rtdb_verdict` stands in the window.
 const VERDICT: u32 = ARGUMENT;
@@ -58,6 +63,21 @@ pub(super) struct Parts {
     pub(super) scans: Scans,
     pub(super) sinks: Sinks,
     pub(super) journal: Journal,
+    pub(super) schedules: Schedules,
+    /// `read(source, to, len) -> source`.
+    pub(super) read: FunctionId,
+    pub(super) handlers: Option<Handlers>,
+}
+
+/// What a call of a procedure may reach in the module.
+#[derive(Clone, Copy)]
+pub(super) struct Entries {
+    /// Its own `__call_procedure__`, if it has procedures.
+    pub(super) procedures: Option<FunctionId>,
+    /// Its own `__call_http_handler__`, if it has such handlers.
+    pub(super) handlers: Option<FunctionId>,
+    /// The number of the first hidden procedure.
+    pub(super) hidden: u32,
 }
 
 /// The host's functions.
@@ -116,19 +136,24 @@ impl Procedures {
         Ok(true)
     }
 
-    /// `call(..) -> errno`: the wrapped `__call_procedure__`, with the module's own. `begin` needs a transaction, if it is the
-    /// first in the instance.
-    pub(super) fn add_call(
-        self,
-        module: &mut Module,
-        original: FunctionId,
-        begin: FunctionId,
-        read: FunctionId,
-    ) -> FunctionId {
+    /// `call(..) -> errno`: the wrapped `__call_procedure__`. `begin` needs a transaction, if it is the first in the instance.
+    pub(super) fn add_call(self, module: &mut Module, entries: Entries, begin: FunctionId) -> FunctionId {
         let Parts {
-            window, reset, jwt, ..
+            window,
+            reset,
+            jwt,
+            sinks,
+            read,
+            ..
         } = self.parts;
+        let [tick, handle] = [0, 1].map(|hidden| (entries.hidden + hidden) as i32);
+        let handlers = self.parts.handlers.zip(entries.handlers);
+        let handlers = handlers.map(|(handlers, original)| {
+            let (take, answer) = (handlers.add_take(module, read), handlers.add_answer(module));
+            (handlers, original, take, answer)
+        });
         let transactions = self.transactions;
+        let claim = self.add_claim(module);
         let seen = window.seen;
         function(module, PARAMS, &[I32], |code, params, locals| {
             let [id, .., timestamp, args, sink] = params;
@@ -142,27 +167,110 @@ impl Procedures {
             seen.at(code, HEADER);
             code.i32_const(header::LEN as i32).call(read).local_set(args);
             window.take_part(code, HEADER, header::LEN as u32);
+            if let Some((_, _, take, _)) = handlers {
+                code.local_get(id).is(handle).when(|code| {
+                    code.local_get(args).call(take);
+                    window.restore(code, WINDOW_END);
+                });
+            }
             window.restore(code, HOT_END);
             jwt.begin(code);
             code.i64_const(0).global_set(self.seq);
             self.parts.journal.end(code);
             code.i32_const(1).global_set(self.running);
 
-            code.local_get(id);
-            for word in (header::SENDER_AT..header::TIMESTAMP_AT).step_by(8) {
-                window.own.get64(code, HEADER + word);
+            // A row that is due takes the place of the arguments, and nobody hears what is returned.
+            code.local_get(id).is(tick).when(|code| {
+                code.local_get(args).call(claim).local_set(id);
+                code.i32_const(jwt::ROW).local_set(args);
+                sinks.mute(code, true);
+            });
+            if let Some((handlers, original, _, _)) = handlers {
+                code.local_get(id).is(handle);
+                handlers.are_called(code);
+                code.binop(BinaryOp::I32And).when(|code| {
+                    handlers.call(code, original, timestamp);
+                    code.local_set(errno);
+                    handlers.end(code);
+                });
             }
-            code.local_get(timestamp).local_get(args);
-            self.parts.sinks.begin(code, sink);
-            code.call(original).local_set(errno);
-            self.parts.sinks.end(code);
+            // Neither that, nor nothing.
+            code.local_get(id).i32_const(tick).less().when(|code| {
+                let Some(original) = entries.procedures else {
+                    code.unreachable();
+                    return;
+                };
+                code.local_get(id);
+                for word in (header::SENDER_AT..header::TIMESTAMP_AT).step_by(8) {
+                    window.own.get64(code, HEADER + word);
+                }
+                code.local_get(timestamp).local_get(args);
+                sinks.begin(code, sink);
+                code.call(original).local_set(errno);
+                sinks.end(code);
+            });
+            sinks.mute(code, false);
             jwt.end(code);
             code.i32_const(0).global_set(self.running);
             // The host takes back what is left open.
             self.close(code);
             self.parts.scans.end(code);
+            if let Some((.., answer)) = handlers {
+                code.local_get(id).is(handle);
+                code.local_get(errno).is_zero().binop(BinaryOp::I32And);
+                code.when(|code| {
+                    code.local_get(sink).call(answer);
+                });
+            }
             reset.reset(code);
             code.local_get(errno);
+        })
+    }
+
+    /// `claim(source) -> procedure`: takes the row that is due, everywhere, and has it given as arguments; [`NONE`] if there is
+    /// nothing to be called.
+    fn add_claim(self, module: &mut Module) -> FunctionId {
+        let start = self.add_start(module, self.transactions.start);
+        let commit = self.add_commit(module, self.transactions.commit);
+        let Parts {
+            window,
+            journal,
+            schedules,
+            read,
+            ..
+        } = self.parts;
+        function(module, [I32], &[I32], |code, [source], locals| {
+            let timer = Timer::add(locals);
+            let [procedure, tries, conflict] = [(); 3].map(|()| locals.add(I32));
+            schedules.read(code, read, source, timer);
+            code.i32_const(CLAIMS_MAX).local_set(tries);
+            code.repeat(
+                |code| {
+                    code.local_get(tries);
+                },
+                |code| {
+                    window.seen.at(code, OUT);
+                    code.call(start).must();
+                    schedules.find(code, timer, procedure);
+                    code.local_get(procedure).is(NONE).if_else(
+                        None,
+                        |code| {
+                            self.close(code);
+                            code.call(self.transactions.abort).must();
+                            code.i32_const(0).local_set(tries);
+                        },
+                        |code| {
+                            journal.take(code, timer.schedule, timer.id);
+                            code.local_get(tries).i32_const(1).sub();
+                            code.i32_const(0).call(commit).local_tee(conflict);
+                            code.select(Some(I32)).local_set(tries);
+                        },
+                    );
+                },
+            );
+            window.restore(code, HOT_END);
+            code.i32_const(NONE).local_get(procedure);
+            code.local_get(conflict).select(Some(I32));
         })
     }
 

@@ -6,8 +6,9 @@ use walrus::{FunctionId, LocalId, Module};
 
 use super::digest::Operation;
 use super::emit::{Code, Emit, I32, function};
-use super::journal::{RECORD_BYTES, RECORD_ERRNO, RECORD_EXTRA, RECORD_LENGTHS, RECORD_WHAT};
+use super::journal::{RECORD_BYTES, RECORD_ERRNO, RECORD_EXTRA, RECORD_LENGTHS, RECORD_WHAT, TAKE};
 use super::layout::*;
+use super::schedules::Schedules;
 use super::window::Window;
 use crate::reset::Reset;
 
@@ -24,6 +25,7 @@ pub(super) fn add(
     window: Window,
     reset: Reset,
     writes: &[Write],
+    schedules: Schedules,
     read: FunctionId,
 ) -> FunctionId {
     let (seen, own) = (window.seen, window.own);
@@ -75,6 +77,13 @@ pub(super) fn add(
                 code.local_get(bytes).call(read).local_set(source);
                 // No function returns so much.
                 code.i32_const(-1).local_set(errno);
+                seen.get32(code, RECORD);
+                code.is(TAKE).when(|code| {
+                    code.local_get(what);
+                    seen.get64(code, WINDOW_END);
+                    schedules.take(code);
+                    code.i32_const(0).local_set(errno);
+                });
                 for (operation, write) in writes {
                     seen.get32(code, RECORD);
                     code.is(*operation as i32).when(|code| {

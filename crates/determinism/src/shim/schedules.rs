@@ -1,6 +1,6 @@
 //! Rows that are due: `rtdb_scheduled` calls a reducer with one, and `rtdb_unscheduled` deletes it afterwards, if it is for
 //! one time. Neither does if the row was moved to another time while the command was on its way; what the reducer itself has
-//! made of it does not count, as natively.
+//! made of it does not count, as natively. Those that call procedures are found for `rtdb_tick`, and taken before that.
 //!
 //! The reducer gets the row as it stands in the transaction of its call, from a source of ours: no server has it as
 //! arguments, and it may be of any length.
@@ -17,13 +17,16 @@ use super::scan::Scans;
 use super::walk;
 use super::window::Window;
 use crate::abi;
-use crate::plan::{Plan, SchedulePlan};
+use crate::plan::{Called, Plan, SchedulePlan};
 use crate::timers::{ANY, TIME};
 
 /// The arguments: `schedule: u32, id: u64`, then the row's `ScheduleAt`, as far as it is known.
 const ROW_BYTES: i32 = 12;
 const AT_BYTES: i32 = 9;
 const _: () = assert!(ARGUMENT + ROW_BYTES as u32 <= STATE_INDEX);
+
+/// The number of no function.
+pub(super) const NONE: i32 = -1;
 
 /// What it takes to find and delete such rows.
 pub(super) struct Parts<'a> {
@@ -41,8 +44,10 @@ pub(super) struct Schedules {
     window: Window,
     /// `fetch(schedule, id) -> bytes`: has the source of the row give it; 0 if there is none.
     fetch: FunctionId,
-    /// `reducer(schedule) -> id`.
+    /// `reducer(schedule) -> id`, or [`NONE`] if it calls a procedure.
     reducer: FunctionId,
+    /// `procedure(schedule) -> id`, or [`NONE`] if it calls a reducer.
+    procedure: FunctionId,
     /// `is_due(schedule, tag, micros) -> i32`: whether the row that was fetched says so.
     is_due: FunctionId,
     /// `remove(schedule, id, tag, micros, ran)`: deletes the row if it is there and for one time, and has run or is due.
@@ -52,8 +57,8 @@ pub(super) struct Schedules {
 /// The arguments, in locals.
 #[derive(Clone, Copy)]
 pub(super) struct Timer {
-    schedule: LocalId,
-    id: LocalId,
+    pub(super) schedule: LocalId,
+    pub(super) id: LocalId,
     /// Of the row's `ScheduleAt`, or [`ANY`].
     tag: LocalId,
     micros: LocalId,
@@ -100,15 +105,24 @@ impl Schedules {
             window: parts.window,
             fetch,
             reducer: choose(module, &plan.schedules, |code, plan| {
-                code.i32_const(plan.reducer as i32);
+                code.i32_const(match plan.called {
+                    Called::Reducer(id) => id as i32,
+                    Called::Procedure(_) => NONE,
+                });
+            }),
+            procedure: choose(module, &plan.schedules, |code, plan| {
+                code.i32_const(match plan.called {
+                    Called::Procedure(id) => id as i32,
+                    Called::Reducer(_) => NONE,
+                });
             }),
             is_due,
             remove: parts.add_remove(module, plan, &access, [fetch, at, is_due]),
         }
     }
 
-    /// Reads the arguments of either reducer from a source. The window is the module's.
-    fn read(self, code: &mut Code<'_>, read: FunctionId, source: LocalId, timer: Timer) {
+    /// Reads the arguments from a source. The window is the module's.
+    pub(super) fn read(self, code: &mut Code<'_>, read: FunctionId, source: LocalId, timer: Timer) {
         let seen = self.window.seen;
         self.window.borrow(code, HOT_END, |code| {
             code.local_get(source);
@@ -129,7 +143,7 @@ impl Schedules {
     }
 
     /// `rtdb_scheduled`: sets `reducer` to what is to be called with the row. Without a row it stays as it is. `fail` ends
-    /// the call if the row is due at another time.
+    /// the call if the row is due at another time, or calls no reducer.
     pub(super) fn begin(
         self,
         code: &mut Code<'_>,
@@ -149,9 +163,34 @@ impl Schedules {
         code.local_get(schedule).local_get(id).call(self.fetch);
         code.when(|code| {
             code.local_get(schedule).local_get(tag).local_get(micros);
-            code.call(self.is_due).is_zero().when(fail);
-            code.local_get(schedule).call(self.reducer).local_set(reducer);
+            code.call(self.is_due);
+            code.local_get(schedule).call(self.reducer).local_tee(reducer);
+            code.is(NONE).is_zero().binop(BinaryOp::I32And);
+            code.is_zero().when(fail);
         });
+    }
+
+    /// `rtdb_tick`: sets `procedure` to what is to be called with the row; [`NONE`] if there is none, or it is not due then.
+    pub(super) fn find(self, code: &mut Code<'_>, timer: Timer, procedure: LocalId) {
+        code.i32_const(NONE).local_set(procedure);
+        code.local_get(timer.schedule)
+            .local_get(timer.id)
+            .call(self.fetch);
+        code.when(|code| {
+            code.local_get(timer.schedule);
+            code.local_get(timer.tag).local_get(timer.micros);
+            code.call(self.is_due).when(|code| {
+                code.local_get(timer.schedule)
+                    .call(self.procedure)
+                    .local_set(procedure);
+            });
+        });
+    }
+
+    /// Deletes the row if it is for one time. Pops the schedule and the key.
+    pub(super) fn take(self, code: &mut Code<'_>) {
+        code.i32_const(ANY.into()).i64_const(0).i32_const(1);
+        code.call(self.remove);
     }
 
     /// `rtdb_unscheduled`, told whether the call before it has run with the row.
@@ -164,9 +203,12 @@ impl Schedules {
         ran: LocalId,
     ) {
         self.read(code, read, source, timer);
-        code.local_get(timer.schedule).local_get(timer.id);
-        code.local_get(timer.tag).local_get(timer.micros);
-        code.local_get(ran).call(self.remove);
+        code.local_get(timer.schedule).call(self.reducer);
+        code.is(NONE).is_zero().when(|code| {
+            code.local_get(timer.schedule).local_get(timer.id);
+            code.local_get(timer.tag).local_get(timer.micros);
+            code.local_get(ran).call(self.remove);
+        });
     }
 }
 

@@ -36,6 +36,7 @@ fn the_fixtures_are_built_from_their_sources() {
         "walks-2x",
         "views-2x",
         "procedures-2x",
+        "handlers-2x",
     ]) {
         let recorded =
             std::fs::read_to_string(folder(name).join(".source-hash")).expect("the record is there");

@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod accepted;
+mod alarms;
 mod apply;
 mod database;
 mod exercise;
 mod fixtures;
 mod generated;
+mod handlers;
 mod host;
 mod hostile;
 mod instance;

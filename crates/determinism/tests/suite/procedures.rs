@@ -17,11 +17,11 @@ use crate::database::Database;
 use crate::fixtures::{prepared, wasm};
 use crate::host::{Failure, FakeHost, Meanwhile};
 
-const MODULE: &str = "procedures-2x";
+pub(crate) const MODULE: &str = "procedures-2x";
 const VERDICT: &str = "rtdb_verdict";
-const RUN: u64 = 77;
+pub(crate) const RUN: u64 = 77;
 
-fn header(index: u64) -> CallHeader {
+pub(crate) fn header(index: u64) -> CallHeader {
     CallHeader {
         index,
         ..CallHeader::default()
@@ -34,7 +34,7 @@ fn module() -> &'static [u8] {
     MODULE.get_or_init(|| prepared(self::MODULE).wasm)
 }
 
-fn host() -> FakeHost {
+pub(crate) fn host() -> FakeHost {
     assert!(runs_procedures(module()));
     let mut host = FakeHost::new(module(), 4096);
     host.call("rtdb_mark", header(1), &[1]).unwrap();
@@ -96,20 +96,21 @@ fn args(ops: &[Op]) -> Vec<u8> {
 }
 
 /// What others do: the rest of the cluster, which has the log.
-struct Log {
+pub(crate) struct Log {
     /// The node that the procedure runs on, while it sleeps.
     here: FakeHost,
     /// Another one.
-    there: FakeHost,
-    next: u64,
-    /// How often another call comes first.
-    conflicts: u32,
+    pub(crate) there: FakeHost,
+    pub(crate) next: u64,
+    /// How often another call comes first, and which.
+    pub(crate) conflicts: u32,
+    pub(crate) between: (&'static str, Vec<u8>),
     looks: u32,
-    sleeps: u32,
+    pub(crate) sleeps: u32,
 }
 
 impl Log {
-    fn new(host: &FakeHost) -> Rc<RefCell<Self>> {
+    pub(crate) fn new(host: &FakeHost) -> Rc<RefCell<Self>> {
         let mut there = FakeHost::new(module(), 70_000);
         there.db = host.db.clone();
         Rc::new(RefCell::new(Self {
@@ -117,6 +118,7 @@ impl Log {
             there,
             next: host.state().0 + 1,
             conflicts: 0,
+            between: ("reduce", args(&[Op::Write("between".into())])),
             looks: 0,
             sleeps: 0,
         }))
@@ -154,8 +156,8 @@ impl Log {
         assert_eq!(run, RUN);
         if self.conflicts > 0 {
             self.conflicts -= 1;
-            self.each("reduce", &args(&[Op::Write("between".into())]))
-                .unwrap();
+            let (reducer, args) = self.between.clone();
+            self.each(reducer, &args).unwrap();
         }
         let verdict = match self.each(REPLAY, &replay_args(base, operations)) {
             Ok(()) => TransactionVerdict::Committed,
@@ -175,7 +177,12 @@ fn meanwhile(log: &Rc<RefCell<Log>>) -> Meanwhile {
     Box::new(move |db| log.borrow_mut().meanwhile(db))
 }
 
-fn run(host: &mut FakeHost, log: &Rc<RefCell<Log>>, name: &str, args: &[u8]) -> Result<Vec<u8>, Failure> {
+pub(crate) fn run(
+    host: &mut FakeHost,
+    log: &Rc<RefCell<Log>>,
+    name: &str,
+    args: &[u8],
+) -> Result<Vec<u8>, Failure> {
     let returned = host.procedure(name, header(RUN), args, meanwhile(log));
     let over = settle_args(RUN, 0, TransactionVerdict::Over);
     host.call(SETTLE, header(0), &over).unwrap();
@@ -184,7 +191,7 @@ fn run(host: &mut FakeHost, log: &Rc<RefCell<Log>>, name: &str, args: &[u8]) -> 
 }
 
 /// All rows but those of the node's own tables.
-fn rows(host: &FakeHost) -> Vec<(String, Vec<Vec<u8>>)> {
+pub(crate) fn rows(host: &FakeHost) -> Vec<(String, Vec<Vec<u8>>)> {
     let tables = host.db.tables.iter().map(|table| table.name.clone());
     let tables = tables.filter(|name| name != OUTBOX && name != VERDICT);
     tables

@@ -8,9 +8,10 @@ use spacetimedb_lib::db::raw_def::v9::{
     RawScheduleDefV9, RawUniqueConstraintDataV9, TableType,
 };
 use spacetimedb_lib::db::raw_def::v10::{
-    ExplicitNames, RawHttpHandlerDefV10, RawLifeCycleReducerDefV10, RawModuleDefV10, RawModuleDefV10Builder,
+    ExplicitNames, MethodOrAny, RawLifeCycleReducerDefV10, RawModuleDefV10, RawModuleDefV10Builder,
     RawModuleDefV10Section, RawSubmoduleV10,
 };
+use spacetimedb_lib::http::Method;
 use spacetimedb_primitives::ColList;
 use spacetimedb_sats::{AlgebraicType, AlgebraicTypeRef, ProductType, ProductTypeElement};
 
@@ -578,7 +579,8 @@ fn what_is_not_served_yet() {
         def.add_procedure("fetch", row(vec![]), AlgebraicType::unit());
         def.add_schedule("timer", 1, "fetch");
     });
-    assert_eq!(scheduled, PrepareError::ScheduledProcedure("fetch".into()));
+    let why = "the schedule of table `timer` names the procedure `fetch`, which must have one parameter, a row of that table";
+    assert_eq!(scheduled, PrepareError::Definition(why.into()));
 
     let section = |section| {
         let def = RawModuleDefV10 {
@@ -586,10 +588,6 @@ fn what_is_not_served_yet() {
         };
         refusal(&module(&encode(RawModuleDef::V10(def)), ""))
     };
-    let handlers = RawModuleDefV10Section::HttpHandlers(vec![RawHttpHandlerDefV10 {
-        source_name: "hook".into(),
-    }]);
-    assert_eq!(section(handlers), PrepareError::HttpHandlers("hook".into()));
     let submodule = RawSubmoduleV10 {
         namespace: "inner".into(),
         module: RawModuleDefV10::default(),
@@ -613,6 +611,47 @@ fn procedures_that_are_none() {
     assert_eq!(of("rtdb_fetch"), PrepareError::HiddenName("rtdb_fetch".into()));
     assert!(matches!(of("add"), PrepareError::Definition(_)));
     assert_eq!(of("1"), PrepareError::Name("1".into()));
+}
+
+#[test]
+fn handlers_that_are_none() {
+    let of = |handlers: &[&'static str], routes: &[(&'static str, MethodOrAny, &str)]| {
+        v10(|def| {
+            handlers.iter().for_each(|name| def.add_http_handler(*name));
+            for (handler, method, path) in routes {
+                def.add_http_route(*handler, method.clone(), (*path).to_owned());
+            }
+        })
+    };
+    let get = || MethodOrAny::Method(Method::Get);
+    // There is nothing to enter them by.
+    assert!(matches!(of(&["a"], &[]), PrepareError::NoModule(_)));
+    assert_eq!(of(&["rtdb_a"], &[]), PrepareError::HiddenName("rtdb_a".into()));
+    assert_eq!(of(&["1"], &[]), PrepareError::Name("1".into()));
+    for path in ["a", "/A", "/a b", "/ä", "/{a}", "/*a", "/a.b", &"/a".repeat(600)] {
+        let refused = of(&["a"], &[("a", get(), path)]);
+        assert_eq!(
+            refused,
+            PrepareError::RoutePath(path.chars().take(1_024).collect())
+        );
+    }
+    let definition = [
+        of(&["a", "a"], &[]),
+        of(&["a"], &[("b", get(), "")]),
+        of(&[], &[("b", get(), "")]),
+        of(&["a", "b"], &[("a", get(), "/x"), ("b", get(), "/x")]),
+        of(&["a"], &[("a", get(), "/x"), ("a", MethodOrAny::Any, "/x")]),
+    ];
+    for refused in definition {
+        assert!(matches!(refused, PrepareError::Definition(_)), "{refused}");
+    }
+    let paths: Vec<_> = (0..1_025).map(|nth| format!("/{nth}")).collect();
+    let many: Vec<_> = paths.iter().map(|path| ("a", get(), path.as_str())).collect();
+    let refused = of(&["a"], &many);
+    assert!(
+        matches!(refused, PrepareError::TooMuch { count: 1_025, .. }),
+        "{refused}"
+    );
 }
 
 /// A module with an empty definition, and these functions and imports.

@@ -24,7 +24,7 @@ use spacetimedb_lib::ConnectionId;
 use std::sync::Arc;
 
 /// What a reducer's error is answered with: the status that Cloudflare uses for an error of the origin.
-const REDUCER_FAILED: u16 = 530;
+pub(super) const REDUCER_FAILED: u16 = 530;
 
 pub(super) async fn call(
     State(node): State<Arc<Node>>,

@@ -4,21 +4,23 @@ use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_REQUEST_METHOD,
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, VARY,
 };
 use http::{HeaderValue, Method};
 
-/// Answers a preflight, and allows every origin to read the answer to anything else.
+/// What an answer may depend on.
+const VARIES: &str = "origin, access-control-request-method, access-control-request-headers";
+
+/// Answers a preflight, which any `OPTIONS` is, and allows every origin to read the answer to anything else.
 pub(super) async fn cors(request: Request, next: Next) -> Response {
-    let is_preflight =
-        request.method() == Method::OPTIONS && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+    let is_preflight = request.method() == Method::OPTIONS;
     let mut response = if is_preflight {
         ().into_response()
     } else {
         next.run(request).await
     };
     let headers = response.headers_mut();
+    headers.append(VARY, HeaderValue::from_static(VARIES));
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     if is_preflight {
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("*"));

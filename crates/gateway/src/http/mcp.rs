@@ -1,5 +1,7 @@
-//! The Model Context Protocol, by which language models use a database: what there is to be used, the local server says. Using
-//! it is not served yet.
+//! The Model Context Protocol, by which language models use databases. What tools there are, the local server says; they are
+//! used by the way of the HTTP API.
+
+mod tools;
 
 use super::{Authenticated, HttpError};
 use crate::node::Node;
@@ -11,8 +13,8 @@ use http::{HeaderValue, Method};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-/// JSON-RPC's code for a method that is not there.
-const METHOD_NOT_FOUND: i32 = -32601;
+/// JSON-RPC's code for bad parameters.
+const INVALID_PARAMS: i32 = -32602;
 
 /// What reaches the databases.
 const CALL: &str = "tools/call";
@@ -25,7 +27,7 @@ pub(super) async fn of_host(
     Extension(caller): Caller,
     Json(request): Json<Value>,
 ) -> Result<Response, HttpError> {
-    answer(&node, "/v1/mcp", &caller, request).await
+    answer(&node, None, "/v1/mcp", &caller, request).await
 }
 
 /// `POST /v1/database/:name/mcp`.
@@ -37,11 +39,12 @@ pub(super) async fn of_database(
 ) -> Result<Response, HttpError> {
     node.identity(&database)?;
     let path = format!("/v1/database/{database}/mcp");
-    answer(&node, &path, &caller, request).await
+    answer(&node, Some(&database), &path, &caller, request).await
 }
 
 async fn answer(
-    node: &Node,
+    node: &Arc<Node>,
+    database: Option<&str>,
     path: &str,
     caller: &Authenticated,
     request: Value,
@@ -50,10 +53,15 @@ async fn answer(
     if let Some(id) = request.get("id")
         && request.get("method").and_then(Value::as_str) == Some(CALL)
     {
-        let message = format!("`{CALL}` is not served by RaftTimeDB yet");
-        let error = json!({ "code": METHOD_NOT_FOUND, "message": message });
-        let refused = json!({ "jsonrpc": "2.0", "id": id, "error": error });
-        return Ok(Json(refused).into_response());
+        let used = tools::call(node, database, caller, request.get("params")).await;
+        let answer = match used {
+            Ok(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }),
+            Err(message) => {
+                let error = json!({ "code": INVALID_PARAMS, "message": message });
+                json!({ "jsonrpc": "2.0", "id": id, "error": error })
+            }
+        };
+        return Ok(Json(answer).into_response());
     }
     let json = HeaderValue::from_static("application/json");
     let body = Body::from(request.to_string());

@@ -250,6 +250,11 @@ impl Catalog for FakeCatalog {
         Some(self.record()).filter(|record| record.identity == *identity)
     }
 
+    fn owned_by(&self, owner: &Identity) -> Vec<DatabaseRecord> {
+        let owned = Some(self.record()).filter(|record| record.is_owned_by(owner));
+        owned.into_iter().collect()
+    }
+
     fn identity(&self, name: &str) -> Option<Identity> {
         (name == NAME).then(|| identity_of("database"))
     }

@@ -294,6 +294,12 @@ impl Catalog for MemoryMeta {
             .cloned()
     }
 
+    fn owned_by(&self, owner: &Identity) -> Vec<DatabaseRecord> {
+        let databases = self.databases.lock();
+        let owned = databases.iter().filter(|record| record.is_owned_by(owner));
+        owned.cloned().collect()
+    }
+
     fn identity(&self, name: &str) -> Option<Identity> {
         let names = self.names.lock();
         names

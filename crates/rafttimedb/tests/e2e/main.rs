@@ -8,6 +8,7 @@ mod claims;
 mod deletion;
 mod diverged;
 mod gray;
+mod handlers;
 mod identical;
 mod kills;
 mod lag;

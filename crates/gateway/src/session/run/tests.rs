@@ -95,6 +95,9 @@ impl Catalog for Nothing {
     fn by_identity(&self, _: &Identity) -> Option<DatabaseRecord> {
         None
     }
+    fn owned_by(&self, _: &Identity) -> Vec<DatabaseRecord> {
+        Vec::new()
+    }
     fn identity(&self, _: &str) -> Option<Identity> {
         None
     }
