@@ -59,6 +59,7 @@ pub use limits::ClientLimits;
 pub use local::{Claims, Local, LocalDatabase, SetAside, TokenError, Tokens};
 pub use metrics::GatewayMetrics;
 pub use over_replica::OverReplica;
+pub use procedures::scheduled::Scheduled;
 pub use publishers::{Publishers, PublishersError};
 pub use reach::{OpenError, Reach, Unanswered, Visit};
 pub use session::Guest;
