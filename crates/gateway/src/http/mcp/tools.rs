@@ -11,7 +11,7 @@ use axum::extract::{Extension, Path, RawQuery, State};
 use axum::response::Response;
 use futures::StreamExt;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use serde_json::{Value, json};
 use spacetimedb_lib::Identity;
 use std::sync::Arc;
@@ -99,9 +99,13 @@ async fn query(
     statement: String,
     confirmed: Option<bool>,
 ) -> Result<String, HttpError> {
-    let params = RawQuery(confirmed.map(|confirmed| format!("confirmed={confirmed}")));
+    let uri = Uri::from_static(match confirmed {
+        None => "/",
+        Some(true) => "/?confirmed=true",
+        Some(false) => "/?confirmed=false",
+    });
     let caller = Extension(caller.clone());
-    let answer = sql::sql(State(node.clone()), Path(target), params, caller, statement).await?;
+    let answer = sql::sql(State(node.clone()), Path(target), uri, caller, statement).await?;
     read(node, answer).await
 }
 
