@@ -93,6 +93,11 @@ impl Catalog for One {
         })
     }
 
+    fn owned_by(&self, owner: &Identity) -> Vec<DatabaseRecord> {
+        let all = self.by_identity(&database()).into_iter();
+        all.filter(|record| record.is_owned_by(owner)).collect()
+    }
+
     fn identity(&self, _name: &str) -> Option<Identity> {
         None
     }
