@@ -83,7 +83,7 @@ pub(crate) async fn open(
 
 /// Opens the connection again for somebody who has seen something already: whatever the server says is taken to be of its
 /// recovery, and nothing is asked of it before it has again what it may have shown. To be given up after
-/// [`UPSTREAM_AWAY_MAX`](crate::limits::UPSTREAM_AWAY_MAX).
+/// [`UPSTREAM_AWAY_MAX`].
 pub(crate) async fn reopen(local: &dyn Local, reach: &dyn Reach, config: &UpstreamConfig) -> Upstream {
     let mut pause = RETRY;
     let opened = loop {
