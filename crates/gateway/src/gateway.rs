@@ -9,6 +9,7 @@ use crate::local::Local;
 use crate::metrics::{GatewayMetrics, Present};
 use crate::node::Node;
 use crate::place::Place;
+use crate::procedures::scheduled::{self, Scheduled};
 use crate::publishers::Publishers;
 use axum::Router;
 use axum::body::Body;
@@ -16,6 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rtdb_consensus::Propose;
+use rtdb_consensus::command::Timer;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,6 +72,12 @@ impl Gateway {
     /// pass at once.
     pub fn slow(&self, slowed: &[Slowed]) {
         self.node.gate.slow(slowed);
+    }
+
+    /// Runs a procedure with a row that is due, to its end, in the database's own name. `turn` is dropped once it is known
+    /// whether the row is taken.
+    pub async fn run_scheduled(&self, timer: Timer, turn: OwnedSemaphorePermit) -> Scheduled {
+        scheduled::run(self.node.clone(), timer, turn).await
     }
 
     /// Serves clients until [`Gateway::shutdown`].

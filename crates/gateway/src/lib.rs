@@ -56,4 +56,5 @@ pub use limits::ClientLimits;
 pub use local::{Claims, Local, LocalDatabase, SetAside, TokenError, Tokens};
 pub use metrics::GatewayMetrics;
 pub use over_replica::OverReplica;
+pub use procedures::scheduled::Scheduled;
 pub use publishers::{Publishers, PublishersError};

@@ -1,6 +1,10 @@
-//! Procedures that clients call: run once, on this node, on a connection to the local server that nothing else waits for.
-//! What their transactions do goes through the log meanwhile. As natively, they go on when the client leaves.
+//! Procedures that clients call, or that rows call which are due: run once, on this node, on a connection to the local server that
+//! nothing else waits for. What their transactions do goes through the log meanwhile. As natively, they go on when the client
+//! leaves.
 
+pub(crate) mod scheduled;
+
+use self::scheduled::Claim;
 use crate::budget::{Exceeded, Share};
 use crate::node::Node;
 use crate::socket::Received;
@@ -9,7 +13,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, OptionFuture};
 use rtdb_consensus::command::{Body, Transaction, Turn};
-use rtdb_consensus::{Outcome, Pending, Position, Refusal, Unapplied};
+use rtdb_consensus::{Applied, Outcome, Pending, Position, Refusal, Unapplied};
 use rtdb_determinism::header::CallHeader;
 use rtdb_determinism::{CONFLICT, TransactionVerdict};
 use rtdb_protocol::client;
@@ -53,25 +57,20 @@ pub(crate) struct Finished {
     pub(crate) args_bytes: usize,
 }
 
-/// Runs a procedure to its end.
+/// Runs a procedure to its end, once it is let through the gate.
 pub(crate) async fn run(node: Arc<Node>, config: UpstreamConfig, call: ProcedureCall) -> Finished {
-    let args_bytes = call.args.len();
-    let mut course = Course {
-        node,
-        config,
-        caller: Identity::from_byte_array(call.header.sender),
-        receipts: call.receipts,
-        last: 0,
-        has_passed: false,
-        held: None,
-        lost: None,
-    };
-    let result = course.run(call).await;
-    Finished {
-        result,
-        last: course.last,
-        args_bytes,
-    }
+    let course = Course::new(node, config, &call);
+    let pass = course.pass().await;
+    course.finish(call, pass).await
+}
+
+/// The same of one that is let through already.
+pub(crate) async fn run_let_through(
+    node: Arc<Node>,
+    config: UpstreamConfig,
+    call: ProcedureCall,
+) -> Finished {
+    Course::new(node, config, &call).finish(call, Ok(())).await
 }
 
 /// A procedure's course.
@@ -88,29 +87,58 @@ struct Course {
     held: Option<Held>,
     /// Why a transaction of it is lost. It traps then, which says nothing of that.
     lost: Option<String>,
+    /// What its first transaction takes, if it is scheduled.
+    claim: Option<Claim>,
 }
 
 /// What has become of a transaction.
 struct Settled {
     seq: u64,
-    verdict: TransactionVerdict,
-    /// Its position if it is committed.
-    position: u64,
+    decided: Decided,
     /// Who wants receipts from now on.
     receipts: u64,
     /// The turn in which it may run again.
     held: Option<Held>,
-    /// Why it is lost.
-    lost: Option<String>,
 }
 
 impl Course {
-    async fn run(&mut self, call: ProcedureCall) -> Result<ProcedureResult, String> {
-        let Self {
+    fn new(node: Arc<Node>, config: UpstreamConfig, call: &ProcedureCall) -> Self {
+        Self {
             node,
             config,
-            caller: sender,
-            ..
+            caller: Identity::from_byte_array(call.header.sender),
+            receipts: call.receipts,
+            last: 0,
+            has_passed: false,
+            held: None,
+            lost: None,
+            claim: None,
+        }
+    }
+
+    /// Runs to the end, if it may.
+    async fn finish(mut self, call: ProcedureCall, pass: Result<(), String>) -> Finished {
+        let args_bytes = call.args.len();
+        let result = match pass {
+            Ok(()) => self.run(call).await,
+            Err(refused) => Err(refused),
+        };
+        Finished {
+            result,
+            last: self.last,
+            args_bytes,
+        }
+    }
+
+    /// A client's call is let through the gate.
+    async fn pass(&self) -> Result<(), String> {
+        let pass = self.node.gate.pass(&self.config.database, &self.caller).await;
+        pass.map(drop).map_err(|error| error.body)
+    }
+
+    async fn run(&mut self, call: ProcedureCall) -> Result<ProcedureResult, String> {
+        let Self {
+            node, config, caller, ..
         } = self;
         if !node.catalog.runs_procedures() {
             return Err("procedures are not served before all nodes of the cluster are updated".to_owned());
@@ -120,9 +148,7 @@ impl Course {
         let (Some(active), Some(procedures)) = (active, procedures) else {
             return Err("the database is not served on this node".to_owned());
         };
-        let pass = node.gate.pass(&config.database, sender).await;
-        pass.map_err(|error| error.body)?;
-        let begun = match *sender == NOBODY {
+        let begun = match *caller == NOBODY {
             true => procedures.begin_for_anyone(),
             false => procedures.begin(),
         };
@@ -144,7 +170,7 @@ impl Course {
         let transaction = Transaction {
             database: config.database.to_byte_array().to_vec().into(),
             program: active.program.data.to_vec().into(),
-            sender: sender.to_byte_array().to_vec().into(),
+            sender: self.caller.to_byte_array().to_vec().into(),
             ..Transaction::default()
         };
         let mut share = Share::new(&node.budget);
@@ -157,11 +183,7 @@ impl Course {
                     None => Poll::Pending,
                 }) => {
                     committing = None;
-                    self.receipts = settled.receipts;
-                    self.last = self.last.max(settled.position);
-                    self.held = settled.held;
-                    self.lost = settled.lost.or(self.lost.take());
-                    run.settle(settled.seq, settled.verdict);
+                    run.settle(settled.seq, self.settled(settled));
                 }
                 uncommitted = run.next(), if committing.is_none() => {
                     committing = Some(self.commit(transaction.clone(), uncommitted, Turns::of(&run)));
@@ -176,6 +198,25 @@ impl Course {
                     Some(Err(_)) | None => return Err(ENDED.to_owned()),
                 },
                 Some(()) = OptionFuture::from(kept_until.map(rtdb_runtime::sleep_until)) => self.held = None,
+            }
+        }
+    }
+
+    fn settled(&mut self, settled: Settled) -> TransactionVerdict {
+        self.receipts = settled.receipts;
+        self.held = settled.held;
+        if let Some(claim) = &mut self.claim {
+            claim.settled(&settled.decided);
+        }
+        match settled.decided {
+            Decided::Committed(applied) => {
+                self.last = self.last.max(applied.position.0);
+                TransactionVerdict::Committed
+            }
+            Decided::Conflict => TransactionVerdict::Conflict,
+            Decided::Lost(why) | Decided::Unknown(why) => {
+                self.lost = Some(format!("the procedure was stopped at a transaction: {why}"));
+                TransactionVerdict::Lost
             }
         }
     }
@@ -200,13 +241,16 @@ impl Course {
             base,
             operations,
         } = uncommitted;
-        let passes = std::mem::replace(&mut self.has_passed, true);
+        let claim = self.claim.as_mut().and_then(Claim::take);
+        // What is scheduled has been let through where that is looked after.
+        let passes = claim.is_none() && std::mem::replace(&mut self.has_passed, true);
         let (node, held) = (self.node.clone(), self.held.take());
         let (database, caller) = (self.config.database, self.caller);
         let mut transaction = Transaction {
             base,
             operations,
             session: self.receipts,
+            claim,
             ..transaction
         };
         async move {
@@ -226,18 +270,11 @@ impl Course {
                 Decided::Conflict if began.elapsed() < TURN_MAX => turns.ask(&node, &transaction).await,
                 _ => None,
             };
-            let (verdict, position, lost) = match decided {
-                Decided::Committed(position) => (TransactionVerdict::Committed, position, None),
-                Decided::Conflict => (TransactionVerdict::Conflict, 0, None),
-                Decided::Lost(why) => (TransactionVerdict::Lost, 0, Some(lost(&why))),
-            };
             Settled {
                 seq,
-                verdict,
-                position,
+                decided,
                 receipts: transaction.session,
                 held,
-                lost,
             }
         }
         .boxed()
@@ -246,15 +283,12 @@ impl Course {
 
 /// What the log has decided of a transaction.
 enum Decided {
-    /// Its position.
-    Committed(u64),
+    Committed(Applied),
     Conflict,
-    /// Why. If it is unknown what became of it, that says so.
+    /// It can't be done, and why.
     Lost(String),
-}
-
-fn lost(why: &str) -> String {
-    format!("the procedure was stopped at a transaction: {why}")
+    /// It is not known what became of it.
+    Unknown(String),
 }
 
 /// Has a transaction done, unless calls have come between.
@@ -283,11 +317,14 @@ async fn commit(node: &Node, transaction: &mut Transaction) -> Decided {
 
 fn decided(outcome: Outcome) -> Decided {
     match outcome {
-        Ok(applied) => Decided::Committed(applied.position.0),
+        Ok(applied) => Decided::Committed(applied),
         Err(Unapplied::Reducer { message, .. }) if message == CONFLICT => Decided::Conflict,
         Err(error) => {
             tracing::debug!(%error, "a procedure's transaction is lost");
-            Decided::Lost(error.to_string())
+            match error {
+                Unapplied::Unknown { .. } => Decided::Unknown(error.to_string()),
+                _ => Decided::Lost(error.to_string()),
+            }
         }
     }
 }
@@ -364,6 +401,11 @@ impl Held {
                 refused = &mut proposed => match refused {
                     Err(Unapplied::Refused(Refusal::SessionGone)) if transaction.session != 0 => {
                         transaction.session = 0;
+                    }
+                    // It does not end the turn, and nothing else would.
+                    Err(Unapplied::Refused(refusal)) => {
+                        self.is_used = false;
+                        return Decided::Lost(refusal.to_string());
                     }
                     _ => break,
                 },

@@ -147,7 +147,7 @@ async fn serve(
     clients: &Handle,
     listener: TcpListener,
 ) -> anyhow::Result<()> {
-    let serving = gateway.clone();
+    let (serving, handle) = (gateway.clone(), clients.clone());
     let clients = clients.spawn(async move { serving.serve(listener).await });
     let work = async {
         let settings = settings(node).await;
@@ -172,6 +172,7 @@ async fn serve(
         let timers = Timers::new(
             node.manager.clone(),
             running.replica.clone(),
+            (gateway.clone(), handle),
             node.metrics.timer_delay.clone(),
             node.config.calls_per_second_max_database,
         );

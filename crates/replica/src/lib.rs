@@ -45,7 +45,7 @@ pub use migration::migration_token;
 pub use procedures::{Procedures, Run, TooManyRuns, TurnQueue, Uncommitted};
 pub use quarantine::Quarantine;
 pub use replica::{Found, Replica, ReplicaConfig, Report};
-pub use rtdb_determinism::{Firing, When};
+pub use rtdb_determinism::{Firing, ScheduleKind, When};
 pub use schedules::{ScheduleRow, ScheduleWatch, WatchError};
 pub use server::{
     Connecting, Line, LineError, LocalServer, Server, ServerConfig, ServerError, ServerLimits, ServerState,

@@ -1,8 +1,8 @@
-//! The rows of a database's schedule tables, as they come and go on the local server.
+//! The rows of a database's schedule tables of one kind, as they come and go on the local server.
 
 use crate::applier::{Connection, ConnectionError, columns};
 use crate::{ActiveDatabase, Admin};
-use rtdb_determinism::{Module, Schedule, When};
+use rtdb_determinism::{Module, Schedule, ScheduleKind, When};
 use rtdb_protocol::FrameError;
 use rtdb_protocol::server::{Changes, RowList, ServerMessage};
 use spacetimedb_sats::ProductType;
@@ -29,6 +29,7 @@ pub struct ScheduleRow {
 pub struct ScheduleWatch {
     connection: Connection,
     database: Arc<ActiveDatabase>,
+    kind: ScheduleKind,
     /// What has come and was not taken yet, a transaction each.
     received: VecDeque<Vec<ScheduleRow>>,
 }
@@ -48,7 +49,7 @@ pub enum WatchError {
     /// There is more than a message may have.
     #[error(
         "its schedule tables have more than {} MiB of rows, or one transaction has changed that much of them: none of its \
-         scheduled reducers is called until there are fewer",
+         scheduled functions is called until there are fewer",
         MESSAGE_BYTES_MAX >> 20
     )]
     TooLarge,
@@ -58,15 +59,20 @@ pub enum WatchError {
 }
 
 impl ScheduleWatch {
-    /// Watches all schedule tables of a database. Their rows are what is taken first.
+    /// Watches all of a database's schedule tables whose rows call functions of this kind. Their rows are what is taken first.
     ///
     /// # Errors
     /// [`WatchError`].
-    pub async fn open(admin: &Admin, database: Arc<ActiveDatabase>) -> Result<Self, WatchError> {
+    pub async fn open(
+        admin: &Admin,
+        database: Arc<ActiveDatabase>,
+        kind: ScheduleKind,
+    ) -> Result<Self, WatchError> {
         let mut connection =
             Connection::open_for(admin, &database.owner, &database.identity, MESSAGE_BYTES_MAX).await?;
         let tables = database.module.schedules().iter();
         let queries: Vec<_> = tables
+            .filter(|schedule| schedule.kind == kind)
             .map(|schedule| format!("SELECT * FROM \"{}\"", schedule.table))
             .collect();
         let queries: Vec<_> = queries.iter().map(String::as_str).collect();
@@ -74,6 +80,7 @@ impl ScheduleWatch {
         let mut watch = Self {
             connection,
             database,
+            kind,
             received: VecDeque::new(),
         };
         while watch.received.is_empty() {
@@ -106,8 +113,8 @@ impl ScheduleWatch {
                     error: false,
                     changes,
                     ..
-                } => read(&self.database.module, &changes)?,
-                ServerMessage::Update(update) => read(&self.database.module, update.changes())?,
+                } => read(&self.database.module, self.kind, &changes)?,
+                ServerMessage::Update(update) => read(&self.database.module, self.kind, update.changes())?,
                 ServerMessage::SubscribeReply { .. } | ServerMessage::SubscriptionLost { .. } => {
                     return Err(WatchError::Refused);
                 }
@@ -120,13 +127,14 @@ impl ScheduleWatch {
 }
 
 /// What becomes of the rows: of one that goes and comes in the same transaction, what it is then.
-fn read(module: &Module, changes: &Changes) -> Result<Vec<ScheduleRow>, WatchError> {
+fn read(module: &Module, kind: ScheduleKind, changes: &Changes) -> Result<Vec<ScheduleRow>, WatchError> {
     let mut rows = BTreeMap::new();
     let all: Vec<_> = changes.iter().collect();
     let tables = || {
         all.iter().flat_map(|change| {
             let schedules = module.schedules().iter().zip(0..);
-            let named = schedules.filter(move |(schedule, _)| schedule.table == *change.table);
+            let named = schedules
+                .filter(move |(schedule, _)| schedule.kind == kind && schedule.table == *change.table);
             named.map(move |(schedule, place)| (change, schedule, place))
         })
     };

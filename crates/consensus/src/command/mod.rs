@@ -18,8 +18,8 @@ pub use cluster::{
 };
 pub use database::{Delete, Owner, Publish};
 pub use level::{
-    CLAIMS_LEVEL, DUE_LEVEL, ENDS_LEVEL, FEATURE_LEVEL, JUDGEMENT_LEVEL, LEVEL_REPORTS, MIGRATION_LEVEL,
-    POISON_LEVEL, TIMERS_LEVEL, TRANSACTION_LEVEL, WRITE_LEVEL,
+    CLAIM_LEVEL, CLAIMS_LEVEL, DUE_LEVEL, ENDS_LEVEL, FEATURE_LEVEL, JUDGEMENT_LEVEL, LEVEL_REPORTS,
+    MIGRATION_LEVEL, POISON_LEVEL, TIMERS_LEVEL, TRANSACTION_LEVEL, WRITE_LEVEL,
 };
 pub use poison::{Failed, Poison, PoisonStep, Skipped, Stuck};
 pub use report::{
@@ -148,11 +148,12 @@ impl From<Body> for Command {
     fn from(body: Body) -> Self {
         // A node that passed over the claims would have other rows than the others; one that passed over births or a
         // condition, other databases, names or sessions. One that passed over the token would refuse what the others take,
-        // or leave clients with the rows of another module. One that did not look at when a row is due would run what the
-        // others refuse.
+        // or leave clients with the rows of another module. One that did not look at when a row is due, or who has seen that,
+        // would run what the others refuse.
         let version = match &body {
             Body::Write(_) => WRITE_LEVEL,
             Body::Timer(timer) if timer.at.is_some() => DUE_LEVEL,
+            Body::Transaction(it) if it.claim.is_some() => CLAIM_LEVEL,
             Body::Transaction(_) | Body::Turn(_) => TRANSACTION_LEVEL,
             Body::Connect(connect) if connect.unique => ENDS_LEVEL,
             Body::Publish(publish) if publish.born != 0 => ENDS_LEVEL,

@@ -1,5 +1,6 @@
 //! What procedures do.
 
+use super::Timer;
 use bytes::Bytes;
 
 /// A transaction of a procedure, which has run on one node and was taken back there: every replica does what it has done. It
@@ -27,6 +28,10 @@ pub struct Transaction {
     /// The position of the [`Turn`] that it ends, 0 for none: it is done there, and here nothing is.
     #[prost(uint64, tag = "7")]
     pub turn: u64,
+    /// The row that is due whose procedure runs if this is done, which takes the row before all else. It counts where a
+    /// [`Timer`] of its own would. From [`CLAIM_LEVEL`](super::CLAIM_LEVEL) on.
+    #[prost(message, optional, tag = "8")]
+    pub claim: Option<Timer>,
 }
 
 impl Transaction {

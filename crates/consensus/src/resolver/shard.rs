@@ -229,9 +229,11 @@ impl ShardState {
         if Position(it.turn) >= stamp.position {
             return Verdict::Refused(Refusal::NotYet);
         }
-        match it.is_nothing() && self.databases.contains_key(&it.database) {
-            true => Verdict::Effect(None),
-            false => self.call(&it.database, it.session, stamp.timestamp_us),
+        match &it.claim {
+            _ if it.is_nothing() && self.databases.contains_key(&it.database) => Verdict::Effect(None),
+            Some(claim) if claim.database != it.database => Verdict::Refused(Refusal::NoSuchDatabase),
+            Some(claim) => self.timer(claim, stamp),
+            None => self.call(&it.database, it.session, stamp.timestamp_us),
         }
     }
 

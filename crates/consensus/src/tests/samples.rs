@@ -386,7 +386,24 @@ fn messages() -> Vec<Sample> {
         operations: Bytes::from_static(b"operations"),
         session: 65_536,
         turn: 65_538,
+        claim: None,
     }));
+    let claim = Command::from(Body::Transaction(Transaction {
+        database: DATABASE,
+        operations: Bytes::from_static(b"operations"),
+        claim: Some(Timer {
+            database: DATABASE,
+            module: 65_536,
+            schedule: 1,
+            row: 7,
+            term: 3,
+            interval_due_us: 1_700_000_000_000_000,
+            at: Some(TimerAt::IntervalUs(50_000)),
+            over: false,
+        }),
+        ..Transaction::default()
+    }));
+    assert_eq!(claim.version, 7);
     let turn = Command::from(Body::Turn(Turn {
         database: DATABASE,
         program: Bytes::from_static(&[5; 32]),
@@ -447,6 +464,7 @@ fn messages() -> Vec<Sample> {
         Sample::of("write_update", update_rows),
         Sample::of("write_delete", delete_rows),
         Sample::of("transaction", transaction),
+        Sample::of("claim", claim),
         Sample::of("turn", turn),
     ]
 }

@@ -89,8 +89,8 @@ impl Clock {
         }
     }
 
-    /// These are all the rows that there are, and no run is under way. What has not changed keeps its time, and what was due
-    /// `last` under another leader goes on from there.
+    /// These are all the rows that there are. What has not changed keeps its time, or its run, and what was due `last` under
+    /// another leader goes on from there.
     pub(super) fn reset(
         &mut self,
         rows: impl Iterator<Item = (RowId, When)>,
@@ -106,14 +106,20 @@ impl Clock {
             .collect();
         gone.into_iter().for_each(|row| self.went(row));
         for (row, when) in rows {
-            let known = self.rows.get(&row);
-            let is_same = |known: &Row| known.when == when && matches!(known.state, State::Waits(_));
-            if !known.is_some_and(is_same) {
-                let due_us = match (when, last.get(&row)) {
-                    (When::Interval(interval_us), Some(last_us)) => next(*last_us, interval_us, now_us),
-                    _ => first(when, now_us),
-                };
-                self.schedule(row, when, due_us);
+            match self.rows.get(&row) {
+                Some(known) if known.when == when && matches!(known.state, State::Waits(_)) => {}
+                Some(known) if matches!(known.state, State::Runs { .. }) => {
+                    if known.when != when {
+                        self.came(row, when, now_us);
+                    }
+                }
+                _ => {
+                    let due_us = match (when, last.get(&row)) {
+                        (When::Interval(interval_us), Some(last_us)) => next(*last_us, interval_us, now_us),
+                        _ => first(when, now_us),
+                    };
+                    self.schedule(row, when, due_us);
+                }
             }
         }
     }

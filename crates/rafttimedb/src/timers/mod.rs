@@ -7,16 +7,18 @@
 mod clock;
 mod ticker;
 
-use self::ticker::Ticker;
+use self::ticker::{Ticker, Tools};
 use crate::node::big_endian_hex;
 use prometheus::Histogram;
 use rtdb_consensus::Manager;
-use rtdb_consensus::command::TIMERS_LEVEL;
-use rtdb_replica::{ActiveDatabase, DatabaseId, Firing, Replica};
+use rtdb_consensus::command::{CLAIM_LEVEL, TIMERS_LEVEL};
+use rtdb_gateway::Gateway;
+use rtdb_replica::{ActiveDatabase, DatabaseId, Firing, Replica, ScheduleKind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
@@ -26,18 +28,16 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Databases all of whose rows are asked for at one time: they may be many.
 const READS_MAX: usize = 4;
 
-/// The task that runs a clock for each database with schedule tables while this node leads.
+/// The rows of a database that call functions of one kind.
+type Kind = (DatabaseId, ScheduleKind);
+
+/// The task that runs a clock for each database with schedule tables while this node leads; another one for those whose rows call
+/// procedures, which may take long.
 pub(crate) struct Timers {
-    manager: Arc<Manager>,
-    replica: Arc<Replica>,
-    /// How late rows are run, in seconds.
-    delay: Histogram,
-    /// How many of a database's rows are run in a second.
-    quota: Option<NonZeroU32>,
-    turns: Arc<Semaphore>,
-    tickers: BTreeMap<DatabaseId, Running>,
+    tools: Tools,
+    tickers: BTreeMap<Kind, Running>,
     /// The modules, by their publications, of which it was said that their timers don't run.
-    told: BTreeSet<(DatabaseId, u64)>,
+    told: BTreeSet<(Kind, u64)>,
 }
 
 /// The clock of a database. It ends when it is dropped.
@@ -57,15 +57,20 @@ impl Timers {
     pub(crate) fn new(
         manager: Arc<Manager>,
         replica: Arc<Replica>,
+        (gateway, clients): (Gateway, Handle),
         delay: Histogram,
         quota: Option<NonZeroU32>,
     ) -> Self {
         Self {
-            manager,
-            replica,
-            delay,
-            quota,
-            turns: Arc::new(Semaphore::new(READS_MAX)),
+            tools: Tools {
+                manager,
+                replica,
+                gateway,
+                clients,
+                delay,
+                quota,
+                turns: Arc::new(Semaphore::new(READS_MAX)),
+            },
             tickers: BTreeMap::new(),
             told: BTreeSet::new(),
         }
@@ -80,39 +85,38 @@ impl Timers {
     }
 
     fn look(&mut self) {
-        let scheduled: Vec<_> = self.replica.databases();
-        let scheduled = scheduled
-            .into_iter()
-            .filter(|it| !it.module.schedules().is_empty());
-        let (fire, silent): (Vec<_>, Vec<_>) = scheduled.partition(|it| it.firing != Firing::Never);
-        self.tell(&silent);
-        let level = self.manager.feature_level();
-        let term = self.manager.shard().leads().filter(|_| level >= TIMERS_LEVEL);
-        let wanted: BTreeMap<DatabaseId, Arc<ActiveDatabase>> = match term {
-            Some(_) => fire
+        let level = self.tools.manager.feature_level();
+        let may_fire = |database: &ActiveDatabase, kind| match kind {
+            ScheduleKind::Reducer => database.firing != Firing::Never,
+            ScheduleKind::Procedure => level >= CLAIM_LEVEL,
+        };
+        let scheduled = self.tools.replica.databases().into_iter().flat_map(|database| {
+            let kinds: BTreeSet<_> = database.module.schedules().iter().map(|it| it.kind).collect();
+            kinds
                 .into_iter()
-                .map(|database| (database.identity, database))
-                .collect(),
+                .map(move |kind| ((database.identity, kind), database.clone()))
+        });
+        let (fire, silent): (Vec<_>, Vec<_>) =
+            scheduled.partition(|((_, kind), database)| may_fire(database, *kind));
+        self.tell(&silent);
+        let term = self
+            .tools
+            .manager
+            .shard()
+            .leads()
+            .filter(|_| level >= TIMERS_LEVEL);
+        let wanted: BTreeMap<Kind, Arc<ActiveDatabase>> = match term {
+            Some(_) => fire.into_iter().collect(),
             None => BTreeMap::new(),
         };
-        self.tickers.retain(|identity, running| {
+        self.tickers.retain(|of, running| {
             let is_same = |wanted: &Arc<ActiveDatabase>| wanted.position == running.database.position;
-            Some(running.term) == term
-                && wanted.get(identity).is_some_and(is_same)
-                && !running.task.is_finished()
+            Some(running.term) == term && wanted.get(of).is_some_and(is_same) && !running.task.is_finished()
         });
         let Some(term) = term else { return };
-        for (identity, database) in wanted {
-            self.tickers.entry(identity).or_insert_with(|| {
-                let ticker = Ticker::new(
-                    self.manager.clone(),
-                    self.replica.clone(),
-                    database.clone(),
-                    term,
-                    self.delay.clone(),
-                    self.quota,
-                    self.turns.clone(),
-                );
+        for (of, database) in wanted {
+            self.tickers.entry(of).or_insert_with(|| {
+                let ticker = Ticker::new(self.tools.clone(), database.clone(), of.1, term);
                 Running {
                     term,
                     database,
@@ -123,19 +127,27 @@ impl Timers {
     }
 
     /// Says once of each module that its timers don't run.
-    fn tell(&mut self, silent: &[Arc<ActiveDatabase>]) {
+    fn tell(&mut self, silent: &[(Kind, Arc<ActiveDatabase>)]) {
         let silent: BTreeMap<_, _> = silent
             .iter()
-            .map(|database| ((database.identity, database.position.0), database))
+            .map(|(of, database)| ((*of, database.position.0), database))
             .collect();
         self.told.retain(|module| silent.contains_key(module));
         for (module, database) in silent {
-            if self.told.insert(module) {
-                tracing::warn!(
-                    database = big_endian_hex(database.identity),
+            if !self.told.insert(module) {
+                continue;
+            }
+            let database = big_endian_hex(database.identity);
+            match module.0.1 {
+                ScheduleKind::Reducer => tracing::warn!(
+                    database,
                     "its scheduled reducers are not called, since its module was published with an older RaftTimeDB: publish it \
                      again"
-                );
+                ),
+                ScheduleKind::Procedure => tracing::warn!(
+                    database,
+                    "its scheduled procedures do not run before all nodes of the cluster are updated"
+                ),
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Procedures through every node: what they have committed is there once, the same everywhere, whatever dies.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
@@ -123,6 +124,114 @@ fn procedures_commit_once_on_every_replica_whatever_dies() {
         // No second transaction without the first.
         for key in there.iter().filter(|key| *key % 2 == 1) {
             ensure!(there.contains(&(key - 1)), "{key} alone");
+        }
+        scene.end().await
+    });
+}
+
+/// Scheduled for one time, while leaders die.
+const MANY: usize = 40;
+
+/// How often those of a name have begun, by their keys, as a node's own server has it.
+async fn rung(scene: &Scene, node: u64, name: &str) -> Result<BTreeMap<u64, usize>> {
+    let (server, database) = scene.server(node).await?;
+    let rows = sql::select(&server, &database, "SELECT * FROM rung").await?;
+    let (names, keys) = (rows.column("alarm")?, rows.column("scheduled_id")?);
+    let mut times = BTreeMap::new();
+    for (found, key) in names.into_iter().zip(keys) {
+        if found.as_str().is_some_and(|found| found.starts_with(name)) {
+            *times.entry(key.as_u64().context("a key")?).or_insert(0) += 1;
+        }
+    }
+    Ok(times)
+}
+
+async fn has_rung(scene: &Scene, node: u64, name: &str, count: usize) -> Result<()> {
+    until(&format!("`{name}` has rung {count} times"), async || {
+        let times: usize = rung(scene, node, name).await?.values().sum();
+        ensure!(times >= count, "it has {times} times");
+        Ok(())
+    })
+    .await
+}
+
+async fn call(scene: &Scene, node: u64, reducer: &str, args: Value) -> Result<()> {
+    let api: Api = scene.cluster.node(node).api().with_token(&scene.owner);
+    let path = format!("/v1/database/{DATABASE}/call/{reducer}");
+    let answer = api.post_json(&path, &args).await?;
+    ensure!(
+        answer.status == StatusCode::OK,
+        "{reducer}: {} {}",
+        answer.status,
+        answer.text()
+    );
+    Ok(())
+}
+
+#[test]
+fn scheduled_procedures_run_once_though_leaders_die() {
+    run(async {
+        if server::major()? < 2 {
+            eprintln!("skipped: SPACETIMEDB_BIN names a server without procedures, of 1.x");
+            return Ok(());
+        }
+        let module = demo_module::wasm_named("procedures-2x")?;
+        let mut scene = Scene::publishing(module, 3, |_| {}).await?;
+        let anybody = scene.cluster.node(1).api();
+        for hidden in ["ring", "rtdb_tick"] {
+            let path = format!("/v1/database/{DATABASE}/call/{hidden}");
+            let answer = anybody.post_json(&path, &json!([])).await?;
+            ensure!(
+                !answer.status.is_success(),
+                "{hidden} may be called: {}",
+                answer.text()
+            );
+        }
+        call(&scene, 1, "alarm_once", json!(["once", 0, 3])).await?;
+        call(&scene, 2, "alarm_once", json!(["heavy", 0, 1 << 20])).await?;
+        for name in ["rests", "panics"] {
+            call(&scene, 3, "alarm_once", json!([name, 0, 0])).await?;
+        }
+        call(&scene, 3, "alarm_once", json!(["off", 3_600_000_000_i64, 0])).await?;
+        call(&scene, 1, "alarm_off", json!(["off"])).await?;
+        call(&scene, 2, "alarm_every", json!(["beat", 50_000])).await?;
+        for name in ["once", "heavy", "rests", "panics"] {
+            has_rung(&scene, 1, name, 1).await?;
+        }
+        has_rung(&scene, 2, "beat", 5).await?;
+
+        let leader = scene.cluster.wait_leader(PATIENCE).await?;
+        let other = leader % 3 + 1;
+        call(&scene, other, "alarm_many", json!([MANY, 100_000, 5_000])).await?;
+        has_rung(&scene, other, "many", MANY / 4).await?;
+        scene.cluster.node_mut(leader).kill9().await?;
+        // Those that the leader had taken may not have begun.
+        until("no procedure is scheduled for one time", async || {
+            let left = scene.count(other, "alarm").await?;
+            ensure!(left == 1, "{left} are left");
+            Ok(())
+        })
+        .await?;
+        let before: usize = rung(&scene, other, "beat").await?.values().sum();
+        has_rung(&scene, other, "beat", before + 5).await?;
+        scene.cluster.restart(leader)?;
+        scene.cluster.wait_ready(PATIENCE).await?;
+        call(&scene, 1, "alarm_off", json!(["beat"])).await?;
+        scene.level_and_identical().await?;
+        scene.no_alarms()?;
+        for name in ["once", "heavy", "rests", "panics", "many"] {
+            let times = rung(&scene, 1, name).await?;
+            ensure!(times.values().all(|times| *times == 1), "{name}: {times:?}");
+        }
+        // As many as may have been under way, and one that was being taken.
+        let many = rung(&scene, 1, "many").await?.len();
+        ensure!(many + 17 >= MANY, "only {many} have begun");
+        ensure!(rung(&scene, 1, "off").await?.is_empty());
+        let (server, database) = scene.server(1).await?;
+        let rows = sql::select(&server, &database, "SELECT * FROM rung").await?;
+        for (connected, stands) in rows.column("connected")?.into_iter().zip(rows.column("stands")?) {
+            ensure!(connected == false);
+            ensure!(stands.is_boolean());
         }
         scene.end().await
     });

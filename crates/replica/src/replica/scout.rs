@@ -251,7 +251,12 @@ impl Scout {
                 }
             }
             Some(Body::Write(write)) => self.stray(command, &write.database),
-            Some(Body::Transaction(transaction)) => self.stray(command, &transaction.database),
+            Some(Body::Transaction(transaction)) => {
+                if let Some(claim) = &transaction.claim {
+                    self.shared.tick(claim);
+                }
+                self.stray(command, &transaction.database)
+            }
             Some(Body::Turn(turn)) => self.stray(command, &turn.database),
             Some(Body::Delete(delete)) => {
                 if let Some(identity) = identity(&delete.database) {

@@ -67,6 +67,7 @@ fn transaction(replica: &Replica, base: Position, turn: Position, text: &str) ->
         operations: wrote(text),
         session: 0,
         turn: turn.0,
+        claim: None,
     })
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use rtdb_consensus::Position;
 use rtdb_consensus::command::{Body, Timer};
 use rtdb_determinism::Prepared;
-use rtdb_replica::{Replica, ScheduleRow, ScheduleWatch, When};
+use rtdb_replica::{Replica, ScheduleKind, ScheduleRow, ScheduleWatch, When};
 use std::path::Path;
 
 fn prepared() -> Prepared {
@@ -44,7 +44,7 @@ async fn ran(node: &Node, replica: &Replica) -> Vec<String> {
 
 async fn watch(replica: &Replica) -> ScheduleWatch {
     let active = replica.database(&DATABASE).unwrap();
-    let watch = ScheduleWatch::open(replica.admin(), active);
+    let watch = ScheduleWatch::open(replica.admin(), active, ScheduleKind::Reducer);
     tokio::time::timeout(TIMEOUT, watch).await.unwrap().unwrap()
 }
 

@@ -23,6 +23,7 @@ enum Step {
     Timer(Pick, u64),
     Write(Pick),
     Transaction(Pick, Pick),
+    Claim(Pick, Pick, u64),
     Report(Pick, Pick, u64, bool, bool),
     Stuck(Pick, Pick, u32),
     Skip(Pick, Pick),
@@ -57,6 +58,7 @@ fn step() -> impl Strategy<Value = Step> {
         (pick(), TERM - 1..TERM + 1).prop_map(|(a, b)| Step::Timer(a, b)),
         pick().prop_map(Step::Write),
         (pick(), pick()).prop_map(|(a, b)| Step::Transaction(a, b)),
+        (pick(), pick(), TERM - 1..=TERM).prop_map(|(a, b, term)| Step::Claim(a, b, term)),
         (pick(), pick(), 0..3u64, flag(), flag()).prop_map(|(a, b, c, d, e)| Step::Report(a, b, c, d, e)),
         (pick(), pick(), 0..3u32).prop_map(|(a, b, c)| Step::Stuck(a, b, c)),
         (pick(), pick()).prop_map(|(a, b)| Step::Skip(a, b)),
@@ -161,6 +163,15 @@ fn body(step: &Step, bench: &Bench, births: &[u64]) -> Body {
         }),
         Step::Write(database) => write(identity(database)),
         Step::Transaction(database, of) => transaction(identity(database), [0, session(of)][of.index(2)]),
+        Step::Claim(database, of, term) => Body::Transaction(Transaction {
+            database: identity(database),
+            claim: Some(Timer {
+                database: identity(of),
+                term: *term,
+                ..Timer::default()
+            }),
+            ..Transaction::default()
+        }),
         Step::Report(database, position, digest, of_rows, is_placed) => Body::Reports(Reports {
             reports: vec![Report {
                 database: identity(database),
@@ -278,7 +289,11 @@ fn check_shard(
             }
         }
         Body::Write(write) if effect => prop_assert!(before.contains_key(&write.database)),
-        Body::Transaction(it) if effect => prop_assert!(before.contains_key(&it.database)),
+        Body::Transaction(it) if effect => {
+            prop_assert!(before.contains_key(&it.database));
+            let is_claimed = |claim: &Timer| claim.term == TERM && claim.database == it.database;
+            prop_assert!(it.claim.as_ref().is_none_or(is_claimed));
+        }
         Body::Publish(publish) if effect => {
             let born = before.get(&publish.database).copied();
             prop_assert!(born.is_none_or(|born| born == publish.born));

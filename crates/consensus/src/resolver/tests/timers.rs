@@ -1,7 +1,7 @@
 //! Rows that are due: two positions for each, both or none, and only in the term of the leader that saw them.
 
 use super::*;
-use crate::command::{Timer, TimerAt};
+use crate::command::{CLAIM_LEVEL, Timer, TimerAt, Transaction};
 
 fn timer(row: u64, term: u64) -> Body {
     Body::Timer(Timer {
@@ -134,4 +134,95 @@ fn an_entry_has_places_for_both_halves_of_all_its_timers() {
     assert!(resolve(COMMANDS_PER_ENTRY_MAX / 2).is_ok());
     let error = resolve(COMMANDS_PER_ENTRY_MAX / 2 + 1).unwrap_err();
     assert!(matches!(error, RecordError::BeyondPositions { .. }), "{error}");
+}
+
+/// A transaction that takes a row.
+fn claim(timer: Timer) -> Body {
+    Body::Transaction(Transaction {
+        database: DATABASE,
+        operations: Bytes::from_static(b"done"),
+        claim: Some(timer),
+        ..Transaction::default()
+    })
+}
+
+#[test]
+fn a_row_is_claimed_where_a_timer_would_count() {
+    let mut bench = Bench::new(Resolver::shard());
+    let one = Timer {
+        database: DATABASE,
+        term: TERM,
+        ..Timer::default()
+    };
+    assert_eq!(
+        refusal(&bench.one(1, claim(one.clone()))),
+        Some(Refusal::NoSuchDatabase)
+    );
+    let now_us = bench.one(2, publish()).record.first_timestamp_us;
+    let later_us = now_us + 1_000_000;
+    let refused = [
+        (
+            Timer {
+                term: TERM - 1,
+                ..one.clone()
+            },
+            Refusal::Deposed,
+        ),
+        (
+            Timer {
+                term: TERM + 1,
+                ..one.clone()
+            },
+            Refusal::Deposed,
+        ),
+        (
+            Timer {
+                over: true,
+                ..one.clone()
+            },
+            Refusal::Deposed,
+        ),
+        (
+            Timer {
+                database: OTHER,
+                ..one.clone()
+            },
+            Refusal::NoSuchDatabase,
+        ),
+        (
+            Timer {
+                at: Some(TimerAt::TimeUs(later_us)),
+                ..one.clone()
+            },
+            Refusal::NotDue,
+        ),
+        (
+            Timer {
+                at: Some(TimerAt::IntervalUs(5)),
+                interval_due_us: later_us,
+                ..one.clone()
+            },
+            Refusal::NotDue,
+        ),
+    ];
+    for (timer, why) in refused {
+        let seq = bench.resolver.stream(1).unwrap().1 + 1;
+        assert_eq!(refusal(&bench.one(seq, claim(timer))), Some(why));
+    }
+    let due = Timer {
+        at: Some(TimerAt::TimeUs(now_us)),
+        ..one
+    };
+    assert_eq!(Command::from(claim(due.clone())).version, CLAIM_LEVEL);
+    // One position, and once, however often it comes.
+    let seq = bench.resolver.stream(1).unwrap().1 + 1;
+    let twice = || batch(1, 1, seq, vec![claim(due.clone()), call(0, "a")]);
+    let decision = bench.resolve(entry(0, vec![twice(), twice()]));
+    let places: Vec<_> = decision
+        .entry
+        .commands
+        .iter()
+        .map(|it| it.position.command())
+        .collect();
+    assert_eq!(places, [0, 1]);
 }

@@ -15,6 +15,7 @@ fn transaction(position: u64, program: [u8; 32]) -> ResolvedCommand {
             operations: Bytes::from_static(b"done"),
             session: 5,
             turn: 0,
+            claim: None,
         }),
     )
 }
