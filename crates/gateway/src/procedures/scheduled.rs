@@ -110,3 +110,78 @@ pub(crate) async fn run(node: Arc<Node>, timer: Timer, turn: OwnedSemaphorePermi
         (None, Err(why)) => Scheduled::NotRun(why),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rtdb_consensus::{Applied, Position, Reply};
+    use tokio::sync::Semaphore;
+
+    fn claim() -> (Claim, Arc<Semaphore>) {
+        let turns = Arc::new(Semaphore::new(1));
+        let claim = Claim {
+            timer: Timer {
+                row: 7,
+                ..Timer::default()
+            },
+            turn: turns.clone().try_acquire_owned().ok(),
+            is_proposed: false,
+            end: None,
+        };
+        (claim, turns)
+    }
+
+    fn committed(timestamp_us: i64) -> Decided {
+        Decided::Committed(Applied {
+            position: Position(5),
+            timestamp_us,
+            reply: Reply::Done,
+        })
+    }
+
+    #[test]
+    fn a_row_is_claimed_until_that_is_decided() {
+        let (mut claim, turns) = claim();
+        for _ in 0..2 {
+            assert_eq!(claim.take().unwrap().row, 7);
+            claim.settled(&Decided::Conflict);
+            assert_eq!(turns.available_permits(), 0);
+        }
+        assert!(claim.take().is_some());
+        claim.settled(&committed(9));
+        assert_eq!(turns.available_permits(), 1, "the next one may claim its row");
+        // What follows is the procedure's own.
+        assert_eq!(claim.take(), None);
+        claim.settled(&Decided::Lost("late".to_owned()));
+        assert_eq!(claim.end(), Some(Scheduled::Ran { at_us: 9 }));
+    }
+
+    #[test]
+    fn what_became_of_it_is_known_or_said_not_to_be() {
+        let (nothing, _) = claim();
+        assert_eq!(nothing.end(), None);
+        let ends = [
+            (None, Scheduled::Unknown),
+            (Some(Decided::Unknown(String::new())), Scheduled::Unknown),
+            (
+                Some(Decided::Lost("no".to_owned())),
+                Scheduled::NotRun("no".to_owned()),
+            ),
+        ];
+        for (decided, expected) in ends {
+            let (mut claim, turns) = claim();
+            claim.take();
+            if let Some(decided) = decided {
+                claim.settled(&decided);
+            }
+            assert_eq!(claim.end(), Some(expected));
+            assert_eq!(turns.available_permits(), 1);
+        }
+        // After a conflict the next attempt is what counts.
+        let (mut claim, _) = claim();
+        claim.take();
+        claim.settled(&Decided::Conflict);
+        claim.take();
+        assert_eq!(claim.end(), Some(Scheduled::Unknown));
+    }
+}

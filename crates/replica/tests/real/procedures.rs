@@ -50,10 +50,11 @@ fn write(text: &str) -> Body {
     call("reduce", &[&[1, 0, 0, 0, 4][..], &bsatn(text)].concat(), 0)
 }
 
-/// The insertion of a note, as the module notes it: what is called, what it returned, the table, nothing, and lengths.
+/// The insertion of a note, as the module notes it: what is called, what it returned, the table (the third by name), nothing, and
+/// lengths.
 fn wrote(text: &str) -> Bytes {
     let row = bsatn(text);
-    let head = [1, 0, 2, 0, row.len() as u32, 0, 0].map(u32::to_le_bytes);
+    let head = [1, 0, 3, 0, row.len() as u32, 0, 0].map(u32::to_le_bytes);
     [head.as_flattened(), &row].concat().into()
 }
 

@@ -126,6 +126,28 @@ fn what_was_not_run_or_is_not_known_is_settled() {
     assert_eq!(clock.next_us(), Some(100 * MS));
 }
 
+/// As procedures may, which take long.
+#[test]
+fn a_run_goes_on_while_the_rows_are_looked_at_again() {
+    let mut clock = Clock::default();
+    let all = [50, 60, 70].map(|ms| When::Interval(ms * MS));
+    for (row, when) in (1..).zip(all) {
+        clock.came((0, row), when, 0);
+    }
+    let runs = [(); 3].map(|()| clock.take(70 * MS).unwrap());
+    // The second one has changed, and the third one is gone.
+    let changed = When::Interval(200 * MS);
+    let rows = [((0, 1), all[0]), ((0, 2), changed)];
+    clock.reset(rows.into_iter(), &[((0, 1), 50 * MS)].into(), 75 * MS);
+    assert_eq!(clock.next_us(), None, "it is not due again meanwhile");
+    for run in runs {
+        clock.done(run, Ended::Ran, 120 * MS);
+    }
+    let due: Vec<_> = std::iter::from_fn(|| clock.take(1_000 * MS)).collect();
+    let due: Vec<_> = due.iter().map(|due| (due.row.1, due.due_us)).collect();
+    assert_eq!(due, [(1, 150 * MS), (2, 320 * MS)]);
+}
+
 #[test]
 fn a_clock_that_was_ahead_leaves_no_interval_asleep() {
     let mut clock = Clock::default();
