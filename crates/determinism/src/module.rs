@@ -10,6 +10,7 @@ use spacetimedb_lib::db::raw_def::v10::{
     RawModuleDefV10Section,
 };
 use spacetimedb_lib::http::Method;
+use spacetimedb_sats::raw_identifier::RawIdentifier;
 use spacetimedb_sats::{AlgebraicType, AlgebraicTypeRef, ProductType, Typespace};
 
 use crate::PrepareError;
@@ -360,7 +361,7 @@ impl Module {
             private: matches!(procedure.visibility, FunctionVisibility::Private),
         });
         let module = Self {
-            typespace: typespace.clone(),
+            typespace: names.spelled(typespace.clone()),
             reducers: reducers.collect(),
             tables: tables.collect::<Result<_, PrepareError>>()?,
             schedules: schedules.collect(),
@@ -454,12 +455,43 @@ impl Names {
         self.resolve(source, &self.functions)
     }
 
+    /// Types with their fields and variants as the server calls them, in JSON and in schemas.
+    fn spelled(&self, mut types: Typespace) -> Typespace {
+        if self.snake_case {
+            types.types.iter_mut().for_each(spell);
+        }
+        types
+    }
+
     fn resolve(&self, source: &str, explicit: &[(String, String)]) -> String {
         match explicit.iter().rfind(|(name, _)| name == source) {
             Some((_, canonical)) => canonical.clone(),
             None if self.snake_case => source.to_case(Case::Snake),
             None => source.to_owned(),
         }
+    }
+}
+
+fn spell(ty: &mut AlgebraicType) {
+    if ty.is_special() {
+        return;
+    }
+    let spelled = |name: &RawIdentifier, case| RawIdentifier::from(name.to_case(case));
+    match ty {
+        AlgebraicType::Product(product) => {
+            for field in product.elements.iter_mut() {
+                field.name = field.name.as_ref().map(|name| spelled(name, Case::Snake));
+                spell(&mut field.algebraic_type);
+            }
+        }
+        AlgebraicType::Sum(sum) => {
+            for variant in sum.variants.iter_mut() {
+                variant.name = variant.name.as_ref().map(|name| spelled(name, Case::Camel));
+                spell(&mut variant.algebraic_type);
+            }
+        }
+        AlgebraicType::Array(array) => spell(&mut array.elem_ty),
+        _ => {}
     }
 }
 

@@ -57,20 +57,20 @@ pub(crate) struct Finished {
     pub(crate) args_bytes: usize,
 }
 
-/// Runs a procedure to its end.
+/// Runs a procedure to its end, once it is let through the gate.
 pub(crate) async fn run(node: Arc<Node>, config: UpstreamConfig, call: ProcedureCall) -> Finished {
-    let args_bytes = call.args.len();
-    let mut course = Course::new(node, config, &call);
-    let result = course.pass().await;
-    let result = match result {
-        Ok(()) => course.run(call).await,
-        Err(refused) => Err(refused),
-    };
-    Finished {
-        result,
-        last: course.last,
-        args_bytes,
-    }
+    let course = Course::new(node, config, &call);
+    let pass = course.pass().await;
+    course.finish(call, pass).await
+}
+
+/// The same of one that is let through already.
+pub(crate) async fn run_let_through(
+    node: Arc<Node>,
+    config: UpstreamConfig,
+    call: ProcedureCall,
+) -> Finished {
+    Course::new(node, config, &call).finish(call, Ok(())).await
 }
 
 /// A procedure's course.
@@ -113,6 +113,20 @@ impl Course {
             held: None,
             lost: None,
             claim: None,
+        }
+    }
+
+    /// Runs to the end, if it may.
+    async fn finish(mut self, call: ProcedureCall, pass: Result<(), String>) -> Finished {
+        let args_bytes = call.args.len();
+        let result = match pass {
+            Ok(()) => self.run(call).await,
+            Err(refused) => Err(refused),
+        };
+        Finished {
+            result,
+            last: self.last,
+            args_bytes,
         }
     }
 

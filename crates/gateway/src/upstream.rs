@@ -1,8 +1,10 @@
 //! A connection to the local SpacetimeDB, as its client.
 
+use crate::catalog::DatabaseRecord;
 use crate::limits::{UPSTREAM_AWAY_MAX, UPSTREAM_OPEN_MAX};
 use crate::local::{Claims, Local};
 use crate::metrics::Present;
+use crate::node::Node;
 use crate::reach::{OpenError, Reach, Visit};
 use crate::socket::Socket;
 use crate::wire::Wire;
@@ -107,6 +109,28 @@ async fn until_there(local: &dyn Local, database: &Identity) {
 }
 
 impl UpstreamConfig {
+    /// For what the node itself calls: in the name of the owner, who alone may call what is hidden.
+    pub(crate) fn of_owner(node: &Node, record: &DatabaseRecord) -> Self {
+        let owner = &record.owner;
+        let identity = <[u8; 32]>::try_from(owner.identity.as_ref()).unwrap_or_default();
+        Self {
+            database: record.identity,
+            subprotocol: node.local.newest_subprotocol(),
+            connection: ConnectionId::from_le_byte_array([0; 16]),
+            light: false,
+            claims: Claims {
+                identity: Identity::from_byte_array(identity),
+                issuer: owner.issuer.clone(),
+                subject: owner.subject.clone(),
+                // So that the connection gets a token of its own.
+                expires: true,
+                payload: String::new(),
+            },
+            token: String::new(),
+            counted: node.metrics.upstreams.clone(),
+        }
+    }
+
     /// The client's token, or one in its place. A token with an end may have come to it since the client was let in: the
     /// session goes on all the same.
     pub(crate) fn current_token(&self, local: &dyn Local) -> String {

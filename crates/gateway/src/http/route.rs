@@ -6,7 +6,6 @@ mod wire;
 use super::HttpError;
 use crate::catalog::DatabaseRecord;
 use crate::limits::ROUTE_BODY_BYTES_MAX;
-use crate::local::Claims;
 use crate::node::Node;
 use crate::procedures::{self, Finished, ProcedureCall};
 use crate::upstream::UpstreamConfig;
@@ -17,7 +16,6 @@ use http::StatusCode;
 use rtdb_determinism::header::CallHeader;
 use rtdb_determinism::{Answer, HANDLE, handle_args};
 use rtdb_protocol::server::{ProcedureOutcome, ProcedureResult};
-use spacetimedb_lib::{ConnectionId, Identity};
 use std::sync::Arc;
 
 /// What is said where the module has no route, in SpacetimeDB's words.
@@ -76,6 +74,7 @@ async fn answer(
             }
             status => HttpError::new(status, rejected.body_text()),
         })?;
+    node.gate.pass(&record.identity, &procedures::NOBODY).await?;
     let args = handle_args(&handler, &head, &body).map_err(|error| internal(&error))?;
     drop((head, body));
     let returned = run(node, &record, args).await?;
@@ -105,26 +104,8 @@ async fn run(node: &Arc<Node>, record: &DatabaseRecord, args: Vec<u8>) -> Result
         },
         receipts: 0,
     };
-    // The owner alone may call what is hidden.
-    let owner = &record.owner;
-    let claims = Claims {
-        identity: Identity::from_byte_array(owner.identity[..].try_into().unwrap_or_default()),
-        issuer: owner.issuer.clone(),
-        subject: owner.subject.clone(),
-        expires: true,
-        payload: String::new(),
-    };
-    let config = UpstreamConfig {
-        database: record.identity,
-        subprotocol: node.local.newest_subprotocol(),
-        connection: ConnectionId::from_le_byte_array(rtdb_runtime::random_bytes()),
-        light: false,
-        claims,
-        // Made when it is needed.
-        token: String::new(),
-        counted: node.metrics.upstreams.clone(),
-    };
-    let running = rtdb_runtime::spawn(procedures::run(node.clone(), config, call));
+    let config = UpstreamConfig::of_owner(node, record);
+    let running = rtdb_runtime::spawn(procedures::run_let_through(node.clone(), config, call));
     let Ok(Finished { result, .. }) = running.await else {
         return Err(HttpError::unavailable("the node is stopping"));
     };

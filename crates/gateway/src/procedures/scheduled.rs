@@ -3,14 +3,13 @@
 //! returns.
 
 use super::{Course, Decided, ProcedureCall};
-use crate::local::Claims;
 use crate::node::Node;
 use crate::upstream::UpstreamConfig;
 use rtdb_consensus::command::{Timer, TimerAt};
 use rtdb_determinism::header::CallHeader;
 use rtdb_determinism::{Firing, TICK, When, encode_timer};
 use rtdb_protocol::server::ProcedureOutcome;
-use spacetimedb_lib::{ConnectionId, Identity};
+use spacetimedb_lib::Identity;
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -80,25 +79,7 @@ pub(crate) async fn run(node: Arc<Node>, timer: Timer, turn: OwnedSemaphorePermi
     let Some(record) = record else {
         return Scheduled::NotRun("there is no such database".to_owned());
     };
-    let owner = <[u8; 32]>::try_from(record.owner.identity.as_ref()).unwrap_or_default();
-    let claims = Claims {
-        identity: Identity::from_byte_array(owner),
-        issuer: record.owner.issuer.clone(),
-        subject: record.owner.subject.clone(),
-        // So that the connection gets a token of its own.
-        expires: true,
-        payload: String::new(),
-    };
-    let connection = ConnectionId::from_le_byte_array([0; 16]);
-    let config = UpstreamConfig {
-        database: record.identity,
-        subprotocol: node.local.newest_subprotocol(),
-        connection,
-        light: false,
-        claims,
-        token: String::new(),
-        counted: node.metrics.upstreams.clone(),
-    };
+    let config = UpstreamConfig::of_owner(&node, &record);
     let known = timer.at.map(|at| match at {
         TimerAt::IntervalUs(interval_us) => When::Interval(interval_us),
         TimerAt::TimeUs(at_us) => When::Time(at_us),

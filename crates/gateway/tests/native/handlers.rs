@@ -199,6 +199,16 @@ async fn handlers_answer_as_they_do_natively() {
         assert_eq!(read(&plain.await.1), read(&gateway.await.1), "{version}");
     }
 
+    let plan = async |address| {
+        let path = format!("POST /v1/database/{DATABASE}/pre_publish?style=NoColor");
+        let (status, plan) = request(address, &path, &owner, &fixture("procedures-2x")).await;
+        assert_eq!(status, 200, "{plan}");
+        let mut plan: Value = serde_json::from_str(&plan).expect("JSON");
+        plan["AutoMigrate"]["token"].take();
+        plan
+    };
+    assert_eq!(plan(pair.plain).await, plan(pair.gateway).await);
+
     // What is not the client's to call, and what is too much.
     let call = format!("POST /v1/database/{DATABASE}/call/rtdb_handle");
     let (status, body) = request(pair.gateway, &call, &owner, b"[0, 0, [], []]").await;

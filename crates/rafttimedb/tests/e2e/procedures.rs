@@ -31,7 +31,7 @@ impl Caller {
         let task = tokio::spawn(async move {
             while !until.load(Ordering::Relaxed) {
                 let key = keys.fetch_add(2, Ordering::Relaxed);
-                let put = |key: i32| json!([{"Put": [0, key, 1, "x"]}]);
+                let put = |key: i32| json!([{"put": [0, key, 1, "x"]}]);
                 let args = json!([put(key), 5, put(key + 1)]);
                 let path = format!("/v1/database/{DATABASE}/call/run_twice");
 

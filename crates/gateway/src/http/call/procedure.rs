@@ -46,6 +46,7 @@ pub(super) async fn call(
         .run(bytes, read)
         .await
         .map_err(|why| refuse(&why, node.local.newest_subprotocol()))?;
+    node.gate.pass(&record.identity, &caller.claims.identity).await?;
     let mut claims = node.claims(&caller.claims)?;
     let reads = active.reads_claims && !claims.is_empty();
     let (connection, presence) = let_in(node, record, &module, caller, &mut claims, reads).await?;
@@ -74,7 +75,7 @@ pub(super) async fn call(
     };
     let node = node.clone();
     let running = rtdb_runtime::spawn(async move {
-        let finished = procedures::run(node, config, call).await;
+        let finished = procedures::run_let_through(node, config, call).await;
         leave(presence).await;
         finished
     });
