@@ -476,7 +476,7 @@ fn spell(ty: &mut AlgebraicType) {
     if ty.is_special() {
         return;
     }
-    let spelled = |name: &RawIdentifier, case| RawIdentifier::from(name.to_case(case));
+    let spelled = |name: &RawIdentifier, case| RawIdentifier::from(name.to_string().to_case(case));
     match ty {
         AlgebraicType::Product(product) => {
             for field in product.elements.iter_mut() {
