@@ -23,6 +23,7 @@ use crate::plan::RawSequence;
 #[derive(Debug, Clone)]
 pub struct Module {
     typespace: Typespace,
+    spelled: Typespace,
     reducers: Vec<Reducer>,
     tables: Vec<Table>,
     schedules: Vec<Schedule>,
@@ -198,6 +199,11 @@ impl Module {
         &self.typespace
     }
 
+    /// The same types, with fields and variants as the server calls them in JSON.
+    pub fn spelled(&self) -> &Typespace {
+        &self.spelled
+    }
+
     /// The tables, in the definition's order.
     pub fn tables(&self) -> &[Table] {
         &self.tables
@@ -284,6 +290,7 @@ impl Module {
         });
         let module = Self {
             typespace: def.typespace.clone(),
+            spelled: def.typespace.clone(),
             reducers: reducers.collect(),
             tables: tables.collect::<Result<_, PrepareError>>()?,
             schedules: schedules.collect(),
@@ -361,7 +368,8 @@ impl Module {
             private: matches!(procedure.visibility, FunctionVisibility::Private),
         });
         let module = Self {
-            typespace: names.spelled(typespace.clone()),
+            spelled: names.spelled(typespace.clone()),
+            typespace: typespace.clone(),
             reducers: reducers.collect(),
             tables: tables.collect::<Result<_, PrepareError>>()?,
             schedules: schedules.collect(),
@@ -455,7 +463,7 @@ impl Names {
         self.resolve(source, &self.functions)
     }
 
-    /// Types with their fields and variants as the server calls them, in JSON and in schemas.
+    /// Types with their fields and variants as the server calls them in JSON.
     fn spelled(&self, mut types: Typespace) -> Typespace {
         if self.snake_case {
             types.types.iter_mut().for_each(spell);

@@ -1,11 +1,13 @@
-//! The clocks of the nodes: whoever leads proposes the row that is due next, as it has read in the log.
+//! The clocks of the nodes: whoever leads proposes the row that is due next, as it has read in the log. Each second row calls a
+//! procedure, whose transaction claims it.
 //!
 //! Of the product this is the log's part alone: no model of a module has schedules, so that each row is nothing to the
 //! replicas.
 
 use crate::cluster::Cluster;
 use crate::module::DATABASE;
-use rtdb_consensus::command::{Body, Timer, TimerAt};
+use bytes::Bytes;
+use rtdb_consensus::command::{Body, Timer, TimerAt, Transaction};
 use rtdb_consensus::{Propose, Unapplied};
 use rtdb_runtime::{sim, sleep};
 use std::sync::Arc;
@@ -44,9 +46,18 @@ pub async fn run(cluster: Arc<Cluster>, node: u64) {
             at: Some(TimerAt::TimeUs(due_us)),
             ..Timer::default()
         };
+        let body = match timer.row % 2 {
+            0 => Body::Timer(timer),
+            _ => Body::Transaction(Transaction {
+                database: DATABASE,
+                operations: Bytes::from_static(b"done"),
+                claim: Some(timer),
+                ..Transaction::default()
+            }),
+        };
         let submitted = cluster
             .manager(node)
-            .and_then(|manager| manager.shard().submit(Body::Timer(timer).into()).ok());
+            .and_then(|manager| manager.shard().submit(body.into()).ok());
         if let Some(pending) = submitted
             && let Err(Unapplied::Unknown { .. }) = pending.await
         {

@@ -183,6 +183,15 @@ fn names(entry: &ResolvedEntry) -> String {
     names.collect::<Vec<_>>().join(", ")
 }
 
+/// The row that a command runs or claims, since it is due.
+fn due_row(command: &ResolvedCommand) -> Option<&Timer> {
+    match command.command.body.as_ref()? {
+        Body::Timer(timer) => Some(timer),
+        Body::Transaction(transaction) => transaction.claim.as_ref(),
+        _ => None,
+    }
+}
+
 fn is_skipped(outcome: &Ran) -> bool {
     matches!(outcome, Ran::Failed { message, .. } if message == SKIPPED)
 }
@@ -203,7 +212,7 @@ impl State {
                 "the log's time is {ahead} µs ahead at {position}"
             );
             self.streams.insert((command.origin, command.seq), position);
-            if let Some(Body::Timer(timer)) = &command.command.body {
+            if let Some(timer) = due_row(command) {
                 self.due(timer, position, timestamp_us);
             }
             let name = name(command);
@@ -299,10 +308,7 @@ impl Truth {
         let mut state = self.0.lock();
         let Some(last) = entries.last() else { return };
         let commands = entries.iter().flat_map(|entry| &entry.commands);
-        let rows = commands.filter_map(|command| match &command.command.body {
-            Some(Body::Timer(timer)) => Some(timer.row),
-            _ => None,
-        });
+        let rows = commands.filter_map(|command| Some(due_row(command)?.row));
         if let Some(row) = rows.max() {
             let last = state.last_timer.entry(node).or_default();
             *last = row.max(*last);

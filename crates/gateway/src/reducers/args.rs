@@ -29,7 +29,7 @@ pub(super) fn from_json(
 ) -> Result<ProductValue, BadArgs> {
     let args = SerdeWrapper(Args {
         name,
-        params: WithTypespace::new(module.typespace(), &params.elements),
+        params: WithTypespace::new(module.spelled(), &params.elements),
     });
     let mut json = serde_json::Deserializer::from_slice(json);
     let mut track = serde_path_to_error::Track::new();

@@ -116,9 +116,9 @@ fn stopped(outcome: ProcedureOutcome) -> HttpError {
 fn to_json(module: &Module, ty: &AlgebraicType, value: &[u8]) -> Result<String, HttpError> {
     let unreadable =
         |error: &dyn std::fmt::Display| HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
-    reducers::check_value(value, ty, module.typespace()).map_err(|error| unreadable(&error))?;
+    reducers::check_value(value, ty, module.spelled()).map_err(|error| unreadable(&error))?;
     let mut rest = value;
-    let value: AlgebraicValue = WithTypespace::new(module.typespace(), ty)
+    let value: AlgebraicValue = WithTypespace::new(module.spelled(), ty)
         .deserialize(bsatn::Deserializer::new(&mut rest))
         .map_err(|error| unreadable(&error))?;
     serde_json::to_string(&SerdeWrapper(value)).map_err(|error| unreadable(&error))
