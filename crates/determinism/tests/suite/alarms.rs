@@ -4,8 +4,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use rtdb_determinism::{
-    Firing, Module, NOT_DUE, SCHEDULED, ScheduleKind, TICK, UNSCHEDULED, When, encode_timer,
+    Firing, Module, NOT_DUE, SCHEDULED, ScheduleKind, TICK, UNSCHEDULED, When, encode_timer, original_schema,
 };
+use serde_json::{Value, json};
 use spacetimedb_lib::{ScheduleAt, bsatn};
 
 use crate::fixtures::prepared;
@@ -187,4 +188,29 @@ fn clients_know_what_is_scheduled_and_may_not_call_it() {
         ("ring", ScheduleKind::Procedure)
     );
     assert!(module.procedure("ring").unwrap().private && module.procedure(TICK).is_none());
+}
+
+#[test]
+fn the_schema_shows_nothing_of_the_hidden_procedure() {
+    let module = Module::from_def(&prepared(MODULE).original_def).unwrap();
+    let procedure = |name: &str, params: &[&str]| json!({ "name": name, "params": { "elements": params } });
+    let prepared = ["sender", "connection", "timestamp", "index", "session", "alarm"];
+    let (server, own) = (procedure("ring", &prepared), procedure("ring", &["alarm"]));
+    let hidden = procedure(TICK, &prepared);
+    let v9 = |all: &[&Value]| {
+        let exports: Vec<_> = all.iter().map(|it| json!({ "Procedure": it })).collect();
+        json!({ "misc_exports": exports })
+    };
+    let restored = original_schema(v9(&[&server, &hidden]), &module);
+    assert_eq!(restored["misc_exports"], v9(&[&own])["misc_exports"]);
+    let v10 = |all: &[&Value]| json!({ "sections": [{ "Procedures": all }] });
+    let restored = original_schema(v10(&[&server, &hidden]), &module);
+    let schedules = json!([{
+        "source_name": { "some": "alarm_sched" },
+        "table_name": "alarm",
+        "schedule_at_col": 2,
+        "function_name": "ring",
+    }]);
+    assert_eq!(restored["sections"][0], v10(&[&own])["sections"][0]);
+    assert_eq!(restored["sections"][1], json!({ "Schedules": schedules }));
 }
