@@ -14,6 +14,7 @@ pub mod hunt;
 pub mod module;
 pub mod network;
 pub mod planted;
+pub mod readers;
 pub mod replica;
 pub mod run;
 pub mod shown;

@@ -18,7 +18,7 @@ const fn planted(name: &'static str, what: &'static str) -> Planted {
 pub const SEEDS_MAX: u64 = 400;
 
 /// Those that must be found.
-pub const FAULTS: [Planted; 38] = [
+pub const FAULTS: [Planted; 39] = [
     planted("votes are not synced", "a vote is given before it is on disk"),
     planted(
         "entries count before they are synced",
@@ -164,6 +164,10 @@ pub const FAULTS: [Planted; 38] = [
     planted(
         "departures call nothing",
         "who goes is forgotten without `client_disconnected`",
+    ),
+    planted(
+        "reads ask nobody",
+        "a leader says how far the log is committed, and does not ask whether it leads still",
     ),
 ];
 

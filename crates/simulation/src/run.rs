@@ -5,6 +5,7 @@ use crate::cluster::{Cluster, Dangers, set_clock};
 use crate::fault::{Fault, KINDS};
 use crate::module::{ADD, ADDS, publish};
 use crate::network::{Network, Weather, addr};
+use crate::readers;
 use crate::timers;
 use crate::truth::{Counts, Reign};
 use crate::visitor::Visitor;
@@ -203,9 +204,10 @@ async fn world(plan: Plan, seen: Seen) {
         is_over: is_over.clone(),
     };
     let publishes = sim::spawn_on(0, Publisher(publisher).run());
-    let clocks: Vec<_> = cluster
+    let others: Vec<_> = cluster
         .nodes()
         .map(|node| sim::spawn_on(0, timers::run(cluster.clone(), node)))
+        .chain((0..readers::COUNT).map(|_| sim::spawn_on(0, readers::run(cluster.clone()))))
         .collect();
     let (reached, mut moments) = mpsc::channel(VICTIMS_MAX);
     sim::tell_moments(reached);
@@ -240,7 +242,7 @@ async fn world(plan: Plan, seen: Seen) {
     sim::note(|| "everything is well again".to_owned(), [7, 0, 0]);
     is_over.store(true, Ordering::Relaxed);
     publishes.abort();
-    clocks.iter().for_each(rtdb_runtime::JoinHandle::abort);
+    others.iter().for_each(rtdb_runtime::JoinHandle::abort);
     let settled = async {
         for client in clients {
             assert!(client.await.is_ok(), "a client has gone");

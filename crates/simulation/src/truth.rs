@@ -408,6 +408,12 @@ impl Truth {
         self.0.lock().last_timer.get(&node).copied().unwrap_or_default()
     }
 
+    /// The last command that anybody was told to be committed.
+    pub fn told_last(&self) -> Position {
+        let told = self.0.lock().last_acknowledged.values().max().copied();
+        told.unwrap_or_default()
+    }
+
     /// What a majority is.
     pub fn majority(&self, majority: usize) {
         self.0.lock().majority = Some(majority);
