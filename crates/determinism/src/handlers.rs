@@ -21,6 +21,9 @@ const PATH_BYTES_MAX: usize = 1_024;
 /// Bytes that a handler may answer at most, head and body together.
 pub const ANSWER_BYTES_MAX: u32 = 32 << 20;
 
+/// Bytes of an answer's head at most: read, it takes several times as many. Clients and proxies take much less.
+pub const ANSWER_HEAD_BYTES_MAX: u32 = 1 << 20;
+
 /// Which handler answers which requests.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Routes {
@@ -205,13 +208,19 @@ impl Answer {
     /// Reads it.
     ///
     /// # Errors
-    /// If the module has written something else.
+    /// If the module has written something else, or the head is too large.
     pub fn decode(returned: &[u8]) -> Result<Self, bsatn::DecodeError> {
         let mut rest = returned;
         if bsatn::from_reader::<u32>(&mut rest)? == 0 {
             return Ok(Self::OtherModule);
         }
         let bytes: u32 = bsatn::from_reader(&mut rest)?;
+        if bytes > ANSWER_HEAD_BYTES_MAX {
+            let max = ANSWER_HEAD_BYTES_MAX >> 20;
+            return Err(bsatn::DecodeError::Other(format!(
+                "the head of an HTTP handler's answer may have {max} MiB at most"
+            )));
+        }
         let head_at = returned.len() - rest.len();
         let head = rest.get(..bytes as usize).ok_or_else(|| {
             bsatn::DecodeError::Other("the answer of an HTTP handler ends in the middle".to_owned())
@@ -220,5 +229,30 @@ impl Answer {
             head: bsatn::from_slice(head)?,
             body_at: head_at + head.len(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spacetimedb_lib::http::Version;
+
+    #[test]
+    fn heads_have_a_limit() {
+        let decoded = |value_bytes: usize| {
+            let name: Box<str> = "x".into();
+            let value: Box<[u8]> = vec![b'x'; value_bytes].into();
+            let head = Response {
+                headers: [(Some(name), value)].into_iter().collect(),
+                version: Version::Http11,
+                code: 200,
+            };
+            let head = bsatn::to_vec(&head).unwrap();
+            let length = |bytes: usize| (bytes as u32).to_le_bytes();
+            let all = [&length(head.len() + 4)[..], &length(head.len()), &head].concat();
+            Answer::decode(&all).is_ok()
+        };
+        assert!(decoded(1_000_000));
+        assert!(!decoded(ANSWER_HEAD_BYTES_MAX as usize));
     }
 }

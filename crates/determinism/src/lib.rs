@@ -37,7 +37,7 @@ mod views;
 
 pub use claims::{CLAIMS_BYTES_MAX, Claims};
 pub use error::PrepareError;
-pub use handlers::{ANSWER_BYTES_MAX, Answer, Handler, handle_args};
+pub use handlers::{ANSWER_BYTES_MAX, ANSWER_HEAD_BYTES_MAX, Answer, Handler, handle_args};
 pub use migration::original_plan;
 pub use module::{Module, Procedure, Reducer, ReducerKind, Schedule, ScheduleKind, Table, View};
 pub use procedures::{

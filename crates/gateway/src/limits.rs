@@ -61,6 +61,9 @@ pub const ENTERING_MAX: usize = 256;
 /// How long a request over HTTP waits until its caller may be proposed as a client.
 pub const ENTERING_WAIT_MAX: Duration = Duration::from_secs(5);
 
+/// How long what a request over HTTP is answered waits until its caller has left again: the log may have stopped meanwhile.
+pub const LEAVING_WAIT_MAX: Duration = Duration::from_secs(5);
+
 /// Calls of one client under way. Beyond it the client's socket is not read: TCP slows the client down.
 pub const CALLS_MAX: usize = 1_024;
 

@@ -157,6 +157,10 @@ impl Reach for LocalClient {
             let asked = self.send(Method::POST, &path, Some(token), Some(text), Body::from(query));
             let answer = asked.await.map_err(|error| Unanswered(error.body))?;
             let status = answer.status();
+            if !status.is_success() {
+                // Why not, nobody wants to know, and it may be long.
+                return Ok((status, Bytes::new()));
+            }
             let body = axum::body::to_bytes(answer.into_body(), COUNT_BYTES_MAX).await;
             let body = body.map_err(|error| Unanswered(error.to_string()))?;
             Ok((status, body))

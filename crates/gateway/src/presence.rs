@@ -1,6 +1,7 @@
 //! A client's presence in the log: from its `Connect` to its `Disconnect`.
 
 use crate::entrance::Entering;
+use crate::limits::LEAVING_WAIT_MAX;
 use rtdb_consensus::command::{Body, Connect, Disconnect};
 use rtdb_consensus::{NotProposed, Propose, Unapplied};
 use spacetimedb_lib::{ConnectionId, Identity};
@@ -82,13 +83,13 @@ impl Presence {
         self.session
     }
 
-    /// Ends the session, and waits until that is done on this node.
+    /// Ends the session, and waits until that is done on this node; not for long, since what the client has done is done.
     pub(crate) async fn leave(mut self) {
         let command = Body::Disconnect(self.end()).into();
         if let Ok(pending) = self.group.submit(command) {
             self.has_left = true;
             // Whatever comes of it, the client has gone.
-            let _ = pending.await;
+            let _ = rtdb_runtime::timeout(LEAVING_WAIT_MAX, pending).await;
         }
     }
 
@@ -121,5 +122,47 @@ fn disconnect(group: &Arc<dyn Propose>, command: Disconnect) {
                 group.ready().await;
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+    use futures::future::BoxFuture;
+    use rtdb_consensus::{Command, LogIndex, NoReadIndex, Pending};
+    use std::sync::Mutex;
+
+    /// A log that takes everything, and of which nothing is heard.
+    #[derive(Default)]
+    struct Silent(Mutex<Vec<Box<dyn std::any::Any + Send>>>);
+
+    impl Propose for Silent {
+        fn submit(&self, _: Command) -> Result<Pending, NotProposed> {
+            let (done, pending) = Pending::new();
+            self.0.lock().expect("no panic").push(Box::new(done));
+            Ok(pending)
+        }
+
+        fn ready(&self) -> BoxFuture<'_, ()> {
+            async {}.boxed()
+        }
+
+        fn read_index(&self) -> BoxFuture<'_, Result<LogIndex, NoReadIndex>> {
+            std::future::ready(Err(NoReadIndex)).boxed()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_does_not_wait_for_a_log_that_has_stopped() {
+        let log = Arc::new(Silent::default());
+        let presence = Presence {
+            group: log.clone(),
+            session: 7,
+            has_left: false,
+        };
+        let left = tokio::time::timeout(LEAVING_WAIT_MAX * 2, presence.leave());
+        left.await.expect("it is not waited for ever");
+        assert_eq!(log.0.lock().expect("no panic").len(), 1, "it leaves once");
     }
 }

@@ -27,8 +27,9 @@ use std::task::Poll;
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio_tungstenite::tungstenite::Message;
 
-/// What is heard of a procedure whose server has ended.
-const ENDED: &str = "SpacetimeDB has ended while the procedure ran: what came of it is not known";
+/// What is heard of a procedure whose server has ended, or whose module.
+const ENDED: &str =
+    "SpacetimeDB has ended while the procedure ran, or the module was replaced: what came of it is not known";
 
 /// Who calls if nobody has to say who he is.
 pub(crate) const NOBODY: Identity = Identity::ZERO;

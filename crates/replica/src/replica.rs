@@ -29,8 +29,10 @@ use tokio::sync::watch;
 
 /// How often it is looked whether the server has caught up.
 const LOOK: Duration = Duration::from_millis(20);
-/// How often it is looked whether the replica has got to where it is waited for.
+/// How often it is looked whether the replica has got to where it is waited for: at first, and at last, as each pause is twice
+/// as long as the one before. Anybody may have thousands wait for what never comes.
 const BEHIND_LOOK: Duration = Duration::from_millis(2);
+const BEHIND_LOOK_MAX: Duration = Duration::from_millis(128);
 
 /// How often it is looked whether a database's digest is to be read anew.
 const DIGEST_PERIOD: Duration = Duration::from_millis(100);
@@ -136,8 +138,10 @@ impl Replica {
     /// knows the last position among them that is part of the database; yet it may not have noticed that the server
     /// died. So the server itself is asked whether it is there. Many callers share an answer.
     pub async fn caught_up(&self, identity: &DatabaseId, index: LogIndex) {
+        let mut pause = BEHIND_LOOK;
         while index > 0 && self.applied_to(identity).is_none_or(|applied| applied < index) {
-            rtdb_runtime::sleep(BEHIND_LOOK).await;
+            rtdb_runtime::sleep(pause).await;
+            pause = (pause * 2).min(BEHIND_LOOK_MAX);
         }
         let called = Instant::now();
         let Some(slot) = self.slot(identity) else { return };

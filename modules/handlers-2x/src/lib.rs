@@ -177,6 +177,19 @@ fn teapot(_ctx: &mut HandlerContext, request: Request) -> Response {
     response
 }
 
+/// An answer with the headers that the body says, one a line.
+#[handler]
+fn answer(_ctx: &mut HandlerContext, request: Request) -> Response {
+    let status = query(&request, "status").and_then(|status| status.parse().ok());
+    let mut response = with_status(status.unwrap_or(200), "tea");
+    let headers = request.into_body().into_string_lossy();
+    for (name, value) in headers.lines().filter_map(|line| line.split_once(": ")) {
+        let name: http::HeaderName = name.parse().unwrap();
+        response.headers_mut().append(name, value.parse().unwrap());
+    }
+    response
+}
+
 #[router]
 fn routes() -> Router {
     Router::new()
@@ -194,5 +207,6 @@ fn routes() -> Router {
         .get("/spin", spin)
         .get("/large", large)
         .any("/teapot", teapot)
+        .any("/answer", answer)
         .nest("/deep", Router::new().get("/down-here_~", hello))
 }

@@ -9,7 +9,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Extension, Path, State};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, Method};
+use http::{HeaderValue, Method, StatusCode};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -49,10 +49,11 @@ async fn answer(
     caller: &Authenticated,
     request: Value,
 ) -> Result<Response, HttpError> {
-    // A notification, which has no id, calls nothing.
-    if let Some(id) = request.get("id")
-        && request.get("method").and_then(Value::as_str) == Some(CALL)
-    {
+    // A notification, which has no id, calls nothing; and of several at once the local server must not do what is in them.
+    let Some(id) = request.get("id") else {
+        return Ok(StatusCode::ACCEPTED.into_response());
+    };
+    if request.get("method").and_then(Value::as_str) == Some(CALL) {
         let used = tools::call(node, database, caller, request.get("params")).await;
         let answer = match used {
             Ok(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }),

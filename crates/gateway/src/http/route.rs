@@ -63,7 +63,7 @@ async fn answer(
     let Some(handler) = module.handler(&wire::method(request.method()), path) else {
         return Ok((StatusCode::NOT_FOUND, NO_SUCH_ROUTE).into_response());
     };
-    let head = wire::request(&request);
+    let (head, method) = (wire::request(&request), request.method().clone());
     let body = Bytes::from_request(request, &())
         .await
         .map_err(|rejected| match rejected.status() {
@@ -80,7 +80,8 @@ async fn answer(
     let returned = run(node, &record, args).await?;
     match Answer::decode(&returned).map_err(|error| internal(&error))? {
         Answer::Given { head, body_at } => {
-            wire::response(head, returned.slice(body_at..)).map_err(|error| internal(&error))
+            let body = returned.slice(body_at..);
+            wire::response(&method, head, body).map_err(|error| internal(&error))
         }
         Answer::OtherModule => Err(HttpError::unavailable(
             "the database's module is being updated: nothing was done, try again later",

@@ -169,8 +169,9 @@ pub(crate) struct Core {
 
 impl Core {
     /// A session that has just been let in. The bytes of its subscribed rows are counted in `row_bytes`.
-    /// Its subscriptions may be shared with other clients if it `shares`.
+    /// Its subscriptions may be shared with other clients if it `shares`, and takes what this node has: feeds wait for nothing else.
     pub(crate) fn new(subprotocol: Subprotocol, caller: Caller, row_bytes: IntGauge, shares: bool) -> Self {
+        let shares = shares && caller.freshness == Freshness::default();
         Self {
             subprotocol,
             caller,

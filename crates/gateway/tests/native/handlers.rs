@@ -227,6 +227,8 @@ async fn handlers_answer_as_they_do_natively() {
     .await;
     assert!(reversed.ends_with("16777216 bytes"), "{reversed}");
 
+    answers_end_where_they_end(&pair).await;
+
     // All at once, among calls: each item is there once.
     let post = |nth: usize| async move {
         let body = format!("item {nth}");
@@ -258,6 +260,47 @@ async fn handlers_answer_as_they_do_natively() {
     }
     routes_follow_the_module(&pair, &owner).await;
     pair.stop().await;
+}
+
+/// Whatever a handler says of its answer's length, the next answer on the connection is read as it is. (A plain server cuts the
+/// body, or the connection.)
+async fn answers_end_where_they_end(pair: &Pair) {
+    let lies = [
+        "content-length: 1",
+        "content-length: 100",
+        "content-length: x",
+        "content-length: 3\ncontent-length: 4",
+        "transfer-encoding: chunked",
+        "transfer-encoding: gzip",
+        "transfer-encoding: chunked\ncontent-length: 1",
+    ];
+    for (lie, status) in lies.iter().flat_map(|lie| [(lie, 200), (lie, 304)]) {
+        let mut stream = TcpStream::connect(pair.gateway).await.expect("a connection");
+        let asked = format!(
+            "POST /v1/database/{DATABASE}/route/answer?status={status} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{lie}\
+             GET /v1/database/{DATABASE}/route/hello HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+            lie.len()
+        );
+        stream.write_all(asked.as_bytes()).await.expect("written");
+        let mut answers = Vec::new();
+        tokio::time::timeout(SOON, stream.read_to_end(&mut answers))
+            .await
+            .expect("in time")
+            .expect("answers");
+        let answers = String::from_utf8_lossy(&answers).into_owned();
+        let body = if status == 200 { "\r\n\r\ntea" } else { "\r\n\r\n" };
+        let next = format!("{body}HTTP/1.1 200 OK\r\n");
+        assert!(
+            answers.starts_with(&format!("HTTP/1.1 {status}"))
+                && answers.contains(&next)
+                && answers.ends_with("hello")
+                && !answers.contains("transfer-encoding"),
+            "{lie} {answers}"
+        );
+        if status == 200 {
+            assert!(answers.contains("content-length: 3\r\n"), "{lie} {answers}");
+        }
+    }
 }
 
 /// An update takes routes away, and another brings them back.

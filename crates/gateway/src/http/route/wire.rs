@@ -3,7 +3,7 @@
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::response::Response;
-use http::header::HOST;
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 use spacetimedb_lib::http as wire;
 
@@ -65,10 +65,15 @@ fn external(uri: &Uri, headers: &HeaderMap) -> String {
     host.map_or_else(|| path.clone(), |host| format!("{scheme}://{host}{path}"))
 }
 
-/// What a handler has answered; or what is wrong with that.
-pub(super) fn response(head: wire::Response, body: Bytes) -> Result<Response, String> {
+/// What a handler has answered; or what is wrong with that. Where the body ends is not the handler's to say: who reads on at
+/// another place takes the rest for the answer to somebody else, if a proxy has several clients on one connection. Only of an
+/// answer to `HEAD` may it say how long it were.
+pub(super) fn response(method: &Method, head: wire::Response, body: Bytes) -> Result<Response, String> {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = StatusCode::from_u16(head.code).map_err(|error| error.to_string())?;
+    if response.status().is_informational() {
+        return Err(format!("{} is no status of an answer", response.status()));
+    }
     // Of others hyper can't make an answer.
     if matches!(head.version, wire::Version::Http10) {
         *response.version_mut() = Version::HTTP_10;
@@ -81,7 +86,20 @@ pub(super) fn response(head: wire::Response, body: Bytes) -> Result<Response, St
             .try_append(name, value)
             .map_err(|error| error.to_string())?;
     }
+    let headers = response.headers_mut();
+    headers.remove(TRANSFER_ENCODING);
+    let length = headers.remove(CONTENT_LENGTH);
+    if *method == Method::HEAD
+        && let Some(length) = length.filter(|length| is_length(length))
+    {
+        headers.insert(CONTENT_LENGTH, length);
+    }
     Ok(response)
+}
+
+fn is_length(value: &HeaderValue) -> bool {
+    let text = value.to_str().ok();
+    text.is_some_and(|text| text.parse::<u64>().is_ok())
 }
 
 #[cfg(test)]
@@ -123,13 +141,14 @@ mod tests {
                 version: wire::Version::Http3,
                 code,
             };
-            response(head, Bytes::from_static(b"x"))
+            response(&Method::GET, head, Bytes::from_static(b"x"))
         };
         let good = answer(418, &[("a", b"1"), ("b", b"\xff"), ("a", b"2")]).expect("an answer");
         assert_eq!((good.status().as_u16(), good.version()), (418, Version::HTTP_11));
         let all = good.headers().get_all("a").iter().map(HeaderValue::as_bytes);
         assert_eq!(all.collect::<Vec<_>>(), [b"1", b"2"]);
         assert!(answer(99, &[]).is_err() && answer(1_000, &[]).is_err());
+        assert!(answer(100, &[]).is_err() && answer(101, &[]).is_err());
         assert!(answer(200, &[("a b", b"1")]).is_err());
         assert!(answer(200, &[("a", b"\n")]).is_err());
         let many: Vec<_> = (0..40_000).map(|nth| format!("x-{nth}")).collect();

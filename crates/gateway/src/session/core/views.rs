@@ -4,10 +4,11 @@
 use super::{Action, Context, Core, Upstream, Waiting};
 use crate::close::CloseReason;
 use crate::freshness::Freshness;
+use crate::session::subscriptions::subscribes;
 use crate::session::views::Unprepared;
 use crate::views;
 use rtdb_determinism::View;
-use rtdb_protocol::client::{self, ClientMessage, Read};
+use rtdb_protocol::client::{self, ClientMessage, Read, ReadKind};
 use rtdb_protocol::reply;
 
 /// How far the views are that the waiting message reads.
@@ -37,11 +38,16 @@ impl Core {
             }
             Preparing::No => {
                 let wanted = views::wanted(context.module, read.queries.iter(), self.caller.identity);
-                if wanted.is_empty() && self.caller.freshness == Freshness::default() {
+                // What ends a subscription shows nothing, and must not fail.
+                let freshness = match subscribes(read.kind) || read.kind == ReadKind::OneOffQuery {
+                    true => self.caller.freshness,
+                    false => Freshness::default(),
+                };
+                if wanted.is_empty() && freshness == Freshness::default() {
                     return true;
                 }
                 self.preparing = Preparing::UnderWay;
-                actions.push(Action::Prepare(self.caller.freshness, wanted));
+                actions.push(Action::Prepare(freshness, wanted));
                 false
             }
         }

@@ -175,4 +175,21 @@ fn linearizable_reads_wait_for_what_is_committed() {
     );
     assert_eq!(script.client(subscribe(3)), ["wait"]);
     assert_eq!(script.prepared(Ok(())), ["forward subscribe 3"]);
+    assert_eq!(script.upstream(applied(3)), ["subscribed 3"]);
+    // What ends shows nothing.
+    let unsubscribe = client::unsubscribe(V2, rtdb_protocol::client::ReadKind::SubscribeMulti, 3);
+    assert!(script.client(unsubscribe).iter().all(|it| it != "wait"));
+}
+
+#[test]
+fn linearizable_reads_are_not_shared() {
+    let mut script = Script::new();
+    script.core.caller.freshness = Freshness::of(Consistency::Linearizable);
+    let caller = script.core.caller.clone();
+    let gauge = IntGauge::new("rows", "bytes").expect("a gauge");
+    script.core = Core::new(V2, caller, gauge, true);
+    assert_eq!(script.client(subscribe(1)), ["open"]);
+    script.step(Core::upstream_opened);
+    assert_eq!(script.upstream(applied(u32::MAX)), [""; 0]);
+    assert_eq!(script.prepared(Ok(())), ["forward subscribe 1"]);
 }
