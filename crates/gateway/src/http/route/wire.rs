@@ -90,7 +90,7 @@ pub(super) fn response(method: &Method, head: wire::Response, body: Bytes) -> Re
     headers.remove(TRANSFER_ENCODING);
     let length = headers.remove(CONTENT_LENGTH);
     if *method == Method::HEAD
-        && let Some(length) = length.filter(|length| is_length(length))
+        && let Some(length) = length.filter(is_length)
     {
         headers.insert(CONTENT_LENGTH, length);
     }

@@ -188,6 +188,8 @@ fn linearizable_reads_are_not_shared() {
     let caller = script.core.caller.clone();
     let gauge = IntGauge::new("rows", "bytes").expect("a gauge");
     script.core = Core::new(V2, caller, gauge, true);
+    // Others share the same.
+    script.module = super::module(&["counter"]);
     assert_eq!(script.client(subscribe(1)), ["open"]);
     script.step(Core::upstream_opened);
     assert_eq!(script.upstream(applied(u32::MAX)), [""; 0]);
