@@ -2,7 +2,7 @@
 
 use crate::reach::Reach;
 use futures::future::BoxFuture;
-use rtdb_consensus::LogIndex;
+use rtdb_consensus::{LogIndex, Position};
 use rtdb_determinism::Module;
 use rtdb_protocol::Subprotocol;
 use rtdb_replica::{Procedures, Views};
@@ -18,6 +18,8 @@ pub struct LocalDatabase {
     pub module: Arc<Module>,
     /// The hash that stands for it in tokens.
     pub program: Hash,
+    /// Where the log has published it.
+    pub position: Position,
     /// Whether it reads what its callers' tokens say.
     pub reads_claims: bool,
 }

@@ -97,6 +97,7 @@ impl Local for OverReplica {
         Some(LocalDatabase {
             module: active.module.clone(),
             program: active.program,
+            position: active.position,
             reads_claims: active.claims == rtdb_determinism::Claims::Read,
         })
     }

@@ -144,6 +144,11 @@ impl Course {
         }
         let active = node.local.database(&config.database);
         let procedures = node.local.procedures(&config.database);
+        if let (Some(claim), Some(active)) = (&self.claim, &active)
+            && !claim.is_of(active.position)
+        {
+            return Err("the database's module was updated meanwhile".to_owned());
+        }
         let (Some(active), Some(procedures)) = (active, procedures) else {
             return Err("the database is not served on this node".to_owned());
         };

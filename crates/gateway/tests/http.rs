@@ -4,15 +4,17 @@
 
 mod fake;
 
-use fake::{Fixture, NAME, Settings, identity_of};
-use rtdb_consensus::command::Body;
+use fake::{Fixture, NAME, PUBLISHED, Settings, identity_of};
+use rtdb_consensus::command::{Body, Timer};
 use rtdb_consensus::{Position, Refusal, Unapplied};
 use rtdb_determinism::header::CallHeader;
-use rtdb_gateway::{ClientLimits, Publishers, Quotas, Slowed};
+use rtdb_gateway::{ClientLimits, Publishers, Quotas, Scheduled, Slowed};
 use std::num::NonZeroU32;
 use std::str::FromStr;
+use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 const BOB: &str = "authorization: Bearer good-bob\r\n";
 const OWNER: &str = "authorization: Bearer good-owner\r\n";
@@ -840,4 +842,22 @@ async fn bad_tokens_are_refused() {
             .0,
         400
     );
+}
+
+#[tokio::test]
+async fn a_row_is_not_looked_for_in_another_module_than_it_was_due_in() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let turns = Arc::new(Semaphore::new(1));
+    for (module, expected) in [(PUBLISHED.0, "not served"), (PUBLISHED.0 - 1, "updated")] {
+        let timer = Timer {
+            database: identity_of("database").to_byte_array().to_vec().into(),
+            module,
+            ..Timer::default()
+        };
+        let turn = turns.clone().try_acquire_owned().expect("nobody has it");
+        let Scheduled::NotRun(why) = gateway.gateway.run_scheduled(timer, turn).await else {
+            panic!("there is no server")
+        };
+        assert!(why.contains(expected), "{why}");
+    }
 }

@@ -1,5 +1,6 @@
 //! All databases of a shard on this node.
 
+mod awaited;
 mod backlog;
 mod scout;
 mod shared;
@@ -27,12 +28,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// How often it is looked whether the server has caught up.
+/// How often it is looked whether the server has caught up, or the database is there.
 const LOOK: Duration = Duration::from_millis(20);
-/// How often it is looked whether the replica has got to where it is waited for: at first, and at last, as each pause is twice
-/// as long as the one before. Anybody may have thousands wait for what never comes.
-const BEHIND_LOOK: Duration = Duration::from_millis(2);
-const BEHIND_LOOK_MAX: Duration = Duration::from_millis(128);
 
 /// How often it is looked whether a database's digest is to be read anew.
 const DIGEST_PERIOD: Duration = Duration::from_millis(100);
@@ -99,11 +96,6 @@ impl Replica {
         self.shared.all_active()
     }
 
-    /// The log index up to which a database's commands are applied here; `None` if there is no such database.
-    pub fn applied_to(&self, identity: &DatabaseId) -> Option<LogIndex> {
-        Some(self.slot(identity)?.done())
-    }
-
     /// When the rows of a database's schedule tables that are due again and again were due last, by the schedule's place and
     /// the row's key: as far as this node has seen it in the log, of the module that was published at `module`.
     pub fn last_ticks(&self, identity: &DatabaseId, module: Position) -> BTreeMap<(u32, u64), i64> {
@@ -138,13 +130,16 @@ impl Replica {
     /// knows the last position among them that is part of the database; yet it may not have noticed that the server
     /// died. So the server itself is asked whether it is there. Many callers share an answer.
     pub async fn caught_up(&self, identity: &DatabaseId, index: LogIndex) {
-        let mut pause = BEHIND_LOOK;
-        while index > 0 && self.applied_to(identity).is_none_or(|applied| applied < index) {
-            rtdb_runtime::sleep(pause).await;
-            pause = (pause * 2).min(BEHIND_LOOK_MAX);
-        }
+        let slot = loop {
+            match self.slot(identity) {
+                Some(slot) => break slot,
+                None if index == 0 => return,
+                // It is not looked through that far.
+                None => rtdb_runtime::sleep(LOOK).await,
+            }
+        };
+        slot.done_to(index).await;
         let called = Instant::now();
-        let Some(slot) = self.slot(identity) else { return };
         let taken = slot.taken();
         loop {
             let mut look = slot.look.lock().await;

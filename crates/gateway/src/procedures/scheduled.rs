@@ -5,6 +5,7 @@
 use super::{Course, Decided, ProcedureCall};
 use crate::node::Node;
 use crate::upstream::UpstreamConfig;
+use rtdb_consensus::Position;
 use rtdb_consensus::command::{Timer, TimerAt};
 use rtdb_determinism::header::CallHeader;
 use rtdb_determinism::{Firing, TICK, When, encode_timer};
@@ -40,6 +41,11 @@ pub(super) struct Claim {
 }
 
 impl Claim {
+    /// Whether the row was due in the module that was published there: in another one its schedule may have another place.
+    pub(super) fn is_of(&self, module: Position) -> bool {
+        self.timer.module == module.0
+    }
+
     /// What the next transaction takes, if it is not taken yet.
     pub(super) fn take(&mut self) -> Option<Timer> {
         self.is_proposed = self.turn.is_some();
@@ -114,7 +120,7 @@ pub(crate) async fn run(node: Arc<Node>, timer: Timer, turn: OwnedSemaphorePermi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rtdb_consensus::{Applied, Position, Reply};
+    use rtdb_consensus::{Applied, Reply};
     use tokio::sync::Semaphore;
 
     fn claim() -> (Claim, Arc<Semaphore>) {

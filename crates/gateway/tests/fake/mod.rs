@@ -36,6 +36,9 @@ pub async fn until(what: &str, is: impl Fn() -> bool) {
     panic!("never: {what}");
 }
 
+/// Where its module was published.
+pub const PUBLISHED: Position = Position(65_536);
+
 /// The database's name.
 pub const NAME: &str = "counter";
 
@@ -285,6 +288,7 @@ impl Local for FakeLocal {
         (*identity == identity_of("database")).then(|| LocalDatabase {
             module: self.module.clone(),
             program: spacetimedb_lib::hash_bytes("program"),
+            position: PUBLISHED,
             reads_claims: false,
         })
     }

@@ -1,5 +1,6 @@
 //! What a replica's tasks share.
 
+use super::awaited::Awaited;
 use super::backlog::Backlog;
 use super::ticks::Ticks;
 use super::{ReplicaConfig, Report, Verdicts, Witnesses};
@@ -65,6 +66,8 @@ pub(crate) struct Slot {
     pub(crate) identity: DatabaseId,
     /// The log index up to which the database's commands are applied.
     done: AtomicU64,
+    /// Who waits for that.
+    awaited: Awaited,
     completed: AtomicU64,
     /// The log index up to which commands have been taken; like `succeeded`, it never goes back.
     taken: AtomicU64,
@@ -304,6 +307,7 @@ impl Slot {
         Self {
             identity,
             done: AtomicU64::new(0),
+            awaited: Awaited::default(),
             completed: AtomicU64::new(0),
             taken: AtomicU64::new(0),
             succeeded: AtomicU64::new(0),
@@ -345,6 +349,7 @@ impl Slot {
         let passed = self.done.swap(done, Ordering::AcqRel) != done;
         if passed {
             self.backlog.lock().done(done, Instant::now());
+            self.awaited.reached(done);
         }
         if passed | (self.completed.swap(completed.0, Ordering::Relaxed) != completed.0) {
             self.views.outdate();
@@ -383,6 +388,11 @@ impl Slot {
 
     pub(crate) fn done(&self) -> LogIndex {
         self.done.load(Ordering::Acquire)
+    }
+
+    /// Waits until all is done up to `index`.
+    pub(super) async fn done_to(&self, index: LogIndex) {
+        self.awaited.wait(index, || self.done()).await;
     }
 
     /// A publication to the existing database has ended, well or not.
