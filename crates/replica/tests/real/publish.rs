@@ -8,7 +8,7 @@ use rtdb_consensus::{Position, Refusal, Reply, Unapplied};
 use rtdb_replica::{Phase, Replica};
 use std::fs;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use walrus::{ExportItem, FunctionBuilder};
 
 /// A module whose reducers trap, the hidden ones too: no gateway lets it pass.
