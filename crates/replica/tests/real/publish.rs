@@ -8,7 +8,7 @@ use rtdb_consensus::{Position, Refusal, Reply, Unapplied};
 use rtdb_replica::{Phase, Replica};
 use std::fs;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use walrus::{ExportItem, FunctionBuilder};
 
 /// A module whose reducers trap, the hidden ones too: no gateway lets it pass.
@@ -144,8 +144,7 @@ pub(crate) async fn tried_again(replica: &Replica, words: &str, times: usize) {
         let now = matches!(phase, Some(Phase::Retrying(why)) if why.contains(words));
         seen += usize::from(now && !before);
         before = now;
-        // An attempt may be over within a millisecond, and the pauses grow.
-        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
