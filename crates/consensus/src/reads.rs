@@ -1,6 +1,7 @@
 //! How far the log is committed, for who wants to read everything that anybody has been told (Raft's read index: section 6.4 of
 //! Ongaro's dissertation).
 
+use crate::courier::Leader;
 use crate::group_id::GroupId;
 use crate::machine::Raft;
 use crate::transport::Peers;
@@ -69,20 +70,14 @@ impl Reads {
     }
 
     async fn attempt(&self) -> Option<LogIndex> {
-        let (leader, addr) = {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow_watched();
-            let leader = metrics.current_leader?;
-            let membership = metrics.membership_config.membership();
-            (leader, membership.get_node(&leader)?.addr.clone())
-        };
-        if leader == self.peers.node {
+        let leader = Leader::of(&self.raft.server_metrics())?;
+        if leader.id == self.peers.node {
             return self.own().await;
         }
-        match self.peers.read_index(leader, &addr, self.group).await {
+        match self.peers.read_index(leader.id, &leader.addr, self.group).await {
             Ok(index) => index,
             Err(error) => {
-                tracing::debug!(group = %self.group, leader, %error, "no read index");
+                tracing::debug!(group = %self.group, leader = leader.id, %error, "no read index");
                 None
             }
         }

@@ -37,10 +37,24 @@ const GATHER: Duration = Duration::from_millis(5);
 
 /// Who leads, and since which vote.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Leader {
-    id: u64,
-    addr: String,
+pub(crate) struct Leader {
+    pub(crate) id: u64,
+    pub(crate) addr: String,
     term: u64,
+}
+
+impl Leader {
+    /// The one of now, if this node knows who it is and where.
+    pub(crate) fn of(leaders: &Leaders) -> Option<Self> {
+        let metrics = leaders.borrow_watched();
+        let id = metrics.current_leader?;
+        let addr = metrics.membership_config.membership().get_node(&id)?.addr.clone();
+        Some(Self {
+            id,
+            addr,
+            term: metrics.vote.leader_id.term,
+        })
+    }
 }
 
 /// The task that carries proposals.
@@ -87,7 +101,7 @@ impl Courier {
         let mut pace = Pace::new(&self.timing);
         let mut last = None;
         loop {
-            let Some(leader) = self.leader(&leaders) else {
+            let Some(leader) = Leader::of(&leaders) else {
                 if self.renew().await.is_err() || leaders.changed().await.is_err() {
                     return;
                 }
@@ -119,17 +133,6 @@ impl Courier {
             }
             last = Some(leader);
         }
-    }
-
-    fn leader(&self, leaders: &Leaders) -> Option<Leader> {
-        let metrics = leaders.borrow_watched();
-        let id = metrics.current_leader?;
-        let addr = metrics.membership_config.membership().get_node(&id)?.addr.clone();
-        Some(Leader {
-            id,
-            addr,
-            term: metrics.vote.leader_id.term,
-        })
     }
 
     fn open(&self, leader: &Leader, refused: &Arc<Refused>) -> (Route, Option<rtdb_runtime::JoinHandle<()>>) {
@@ -205,7 +208,7 @@ impl Courier {
 
     /// Waits until somebody else leads, or nobody.
     async fn superseded(&self, leader: &Leader, leaders: &mut Leaders) -> Result<(), ()> {
-        while self.leader(leaders).as_ref() == Some(leader) {
+        while Leader::of(leaders).as_ref() == Some(leader) {
             leaders.changed().await.map_err(drop)?;
         }
         Ok(())

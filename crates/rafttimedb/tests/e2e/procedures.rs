@@ -12,7 +12,7 @@ use rtdb_testkit::{Api, demo_module, server, sql};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::support::{DATABASE, PATIENCE, Scene, run, until};
+use crate::support::{DATABASE, PATIENCE, Scene, call, run, until};
 
 /// Transactions that are committed between two faults.
 const SOME: usize = 5;
@@ -153,19 +153,6 @@ async fn has_rung(scene: &Scene, node: u64, name: &str, count: usize) -> Result<
         Ok(())
     })
     .await
-}
-
-async fn call(scene: &Scene, node: u64, reducer: &str, args: Value) -> Result<()> {
-    let api: Api = scene.cluster.node(node).api().with_token(&scene.owner);
-    let path = format!("/v1/database/{DATABASE}/call/{reducer}");
-    let answer = api.post_json(&path, &args).await?;
-    ensure!(
-        answer.status == StatusCode::OK,
-        "{reducer}: {} {}",
-        answer.status,
-        answer.text()
-    );
-    Ok(())
 }
 
 #[test]

@@ -7,12 +7,14 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use http::StatusCode;
 use rtdb_testkit::client::Wire;
 use rtdb_testkit::clients::Clients;
 use rtdb_testkit::cluster::{Cluster, ClusterConfig, Dump, built};
 use rtdb_testkit::history::{History, Verdict, check};
 use rtdb_testkit::load::{Load, Work};
 use rtdb_testkit::{Api, demo_module, sql};
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
@@ -336,5 +338,19 @@ pub(crate) fn undisturbed(histories: &[History], nodes: impl Fn(u64) -> bool) ->
             history.rows_apart
         );
     }
+    Ok(())
+}
+
+/// Calls a reducer as the owner; anything but success is an error.
+pub(crate) async fn call(scene: &Scene, node: u64, reducer: &str, args: Value) -> Result<()> {
+    let api: Api = scene.cluster.node(node).api().with_token(&scene.owner);
+    let path = format!("/v1/database/{DATABASE}/call/{reducer}");
+    let answer = api.post_json(&path, &args).await?;
+    ensure!(
+        answer.status == StatusCode::OK,
+        "{reducer}: {} {}",
+        answer.status,
+        answer.text()
+    );
     Ok(())
 }

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use http::{Method, StatusCode};
+use http::Method;
 use rtdb_testkit::demo_module::timers;
 use rtdb_testkit::{Api, sql};
 use serde_json::{Value, json};
 
-use crate::support::{DATABASE, PATIENCE, Scene, run, until};
+use crate::support::{DATABASE, PATIENCE, Scene, call, run, until};
 
 /// Calls for one time that are under way while leaders die.
 const MANY: u32 = 300;
@@ -59,19 +59,6 @@ fn time(value: &Value) -> Option<i64> {
         Value::Object(values) => values.values().find_map(time),
         _ => None,
     }
-}
-
-async fn call(scene: &Scene, node: u64, reducer: &str, args: Value) -> Result<()> {
-    let api: Api = scene.cluster.node(node).api().with_token(&scene.owner);
-    let path = format!("/v1/database/{DATABASE}/call/{reducer}");
-    let answer = api.post_json(&path, &args).await?;
-    ensure!(
-        answer.status == StatusCode::OK,
-        "{reducer}: {} {}",
-        answer.status,
-        answer.text()
-    );
-    Ok(())
 }
 
 /// Changes one row by SQL.
