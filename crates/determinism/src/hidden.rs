@@ -72,12 +72,13 @@ pub(crate) const SESSION: HiddenTable = HiddenTable {
 };
 
 /// An event table: its rows are gone when the transaction ends. A row says that the transaction is a refresh, and of
-/// which views: see `shim/views.rs`. Only in definitions of version 10.
+/// which views: see `shim/views.rs`. Who looks at views hears of it which rows a refresh has brought. Only in definitions of
+/// version 10.
 pub(crate) const NOW: HiddenTable = HiddenTable {
     name: "rtdb_now",
     type_name: "RtdbNow",
     index: "rtdb_now_key_idx_btree",
-    public: false,
+    public: true,
     row: || product([("key", AlgebraicType::U64)]),
 };
 

@@ -158,6 +158,10 @@ pub const SYSTEM_BYTES_MAX: u64 = 8 << 20;
 /// How long a close frame waits for the client's own. SpacetimeDB 2.8: 250 ms.
 pub const CLOSE_HANDSHAKE_MAX: Duration = Duration::from_millis(500);
 
+/// How long an update of tables waits for what it changes in views, so that the client gets both in one. As long as natively a
+/// view may well take that is evaluated in the call.
+pub const REFRESH_WAIT_MAX: Duration = Duration::from_millis(100);
+
 /// How long calls under way may hold up the closing of a session.
 pub const DRAIN_MAX: Duration = Duration::from_secs(5);
 

@@ -9,6 +9,30 @@ pub const HIDDEN_PREFIX_END: &str = "rtdb`";
 /// The table of receipts: `{ session: u64, index: u64 }`.
 pub const RECEIPT_TABLE: &str = "rtdb_session";
 
+/// The event table of refreshes: `{ key: u64 }`. A row says that the transaction has brought what views show up to date.
+pub const REFRESH_TABLE: &str = "rtdb_now";
+
+/// The key in [`REFRESH_TABLE`] of a refresh of all views.
+const REFRESH_ALL: u64 = 0;
+
+/// Which views a refresh has brought up to date.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refreshed {
+    /// All.
+    All,
+    /// Some of them.
+    Some,
+}
+
+impl Refreshed {
+    pub(crate) fn of(key: u64) -> Self {
+        match key {
+            REFRESH_ALL => Self::All,
+            _ => Self::Some,
+        }
+    }
+}
+
 /// The query-set id (v1: query id) of the gateway's own subscription to a session's receipt. Clients may not use it.
 pub const RECEIPT_QUERY_SET: u32 = u32::MAX;
 

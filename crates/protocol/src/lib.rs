@@ -25,7 +25,7 @@ mod text;
 mod writer;
 
 pub use error::FrameError;
-pub use hidden::{HIDDEN_PREFIX, RECEIPT_QUERY_SET};
+pub use hidden::{HIDDEN_PREFIX, RECEIPT_QUERY_SET, Refreshed};
 pub use subprotocol::Subprotocol;
 pub use text::Text;
 

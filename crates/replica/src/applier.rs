@@ -37,6 +37,7 @@ use self::poison::Poison;
 pub(crate) use self::reader::database_of;
 use self::reader::{Head, Reader};
 pub use self::turn::TURN_MAX;
+use self::window::Kind;
 use self::write::Counting;
 pub use self::write::{WRITE_ROWS_MAX, write_too_large};
 use crate::replica::{Shared, Slot, Verdict, Verdicts, Witnesses};
@@ -317,6 +318,12 @@ impl Applier {
         let Some((first, last)) = self.core.window().under_way().or_else(published) else {
             return;
         };
+        // The commands before it have run, and those behind it have not.
+        let is_views = self
+            .core
+            .window()
+            .first()
+            .is_some_and(|open| open.kind == Kind::Refresh);
         if overlong {
             self.slot.count_overlong();
             let why = format!("database {}: {interrupt}", self.hex());
@@ -324,8 +331,10 @@ impl Applier {
                 tracing::error!(database = self.hex(), error = %interrupt, "the connection to SpacetimeDB is closed");
             }
             // The calls behind it have not run.
-            self.poison.stopped(first, first, true);
-        } else {
+            if !is_views {
+                self.poison.stopped(first, first, true);
+            }
+        } else if !is_views {
             // Without the turn, another database's command may have stopped the server.
             self.poison.stopped(first, last, self.turn.is_some());
         }

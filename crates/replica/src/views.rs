@@ -2,8 +2,8 @@
 //!
 //! A view is evaluated by refreshes alone, see `rtdb_determinism::REFRESH`: they are this node's own, come after the
 //! calls that have outdated a view, and fail without anything else failing. Who looks at a view *holds* it; while any view
-//! is held, [`Refresher`](refresher::Refresher) refreshes what calls outdate. A view that fails is put aside, and its
-//! holders are told why.
+//! is held, what calls outdate is refreshed: behind each call by the applier, or, where refreshes take long, from time to
+//! time by the [`Refresher`](refresher::Refresher). A view that fails is put aside, and its holders are told why.
 
 pub(crate) mod refresher;
 
@@ -21,10 +21,23 @@ use tokio::sync::{Notify, oneshot, watch};
 const FORGET_AFTER: Duration = Duration::from_secs(30 * 60);
 /// How many of them are remembered. Should another one fail, all that are held are refreshed one by one.
 const RELEASED_MAX: usize = 16_384;
+/// How long what nobody holds any more is refreshed all the same: queries over HTTP hold it for moments, and may come again.
+const LINGER: Duration = Duration::from_secs(30);
 /// How many refreshes may be waited for.
 const REQUESTS_MAX: usize = 16_384;
 /// How long a view that has run for too long is not run again on this node, for anybody.
 const STUCK_PAUSE: Duration = Duration::from_secs(600);
+
+/// After a refresh behind a call that takes longer than that, none follows calls for a while: see [`PAUSE_FACTOR`].
+const QUICK_MAX: Duration = Duration::from_millis(10);
+/// As long as those that are under way take no longer than that together, a call is followed by one: no call waits longer for the
+/// views of calls before it.
+const UNDER_WAY_MAX: Duration = Duration::from_millis(50);
+/// But there may be so many, and no more than so many: where calls are many, views show what several of them have made together.
+const REFRESHES_MIN: u128 = 8;
+const REFRESHES_MAX: u128 = 64;
+/// How much longer than a refresh the pause after it is, so that calls have at least two thirds of the server's time.
+const PAUSE_FACTOR: u32 = 2;
 
 /// Why a view can't be looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -56,6 +69,7 @@ pub struct Views {
     state: Mutex<State>,
     /// How many holds there are: the applier asks after each batch.
     holds: AtomicUsize,
+    pace: Mutex<Pace>,
     /// There is something to do.
     wake: Notify,
     /// Counts failures.
@@ -74,6 +88,42 @@ struct State {
     /// Calls have been applied since the last refresh began.
     outdated: bool,
     forgot: Option<Instant>,
+    /// When somebody last let go of an instance.
+    left: Option<Instant>,
+}
+
+/// What refreshes behind calls take.
+#[derive(Debug, Default)]
+struct Pace {
+    /// The longest one, less with each that is shorter; not known before the first.
+    takes: Option<Duration>,
+    /// None before this, since one was too long.
+    rested: Option<Instant>,
+}
+
+impl Pace {
+    fn max(&self, now: Instant) -> usize {
+        match (self.takes, self.rested) {
+            (None, _) => 0,
+            (_, Some(rested)) if now < rested => 0,
+            (Some(takes), _) => {
+                let max = UNDER_WAY_MAX.as_micros() / takes.as_micros().max(1);
+                max.clamp(REFRESHES_MIN, REFRESHES_MAX) as usize
+            }
+        }
+    }
+
+    fn known(&mut self, time: Duration) {
+        self.takes = Some(self.takes.map_or(time, |takes| time.max(takes * 7 / 8)));
+    }
+
+    fn took(&mut self, time: Duration, now: Instant) {
+        self.known(time);
+        if time > QUICK_MAX {
+            let rested = self.rested.filter(|rested| *rested > now);
+            self.rested = Some(rested.unwrap_or(now) + time * PAUSE_FACTOR);
+        }
+    }
 }
 
 /// An instance of a view.
@@ -124,9 +174,37 @@ impl Views {
         self.failures.subscribe()
     }
 
-    /// Calls have been applied.
+    /// A call is followed by a refresh if fewer than so many are under way.
+    pub(crate) fn refreshes_max(&self) -> usize {
+        match self.is_live() {
+            true => self.pace.lock().max(Instant::now()),
+            false => 0,
+        }
+    }
+
+    /// A refresh behind a call has failed: the refresher looks at it.
+    pub(crate) fn refresh_failed(&self) {
+        *self.pace.lock() = Pace::default();
+        self.outdate();
+    }
+
+    /// A refresh by itself has taken so long: those behind calls may begin. Its time is not theirs, for the first one makes what
+    /// the view shows.
+    fn works_as_a_whole(&self, time: Duration) {
+        self.pace.lock().known(time);
+    }
+
+    /// A refresh behind a call has taken so long.
+    pub(crate) fn took(&self, time: Duration) {
+        self.pace.lock().took(time, Instant::now());
+        if time > QUICK_MAX {
+            self.outdate();
+        }
+    }
+
+    /// Calls have been applied that no refresh follows.
     pub(crate) fn outdate(&self) {
-        if self.is_held() {
+        if self.is_live() {
             self.state.lock().outdated = true;
             self.wake.notify_one();
         }
@@ -134,6 +212,12 @@ impl Views {
 
     fn is_held(&self) -> bool {
         self.holds.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether anything is refreshed.
+    fn is_live(&self) -> bool {
+        let lingers = || self.state.lock().left.is_some_and(|left| left.elapsed() < LINGER);
+        self.is_held() || lingers()
     }
 
     /// Resolves when there may be something to do. Nothing is missed in between.
@@ -203,6 +287,7 @@ impl Views {
 
     /// Another module runs: what has failed may work.
     fn published(&self) {
+        *self.pace.lock() = Pace::default();
         let mut state = self.state.lock();
         state.stuck.clear();
         for known in state.known.values_mut() {
@@ -246,6 +331,7 @@ impl State {
             return;
         }
         known.since = Instant::now();
+        self.left = Some(known.since);
         if self.released >= RELEASED_MAX {
             self.known.remove(&key);
         } else {
@@ -344,8 +430,8 @@ impl Drop for ViewHold {
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_what_is_held_is_refreshed() {
+    #[tokio::test(start_paused = true)]
+    async fn only_what_is_held_or_was_a_moment_ago_is_refreshed() {
         let views = Arc::new(Views::default());
         views.outdate();
         assert!(!views.take_outdated());
@@ -357,10 +443,46 @@ mod tests {
         assert!(views.is_held());
         drop(again);
         views.outdate();
+        assert!(views.take_outdated());
+        tokio::time::advance(LINGER).await;
+        views.outdate();
         assert!(!views.take_outdated());
         // The server has it still, and it may fail.
         assert_eq!(views.running(), [2]);
         assert_eq!(views.state.lock().released, 1);
+    }
+
+    #[test]
+    fn calls_are_followed_by_as_many_refreshes_as_they_leave_time_for() {
+        let [quick, long] = [100, 50_000].map(Duration::from_micros);
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        assert_eq!(pace.max(now), 0, "nothing is known of them");
+        pace.known(quick);
+        assert_eq!(pace.max(now), 64);
+        pace.took(long, now);
+        assert_eq!(pace.max(now), 0);
+        pace.took(long, now);
+        assert_eq!(pace.max(now + 2 * long * PAUSE_FACTOR - quick), 0);
+        let rested = now + 2 * long * PAUSE_FACTOR;
+        assert_eq!(pace.max(rested), 8);
+        for _ in 0..20 {
+            pace.took(quick, rested);
+        }
+        assert_eq!(pace.max(rested), 14);
+        for _ in 0..60 {
+            pace.took(quick, rested);
+        }
+        assert_eq!(pace.max(rested), 64);
+
+        let views = Arc::new(Views::default());
+        views.took(quick);
+        assert_eq!(views.refreshes_max(), 0, "nobody looks");
+        let _hold = views.hold("board", 2).unwrap();
+        assert_eq!(views.refreshes_max(), 64);
+        assert!(!views.take_outdated());
+        views.refresh_failed();
+        assert_eq!(views.refreshes_max(), 0);
+        assert!(views.take_outdated());
     }
 
     #[test]

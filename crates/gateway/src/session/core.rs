@@ -13,6 +13,7 @@
 mod admit;
 mod call;
 mod procedures;
+mod refreshes;
 mod restore;
 mod settle;
 mod sharing;
@@ -21,6 +22,7 @@ mod views;
 pub(crate) use call::{Caller, Context};
 
 use self::procedures::Running;
+use self::refreshes::Refreshes;
 use self::sharing::Sharing;
 use self::views::Preparing;
 use super::subscriptions::Subscriptions;
@@ -131,6 +133,7 @@ pub(crate) struct Core {
     /// The first so many of `waiting` the feed did not take.
     declined: usize,
     frame: Option<Messages>,
+    refreshes: Refreshes,
     /// How far the views are that `waiting` reads.
     preparing: Preparing,
     /// Views that have failed, and why, whose subscriptions are to be ended.
@@ -178,6 +181,7 @@ impl Core {
             waiting: VecDeque::new(),
             declined: 0,
             frame: None,
+            refreshes: Refreshes::default(),
             preparing: Preparing::default(),
             failed_views: Vec::new(),
             ending: Vec::new(),
@@ -236,7 +240,7 @@ impl Core {
             .iter()
             .map(|waiting| waiting.message.bytes())
             .sum::<usize>();
-        self.bytes + frame + waiting + self.row_bytes()
+        self.bytes + frame + waiting + self.row_bytes() + self.refreshes.bytes()
     }
 
     /// Bytes of the rows that the client was shown, and that the upstream tells of.
@@ -370,7 +374,8 @@ impl Core {
             self.repeat_subscriptions(context, actions);
         } else {
             debug_assert_eq!(self.upstream, Upstream::Opening);
-            self.subscribe_receipts(actions);
+            let refreshes = self.refreshes.wanted(self.subprotocol, context);
+            self.subscribe_receipts(refreshes, actions);
         }
         self.admit(context, actions);
     }
@@ -386,8 +391,7 @@ impl Core {
             // The session goes without it already.
             Upstream::Absent => return,
             Upstream::Restoring { .. } => self.restore(message, actions),
-            _ if self.held.is_empty() && self.receipt_of(&message).is_none() => self.pass(message, actions),
-            _ => self.held.push_back(Held::Message(message)),
+            _ => self.say_in_turn(message, actions),
         }
         self.settle(actions);
         self.admit(context, actions);

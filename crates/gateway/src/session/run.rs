@@ -53,6 +53,8 @@ enum Event {
     ViewFailed,
     /// The feed says something, or nothing any more.
     Feed(Option<Item>),
+    /// What an update waits for has not come in time.
+    Late,
     /// What became of the oldest call.
     Outcome(Outcome),
     /// What became of a procedure: its caller's number for it, and the rest.
@@ -115,6 +117,8 @@ struct Io {
     views: Vec<ViewHold>,
     /// While there are any: the next failure of a view.
     view_failed: Option<BoxFuture<'static, ()>>,
+    /// How long the update waits that does so for a refresh, and its number.
+    keeps: Option<(u64, Pin<Box<Sleep>>)>,
     pending: VecDeque<(Instant, Pending)>,
     finished: Endings,
     /// Bytes of the payload whose messages the core holds back.
@@ -160,6 +164,7 @@ impl Io {
             preparing: None,
             views: Vec::new(),
             view_failed: None,
+            keeps: None,
             pending: VecDeque::new(),
             finished: Endings::new(),
             held_bytes: 0,

@@ -129,13 +129,16 @@ pub fn subscribe_instead(subprotocol: Subprotocol, read: &Read, queries: &[&str]
 }
 
 /// The gateway's own subscription, on a client's upstream connection, to the receipts of that client's session. Its
-/// answer carries [`RECEIPT_QUERY_SET`] as query set and as request id.
-pub fn subscribe_receipts(subprotocol: Subprotocol, session: u64) -> Bytes {
-    let query = format!(
+/// answer carries [`RECEIPT_QUERY_SET`] as query set and as request id. With `refreshes` it is to those of views, too.
+pub fn subscribe_receipts(subprotocol: Subprotocol, session: u64, refreshes: bool) -> Bytes {
+    let receipts = format!(
         "SELECT * FROM {} WHERE session = {session}",
         hidden::RECEIPT_TABLE
     );
-    subscribe(subprotocol, &[&query], RECEIPT_QUERY_SET, RECEIPT_QUERY_SET)
+    let refreshed = format!("SELECT * FROM {}", hidden::REFRESH_TABLE);
+    let queries = [receipts.as_str(), &refreshed];
+    let queries = if refreshes { &queries[..] } else { &queries[..1] };
+    subscribe(subprotocol, queries, RECEIPT_QUERY_SET, RECEIPT_QUERY_SET)
 }
 
 /// The same under another query set, for a connection that several clients share.

@@ -3,7 +3,7 @@ use super::tables::{Table, Tables};
 use super::{v1, v2};
 use crate::reader::Reader;
 use crate::writer::Write;
-use crate::{RECEIPT_QUERY_SET, Text, hidden};
+use crate::{RECEIPT_QUERY_SET, Refreshed, Text, hidden};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::ops::Range;
 
@@ -179,26 +179,72 @@ impl Changes {
 
     /// The receipts among the rows: each with its session and `rtdb_index`.
     pub fn receipts(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let receipts = match &self.shape {
+        let index_of = |row: Bytes| {
+            let (session, index) = row.split_first_chunk()?;
+            let index = u64::from_le_bytes(index.try_into().ok()?);
+            Some((u64::from_le_bytes(*session), index))
+        };
+        self.ours(hidden::RECEIPT_TABLE).filter_map(index_of)
+    }
+
+    /// Which views the transaction has brought up to date, if it is a refresh.
+    pub fn refreshed(&self) -> Option<Refreshed> {
+        let mut rows = self.ours(hidden::REFRESH_TABLE);
+        let key = u64::from_le_bytes(rows.next()?[..].try_into().ok()?);
+        Some(Refreshed::of(key))
+    }
+
+    /// The rows that came to one of our own tables, by our own subscription.
+    fn ours(&self, table: &'static str) -> impl Iterator<Item = Bytes> + '_ {
+        let ours = match &self.shape {
             Shape::Flat(tables) => Some(tables),
             Shape::Nested(_, sets) | Shape::Lists(_, sets) => {
                 let ours = sets.iter().find(|(id, _)| *id == RECEIPT_QUERY_SET);
                 ours.map(|(_, tables)| tables)
             }
         };
-        let is_receipt = |table: &&Table| {
-            table.hidden && self.payload[table.name.clone()] == *hidden::RECEIPT_TABLE.as_bytes()
+        let is_it = move |of: &&Table| of.hidden && self.payload[of.name.clone()] == *table.as_bytes();
+        let tables = ours.into_iter().flat_map(|tables| &tables.tables);
+        let changes = tables.filter(is_it).flat_map(|table| self.table(None, table));
+        changes.flat_map(|change| change.inserts.iter().collect::<Vec<_>>())
+    }
+
+    /// Writes these and `later` as those of one transaction (v2 `TransactionUpdate`), the hidden tables of `later` left out.
+    /// `None` in v1, and if both have rows of one table for one query set.
+    pub(super) fn put_with(&self, later: &Self, out: &mut BytesMut) -> Option<()> {
+        let (Shape::Nested(_, sets), Shape::Nested(_, later_sets)) = (&self.shape, &later.shape) else {
+            return None;
         };
-        let index_of = |row: Bytes| {
-            let (session, index) = row.split_first_chunk()?;
-            let index = u64::from_le_bytes(index.try_into().ok()?);
-            Some((u64::from_le_bytes(*session), index))
-        };
-        let tables = receipts.into_iter().flat_map(|tables| &tables.tables);
-        let changes = tables
-            .filter(is_receipt)
-            .flat_map(|table| self.table(None, table));
-        changes.flat_map(move |change| change.inserts.iter().filter_map(index_of).collect::<Vec<_>>())
+        let of = |set: u32, sets: &'_ [(u32, Tables)]| sets.iter().position(|(id, _)| *id == set);
+        let new = || visible_sets(later_sets).filter(|(set, _)| of(*set, sets).is_none());
+        out.put_count(sets.len() + new().count());
+        for (set, tables) in sets {
+            let added = of(*set, later_sets).filter(|_| *set != RECEIPT_QUERY_SET);
+            let added = added.map_or(&[][..], |at| &later_sets[at].1.tables);
+            let added = added.iter().filter(|table| !table.hidden);
+            let name = |table: &Table| &later.payload[table.name.clone()];
+            let is_here = |name: &[u8]| {
+                tables
+                    .tables
+                    .iter()
+                    .any(|table| self.payload[table.name.clone()] == *name)
+            };
+            if added.clone().any(|table| is_here(name(table))) {
+                return None;
+            }
+            out.put_u32_le(*set);
+            out.put_count(tables.tables.len() + added.clone().count());
+            tables
+                .tables
+                .iter()
+                .for_each(|table| out.put_slice(&self.payload[table.place.clone()]));
+            added.for_each(|table| out.put_slice(&later.payload[table.place.clone()]));
+        }
+        for (set, tables) in new() {
+            out.put_u32_le(*set);
+            tables.put_visible(&later.payload, out);
+        }
+        Some(())
     }
 
     /// Whether all of it may be shown.

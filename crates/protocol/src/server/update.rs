@@ -51,6 +51,14 @@ impl Update {
         self.changes.receipt(session)
     }
 
+    /// This update and a later one as one, if they can be told as one.
+    pub fn with(&self, later: &Self) -> Option<Self> {
+        let mut out = BytesMut::with_capacity(1 + self.raw.len() + later.raw.len());
+        out.put_u8(v2::TRANSACTION_UPDATE);
+        self.changes.put_with(&later.changes, &mut out)?;
+        v2::read_update(out.freeze())
+    }
+
     /// The message's bytes, hidden tables included.
     pub fn bytes(&self) -> usize {
         self.raw.len()

@@ -108,6 +108,14 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<ServerMessage, FrameError>
 /// A row list: tag, the shortest hint, data length.
 const ROW_LIST_BYTES_MIN: usize = 1 + 2 + 4;
 
+/// An update that stands alone.
+pub(super) fn read_update(message: Bytes) -> Option<Update> {
+    match read(&mut Reader::new(&message, 0)).ok()? {
+        ServerMessage::Update(update) => Some(update),
+        _ => None,
+    }
+}
+
 fn query_rows(reader: &mut Reader<'_>) -> Result<Tables, FrameError> {
     Tables::read(reader, reader.frame(), 4 + ROW_LIST_BYTES_MIN, |reader| {
         let name = reader.place()?;

@@ -129,7 +129,7 @@ pub(crate) fn seeds() -> Vec<Bytes> {
         .into_iter()
         .map(|message| payload(&[encode(message)]))
         .collect();
-    seeds.push(client::subscribe_receipts(V1, 7));
+    seeds.push(client::subscribe_receipts(V1, 7, false));
     seeds.push(payload(&[
         reply::hello(V1, &SENDER, "token", &CONNECTION).to_vec()
     ]));
@@ -242,7 +242,7 @@ fn our_calls_and_subscriptions_are_theirs() {
     );
     assert!(call.flags == ws::CallReducerFlags::FullUpdate);
 
-    let frame = client::subscribe_receipts(V1, 7);
+    let frame = client::subscribe_receipts(V1, 7, false);
     let ws::ClientMessage::SubscribeMulti(subscribe) =
         bsatn::from_slice::<ws::ClientMessage<Box<[u8]>>>(&frame).unwrap()
     else {

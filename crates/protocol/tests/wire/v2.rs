@@ -249,7 +249,7 @@ pub(crate) fn seeds() -> Vec<Bytes> {
     let mut seeds = vec![
         payload(&messages),
         frame.concat().into(),
-        client::subscribe_receipts(V2, 7),
+        client::subscribe_receipts(V2, 7, false),
         batch().into(),
     ];
     seeds.extend(messages.map(|message| payload(&[message])));
@@ -382,7 +382,7 @@ fn our_calls_and_subscriptions_are_theirs() {
     assert_eq!(next(), (2, "sub".into(), Bytes::new()));
     assert!(rest.is_empty());
 
-    let ours = client::subscribe_receipts(V2, 7);
+    let ours = client::subscribe_receipts(V2, 7, false);
     assert_eq!(
         ours,
         encode_client(&subscribe(

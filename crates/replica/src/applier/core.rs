@@ -2,6 +2,7 @@
 
 mod identify;
 mod recovered;
+mod refresh;
 mod scheduled;
 mod skipped;
 pub(super) mod transaction;
@@ -43,6 +44,7 @@ pub(super) struct Core {
     cleans_up: bool,
     /// A publication was left out here that other nodes may have made.
     has_left_out: bool,
+    refreshes: refresh::Refreshes,
 }
 
 /// What is heard of a command for a database that this node has not made, since it is deleted again; others may have.
@@ -122,6 +124,7 @@ impl Core {
             (Some(Body::Disconnect(_)), None) => self.answer(command, Ok(Reply::Done)),
             _ => self.answer(command, Err(self.absent())),
         }
+        self.refresh(calls);
         self.answer_first();
     }
 
@@ -152,6 +155,7 @@ impl Core {
             }
             _ => self.answer(command, Err(Failure::trapped(why.to_owned()))),
         }
+        self.refresh(calls);
         self.answer_first();
     }
 
@@ -255,7 +259,7 @@ impl Core {
     /// Sends a call that does nothing, unless the last one was such a call: once it is answered, all before it have run.
     pub(super) fn fence(&mut self, calls: &mut Calls) {
         if let Some(open) = self.window.last().filter(|open| open.kind != Kind::Fence) {
-            let fence = open.fence();
+            let fence = open.behind(Kind::Fence);
             calls.push(MARK, &[&fence_args()], 0);
             self.window.push(fence);
         }
@@ -290,6 +294,11 @@ impl Core {
         }
         let open = self.window.pop().ok_or(Violation::NoCall)?;
         if open.kind == Kind::Fence {
+            self.answer_first();
+            return Ok(());
+        }
+        if open.kind == Kind::Refresh {
+            self.refreshed(&result.outcome);
             self.answer_first();
             return Ok(());
         }
@@ -375,7 +384,7 @@ impl Core {
         };
         let position = open.position;
         match &result.outcome {
-            Outcome::Ok { .. } if !matches!(open.kind, Kind::Fence | Kind::Identify) => {
+            Outcome::Ok { .. } if !matches!(open.kind, Kind::Fence | Kind::Refresh | Kind::Identify) => {
                 self.succeeded = self.succeeded.max(position)
             }
             outcome if matches!(open.kind, Kind::Call | Kind::Connect) => {
@@ -394,11 +403,13 @@ impl Core {
     /// A publication begins: nothing else is open until [`Core::published`].
     pub(super) fn publishing(&mut self, command: &ResolvedCommand) {
         let created = self.active.is_none();
+        self.refreshes.are_due(command.position);
         self.window.push(Open::new(command, Kind::Publish { created }));
     }
 
     /// Rows are being written: nothing else is open until that has its result, or [`Core::unwritten`].
     pub(super) fn writing(&mut self, command: &ResolvedCommand) {
+        self.refreshes.are_due(command.position);
         self.window.push(Open::new(command, Kind::Write(None)));
     }
 

@@ -54,7 +54,12 @@ impl Applier {
             }
             rtdb_runtime::select! {
                 payload = connection.next() => {
+                    let (calls, refreshes) = (self.core.window().len(), self.core.window().refreshes());
                     self.results(connection, payload?)?;
+                    let results = calls.saturating_sub(self.core.window().len()).max(1);
+                    if self.core.window().refreshes() < refreshes {
+                        self.slot.views.took(last_result.elapsed() / results as u32);
+                    }
                     last_result = Instant::now();
                     gathers = self.core.window().len() >= GATHER_FROM;
                 }
@@ -106,6 +111,7 @@ impl Applier {
         if self.verdicts.has_changed().is_ok_and(|changed| changed) {
             self.refresh_verdict();
         }
+        self.core.refresh_up_to(self.slot.views.refreshes_max());
         while self.core.window().has_room() {
             let command = self.reader.peek()?;
             if self.checkpoints.is_due(command.timestamp_us) {
@@ -241,6 +247,11 @@ impl Applier {
         let window = self.core.window();
         self.slot
             .set_progress(done, self.core.completed(), window.len(), window.bytes());
+        if self.core.has_refresh_failed() {
+            self.slot.views.refresh_failed();
+        } else if self.core.is_refresh_due() {
+            self.slot.views.outdate();
+        }
         self.shared.report_applied();
     }
 

@@ -8,7 +8,7 @@ pub(super) const CALLS_MAX: usize = 4096;
 /// Their bytes: more is sent only when there are fewer.
 pub(super) const BYTES_MAX: usize = 8 << 20;
 
-/// `rtdb_index` of a [`Kind::Fence`]: below all that a database has applied, so that the call does nothing.
+/// `rtdb_index` of what is no command: below all that a database has applied, so that a [`Kind::Fence`] does nothing.
 pub(super) const FENCE_INDEX: u64 = 0;
 
 /// A command whose outcome is open.
@@ -52,6 +52,8 @@ pub(super) enum Kind {
     Answered(Answer),
     /// A call that has no effect: its answer shows that all before it have run. It has the position of the last of them.
     Fence,
+    /// Views are brought up to date behind the command at the same position, on this node alone: nobody waits for it.
+    Refresh,
 }
 
 /// An outcome that does not know its place in the log yet.
@@ -122,8 +124,8 @@ impl Open {
         }
     }
 
-    /// A [`Kind::Fence`] behind this command.
-    pub(super) fn fence(&self) -> Self {
+    /// What goes behind this command, and is none: a [`Kind::Fence`] or [`Kind::Refresh`].
+    pub(super) fn behind(&self, kind: Kind) -> Self {
         Self {
             position: self.position,
             timestamp_us: self.timestamp_us,
@@ -131,14 +133,14 @@ impl Open {
             seq: self.seq,
             request_id: 0,
             bytes: 0,
-            kind: Kind::Fence,
+            kind,
         }
     }
 
     /// `rtdb_index` in the header that was sent: v1 echoes it.
     pub(super) fn index(&self) -> u64 {
         match self.kind {
-            Kind::Fence => FENCE_INDEX,
+            Kind::Fence | Kind::Refresh => FENCE_INDEX,
             _ => self.position.0,
         }
     }
@@ -192,6 +194,8 @@ impl Open {
 pub(super) struct Window {
     open: VecDeque<Open>,
     bytes: usize,
+    /// How many of them are refreshes.
+    refreshes: usize,
 }
 
 impl Window {
@@ -216,12 +220,17 @@ impl Window {
         self.open.front()
     }
 
+    /// How many refreshes of views are under way.
+    pub(super) fn refreshes(&self) -> usize {
+        self.refreshes
+    }
+
     /// The positions of the first and the last command that wait for the server.
     pub(super) fn under_way(&self) -> Option<(Position, Position)> {
         let mut sent = self
             .open
             .iter()
-            .filter(|open| !matches!(open.kind, Kind::Answered(_) | Kind::Fence));
+            .filter(|open| !matches!(open.kind, Kind::Answered(_) | Kind::Fence | Kind::Refresh));
         let first = sent.next()?.position;
         Some((first, sent.next_back().map_or(first, |open| open.position)))
     }
@@ -239,18 +248,21 @@ impl Window {
 
     pub(super) fn push(&mut self, open: Open) {
         self.bytes += open.bytes;
+        self.refreshes += usize::from(open.kind == Kind::Refresh);
         self.open.push_back(open);
     }
 
     /// Takes back what [`Window::pop`] gave.
     pub(super) fn unpop(&mut self, open: Open) {
         self.bytes += open.bytes;
+        self.refreshes += usize::from(open.kind == Kind::Refresh);
         self.open.push_front(open);
     }
 
     pub(super) fn pop(&mut self) -> Option<Open> {
         let open = self.open.pop_front()?;
         self.bytes -= open.bytes;
+        self.refreshes -= usize::from(open.kind == Kind::Refresh);
         Some(open)
     }
 }

@@ -346,14 +346,11 @@ impl Slot {
     }
 
     pub(crate) fn set_progress(&self, done: LogIndex, completed: Position, calls: usize, bytes: usize) {
-        let passed = self.done.swap(done, Ordering::AcqRel) != done;
-        if passed {
+        if self.done.swap(done, Ordering::AcqRel) != done {
             self.backlog.lock().done(done, Instant::now());
             self.awaited.reached(done);
         }
-        if passed | (self.completed.swap(completed.0, Ordering::Relaxed) != completed.0) {
-            self.views.outdate();
-        }
+        self.completed.store(completed.0, Ordering::Relaxed);
         self.in_flight.store(calls, Ordering::Relaxed);
         self.in_flight_bytes.store(bytes, Ordering::Relaxed);
     }

@@ -1,6 +1,6 @@
 //! Refreshes a database's views, over a connection of its own: nothing that goes wrong here concerns the applier.
 
-use super::{Request, ViewError, Views};
+use super::{LINGER, PAUSE_FACTOR, Request, ViewError, Views};
 use crate::AdminError;
 use crate::applier::{Connection, ConnectionError};
 use crate::replica::{Shared, Slot};
@@ -17,14 +17,10 @@ use tokio::sync::watch;
 /// sooner; the server stops one whose module was prepared without that, or that waits for memory all the time, after some
 /// 13 s or more, and says of it no more than of a panic. Once may be due to calls that came before it.
 const STUCK_AFTER: Duration = Duration::from_secs(4);
-/// How much longer than a refresh the pause after it is, so that calls have at least two thirds of the server's time.
-const PAUSE_FACTOR: u32 = 2;
 /// One that has been asked for may follow at once if the last one was shorter.
 const SHORT: Duration = Duration::from_millis(20);
 /// The version of definitions that may have views.
 const SCHEMA_VERSION: u32 = 10;
-/// How long the connection stays when nobody holds a view any more: queries over HTTP hold them for moments.
-const LINGER: Duration = Duration::from_secs(30);
 /// The pause before a lost connection is tried again: doubles from the first to the second.
 const BACK_OFF_MIN: Duration = Duration::from_millis(50);
 const BACK_OFF_MAX: Duration = Duration::from_secs(2);
@@ -272,7 +268,13 @@ impl Refresher {
         self.rested = now + took * PAUSE_FACTOR;
         self.rested_a_little = if took < SHORT { now } else { self.rested };
         Ok(match called?.outcome {
-            Outcome::Ok { .. } => Ok(()),
+            Outcome::Ok { .. } => {
+                // One by one they are not for the applier.
+                if !self.by_key {
+                    self.views.works_as_a_whole(took);
+                }
+                Ok(())
+            }
             Outcome::Failed { message, .. } | Outcome::Internal(message) | Outcome::Rejected(message) => {
                 Err(message)
             }

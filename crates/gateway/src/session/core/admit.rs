@@ -19,7 +19,7 @@ impl Core {
     /// Admits what waits, as far as the phase rule and the limits allow.
     pub(super) fn admit(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) {
         if self.sharing.is_evicted() {
-            self.leave_feed(actions);
+            self.leave_feed(context, actions);
         }
         while !self.closed && self.has_room() && self.take_next(actions) {
             let Some(Waiting { message, refusal }) = self.waiting.pop_front() else {
@@ -60,7 +60,7 @@ impl Core {
     fn open_way(&mut self, read: &Read, context: &Context<'_>, actions: &mut Vec<Action>) -> Option<Way> {
         let mut way = self.way(read, context);
         if way == Way::Leaving {
-            self.leave_feed(actions);
+            self.leave_feed(context, actions);
             way = self.way(read, context);
         }
         let is_open = match way {
@@ -161,11 +161,12 @@ impl Core {
         reply::read_refused(self.subprotocol, read, identity, connection, context.now_us, why)
     }
 
-    pub(super) fn subscribe_receipts(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn subscribe_receipts(&mut self, refreshes: bool, actions: &mut Vec<Action>) {
         self.upstream = Upstream::Subscribing;
         actions.push(Action::Forward(client::subscribe_receipts(
             self.subprotocol,
             self.caller.session,
+            refreshes,
         )));
     }
 }

@@ -6,7 +6,7 @@
 //! their receipts to come. Reads that had no reply are sent again, and are answered as ever.
 
 use super::super::subscriptions::subscribes;
-use super::{Action, Context, Core, Upstream};
+use super::{Action, Context, Core, Held, Upstream};
 use crate::close::CloseReason;
 use crate::limits::RESTORATIONS_MAX;
 use rtdb_protocol::client;
@@ -25,6 +25,7 @@ impl Core {
         // Its client was not shown these yet: their rows, and the replies, come again.
         if !rtdb_runtime::planted("receipts of a lost life count") {
             self.held.clear();
+            self.refreshes.take();
         }
         if let Some(subscriptions) = &mut self.subscriptions {
             subscriptions.forget_told();
@@ -35,7 +36,8 @@ impl Core {
 
     /// The upstream is there again.
     pub(super) fn repeat_subscriptions(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) {
-        let receipts = client::subscribe_receipts(self.subprotocol, self.caller.session);
+        let refreshes = self.refreshes.wanted(self.subprotocol, context);
+        let receipts = client::subscribe_receipts(self.subprotocol, self.caller.session, refreshes);
         actions.push(Action::Forward(receipts));
         let mut due = 1;
         let (module, is_owner) = (context.module, self.caller.is_owner);
@@ -106,6 +108,9 @@ impl Core {
             self.expect_no_receipts();
         }
         self.upstream = Upstream::Absent;
+        if let Some(update) = self.refreshes.take() {
+            self.held.push_back(Held::Message(ServerMessage::Update(update)));
+        }
         self.settle(actions);
     }
 

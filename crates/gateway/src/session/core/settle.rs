@@ -114,6 +114,9 @@ impl Core {
                 error,
                 ..
             } => {
+                if error && self.refreshes.refused() {
+                    return self.subscribe_receipts(false, actions);
+                }
                 if error {
                     let why = "the database was not published through RaftTimeDB";
                     self.close(CloseReason::new(CloseReason::ERROR, why), actions);
@@ -148,7 +151,8 @@ impl Core {
             ServerMessage::SubscriptionLost { query_set, raw } => {
                 if query_set.is_none_or(|query_set| query_set == RECEIPT_QUERY_SET) {
                     self.expect_no_receipts();
-                    self.subscribe_receipts(actions);
+                    let refreshes = self.refreshes.are_told();
+                    self.subscribe_receipts(refreshes, actions);
                 }
                 if query_set != Some(RECEIPT_QUERY_SET) {
                     if let Some(subscriptions) = &mut self.subscriptions {

@@ -163,9 +163,9 @@ impl Core {
     }
 
     /// Leaves the feed as soon as nothing more is due.
-    pub(super) fn leave_feed(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn leave_feed(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) {
         match &mut self.sharing {
-            Sharing::Open => self.go_alone(actions),
+            Sharing::Open => self.go_alone(context, actions),
             Sharing::Member(member) => {
                 if !member.leaving && member.asked.is_empty() && self.reads.is_empty() {
                     member.leaving = true;
@@ -209,14 +209,14 @@ impl Core {
             Item::Declined { ticket } => {
                 if let Some(read) = self.take_asked(ticket) {
                     self.wait_again(read);
-                    self.evicted(actions);
+                    self.evicted(context, actions);
                 }
             }
             Item::Restored { missed, receipt } => {
                 self.restored_to = self.restored_to.max(receipt);
                 actions.extend(missed.map(Action::Show));
             }
-            Item::Evicted => self.evicted(actions),
+            Item::Evicted => self.evicted(context, actions),
             Item::Moved { shown } => self.moved(shown, context, actions),
             Item::Closed(reason) => return self.feed_lost(reason, actions),
         }
@@ -256,11 +256,11 @@ impl Core {
     }
 
     /// The client is to go on by itself.
-    fn evicted(&mut self, actions: &mut Vec<Action>) {
+    fn evicted(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) {
         if let Sharing::Member(member) = &mut self.sharing {
             member.evicted = true;
         }
-        self.leave_feed(actions);
+        self.leave_feed(context, actions);
     }
 
     fn applied_by_feed(&self, read: &Read, direction: Direction, rows: Bytes, actions: &mut Vec<Action>) {
@@ -292,7 +292,7 @@ impl Core {
         actions.push(Action::Subscribed(Vec::new()));
         if member.live.is_empty() {
             self.sharing = Sharing::Open;
-            return self.go_alone(actions);
+            return self.go_alone(context, actions);
         }
         let none = Subscriptions::new(self.subprotocol, self.total_row_bytes.clone());
         let mut subscriptions = none.moving();
@@ -359,10 +359,11 @@ impl Core {
     }
 
     /// From now on subscriptions are the client's own.
-    fn go_alone(&mut self, actions: &mut Vec<Action>) {
+    fn go_alone(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) {
         self.sharing = Sharing::Alone;
         if self.upstream == Upstream::Open {
-            self.subscribe_receipts(actions);
+            let refreshes = self.refreshes.wanted(self.subprotocol, context);
+            self.subscribe_receipts(refreshes, actions);
         }
     }
 }

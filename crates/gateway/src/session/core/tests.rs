@@ -1,6 +1,7 @@
 //! Orders of events, as short scripts: what goes in, and what the session wants done.
 
 mod procedures;
+mod refreshes;
 mod sharing;
 mod views;
 

@@ -46,6 +46,9 @@ impl Core {
                 if wanted.is_empty() && freshness == Freshness::default() {
                     return true;
                 }
+                if !wanted.is_empty() {
+                    self.refreshes.look();
+                }
                 self.preparing = Preparing::UnderWay;
                 actions.push(Action::Prepare(freshness, wanted));
                 false

@@ -3,7 +3,7 @@
 use super::{End, Event, Io, Session, now_us};
 use crate::close::CloseReason;
 use crate::feed::Item;
-use crate::limits::{CLIENT_BYTES_MAX, DRAIN_MAX};
+use crate::limits::{CLIENT_BYTES_MAX, DRAIN_MAX, REFRESH_WAIT_MAX};
 use crate::session::core::{Action, Context};
 use crate::session::views::{Reopened, Unprepared};
 use crate::wire::{Received, Wire};
@@ -77,6 +77,7 @@ impl<W: Wire> Session<W> {
                 self.core
                     .feed_lost(CloseReason::new(CloseReason::AGAIN, why), actions);
             }
+            Event::Late => self.core.refresh_is_late(&context, actions),
             Event::Outcome(outcome) => {
                 if let Some((since, _)) = io.pending.pop_front() {
                     self.node.metrics.call_done(since.elapsed(), &outcome);
@@ -116,6 +117,10 @@ impl<W: Wire> Session<W> {
         }
         if self.core.wants_upstream() {
             io.held_bytes = 0;
+        }
+        let kept = self.core.waits_for_refresh();
+        if io.keeps.as_ref().map(|(count, _)| *count) != kept {
+            io.keeps = kept.map(|count| (count, Box::pin(rtdb_runtime::sleep(REFRESH_WAIT_MAX))));
         }
         None
     }

@@ -71,6 +71,12 @@ impl<W: Wire> Session<W> {
         {
             return Poll::Ready(Event::ViewFailed);
         }
+        if let Some((_, sleep)) = &mut io.keeps
+            && sleep.poll_unpin(cx).is_ready()
+        {
+            io.keeps = None;
+            return Poll::Ready(Event::Late);
+        }
         if let Some(member) = &mut io.member
             && self.core.wants_feed()
             && let Poll::Ready(item) = member.poll_next(cx)

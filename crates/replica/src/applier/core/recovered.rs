@@ -13,6 +13,7 @@ impl Core {
     /// The connection is lost: what was open waits for [`Core::recovered`].
     pub(in crate::applier) fn lost(&mut self) {
         while let Some(open) = self.window.pop() {
+            self.refreshes.are_due(open.position);
             self.unsettled.push(open);
         }
     }
@@ -54,7 +55,7 @@ impl Core {
             | Kind::Unscheduled => true,
             // Of a disconnect and its cleanup just one succeeds.
             Kind::Cleanup => *place == 0 && cleans_up,
-            Kind::Identify | Kind::Publish { .. } | Kind::Answered(_) | Kind::Fence => false,
+            Kind::Identify | Kind::Publish { .. } | Kind::Answered(_) | Kind::Fence | Kind::Refresh => false,
         });
         let recorded: Vec<u64> = recorded.map(|(_, open)| open.position.0).collect();
         let mut failures = before.failures(&recorded, after);
@@ -72,7 +73,7 @@ impl Core {
                 break;
             }
             let result = match std::mem::replace(&mut open.kind, Kind::Cleanup) {
-                Kind::Cleanup | Kind::Identify | Kind::Scheduled | Kind::Fence => continue,
+                Kind::Cleanup | Kind::Identify | Kind::Scheduled | Kind::Fence | Kind::Refresh => continue,
                 Kind::Call | Kind::Connect | Kind::Write(_) if open.position > index => {
                     Err(Failure::ended(NOT_ANSWERED.to_owned()))
                 }

@@ -11,7 +11,7 @@ use spacetimedb_lib::db::raw_def::v10::{
 
 impl Script {
     /// The same, to a module with the view `mine`, which is `own` in the source.
-    fn with_view(self) -> Self {
+    pub(super) fn with_view(self) -> Self {
         let view = RawViewDefV10 {
             source_name: "own".into(),
             index: 0,
@@ -32,7 +32,7 @@ impl Script {
         Self { module, ..self }
     }
 
-    fn prepared(&mut self, prepared: Result<(), Unprepared>) -> Vec<String> {
+    pub(super) fn prepared(&mut self, prepared: Result<(), Unprepared>) -> Vec<String> {
         self.step(|core, context, actions| core.views_prepared(prepared, context, actions))
     }
 
@@ -50,7 +50,7 @@ impl Script {
     }
 }
 
-fn look(query_set: u32) -> Bytes {
+pub(super) fn look(query_set: u32) -> Bytes {
     client::subscribe(V2, &["SELECT * FROM mine"], query_set, query_set)
 }
 
