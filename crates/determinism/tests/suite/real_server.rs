@@ -589,6 +589,34 @@ fn a_module_that_an_earlier_version_has_prepared_is_updated() {
     assert_eq!(server.rows("rtdb_claims"), json!([]));
 }
 
+/// `views-2x` as the version has prepared it that did not show `rtdb_now` to anybody.
+const BEFORE_10: &[u8] = include_bytes!("before_10.wasm");
+
+#[test]
+fn a_module_with_views_that_an_earlier_version_has_prepared_is_updated() {
+    let Some(bin) = program().filter(|bin| is_2x(bin)) else {
+        eprintln!("skipped: a server of 1.x has no views");
+        return;
+    };
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let server = Server::start(&bin, data.path()).with_token(None);
+    let call = |reducer: &str, index, own| assert_eq!(server.call(reducer, index, own).0, 200, "{reducer}");
+    let refresh = || assert_eq!(server.call(REFRESH, 0, json!([REFRESH_ALL])).0, 200);
+    let score = || server.rows("team")[0][2].clone();
+    server.publish("prepared", BEFORE_10);
+    call("join", 1, json!(["a"]));
+    assert_eq!(server.rows("team"), json!([]));
+    refresh();
+    let now = prepared("views-2x").wasm;
+    // There and back: nodes of both versions may publish for a while.
+    for (index, module) in [(2, now.as_slice()), (3, BEFORE_10), (4, &now)] {
+        server.publish("prepared", module);
+        call("score", index, json!([1]));
+        refresh();
+        assert_eq!(score(), json!(index - 1));
+    }
+}
+
 /// A list of lists, and so on, as deep as the server's JSON goes.
 #[test]
 fn a_column_behind_deep_ones_is_numbered_on_a_real_server() {

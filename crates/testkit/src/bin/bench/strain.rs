@@ -160,10 +160,24 @@ impl Strain {
     }
 
     async fn subscribe(self) -> Result<()> {
-        let mut client = Thin::connect(&self.thin("None")?).await?;
-        client
-            .subscribe(&["SELECT * FROM counter WHERE name = 'large'"], 1)
-            .await
+        let query = "SELECT * FROM counter WHERE name = 'large'";
+        self.subscriber("None", query).await.map(drop)
+    }
+
+    /// A client with a subscription. A node that has too much on its way says so, and closes.
+    async fn subscriber(&self, compression: &'static str, query: &str) -> Result<Thin> {
+        let to = self.thin(compression)?;
+        loop {
+            let subscribed = async {
+                let mut client = Thin::connect(&to).await?;
+                client.subscribe(&[query], 1).await?;
+                anyhow::Ok(client)
+            };
+            match subscribed.await {
+                Ok(client) => return Ok(client),
+                Err(_) => sleep(RETRY_PAUSE).await,
+            }
+        }
     }
 
     /// It may be refused, for there are many.
@@ -213,9 +227,7 @@ impl Strain {
         let query = format!("SELECT * FROM counter WHERE name = '{name}'");
         let mut subscribers = Vec::new();
         for _ in 0..COMPRESSED {
-            let mut client = Thin::connect(&self.thin("Brotli")?).await?;
-            client.subscribe(&[&query], 1).await?;
-            subscribers.push(client);
+            subscribers.push(self.subscriber("Brotli", &query).await?);
         }
         // A node that has too much on its way says so, and closes.
         let rows = many(&name, COMPRESSED_ROWS);
