@@ -6,6 +6,7 @@ mod body;
 mod call;
 mod cors;
 mod database;
+mod idempotency;
 mod identity;
 mod logs;
 mod mcp;

@@ -2,6 +2,7 @@
 
 mod awaited;
 mod backlog;
+mod outcomes;
 mod scout;
 mod shared;
 mod ticks;
@@ -61,6 +62,9 @@ pub trait Report: Send + Sync {
     /// How many replicas are a majority of those that count; `None` as long as there are nodes that don't know
     /// [`Judgement`](rtdb_consensus::command::Judgement) and [`Trapped`](rtdb_consensus::command::Trapped).
     fn majority(&self) -> Option<usize>;
+
+    /// Whether the call at `position` has a key, and the log does not know yet what came of it.
+    fn wants(&self, position: Position) -> bool;
 }
 
 /// The local copy of a shard: follows the log, and applies it to the local server. Dropping it ends the appliers.

@@ -5,7 +5,7 @@ use super::reader::Head;
 use super::stuck::ABANDONED;
 use super::window::Told;
 use super::{Applier, Connection, Interrupt, before, calls, is_alone};
-use crate::replica::Found;
+use crate::replica::{Found, Shared, Slot};
 use bytes::Bytes;
 use futures::FutureExt;
 use rtdb_consensus::command::{Body, Trapped};
@@ -213,15 +213,16 @@ impl Applier {
             let is_held = majority.is_some() && !rtdb_runtime::planted("doubtful answers are told at once");
             match told.doubtful.filter(|_| is_held) {
                 Some(position) => {
-                    let is_own = told.origin.node == self.shared.node;
-                    self.held.take(position, is_own.then_some(told), Instant::now());
+                    let is_waited_for = told.origin.node == self.shared.node || told.keyed.is_some();
+                    self.held
+                        .take(position, is_waited_for.then_some(told), Instant::now());
                 }
                 None => {
                     if let Err(Unapplied::Reducer { position, .. }) = told.outcome {
                         let is_asked = self.witnesses.borrow().count(position) > 0;
                         self.held.failed(position, is_asked);
                     }
-                    self.shared.follow.complete(told.origin, told.seq, told.outcome);
+                    complete(&self.shared, &self.slot, told);
                 }
             }
         }
@@ -233,6 +234,7 @@ impl Applier {
             drop(witnesses);
             self.tell(|_| settled);
         }
+        self.shared.say_outcomes(&self.slot);
         let passed = self.reader.passed();
         self.slot.set_reach(self.reader.reached(), self.core.succeeded());
         let open = self.core.first_open();
@@ -247,7 +249,7 @@ impl Applier {
     /// Tells what is held no longer.
     pub(super) fn tell(&mut self, settled: impl FnOnce(&mut Held) -> Vec<Told>) {
         for told in settled(&mut self.held) {
-            self.shared.follow.complete(told.origin, told.seq, told.outcome);
+            complete(&self.shared, &self.slot, told);
         }
     }
 
@@ -265,4 +267,12 @@ impl Applier {
             self.held.said(count);
         }
     }
+}
+
+/// Tells an outcome to who waits for it on this node; of a call with a key it is remembered.
+fn complete(shared: &Shared, slot: &Slot, told: Told) {
+    if let Some(position) = told.keyed {
+        shared.learn(slot, position, told.origin, &told.outcome);
+    }
+    shared.follow.complete(told.origin, told.seq, told.outcome);
 }

@@ -20,6 +20,8 @@ pub(super) struct Open {
     pub(super) seq: u64,
     pub(super) request_id: u32,
     pub(super) bytes: usize,
+    /// Whether its caller has a key for it.
+    pub(super) has_key: bool,
     pub(super) kind: Kind,
 }
 
@@ -107,6 +109,8 @@ pub(super) struct Told {
     pub(super) outcome: Outcome,
     /// Where the call stands, if this is the local server's word alone.
     pub(super) doubtful: Option<Position>,
+    /// Where the call stands, if its caller has a key for it.
+    pub(super) keyed: Option<Position>,
 }
 
 impl Open {
@@ -118,6 +122,7 @@ impl Open {
             seq: command.seq,
             request_id: 0,
             bytes: 0,
+            has_key: command.command.key().is_some(),
             kind,
         }
     }
@@ -131,6 +136,7 @@ impl Open {
             seq: self.seq,
             request_id: 0,
             bytes: 0,
+            has_key: false,
             kind: Kind::Fence,
         }
     }
@@ -149,6 +155,7 @@ impl Open {
             timestamp_us,
             origin,
             seq,
+            has_key,
             ..
         } = self;
         let is_doubtful = matches!(answer, Err(Failure::Reducer { doubtful: true, .. }));
@@ -183,6 +190,7 @@ impl Open {
             seq,
             outcome,
             doubtful: is_doubtful.then_some(position),
+            keyed: has_key.then_some(position),
         }
     }
 }

@@ -85,6 +85,14 @@ impl Catalog for Nothing {
         true
     }
 
+    fn takes_keys(&self) -> bool {
+        false
+    }
+
+    fn keyed(&self, _: &Identity, _: &rtdb_consensus::command::CallKey) -> Option<crate::catalog::FirstCall> {
+        None
+    }
+
     fn has_mixed_processors(&self) -> bool {
         false
     }
