@@ -49,7 +49,7 @@ struct State {
     absent: BTreeSet<Position>,
     /// Where each command with a name stands.
     places: BTreeMap<String, Position>,
-    /// Where the database was deleted last: what was called before may be called again with the same key.
+    /// Where the database was deleted last.
     deleted: Position,
     acknowledged: BTreeMap<String, Position>,
     unknown: BTreeSet<String>,
@@ -227,11 +227,17 @@ impl State {
             }
             if let Some(name) = name {
                 let before = self.places.insert(name.clone(), position);
-                let is_anew = command.command.key().is_some() && before < Some(self.deleted);
+                // What found no database may be called again with its key, and all once it is deleted.
+                let was_nothing = |before| before < self.deleted || self.absent.contains(&before);
+                let is_anew = command.command.key().is_some() && before.is_some_and(was_nothing);
                 assert!(
                     before.is_none() || is_anew,
                     "{name} is applied twice, at {before:?} and {position}"
                 );
+                if is_anew {
+                    self.acknowledged.remove(&name);
+                    self.failed.remove(&name);
+                }
             }
             self.gaps
                 .last_mut()
