@@ -19,6 +19,7 @@
     )
 )]
 
+mod asking;
 mod budget;
 mod catalog;
 mod close;

@@ -6,7 +6,7 @@ use crate::limits::{FIRST_ASK, FIRST_LOOK, FIRST_WAIT_MAX};
 use crate::node::Node;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use rtdb_consensus::command::{Body, CallKey, KEY_BYTES_MAX, Outcomes};
+use rtdb_consensus::command::{Body, CallKey, KEY_BYTES_MAX};
 use rtdb_consensus::{Outcome, Refusal, Unapplied};
 use rtdb_runtime::Instant;
 use spacetimedb_lib::{Identity, hash_bytes};
@@ -110,8 +110,7 @@ pub(super) async fn first(
     database: &Identity,
     key: &CallKey,
 ) -> Result<Option<Outcome>, HttpError> {
-    let begun = Instant::now();
-    let mut asked = begun;
+    let (begun, mut pause) = (Instant::now(), FIRST_LOOK);
     loop {
         let Some(first) = node.catalog.keyed(database, key) else {
             return Ok(None);
@@ -129,18 +128,15 @@ pub(super) async fn first(
             })));
         }
         // Mostly the first call's node says it by itself.
-        if asked.elapsed() >= FIRST_ASK {
-            asked = Instant::now();
-            let ask = Body::Outcomes(Outcomes {
-                database: database.to_byte_array().to_vec().into(),
-                wanted: vec![first.position.0],
-                ..Outcomes::default()
-            });
-            if let Err(error) = node.shard.submit(ask.into()) {
-                tracing::debug!(%error, "nobody is asked yet what came of a call");
+        if pause >= FIRST_ASK {
+            for question in node.asking.ask(database, first.position, Instant::now()) {
+                if let Err(error) = node.shard.submit(Body::Outcomes(question).into()) {
+                    tracing::debug!(%error, "nobody is asked yet what came of a call");
+                }
             }
         }
-        rtdb_runtime::sleep(FIRST_LOOK).await;
+        rtdb_runtime::sleep(pause).await;
+        pause = (pause * 2).min(FIRST_ASK);
     }
 }
 
