@@ -12,6 +12,7 @@ use rtdb_gateway::{ClientLimits, Publishers, Quotas, Scheduled, Slowed};
 use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -227,6 +228,29 @@ async fn a_key_that_is_no_good_is_refused() {
         assert!(body.contains(why), "{headers}: {body}");
     }
     assert!(gateway.log.kinds().is_empty());
+}
+
+#[tokio::test]
+async fn what_became_of_a_call_is_asked_by_connection_and_number() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let get = async |query: &str| {
+        let path = format!("GET /v1/database/{NAME}/outcome?{query}");
+        gateway.request(&path, BOB, b"").await
+    };
+    let connection = "connection_id=0123456789abcdef0123456789abcdef";
+    let (status, head, body) = get(&format!("{connection}&request_id=7")).await;
+    assert_eq!((status, body.as_str()), (200, r#"{"outcome":"unknown"}"#));
+    assert!(head.contains("content-type: application/json"), "{head}");
+    for bad in [
+        "",
+        connection,
+        "connection_id=x&request_id=7",
+        &format!("{connection}&request_id=-1"),
+    ] {
+        assert_eq!(get(bad).await.0, 400, "{bad}");
+    }
+    gateway.log.has_leader.store(false, Ordering::Relaxed);
+    assert_eq!(get(&format!("{connection}&request_id=7")).await.0, 503);
 }
 
 /// The claims in the commands proposed so far.

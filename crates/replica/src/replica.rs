@@ -3,12 +3,14 @@
 mod awaited;
 mod backlog;
 mod outcomes;
+mod recent;
 mod scout;
 mod shared;
 mod ticks;
 mod verdicts;
 mod witnesses;
 
+pub use recent::Became;
 pub use shared::Found;
 pub(crate) use shared::{Shared, Slot};
 pub(crate) use verdicts::{Taken, Verdict, Verdicts};
@@ -208,6 +210,20 @@ impl Replica {
 
     fn slot(&self, identity: &DatabaseId) -> Option<Arc<Slot>> {
         self.shared.slot(identity)
+    }
+
+    /// What became of the call that a client's last session of a database has given a number, as far as it is applied here.
+    pub fn became(
+        &self,
+        identity: &DatabaseId,
+        sender: [u8; 32],
+        connection: [u8; 16],
+        request_id: u32,
+    ) -> Became {
+        let slot = self.slot(identity);
+        slot.map_or(Became::Forgotten, |slot| {
+            slot.became(&(sender, connection), request_id)
+        })
     }
 
     /// The local server's HTTP API, in owners' names.

@@ -354,6 +354,16 @@ impl Local for FakeLocal {
         None
     }
 
+    fn became(
+        &self,
+        _: &Identity,
+        _: &Identity,
+        _: spacetimedb_lib::ConnectionId,
+        _: u32,
+    ) -> rtdb_replica::Became {
+        rtdb_replica::Became::Forgotten
+    }
+
     fn caught_up(&self, _: &Identity, index: u64) -> futures::future::BoxFuture<'static, ()> {
         let mut applied = self.applied.subscribe();
         Box::pin(async move {

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use http::{Method, StatusCode};
 use rtdb_testkit::Response;
+use rtdb_testkit::client::{Args, Client, Connect, Wire};
 use rtdb_testkit::{Api, demo_module};
 use serde_json::{Value, json};
 
@@ -161,6 +162,80 @@ fn a_call_that_is_sent_again_counts_once_whatever_dies() {
         let texts = texts.column("text")?;
         ensure!(texts.len() == 1, "{texts:?}");
         texts.first().context("no row")?;
+        scene.end().await
+    });
+}
+
+/// A client's own connection id.
+const CONNECTION: &str = "0123456789abcdef0123456789abcdef";
+
+/// What a node says of one of its calls, once it is over: the word, and an error.
+async fn outcome(api: &Api, request_id: u32) -> Result<(String, String)> {
+    let path = format!("/v1/database/{DATABASE}/outcome?connection_id={CONNECTION}&request_id={request_id}");
+    until("the connection is over", async || {
+        let answer: Value = api.get(&path).await?;
+        let word = answer["outcome"].as_str().context("no outcome")?.to_owned();
+        ensure!(word != "open", "it goes on");
+        Ok((word, answer["error"].as_str().unwrap_or_default().to_owned()))
+    })
+    .await
+}
+
+#[test]
+fn who_has_lost_a_connection_hears_what_became_of_its_calls() {
+    run(async {
+        let mut scene = Scene::start(3).await?;
+        let addrs = scene.cluster.client_addrs();
+        let connect = Connect {
+            parameters: format!("&connection_id={CONNECTION}"),
+            wire: Wire::usual()?,
+            ..Connect::new(&addrs[0], DATABASE).with_token(&scene.owner)
+        };
+        let mut client = Client::connect(&connect).await?;
+        let other = Api::new(&addrs[1]).with_token(&scene.owner);
+        let added = client
+            .call(demo_module::ADD, &demo_module::add("answered", 1))
+            .await?;
+        let failed = client.call("fail", &Args::new().str("too large")).await?;
+        client.flush().await?;
+        let known = async |request_id, word: &str, error: &str| {
+            until("it is there", async || {
+                let (said, why) = outcome(&other, request_id).await?;
+                ensure!(said == word && why.contains(error), "{said} {why}");
+                Ok(())
+            })
+            .await
+        };
+        known(added, "committed", "").await?;
+        known(failed, "failed", "too large").await?;
+
+        let mut under_way = Vec::new();
+        for number in 0..UNDER_WAY {
+            let name = format!("under way {number}");
+            let request_id = client.call(demo_module::ADD, &demo_module::add(&name, 1)).await?;
+            under_way.push((request_id, name));
+        }
+        client.flush().await?;
+        scene.cluster.node_mut(1).kill9().await?;
+        let mut expected = vec!["answered".to_owned()];
+        for (request_id, name) in under_way {
+            match outcome(&other, request_id).await?.0.as_str() {
+                "committed" => expected.push(name),
+                "none" => {}
+                word => bail!("{name}: {word}"),
+            }
+        }
+        ensure!(outcome(&other, u32::MAX).await?.0 == "none");
+        let stranger = Api::new(&addrs[1]);
+        let stranger = stranger.with_token(stranger.new_token().await?);
+        ensure!(outcome(&stranger, added).await?.0 == "unknown", "it is another's");
+
+        scene.cluster.restart(1)?;
+        scene.identical().await?;
+        let (server, database) = scene.server(1).await?;
+        let rows = demo_module::rows(&server, &database).await?;
+        let names: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
+        ensure!(names == expected, "{names:?}, not {expected:?}");
         scene.end().await
     });
 }

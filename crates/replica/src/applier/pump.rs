@@ -119,6 +119,7 @@ impl Applier {
             if on_its_way.is_some() && either.any(|position| self.poison.is_suspect(position)) {
                 return None;
             }
+            self.slot.took(command);
             let abandoned = self.abandoned.contains(&command.position).then_some(ABANDONED);
             match self.verdict.failed(command.position).or(abandoned) {
                 None => {
@@ -213,7 +214,8 @@ impl Applier {
             let is_held = majority.is_some() && !rtdb_runtime::planted("doubtful answers are told at once");
             match told.doubtful.filter(|_| is_held) {
                 Some(position) => {
-                    let is_waited_for = told.origin.node == self.shared.node || told.keyed.is_some();
+                    let is_own = told.origin.node == self.shared.node;
+                    let is_waited_for = is_own || told.keyed.is_some() || told.in_session.is_some();
                     self.held
                         .take(position, is_waited_for.then_some(told), Instant::now());
                 }
@@ -269,10 +271,13 @@ impl Applier {
     }
 }
 
-/// Tells an outcome to who waits for it on this node; of a call with a key it is remembered.
+/// Tells an outcome to who waits for it on this node; of a call with a key, or within a session, it is remembered.
 fn complete(shared: &Shared, slot: &Slot, told: Told) {
     if let Some(position) = told.keyed {
         shared.learn(slot, position, told.origin, &told.outcome);
+    }
+    if let Some(position) = told.in_session {
+        slot.ended(position, &told.outcome);
     }
     shared.follow.complete(told.origin, told.seq, told.outcome);
 }

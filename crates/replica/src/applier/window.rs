@@ -1,5 +1,6 @@
 //! Commands whose outcome is open, in log order.
 
+use rtdb_consensus::command::Body;
 use rtdb_consensus::{Applied, Origin, Outcome, Position, Refusal, Reply, ResolvedCommand, Unapplied};
 use std::collections::VecDeque;
 
@@ -22,6 +23,8 @@ pub(super) struct Open {
     pub(super) bytes: usize,
     /// Whether its caller has a key for it.
     pub(super) has_key: bool,
+    /// Whether it is a call within a session.
+    pub(super) has_session: bool,
     pub(super) kind: Kind,
 }
 
@@ -111,6 +114,8 @@ pub(super) struct Told {
     pub(super) doubtful: Option<Position>,
     /// Where the call stands, if its caller has a key for it.
     pub(super) keyed: Option<Position>,
+    /// The same if it was made within a session.
+    pub(super) in_session: Option<Position>,
 }
 
 impl Open {
@@ -123,6 +128,7 @@ impl Open {
             request_id: 0,
             bytes: 0,
             has_key: command.command.key().is_some(),
+            has_session: matches!(&command.command.body, Some(Body::Call(call)) if call.session != 0),
             kind,
         }
     }
@@ -137,6 +143,7 @@ impl Open {
             request_id: 0,
             bytes: 0,
             has_key: false,
+            has_session: false,
             kind: Kind::Fence,
         }
     }
@@ -156,6 +163,7 @@ impl Open {
             origin,
             seq,
             has_key,
+            has_session,
             ..
         } = self;
         let is_doubtful = matches!(answer, Err(Failure::Reducer { doubtful: true, .. }));
@@ -191,6 +199,7 @@ impl Open {
             outcome,
             doubtful: is_doubtful.then_some(position),
             keyed: has_key.then_some(position),
+            in_session: has_session.then_some(position),
         }
     }
 }

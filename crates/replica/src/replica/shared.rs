@@ -3,6 +3,7 @@
 use super::awaited::Awaited;
 use super::backlog::Backlog;
 use super::outcomes::Outcomes;
+use super::recent::{Became, Recent};
 use super::ticks::Ticks;
 use super::{ReplicaConfig, Report, Verdicts, Witnesses};
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
 };
 use parking_lot::{Mutex, RwLock};
 use rtdb_consensus::command::{self, Body, Judgement, OUTCOMES_MAX, Owner, Poison, Timer, Trapped};
-use rtdb_consensus::{Follow, Holding, Lag, LogIndex, Origin, Outcome, Position};
+use rtdb_consensus::{Follow, Holding, Lag, LogIndex, Origin, Outcome, Position, ResolvedCommand};
 use rtdb_runtime::Instant;
 use spacetimedb_lib::Identity;
 use std::collections::{BTreeMap, VecDeque};
@@ -102,6 +103,8 @@ pub(crate) struct Slot {
     pub(crate) witnesses: watch::Sender<Witnesses>,
     /// What came of calls with keys.
     outcomes: Mutex<Outcomes>,
+    /// The last calls within sessions.
+    recent: Mutex<Recent>,
 }
 
 /// Where an applier is: the log index up to which all is done, and the last position whose outcome is known.
@@ -377,11 +380,31 @@ impl Slot {
             ticks: Mutex::default(),
             witnesses: watch::Sender::new(Witnesses::default()),
             outcomes: Mutex::default(),
+            recent: Mutex::default(),
         }
     }
 
     pub(crate) fn set_phase(&self, phase: Phase) {
         *self.phase.lock() = phase;
+    }
+
+    /// A command is on its way to the server.
+    pub(crate) fn took(&self, command: &ResolvedCommand) {
+        self.recent.lock().note(command);
+    }
+
+    /// The call at `position`, which stands in a session, has an outcome.
+    pub(crate) fn ended(&self, position: Position, outcome: &Outcome) {
+        self.recent.lock().learn(position, outcome);
+    }
+
+    /// Commands pass by that are not noted.
+    pub(crate) fn forget_recent(&self) {
+        *self.recent.lock() = Recent::default();
+    }
+
+    pub(super) fn became(&self, client: &([u8; 32], [u8; 16]), request_id: u32) -> Became {
+        self.recent.lock().became(client, request_id)
     }
 
     /// A call has run for longer than it may.
