@@ -164,6 +164,20 @@ pub enum Refusal {
     /// A row of a schedule table is not due yet, by the log's time.
     #[error("the log's time has not come to when the row is due")]
     NotDue,
+    /// A call with this key has taken effect before: what came of it is in the log's state, or will be.
+    #[error("a call with this idempotency key is under way: try again")]
+    Repeated,
+    /// The key is another call's.
+    #[error("this idempotency key was used for another call: a call of its own needs a key of its own")]
+    KeyTaken,
+    /// The caller, or all callers of the database, have more keys than are kept.
+    #[error(
+        "{whose} more calls with idempotency keys than are remembered: try again later, or without a key"
+    )]
+    TooManyKeys {
+        /// Whose they are.
+        whose: &'static str,
+    },
     /// The cluster already has its settings.
     #[error("the cluster has been initialised already")]
     AlreadyInitialised,

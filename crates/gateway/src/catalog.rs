@@ -1,6 +1,7 @@
 //! What the gateway asks of the cluster: which databases there are, and whose.
 
-use rtdb_consensus::command::Owner;
+use rtdb_consensus::command::{CallKey, Owner};
+use rtdb_consensus::{Outcome, Position};
 use spacetimedb_lib::{ConnectionId, Identity};
 
 /// A database, as the cluster knows it.
@@ -36,6 +37,17 @@ pub struct Client {
     pub connection: ConnectionId,
 }
 
+/// The first call that had a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FirstCall {
+    /// Where it stands in the log.
+    pub position: Position,
+    /// Whether it was the same call.
+    pub is_same: bool,
+    /// What came of it, if the log knows.
+    pub outcome: Option<Outcome>,
+}
+
 /// The cluster's databases, as this node knows them.
 pub trait Catalog: Send + Sync {
     /// Whether the cluster has been initialised (`rtdb init`): before, there is no key to sign tokens with.
@@ -59,6 +71,9 @@ pub trait Catalog: Send + Sync {
     /// Whether every node of the cluster knows of procedures' transactions.
     fn runs_procedures(&self) -> bool;
 
+    /// Whether every node of the cluster knows of calls with keys.
+    fn takes_keys(&self) -> bool;
+
     /// Whether the nodes have processors of different kinds.
     fn has_mixed_processors(&self) -> bool;
 
@@ -76,4 +91,7 @@ pub trait Catalog: Send + Sync {
 
     /// The clients of a database, in the order in which they came.
     fn clients(&self, database: &Identity) -> Vec<Client>;
+
+    /// The first call of a caller of the database that had that key.
+    fn keyed(&self, database: &Identity, key: &CallKey) -> Option<FirstCall>;
 }

@@ -6,10 +6,12 @@ mod body;
 mod call;
 mod cors;
 mod database;
+mod idempotency;
 mod identity;
 mod logs;
 mod mcp;
 mod names;
+mod outcome;
 mod plan;
 mod publish;
 mod route;
@@ -51,6 +53,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/database/{database}/schema", get(database::schema))
         .route("/database/{database}/logs", get(logs::logs))
         .route("/database/{database}/sql", post(sql::sql))
+        .route("/database/{database}/outcome", get(outcome::outcome))
         .route("/database/{database}/lock", post(database::lock))
         .route("/database/{database}/unlock", post(database::unlock))
         .route(

@@ -75,6 +75,8 @@ impl From<Unapplied> for HttpError {
             }
             Unapplied::Refused(Refusal::NoSuchDatabase) => return Self::no_such_database(),
             Unapplied::Refused(Refusal::NoSuchShard(_)) => StatusCode::NOT_FOUND,
+            Unapplied::Refused(Refusal::KeyTaken) => StatusCode::UNPROCESSABLE_ENTITY,
+            Unapplied::Refused(Refusal::TooManyKeys { .. }) => StatusCode::TOO_MANY_REQUESTS,
             Unapplied::Refused(Refusal::NotOwner | Refusal::Locked) => StatusCode::FORBIDDEN,
             Unapplied::Refused(Refusal::NameTaken(_)) => StatusCode::UNAUTHORIZED,
             Unapplied::Refused(
@@ -89,7 +91,8 @@ impl From<Unapplied> for HttpError {
                 | Refusal::ConnectionTaken
                 | Refusal::Deposed
                 | Refusal::NotYet
-                | Refusal::NotDue,
+                | Refusal::NotDue
+                | Refusal::Repeated,
             ) => StatusCode::CONFLICT,
             Unapplied::Unknown { .. } => StatusCode::GATEWAY_TIMEOUT,
         };

@@ -19,6 +19,7 @@
     )
 )]
 
+mod asking;
 mod budget;
 mod catalog;
 mod close;
@@ -51,7 +52,7 @@ mod views;
 mod wire;
 mod writes;
 
-pub use catalog::{Catalog, Client, DatabaseRecord};
+pub use catalog::{Catalog, Client, DatabaseRecord, FirstCall};
 pub use close::CloseReason;
 pub use gate::{Quotas, Slowed};
 pub use gateway::Gateway;

@@ -80,6 +80,15 @@ pub const TURN_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Calls that are let through at once when a slowed database may take more: what nobody has asked for is not saved up.
 pub const TURNS_MAX: u64 = 4_096;
 
+/// How long who sends a call again waits for what came of it the first time: longer than replicas wait for each other's word.
+pub const FIRST_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// After how long it is looked for the first time whether the log has that; each time later it takes twice as long, up to the next.
+pub const FIRST_LOOK: Duration = Duration::from_millis(20);
+
+/// How often a node looks at most once it has taken long, and asks all replicas for what its clients wait for.
+pub const FIRST_ASK: Duration = Duration::from_millis(500);
+
 /// Callers whose calls within the last second are remembered, for the quotas, before those that have a full second's calls
 /// free are forgotten.
 pub const SPENT_MIN: usize = 1_024;

@@ -5,8 +5,8 @@ use futures::future::BoxFuture;
 use rtdb_consensus::{LogIndex, Position};
 use rtdb_determinism::Module;
 use rtdb_protocol::Subprotocol;
-use rtdb_replica::{Procedures, Views};
-use spacetimedb_lib::{Hash, Identity};
+use rtdb_replica::{Became, Procedures, Views};
+use spacetimedb_lib::{ConnectionId, Hash, Identity};
 use std::sync::Arc;
 use thiserror::Error;
 use tokio::sync::watch;
@@ -76,6 +76,16 @@ pub trait Local: Send + Sync {
     /// The procedures of a database that run for clients of this node. `None` if there is no such database, or nothing that
     /// would carry out their transactions.
     fn procedures(&self, identity: &Identity) -> Option<Arc<Procedures>>;
+
+    /// What became of the reducer's call that a client's last session with that connection id has given a number, as far as it is
+    /// applied here.
+    fn became(
+        &self,
+        identity: &Identity,
+        sender: &Identity,
+        connection: ConnectionId,
+        request_id: u32,
+    ) -> Became;
 
     /// Resolves when the local server has all of a database that stands in the log up to `index`, and again all that it may
     /// have shown anybody until now: it may have died since, and have lost its last transactions.

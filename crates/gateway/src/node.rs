@@ -1,5 +1,6 @@
 //! What all requests and sessions of a node share.
 
+use crate::asking::Asking;
 use crate::budget::Budget;
 use crate::catalog::{Catalog, DatabaseRecord};
 use crate::close::CloseReason;
@@ -39,6 +40,8 @@ pub(crate) struct Node {
     pub(crate) gate: Gate,
     /// Who may create databases, if that is not everyone.
     pub(crate) publishers: OnceLock<Publishers>,
+    /// What is asked of all replicas.
+    pub(crate) asking: Asking,
     /// Where clients wait to be let in.
     pub(crate) entrance: Entrance,
     pub(crate) client: Arc<LocalClient>,
@@ -89,6 +92,7 @@ impl Node {
             local,
             gate: Gate::new(metrics.clone()),
             publishers: OnceLock::new(),
+            asking: Asking::default(),
             entrance: Entrance::default(),
             budget,
             metrics,

@@ -8,9 +8,9 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use rtdb_consensus::LogIndex;
 use rtdb_protocol::Subprotocol;
-use rtdb_replica::{LocalServer, Procedures, Replica, Server, ServerState, Views};
+use rtdb_replica::{Became, LocalServer, Procedures, Replica, Server, ServerState, Views};
 use rtdb_runtime::{Home, JoinHandle};
-use spacetimedb_lib::Identity;
+use spacetimedb_lib::{ConnectionId, Identity};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -166,6 +166,18 @@ impl Local for OverReplica {
 
     fn procedures(&self, identity: &Identity) -> Option<Arc<Procedures>> {
         self.replica.procedures(&identity.to_byte_array())
+    }
+
+    fn became(
+        &self,
+        identity: &Identity,
+        sender: &Identity,
+        connection: ConnectionId,
+        request_id: u32,
+    ) -> Became {
+        let (database, sender) = (identity.to_byte_array(), sender.to_byte_array());
+        self.replica
+            .became(&database, sender, connection.as_le_byte_array(), request_id)
     }
 
     fn caught_up(&self, identity: &Identity, index: LogIndex) -> BoxFuture<'static, ()> {

@@ -41,9 +41,7 @@ pub(crate) enum WriteError {
 /// A statement, read for a module.
 #[derive(Debug)]
 pub(crate) struct Typed<'a> {
-    /// The table.
-    pub(crate) table: &'a Table,
-    /// Its place in the module's definition.
+    /// The table's place in the module's definition.
     pub(crate) place: u32,
     pub(crate) kind: WriteKind,
     /// What gives the rows that are there: SpacetimeDB has not said yet whether it is one.
@@ -87,12 +85,7 @@ pub(crate) fn read<'a>(
             (WriteKind::Delete(DeleteRows { query }), Some(rows))
         }
     };
-    Ok(Typed {
-        table,
-        place,
-        kind,
-        rows,
-    })
+    Ok(Typed { place, kind, rows })
 }
 
 /// A table's columns.

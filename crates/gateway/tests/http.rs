@@ -12,6 +12,7 @@ use rtdb_gateway::{ClientLimits, Publishers, Quotas, Scheduled, Slowed};
 use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -42,7 +43,7 @@ async fn ping_answers_and_browsers_may_ask() {
         .await;
     assert_eq!(status, 200);
     assert!(
-        head.contains("access-control-allow-headers: authorization,accept,content-type"),
+        head.contains("access-control-allow-headers: authorization,accept,content-type,idempotency-key"),
         "{head}"
     );
 }
@@ -142,6 +143,114 @@ async fn a_call_is_proposed_with_its_header_and_answered() {
     let header = CallHeader::decode(&call.args).expect("a header");
     assert_eq!(header.sender, identity_of("bob").to_byte_array());
     assert_eq!(&call.args[72..], 9u64.to_le_bytes());
+}
+
+/// Bob, and a key.
+fn keyed(key: &str) -> String {
+    format!("{BOB}content-type: application/json\r\nidempotency-key: {key}\r\n")
+}
+
+#[tokio::test]
+async fn a_call_with_a_key_is_made_once_and_answered_again() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let path = |reducer| format!("POST /v1/database/{NAME}/call/{reducer}");
+    let call =
+        async |headers: &str, args: &str| gateway.request(&path("add"), headers, args.as_bytes()).await;
+    assert_eq!(call(&keyed("a"), "[9]").await.0, 200);
+    assert_eq!(gateway.log.kinds(), ["call"]);
+
+    // Nobody says what came of it before somebody is asked.
+    let quoted = keyed("\"a\"");
+    let again = call(&quoted, "[9]");
+    let said = async {
+        gateway.log.wait_for("asked").await;
+        *gateway.log.known.lock() = Some(Err(failed("too large")));
+    };
+    let (again, ()) = tokio::join!(again, said);
+    assert_eq!((again.0, again.2.as_str()), (530, "too large"));
+    assert_eq!(call(&keyed("a"), "[9]").await.2, "too large");
+    for other in ["[8]", "[9 ]"] {
+        let (status, _, body) = call(&keyed("a"), other).await;
+        assert_eq!(status, 422, "{body}");
+    }
+    let (status, _, body) = gateway.request(&path("reset"), &keyed("a"), b"[9]").await;
+    assert_eq!(status, 422, "{body}");
+    let calls = |kinds: Vec<&str>| kinds.iter().filter(|kind| **kind == "call").count();
+    assert_eq!(calls(gateway.log.kinds()), 1);
+    assert_eq!(call(&keyed("b"), "[9]").await.0, 200);
+    assert_eq!(calls(gateway.log.kinds()), 2);
+}
+
+#[tokio::test]
+async fn the_log_has_the_last_word_on_a_key() {
+    let gateway = Fixture::start(Settings::default()).await;
+    for (refusal, expected) in [
+        (Refusal::KeyTaken, 422),
+        (Refusal::TooManyKeys { whose: "a test has" }, 429),
+    ] {
+        gateway
+            .log
+            .answer(move |_| Some(Err(Unapplied::Refused(refusal.clone()))));
+        let path = format!("POST /v1/database/{NAME}/call/add");
+        let (status, _, body) = gateway
+            .request(&path, &keyed(&expected.to_string()), b"[9]")
+            .await;
+        assert_eq!(status, expected, "{body}");
+    }
+    // It was made through another node, which this one did not know yet.
+    let known = gateway.log.clone();
+    gateway.log.answer(move |_| {
+        *known.known.lock() = Some(Err(failed("no")));
+        Some(Err(Unapplied::Refused(Refusal::Repeated)))
+    });
+    let sql = format!("POST /v1/database/{NAME}/sql");
+    let headers = format!("{OWNER}idempotency-key: c\r\n");
+    let (status, _, body) = gateway
+        .request(&sql, &headers, b"INSERT INTO counter (n) VALUES (7)")
+        .await;
+    assert_eq!((status, body.as_str()), (400, "no"));
+}
+
+#[tokio::test]
+async fn a_key_that_is_no_good_is_refused() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let path = format!("POST /v1/database/{NAME}/call/add");
+    let nobody = "content-type: application/json\r\nidempotency-key: a\r\n";
+    for (headers, why) in [
+        (keyed(""), "must be one key"),
+        (keyed("a,b"), "must be one key"),
+        (keyed(&"k".repeat(256)), "must be one key"),
+        (keyed("a\r\nidempotency-key: b"), "must be one key"),
+        (nobody.to_owned(), "needs a token"),
+    ] {
+        let (status, _, body) = gateway.request(&path, &headers, b"[9]").await;
+        assert_eq!(status, 400, "{headers}: {body}");
+        assert!(body.contains(why), "{headers}: {body}");
+    }
+    assert!(gateway.log.kinds().is_empty());
+}
+
+#[tokio::test]
+async fn what_became_of_a_call_is_asked_by_connection_and_number() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let get = async |query: &str| {
+        let path = format!("GET /v1/database/{NAME}/outcome?{query}");
+        gateway.request(&path, BOB, b"").await
+    };
+    let connection = "connection_id=0123456789abcdef0123456789abcdef";
+    let (status, head, body) = get(&format!("{connection}&request_id=7")).await;
+    assert_eq!((status, body.as_str()), (200, r#"{"outcome":"unknown"}"#));
+    assert!(head.contains("content-type: application/json"), "{head}");
+    for bad in [
+        "",
+        connection,
+        "connection_id=x&request_id=7",
+        &format!("{connection}&request_id=-1"),
+    ] {
+        assert_eq!(get(bad).await.0, 400, "{bad}");
+    }
+    gateway.log.has_leader.store(false, Ordering::Relaxed);
+    assert_eq!(get(&format!("{connection}&request_id=7")).await.0, 503);
 }
 
 /// The claims in the commands proposed so far.

@@ -2,10 +2,11 @@
 
 use crate::kinds;
 use rtdb_consensus::command::{
-    CLAIMS_LEVEL, ENDS_LEVEL, JUDGEMENT_LEVEL, MIGRATION_LEVEL, TRANSACTION_LEVEL, WRITE_LEVEL,
+    CLAIMS_LEVEL, CallKey, ENDS_LEVEL, JUDGEMENT_LEVEL, KEYS_LEVEL, MIGRATION_LEVEL, TRANSACTION_LEVEL,
+    WRITE_LEVEL,
 };
-use rtdb_consensus::{Database, Group, Session};
-use rtdb_gateway::{Catalog, Client, DatabaseRecord};
+use rtdb_consensus::{Database, Group, Session, ShardState};
+use rtdb_gateway::{Catalog, Client, DatabaseRecord, FirstCall};
 use spacetimedb_lib::{ConnectionId, Identity};
 use std::sync::Arc;
 
@@ -47,6 +48,10 @@ impl Catalog for LogCatalog {
         self.meta.feature_level() >= TRANSACTION_LEVEL
     }
 
+    fn takes_keys(&self) -> bool {
+        self.meta.feature_level() >= KEYS_LEVEL
+    }
+
     fn has_mixed_processors(&self) -> bool {
         kinds::has_mixed_processors(self.meta.meta().nodes())
     }
@@ -86,6 +91,18 @@ impl Catalog for LogCatalog {
         }
         sessions.sort_unstable_by_key(|session| session.id);
         sessions.iter().filter_map(client).collect()
+    }
+
+    fn keyed(&self, database: &Identity, key: &CallKey) -> Option<FirstCall> {
+        let first = |shard: &ShardState| {
+            let (position, call) = shard.keyed(&database.to_byte_array(), &key.sender, &key.key)?;
+            Some(FirstCall {
+                position,
+                is_same: call.is_same(key),
+                outcome: call.outcome(),
+            })
+        };
+        self.shard.with_shard(first)?
     }
 }
 

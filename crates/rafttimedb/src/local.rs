@@ -5,8 +5,8 @@ use futures::future::BoxFuture;
 use rtdb_consensus::{LogIndex, Manager};
 use rtdb_gateway::{Local, LocalDatabase, OverReplica, SetAside, Tokens};
 use rtdb_protocol::Subprotocol;
-use rtdb_replica::{LocalServer, Procedures, Replica, Views};
-use spacetimedb_lib::Identity;
+use rtdb_replica::{Became, LocalServer, Procedures, Replica, Views};
+use spacetimedb_lib::{ConnectionId, Identity};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
 
@@ -127,6 +127,17 @@ impl Local for LocalNode {
 
     fn procedures(&self, identity: &Identity) -> Option<Arc<Procedures>> {
         self.running()?.local.procedures(identity)
+    }
+
+    fn became(
+        &self,
+        identity: &Identity,
+        sender: &Identity,
+        connection: ConnectionId,
+        request_id: u32,
+    ) -> Became {
+        let became = |running: &Running| running.local.became(identity, sender, connection, request_id);
+        self.running().map_or(Became::Forgotten, became)
     }
 
     fn caught_up(&self, identity: &Identity, index: LogIndex) -> BoxFuture<'static, ()> {

@@ -1,7 +1,7 @@
 //! What the replica has to say, on its way into the log.
 
 use rtdb_consensus::command::{Body, JUDGEMENT_LEVEL, POISON_LEVEL};
-use rtdb_consensus::{Manager, Propose};
+use rtdb_consensus::{Manager, Position, Propose};
 use rtdb_replica::Report;
 use std::sync::Arc;
 
@@ -30,5 +30,10 @@ impl Report for Reports {
         }
         let voters = self.0.shard().with_shard(|shard| shard.voters().len());
         voters.filter(|voters| *voters > 0).map(|voters| voters / 2 + 1)
+    }
+
+    fn wants(&self, position: Position) -> bool {
+        let wants = self.0.shard().with_shard(|shard| shard.wants_outcome(position));
+        wants.unwrap_or_default()
     }
 }

@@ -44,7 +44,7 @@ pub use keys::{KeyError, KeyFiles, Keys};
 pub use migration::migration_token;
 pub use procedures::{Procedures, Run, TooManyRuns, TurnQueue, Uncommitted};
 pub use quarantine::Quarantine;
-pub use replica::{Found, Replica, ReplicaConfig, Report};
+pub use replica::{Became, Found, Replica, ReplicaConfig, Report};
 pub use rtdb_determinism::{Firing, ScheduleKind, When};
 pub use schedules::{ScheduleRow, ScheduleWatch, WatchError};
 pub use server::{

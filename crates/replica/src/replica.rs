@@ -2,12 +2,15 @@
 
 mod awaited;
 mod backlog;
+mod outcomes;
+mod recent;
 mod scout;
 mod shared;
 mod ticks;
 mod verdicts;
 mod witnesses;
 
+pub use recent::Became;
 pub use shared::Found;
 pub(crate) use shared::{Shared, Slot};
 pub(crate) use verdicts::{Taken, Verdict, Verdicts};
@@ -61,6 +64,9 @@ pub trait Report: Send + Sync {
     /// How many replicas are a majority of those that count; `None` as long as there are nodes that don't know
     /// [`Judgement`](rtdb_consensus::command::Judgement) and [`Trapped`](rtdb_consensus::command::Trapped).
     fn majority(&self) -> Option<usize>;
+
+    /// Whether the call at `position` has a key, and the log does not know yet what came of it.
+    fn wants(&self, position: Position) -> bool;
 }
 
 /// The local copy of a shard: follows the log, and applies it to the local server. Dropping it ends the appliers.
@@ -204,6 +210,20 @@ impl Replica {
 
     fn slot(&self, identity: &DatabaseId) -> Option<Arc<Slot>> {
         self.shared.slot(identity)
+    }
+
+    /// What became of the call that a client's last session of a database has given a number, as far as it is applied here.
+    pub fn became(
+        &self,
+        identity: &DatabaseId,
+        sender: [u8; 32],
+        connection: [u8; 16],
+        request_id: u32,
+    ) -> Became {
+        let slot = self.slot(identity);
+        slot.map_or(Became::Forgotten, |slot| {
+            slot.became(&(sender, connection), request_id)
+        })
     }
 
     /// The local server's HTTP API, in owners' names.

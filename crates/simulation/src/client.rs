@@ -3,9 +3,10 @@
 
 use crate::cluster::Cluster;
 use crate::module::{self, ADD, ADDS, BURN, DATABASE, FAIL, TRAP};
+use crate::repeat::draw_key;
 use crate::truth::{DELETION, END, SESSION};
 use rtdb_consensus::command::{Body, Call, Connect, Delete, Disconnect};
-use rtdb_consensus::{Command, Outcome, Pending, Propose};
+use rtdb_consensus::{Command, Outcome, Pending, Propose, Unapplied};
 use rtdb_runtime::{Instant, sim, sleep};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -96,14 +97,22 @@ impl Client {
                 let within = session.filter(|_| sim::draw(2) == 0);
                 let name = format!("call {}/{number}", self.id);
                 let (name, command) = draw_call(within.unwrap_or(0), &name);
+                let command = draw_key(command, &name);
+                let keyed = command.key().is_some().then(|| command.clone());
                 let asked = self.submit(node, name.clone(), command);
-                if asked.is_some() {
+                // What is sent again may take effect later than what was asked for after it.
+                if asked.is_some() && keyed.is_none() {
                     self.cluster.truth.asked(self.id, moves, &name);
                 }
-                under_way.extend(asked);
+                under_way.extend(asked.map(|asked| (asked, keyed)));
             }
-            for asked in under_way {
-                let _ = self.wait(asked).await;
+            for (asked, keyed) in under_way {
+                let name = asked.name.clone();
+                let outcome = self.wait(asked).await;
+                let is_unknown = matches!(outcome, Err(Unapplied::Unknown { .. }));
+                if let Some(command) = keyed.filter(|_| is_unknown || sim::draw(4) == 0) {
+                    self.repeat(&nodes, &name, &command).await;
+                }
             }
         }
     }

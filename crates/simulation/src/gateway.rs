@@ -3,9 +3,10 @@
 use crate::module::{DATABASE, owner};
 use crate::spacetime::SpacetimeDb;
 use rtdb_consensus::Manager;
+use rtdb_consensus::command::CallKey;
 use rtdb_gateway::{
-    Catalog, Claims, Client, ClientLimits, CloseReason, DatabaseRecord, Gateway, GatewayMetrics, OverReplica,
-    TokenError, Tokens,
+    Catalog, Claims, Client, ClientLimits, CloseReason, DatabaseRecord, FirstCall, Gateway, GatewayMetrics,
+    OverReplica, TokenError, Tokens,
 };
 use rtdb_replica::Replica;
 use spacetimedb_lib::Identity;
@@ -74,6 +75,10 @@ impl Catalog for One {
         true
     }
 
+    fn takes_keys(&self) -> bool {
+        false
+    }
+
     fn has_mixed_servers(&self) -> bool {
         false
     }
@@ -99,6 +104,10 @@ impl Catalog for One {
     }
 
     fn identity(&self, _name: &str) -> Option<Identity> {
+        None
+    }
+
+    fn keyed(&self, _: &Identity, _: &CallKey) -> Option<FirstCall> {
         None
     }
 

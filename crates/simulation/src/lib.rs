@@ -15,6 +15,7 @@ pub mod module;
 pub mod network;
 pub mod planted;
 pub mod readers;
+mod repeat;
 pub mod replica;
 pub mod run;
 pub mod shown;

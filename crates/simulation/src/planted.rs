@@ -18,7 +18,7 @@ const fn planted(name: &'static str, what: &'static str) -> Planted {
 pub const SEEDS_MAX: u64 = 400;
 
 /// Those that must be found.
-pub const FAULTS: [Planted; 39] = [
+pub const FAULTS: [Planted; 40] = [
     planted("votes are not synced", "a vote is given before it is on disk"),
     planted(
         "entries count before they are synced",
@@ -52,6 +52,10 @@ pub const FAULTS: [Planted; 39] = [
     planted(
         "duplicates count",
         "a command that was proposed again is taken again",
+    ),
+    planted(
+        "repeated calls count",
+        "a call that is sent again with its key takes effect again",
     ),
     planted(
         "timers count in any term",

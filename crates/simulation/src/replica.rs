@@ -7,7 +7,9 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use rtdb_consensus::command::{Body, JUDGEMENT_LEVEL};
-use rtdb_consensus::{Follow, LogIndex, Manager, Origin, Outcome, Propose, ReadError, ResolvedEntry};
+use rtdb_consensus::{
+    Follow, LogIndex, Manager, Origin, Outcome, Position, Propose, ReadError, ResolvedEntry,
+};
 use rtdb_replica::{Replica, ReplicaConfig, Report};
 use rtdb_runtime::sleep;
 use std::collections::BTreeSet;
@@ -119,5 +121,11 @@ impl Report for Reports {
         let majority = voters.filter(|voters| *voters > 0).map(|voters| voters / 2 + 1)?;
         self.truth.majority(majority);
         Some(majority)
+    }
+
+    fn wants(&self, position: Position) -> bool {
+        let manager = self.manager.upgrade();
+        let wants = manager.and_then(|it| it.shard().with_shard(|shard| shard.wants_outcome(position)));
+        wants.unwrap_or_default()
     }
 }

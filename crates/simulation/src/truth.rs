@@ -49,6 +49,8 @@ struct State {
     absent: BTreeSet<Position>,
     /// Where each command with a name stands.
     places: BTreeMap<String, Position>,
+    /// Where the database was deleted last.
+    deleted: Position,
     acknowledged: BTreeMap<String, Position>,
     unknown: BTreeSet<String>,
     refused: BTreeSet<String>,
@@ -220,12 +222,22 @@ impl State {
                 || format!("{position} is {}", name.as_deref().unwrap_or("the cluster's own")),
                 [position.0, 0, 0],
             );
+            if matches!(command.command.body, Some(Body::Delete(_))) {
+                self.deleted = position;
+            }
             if let Some(name) = name {
                 let before = self.places.insert(name.clone(), position);
+                // What found no database may be called again with its key, and all once it is deleted.
+                let was_nothing = |before| before < self.deleted || self.absent.contains(&before);
+                let is_anew = command.command.key().is_some() && before.is_some_and(was_nothing);
                 assert!(
-                    before.is_none(),
+                    before.is_none() || is_anew,
                     "{name} is applied twice, at {before:?} and {position}"
                 );
+                if is_anew {
+                    self.acknowledged.remove(&name);
+                    self.failed.remove(&name);
+                }
             }
             self.gaps
                 .last_mut()
@@ -578,6 +590,40 @@ impl Truth {
             }
             Err(error) => panic!("{name}: {error}"),
         }
+    }
+
+    /// A client was told through a node what became of a call that it has sent again with its key.
+    pub fn repeated(&self, node: u64, name: &str, outcome: &Outcome) {
+        let state = self.0.lock();
+        let (position, is_ok) = match outcome {
+            Ok(applied) => (applied.position, true),
+            Err(Unapplied::Reducer { position, .. }) => (*position, false),
+            // Nobody has ever said what is not known.
+            Err(Unapplied::Unknown { .. }) => return,
+            Err(Unapplied::Refused(Refusal::NoSuchDatabase)) if state.may_be_gone => return,
+            Err(error) => panic!("{name}, which was sent again: {error}"),
+        };
+        sim::note(
+            || format!("{name} was at {position}, says node {node}, as it is sent again"),
+            [node, position.0, 11],
+        );
+        if position < state.deleted {
+            return;
+        }
+        assert_eq!(
+            state.places.get(name),
+            Some(&position),
+            "{name}, which was sent again through node {node}, does not stand where it was told"
+        );
+        assert_eq!(
+            state.ran.get(&(position, false)).copied().unwrap_or(false),
+            is_ok,
+            "{name}, which was sent again through node {node}, has ended otherwise at {position}"
+        );
+        assert!(
+            !is_ok && !state.acknowledged.contains_key(name) || is_ok && !state.failed.contains_key(name),
+            "{name}, which was sent again through node {node}, is told to have ended in two ways"
+        );
     }
 
     /// What a client was told through a gateway of a call. Gives the call's place; none if no node would propose it, which may be

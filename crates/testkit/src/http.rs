@@ -20,6 +20,7 @@ const REQUEST_MAX: Duration = Duration::from_secs(60);
 pub struct Api {
     addr: String,
     token: Option<String>,
+    key: Option<String>,
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
@@ -47,6 +48,7 @@ impl Api {
         Self {
             addr: addr.into(),
             token: None,
+            key: None,
             client: Client::builder(TokioExecutor::new()).build_http(),
         }
     }
@@ -55,6 +57,14 @@ impl Api {
     pub fn with_token(&self, token: impl Into<String>) -> Self {
         Self {
             token: Some(token.into()),
+            ..self.clone()
+        }
+    }
+
+    /// The same, with an `Idempotency-Key` in every request.
+    pub fn with_key(&self, key: impl Into<String>) -> Self {
+        Self {
+            key: Some(key.into()),
             ..self.clone()
         }
     }
@@ -83,6 +93,9 @@ impl Api {
             .uri(format!("http://{}{path}", self.addr));
         if let Some(token) = &self.token {
             request = request.header(http::header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        if let Some(key) = &self.key {
+            request = request.header("idempotency-key", format!("\"{key}\""));
         }
         if let Some(content_type) = content_type {
             request = request.header(http::header::CONTENT_TYPE, content_type);

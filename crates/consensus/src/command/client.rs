@@ -1,5 +1,6 @@
 //! What clients do: they come, call, and go.
 
+use super::CallKey;
 use bytes::Bytes;
 
 /// A call of a reducer.
@@ -24,6 +25,9 @@ pub struct Call {
     /// If there is no session: what the client's token says, in JSON.
     #[prost(string, tag = "6")]
     pub claims: String,
+    /// The caller's key for it, if it is to count once however often it is made. Of [`KEYS_LEVEL`](super::KEYS_LEVEL).
+    #[prost(message, optional, tag = "7")]
+    pub key: Option<CallKey>,
 }
 
 /// A client's arrival. Its position in the log is the session's id.

@@ -4,6 +4,7 @@
 mod client;
 mod cluster;
 mod database;
+mod keyed;
 mod level;
 mod poison;
 mod report;
@@ -17,9 +18,13 @@ pub use cluster::{
     SetLock, SetNames, SetNode,
 };
 pub use database::{Delete, Owner, Publish};
+pub use keyed::{
+    CallKey, Ended, FAILURE_BYTES_MAX, FINGERPRINT_BYTES_MAX, KEY_BYTES_MAX, Known, OUTCOMES_MAX, Outcomes,
+    Succeeded,
+};
 pub use level::{
-    CLAIM_LEVEL, CLAIMS_LEVEL, DUE_LEVEL, ENDS_LEVEL, FEATURE_LEVEL, JUDGEMENT_LEVEL, LEVEL_REPORTS,
-    MIGRATION_LEVEL, POISON_LEVEL, TIMERS_LEVEL, TRANSACTION_LEVEL, WRITE_LEVEL,
+    CLAIM_LEVEL, CLAIMS_LEVEL, DUE_LEVEL, ENDS_LEVEL, FEATURE_LEVEL, JUDGEMENT_LEVEL, KEYS_LEVEL,
+    LEVEL_REPORTS, MIGRATION_LEVEL, POISON_LEVEL, TIMERS_LEVEL, TRANSACTION_LEVEL, WRITE_LEVEL,
 };
 pub use poison::{Failed, Poison, PoisonStep, Skipped, Stuck};
 pub use report::{
@@ -35,7 +40,7 @@ pub struct Command {
     /// What to do. `None` is a command of a newer version: the node stops rather than skip it.
     #[prost(
         oneof = "Body",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 18, 19, 20, 21, 32, 33, 34"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 17, 18, 19, 20, 21, 32, 33, 34"
     )]
     pub body: Option<Body>,
     /// The version that whoever applies it must know: raised by whoever sets a field that must not be passed over. 0 for
@@ -86,6 +91,9 @@ pub enum Body {
     /// A row of a schedule table is due.
     #[prost(message, tag = "13")]
     Timer(Timer),
+    /// What came of calls with keys.
+    #[prost(message, tag = "14")]
+    Outcomes(Outcomes),
     /// The cluster's settings, written once by `rtdb init`.
     #[prost(message, tag = "16")]
     InitCluster(InitCluster),
@@ -116,6 +124,15 @@ pub enum Body {
 }
 
 impl Command {
+    /// The caller's key for it, if it has one.
+    pub fn key(&self) -> Option<&CallKey> {
+        match &self.body {
+            Some(Body::Call(call)) => call.key.as_ref(),
+            Some(Body::Write(write)) => write.key.as_ref(),
+            _ => None,
+        }
+    }
+
     /// Whether it makes the databases or the cluster grow: what frees, ends or repairs something does not count.
     pub(crate) fn grows(&self) -> bool {
         if let Some(Body::Transaction(transaction)) = &self.body {
@@ -149,8 +166,11 @@ impl From<Body> for Command {
         // A node that passed over the claims would have other rows than the others; one that passed over births or a
         // condition, other databases, names or sessions. One that passed over the token would refuse what the others take,
         // or leave clients with the rows of another module. One that did not look at when a row is due, or who has seen that,
-        // would run what the others refuse.
+        // would run what the others refuse. One that passed over a key would run what the others have run before.
         let version = match &body {
+            Body::Call(Call { key: Some(_), .. })
+            | Body::Write(Write { key: Some(_), .. })
+            | Body::Outcomes(_) => KEYS_LEVEL,
             Body::Write(_) => WRITE_LEVEL,
             Body::Timer(timer) if timer.at.is_some() => DUE_LEVEL,
             Body::Transaction(it) if it.claim.is_some() => CLAIM_LEVEL,

@@ -1,5 +1,6 @@
 //! What a database's owner does by SQL.
 
+use super::CallKey;
 use bytes::Bytes;
 
 /// Rows of one table change. What the statement says of values and columns is of a certain module's types; which rows it is
@@ -21,6 +22,9 @@ pub struct Write {
     /// What is done.
     #[prost(oneof = "WriteKind", tags = "5, 6, 7")]
     pub kind: Option<WriteKind>,
+    /// The writer's key for it, if it is to count once however often it is made. Of [`KEYS_LEVEL`](super::KEYS_LEVEL).
+    #[prost(message, optional, tag = "8")]
+    pub key: Option<CallKey>,
 }
 
 /// What a [`Write`] does.

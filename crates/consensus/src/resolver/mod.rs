@@ -5,6 +5,7 @@
 
 mod audit;
 mod audits;
+mod keys;
 mod meta;
 mod poison;
 mod resolution;
@@ -16,6 +17,7 @@ mod tests;
 mod verdict;
 
 pub use audit::{Audit, Contest, Divergence, Holding};
+pub use keys::{KEY_KEPT_US_MAX, KEY_KEPT_US_MIN, KEYS_PER_CALLER_MAX, KEYS_PER_DATABASE_MAX, KeyedCall};
 pub use meta::{Database, MetaState};
 pub use poison::StuckReplica;
 pub(crate) use resolution::Resolution;

@@ -1,12 +1,16 @@
-//! The rules of a shard: databases, sessions, and what replicas report.
+//! The rules of a shard: databases, sessions, calls with keys, and what replicas report.
 
 use super::audit::{Audit, Divergence, Holding};
 use super::audits::{Audits, KeyOf};
+use super::keys::{KeyedCall, Keys};
 use super::poison::{StuckReplica, StuckReplicas};
 use super::sessions::Sessions;
 use super::state::{BirthRecord, SessionRecord, StateKey};
 use super::verdict::{Change, Stamp, Verdict};
-use crate::command::{Body, Connect, Delete, Publish, REPORTS_MAX, Reports, Resolve, Timer, Transaction};
+use crate::command::{
+    Body, CallKey, Connect, Delete, OUTCOMES_MAX, Outcomes, Publish, REPORTS_MAX, Reports, Resolve, Timer,
+    Transaction,
+};
 use crate::version::{RecordError, decode};
 use crate::{Position, Refusal, Reply, Session};
 use bytes::Bytes;
@@ -22,6 +26,7 @@ pub struct ShardState {
     audits: BTreeMap<Bytes, Audits>,
     voters: BTreeSet<u64>,
     stuck: StuckReplicas,
+    keys: Keys,
 }
 
 impl ShardState {
@@ -105,6 +110,16 @@ impl ShardState {
         self.stuck.iter()
     }
 
+    /// The call that a caller of a database has given a key, and where it stands.
+    pub fn keyed(&self, database: &[u8], sender: &[u8], key: &str) -> Option<(Position, &KeyedCall)> {
+        self.keys.find(database, sender, key)
+    }
+
+    /// Whether the call at `position` has a key, and it is not known here yet what came of it.
+    pub fn wants_outcome(&self, position: Position) -> bool {
+        self.keys.is_open(position)
+    }
+
     pub(super) fn judge(&mut self, body: &Body, stamp: Stamp, changes: &mut Vec<Change>) -> Verdict {
         let Stamp {
             position,
@@ -112,8 +127,14 @@ impl ShardState {
             ..
         } = stamp;
         match body {
-            Body::Call(call) => self.call(&call.database, call.session, timestamp_us),
-            Body::Write(write) => self.write(&write.database, timestamp_us),
+            Body::Call(call) => {
+                let judged = |shard: &Self| shard.call(&call.database, call.session, timestamp_us);
+                self.once(&call.database, call.key.as_ref(), stamp, changes, judged)
+            }
+            Body::Write(write) => {
+                let judged = |shard: &Self| shard.write(&write.database, timestamp_us);
+                self.once(&write.database, write.key.as_ref(), stamp, changes, judged)
+            }
             Body::Transaction(it) => self.transaction(it, stamp),
             Body::Turn(turn) => self.write(&turn.database, timestamp_us),
             Body::Connect(connect) => self.connect(connect, stamp, changes),
@@ -148,9 +169,41 @@ impl ShardState {
                 verdict
             }
             Body::Trapped(it) => self.about(&it.database, &it.positions, position),
+            Body::Outcomes(it) => self.outcomes(it, position, changes),
             Body::Timer(timer) => self.timer(timer, stamp),
             // Nothing proposes a meta command here; a log that holds one must stay readable all the same.
             _ => Verdict::Refused(Refusal::NoSuchDatabase),
+        }
+    }
+
+    /// What has a key counts once: what was said of it holds, whatever would be said now.
+    fn once(
+        &mut self,
+        database: &Bytes,
+        key: Option<&CallKey>,
+        stamp: Stamp,
+        changes: &mut Vec<Change>,
+        judged: impl FnOnce(&Self) -> Verdict,
+    ) -> Verdict {
+        let Some(key) = key else { return judged(self) };
+        if let Err(refusal) = self.keys.check(database, key, stamp.timestamp_us) {
+            return Verdict::Refused(refusal);
+        }
+        let verdict = judged(self);
+        if matches!(verdict, Verdict::Effect(_))
+            && let Err(refusal) = self.keys.take(database, key, stamp, changes)
+        {
+            return Verdict::Refused(refusal);
+        }
+        verdict
+    }
+
+    /// What replicas say of calls with keys is kept; what is wanted, the replicas hear.
+    fn outcomes(&mut self, it: &Outcomes, now: Position, changes: &mut Vec<Change>) -> Verdict {
+        self.keys.hear(&it.database, &it.known, changes);
+        match it.wanted.is_empty() {
+            true => Verdict::Done(Reply::Done),
+            false => self.about(&it.database, &it.wanted[..it.wanted.len().min(OUTCOMES_MAX)], now),
         }
     }
 
@@ -208,6 +261,7 @@ impl ShardState {
         changes.push((StateKey::Database(database.clone()), None));
         self.forget_audits(database, changes);
         self.stuck.forget(database, changes);
+        self.keys.forget(database, changes);
         let ended = self.sessions.end(database).into_iter();
         changes.extend(ended.map(|id| (StateKey::Session(id), None)));
         Verdict::Effect(None)
@@ -361,6 +415,7 @@ impl ShardState {
             StateKey::Session(id) => {
                 self.sessions.insert(decode::<SessionRecord>(value)?.session(*id));
             }
+            StateKey::Keyed(position) => self.keys.restore(*position, decode::<KeyedCall>(value)?),
             StateKey::Stuck(node, database) => {
                 self.stuck.restore(database, *node, &decode(value)?);
             }
@@ -392,6 +447,7 @@ impl ShardState {
             audits.changes(database, changes);
         }
         self.stuck.dump(changes);
+        self.keys.dump(changes);
     }
 }
 

@@ -29,6 +29,8 @@ pub(crate) enum StateKey {
     Node(u64),
     /// A node's replica of a database that is stuck at a command.
     Stuck(u64, Bytes),
+    /// A call with a key, by its position.
+    Keyed(u64),
 }
 
 impl StateKey {
@@ -56,6 +58,7 @@ impl StateKey {
             }
             Self::Cluster => out.push(b'c'),
             Self::Node(node) => numbered(out, b'n', *node),
+            Self::Keyed(position) => numbered(out, b'k', *position),
             Self::Stuck(node, database) => {
                 numbered(out, b'p', *node);
                 out.extend_from_slice(database);
@@ -77,6 +80,7 @@ impl StateKey {
             b'l' => Some(Self::Places(Bytes::copy_from_slice(rest))),
             b'c' => Some(Self::Cluster),
             b'n' => number().map(Self::Node),
+            b'k' => number().map(Self::Keyed),
             b'p' => {
                 let (node, database) = rest.split_first_chunk()?;
                 Some(Self::Stuck(

@@ -1,4 +1,5 @@
 mod ends;
+mod keys;
 mod random;
 mod timers;
 
@@ -470,6 +471,12 @@ fn no_part_of_a_newer_version_s_state_is_taken_in() {
     let mut shard = Bench::new(Resolver::shard());
     shard.one(1, publish());
     shard.one(2, connect(DATABASE));
+    let keyed = Call {
+        database: DATABASE,
+        key: Some(Default::default()),
+        ..Call::default()
+    };
+    shard.one(3, Body::Call(keyed));
     let mut meta = Bench::new(Resolver::meta());
     meta.one(1, Body::InitCluster(InitCluster::default()));
     meta.one(2, Body::SetNode(SetNode::default()));
@@ -493,7 +500,7 @@ fn no_part_of_a_newer_version_s_state_is_taken_in() {
             kinds.insert(encoded[0]);
         }
     }
-    assert_eq!(kinds, b"acdlnorst".iter().copied().collect(), "kinds of state");
+    assert_eq!(kinds, b"acdklnorst".iter().copied().collect(), "kinds of state");
 }
 
 #[test]

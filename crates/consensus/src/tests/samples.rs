@@ -5,9 +5,10 @@ use super::hub::{Hub, addr};
 use super::replica::name;
 use super::run;
 use crate::command::{
-    Assignment, Body, Connect, Delete, DeleteRows, EndDatabase, Failed, InsertRows, Judgement, Names, Owner,
-    Poison, PoisonStep, Publish, RegisterDatabase, Report, Reports, Resolve, SetLock, SetNames, SetNode,
-    Skipped, Stuck, Timer, TimerAt, Transaction, Trapped, Turn, UpdateRows, Verify, Write, WriteKind,
+    Assignment, Body, Call, CallKey, Connect, Delete, DeleteRows, EndDatabase, Ended, Failed, InsertRows,
+    Judgement, Known, Names, Outcomes, Owner, Poison, PoisonStep, Publish, RegisterDatabase, Report, Reports,
+    Resolve, SetLock, SetNames, SetNode, Skipped, Stuck, Succeeded, Timer, TimerAt, Transaction, Trapped,
+    Turn, UpdateRows, Verify, Write, WriteKind,
 };
 use crate::entry::{Batch, EncodedBatch, Entry, Proposal};
 use crate::record::{LogIdRecord, LogRecord, MemberRecord, MembershipRecord, VoteRecord, VoterSet};
@@ -361,6 +362,7 @@ fn messages() -> Vec<Sample> {
             sender: Bytes::from_static(&[3; 32]),
             table: 2,
             kind: Some(kind),
+            key: None,
         }));
         assert_eq!(command.version, 6);
         command
@@ -410,6 +412,53 @@ fn messages() -> Vec<Sample> {
         run: 77,
     }));
     assert_eq!([transaction.version, turn.version], [6, 6]);
+    let key = Some(CallKey {
+        sender: Bytes::from_static(&[3; 32]),
+        key: "8e03978e".to_owned(),
+        fingerprint: Bytes::from_static(&[8; 32]),
+    });
+    let keyed_call = Command::from(Body::Call(Call {
+        database: DATABASE,
+        reducer: "add".to_owned(),
+        key: key.clone(),
+        ..Call::default()
+    }));
+    let keyed_write = Command::from(Body::Write(Write {
+        database: DATABASE,
+        kind: Some(WriteKind::Insert(InsertRows::default())),
+        key,
+        ..Write::default()
+    }));
+    let known = |position, ended| Known {
+        position,
+        ended: Some(ended),
+    };
+    let outcomes = Command::from(Body::Outcomes(Outcomes {
+        database: DATABASE,
+        known: vec![
+            known(65_537, Ended::Succeeded(Succeeded::default())),
+            known(
+                65_538,
+                Ended::Succeeded(Succeeded {
+                    of_rows: true,
+                    inserted: 1,
+                    deleted: 2,
+                    updated: 3,
+                }),
+            ),
+            known(65_539, Ended::Failed("too large".to_owned())),
+            known(65_540, Ended::Trapped("unreachable".to_owned())),
+            Known {
+                position: 65_541,
+                ended: None,
+            },
+        ],
+        wanted: vec![65_542],
+    }));
+    assert_eq!(
+        [&keyed_call, &keyed_write, &outcomes].map(|it| it.version),
+        [8; 3]
+    );
     let mut resolution = Resolution::new(1_700_000_000_000_000);
     resolution.skip(1);
     let session = Session {
@@ -466,6 +515,9 @@ fn messages() -> Vec<Sample> {
         Sample::of("transaction", transaction),
         Sample::of("claim", claim),
         Sample::of("turn", turn),
+        Sample::of("call_with_key", keyed_call),
+        Sample::of("write_with_key", keyed_write),
+        Sample::of("outcomes", outcomes),
     ]
 }
 

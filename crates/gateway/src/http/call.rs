@@ -2,7 +2,7 @@
 
 mod procedure;
 
-use super::{Authenticated, HttpError};
+use super::{Authenticated, HttpError, idempotency};
 use crate::catalog::DatabaseRecord;
 use crate::freshness::POSITION;
 use crate::limits::ENTERING_WAIT_MAX;
@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use rtdb_consensus::command::{Body, Call};
-use rtdb_consensus::{Applied, Reply, Unapplied};
+use rtdb_consensus::{Applied, Outcome, Reply, Unapplied};
 use rtdb_determinism::Module;
 use rtdb_determinism::header::CallHeader;
 use rtdb_protocol::Subprotocol;
@@ -38,9 +38,21 @@ pub(super) async fn call(
     if std::str::from_utf8(&body).is_err() {
         return Err(HttpError::bad_request("Request body didn't contain valid UTF-8"));
     }
+    let parts = [b"call", reducer.as_bytes(), &body];
+    let key = idempotency::key_of(&node, &headers, &caller, &parts)?;
+    // Whatever the module is by now.
+    if let Some(key) = &key
+        && let Some(outcome) = idempotency::first(&node, &record.identity, key).await?
+    {
+        return answer(outcome);
+    }
     let active = node.active(&record.identity).await?;
     let module = active.module.clone();
     if module.reducer(&reducer).is_none() && module.procedure(&reducer).is_some() {
+        idempotency::none(
+            &headers,
+            "a procedure, whose transactions are each committed by themselves,",
+        )?;
         return procedure::call(&node, &record, &active, &caller, &reducer, body).await;
     }
     let is_owner = record.is_owned_by(&caller.claims.identity);
@@ -71,12 +83,17 @@ pub(super) async fn call(
         args: [header.encode().as_slice(), &own_args].concat().into(),
         request_id: 0,
         claims,
+        key: key.clone(),
     };
     let since = Instant::now();
     node.metrics.calls.inc();
-    let outcome = node.propose(&node.shard, Body::Call(call)).await?;
+    let outcome = idempotency::propose(&node, &record.identity, Body::Call(call), key.as_ref()).await?;
     node.metrics.call_done(since.elapsed(), &outcome);
     leave(presence).await;
+    answer(outcome)
+}
+
+fn answer(outcome: Outcome) -> Result<Response, HttpError> {
     match outcome {
         Ok(Applied {
             reply: Reply::Call {

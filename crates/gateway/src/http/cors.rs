@@ -26,7 +26,7 @@ pub(super) async fn cors(request: Request, next: Next) -> Response {
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("*"));
         headers.insert(
             ACCESS_CONTROL_ALLOW_HEADERS,
-            HeaderValue::from_static("authorization,accept,content-type"),
+            HeaderValue::from_static("authorization,accept,content-type,idempotency-key"),
         );
     }
     response

@@ -4,7 +4,7 @@ mod clients;
 mod write;
 
 use super::call::{leave, let_in};
-use super::{Authenticated, HttpError};
+use super::{Authenticated, HttpError, idempotency};
 use crate::budget::Share;
 use crate::catalog::{Client, DatabaseRecord};
 use crate::freshness::Freshness;
@@ -16,7 +16,8 @@ use axum::body::Body;
 use axum::extract::{Extension, Path, State};
 use axum::response::Response;
 use clients::ClientsError;
-use http::{HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use rtdb_consensus::command::CallKey;
 use rtdb_protocol::sql::{self, Language, Query, SqlError, Statement, System};
 use rtdb_protocol::{Subprotocol, hidden};
 use rtdb_replica::ViewError;
@@ -29,10 +30,16 @@ pub(super) async fn sql(
     Path(database): Path<String>,
     uri: Uri,
     Extension(caller): Extension<Authenticated>,
+    headers: HeaderMap,
     text: String,
 ) -> Result<Response, HttpError> {
     let freshness = Freshness::from_uri(&uri)?;
     let record = node.database(&database)?;
+    let asked = Asked {
+        query: uri.query(),
+        text: &text,
+        key: idempotency::key_of(&node, &headers, &caller, &[b"sql", text.as_bytes()])?,
+    };
     freshness.wait(&node, &record.identity).await?;
     let active = node.active(&record.identity).await?;
     let server = node.local.newest_subprotocol();
@@ -52,11 +59,19 @@ pub(super) async fn sql(
         }),
         None | Some((_, Some(_))) => None,
     };
-    let answer = answer(&node, &record, &active, &caller, own, uri.query(), &text).await;
+    let answer = answer(&node, &record, &active, &caller, own, asked).await;
     if let Some((_, presence)) = presence {
         leave(presence).await;
     }
     answer
+}
+
+/// What a request asks for.
+struct Asked<'a> {
+    query: Option<&'a str>,
+    text: &'a str,
+    /// By which a write is known, if it comes again. A read changes nothing, however often it comes.
+    key: Option<CallKey>,
 }
 
 async fn answer(
@@ -65,8 +80,7 @@ async fn answer(
     active: &LocalDatabase,
     caller: &Authenticated,
     own: Option<Client>,
-    query: Option<&str>,
-    text: &str,
+    Asked { query, text, key }: Asked<'_>,
 ) -> Result<Response, HttpError> {
     let server = node.local.newest_subprotocol();
     let statement = sql::parse(text, Language::Sql)?;
@@ -79,7 +93,7 @@ async fn answer(
         }
         Statement::Show(text) => (text.as_str(), None, Vec::new()),
         Statement::Write(statement) => {
-            return write::write(node, record, active, caller, statement).await;
+            return write::write(node, record, active, caller, statement, key.as_ref()).await;
         }
         Statement::Set => return Err(HttpError::not_served("writing by SQL (`SET`)")),
     };

@@ -5,14 +5,14 @@
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use rtdb_consensus::command::{Body, Owner};
+use rtdb_consensus::command::{Body, CallKey, Owner};
 use rtdb_consensus::{
     Applied, Command, NoReadIndex, NotProposed, Outcome, Pending, Position, Propose, Reply,
 };
 use rtdb_determinism::Module;
 use rtdb_gateway::{
-    Catalog, Claims, ClientLimits, DatabaseRecord, Gateway, GatewayMetrics, Local, LocalDatabase, SetAside,
-    TokenError, Tokens,
+    Catalog, Claims, ClientLimits, DatabaseRecord, FirstCall, Gateway, GatewayMetrics, Local, LocalDatabase,
+    SetAside, TokenError, Tokens,
 };
 use rtdb_protocol::Subprotocol;
 use spacetimedb_lib::db::raw_def::v9::{Lifecycle, RawModuleDefV9Builder, TableAccess};
@@ -70,6 +70,8 @@ pub struct FakeLog {
     /// The same for the ends of sessions alone.
     pub holds_ends: AtomicBool,
     held: Mutex<Vec<(oneshot::Sender<Outcome>, Outcome)>>,
+    /// What it knows of calls with keys.
+    pub known: Mutex<Option<Outcome>>,
 }
 
 impl FakeLog {
@@ -83,6 +85,7 @@ impl FakeLog {
             holds: AtomicBool::new(false),
             holds_ends: AtomicBool::new(false),
             held: Mutex::default(),
+            known: Mutex::default(),
         })
     }
 
@@ -111,6 +114,7 @@ impl FakeLog {
             Body::SetNames(_) => "names",
             Body::EndDatabase(_) => "end",
             Body::Write(_) => "write",
+            Body::Outcomes(it) if !it.wanted.is_empty() => "asked",
             _ => "other",
         };
         self.commands.lock().iter().map(kind).collect()
@@ -186,6 +190,7 @@ impl Propose for FakeLog {
 }
 
 struct FakeCatalog {
+    log: Arc<FakeLog>,
     ready: bool,
     ends: bool,
     takes_claims: bool,
@@ -265,6 +270,26 @@ impl Catalog for FakeCatalog {
     fn clients(&self, _: &Identity) -> Vec<rtdb_gateway::Client> {
         Vec::new()
     }
+
+    fn takes_keys(&self) -> bool {
+        true
+    }
+
+    fn keyed(&self, _: &Identity, key: &CallKey) -> Option<FirstCall> {
+        let commands = self.log.commands.lock();
+        let keys = commands.iter().map(|body| match body {
+            Body::Call(call) => call.key.as_ref(),
+            Body::Write(write) => write.key.as_ref(),
+            _ => None,
+        });
+        let mut keys = keys.enumerate().filter_map(|(place, of)| Some((place, of?)));
+        let (place, first) = keys.find(|(_, of)| of.sender == key.sender && of.key == key.key)?;
+        Some(FirstCall {
+            position: Position(place as u64 + 1),
+            is_same: first == key,
+            outcome: self.log.known.lock().clone(),
+        })
+    }
 }
 
 struct FakeLocal {
@@ -327,6 +352,16 @@ impl Local for FakeLocal {
 
     fn procedures(&self, _: &Identity) -> Option<Arc<rtdb_replica::Procedures>> {
         None
+    }
+
+    fn became(
+        &self,
+        _: &Identity,
+        _: &Identity,
+        _: spacetimedb_lib::ConnectionId,
+        _: u32,
+    ) -> rtdb_replica::Became {
+        rtdb_replica::Became::Forgotten
     }
 
     fn caught_up(&self, _: &Identity, index: u64) -> futures::future::BoxFuture<'static, ()> {
@@ -434,6 +469,7 @@ impl Fixture {
             plans_updates: settings.plans_updates,
         };
         let catalog = Arc::new(FakeCatalog {
+            log: log.clone(),
             ready: settings.ready,
             ends: settings.ends,
             takes_claims: settings.takes_claims,

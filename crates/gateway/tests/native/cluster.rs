@@ -274,6 +274,14 @@ impl Catalog for MemoryMeta {
         true
     }
 
+    fn takes_keys(&self) -> bool {
+        false
+    }
+
+    fn keyed(&self, _: &Identity, _: &rtdb_consensus::command::CallKey) -> Option<rtdb_gateway::FirstCall> {
+        None
+    }
+
     fn has_mixed_processors(&self) -> bool {
         false
     }

@@ -9,6 +9,7 @@ mod deletion;
 mod diverged;
 mod gray;
 mod handlers;
+mod idempotency;
 mod identical;
 mod kills;
 mod lag;

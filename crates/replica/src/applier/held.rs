@@ -38,7 +38,7 @@ struct Waiting {
 }
 
 impl Held {
-    /// The server has answered the call at `position` itself. `told` is for a caller on this node.
+    /// The server has answered the call at `position` itself. `told` is for a caller on this node, or for who asks later.
     pub(super) fn take(&mut self, position: Position, told: Option<Told>, now: Instant) {
         self.say(position);
         let since = now;
@@ -149,6 +149,8 @@ mod tests {
             seq,
             outcome: Ok(applied),
             doubtful: Some(Position(seq)),
+            keyed: None,
+            in_session: None,
         }
     }
 

@@ -5,7 +5,7 @@ use super::reader::Head;
 use super::stuck::ABANDONED;
 use super::window::Told;
 use super::{Applier, Connection, Interrupt, before, calls, is_alone};
-use crate::replica::Found;
+use crate::replica::{Found, Shared, Slot};
 use bytes::Bytes;
 use futures::FutureExt;
 use rtdb_consensus::command::{Body, Trapped};
@@ -125,6 +125,7 @@ impl Applier {
             if on_its_way.is_some() && either.any(|position| self.poison.is_suspect(position)) {
                 return None;
             }
+            self.slot.took(command);
             let abandoned = self.abandoned.contains(&command.position).then_some(ABANDONED);
             match self.verdict.failed(command.position).or(abandoned) {
                 None => {
@@ -220,14 +221,16 @@ impl Applier {
             match told.doubtful.filter(|_| is_held) {
                 Some(position) => {
                     let is_own = told.origin.node == self.shared.node;
-                    self.held.take(position, is_own.then_some(told), Instant::now());
+                    let is_waited_for = is_own || told.keyed.is_some() || told.in_session.is_some();
+                    self.held
+                        .take(position, is_waited_for.then_some(told), Instant::now());
                 }
                 None => {
                     if let Err(Unapplied::Reducer { position, .. }) = told.outcome {
                         let is_asked = self.witnesses.borrow().count(position) > 0;
                         self.held.failed(position, is_asked);
                     }
-                    self.shared.follow.complete(told.origin, told.seq, told.outcome);
+                    complete(&self.shared, &self.slot, told);
                 }
             }
         }
@@ -239,6 +242,7 @@ impl Applier {
             drop(witnesses);
             self.tell(|_| settled);
         }
+        self.shared.say_outcomes(&self.slot);
         let passed = self.reader.passed();
         self.slot.set_reach(self.reader.reached(), self.core.succeeded());
         let open = self.core.first_open();
@@ -258,7 +262,7 @@ impl Applier {
     /// Tells what is held no longer.
     pub(super) fn tell(&mut self, settled: impl FnOnce(&mut Held) -> Vec<Told>) {
         for told in settled(&mut self.held) {
-            self.shared.follow.complete(told.origin, told.seq, told.outcome);
+            complete(&self.shared, &self.slot, told);
         }
     }
 
@@ -276,4 +280,15 @@ impl Applier {
             self.held.said(count);
         }
     }
+}
+
+/// Tells an outcome to who waits for it on this node; of a call with a key, or within a session, it is remembered.
+fn complete(shared: &Shared, slot: &Slot, told: Told) {
+    if let Some(position) = told.keyed {
+        shared.learn(slot, position, told.origin, &told.outcome);
+    }
+    if let Some(position) = told.in_session {
+        slot.ended(position, &told.outcome);
+    }
+    shared.follow.complete(told.origin, told.seq, told.outcome);
 }

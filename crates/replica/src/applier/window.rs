@@ -1,5 +1,6 @@
 //! Commands whose outcome is open, in log order.
 
+use rtdb_consensus::command::Body;
 use rtdb_consensus::{Applied, Origin, Outcome, Position, Refusal, Reply, ResolvedCommand, Unapplied};
 use std::collections::VecDeque;
 
@@ -20,6 +21,10 @@ pub(super) struct Open {
     pub(super) seq: u64,
     pub(super) request_id: u32,
     pub(super) bytes: usize,
+    /// Whether its caller has a key for it.
+    pub(super) has_key: bool,
+    /// Whether it is a call within a session.
+    pub(super) has_session: bool,
     pub(super) kind: Kind,
 }
 
@@ -109,6 +114,10 @@ pub(super) struct Told {
     pub(super) outcome: Outcome,
     /// Where the call stands, if this is the local server's word alone.
     pub(super) doubtful: Option<Position>,
+    /// Where the call stands, if its caller has a key for it.
+    pub(super) keyed: Option<Position>,
+    /// The same if it was made within a session.
+    pub(super) in_session: Option<Position>,
 }
 
 impl Open {
@@ -120,6 +129,8 @@ impl Open {
             seq: command.seq,
             request_id: 0,
             bytes: 0,
+            has_key: command.command.key().is_some(),
+            has_session: matches!(&command.command.body, Some(Body::Call(call)) if call.session != 0),
             kind,
         }
     }
@@ -133,6 +144,8 @@ impl Open {
             seq: self.seq,
             request_id: 0,
             bytes: 0,
+            has_key: false,
+            has_session: false,
             kind,
         }
     }
@@ -151,6 +164,8 @@ impl Open {
             timestamp_us,
             origin,
             seq,
+            has_key,
+            has_session,
             ..
         } = self;
         let is_doubtful = matches!(answer, Err(Failure::Reducer { doubtful: true, .. }));
@@ -185,6 +200,8 @@ impl Open {
             seq,
             outcome,
             doubtful: is_doubtful.then_some(position),
+            keyed: has_key.then_some(position),
+            in_session: has_session.then_some(position),
         }
     }
 }

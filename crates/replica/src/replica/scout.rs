@@ -275,6 +275,11 @@ impl Scout {
                 self.done(command);
                 Ok(())
             }
+            Some(Body::Outcomes(asked)) => {
+                self.shared.want(asked);
+                self.done(command);
+                Ok(())
+            }
             Some(Body::Trapped(trapped)) => {
                 self.shared.witness(command.origin.node, trapped);
                 self.done(command);

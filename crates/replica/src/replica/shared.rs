@@ -2,6 +2,8 @@
 
 use super::awaited::Awaited;
 use super::backlog::Backlog;
+use super::outcomes::Outcomes;
+use super::recent::{Became, Recent};
 use super::ticks::Ticks;
 use super::{ReplicaConfig, Report, Verdicts, Witnesses};
 use crate::{
@@ -9,8 +11,8 @@ use crate::{
     Quarantine, Views,
 };
 use parking_lot::{Mutex, RwLock};
-use rtdb_consensus::command::{Judgement, Owner, Poison, Timer, Trapped};
-use rtdb_consensus::{Follow, Holding, Lag, LogIndex, Origin, Position};
+use rtdb_consensus::command::{self, Body, Judgement, OUTCOMES_MAX, Owner, Poison, Timer, Trapped};
+use rtdb_consensus::{Follow, Holding, Lag, LogIndex, Origin, Outcome, Position, ResolvedCommand};
 use rtdb_runtime::Instant;
 use spacetimedb_lib::Identity;
 use std::collections::{BTreeMap, VecDeque};
@@ -99,6 +101,10 @@ pub(crate) struct Slot {
     ticks: Mutex<Ticks>,
     /// On which nodes calls have trapped.
     pub(crate) witnesses: watch::Sender<Witnesses>,
+    /// What came of calls with keys.
+    outcomes: Mutex<Outcomes>,
+    /// The last calls within sessions.
+    recent: Mutex<Recent>,
 }
 
 /// Where an applier is: the log index up to which all is done, and the last position whose outcome is known.
@@ -182,6 +188,50 @@ impl Shared {
         if let Some(slot) = slot {
             slot.witnesses
                 .send_modify(|witnesses| witnesses.hear(node, &trapped.positions));
+        }
+    }
+
+    /// The call with a key at `position` has an outcome.
+    pub(crate) fn learn(&self, slot: &Slot, position: Position, origin: Origin, outcome: &Outcome) {
+        let is_open = |position| {
+            self.reports
+                .as_ref()
+                .is_some_and(|reports| reports.wants(position))
+        };
+        let mut outcomes = slot.outcomes.lock();
+        outcomes.learn(position, outcome, origin.node == self.node, is_open);
+    }
+
+    /// Takes of which calls somebody would like to know what came of them.
+    pub(super) fn want(&self, asked: &command::Outcomes) {
+        let database = DatabaseId::try_from(asked.database.as_ref()).ok();
+        let Some(slot) = database.and_then(|database| self.slot(&database)) else {
+            return;
+        };
+        for position in asked.wanted.iter().take(OUTCOMES_MAX) {
+            slot.outcomes.lock().want(Position(*position));
+        }
+        self.say_outcomes(&slot);
+    }
+
+    /// Says what came of calls with keys, where this node is to say it.
+    pub(crate) fn say_outcomes(&self, slot: &Slot) {
+        let Some(reports) = &self.reports else {
+            return;
+        };
+        let mut outcomes = slot.outcomes.lock();
+        while let Some(known) = outcomes.unsaid(|position| reports.wants(position)) {
+            let count = known.len();
+            let database = slot.identity.to_vec().into();
+            let wanted = Vec::new();
+            if !reports.report(Body::Outcomes(command::Outcomes {
+                database,
+                known,
+                wanted,
+            })) {
+                return;
+            }
+            outcomes.said(count);
         }
     }
 
@@ -329,11 +379,32 @@ impl Slot {
             contents: Mutex::default(),
             ticks: Mutex::default(),
             witnesses: watch::Sender::new(Witnesses::default()),
+            outcomes: Mutex::default(),
+            recent: Mutex::default(),
         }
     }
 
     pub(crate) fn set_phase(&self, phase: Phase) {
         *self.phase.lock() = phase;
+    }
+
+    /// A command is on its way to the server.
+    pub(crate) fn took(&self, command: &ResolvedCommand) {
+        self.recent.lock().note(command);
+    }
+
+    /// The call at `position`, which stands in a session, has an outcome.
+    pub(crate) fn ended(&self, position: Position, outcome: &Outcome) {
+        self.recent.lock().learn(position, outcome);
+    }
+
+    /// Commands pass by that are not noted.
+    pub(crate) fn forget_recent(&self) {
+        *self.recent.lock() = Recent::default();
+    }
+
+    pub(super) fn became(&self, client: &([u8; 32], [u8; 16]), request_id: u32) -> Became {
+        self.recent.lock().became(client, request_id)
     }
 
     /// A call has run for longer than it may.

@@ -64,6 +64,10 @@ impl Report for Rules {
     fn majority(&self) -> Option<usize> {
         Some(self.majority)
     }
+
+    fn wants(&self, _: rtdb_consensus::Position) -> bool {
+        false
+    }
 }
 
 fn poison(position: Position, step: PoisonStep) -> Body {

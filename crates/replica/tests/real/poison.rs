@@ -291,6 +291,10 @@ impl Report for ToLog {
     fn majority(&self) -> Option<usize> {
         Some(1)
     }
+
+    fn wants(&self, _: rtdb_consensus::Position) -> bool {
+        false
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,6 +29,10 @@ impl Report for Reports {
     fn majority(&self) -> Option<usize> {
         None
     }
+
+    fn wants(&self, _: rtdb_consensus::Position) -> bool {
+        false
+    }
 }
 
 fn prepared() -> Prepared {

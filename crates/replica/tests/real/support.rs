@@ -361,6 +361,7 @@ pub(crate) fn call(reducer: &str, own: &[u8], session: u64) -> Body {
         args: [&header.encode(), own].concat().into(),
         request_id: 77,
         claims: String::new(),
+        key: None,
     })
 }
 

@@ -63,6 +63,10 @@ impl Report for Others {
     fn majority(&self) -> Option<usize> {
         Some(self.majority)
     }
+
+    fn wants(&self, _: rtdb_consensus::Position) -> bool {
+        false
+    }
 }
 
 /// Waits until the outcome of a command has been told.

@@ -21,6 +21,7 @@ fn write(node: &Node, table: &str, kind: WriteKind) -> Body {
         sender: node.owner.identity.clone(),
         table,
         kind: Some(kind),
+        key: None,
     })
 }
 

@@ -2,7 +2,9 @@
 //! places agree, and names, births and connection ids belong to one.
 
 use super::*;
-use crate::command::{Names, Poison, PoisonStep, Skipped, Stuck, Timer, Verify};
+use crate::command::{
+    CallKey, Ended, Known, Names, Outcomes, Poison, PoisonStep, Skipped, Stuck, Timer, Verify,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A choice among a few.
@@ -20,6 +22,8 @@ enum Step {
     Connect(Pick, u8, bool),
     Disconnect(Pick),
     Call(Pick, Pick),
+    Keyed(Pick, u8, u8, u8, bool),
+    Known(Pick, Pick, Option<bool>, bool),
     Timer(Pick, u64),
     Write(Pick),
     Transaction(Pick, Pick),
@@ -55,6 +59,9 @@ fn step() -> impl Strategy<Value = Step> {
         (pick(), 0..3u8, flag()).prop_map(|(a, b, c)| Step::Connect(a, b, c)),
         pick().prop_map(Step::Disconnect),
         (pick(), pick()).prop_map(|(a, b)| Step::Call(a, b)),
+        (pick(), 0..2u8, 0..3u8, 0..2u8, flag()).prop_map(|(a, b, c, d, e)| Step::Keyed(a, b, c, d, e)),
+        (pick(), pick(), proptest::option::of(flag()), flag())
+            .prop_map(|(a, b, c, d)| Step::Known(a, b, c, d)),
         (pick(), TERM - 1..TERM + 1).prop_map(|(a, b)| Step::Timer(a, b)),
         pick().prop_map(Step::Write),
         (pick(), pick()).prop_map(|(a, b)| Step::Transaction(a, b)),
@@ -156,6 +163,32 @@ fn body(step: &Step, bench: &Bench, births: &[u64]) -> Body {
             session: [0, session(of)][of.index(2)],
             ..Call::default()
         }),
+        Step::Keyed(database, sender, name, print, is_write) => {
+            let key = Some(CallKey {
+                sender: vec![*sender; 32].into(),
+                key: name.to_string(),
+                fingerprint: vec![*print].into(),
+            });
+            match write(identity(database)) {
+                Body::Write(write) if *is_write => Body::Write(Write { key, ..write }),
+                _ => Body::Call(Call {
+                    database: identity(database),
+                    key,
+                    ..Call::default()
+                }),
+            }
+        }
+        Step::Known(database, position, succeeded, is_wanted) => Body::Outcomes(Outcomes {
+            database: identity(database),
+            known: vec![Known {
+                position: at(position),
+                ended: succeeded.map(|succeeded| match succeeded {
+                    true => Ended::Succeeded(Default::default()),
+                    false => Ended::Failed("no".to_owned()),
+                }),
+            }],
+            wanted: is_wanted.then(|| at(position)).into_iter().collect(),
+        }),
         Step::Timer(database, term) => Body::Timer(Timer {
             database: identity(database),
             term: *term,
@@ -252,6 +285,14 @@ fn is_effect(decision: &Decision) -> bool {
     !decision.entry.commands.is_empty()
 }
 
+fn keyed_database(body: &Body) -> Option<&Bytes> {
+    match body {
+        Body::Call(call) => Some(&call.database),
+        Body::Write(write) => Some(&write.database),
+        _ => None,
+    }
+}
+
 fn check_shard(
     shard: &ShardState,
     before: &BTreeMap<Bytes, u64>,
@@ -276,6 +317,21 @@ fn check_shard(
     }
     for (database, _) in shard.stuck() {
         prop_assert!(shard.databases().any(|it| it == database));
+    }
+    let key = Command::from(body.clone()).key().cloned();
+    if let (Some(key), Some(database)) = (key, keyed_database(body)) {
+        let (first, call) = shard.keyed(database, &key.sender, &key.key).unzip();
+        match decision.entry.commands.first() {
+            Some(command) => prop_assert_eq!(first, Some(command.position)),
+            None if !before.contains_key(database) => prop_assert_eq!(first, None),
+            None => {
+                let expected = match call.is_some_and(|call| call.is_same(&key)) {
+                    true => Refusal::Repeated,
+                    false => Refusal::KeyTaken,
+                };
+                prop_assert!([Some(expected), Some(Refusal::Split)].contains(&refusal(decision)));
+            }
+        }
     }
     let effect = is_effect(decision);
     match body {

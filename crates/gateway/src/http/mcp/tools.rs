@@ -105,7 +105,15 @@ async fn query(
         Some(false) => "/?confirmed=false",
     });
     let caller = Extension(caller.clone());
-    let answer = sql::sql(State(node.clone()), Path(target), uri, caller, statement).await?;
+    let answer = sql::sql(
+        State(node.clone()),
+        Path(target),
+        uri,
+        caller,
+        HeaderMap::new(),
+        statement,
+    )
+    .await?;
     read(node, answer).await
 }
 

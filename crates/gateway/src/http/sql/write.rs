@@ -1,6 +1,6 @@
 //! `INSERT`, `UPDATE` and `DELETE`: through the log.
 
-use super::super::{Authenticated, HttpError};
+use super::super::{Authenticated, HttpError, idempotency};
 use super::{ask, no_such_table};
 use crate::catalog::DatabaseRecord;
 use crate::freshness::POSITION;
@@ -10,8 +10,8 @@ use crate::node::Node;
 use crate::writes::{self, Typed, WriteError};
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
-use rtdb_consensus::command::{self, Write};
-use rtdb_consensus::{Applied, Position, Reply, Unapplied};
+use rtdb_consensus::command::{self, CallKey, Write};
+use rtdb_consensus::{Applied, Outcome, Position, Reply, Unapplied};
 use rtdb_determinism::TAKEN;
 use rtdb_protocol::sql;
 use rtdb_protocol::{Subprotocol, hidden};
@@ -29,8 +29,16 @@ pub(super) async fn write(
     active: &LocalDatabase,
     caller: &Authenticated,
     statement: &sql::Write,
+    key: Option<&CallKey>,
 ) -> Result<Response, HttpError> {
     let since = Instant::now();
+    let table = active.module.table_named(&statement.table);
+    let table = table.map_or(statement.table.as_str(), |(_, table)| &table.name);
+    if let Some(key) = key
+        && let Some(outcome) = idempotency::first(node, &record.identity, key).await?
+    {
+        return told(outcome, table, since);
+    }
     let server = node.local.newest_subprotocol();
     let sender = caller.claims.identity;
     let is_owner = record.is_owned_by(&sender);
@@ -65,24 +73,27 @@ pub(super) async fn write(
         ));
     }
     node.gate.pass(&record.identity, &sender).await?;
-    let Typed {
-        table, place, kind, ..
-    } = typed;
+    let Typed { place, kind, .. } = typed;
     let write = Write {
         database: record.identity.to_byte_array().to_vec().into(),
         program: active.program.data.to_vec().into(),
         sender: sender.to_byte_array().to_vec().into(),
         table: place,
         kind: Some(kind),
+        key: key.cloned(),
     };
     node.metrics.calls.inc();
-    let outcome = node.propose(&node.shard, command::Body::Write(write)).await?;
+    let outcome = idempotency::propose(node, &record.identity, command::Body::Write(write), key).await?;
     node.metrics.call_done(since.elapsed(), &outcome);
+    told(outcome, table, since)
+}
+
+/// What is heard of rows of a table that were to be written.
+fn told(outcome: Outcome, table: &str, since: Instant) -> Result<Response, HttpError> {
     match outcome {
         Ok(Applied { reply, position, .. }) => Ok(answer(&reply, position, since)),
         Err(Unapplied::Reducer { message, .. }) if message == TAKEN => Err(HttpError::bad_request(format!(
-            "Unique constraint violation in table '{}': another row has a unique value of a row that is to be written",
-            table.name
+            "Unique constraint violation in table '{table}': another row has a unique value of a row that is to be written"
         ))),
         Err(error) => Err(error.into()),
     }

@@ -114,6 +114,7 @@ impl CallUnderWay {
             args: self.args.clone(),
             request_id: self.request_id,
             claims: String::new(),
+            key: None,
         };
         command::Body::Call(call).into()
     }

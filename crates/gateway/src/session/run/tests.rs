@@ -85,6 +85,14 @@ impl Catalog for Nothing {
         true
     }
 
+    fn takes_keys(&self) -> bool {
+        false
+    }
+
+    fn keyed(&self, _: &Identity, _: &rtdb_consensus::command::CallKey) -> Option<crate::catalog::FirstCall> {
+        None
+    }
+
     fn has_mixed_processors(&self) -> bool {
         false
     }
@@ -140,6 +148,16 @@ impl Local for Nothing {
     fn procedures(&self, _: &Identity) -> Option<Arc<rtdb_replica::Procedures>> {
         None
     }
+    fn became(
+        &self,
+        _: &Identity,
+        _: &Identity,
+        _: spacetimedb_lib::ConnectionId,
+        _: u32,
+    ) -> rtdb_replica::Became {
+        rtdb_replica::Became::Forgotten
+    }
+
     fn caught_up(&self, _: &Identity, _: u64) -> BoxFuture<'static, ()> {
         let mut caught_up = self.has_caught_up.subscribe();
         async move { drop(caught_up.wait_for(|has| *has).await) }.boxed()

@@ -81,6 +81,7 @@ fn call(position: u64, session: u64, reducer: &str, name: &str) -> ResolvedComma
             args: args.into(),
             request_id,
             claims: String::new(),
+            key: None,
         }),
     )
 }

@@ -1,0 +1,287 @@
+//! Calls with keys: once each, for as long as the keys are kept, and what came of them.
+
+use super::*;
+use crate::command::{
+    CallKey, Ended, FAILURE_BYTES_MAX, FINGERPRINT_BYTES_MAX, KEY_BYTES_MAX, KEYS_LEVEL, Known, OUTCOMES_MAX,
+    Outcomes, Succeeded,
+};
+use crate::resolver::{KEY_KEPT_US_MAX, KEY_KEPT_US_MIN, KEYS_PER_CALLER_MAX, KEYS_PER_DATABASE_MAX};
+
+const ANN: &str = "ann";
+const BOB: &str = "bob";
+
+fn key(sender: &str, key: &str, print: &str) -> CallKey {
+    CallKey {
+        sender: sender.to_owned().into(),
+        key: key.to_owned(),
+        fingerprint: print.to_owned().into(),
+    }
+}
+
+/// A call that is the same wherever it has that name, with a key.
+fn keyed(sender: &str, name: &str, reducer: &str) -> Body {
+    Body::Call(Call {
+        database: DATABASE,
+        reducer: reducer.to_owned(),
+        key: Some(key(sender, name, reducer)),
+        ..Call::default()
+    })
+}
+
+fn outcomes(known: Vec<Known>, wanted: Vec<u64>) -> Body {
+    Body::Outcomes(Outcomes {
+        database: DATABASE,
+        known,
+        wanted,
+    })
+}
+
+fn succeeded(position: Position) -> Known {
+    Known {
+        position: position.0,
+        ended: Some(Ended::Succeeded(Succeeded::default())),
+    }
+}
+
+fn failed(position: Position, why: &str) -> Known {
+    Known {
+        position: position.0,
+        ended: Some(Ended::Failed(why.to_owned())),
+    }
+}
+
+fn outcome(resolver: &Resolver, sender: &str, name: &str) -> Option<Outcome> {
+    let shard = resolver.shard_state().unwrap();
+    shard.keyed(&DATABASE, sender.as_bytes(), name)?.1.outcome()
+}
+
+/// How many keys are kept, by way of what is written.
+fn count(resolver: &Resolver) -> usize {
+    let dump = resolver.dump();
+    dump.iter()
+        .filter(|(key, _)| matches!(key, StateKey::Keyed(_)))
+        .count()
+}
+
+/// Where the one command stands that was taken.
+fn taken(decision: &Decision) -> Position {
+    assert_eq!(decision.entry.commands.len(), 1, "{decision:?}");
+    decision.entry.commands[0].position
+}
+
+#[test]
+fn the_first_call_with_a_key_counts_and_no_other() {
+    let mut bench = Bench::new(Resolver::shard());
+    bench.one(1, publish());
+    taken(&bench.one(2, keyed(ANN, "k", "add")));
+    assert_eq!(
+        refusal(&bench.one(3, keyed(ANN, "k", "add"))),
+        Some(Refusal::Repeated)
+    );
+    assert_eq!(
+        refusal(&bench.one(4, keyed(ANN, "k", "fail"))),
+        Some(Refusal::KeyTaken)
+    );
+    let other = bench.resolve(entry(0, vec![batch(2, 1, 1, vec![keyed(ANN, "k", "add")])]));
+    assert_eq!(refusal(&other), Some(Refusal::Repeated), "through another node");
+    let mut restored = bench.restored();
+    let again = entry(0, vec![batch(1, 1, 5, vec![keyed(ANN, "k", "add")])]);
+    let again = restored
+        .resolve(bench.index + 1, TERM, again, &mut Vec::new())
+        .unwrap();
+    assert_eq!(refusal(&again), Some(Refusal::Repeated), "after a restart");
+    // Others' keys are others, and so are those of SQL, which say by their fingerprints what they are.
+    taken(&bench.one(5, keyed(BOB, "k", "add")));
+    taken(&bench.one(6, keyed(ANN, "j", "add")));
+    let sql = |print| {
+        Body::Write(Write {
+            database: DATABASE,
+            kind: Some(WriteKind::Insert(InsertRows::default())),
+            key: Some(key(ANN, "w", print)),
+            ..Write::default()
+        })
+    };
+    taken(&bench.one(7, sql("insert")));
+    assert_eq!(refusal(&bench.one(8, sql("insert"))), Some(Refusal::Repeated));
+    assert_eq!(
+        refusal(&bench.one(9, keyed(ANN, "w", "add"))),
+        Some(Refusal::KeyTaken)
+    );
+    assert_eq!(Command::from(sql("insert")).version, KEYS_LEVEL);
+    assert_eq!(Command::from(keyed(ANN, "k", "add")).version, KEYS_LEVEL);
+    assert_eq!(Command::from(call(0, "add")).version, 0);
+}
+
+#[test]
+fn a_refused_call_uses_no_key_up() {
+    let mut bench = Bench::new(Resolver::shard());
+    assert_eq!(
+        refusal(&bench.one(1, keyed(ANN, "k", "add"))),
+        Some(Refusal::NoSuchDatabase)
+    );
+    bench.one(2, publish());
+    let position = taken(&bench.one(3, keyed(ANN, "k", "add")));
+    // The replicas have refused it, too: it has not been done.
+    let free = Known {
+        position: position.0,
+        ended: None,
+    };
+    bench.one(4, outcomes(vec![free], vec![]));
+    taken(&bench.one(5, keyed(ANN, "k", "fail")));
+    assert_eq!(count(&bench.restored()), 1);
+    let long = |what, max| Some(Refusal::TooLong { what, max });
+    let name = "k".repeat(KEY_BYTES_MAX + 1);
+    let refused = refusal(&bench.one(6, keyed(ANN, &name, "add")));
+    assert_eq!(refused, long("an idempotency key", KEY_BYTES_MAX));
+    let print = "f".repeat(FINGERPRINT_BYTES_MAX + 1);
+    let refused = refusal(&bench.one(7, keyed(ANN, "k", &print)));
+    assert_eq!(refused, long("a call's fingerprint", FINGERPRINT_BYTES_MAX));
+    let refused = refusal(&bench.one(8, keyed(&"a".repeat(33), "k", "add")));
+    assert_eq!(refused, long("a caller's identity", 32));
+}
+
+#[test]
+fn what_came_of_it_is_what_was_said_first() {
+    let mut bench = Bench::new(Resolver::shard());
+    bench.one(1, publish());
+    let calls = bench.resolve(entry(
+        0,
+        vec![batch(
+            1,
+            1,
+            2,
+            ["a", "b", "c"].map(|name| keyed(ANN, name, "add")).to_vec(),
+        )],
+    ));
+    let at = |place: usize| calls.entry.commands[place].position;
+    let wants = |bench: &Bench, place| bench.resolver.shard_state().unwrap().wants_outcome(at(place));
+    assert!(wants(&bench, 0) && outcome(&bench.resolver, ANN, "a").is_none());
+    let long = "é".repeat(FAILURE_BYTES_MAX);
+    let known = vec![
+        failed(at(0), &long),
+        succeeded(at(0)),
+        succeeded(at(1)),
+        succeeded(Position(77)),
+    ];
+    let said = bench.one(5, outcomes(known, vec![]));
+    assert!(said.entry.commands.is_empty(), "the replicas need not hear");
+    bench.one(6, outcomes(vec![failed(at(1), "no")], vec![]));
+    for resolver in [&bench.resolver, &bench.restored()] {
+        match outcome(resolver, ANN, "a") {
+            Some(Err(Unapplied::Reducer {
+                position,
+                message,
+                trapped,
+                ..
+            })) => {
+                assert_eq!((position, trapped), (at(0), false));
+                assert_eq!(message, long[..FAILURE_BYTES_MAX]);
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(
+            matches!(outcome(resolver, ANN, "b"), Some(Ok(Applied { position, .. })) if position == at(1))
+        );
+        assert_eq!(outcome(resolver, ANN, "c"), None);
+    }
+    assert!(!wants(&bench, 0) && wants(&bench, 2));
+    // Of another database nothing is said.
+    let other = Outcomes {
+        database: OTHER,
+        known: vec![succeeded(at(2))],
+        wanted: vec![],
+    };
+    bench.one(7, Body::Outcomes(other));
+    assert_eq!(outcome(&bench.resolver, ANN, "c"), None);
+    let many = vec![failed(at(0), "no"); OUTCOMES_MAX].into_iter();
+    bench.one(8, outcomes(many.chain([succeeded(at(2))]).collect(), vec![]));
+    assert_eq!(outcome(&bench.resolver, ANN, "c"), None, "too many at once");
+}
+
+#[test]
+fn what_is_wanted_reaches_the_replicas() {
+    let mut bench = Bench::new(Resolver::shard());
+    bench.one(1, publish());
+    let position = taken(&bench.one(2, keyed(ANN, "a", "add")));
+    taken(&bench.one(3, outcomes(vec![], vec![position.0])));
+    assert_eq!(
+        refusal(&bench.one(4, outcomes(vec![], vec![u64::MAX]))),
+        Some(Refusal::NotYet)
+    );
+    assert_eq!(Command::from(outcomes(vec![], vec![])).version, KEYS_LEVEL);
+}
+
+#[test]
+fn keys_end_with_their_time_and_with_their_database() {
+    let mut bench = Bench::new(Resolver::shard());
+    let at = |us: i64, seq, bodies| entry(us, vec![batch(1, 1, seq, bodies)]);
+    bench.resolve(at(0, 1, vec![publish()]));
+    let names = ["a", "b", "c"];
+    let first = bench.resolve(at(1_000, 2, names.map(|name| keyed(ANN, name, "add")).to_vec()));
+    let born_us = first.entry.commands[0].timestamp_us;
+    let last_us = born_us + KEY_KEPT_US_MAX - 1;
+    let kept = bench.resolve(at(last_us, 5, vec![keyed(ANN, "a", "add")]));
+    assert_eq!(refusal(&kept), Some(Refusal::Repeated));
+    // A microsecond later.
+    taken(&bench.resolve(at(last_us, 6, vec![keyed(ANN, "a", "fail")])));
+    assert_eq!(count(&bench.resolver), 3);
+    // All whose time is over go, not only that of the call.
+    taken(&bench.resolve(at(last_us + KEY_KEPT_US_MAX / 2, 7, vec![keyed(BOB, "a", "add")])));
+    assert_eq!(count(&bench.resolver), 2);
+    assert_eq!(count(&bench.restored()), 2);
+    bench.resolve(at(0, 8, vec![delete(DATABASE)]));
+    assert_eq!((count(&bench.resolver), count(&bench.restored())), (0, 0));
+    bench.resolve(at(0, 9, vec![publish()]));
+    taken(&bench.resolve(at(0, 10, vec![keyed(ANN, "a", "add")])));
+}
+
+#[test]
+fn more_keys_than_are_kept_are_refused_until_the_oldest_are_old() {
+    let mut bench = Bench::new(Resolver::shard());
+    bench.one(1, publish());
+    let mut seq = 1;
+    let mut calls = |bench: &mut Bench, us: i64, sender: &str, from: usize, count: usize| {
+        let bodies: Vec<Body> = (from..from + count)
+            .map(|number| keyed(sender, &number.to_string(), "add"))
+            .collect();
+        let first = seq + 1;
+        seq += count as u64;
+        let decision = bench.resolve(entry(us, vec![batch(1, 1, first, bodies)]));
+        let refused = decision.settled.first().map(|(_, _, outcome)| outcome.clone());
+        (decision.entry.commands.len(), refused)
+    };
+    let whose = |outcome: Option<Outcome>| match outcome {
+        Some(Err(Unapplied::Refused(Refusal::TooManyKeys { whose }))) => whose,
+        other => panic!("{other:?}"),
+    };
+    let max = KEYS_PER_CALLER_MAX;
+    assert_eq!(calls(&mut bench, 0, ANN, 0, max).0, max);
+    let (took, refused) = calls(&mut bench, 0, ANN, max, 1);
+    assert_eq!((took, whose(refused)), (0, "the caller has made"));
+    assert_eq!(calls(&mut bench, 0, BOB, 0, max).0, max);
+    assert_eq!(2 * max, KEYS_PER_DATABASE_MAX);
+    let (took, refused) = calls(&mut bench, 0, "cid", 0, 1);
+    assert_eq!(
+        (took, whose(refused)),
+        (0, "the callers of this database have made")
+    );
+    // What has been there is still known, and may be said.
+    let (_, refused) = calls(&mut bench, 0, ANN, 0, 1);
+    assert!(matches!(
+        refused,
+        Some(Err(Unapplied::Refused(Refusal::Repeated)))
+    ));
+    // The oldest makes room, once it is old enough: of the caller that has too many, or else of all.
+    let later_us = KEY_KEPT_US_MIN + 1_000_000;
+    assert_eq!(calls(&mut bench, later_us, BOB, max, 1).0, 1);
+    assert!(outcome_is_kept(&bench, ANN, "0") && !outcome_is_kept(&bench, BOB, "0"));
+    assert_eq!(calls(&mut bench, later_us, "cid", 0, 1).0, 1);
+    assert!(!outcome_is_kept(&bench, ANN, "0") && outcome_is_kept(&bench, ANN, "1"));
+    assert_eq!(count(&bench.resolver), KEYS_PER_DATABASE_MAX);
+    assert_eq!(count(&bench.restored()), KEYS_PER_DATABASE_MAX);
+}
+
+fn outcome_is_kept(bench: &Bench, sender: &str, name: &str) -> bool {
+    let shard = bench.resolver.shard_state().unwrap();
+    shard.keyed(&DATABASE, sender.as_bytes(), name).is_some()
+}
