@@ -1,5 +1,7 @@
 //! The rules of a shard: databases, sessions, calls with keys, and what replicas report.
 
+mod keyed;
+
 use super::audit::{Audit, Divergence, Holding};
 use super::audits::{Audits, KeyOf};
 use super::keys::{KeyedCall, Keys};
@@ -7,10 +9,7 @@ use super::poison::{StuckReplica, StuckReplicas};
 use super::sessions::Sessions;
 use super::state::{BirthRecord, SessionRecord, StateKey};
 use super::verdict::{Change, Stamp, Verdict};
-use crate::command::{
-    Body, CallKey, Connect, Delete, OUTCOMES_MAX, Outcomes, Publish, REPORTS_MAX, Reports, Resolve, Timer,
-    Transaction,
-};
+use crate::command::{Body, Connect, Delete, Publish, REPORTS_MAX, Reports, Resolve, Timer, Transaction};
 use crate::version::{RecordError, decode};
 use crate::{Position, Refusal, Reply, Session};
 use bytes::Bytes;
@@ -110,16 +109,6 @@ impl ShardState {
         self.stuck.iter()
     }
 
-    /// The call that a caller of a database has given a key, and where it stands.
-    pub fn keyed(&self, database: &[u8], sender: &[u8], key: &str) -> Option<(Position, &KeyedCall)> {
-        self.keys.find(database, sender, key)
-    }
-
-    /// Whether the call at `position` has a key, and it is not known here yet what came of it.
-    pub fn wants_outcome(&self, position: Position) -> bool {
-        self.keys.is_open(position)
-    }
-
     pub(super) fn judge(&mut self, body: &Body, stamp: Stamp, changes: &mut Vec<Change>) -> Verdict {
         let Stamp {
             position,
@@ -173,37 +162,6 @@ impl ShardState {
             Body::Timer(timer) => self.timer(timer, stamp),
             // Nothing proposes a meta command here; a log that holds one must stay readable all the same.
             _ => Verdict::Refused(Refusal::NoSuchDatabase),
-        }
-    }
-
-    /// What has a key counts once: what was said of it holds, whatever would be said now.
-    fn once(
-        &mut self,
-        database: &Bytes,
-        key: Option<&CallKey>,
-        stamp: Stamp,
-        changes: &mut Vec<Change>,
-        judged: impl FnOnce(&Self) -> Verdict,
-    ) -> Verdict {
-        let Some(key) = key else { return judged(self) };
-        if let Err(refusal) = self.keys.check(database, key, stamp.timestamp_us) {
-            return Verdict::Refused(refusal);
-        }
-        let verdict = judged(self);
-        if matches!(verdict, Verdict::Effect(_))
-            && let Err(refusal) = self.keys.take(database, key, stamp, changes)
-        {
-            return Verdict::Refused(refusal);
-        }
-        verdict
-    }
-
-    /// What replicas say of calls with keys is kept; what is wanted, the replicas hear.
-    fn outcomes(&mut self, it: &Outcomes, now: Position, changes: &mut Vec<Change>) -> Verdict {
-        self.keys.hear(&it.database, &it.known, changes);
-        match it.wanted.is_empty() {
-            true => Verdict::Done(Reply::Done),
-            false => self.about(&it.database, &it.wanted[..it.wanted.len().min(OUTCOMES_MAX)], now),
         }
     }
 
