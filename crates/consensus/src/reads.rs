@@ -4,10 +4,16 @@
 use crate::courier::Leader;
 use crate::group_id::GroupId;
 use crate::machine::Raft;
+use crate::succession::is_majority;
 use crate::transport::Peers;
+use crate::types::Vote;
 use crate::{LogIndex, NoReadIndex};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::raft::VoteRequest;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -93,12 +99,59 @@ impl Reads {
                 .local_committed
                 .map(|id| id.index);
         }
-        match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
-            Ok(linearizer) => Some(linearizer.read_log_id().log_id().index),
+        let vote = self.vote().await?;
+        let index = match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+            Ok(linearizer) => linearizer.read_log_id().log_id().index,
             Err(error) => {
                 tracing::debug!(group = %self.group, %error, "no read index");
-                None
+                return None;
+            }
+        };
+        self.is_newest(vote).await.then_some(index)
+    }
+
+    async fn vote(&self) -> Option<Vote> {
+        let vote = self.raft.with_raft_state(|state| *state.vote_ref()).await;
+        vote.ok()
+    }
+
+    /// Whether a majority knows of no later leader than `vote`, which is this node's. openraft has asked one, too, but takes the
+    /// answer to what it had sent before for one to what it asks now, if there was nothing to send in between: so a leader that
+    /// stood still for a while, and was succeeded meanwhile, believes it leads.
+    async fn is_newest(&self, vote: Vote) -> bool {
+        let (sets, others) = {
+            let metrics = self.raft.server_metrics();
+            let metrics = metrics.borrow_watched();
+            let membership = metrics.membership_config.membership();
+            let addr = |id| Some(membership.get_node(&id)?.addr.clone());
+            let others = membership.voter_ids().filter(|id| *id != self.peers.node);
+            let others: Vec<_> = others.filter_map(|id| Some((id, addr(id)?))).collect();
+            (membership.get_joint_config().clone(), others)
+        };
+        let last = self.raft.with_raft_state(|state| state.log_ids.last().copied());
+        let Ok(last_log_id) = last.await else { return false };
+        // It would hardly be granted; each says whom it knows.
+        let request = VoteRequest {
+            vote: Vote::new(vote.leader_id.term + 1, self.peers.node),
+            last_log_id,
+            leadership_transfer: false,
+        };
+        let mut answers: FuturesUnordered<_> = others
+            .iter()
+            .map(async |(id, addr)| {
+                let answer = self.peers.pre_vote(*id, addr, self.group, request.clone()).await;
+                Some((*id, answer.ok()?.vote))
+            })
+            .collect();
+        let mut agreed = BTreeSet::new();
+        agreed.extend((self.vote().await == Some(vote)).then_some(self.peers.node));
+        while !is_majority(&sets, &agreed) {
+            match answers.next().await {
+                Some(Some((id, known))) if known <= vote => drop(agreed.insert(id)),
+                Some(Some(_)) | None => return false,
+                Some(None) => {}
             }
         }
+        true
     }
 }

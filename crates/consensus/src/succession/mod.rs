@@ -22,7 +22,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use turns::{Turns, is_majority, is_refuted};
+pub(crate) use turns::is_majority;
+use turns::{Turns, is_refuted};
 
 /// Parts of the time between two heartbeats: one is a node's turn to ask, and how long who is asked may take to see the same.
 const STEPS_PER_HEARTBEAT: u32 = 3;
