@@ -95,7 +95,9 @@ pub use propose::{
     Follow, NoReadIndex, NotProposed, Origin, Pending, Propose, ReadError, ResolvedCommand, ResolvedEntry,
     Session,
 };
-pub use resolver::{Audit, Contest, Database, Divergence, Holding, MetaState, ShardState, StuckReplica};
+pub use resolver::{
+    Audit, Contest, Database, Divergence, Holding, Issuer, MetaState, ShardState, StuckReplica,
+};
 pub use service::Service;
 pub use status::{GroupStatus, NodeStatus, Role};
 pub use transport::{Grpc, PROTOCOL, PROTOCOL_MIN, PeerError, PeerInfo, Replies, Transport, wire};

@@ -5,6 +5,7 @@
 
 mod audit;
 mod audits;
+mod issuers;
 mod meta;
 mod poison;
 mod resolution;
@@ -16,6 +17,7 @@ mod tests;
 mod verdict;
 
 pub use audit::{Audit, Contest, Divergence, Holding};
+pub use issuers::Issuer;
 pub use meta::{Database, MetaState};
 pub use poison::StuckReplica;
 pub(crate) use resolution::Resolution;
@@ -289,7 +291,7 @@ impl Resolver {
             return Verdict::Done(Reply::Done);
         }
         match &mut self.rules {
-            Rules::Meta(meta) => Arc::make_mut(meta).judge(body, stamp.position, changes),
+            Rules::Meta(meta) => Arc::make_mut(meta).judge(body, stamp, changes),
             Rules::Shard(shard) => shard.judge(body, stamp, changes),
         }
     }

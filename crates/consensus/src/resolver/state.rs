@@ -27,6 +27,8 @@ pub(crate) enum StateKey {
     Cluster,
     /// A node: where and what it is.
     Node(u64),
+    /// An outside issuer of tokens.
+    Issuer(String),
     /// A node's replica of a database that is stuck at a command.
     Stuck(u64, Bytes),
 }
@@ -56,6 +58,10 @@ impl StateKey {
             }
             Self::Cluster => out.push(b'c'),
             Self::Node(node) => numbered(out, b'n', *node),
+            Self::Issuer(name) => {
+                out.push(b'i');
+                out.extend_from_slice(name.as_bytes());
+            }
             Self::Stuck(node, database) => {
                 numbered(out, b'p', *node);
                 out.extend_from_slice(database);
@@ -77,6 +83,7 @@ impl StateKey {
             b'l' => Some(Self::Places(Bytes::copy_from_slice(rest))),
             b'c' => Some(Self::Cluster),
             b'n' => number().map(Self::Node),
+            b'i' => Some(Self::Issuer(String::from_utf8(rest.to_vec()).ok()?)),
             b'p' => {
                 let (node, database) = rest.split_first_chunk()?;
                 Some(Self::Stuck(
