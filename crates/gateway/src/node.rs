@@ -8,6 +8,7 @@ use crate::entrance::Entrance;
 use crate::feed::Feeds;
 use crate::gate::Gate;
 use crate::http_error::HttpError;
+use crate::issuers::Issuers;
 use crate::limits::{APART_MAX, CLAIMS_BYTES_MAX, ClientLimits, DATABASE_WAIT_MAX, PREPARATIONS_MAX};
 use crate::local::{Claims, Local, LocalDatabase, SetAside, Tokens};
 use crate::local_client::LocalClient;
@@ -39,6 +40,8 @@ pub(crate) struct Node {
     pub(crate) gate: Gate,
     /// Who may create databases, if that is not everyone.
     pub(crate) publishers: OnceLock<Publishers>,
+    /// Whose tokens are taken besides the cluster's own, if anybody's are.
+    pub(crate) issuers: OnceLock<Arc<dyn Issuers>>,
     /// Where clients wait to be let in.
     pub(crate) entrance: Entrance,
     pub(crate) client: Arc<LocalClient>,
@@ -89,6 +92,7 @@ impl Node {
             local,
             gate: Gate::new(metrics.clone()),
             publishers: OnceLock::new(),
+            issuers: OnceLock::new(),
             entrance: Entrance::default(),
             budget,
             metrics,

@@ -9,6 +9,8 @@ mod cluster;
 mod handlers;
 #[path = "native/http.rs"]
 mod http;
+#[path = "native/issuers.rs"]
+mod issuers;
 #[path = "native/procedures.rs"]
 mod procedures;
 #[path = "native/sql.rs"]
@@ -434,6 +436,7 @@ async fn clients_see_what_the_native_server_shows() {
     http_is_the_same(&pair, &newest, [&owner, &other]).await;
     http::connection_ids_are_unique(&pair, &newest, &other).await;
     http::answers_are_the_same(&pair, &newest, [&owner, &other], &module(&pair)).await;
+    issuers::tokens_of_others_are_the_same(&pair, &newest).await;
     pair.stop().await;
 }
 

@@ -89,6 +89,7 @@ impl Arrival {
         let caller = Authenticated {
             claims: claims.map_err(|error| HttpError::new(StatusCode::UNAUTHORIZED, error.to_string()))?,
             token: guest.token,
+            stand_in: None,
         };
         let params = Params {
             connection: guest.connection,
@@ -146,6 +147,7 @@ impl Arrival {
             server: self.node.local.newest_subprotocol(),
             freshness: Freshness::of(self.params.consistency),
         };
+        let token = self.caller.local_token().to_owned();
         let shares = self.node.feeds.shares(&self.database, &identity);
         let pool = self.node.pool.clone();
         let mut outbox = Outbox::new(self.subprotocol, self.params.compression, pool);
@@ -174,7 +176,7 @@ impl Arrival {
                     payload: String::new(),
                     ..self.caller.claims
                 },
-                token: self.caller.token,
+                token,
                 counted: self.node.metrics.upstreams.clone(),
             },
             share,

@@ -10,6 +10,7 @@ mod diverged;
 mod gray;
 mod handlers;
 mod identical;
+mod issuers;
 mod kills;
 mod lag;
 mod lifecycle;
