@@ -29,8 +29,9 @@ const KEYS_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// How old keys are at least before they are fetched anew because a token names another one.
 const ROTATION_MIN: Duration = Duration::from_secs(30);
 
-/// Issuers that are asked at a time whose keys are known already, and others. What is beyond is refused at once: so
-/// strangers with issuers of their own wait for each other alone.
+/// Issuers that are asked at a time: of those that the operator has named, of others whose keys are known already, and of
+/// the rest. What is beyond is refused at once: so strangers with issuers of their own wait for each other alone.
+const NAMED_MAX: usize = 8;
 const REFRESHES_MAX: usize = 8;
 const FETCHES_MAX: usize = 8;
 
@@ -57,6 +58,7 @@ struct Inner {
     shared: Arc<dyn Shared>,
     cache: Mutex<Cache>,
     flights: Mutex<BTreeMap<String, Flight>>,
+    named: Arc<Semaphore>,
     refreshes: Arc<Semaphore>,
     fetches: Arc<Semaphore>,
     told: Mutex<Rate>,
@@ -121,6 +123,7 @@ impl Issuers {
             shared,
             cache: Mutex::default(),
             flights: Mutex::default(),
+            named: Arc::new(Semaphore::new(NAMED_MAX)),
             refreshes: Arc::new(Semaphore::new(REFRESHES_MAX)),
             fetches: Arc::new(Semaphore::new(FETCHES_MAX)),
             told: Mutex::new(Rate::new(TOLD_MAX, WINDOW)),
@@ -195,7 +198,7 @@ impl Issuers {
                 return Ok(known.clone());
             }
             Some(_) => self.ask(issuer, reach, true),
-            None => self.ask(issuer, reach, reach == Reach::Named),
+            None => self.ask(issuer, reach, false),
         };
         match (asked, known) {
             (Ok(_), Some(known)) if age(known.fetched_us) < STALE_AFTER => return Ok(known),
@@ -243,10 +246,10 @@ impl Issuers {
         if locked(&self.0.cache).is_resting(issuer) {
             return Err(NotNow::Resting);
         }
-        let places = if is_known {
-            &self.0.refreshes
-        } else {
-            &self.0.fetches
+        let places = match (reach, is_known) {
+            (Reach::Named, _) => &self.0.named,
+            (Reach::Public, true) => &self.0.refreshes,
+            (Reach::Public, false) => &self.0.fetches,
         };
         let held = places.clone().try_acquire_owned().map_err(|_| NotNow::Busy)?;
         let (this, name) = (self.clone(), issuer.to_owned());
