@@ -31,6 +31,7 @@ mod gateway;
 mod http;
 mod http_error;
 mod issuers;
+mod json;
 pub mod limits;
 mod local;
 mod local_client;

@@ -11,6 +11,8 @@ mod handlers;
 mod http;
 #[path = "native/issuers.rs"]
 mod issuers;
+#[path = "native/json.rs"]
+mod json;
 #[path = "native/procedures.rs"]
 mod procedures;
 #[path = "native/sql.rs"]
@@ -437,6 +439,7 @@ async fn clients_see_what_the_native_server_shows() {
     http::connection_ids_are_unique(&pair, &newest, &other).await;
     http::answers_are_the_same(&pair, &newest, [&owner, &other], &module(&pair)).await;
     issuers::tokens_of_others_are_the_same(&pair, &newest).await;
+    json::messages_are_the_same(&pair, &newest, &owner).await;
     pair.stop().await;
 }
 

@@ -118,7 +118,6 @@ async fn handshakes_that_can_not_be_are_refused_as_the_server_refuses_them() {
     let path = format!("{NAME}/subscribe");
     assert_eq!(refused("", &path, None).await, Some(400));
     assert_eq!(refused("v9.bsatn.spacetimedb", &path, None).await, Some(400));
-    assert_eq!(refused("v1.json.spacetimedb", &path, None).await, Some(501));
     let zero = format!("{path}?connection_id={}", "0".repeat(32));
     assert_eq!(refused(v1, &zero, None).await, Some(400));
     assert_eq!(refused(v1, &path, Some("rubbish")).await, Some(401));

@@ -173,6 +173,7 @@ impl<W: Wire> Session<W> {
                         }
                     }
                 },
+                Poll::Ready(Some(Payload::None)) => return Err(Error::ConnectionClosed),
                 Poll::Ready(None) | Poll::Pending => return Ok(()),
             }
         }
