@@ -72,6 +72,23 @@ impl Client {
     }
 }
 
+/// The rows of a query, in an order of their own.
+pub async fn rows(address: SocketAddr, database: &str, token: &str, query: &str) -> Vec<String> {
+    let mut client = Client::connect(address, database, token, "").await;
+    client.hears().await;
+    client
+        .says(json!({"OneOffQuery": {"message_id": "00", "query_string": query}}))
+        .await;
+    let answer: Value = serde_json::from_str(&client.hears().await).expect("JSON");
+    let rows = &answer["OneOffQueryResponse"]["tables"][0]["rows"];
+    let rows = rows.as_array().expect("rows").iter();
+    // How the exponent of a number is written is up to the library.
+    let row = |row: &Value| serde_json::from_str::<Value>(row.as_str().expect("a text")).expect("JSON");
+    let mut rows: Vec<_> = rows.map(|it| row(it).to_string()).collect();
+    rows.sort();
+    rows
+}
+
 /// Without what differs.
 fn blanked(text: &str) -> String {
     let mut kept = String::new();
