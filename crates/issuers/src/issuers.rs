@@ -39,6 +39,9 @@ const FETCHES_MAX: usize = 8;
 const TOLD_MAX: usize = 8;
 const WANTED_MAX: usize = 8;
 
+/// Issuers, of those that the operator has not named, of which the log says that they could not be asked.
+const LOGGED_MAX: usize = 8;
+
 /// In how long.
 const WINDOW: Duration = Duration::from_secs(60);
 
@@ -63,6 +66,7 @@ struct Inner {
     fetches: Arc<Semaphore>,
     told: Mutex<Rate>,
     wanted: Mutex<Rate>,
+    logged: Mutex<Rate>,
 }
 
 /// An issuer is being asked: one for all who wait for it.
@@ -128,6 +132,7 @@ impl Issuers {
             fetches: Arc::new(Semaphore::new(FETCHES_MAX)),
             told: Mutex::new(Rate::new(TOLD_MAX, WINDOW)),
             wanted: Mutex::new(Rate::new(WANTED_MAX, WINDOW)),
+            logged: Mutex::new(Rate::new(LOGGED_MAX, WINDOW)),
         }))
     }
 
@@ -280,13 +285,9 @@ impl Issuers {
                 self.tell(issuer, reach, &json);
             }
             Err(error) => {
-                match reach {
-                    Reach::Named => {
-                        tracing::warn!(issuer, %error, "an issuer could not be asked for its keys")
-                    }
-                    Reach::Public => {
-                        tracing::debug!(issuer, %error, "an issuer could not be asked for its keys")
-                    }
+                // Strangers must not fill the log.
+                if reach == Reach::Named || locked(&self.0.logged).pass() {
+                    tracing::warn!(issuer, %error, "an issuer of tokens could not be asked for its keys");
                 }
                 locked(&self.0.cache).fail(issuer);
                 self.ask_others(issuer, reach).await;

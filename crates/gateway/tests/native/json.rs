@@ -198,6 +198,20 @@ async fn of_2x(address: SocketAddr, token: &str) -> Vec<String> {
     heard.iter().map(|text| blanked(text)).collect()
 }
 
+/// A subscriber outlives the server, and is told what has come meanwhile.
+async fn outlives(pair: &Pair, database: &str, token: &str) {
+    let mut client = Client::connect(pair.gateway, database, token, "").await;
+    client.hears().await;
+    let subscribe = json!({"query_strings": ["SELECT * FROM note"], "request_id": 1, "query_id": {"id": 1}});
+    client.says(json!({ "SubscribeMulti": subscribe })).await;
+    client.hears().await;
+    pair.kill_server();
+    client
+        .says(call("write_note", r#"["after all",[],true]"#, 2))
+        .await;
+    while !client.hears().await.contains("after all") {}
+}
+
 /// Message by message.
 pub async fn messages_are_the_same(pair: &Pair, database: &str, token: &str) {
     let mut differences = Vec::new();
@@ -224,6 +238,7 @@ pub async fn messages_are_the_same(pair: &Pair, database: &str, token: &str) {
         }
     }
     assert!(differences.is_empty(), "{}", differences.join("\n"));
+    outlives(pair, database, token).await;
 }
 
 /// 1.2.0 says less of what is wrong with arguments, as in BSATN, and 0 for the number of a call that fails.
