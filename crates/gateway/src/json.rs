@@ -4,6 +4,8 @@
 mod message;
 mod reader;
 mod request;
+#[cfg(test)]
+mod tests;
 mod value;
 
 pub(crate) use message::message;
