@@ -96,8 +96,8 @@ pub use propose::{
     Session,
 };
 pub use resolver::{
-    Audit, Contest, Database, Divergence, Holding, KEY_KEPT_US_MAX, KEY_KEPT_US_MIN, KEYS_PER_CALLER_MAX,
-    KEYS_PER_DATABASE_MAX, KeyedCall, MetaState, ShardState, StuckReplica,
+    Audit, Contest, Database, Divergence, Holding, Issuer, KEY_KEPT_US_MAX, KEY_KEPT_US_MIN,
+    KEYS_PER_CALLER_MAX, KEYS_PER_DATABASE_MAX, KeyedCall, MetaState, ShardState, StuckReplica,
 };
 pub use service::Service;
 pub use status::{GroupStatus, NodeStatus, Role};

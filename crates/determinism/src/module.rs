@@ -112,8 +112,25 @@ pub struct View {
     pub anonymous: bool,
     /// Whether clients may read it.
     pub public: bool,
+    /// The type of its rows.
+    pub row: AlgebraicType,
     /// The name in the module's source.
     source_name: String,
+}
+
+/// What a view shows that returns this: an array of rows, at most one, or a query for them.
+fn row_of(returned: &AlgebraicType) -> AlgebraicType {
+    /// The field that a query is returned in.
+    const QUERY: &str = "__query__";
+    let rows = match returned {
+        AlgebraicType::Array(rows) => &*rows.elem_ty,
+        AlgebraicType::Product(product) => match &*product.elements {
+            [query] if query.name.as_deref() == Some(QUERY) => &query.algebraic_type,
+            _ => returned,
+        },
+        _ => returned.as_option().unwrap_or(returned),
+    };
+    rows.clone()
 }
 
 impl View {
@@ -357,6 +374,7 @@ impl Module {
             id: view.index,
             anonymous: view.is_anonymous,
             public: view.is_public,
+            row: row_of(&view.return_type),
             source_name: view.source_name.to_string(),
         });
         let procedures = def.procedures().into_iter().flatten().zip(0..);

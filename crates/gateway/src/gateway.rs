@@ -4,6 +4,7 @@ use crate::catalog::Catalog;
 use crate::close::CloseReason;
 use crate::gate::{Quotas, Slowed};
 use crate::http;
+use crate::issuers::Issuers;
 use crate::limits::{ClientLimits, DRAIN_MAX, HEAD_BYTES_MAX, REFUSAL_MAX, REFUSALS_MAX, RETRY_AFTER_S};
 use crate::local::Local;
 use crate::metrics::{GatewayMetrics, Present};
@@ -69,6 +70,12 @@ impl Gateway {
     /// From now on only these may create databases; at first everyone may. What is said first holds.
     pub fn set_publishers(&self, publishers: Publishers) {
         let _ = self.node.publishers.set(publishers);
+    }
+
+    /// From now on tokens of outside issuers are taken, if these say that they are good; at first only the cluster's own are.
+    /// What is said first holds.
+    pub fn set_issuers(&self, issuers: Arc<dyn Issuers>) {
+        let _ = self.node.issuers.set(issuers);
     }
 
     /// Says which databases are slowed from now on: their calls pass one by one, as far as it is said here. All others

@@ -46,6 +46,9 @@ pub const CLIENT_BYTES_FREE: usize = 64 << 10;
 /// apart.
 pub const APART_BYTES: usize = 128 << 10;
 
+/// The same of what is put into JSON.
+pub const JSON_APART_BYTES: usize = 16 << 10;
+
 /// Large things of sessions that are done at one time, and of requests.
 pub const APART_MAX: usize = 2;
 

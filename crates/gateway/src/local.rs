@@ -114,20 +114,30 @@ pub struct Claims {
 #[derive(Clone, Debug)]
 pub(crate) struct Authenticated {
     pub(crate) claims: Claims,
+    /// The token, as the caller knows it.
     pub(crate) token: String,
+    /// One of the cluster's that says the same, if another issuer has made the caller's: the local server must not ask that.
+    pub(crate) stand_in: Option<String>,
+}
+
+impl Authenticated {
+    /// What the local server is shown.
+    pub(crate) fn local_token(&self) -> &str {
+        self.stand_in.as_ref().unwrap_or(&self.token)
+    }
 }
 
 /// Why a token is not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TokenError {
-    /// Not a JSON web token, or one whose identity is not what issuer and subject make.
-    #[error("Authorization is invalid: malformed token")]
-    Malformed,
-    /// Another key signed it: whether it is good is for the local server to say.
-    #[error("Authorization failed: token not signed by this instance")]
+    /// It is no token, or says what it must not. In SpacetimeDB's words.
+    #[error("Invalid token: {0}")]
+    Malformed(String),
+    /// Another key signed it: whether it is good is for its issuer to say.
+    #[error("Invalid token: InvalidSignature")]
     Foreign(Claims),
     /// Its time is over.
-    #[error("Authorization failed: the token has expired")]
+    #[error("Invalid token: ExpiredSignature")]
     Expired,
 }
 
@@ -142,6 +152,7 @@ pub trait Tokens: Send + Sync {
     /// A new identity and a token for it, as the server itself makes them; `None` if signing fails.
     fn fresh(&self) -> Option<(Claims, String)>;
 
-    /// A short-lived token for an identity whose issuer and subject are known; `None` if signing fails.
+    /// A short-lived token for an identity whose issuer and subject are known, with the same payload if there is one; `None`
+    /// if signing fails.
     fn mint(&self, claims: &Claims) -> Option<String>;
 }

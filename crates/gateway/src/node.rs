@@ -9,6 +9,7 @@ use crate::entrance::Entrance;
 use crate::feed::Feeds;
 use crate::gate::Gate;
 use crate::http_error::HttpError;
+use crate::issuers::Issuers;
 use crate::limits::{APART_MAX, CLAIMS_BYTES_MAX, ClientLimits, DATABASE_WAIT_MAX, PREPARATIONS_MAX};
 use crate::local::{Claims, Local, LocalDatabase, SetAside, Tokens};
 use crate::local_client::LocalClient;
@@ -42,6 +43,8 @@ pub(crate) struct Node {
     pub(crate) publishers: OnceLock<Publishers>,
     /// What is asked of all replicas.
     pub(crate) asking: Asking,
+    /// Whose tokens are taken besides the cluster's own, if anybody's are.
+    pub(crate) issuers: OnceLock<Arc<dyn Issuers>>,
     /// Where clients wait to be let in.
     pub(crate) entrance: Entrance,
     pub(crate) client: Arc<LocalClient>,
@@ -93,6 +96,7 @@ impl Node {
             gate: Gate::new(metrics.clone()),
             publishers: OnceLock::new(),
             asking: Asking::default(),
+            issuers: OnceLock::new(),
             entrance: Entrance::default(),
             budget,
             metrics,

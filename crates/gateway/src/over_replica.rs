@@ -220,7 +220,7 @@ impl Tokens for ClusterTokens {
             Ok(verified) => Ok(claims(verified, payload(token)?)),
             Err(Refused::Expired) => Err(TokenError::Expired),
             Err(Refused::Foreign(unproven)) => Err(TokenError::Foreign(claims(unproven, payload(token)?))),
-            Err(Refused::Malformed(_) | Refused::Signing(_)) => Err(TokenError::Malformed),
+            Err(Refused::Malformed(why) | Refused::Signing(why)) => Err(TokenError::Malformed(why)),
         }
     }
 
@@ -230,20 +230,22 @@ impl Tokens for ClusterTokens {
     }
 
     fn mint(&self, claims: &Claims) -> Option<String> {
-        Some(
-            self.0
-                .mint(&claims.issuer, &claims.subject, Some(MINTED_LIFETIME))
-                .ok()?
-                .token,
-        )
+        let minted = match claims.payload.as_str() {
+            "" => self
+                .0
+                .mint(&claims.issuer, &claims.subject, Some(MINTED_LIFETIME)),
+            payload => self.0.mint_as(payload, MINTED_LIFETIME),
+        };
+        Some(minted.ok()?.token)
     }
 }
 
 /// A token's second part, as SpacetimeDB hands it to modules.
 fn payload(token: &str) -> Result<String, TokenError> {
-    let part = token.split('.').nth(1).ok_or(TokenError::Malformed)?;
-    let json = URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed)?;
-    String::from_utf8(json).map_err(|_| TokenError::Malformed)
+    let part = token.split('.').nth(1);
+    let json = part.and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
+    let text = json.and_then(|json| String::from_utf8(json).ok());
+    text.ok_or_else(|| TokenError::Malformed("InvalidToken".to_owned()))
 }
 
 fn claims(claims: rtdb_replica::Claims, payload: String) -> Claims {

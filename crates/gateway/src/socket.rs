@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 /// What waits to be written.
 #[derive(Debug)]
 enum Outgoing {
-    /// A binary message, or what is left of it.
+    /// A message, or what is left of it.
     Message {
         /// What stands before the body.
         head: Bytes,
@@ -41,6 +41,8 @@ pub(crate) struct Socket<W> {
     frames: VecDeque<Bytes>,
     /// Whether frames are not masked, and can be written as they are.
     serves: bool,
+    /// Whether messages are text.
+    is_text: bool,
     /// Goes before what is left of the queue.
     ping: bool,
     /// Goes when the queue is written.
@@ -75,6 +77,7 @@ impl<W: Wire> Socket<W> {
             queued_bytes: 0,
             frames: VecDeque::new(),
             serves: false,
+            is_text: false,
             ping: false,
             close: None,
             dirty: false,
@@ -92,12 +95,17 @@ impl<W: Wire> Socket<W> {
         }
     }
 
-    /// Queues a binary message.
+    /// From now on messages are text.
+    pub(crate) fn speak_text(&mut self) {
+        self.is_text = true;
+    }
+
+    /// Queues a message.
     pub(crate) fn push(&mut self, message: Bytes) {
         self.push_parts(Bytes::new(), message, false);
     }
 
-    /// Queues a binary message that begins with `head`. Its body may be counted elsewhere.
+    /// Queues a message that begins with `head`. Its body may be counted elsewhere.
     pub(crate) fn push_parts(&mut self, head: Bytes, body: Bytes, shared: bool) {
         self.queued_bytes += head.len() + body.len();
         self.queue.push_back(Outgoing::Message {
@@ -210,6 +218,7 @@ impl<W: Wire> Socket<W> {
                 let part = body.split_to(body.len().min(FRAGMENT_BYTES));
                 let last = body.is_empty();
                 let opcode = match std::mem::replace(begun, true) {
+                    false if self.is_text => TEXT,
                     false => BINARY,
                     true => CONTINUATION,
                 };
@@ -263,6 +272,7 @@ impl<W: Wire> Socket<W> {
             }
         };
         let kind = match std::mem::replace(begun, true) {
+            false if self.is_text => Data::Text,
             false => Data::Binary,
             true => Data::Continue,
         };
@@ -385,6 +395,7 @@ impl Outgoing {
 
 /// What the first frame of a binary message is, and what the others are (RFC 6455, section 5.2).
 pub(crate) const BINARY: u8 = 0x2;
+const TEXT: u8 = 0x1;
 const CONTINUATION: u8 = 0x0;
 
 /// The head of a frame that is not masked.

@@ -52,7 +52,7 @@ pub(crate) struct UpstreamConfig {
     pub(crate) connection: ConnectionId,
     pub(crate) light: bool,
     pub(crate) claims: Claims,
-    /// The client's own token.
+    /// The client's token, as the local server is shown it.
     pub(crate) token: String,
     /// Where connections are counted that are open.
     pub(crate) counted: IntGauge,

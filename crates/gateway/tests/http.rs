@@ -5,10 +5,12 @@
 mod fake;
 
 use fake::{Fixture, NAME, PUBLISHED, Settings, identity_of};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use rtdb_consensus::command::{Body, Timer};
 use rtdb_consensus::{Position, Refusal, Unapplied};
 use rtdb_determinism::header::CallHeader;
-use rtdb_gateway::{ClientLimits, Publishers, Quotas, Scheduled, Slowed};
+use rtdb_gateway::{ClientLimits, Issuers, NotVerified, Publishers, Quotas, Scheduled, Slowed};
 use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -933,7 +935,7 @@ async fn what_is_not_served_says_so() {
 #[tokio::test]
 async fn bad_tokens_are_refused() {
     let gateway = Fixture::start(Settings::default()).await;
-    for (token, expected) in [("rubbish", 401), ("expired-bob", 401), ("foreign-bob", 503)] {
+    for (token, expected) in [("rubbish", 401), ("expired-bob", 401), ("foreign-bob", 401)] {
         let header = format!("authorization: Bearer {token}\r\n");
         let (status, _, _) = gateway
             .request(&format!("GET /v1/database/{NAME}/names"), &header, b"")
@@ -951,6 +953,50 @@ async fn bad_tokens_are_refused() {
             .0,
         400
     );
+}
+
+/// Takes the tokens of bob alone.
+struct OfBob;
+
+impl Issuers for OfBob {
+    fn verify<'a>(&'a self, token: &'a str, issuer: &'a str) -> BoxFuture<'a, Result<(), NotVerified>> {
+        assert_eq!(issuer, "test");
+        std::future::ready(match token {
+            "foreign-bob" => Ok(()),
+            "foreign-ann" => Err(NotVerified::Busy("too many".to_owned())),
+            _ => Err(NotVerified::Refused("not good".to_owned())),
+        })
+        .boxed()
+    }
+}
+
+#[tokio::test]
+async fn tokens_of_others_are_for_their_issuers_to_judge() {
+    let gateway = Fixture::start(Settings::default()).await;
+    gateway.gateway.set_issuers(Arc::new(OfBob));
+    let names = format!("GET /v1/database/{NAME}/names");
+    for (user, status, told) in [
+        ("bob", 200, "counter"),
+        ("ann", 503, "too many"),
+        ("eve", 401, "not good"),
+    ] {
+        let header = format!("authorization: Bearer foreign-{user}\r\n");
+        let answer = gateway.request(&names, &header, b"").await;
+        assert_eq!(answer.0, status, "{user}");
+        assert!(answer.2.contains(told), "{}", answer.2);
+        if status == 200 {
+            let identity = identity_of(user).to_hex();
+            assert!(answer.1.contains(identity.as_str()), "{}", answer.1);
+            assert!(
+                answer.1.contains("spacetime-identity-token: foreign-bob"),
+                "{}",
+                answer.1
+            );
+        }
+        // Where nobody is let in, too.
+        let answer = gateway.request("GET /v1/identity/x/verify", &header, b"").await;
+        assert_eq!(answer.0, if user == "bob" { 503 } else { status }, "{}", answer.2);
+    }
 }
 
 #[tokio::test]

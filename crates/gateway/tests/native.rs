@@ -9,6 +9,10 @@ mod cluster;
 mod handlers;
 #[path = "native/http.rs"]
 mod http;
+#[path = "native/issuers.rs"]
+mod issuers;
+#[path = "native/json.rs"]
+mod json;
 #[path = "native/procedures.rs"]
 mod procedures;
 #[path = "native/sql.rs"]
@@ -434,6 +438,8 @@ async fn clients_see_what_the_native_server_shows() {
     http_is_the_same(&pair, &newest, [&owner, &other]).await;
     http::connection_ids_are_unique(&pair, &newest, &other).await;
     http::answers_are_the_same(&pair, &newest, [&owner, &other], &module(&pair)).await;
+    issuers::tokens_of_others_are_the_same(&pair, &newest).await;
+    json::messages_are_the_same(&pair, &newest, &owner).await;
     pair.stop().await;
 }
 

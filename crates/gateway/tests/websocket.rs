@@ -118,7 +118,6 @@ async fn handshakes_that_can_not_be_are_refused_as_the_server_refuses_them() {
     let path = format!("{NAME}/subscribe");
     assert_eq!(refused("", &path, None).await, Some(400));
     assert_eq!(refused("v9.bsatn.spacetimedb", &path, None).await, Some(400));
-    assert_eq!(refused("v1.json.spacetimedb", &path, None).await, Some(501));
     let zero = format!("{path}?connection_id={}", "0".repeat(32));
     assert_eq!(refused(v1, &zero, None).await, Some(400));
     assert_eq!(refused(v1, &path, Some("rubbish")).await, Some(401));
@@ -414,6 +413,48 @@ async fn bad_frames_close_their_client_and_nobody_else() {
         next_server(&mut other).await,
         ServerMessage::CallResult(_)
     ));
+}
+
+#[tokio::test]
+async fn who_offers_nothing_but_json_is_spoken_to_in_json() {
+    let gateway = Fixture::start(Settings::default()).await;
+    let path = format!("{NAME}/subscribe");
+    let mut both = connect(
+        &gateway,
+        "v1.json.spacetimedb, v1.bsatn.spacetimedb",
+        &path,
+        Some("good-bob"),
+    )
+    .await
+    .expect("let in");
+    assert!(matches!(next(&mut both).await, Message::Binary(_)));
+    let mut client = connect(&gateway, "v1.json.spacetimedb", &path, Some("good-bob"))
+        .await
+        .expect("let in");
+    let hello = next(&mut client).await.into_text().expect("text");
+    assert!(hello.starts_with(r#"{"IdentityToken":{"identity":"#), "{hello}");
+    for (args, expected) in [
+        ("[9]", r#"{"Committed":"#),
+        ("[-1]", r#"{"Failed":"invalid arguments"#),
+    ] {
+        let call = serde_json::json!({"reducer": "add", "args": args, "request_id": 1, "flags": 0});
+        let call = serde_json::json!({ "CallReducer": call }).to_string();
+        client.send(Message::text(call)).await.expect("sent");
+        let answer = next(&mut client).await.into_text().expect("text");
+        assert!(answer.contains(expected), "{answer}");
+    }
+    assert_eq!(gateway.log.kinds(), ["connect", "connect", "call"]);
+    for (message, code) in [
+        (Message::text("{}"), 1011),
+        (Message::Binary(Bytes::from_static(&[1])), 1003),
+    ] {
+        let mut client = connect(&gateway, "v1.json.spacetimedb", &path, Some("good-bob"))
+            .await
+            .expect("let in");
+        client.send(message).await.expect("sent");
+        let (got, reason) = closed(&mut client).await;
+        assert_eq!(got, code, "{reason}");
+    }
 }
 
 #[tokio::test]

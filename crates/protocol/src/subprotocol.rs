@@ -1,6 +1,7 @@
 use std::fmt;
 
-/// A WebSocket subprotocol of SpacetimeDB, oldest first. `v1.json.spacetimedb` is not served.
+/// A WebSocket subprotocol of SpacetimeDB, oldest first. `v1.json.spacetimedb` has v1's messages: whoever serves it translates
+/// them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Subprotocol {
     /// `v1.bsatn.spacetimedb`: all servers.

@@ -3,6 +3,7 @@
 use clap::{Args, Parser, ValueEnum};
 use rtdb_consensus::Timing;
 use rtdb_gateway::{ClientLimits, Publishers, Quotas};
+use rtdb_issuers::Policy;
 use rtdb_replica::ServerLimits;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -76,6 +77,12 @@ pub(crate) struct Config {
     /// on updating theirs
     #[arg(long, env = "RTDB_PUBLISHERS", default_value = "everyone")]
     pub(crate) publishers: Publishers,
+
+    /// Whose tokens are taken besides the cluster's own: `everyone`'s that an OpenID provider on the public internet vouches
+    /// for over HTTPS, `nobody`'s, or those of issuers, by their URLs, separated by commas; `everyone` may be among them. An
+    /// issuer that is named may have a private address, and be asked over http. The same on every node
+    #[arg(long, env = "RTDB_ISSUERS", default_value = "everyone")]
+    pub(crate) issuers: Policy,
 
     /// How many calls a second this node takes to one database, of all its clients; what is beyond is refused at once. And
     /// how many scheduled reducers of one database it calls in a second, if it leads; more wait [default: no limit]

@@ -7,6 +7,7 @@ mod config;
 mod cpu;
 mod descriptors;
 
+mod issuers;
 mod keys;
 mod kinds;
 mod lag;

@@ -289,6 +289,7 @@ impl Node {
                 .collect(),
             warnings: kinds::differences(meta.nodes()),
             sessions: self.metrics.sessions(),
+            issuers: meta.issuers().filter(|issuer| !issuer.keys.is_empty()).count(),
         }
     }
 

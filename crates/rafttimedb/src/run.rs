@@ -6,6 +6,7 @@ use crate::catalog::LogCatalog;
 use crate::config::{Config, Peer};
 use crate::cpu;
 use crate::descriptors;
+use crate::issuers::OutsideIssuers;
 use crate::keys;
 use crate::local::{LocalNode, Running};
 use crate::metrics::Metrics;
@@ -74,6 +75,9 @@ pub(crate) async fn run(config: Config, clients: &Handle) -> anyhow::Result<Exit
     );
     gateway.set_quotas(config.quotas());
     gateway.set_publishers(config.publishers.clone());
+    let issuers = OutsideIssuers::new(config.issuers.clone(), manager.meta().clone());
+    gateway.set_issuers(Arc::new(issuers.clone()));
+    clients.spawn(async move { issuers.serve_others().await });
     let node = Arc::new(Node {
         config,
         manager: manager.clone(),

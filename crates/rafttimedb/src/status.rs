@@ -43,6 +43,8 @@ pub(crate) struct NodeStatus {
     pub(crate) nodes: Vec<MemberStatus>,
     /// Clients connected to this node.
     pub(crate) sessions: usize,
+    /// Outside issuers of tokens whose keys all nodes know.
+    pub(crate) issuers: usize,
 }
 
 /// The server behind a node.

@@ -15,6 +15,7 @@ pub mod cluster;
 pub mod demo_module;
 pub mod history;
 mod http;
+pub mod issuer;
 pub mod load;
 mod node;
 pub mod poison_module;

@@ -2,7 +2,7 @@
 
 /// What this version's nodes can apply. Raised with each command, or field of one, that a node must know; none is
 /// proposed before every node of the cluster has announced the level that it came with.
-pub const FEATURE_LEVEL: u32 = 8;
+pub const FEATURE_LEVEL: u32 = 9;
 
 /// The level from which on replicas report what they hold, and an operator may say which is right.
 pub const LEVEL_REPORTS: u32 = 2;
@@ -41,3 +41,6 @@ pub const CLAIM_LEVEL: u32 = 7;
 /// The level from which on [`Call`](super::Call) and [`Write`](super::Write) may have keys, and [`Outcomes`](super::Outcomes) are
 /// kept.
 pub const KEYS_LEVEL: u32 = 8;
+
+/// The level that [`SetIssuer`](super::SetIssuer) and [`WantIssuer`](super::WantIssuer) came with.
+pub const ISSUERS_LEVEL: u32 = 9;

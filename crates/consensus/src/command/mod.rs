@@ -4,6 +4,7 @@
 mod client;
 mod cluster;
 mod database;
+mod issuer;
 mod keyed;
 mod level;
 mod poison;
@@ -18,13 +19,14 @@ pub use cluster::{
     SetLock, SetNames, SetNode,
 };
 pub use database::{Delete, Owner, Publish};
+pub use issuer::{ISSUER_BYTES_MAX, ISSUER_KEYS_BYTES_MAX, SetIssuer, WantIssuer};
 pub use keyed::{
     CallKey, Ended, FAILURE_BYTES_MAX, FINGERPRINT_BYTES_MAX, KEY_BYTES_MAX, Known, OUTCOMES_MAX, Outcomes,
     Succeeded,
 };
 pub use level::{
-    CLAIM_LEVEL, CLAIMS_LEVEL, DUE_LEVEL, ENDS_LEVEL, FEATURE_LEVEL, JUDGEMENT_LEVEL, KEYS_LEVEL,
-    LEVEL_REPORTS, MIGRATION_LEVEL, POISON_LEVEL, TIMERS_LEVEL, TRANSACTION_LEVEL, WRITE_LEVEL,
+    CLAIM_LEVEL, CLAIMS_LEVEL, DUE_LEVEL, ENDS_LEVEL, FEATURE_LEVEL, ISSUERS_LEVEL, JUDGEMENT_LEVEL,
+    KEYS_LEVEL, LEVEL_REPORTS, MIGRATION_LEVEL, POISON_LEVEL, TIMERS_LEVEL, TRANSACTION_LEVEL, WRITE_LEVEL,
 };
 pub use poison::{Failed, Poison, PoisonStep, Skipped, Stuck};
 pub use report::{
@@ -40,7 +42,7 @@ pub struct Command {
     /// What to do. `None` is a command of a newer version: the node stops rather than skip it.
     #[prost(
         oneof = "Body",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 17, 18, 19, 20, 21, 32, 33, 34"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 17, 18, 19, 20, 21, 22, 23, 32, 33, 34"
     )]
     pub body: Option<Body>,
     /// The version that whoever applies it must know: raised by whoever sets a field that must not be passed over. 0 for
@@ -112,6 +114,12 @@ pub enum Body {
     /// A database ends.
     #[prost(message, tag = "21")]
     EndDatabase(EndDatabase),
+    /// An outside issuer's keys.
+    #[prost(message, tag = "22")]
+    SetIssuer(SetIssuer),
+    /// An outside issuer's keys are wanted.
+    #[prost(message, tag = "23")]
+    WantIssuer(WantIssuer),
     /// A database's owner changes rows by SQL.
     #[prost(message, tag = "32")]
     Write(Write),
@@ -171,6 +179,7 @@ impl From<Body> for Command {
             Body::Call(Call { key: Some(_), .. })
             | Body::Write(Write { key: Some(_), .. })
             | Body::Outcomes(_) => KEYS_LEVEL,
+            Body::SetIssuer(_) | Body::WantIssuer(_) => ISSUERS_LEVEL,
             Body::Write(_) => WRITE_LEVEL,
             Body::Timer(timer) if timer.at.is_some() => DUE_LEVEL,
             Body::Transaction(it) if it.claim.is_some() => CLAIM_LEVEL,

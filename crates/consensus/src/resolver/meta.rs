@@ -1,7 +1,8 @@
 //! The rules of the meta group: the cluster's settings, its nodes, its databases and their names.
 
+use super::issuers::{Issuer, Issuers};
 use super::state::StateKey;
-use super::verdict::{Change, Verdict};
+use super::verdict::{Change, Stamp, Verdict};
 use crate::command::{
     Body, Delete, ENDS_LEVEL, EndDatabase, InitCluster, MIGRATION_LEVEL, Owner, RegisterDatabase, SetLock,
     SetNames, SetNode,
@@ -24,6 +25,7 @@ pub struct MetaState {
     names: BTreeMap<String, Bytes>,
     /// The databases that have ended, by where they did.
     ended: BTreeMap<u64, Bytes>,
+    issuers: Issuers,
 }
 
 /// A database's place in the cluster. Of one that has ended this is kept, as SpacetimeDB does: who publishes under one of its
@@ -113,6 +115,16 @@ impl MetaState {
         self.databases.values().filter(|database| database.exists())
     }
 
+    /// An outside issuer of tokens.
+    pub fn issuer(&self, name: &str) -> Option<&Issuer> {
+        self.issuers.get(name)
+    }
+
+    /// The outside issuers whose keys a node has fetched, or wants.
+    pub fn issuers(&self) -> impl Iterator<Item = &Issuer> {
+        self.issuers.iter()
+    }
+
     /// Whether a database of that identity and birth has ended, if the log that is known here goes beyond the birth.
     pub(crate) fn has_ended(&self, identity: &[u8], born: u64) -> bool {
         match self.databases.get(identity) {
@@ -122,7 +134,8 @@ impl MetaState {
         }
     }
 
-    pub(super) fn judge(&mut self, body: &Body, at: Position, changes: &mut Vec<Change>) -> Verdict {
+    pub(super) fn judge(&mut self, body: &Body, stamp: Stamp, changes: &mut Vec<Change>) -> Verdict {
+        let at = stamp.position;
         match body {
             Body::InitCluster(init) => self.init(init, changes),
             Body::SetNode(node) => match node.too_long() {
@@ -138,6 +151,8 @@ impl MetaState {
             Body::SetLock(lock) => self.lock(lock, changes),
             Body::EndDatabase(end) => self.end(end, at, changes),
             Body::Delete(delete) => self.delete(delete, changes),
+            Body::SetIssuer(set) => self.issuers.set(set, stamp.timestamp_us, changes),
+            Body::WantIssuer(want) => self.issuers.want(want, stamp.timestamp_us, changes),
             // Nothing proposes a shard's command here; a log that holds one must stay readable all the same.
             _ => Verdict::Refused(Refusal::NoSuchDatabase),
         }
@@ -292,6 +307,7 @@ impl MetaState {
                 self.nodes.insert(*id, decode(value)?);
             }
             StateKey::Database(_) => self.insert(decode(value)?),
+            StateKey::Issuer(_) => self.issuers.restore(decode(value)?),
             _ => return Err(RecordError::Missing("the meaning of a key of the meta group")),
         }
         Ok(())
@@ -305,6 +321,7 @@ impl MetaState {
         );
         changes.extend(self.nodes.values().map(node_change));
         changes.extend(self.databases.values().map(database_change));
+        self.issuers.dump(changes);
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod audit;
 mod audits;
+mod issuers;
 mod keys;
 mod meta;
 mod poison;
@@ -17,6 +18,7 @@ mod tests;
 mod verdict;
 
 pub use audit::{Audit, Contest, Divergence, Holding};
+pub use issuers::Issuer;
 pub use keys::{KEY_KEPT_US_MAX, KEY_KEPT_US_MIN, KEYS_PER_CALLER_MAX, KEYS_PER_DATABASE_MAX, KeyedCall};
 pub use meta::{Database, MetaState};
 pub use poison::StuckReplica;
@@ -291,7 +293,7 @@ impl Resolver {
             return Verdict::Done(Reply::Done);
         }
         match &mut self.rules {
-            Rules::Meta(meta) => Arc::make_mut(meta).judge(body, stamp.position, changes),
+            Rules::Meta(meta) => Arc::make_mut(meta).judge(body, stamp, changes),
             Rules::Shard(shard) => shard.judge(body, stamp, changes),
         }
     }

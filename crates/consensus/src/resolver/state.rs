@@ -27,6 +27,8 @@ pub(crate) enum StateKey {
     Cluster,
     /// A node: where and what it is.
     Node(u64),
+    /// An outside issuer of tokens.
+    Issuer(String),
     /// A node's replica of a database that is stuck at a command.
     Stuck(u64, Bytes),
     /// A call with a key, by its position.
@@ -59,6 +61,10 @@ impl StateKey {
             Self::Cluster => out.push(b'c'),
             Self::Node(node) => numbered(out, b'n', *node),
             Self::Keyed(position) => numbered(out, b'k', *position),
+            Self::Issuer(name) => {
+                out.push(b'i');
+                out.extend_from_slice(name.as_bytes());
+            }
             Self::Stuck(node, database) => {
                 numbered(out, b'p', *node);
                 out.extend_from_slice(database);
@@ -81,6 +87,7 @@ impl StateKey {
             b'c' => Some(Self::Cluster),
             b'n' => number().map(Self::Node),
             b'k' => number().map(Self::Keyed),
+            b'i' => Some(Self::Issuer(String::from_utf8(rest.to_vec()).ok()?)),
             b'p' => {
                 let (node, database) = rest.split_first_chunk()?;
                 Some(Self::Stuck(

@@ -1,4 +1,5 @@
 mod ends;
+mod issuers;
 mod keys;
 mod random;
 mod timers;
@@ -6,8 +7,8 @@ mod timers;
 use super::*;
 use crate::command::{
     Call, Connect, Delete, Disconnect, EndDatabase, ExpireNode, InitCluster, InsertRows, Judgement, Owner,
-    Publish, RegisterDatabase, Report, Reports, Resolve, SetLock, SetNames, SetNode, Transaction, Write,
-    WriteKind,
+    Publish, RegisterDatabase, Report, Reports, Resolve, SetIssuer, SetLock, SetNames, SetNode, Transaction,
+    Write, WriteKind,
 };
 use crate::entry::Batch;
 use crate::version::RECORD_VERSION;
@@ -485,6 +486,7 @@ fn no_part_of_a_newer_version_s_state_is_taken_in() {
         ..RegisterDatabase::default()
     };
     meta.one(3, Body::RegisterDatabase(register));
+    meta.one(4, Body::SetIssuer(SetIssuer::default()));
     let mut kinds = std::collections::BTreeSet::new();
     for bench in [shard, meta] {
         for (key, value) in bench.resolver.dump() {
@@ -500,7 +502,7 @@ fn no_part_of_a_newer_version_s_state_is_taken_in() {
             kinds.insert(encoded[0]);
         }
     }
-    assert_eq!(kinds, b"acdklnorst".iter().copied().collect(), "kinds of state");
+    assert_eq!(kinds, b"acdiklnorst".iter().copied().collect(), "kinds of state");
 }
 
 #[test]

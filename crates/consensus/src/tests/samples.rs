@@ -7,8 +7,8 @@ use super::run;
 use crate::command::{
     Assignment, Body, Call, CallKey, Connect, Delete, DeleteRows, EndDatabase, Ended, Failed, InsertRows,
     Judgement, Known, Names, Outcomes, Owner, Poison, PoisonStep, Publish, RegisterDatabase, Report, Reports,
-    Resolve, SetLock, SetNames, SetNode, Skipped, Stuck, Succeeded, Timer, TimerAt, Transaction, Trapped,
-    Turn, UpdateRows, Verify, Write, WriteKind,
+    Resolve, SetIssuer, SetLock, SetNames, SetNode, Skipped, Stuck, Succeeded, Timer, TimerAt, Transaction,
+    Trapped, Turn, UpdateRows, Verify, WantIssuer, Write, WriteKind,
 };
 use crate::entry::{Batch, EncodedBatch, Entry, Proposal};
 use crate::record::{LogIdRecord, LogRecord, MemberRecord, MembershipRecord, VoteRecord, VoterSet};
@@ -17,7 +17,7 @@ use crate::transport::wire::{
     Answer, Append, Appended, Ask, Header, Hello, Lagging, Pong, Reply, Request, VoteAsk,
 };
 use crate::version::{RecordError, decode};
-use crate::{Command, Database, Disk, ENTRY_VERSION, Manager, Origin, Propose, Session, StartError};
+use crate::{Command, Database, Disk, ENTRY_VERSION, Issuer, Manager, Origin, Propose, Session, StartError};
 use bytes::Bytes;
 use prost::Message;
 use std::fmt::Debug;
@@ -459,6 +459,20 @@ fn messages() -> Vec<Sample> {
         [&keyed_call, &keyed_write, &outcomes].map(|it| it.version),
         [8; 3]
     );
+    let name = || "https://issuer.example".to_owned();
+    let set_issuer = Command::from(Body::SetIssuer(SetIssuer {
+        issuer: name(),
+        keys: Bytes::from_static(b"keys"),
+    }));
+    let want_issuer = Command::from(Body::WantIssuer(WantIssuer { issuer: name() }));
+    assert_eq!([set_issuer.version, want_issuer.version], [9, 9]);
+    let issuer = Issuer {
+        name: name(),
+        keys: Bytes::from_static(b"keys"),
+        fetched_us: 1_700_000_000_000_000,
+        wanted_us: 1_700_000_000_000_001,
+        version: 9,
+    };
     let mut resolution = Resolution::new(1_700_000_000_000_000);
     resolution.skip(1);
     let session = Session {
@@ -518,6 +532,9 @@ fn messages() -> Vec<Sample> {
         Sample::of("call_with_key", keyed_call),
         Sample::of("write_with_key", keyed_write),
         Sample::of("outcomes", outcomes),
+        Sample::of("set_issuer", set_issuer),
+        Sample::of("want_issuer", want_issuer),
+        Sample::of("issuer", issuer),
     ]
 }
 

@@ -1,63 +1,78 @@
 //! Who asks.
 
 use super::HttpError;
+use crate::issuers::NotVerified;
 use crate::local::{Authenticated, Claims, TokenError, Tokens};
 use crate::node::Node;
-use axum::body::Body;
 use axum::extract::{Query, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
-use spacetimedb_lib::Identity;
 use std::sync::Arc;
-
-/// Bytes of what the local server says against a token.
-const WORDS_BYTES_MAX: usize = 4 << 10;
 
 #[derive(Deserialize)]
 struct TokenParam {
     token: String,
 }
 
-/// Reads and checks the credentials of a request; without any, a new identity is made. A token that another key has
-/// signed is for the local server to judge, which asks the issuer.
+/// Reads and checks the credentials of a request; without any, a new identity is made.
 async fn authenticate(node: &Node, parts: &Parts) -> Result<Authenticated, HttpError> {
     let tokens = node.tokens()?;
     let Some(token) = token_of(parts)? else {
         let (claims, token) = tokens.fresh().ok_or_else(unsigned)?;
-        return Ok(Authenticated { claims, token });
+        return Ok(Authenticated {
+            claims,
+            token,
+            stand_in: None,
+        });
     };
-    let claims = verify(node, tokens.as_ref(), &token).await?;
-    Ok(Authenticated { claims, token })
+    verify(node, tokens.as_ref(), token).await
 }
 
-/// Whom a token stands for. What is wrong with it, the local server says in its own words.
-async fn verify(node: &Node, tokens: &dyn Tokens, token: &str) -> Result<Claims, HttpError> {
-    let error = match tokens.verify(token) {
-        Ok(claims) => return Ok(claims),
-        Err(error) => error,
-    };
-    let identity = match &error {
-        TokenError::Foreign(claims) => claims.identity,
-        TokenError::Malformed | TokenError::Expired => Identity::ZERO,
-    };
-    let refused = HttpError::new(StatusCode::UNAUTHORIZED, error.to_string());
-    let path = format!("/v1/identity/{}/verify", identity.to_hex());
-    let asked = node
-        .client
-        .send(Method::GET, &path, Some(token), None, Body::empty());
-    match (asked.await, error) {
-        (Ok(answer), TokenError::Foreign(claims)) if answer.status().is_success() => Ok(claims),
-        (Ok(answer), _) if answer.status() == StatusCode::UNAUTHORIZED => {
-            let words = axum::body::to_bytes(answer.into_body(), WORDS_BYTES_MAX).await;
-            let words = words.ok().and_then(|words| String::from_utf8(words.into()).ok());
-            Err(words.map_or(refused, |words| HttpError::new(StatusCode::UNAUTHORIZED, words)))
+/// Whom a token stands for. The local server sees none that another key than the cluster's has signed: it would ask
+/// whomever the token names.
+async fn verify(node: &Node, tokens: &dyn Tokens, token: String) -> Result<Authenticated, HttpError> {
+    let refused = |why: String| HttpError::new(StatusCode::UNAUTHORIZED, why);
+    let claims = match tokens.verify(&token) {
+        Ok(claims) => {
+            return Ok(Authenticated {
+                claims,
+                token,
+                stand_in: None,
+            });
         }
-        (Err(unavailable), TokenError::Foreign(_)) => Err(unavailable),
-        _ => Err(refused),
+        Err(TokenError::Foreign(claims)) => claims,
+        Err(error) => return Err(refused(error.to_string())),
+    };
+    let issuers = node.issuers.get();
+    let issuers = issuers.ok_or_else(|| refused(TokenError::Foreign(claims.clone()).to_string()))?;
+    issuers
+        .verify(&token, &claims.issuer)
+        .await
+        .map_err(|error| match error {
+            NotVerified::Refused(why) => refused(why),
+            NotVerified::Busy(why) => HttpError::unavailable(why),
+        })?;
+    Ok(Authenticated {
+        stand_in: Some(tokens.mint(&claims).ok_or_else(unsigned)?),
+        // Whatever the token's end: the local server is always shown another one.
+        claims: Claims {
+            expires: true,
+            ..claims
+        },
+        token,
+    })
+}
+
+/// Who asks, if it says so.
+pub(super) async fn caller(node: &Node, parts: &Parts) -> Result<Option<Authenticated>, HttpError> {
+    let tokens = node.tokens()?;
+    match token_of(parts)? {
+        Some(token) => verify(node, tokens.as_ref(), token).await.map(Some),
+        None => Ok(None),
     }
 }
 
@@ -67,7 +82,7 @@ pub(super) async fn ping(State(node): State<Arc<Node>>, request: Request) -> Res
     if let Some(token) = token_of(&parts)?
         && let Ok(tokens) = node.tokens()
     {
-        verify(&node, tokens.as_ref(), &token).await?;
+        verify(&node, tokens.as_ref(), token).await?;
     }
     Ok(())
 }

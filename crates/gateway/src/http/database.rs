@@ -28,7 +28,13 @@ pub(super) async fn forward(
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
     let path = format!("/v1/database/{}{rest}{query}", record.identity.to_hex());
     node.client
-        .send(Method::GET, &path, Some(&caller.token), None, Body::empty())
+        .send(
+            Method::GET,
+            &path,
+            Some(caller.local_token()),
+            None,
+            Body::empty(),
+        )
         .await
 }
 

@@ -67,6 +67,6 @@ async fn answer(
     let json = HeaderValue::from_static("application/json");
     let body = Body::from(request.to_string());
     node.client
-        .send(Method::POST, path, Some(&caller.token), Some(json), body)
+        .send(Method::POST, path, Some(caller.local_token()), Some(json), body)
         .await
 }

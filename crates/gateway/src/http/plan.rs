@@ -54,7 +54,7 @@ pub(super) async fn plan(
     let body = Body::from(prepared.wasm);
     let sent = node
         .client
-        .send(Method::POST, &path, Some(&caller.token), None, body);
+        .send(Method::POST, &path, Some(caller.local_token()), None, body);
     let answer = sent.await?;
     if answer.status() != StatusCode::OK {
         return Ok(answer);

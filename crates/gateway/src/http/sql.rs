@@ -98,7 +98,7 @@ async fn answer(
         Statement::Set => return Err(HttpError::not_served("writing by SQL (`SET`)")),
     };
     // Held until the answer is there.
-    let _holds = views::prepare(node.views(), &record.identity, &caller.token, &wanted)
+    let _holds = views::prepare(node.views(), &record.identity, caller.local_token(), &wanted)
         .await
         .map_err(|error| match error {
             ViewError::Unavailable(_) => HttpError::unavailable(error.to_string()),
@@ -122,7 +122,7 @@ async fn ask(
 ) -> Result<Response, HttpError> {
     let path = format!("/v1/database/{}/sql{query}", database.to_hex());
     let content = HeaderValue::from_static("text/plain; charset=utf-8");
-    let (token, text) = (Some(caller.token.as_str()), Body::from(text));
+    let (token, text) = (Some(caller.local_token()), Body::from(text));
     node.client
         .send(Method::POST, &path, token, Some(content), text)
         .await

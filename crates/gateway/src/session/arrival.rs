@@ -3,7 +3,7 @@
 use super::core::{Caller, Core};
 use super::outbox::Outbox;
 use super::params::Params;
-use super::run::{End, Session};
+use super::run::{End, Returns, Session};
 use crate::budget::{Exceeded, Share};
 use crate::catalog::DatabaseRecord;
 use crate::close::CloseReason;
@@ -53,6 +53,7 @@ pub(crate) struct Arrival {
     caller: Authenticated,
     claims: String,
     is_owner: bool,
+    is_json: bool,
     /// Held to the end of the session.
     _place: Option<Place>,
 }
@@ -78,8 +79,17 @@ impl Arrival {
             is_owner: record.is_owned_by(&caller.claims.identity),
             claims,
             caller,
+            is_json: false,
             _place: place,
         })
+    }
+
+    /// The same of a client that speaks v1 in JSON.
+    pub(super) fn in_json(self) -> Self {
+        Self {
+            is_json: true,
+            ..self
+        }
     }
 
     /// The same of a client that did not come over HTTP.
@@ -89,6 +99,7 @@ impl Arrival {
         let caller = Authenticated {
             claims: claims.map_err(|error| HttpError::new(StatusCode::UNAUTHORIZED, error.to_string()))?,
             token: guest.token,
+            stand_in: None,
         };
         let params = Params {
             connection: guest.connection,
@@ -102,6 +113,9 @@ impl Arrival {
     /// Lets the client in, if the log and the module do, and runs its session to the end.
     pub(crate) async fn enter<W: Wire>(self, wire: W) {
         let mut client = Socket::serving(wire);
+        if self.is_json {
+            client.speak_text();
+        }
         // Before the client is let in, so that no order to close is missed.
         let closing = self.node.closed(&self.database);
         let identity = self.caller.claims.identity;
@@ -146,9 +160,14 @@ impl Arrival {
             server: self.node.local.newest_subprotocol(),
             freshness: Freshness::of(self.params.consistency),
         };
-        let shares = self.node.feeds.shares(&self.database, &identity);
+        let token = self.caller.local_token().to_owned();
+        // What is shared is in BSATN.
+        let shares = !self.is_json && self.node.feeds.shares(&self.database, &identity);
         let pool = self.node.pool.clone();
         let mut outbox = Outbox::new(self.subprotocol, self.params.compression, pool);
+        if self.is_json {
+            outbox.speak_json(self.local.module.clone());
+        }
         outbox.push(reply::hello(
             self.subprotocol,
             &caller.identity,
@@ -165,6 +184,7 @@ impl Arrival {
                 shares,
             ),
             module: self.local.module,
+            json: self.is_json.then(Returns::default),
             upstream_config: UpstreamConfig {
                 database: self.database,
                 subprotocol: self.subprotocol,
@@ -174,7 +194,7 @@ impl Arrival {
                     payload: String::new(),
                     ..self.caller.claims
                 },
-                token: self.caller.token,
+                token,
                 counted: self.node.metrics.upstreams.clone(),
             },
             share,

@@ -29,7 +29,9 @@ use super::subscriptions::Subscriptions;
 use crate::close::CloseReason;
 use crate::feed::Batch;
 use crate::freshness::Freshness;
+use crate::json::Asked;
 use crate::procedures::ProcedureCall;
+use crate::reducers::CallRefused;
 use crate::views::Wanted;
 use bytes::Bytes;
 use call::UnderWay;
@@ -136,6 +138,8 @@ pub(crate) struct Core {
     refreshes: Refreshes,
     /// How far the views are that `waiting` reads.
     preparing: Preparing,
+    /// Why the arguments of the client's message can't be read, if that was JSON.
+    misread: Option<CallRefused>,
     /// Views that have failed, and why, whose subscriptions are to be ended.
     failed_views: Vec<(String, String)>,
     /// Query sets that are being ended because a view has failed, and why.
@@ -183,6 +187,7 @@ impl Core {
             frame: None,
             refreshes: Refreshes::default(),
             preparing: Preparing::default(),
+            misread: None,
             failed_views: Vec::new(),
             ending: Vec::new(),
             under_way: VecDeque::new(),
@@ -273,6 +278,17 @@ impl Core {
         debug_assert!(self.frame.is_none(), "the client was not wanted");
         self.frame = Some(client::split(self.subprotocol, frame));
         self.admit(context, actions);
+    }
+
+    /// The same of a message that was JSON.
+    pub(crate) fn client_in_json(&mut self, asked: Asked, context: &Context<'_>, actions: &mut Vec<Action>) {
+        self.misread = asked.misread;
+        self.client(asked.frame, context, actions);
+    }
+
+    /// Whether the database is the client's own.
+    pub(crate) fn is_owner(&self) -> bool {
+        self.caller.is_owner
     }
 
     /// The oldest command that is to be proposed next, if there is one.

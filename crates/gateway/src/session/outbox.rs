@@ -1,11 +1,13 @@
 //! What the client is to get, before it is framed.
 
 use crate::feed::Frames;
-use crate::limits::{APART_BYTES, FRAGMENT_BYTES, V3_FRAME_BYTES_MAX};
+use crate::json;
+use crate::limits::{APART_BYTES, FRAGMENT_BYTES, JSON_APART_BYTES, V3_FRAME_BYTES_MAX};
 use crate::pool::Pool;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, ready};
+use rtdb_determinism::Module;
 use rtdb_protocol::Subprotocol;
 use rtdb_protocol::compress::{self, Compression};
 use std::collections::VecDeque;
@@ -18,12 +20,16 @@ pub(super) enum Payload {
     Parts(Bytes, Bytes, bool),
     /// Whole frames.
     Frames(Arc<Frames>),
+    /// What was to be said can't be said to this client.
+    None,
 }
 
 /// What waits.
 enum Outgoing {
     /// A message: its first bytes, and the others, which other clients may share.
     Message(Bytes, Bytes, bool),
+    /// A message that is translated into JSON, by the types of this module.
+    Json(Bytes, Arc<Module>),
     /// What others get, too.
     Shared(Arc<Frames>),
 }
@@ -32,6 +38,7 @@ impl Outgoing {
     fn len(&self) -> usize {
         match self {
             Self::Message(head, body, _) => head.len() + body.len(),
+            Self::Json(message, _) => message.len(),
             Self::Shared(frames) => frames.len(),
         }
     }
@@ -44,7 +51,7 @@ impl Outgoing {
     fn shared_len(&self) -> usize {
         match self {
             Self::Message(_, body, true) => body.len(),
-            Self::Message(_, _, false) => 0,
+            Self::Message(_, _, false) | Self::Json(..) => 0,
             Self::Shared(frames) => frames.len(),
         }
     }
@@ -60,11 +67,13 @@ pub(super) struct Outbox {
     shared_bytes: usize,
     pool: Pool,
     compressing: Option<Compressing>,
+    /// The module that runs, for a client that is spoken to in JSON.
+    json: Option<Arc<Module>>,
 }
 
 /// A payload that is being compressed, and the bytes it is made of.
 struct Compressing {
-    payload: BoxFuture<'static, Bytes>,
+    payload: BoxFuture<'static, Option<Bytes>>,
     bytes: usize,
     shared_bytes: usize,
 }
@@ -80,16 +89,30 @@ impl Outbox {
             shared_bytes: 0,
             pool,
             compressing: None,
+            json: None,
         }
     }
 
+    /// From now on messages are translated into JSON.
+    pub(super) fn speak_json(&mut self, module: Arc<Module>) {
+        self.json = Some(module);
+    }
+
     pub(super) fn push(&mut self, message: Bytes) {
-        self.put(Outgoing::Message(Bytes::new(), message, false));
+        self.push_parts_of(Bytes::new(), message, false);
+    }
+
+    fn push_parts_of(&mut self, head: Bytes, body: Bytes, shared: bool) {
+        self.put(match self.json.clone() {
+            Some(module) if head.is_empty() => Outgoing::Json(body, module),
+            Some(module) => Outgoing::Json([head, body].concat().into(), module),
+            None => Outgoing::Message(head, body, shared),
+        });
     }
 
     /// A message whose body others get, too.
     pub(super) fn push_parts(&mut self, head: Bytes, body: Bytes) {
-        self.put(Outgoing::Message(head, body, true));
+        self.push_parts_of(head, body, true);
     }
 
     /// What was made for several clients, this one among them.
@@ -143,7 +166,7 @@ impl Outbox {
             self.bytes -= compressing.bytes;
             self.shared_bytes -= compressing.shared_bytes;
             self.compressing = None;
-            return Poll::Ready(Some(Payload::Parts(Bytes::new(), payload, false)));
+            return Poll::Ready(Some(made(payload)));
         }
         let Some(first) = self.take() else {
             return Poll::Ready(None);
@@ -152,6 +175,13 @@ impl Outbox {
         let (mut parts, shared) = match first {
             Outgoing::Message(head, body, shared) => (vec![head, body], shared),
             Outgoing::Shared(frames) => return Poll::Ready(Some(Payload::Frames(frames))),
+            Outgoing::Json(message, module) => {
+                let make = move || in_json(&module, &message);
+                if bytes <= JSON_APART_BYTES {
+                    return Poll::Ready(Some(made(make())));
+                }
+                return self.poll_made(bytes, 0, make, cx);
+            }
         };
         while self.subprotocol == Subprotocol::V3
             && let Some(next @ Outgoing::Message(..)) = self.queue.front()
@@ -176,18 +206,41 @@ impl Outbox {
         let compression = self.compression;
         let encode = move || compress::encode_all(compression, parts.iter().map(|part| part.as_ref()));
         if compression == Compression::None || bytes <= APART_BYTES {
-            return Poll::Ready(Some(Payload::Parts(Bytes::new(), encode(), false)));
+            return Poll::Ready(Some(made(Some(encode()))));
         }
+        self.poll_made(bytes, shared_bytes, move || Some(encode()), cx)
+    }
+
+    /// Makes a payload of so many bytes apart.
+    fn poll_made(
+        &mut self,
+        bytes: usize,
+        shared_bytes: usize,
+        make: impl FnOnce() -> Option<Bytes> + Send + 'static,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Payload>> {
         let pool = self.pool.clone();
         self.bytes += bytes;
         self.shared_bytes += shared_bytes;
         self.compressing = Some(Compressing {
-            payload: async move { pool.run(bytes, encode).await }.boxed(),
+            payload: async move { pool.run(bytes, make).await }.boxed(),
             bytes,
             shared_bytes,
         });
         self.poll_next(cx)
     }
+}
+
+fn made(payload: Option<Bytes>) -> Payload {
+    payload.map_or(Payload::None, |payload| {
+        Payload::Parts(Bytes::new(), payload, false)
+    })
+}
+
+fn in_json(module: &Module, message: &[u8]) -> Option<Bytes> {
+    json::message(module, message)
+        .inspect_err(|error| tracing::error!(%error, "a client can't be told in JSON"))
+        .ok()
 }
 
 #[cfg(test)]

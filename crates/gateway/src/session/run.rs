@@ -31,7 +31,8 @@ use rtdb_consensus::{NotProposed, Outcome, Pending, Propose};
 use rtdb_determinism::Module;
 use rtdb_replica::ViewHold;
 use rtdb_runtime::{Instant, Sleep};
-use std::collections::VecDeque;
+use spacetimedb_sats::AlgebraicType;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -87,6 +88,9 @@ pub(super) enum End {
     Gone,
 }
 
+/// The types of what the procedures under way return, by their numbers.
+pub(super) type Returns = BTreeMap<u32, AlgebraicType>;
+
 /// A session that has been let in.
 pub(super) struct Session<W> {
     /// Its number.
@@ -94,6 +98,8 @@ pub(super) struct Session<W> {
     pub(super) node: Arc<Node>,
     pub(super) core: Core,
     pub(super) module: Arc<Module>,
+    /// For a client that speaks JSON: what its procedures return.
+    pub(super) json: Option<Returns>,
     pub(super) upstream_config: UpstreamConfig,
     pub(super) client: Socket<W>,
     pub(super) outbox: Outbox,

@@ -21,7 +21,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-/// The one subprotocol of SpacetimeDB that the cluster does not speak.
+/// v1 in JSON: what is chosen if nothing else is offered.
 const JSON: &str = "v1.json.spacetimedb";
 
 /// Answers the handshake; the session goes on in a task of its own.
@@ -35,10 +35,11 @@ pub(crate) async fn subscribe(
     let params = Params::from_query(request.uri().query().unwrap_or_default())?;
     let accept = accept_key(request.headers())?;
     let record = node.database(&database)?;
-    let subprotocol = negotiate(request.headers(), node.local.newest_subprotocol())?;
+    let (subprotocol, is_json) = negotiate(request.headers(), node.local.newest_subprotocol())?;
     let upgrade = hyper::upgrade::on(&mut request);
     let place = request.extensions().get::<Place>().cloned();
     let arrival = Arrival::new(node, &record, subprotocol, params, caller, place).await?;
+    let arrival = if is_json { arrival.in_json() } else { arrival };
     rtdb_runtime::spawn(async move {
         match upgrade.await {
             Ok(upgraded) => {
@@ -56,14 +57,14 @@ pub(crate) async fn subscribe(
         (SEC_WEBSOCKET_ACCEPT, accept),
         (
             SEC_WEBSOCKET_PROTOCOL,
-            HeaderValue::from_static(subprotocol.name()),
+            HeaderValue::from_static(if is_json { JSON } else { subprotocol.name() }),
         ),
     ];
     Ok((StatusCode::SWITCHING_PROTOCOLS, headers).into_response())
 }
 
-/// Chooses the subprotocol: the newest that the client offers and the local server speaks.
-fn negotiate(headers: &HeaderMap, newest: Subprotocol) -> Result<Subprotocol, HttpError> {
+/// Chooses the subprotocol: the newest that the client offers and the local server speaks; and whether in JSON.
+fn negotiate(headers: &HeaderMap, newest: Subprotocol) -> Result<(Subprotocol, bool), HttpError> {
     let offered = || {
         headers
             .get_all(SEC_WEBSOCKET_PROTOCOL)
@@ -71,13 +72,13 @@ fn negotiate(headers: &HeaderMap, newest: Subprotocol) -> Result<Subprotocol, Ht
             .filter_map(|value| value.to_str().ok())
     };
     if let Some(subprotocol) = Subprotocol::negotiate(offered(), newest) {
-        return Ok(subprotocol);
+        return Ok((subprotocol, false));
     }
     if offered()
         .flat_map(|value| value.split(','))
         .any(|name| name.trim() == JSON)
     {
-        return Err(HttpError::not_served(&format!("the subprotocol `{JSON}`")));
+        return Ok((Subprotocol::V1, true));
     }
     Err(HttpError::bad_request("no valid protocol selected"))
 }

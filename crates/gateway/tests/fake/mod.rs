@@ -385,7 +385,7 @@ impl Tokens for FakeTokens {
             Some(("good", user)) => Ok(claims_of(user)),
             Some(("foreign", user)) => Err(TokenError::Foreign(claims_of(user))),
             Some(("expired", _)) => Err(TokenError::Expired),
-            _ => Err(TokenError::Malformed),
+            _ => Err(TokenError::Malformed("InvalidToken".to_owned())),
         }
     }
 

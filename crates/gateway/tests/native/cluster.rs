@@ -333,6 +333,7 @@ impl Catalog for MemoryMeta {
 pub struct Pair {
     pub plain: SocketAddr,
     pub gateway: SocketAddr,
+    pub handle: Gateway,
     pub tokens: Tokens,
     pub metrics: GatewayMetrics,
     /// The newest subprotocol that the servers speak.
@@ -382,11 +383,13 @@ impl Pair {
         );
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
+        let handle = gateway.clone();
         tokio::spawn(async move { gateway.serve(listener).await });
         let plain = servers[0].authority().parse().expect("an address");
         Self {
             plain,
             gateway: address,
+            handle,
             tokens,
             metrics,
             newest: servers[0].newest_subprotocol(),

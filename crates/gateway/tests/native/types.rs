@@ -1,8 +1,8 @@
 //! SQL that writes values of all types, and tables of all kinds, against a plain server.
 
 use super::cluster::{self, Pair};
-use super::publish_module;
 use super::sql::ask_of;
+use super::{json, publish_module};
 use rtdb_protocol::Subprotocol;
 use rtdb_testkit::tables_module;
 use spacetimedb_lib::RawModuleDef;
@@ -242,7 +242,15 @@ async fn values_of_all_types_are_written_as_natively() {
             let insert = format!("INSERT INTO t_{name} (a, v) VALUES ({at}, {value})");
             both.same("types", &insert).await;
         }
-        both.same("types", &format!("SELECT * FROM t_{name}")).await;
+        let all = format!("SELECT * FROM t_{name}");
+        both.same("types", &all).await;
+        let [plain, gateway] =
+            [pair.plain, pair.gateway].map(|address| json::rows(address, "types", &owner, &all));
+        let (plain, gateway) = (plain.await, gateway.await);
+        if plain != gateway {
+            both.differences
+                .push(format!("{all}, in JSON:\n    {plain:?}\n    {gateway:?}"));
+        }
         for value in &values {
             both.same("types", &format!("DELETE FROM t_{name} WHERE v = {value}"))
                 .await;

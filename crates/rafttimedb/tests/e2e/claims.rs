@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use rtdb_testkit::client::{Args, Client, Connect, Wire};
+use rtdb_testkit::issuer::Issuer;
 use rtdb_testkit::{server, sql};
 
 use crate::support::{DATABASE, PATIENCE, Scene, run, until};
@@ -16,7 +17,12 @@ fn every_replica_sees_what_the_callers_token_says() {
             eprintln!("skipped: SpacetimeDB 1.x has no claims");
             return Ok(());
         }
-        let scene = Scene::publishing(ASKING.to_vec(), 3, |_| {}).await?;
+        let issuer = Issuer::start().await?;
+        let named = issuer.url().to_owned();
+        let scene = Scene::publishing(ASKING.to_vec(), 3, |config| {
+            config.arguments.extend(["--issuers".to_owned(), named]);
+        })
+        .await?;
         // Once every node has said that it knows of claims.
         until("claims are proposed", async || {
             call_over_http(&scene, 1, &scene.owner).await?;
@@ -44,6 +50,9 @@ fn every_replica_sees_what_the_callers_token_says() {
             let other = scene.cluster.node(node).api().new_token().await?;
             call_over_http(&scene, node, &other).await?;
             expected.push(payload(&other)?);
+            let outside = issuer.token(&format!("of-{node}"));
+            call_over_http(&scene, node, &outside).await?;
+            expected.push(payload(&outside)?);
         }
         expected.sort();
         scene.cluster.wait_level(DATABASE, PATIENCE).await?;

@@ -11,6 +11,7 @@ mod gray;
 mod handlers;
 mod idempotency;
 mod identical;
+mod issuers;
 mod kills;
 mod lag;
 mod lifecycle;

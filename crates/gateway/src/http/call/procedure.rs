@@ -70,7 +70,7 @@ pub(super) async fn call(
         connection,
         light: false,
         claims: caller.claims.clone(),
-        token: caller.token.clone(),
+        token: caller.local_token().to_owned(),
         counted: node.metrics.upstreams.clone(),
     };
     let node = node.clone();

@@ -119,7 +119,11 @@ impl Core {
             true => self.sharing.is_subscribed(),
             false => self.upstream != Upstream::Absent,
         };
-        match CallUnderWay::new(call, &self.caller, receipt, context) {
+        let call = match self.misread.take() {
+            Some(why) => Err(CallUnderWay::misread(call, context, &why)),
+            None => CallUnderWay::new(call, &self.caller, receipt, context),
+        };
+        match call {
             Ok(call) => {
                 self.bytes += call.bytes();
                 self.under_way.push_back(UnderWay::Call(call));

@@ -101,6 +101,11 @@ impl CallUnderWay {
         })
     }
 
+    /// What is said of a call whose arguments can't be read.
+    pub(super) fn misread(call: CallReducer, context: &Context<'_>, why: &CallRefused) -> Refused {
+        Refused::new(call, context, why)
+    }
+
     /// Bytes to be counted for it.
     pub(super) fn bytes(&self) -> usize {
         self.args.len()

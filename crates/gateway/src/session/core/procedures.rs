@@ -40,7 +40,11 @@ impl Core {
             request_id,
         } = call;
         let is_owner = self.caller.is_owner;
-        if let Err(why) = reducers::check_procedure(context.module, &procedure, &args, is_owner) {
+        let checked = match self.misread.take() {
+            Some(why) => Err(why),
+            None => reducers::check_procedure(context.module, &procedure, &args, is_owner).map(drop),
+        };
+        if let Err(why) = checked {
             let message = reply::procedure_refused(self.subprotocol, request_id, &why.to_string());
             return self.refuse(message, actions);
         }

@@ -72,6 +72,11 @@ impl<W: Wire> Session<W> {
                 io.preparing = Some(views::prepare(node, config, freshness, wanted).boxed());
             }
             Action::CallProcedure(call) => {
+                if let Some(returns) = &mut self.json
+                    && let Some(procedure) = self.module.procedure(&call.procedure)
+                {
+                    returns.insert(call.request_id, procedure.returns.clone());
+                }
                 let (node, config) = (self.node.clone(), self.upstream_config.clone());
                 let (request_id, told) = (call.request_id, io.finished.told.clone());
                 rtdb_runtime::spawn(async move {

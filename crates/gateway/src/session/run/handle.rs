@@ -3,14 +3,16 @@
 use super::{End, Event, Io, Session, now_us};
 use crate::close::CloseReason;
 use crate::feed::Item;
+use crate::json;
 use crate::limits::{CLIENT_BYTES_MAX, DRAIN_MAX, REFRESH_WAIT_MAX};
+use crate::procedures::Finished;
 use crate::session::core::{Action, Context};
 use crate::session::views::{Reopened, Unprepared};
 use crate::wire::{Received, Wire};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use rtdb_protocol::server;
+use rtdb_protocol::server::{self, ProcedureOutcome};
 use rtdb_replica::{ViewError, ViewHold};
 use rtdb_runtime::Instant;
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
@@ -84,7 +86,8 @@ impl<W: Wire> Session<W> {
                 }
                 self.core.outcome(outcome, &context, actions);
             }
-            Event::Finished(request_id, finished) => {
+            Event::Finished(request_id, mut finished) => {
+                self.returned(request_id, &mut finished);
                 self.core
                     .procedure_finished(request_id, *finished, &context, actions);
             }
@@ -163,6 +166,22 @@ impl<W: Wire> Session<W> {
     fn look_at_module(&mut self) {
         if let Some(database) = self.node.local.database(&self.upstream_config.database) {
             self.module = database.module;
+            if self.json.is_some() {
+                self.outbox.speak_json(self.module.clone());
+            }
+        }
+    }
+
+    /// Puts what a procedure has returned into JSON, for a client that speaks it.
+    fn returned(&mut self, request_id: u32, finished: &mut Finished) {
+        let Some(ty) = self.json.as_mut().and_then(|returns| returns.remove(&request_id)) else {
+            return;
+        };
+        if let Ok(result) = &mut finished.result
+            && let ProcedureOutcome::Returned(value) = &result.outcome
+            && let Some(raw) = json::returned(&self.module, &ty, value, &result.raw)
+        {
+            result.raw = raw;
         }
     }
 
@@ -175,6 +194,27 @@ impl<W: Wire> Session<W> {
 
     fn client_sent(&mut self, received: Received, actions: &mut Vec<Action>) -> Option<End> {
         match received {
+            Some(Ok(Message::Text(text))) if self.json.is_some() => {
+                self.look_at_module();
+                let module = self.module.clone();
+                let context = Context {
+                    module: &module,
+                    now_us: now_us(),
+                };
+                match json::request(&text, &module, self.core.is_owner()) {
+                    Ok(asked) => self.core.client_in_json(asked, &context, actions),
+                    Err(error) => self
+                        .core
+                        .close_when_idle(CloseReason::new(CloseReason::ERROR, error), actions),
+                }
+                None
+            }
+            Some(Ok(Message::Binary(_))) if self.json.is_some() => {
+                let why = "binary messages are not served in v1.json: send text";
+                self.core
+                    .close_when_idle(CloseReason::new(CloseReason::UNSUPPORTED, why), actions);
+                None
+            }
             Some(Ok(Message::Binary(frame))) => {
                 self.look_at_module();
                 let module = self.module.clone();

@@ -179,6 +179,7 @@ impl<W: Wire> Session<W> {
                         }
                     }
                 },
+                Poll::Ready(Some(Payload::None)) => return Err(Error::ConnectionClosed),
                 Poll::Ready(None) | Poll::Pending => return Ok(()),
             }
         }

@@ -1,0 +1,13 @@
+//! `v1.json`: v1's messages in JSON. The session speaks BSATN, to the client too, and what goes between it and the client's
+//! socket is translated by the types of the module.
+
+mod message;
+mod reader;
+mod request;
+#[cfg(test)]
+mod tests;
+mod value;
+
+pub(crate) use message::message;
+pub(crate) use request::{Asked, request};
+pub(crate) use value::returned;

@@ -1,0 +1,343 @@
+//! Who is asked for keys, and when.
+
+use crate::cache::{Cache, Known};
+use crate::fetch::{Fetch, FetchError, Held};
+use crate::key_set::{BadSignature, KeySet, KeySetError};
+use crate::policy::Policy;
+use crate::rate::Rate;
+use crate::shared::{Shared, SharedIssuer};
+use crate::token::Token;
+use crate::url::{Reach, Url, UrlError};
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use thiserror::Error;
+use tokio::sync::Semaphore;
+
+/// After this time keys are fetched anew when they are needed, as natively.
+const REFRESH_AFTER: Duration = Duration::from_secs(300);
+
+/// After this time they are no more used if the issuer can be asked.
+const STALE_AFTER: Duration = Duration::from_secs(600);
+
+/// After this time they are not used at all.
+const KEYS_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// How old keys are at least before they are fetched anew because a token names another one.
+const ROTATION_MIN: Duration = Duration::from_secs(30);
+
+/// Issuers that are asked at a time: of those that the operator has named, of others whose keys are known already, and of
+/// the rest. What is beyond is refused at once: so strangers with issuers of their own wait for each other alone.
+const NAMED_MAX: usize = 8;
+const REFRESHES_MAX: usize = 8;
+const FETCHES_MAX: usize = 8;
+
+/// Issuers, of those that the operator has not named, whose new keys the others are told, and that they are asked for.
+const TOLD_MAX: usize = 8;
+const WANTED_MAX: usize = 8;
+
+/// Issuers, of those that the operator has not named, of which the log says that they could not be asked.
+const LOGGED_MAX: usize = 8;
+
+/// In how long.
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// How long who shows a token waits for another node to ask its issuer.
+const OTHERS_MAX: Duration = Duration::from_secs(5);
+
+/// How long after a node wanted an issuer's keys they are fetched for it.
+const WANTED_FOR: Duration = Duration::from_secs(30);
+
+/// Outside issuers, whose keys are known here, or among all nodes, or are asked for.
+#[derive(Clone)]
+pub struct Issuers(Arc<Inner>);
+
+struct Inner {
+    policy: Policy,
+    fetch: Arc<dyn Fetch>,
+    shared: Arc<dyn Shared>,
+    cache: Mutex<Cache>,
+    flights: Mutex<BTreeMap<String, Flight>>,
+    named: Arc<Semaphore>,
+    refreshes: Arc<Semaphore>,
+    fetches: Arc<Semaphore>,
+    told: Mutex<Rate>,
+    wanted: Mutex<Rate>,
+    logged: Mutex<Rate>,
+}
+
+/// An issuer is being asked: one for all who wait for it.
+type Flight = futures::future::Shared<BoxFuture<'static, ()>>;
+
+/// Why a token is not taken. In SpacetimeDB's words, where it has some.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Refused {
+    /// The operator does not want the issuer's tokens.
+    #[error("tokens of the issuer `{0}` are not taken here")]
+    NotTaken(String),
+    /// The issuer can't be one.
+    #[error("Error fetching public key for issuer {0}: {1}")]
+    NotAsked(String, UrlError),
+    /// Its keys are not known. Why, is nobody's business: who shows a token could have anything looked up.
+    #[error("Error fetching public key for issuer {0}")]
+    NoKeys(String),
+    /// Too many issuers are being asked.
+    #[error("too many issuers of tokens are being asked for their keys: try again")]
+    Busy,
+    /// It is no token.
+    #[error("Invalid token: InvalidToken")]
+    Malformed,
+    /// The issuer has not signed it.
+    #[error("{0}")]
+    NotSigned(String),
+}
+
+impl From<BadSignature> for Refused {
+    fn from(error: BadSignature) -> Self {
+        Self::NotSigned(error.to_string())
+    }
+}
+
+/// Why an issuer is not asked now.
+#[derive(PartialEq, Eq)]
+enum NotNow {
+    /// It could not be asked a moment ago.
+    Resting,
+    /// Too many are.
+    Busy,
+}
+
+#[derive(Debug, Error)]
+enum NoKeys {
+    #[error("{0}")]
+    Fetch(#[from] FetchError),
+    #[error("its keys are not taken: {0}")]
+    Keys(#[from] KeySetError),
+}
+
+impl Issuers {
+    /// Takes tokens of whom `policy` names, whose keys come by `fetch` and from the other nodes.
+    pub fn new(policy: Policy, fetch: Arc<dyn Fetch>, shared: Arc<dyn Shared>) -> Self {
+        Self(Arc::new(Inner {
+            policy,
+            fetch,
+            shared,
+            cache: Mutex::default(),
+            flights: Mutex::default(),
+            named: Arc::new(Semaphore::new(NAMED_MAX)),
+            refreshes: Arc::new(Semaphore::new(REFRESHES_MAX)),
+            fetches: Arc::new(Semaphore::new(FETCHES_MAX)),
+            told: Mutex::new(Rate::new(TOLD_MAX, WINDOW)),
+            wanted: Mutex::new(Rate::new(WANTED_MAX, WINDOW)),
+            logged: Mutex::new(Rate::new(LOGGED_MAX, WINDOW)),
+        }))
+    }
+
+    /// Whether this issuer has signed a token, which is whose it says it is.
+    ///
+    /// # Errors
+    /// [`Refused`]
+    pub async fn verify(&self, token: &str, issuer: &str) -> Result<(), Refused> {
+        let Some(reach) = self.0.policy.reach(issuer) else {
+            return Err(Refused::NotTaken(issuer.to_owned()));
+        };
+        Url::of_configuration(issuer, reach).map_err(|error| Refused::NotAsked(issuer.to_owned(), error))?;
+        let token = Token::parse(token).ok_or(Refused::Malformed)?;
+        let known = self.keys(issuer, reach).await?;
+        let verified = known.keys.verify(&token);
+        // The key may be one that has come since.
+        if verified == Err(BadSignature::UnknownKey)
+            && age(known.fetched_us) >= ROTATION_MIN
+            && let Ok(flight) = self.ask(issuer, reach, true)
+        {
+            flight.await;
+            let known = self.look(issuer).unwrap_or(known);
+            return Ok(known.keys.verify(&token)?);
+        }
+        Ok(verified?)
+    }
+
+    /// Fetches what other nodes want and can't fetch, for as long as it is polled.
+    pub async fn serve_others(&self) {
+        let mut changes = self.0.shared.changes();
+        loop {
+            for wanted in self.0.shared.wanted() {
+                self.serve(&wanted);
+            }
+            if changes.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    fn serve(&self, wanted: &SharedIssuer) {
+        let issuer = &wanted.name;
+        let Some(reach) = self
+            .0
+            .policy
+            .reach(issuer)
+            .filter(|_| age(wanted.wanted_us) < WANTED_FOR)
+        else {
+            return;
+        };
+        match self.look(issuer) {
+            Some(known) if known.fetched_us > wanted.fetched_us && age(known.fetched_us) < REFRESH_AFTER => {
+                self.tell(issuer, reach, &known.json);
+            }
+            _ => drop(self.ask(issuer, reach, !wanted.keys.is_empty())),
+        }
+    }
+
+    /// An issuer's keys, old ones if they can't be had anew.
+    async fn keys(&self, issuer: &str, reach: Reach) -> Result<Known, Refused> {
+        let known = self.look(issuer);
+        let asked = match &known {
+            Some(known) if age(known.fetched_us) < REFRESH_AFTER => {
+                // It may be that this could not be done before.
+                if !known.is_told {
+                    self.tell(issuer, reach, &known.json);
+                }
+                return Ok(known.clone());
+            }
+            Some(_) => self.ask(issuer, reach, true),
+            None => self.ask(issuer, reach, false),
+        };
+        match (asked, known) {
+            (Ok(_), Some(known)) if age(known.fetched_us) < STALE_AFTER => return Ok(known),
+            (Ok(flight), _) => flight.await,
+            (Err(_), Some(known)) => return Ok(known),
+            (Err(NotNow::Busy), None) => return Err(Refused::Busy),
+            (Err(NotNow::Resting), None) => {}
+        }
+        self.look(issuer)
+            .ok_or_else(|| Refused::NoKeys(issuer.to_owned()))
+    }
+
+    /// The newest keys that are known here or to all nodes, unless they are too old.
+    fn look(&self, issuer: &str) -> Option<Known> {
+        let shared = self.0.shared.issuer(issuer).filter(|it| !it.keys.is_empty());
+        let mut cache = locked(&self.0.cache);
+        let own = cache.get(issuer);
+        let known = match (own, shared) {
+            (own, Some(shared)) if own.as_ref().is_none_or(|own| own.fetched_us < shared.fetched_us) => {
+                let same = own.filter(|own| own.json == shared.keys);
+                let keys = match same {
+                    Some(own) => own.keys,
+                    None => Arc::new(KeySet::parse(&shared.keys).ok()?.0),
+                };
+                let known = Known {
+                    keys,
+                    json: shared.keys,
+                    fetched_us: shared.fetched_us,
+                    is_told: true,
+                };
+                cache.put(issuer, known.clone());
+                known
+            }
+            (own, _) => own?,
+        };
+        (age(known.fetched_us) < KEYS_AGE_MAX).then_some(known)
+    }
+
+    /// Has an issuer asked. It goes on whether or not somebody waits for it.
+    fn ask(&self, issuer: &str, reach: Reach, is_known: bool) -> Result<Flight, NotNow> {
+        let mut flights = locked(&self.0.flights);
+        if let Some(flight) = flights.get(issuer) {
+            return Ok(flight.clone());
+        }
+        if locked(&self.0.cache).is_resting(issuer) {
+            return Err(NotNow::Resting);
+        }
+        let places = match (reach, is_known) {
+            (Reach::Named, _) => &self.0.named,
+            (Reach::Public, true) => &self.0.refreshes,
+            (Reach::Public, false) => &self.0.fetches,
+        };
+        let held = places.clone().try_acquire_owned().map_err(|_| NotNow::Busy)?;
+        let (this, name) = (self.clone(), issuer.to_owned());
+        let asking = tokio::spawn(async move {
+            let landing = Landing(this, name);
+            landing.0.fetch(&landing.1, reach, Arc::new(held)).await;
+        });
+        let flight = asking.map(drop).boxed().shared();
+        flights.insert(issuer.to_owned(), flight.clone());
+        Ok(flight)
+    }
+
+    async fn fetch(&self, issuer: &str, reach: Reach, held: Held) {
+        let fetched = self.0.fetch.fetch(issuer.to_owned(), reach, held.clone()).await;
+        let parsed = fetched
+            .map_err(NoKeys::from)
+            .and_then(|document| Ok(KeySet::parse(&document)?));
+        match parsed {
+            Ok((keys, json)) => {
+                let json = Bytes::from(json);
+                let known = Known {
+                    keys: Arc::new(keys),
+                    json: json.clone(),
+                    fetched_us: rtdb_runtime::wall_us(),
+                    is_told: false,
+                };
+                locked(&self.0.cache).put(issuer, known);
+                self.tell(issuer, reach, &json);
+            }
+            Err(error) => {
+                // Strangers must not fill the log.
+                if reach == Reach::Named || locked(&self.0.logged).pass() {
+                    tracing::warn!(issuer, %error, "an issuer of tokens could not be asked for its keys");
+                }
+                locked(&self.0.cache).fail(issuer);
+                self.ask_others(issuer, reach).await;
+            }
+        }
+    }
+
+    /// Asks the other nodes for what this one can't fetch, and waits for them if nothing is known yet.
+    async fn ask_others(&self, issuer: &str, reach: Reach) {
+        let mut changes = self.0.shared.changes();
+        if reach == Reach::Public && !locked(&self.0.wanted).pass() || !self.0.shared.want(issuer) {
+            return;
+        }
+        let told = async { while self.look(issuer).is_none() && changes.changed().await.is_ok() {} };
+        let _ = tokio::time::timeout(OTHERS_MAX, told).await;
+    }
+
+    /// Tells the other nodes what they don't know yet.
+    fn tell(&self, issuer: &str, reach: Reach, json: &Bytes) {
+        let shared = self.0.shared.issuer(issuer).unwrap_or_default();
+        let is_wanted = shared.wanted_us > shared.fetched_us;
+        let is_told = if shared.keys == *json {
+            let is_new = !is_wanted && age(shared.fetched_us) < REFRESH_AFTER;
+            is_new || self.0.shared.tell(issuer, None)
+        } else {
+            let may = is_wanted || reach == Reach::Named || locked(&self.0.told).pass();
+            may && self.0.shared.tell(issuer, Some(json.clone()))
+        };
+        if is_told {
+            locked(&self.0.cache).told(issuer);
+        }
+    }
+}
+
+/// Ends a flight, however it ends.
+struct Landing(Issuers, String);
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        locked(&self.0.0.flights).remove(&self.1);
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn age(since_us: u64) -> Duration {
+    Duration::from_micros(rtdb_runtime::wall_us().saturating_sub(since_us))
+}
+
+#[cfg(test)]
+mod tests;
