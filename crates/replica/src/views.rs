@@ -485,6 +485,29 @@ mod tests {
         assert!(views.take_outdated());
     }
 
+    /// The refresher's and those behind calls together.
+    #[tokio::test(start_paused = true)]
+    async fn refreshes_that_take_long_leave_calls_two_thirds_of_the_time() {
+        const TAKES: Duration = Duration::from_secs(1);
+        let views = Views::default();
+        views.state.lock().left = Some(Instant::now());
+        // The refresher has found out.
+        views.works_as_a_whole(TAKES);
+        let (begun, mut spent) = (Instant::now(), Duration::ZERO);
+        while begun.elapsed() < 20 * TAKES {
+            // Calls are many: as many refreshes follow as may, and nothing else is done meanwhile.
+            let max = views.refreshes_max();
+            for _ in 0..max {
+                tokio::time::advance(TAKES).await;
+                views.took(TAKES);
+            }
+            spent += TAKES * max as u32;
+            assert!(max <= 1, "calls wait for {max} refreshes of {TAKES:?}");
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        assert!(spent * 3 <= begun.elapsed() + 3 * TAKES, "{spent:?} of {:?}", begun.elapsed());
+    }
+
     #[test]
     fn a_failure_is_told_to_those_who_hold_the_instance() {
         let views = Arc::new(Views::default());
