@@ -25,6 +25,11 @@ impl Refreshes {
     pub(super) fn are_due(&mut self, position: Position) {
         self.due = self.due.max(position);
     }
+
+    /// What is behind `position` is taken again, and outdates views again.
+    pub(super) fn begin_behind(&mut self, position: Position) {
+        (self.due, self.told) = (position, Position(position.0.saturating_sub(1)));
+    }
 }
 
 impl Core {
