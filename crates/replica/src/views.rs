@@ -286,7 +286,7 @@ impl Views {
     }
 
     /// Another module runs: what has failed may work.
-    fn published(&self) {
+    pub(crate) fn published(&self) {
         *self.pace.lock() = Pace::default();
         let mut state = self.state.lock();
         state.stuck.clear();
