@@ -97,6 +97,11 @@ impl Core {
         self.refreshes.kept.as_ref().map(|_| self.refreshes.count)
     }
 
+    /// Bytes of the update that waits for a refresh.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.refreshes.bytes()
+    }
+
     /// The refresh has not come in time.
     pub(crate) fn refresh_is_late(&mut self, context: &Context<'_>, actions: &mut Vec<Action>) {
         self.refreshes.late = true;

@@ -66,7 +66,10 @@ fn shown(script: &mut Script, payloads: &[Bytes]) -> Vec<Vec<&'static str>> {
 #[test]
 fn an_update_waits_for_what_it_changes_in_views() {
     let mut script = viewing();
+    let before = script.core.bytes();
     assert_eq!(shown(&mut script, &[update(None)]), [[""; 0]; 0]);
+    assert_eq!(script.core.kept_bytes(), update(None).len() - 1);
+    assert_eq!(script.core.bytes(), before + script.core.kept_bytes());
     assert_eq!(shown(&mut script, &[refresh(0, true)]), [["counter", "mine"]]);
     // It has changed nothing in them.
     assert_eq!(
