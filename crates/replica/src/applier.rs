@@ -315,28 +315,32 @@ impl Applier {
         }
         // A module that the server can't load kills it whenever the database is looked at.
         let published = || self.core.unsettled_publication().map(|at| (at, at));
-        let Some((first, last)) = self.core.window().under_way().or_else(published) else {
-            return;
-        };
+        let under_way = self.core.window().under_way().or_else(published);
         // The commands before it have run, and those behind it have not.
         let is_views = self
             .core
             .window()
             .first()
             .is_some_and(|open| open.kind == Kind::Refresh);
+        if under_way.is_none() && !is_views {
+            return;
+        }
+        if is_views {
+            self.slot.views.refresh_failed();
+        }
         if overlong {
             self.slot.count_overlong();
             let why = format!("database {}: {interrupt}", self.hex());
             if !self.shared.admin.server().end_life(self.life, why) {
                 tracing::error!(database = self.hex(), error = %interrupt, "the connection to SpacetimeDB is closed");
             }
+        }
+        match under_way.filter(|_| !is_views) {
             // The calls behind it have not run.
-            if !is_views {
-                self.poison.stopped(first, first, true);
-            }
-        } else if !is_views {
+            Some((first, _)) if overlong => self.poison.stopped(first, first, true),
             // Without the turn, another database's command may have stopped the server.
-            self.poison.stopped(first, last, self.turn.is_some());
+            Some((first, last)) => self.poison.stopped(first, last, self.turn.is_some()),
+            None => {}
         }
     }
 

@@ -33,9 +33,10 @@ const QUICK_MAX: Duration = Duration::from_millis(10);
 /// As long as those that are under way take no longer than that together, a call is followed by one: no call waits longer for the
 /// views of calls before it.
 const UNDER_WAY_MAX: Duration = Duration::from_millis(50);
-/// But there may be so many, and no more than so many: where calls are many, views show what several of them have made together.
-const REFRESHES_MIN: u128 = 8;
-const REFRESHES_MAX: u128 = 64;
+/// One that takes even longer by itself is the only one. There are no more than so many: the first may be slow though those
+/// before it were quick, and those behind it can't be taken back. Where calls are many, views show what several of them have made
+/// together.
+const REFRESHES_MAX: u128 = 4;
 /// How much longer than a refresh the pause after it is, so that calls have at least two thirds of the server's time.
 const PAUSE_FACTOR: u32 = 2;
 
@@ -108,7 +109,7 @@ impl Pace {
             (_, Some(rested)) if now < rested => 0,
             (Some(takes), _) => {
                 let max = UNDER_WAY_MAX.as_micros() / takes.as_micros().max(1);
-                max.clamp(REFRESHES_MIN, REFRESHES_MAX) as usize
+                max.clamp(1, REFRESHES_MAX) as usize
             }
         }
     }
@@ -182,9 +183,9 @@ impl Views {
         }
     }
 
-    /// A refresh behind a call has failed: the refresher looks at it.
+    /// A refresh behind a call has failed: the refresher looks at it, after the pause.
     pub(crate) fn refresh_failed(&self) {
-        *self.pace.lock() = Pace::default();
+        self.pace.lock().takes = None;
         self.outdate();
     }
 
@@ -208,6 +209,11 @@ impl Views {
             self.state.lock().outdated = true;
             self.wake.notify_one();
         }
+    }
+
+    /// Until when nothing is refreshed, since refreshes behind calls have taken long.
+    fn rested(&self) -> Option<Instant> {
+        self.pace.lock().rested
     }
 
     fn is_held(&self) -> bool {
@@ -286,7 +292,7 @@ impl Views {
     }
 
     /// Another module runs: what has failed may work.
-    fn published(&self) {
+    pub(crate) fn published(&self) {
         *self.pace.lock() = Pace::default();
         let mut state = self.state.lock();
         state.stuck.clear();
@@ -458,31 +464,58 @@ mod tests {
         let (mut pace, now) = (Pace::default(), Instant::now());
         assert_eq!(pace.max(now), 0, "nothing is known of them");
         pace.known(quick);
-        assert_eq!(pace.max(now), 64);
+        assert_eq!(pace.max(now), 4);
         pace.took(long, now);
         assert_eq!(pace.max(now), 0);
         pace.took(long, now);
         assert_eq!(pace.max(now + 2 * long * PAUSE_FACTOR - quick), 0);
         let rested = now + 2 * long * PAUSE_FACTOR;
-        assert_eq!(pace.max(rested), 8);
-        for _ in 0..20 {
+        assert_eq!(pace.max(rested), 1);
+        for _ in 0..8 {
             pace.took(quick, rested);
         }
-        assert_eq!(pace.max(rested), 14);
-        for _ in 0..60 {
+        assert_eq!(pace.max(rested), 2);
+        for _ in 0..8 {
             pace.took(quick, rested);
         }
-        assert_eq!(pace.max(rested), 64);
+        assert_eq!(pace.max(rested), 4);
 
         let views = Arc::new(Views::default());
         views.took(quick);
         assert_eq!(views.refreshes_max(), 0, "nobody looks");
         let _hold = views.hold("board", 2).unwrap();
-        assert_eq!(views.refreshes_max(), 64);
+        assert_eq!(views.refreshes_max(), 4);
         assert!(!views.take_outdated());
         views.refresh_failed();
         assert_eq!(views.refreshes_max(), 0);
         assert!(views.take_outdated());
+    }
+
+    /// The refresher's and those behind calls together.
+    #[tokio::test(start_paused = true)]
+    async fn refreshes_that_take_long_leave_calls_two_thirds_of_the_time() {
+        const TAKES: Duration = Duration::from_secs(1);
+        let views = Views::default();
+        views.state.lock().left = Some(Instant::now());
+        // The refresher has found out.
+        views.works_as_a_whole(TAKES);
+        let (begun, mut spent) = (Instant::now(), Duration::ZERO);
+        while begun.elapsed() < 20 * TAKES {
+            // Calls are many: as many refreshes follow as may, and nothing else is done meanwhile.
+            let max = views.refreshes_max();
+            for _ in 0..max {
+                tokio::time::advance(TAKES).await;
+                views.took(TAKES);
+            }
+            spent += TAKES * max as u32;
+            assert!(max <= 1, "calls wait for {max} refreshes of {TAKES:?}");
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        assert!(
+            spent * 3 <= begun.elapsed() + 3 * TAKES,
+            "{spent:?} of {:?}",
+            begun.elapsed()
+        );
     }
 
     #[test]

@@ -245,7 +245,7 @@ impl Core {
             .iter()
             .map(|waiting| waiting.message.bytes())
             .sum::<usize>();
-        self.bytes + frame + waiting + self.row_bytes() + self.refreshes.bytes()
+        self.bytes + frame + waiting + self.row_bytes() + self.kept_bytes()
     }
 
     /// Bytes of the rows that the client was shown, and that the upstream tells of.

@@ -272,6 +272,46 @@ fn a_view_that_never_ends_fails_and_its_server_goes_on() {
     });
 }
 
+/// Calls that are sent together, of which the first lets a view run for as long as it may.
+#[test]
+fn a_view_that_never_ends_holds_up_no_burst_of_calls_and_no_leader() {
+    const CALLS: usize = 63;
+    run_with_views(async |scene| {
+        let leader = scene.cluster.wait_leader(PATIENCE).await?;
+        let mut ann = Player::on(scene, leader as usize).await?;
+        let mut bob = Player::on(scene, leader as usize).await?;
+        ann.call("join", Args::new().str("ann")).await?;
+        bob.call("join", Args::new().str("bob")).await?;
+        ensure!(ann.subscribe("stuck", 1).await? == Ok(0));
+        for _ in 0..5 {
+            ann.call("score", Args::new().i64(1)).await?;
+        }
+        let begun = std::time::Instant::now();
+        ann.0.call("switch_on", &Args::new().raw(&[STUCK])).await?;
+        for _ in 0..CALLS {
+            ann.0.call("score", &Args::new().i64(1)).await?;
+        }
+        ann.0.flush().await?;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        // Somebody else's call.
+        bob.call("score", Args::new().i64(1)).await?;
+        let waited = begun.elapsed();
+        eprintln!("another client's call took {waited:?}");
+        let mut changed = false;
+        while begun.elapsed() < waited.max(Duration::from_secs(10)) + Duration::from_secs(5) {
+            changed |= scene.cluster.wait_leader(PATIENCE).await? != leader;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        eprintln!("leadership moved: {changed}");
+        ensure!(!changed, "the leader has given leadership away");
+        ensure!(
+            waited < Duration::from_secs(10),
+            "another client's call took {waited:?}"
+        );
+        Ok(())
+    });
+}
+
 #[test]
 fn views_are_there_again_after_a_crash() {
     run_with_views(async |scene| {

@@ -359,7 +359,7 @@ impl Core {
         self.active = None;
         for open in std::mem::take(&mut self.unsettled) {
             match open.kind {
-                Kind::Cleanup | Kind::Scheduled => {}
+                Kind::Cleanup | Kind::Scheduled | Kind::Refresh => {}
                 _ => self.tell(open, Err(Failure::Unknown(SET_ASIDE))),
             }
         }

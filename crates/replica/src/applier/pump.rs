@@ -54,11 +54,10 @@ impl Applier {
             }
             rtdb_runtime::select! {
                 payload = connection.next() => {
-                    let (calls, refreshes) = (self.core.window().len(), self.core.window().refreshes());
-                    self.results(connection, payload?)?;
-                    let results = calls.saturating_sub(self.core.window().len()).max(1);
+                    let refreshes = self.core.window().refreshes();
+                    let results = self.results(connection, payload?)?;
                     if self.core.window().refreshes() < refreshes {
-                        self.slot.views.took(last_result.elapsed() / results as u32);
+                        self.slot.views.took(last_result.elapsed() / results.max(1));
                     }
                     last_result = Instant::now();
                     gathers = self.core.window().len() >= GATHER_FROM;
@@ -101,7 +100,7 @@ impl Applier {
                     self.turn = Some(turn);
                     return Ok(());
                 }
-                payload = connection.next() => self.results(connection, payload?)?,
+                payload = connection.next() => drop(self.results(connection, payload?)?),
             }
         }
     }
@@ -166,26 +165,26 @@ impl Applier {
         Ok(())
     }
 
-    /// Handles a payload, and what else has come by now.
-    fn results(&mut self, connection: &mut Connection, payload: Bytes) -> Result<(), Interrupt> {
+    /// Handles a payload, and what else has come by now. Gives the number of results.
+    fn results(&mut self, connection: &mut Connection, payload: Bytes) -> Result<u32, Interrupt> {
+        let mut count = 0;
         let mut payload = Some(Ok(payload));
         for _ in 0..PAYLOADS_MAX {
             let Some(received) = payload.take() else { break };
-            for result in connection.results(received?) {
-                self.core.result(result?)?;
-            }
+            count += self.results_in(connection, received?)?;
             payload = connection.next().now_or_never();
         }
         match payload {
-            Some(received) => self.results_last(connection, received?),
-            None => Ok(()),
+            Some(received) => Ok(count + self.results_in(connection, received?)?),
+            None => Ok(count),
         }
     }
 
-    fn results_last(&mut self, connection: &Connection, payload: Bytes) -> Result<(), Interrupt> {
-        connection
-            .results(payload)
-            .try_for_each(|result| Ok(self.core.result(result?)?))
+    fn results_in(&mut self, connection: &Connection, payload: Bytes) -> Result<u32, Interrupt> {
+        connection.results(payload).try_fold(0, |count, result| {
+            self.core.result(result?)?;
+            Ok(count + 1)
+        })
     }
 
     /// Answers commands for a database that does not exist, until one comes that may create it.

@@ -465,6 +465,7 @@ impl Slot {
 
     /// A publication to the existing database has ended, well or not.
     pub(crate) fn published(&self) {
+        self.views.published();
         self.publications.send_modify(|count| *count += 1);
     }
 

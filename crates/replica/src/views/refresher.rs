@@ -120,7 +120,7 @@ impl Refresher {
                 self.answer(&mut connection, request).await?;
                 continue;
             }
-            if now >= self.rested && self.views.take_outdated() {
+            if now >= self.all_rested() && self.views.take_outdated() {
                 self.refresh_all(&mut connection).await?;
                 continue;
             }
@@ -142,6 +142,12 @@ impl Refresher {
         Ok(Connection::open(admin, &active.owner, identity).await?)
     }
 
+    /// When the next refresh of all may begin.
+    fn all_rested(&self) -> Instant {
+        let behind_calls = self.views.rested();
+        behind_calls.map_or(self.rested, |rested| rested.max(self.rested))
+    }
+
     /// Waits until something may be due.
     async fn wait(
         &self,
@@ -149,7 +155,7 @@ impl Refresher {
         publications: &mut watch::Receiver<u64>,
     ) -> Result<(), Interrupt> {
         let now = Instant::now();
-        let rests = [self.rested_a_little, self.rested]
+        let rests = [self.rested_a_little, self.all_rested()]
             .into_iter()
             .filter(|until| *until > now);
         let until = rests.min().unwrap_or(now + LINGER);

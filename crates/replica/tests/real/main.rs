@@ -20,4 +20,5 @@ mod support;
 mod timers;
 mod update;
 mod verdict;
+mod views;
 mod write;

@@ -10,8 +10,8 @@ use rtdb_protocol::{Refreshed, Subprotocol};
 /// What is known of refreshes.
 #[derive(Debug, Default)]
 pub(super) struct Refreshes {
-    /// Whether the upstream has been asked to tell of them; not if it can't.
-    told: Option<bool>,
+    /// The upstream has been asked to tell of them, and has not refused.
+    told: bool,
     /// The client looks at views.
     views: bool,
     /// The last one did not come in time: no update waits for the next.
@@ -23,21 +23,21 @@ pub(super) struct Refreshes {
 }
 
 impl Refreshes {
-    /// Whether the upstream is to tell of them. v1 knows no events.
+    /// Whether a new upstream is to tell of them: the module may be another one by now. v1 knows no events.
     pub(super) fn wanted(&mut self, subprotocol: Subprotocol, context: &Context<'_>) -> bool {
-        let can = subprotocol != Subprotocol::V1 && !context.module.views().is_empty();
-        *self.told.get_or_insert(can)
+        self.told = subprotocol != Subprotocol::V1 && !context.module.views().is_empty();
+        self.told
     }
 
     /// The upstream has refused. Whether it is to be asked without them: the module was prepared by an earlier version of this
     /// program.
     pub(super) fn refused(&mut self) -> bool {
-        self.told.replace(false) == Some(true)
+        std::mem::take(&mut self.told)
     }
 
     /// Whether the upstream tells of them.
     pub(super) fn are_told(&self) -> bool {
-        self.told == Some(true)
+        self.told
     }
 
     /// The client looks at views from now on.
@@ -95,6 +95,11 @@ impl Core {
     /// Counts updates that have waited for a refresh; `None` if none waits.
     pub(crate) fn waits_for_refresh(&self) -> Option<u64> {
         self.refreshes.kept.as_ref().map(|_| self.refreshes.count)
+    }
+
+    /// Bytes of the update that waits for a refresh.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.refreshes.bytes()
     }
 
     /// The refresh has not come in time.

@@ -9,8 +9,8 @@ use super::super::subscriptions::subscribes;
 use super::{Action, Context, Core, Held, Upstream};
 use crate::close::CloseReason;
 use crate::limits::RESTORATIONS_MAX;
-use rtdb_protocol::client;
 use rtdb_protocol::server::ServerMessage;
+use rtdb_protocol::{RECEIPT_QUERY_SET, client};
 
 impl Core {
     pub(super) fn is_restorable(&self) -> bool {
@@ -56,6 +56,10 @@ impl Core {
 
     /// A message of the new upstream, before everything is restored.
     pub(super) fn restore(&mut self, message: ServerMessage, actions: &mut Vec<Action>) {
+        if is_refusal_of_receipts(&message) && self.refreshes.refused() {
+            let receipts = client::subscribe_receipts(self.subprotocol, self.caller.session, false);
+            return actions.push(Action::Forward(receipts));
+        }
         let Upstream::Restoring { due, receipt } = &mut self.upstream else {
             return;
         };
@@ -119,4 +123,15 @@ impl Core {
         self.go_without_upstream(actions);
         self.close_when_idle(reason, actions);
     }
+}
+
+fn is_refusal_of_receipts(message: &ServerMessage) -> bool {
+    matches!(
+        message,
+        ServerMessage::SubscribeReply {
+            query_set: Some(RECEIPT_QUERY_SET),
+            error: true,
+            ..
+        }
+    )
 }

@@ -17,7 +17,8 @@ impl<W: Wire> Session<W> {
             Event::Upstream(Some(Ok(Message::Binary(payload)))) if self.core.is_restoring() => {
                 payload.len() + self.core.row_bytes()
             }
-            Event::Upstream(Some(Ok(Message::Binary(payload)))) => payload.len(),
+            Event::Upstream(Some(Ok(Message::Binary(payload)))) => payload.len() + self.core.kept_bytes(),
+            Event::Late => self.core.kept_bytes(),
             Event::Upstream(_) | Event::Opened(_) | Event::Published => self.core.row_bytes(),
             Event::Outcome(_) | Event::Views(_) => io.held_bytes,
             Event::Feed(Some(Item::Batch(batch))) => match &io.shape {

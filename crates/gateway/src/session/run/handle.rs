@@ -118,10 +118,11 @@ impl<W: Wire> Session<W> {
                 return Some(End::CutOff(reason));
             }
         }
-        if self.core.wants_upstream() {
+        let kept = self.core.waits_for_refresh();
+        // What waits may be a small part of its payload.
+        if self.core.wants_upstream() && kept.is_none() {
             io.held_bytes = 0;
         }
-        let kept = self.core.waits_for_refresh();
         if io.keeps.as_ref().map(|(count, _)| *count) != kept {
             io.keeps = kept.map(|count| (count, Box::pin(rtdb_runtime::sleep(REFRESH_WAIT_MAX))));
         }

@@ -36,6 +36,7 @@ impl Core {
         let Some(state) = state else {
             // All of it is to become part of the database once more.
             self.succeeded = Position::default();
+            self.refreshes.begin_behind(Position::default());
             return Position::default();
         };
         let index = Position(state.index);
@@ -45,6 +46,7 @@ impl Core {
         } else {
             index
         };
+        self.refreshes.begin_behind(done);
         let recorded = unsettled.iter().take_while(|open| open.position <= index);
         let recorded = recorded.enumerate().filter(|(place, open)| match open.kind {
             Kind::Call

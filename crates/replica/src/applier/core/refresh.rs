@@ -4,6 +4,7 @@
 use super::super::calls::Calls;
 use super::super::window::{FENCE_INDEX, Kind};
 use super::Core;
+use crate::ActiveDatabase;
 use rtdb_consensus::Position;
 use rtdb_determinism::header::CallHeader;
 use rtdb_determinism::{REFRESH, REFRESH_ALL};
@@ -24,6 +25,11 @@ impl Refreshes {
     /// None follows the command at `position`.
     pub(super) fn are_due(&mut self, position: Position) {
         self.due = self.due.max(position);
+    }
+
+    /// What is behind `position` is taken again, and outdates views again.
+    pub(super) fn begin_behind(&mut self, position: Position) {
+        (self.due, self.told) = (position, Position(position.0.saturating_sub(1)));
     }
 }
 
@@ -49,6 +55,11 @@ impl Core {
 
     /// A command has been taken: refreshes what its calls outdate.
     pub(super) fn refresh(&mut self, calls: &mut Calls) {
+        // One without views may lack the reducer, too.
+        let has_views = |active: &ActiveDatabase| !active.module.views().is_empty();
+        if !self.active.as_deref().is_some_and(has_views) {
+            return;
+        }
         let Some(last) = self.window.last() else { return };
         if matches!(last.kind, Kind::Answered(_) | Kind::Fence | Kind::Refresh) {
             return;

@@ -1,3 +1,4 @@
+mod refresh;
 mod scheduled;
 mod transaction;
 mod written;

@@ -66,7 +66,10 @@ fn shown(script: &mut Script, payloads: &[Bytes]) -> Vec<Vec<&'static str>> {
 #[test]
 fn an_update_waits_for_what_it_changes_in_views() {
     let mut script = viewing();
+    let before = script.core.bytes();
     assert_eq!(shown(&mut script, &[update(None)]), [[""; 0]; 0]);
+    assert_eq!(script.core.kept_bytes(), update(None).len() - 1);
+    assert_eq!(script.core.bytes(), before + script.core.kept_bytes());
     assert_eq!(shown(&mut script, &[refresh(0, true)]), [["counter", "mine"]]);
     // It has changed nothing in them.
     assert_eq!(
@@ -139,4 +142,47 @@ fn a_module_that_can_not_tell_of_refreshes_is_not_waited_for() {
     script.upstream(applied(2));
     assert_eq!(script.upstream(update(None)), ["update"]);
     assert_eq!(script.upstream(refused()), ["close 1011"]);
+}
+
+/// What moves to an upstream of its own asks for refreshes there, too.
+#[test]
+fn who_leaves_a_feed_does_not_need_refreshes() {
+    let mut script = Script::member().with_view();
+    assert_eq!(script.client(views::look(2)), ["move out"]);
+    let shown = vec![(sharing::SET, sharing::rows())];
+    let moved = script.feed(crate::feed::Item::Moved { shown });
+    assert_eq!(moved, ["numbers []", "reopen"]);
+    assert_eq!(
+        script.step(Core::upstream_opened),
+        ["forward receipts", "forward subscribe 1"]
+    );
+    // The module was prepared by an earlier version of this program.
+    assert_eq!(script.upstream(refused()), ["forward receipts"]);
+    assert_eq!(script.upstream(applied(1)), [""; 0]);
+    assert_eq!(script.upstream(applied(u32::MAX)), ["update", "prepare mine"]);
+}
+
+#[test]
+fn a_client_is_restored_by_a_module_that_can_not_tell_of_refreshes_and_by_one_that_can() {
+    let mut script = viewing();
+    let restored = |script: &mut Script| {
+        script.upstream(applied(u32::MAX));
+        script.upstream(applied(1));
+        script.upstream(applied(2));
+        assert!(!script.core.is_restoring());
+    };
+    script.upstream(update(None));
+    assert_eq!(script.lost(), ["reopen"]);
+    script.step(Core::upstream_opened);
+    assert_eq!(script.upstream(refused()), ["forward receipts"]);
+    restored(&mut script);
+    assert_eq!(script.upstream(update(None)), ["update"]);
+    // And back.
+    assert_eq!(script.lost(), ["reopen"]);
+    script.step(Core::upstream_opened);
+    restored(&mut script);
+    assert_eq!(
+        shown(&mut script, &[update(None), refresh(0, true)]),
+        [["counter", "mine"]]
+    );
 }

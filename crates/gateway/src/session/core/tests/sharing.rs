@@ -7,7 +7,7 @@ use rtdb_protocol::server::{ServerMessage, split};
 use std::sync::Arc;
 
 /// The feed's number of the query set that the client calls 1.
-const SET: u32 = 40;
+pub(super) const SET: u32 = 40;
 
 impl Script {
     /// A session that may share, with a module that has `counter`.
@@ -23,20 +23,20 @@ impl Script {
     }
 
     /// The same, with a subscription to `counter` as 1.
-    fn member() -> Self {
+    pub(super) fn member() -> Self {
         let mut script = Self::sharing();
         assert_eq!(script.client(subscribe(1)), ["join 1"]);
         assert_eq!(script.feed(joined(1, SET)), ["subscribed 1", "numbers [(40, 1)]"]);
         script
     }
 
-    fn feed(&mut self, item: Item) -> Vec<String> {
+    pub(super) fn feed(&mut self, item: Item) -> Vec<String> {
         assert!(self.core.wants_feed());
         self.step(|core, context, actions| core.feed(item, context, actions))
     }
 }
 
-fn rows() -> Bytes {
+pub(super) fn rows() -> Bytes {
     let counter = TableRows {
         table: "counter",
         table_id: 0,
