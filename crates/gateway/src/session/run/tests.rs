@@ -205,7 +205,7 @@ async fn session() -> (Session<WebSocketStream<Counted<DuplexStream>>>, DuplexSt
         payload: String::new(),
     };
     let session = Session {
-        json: None,
+        is_json: false,
         session: 1,
         core: Core::new(Subprotocol::V2, caller, node.metrics.row_bytes.clone(), false),
         module: Arc::new(Module::from_def(&def).expect("a module")),
