@@ -29,7 +29,10 @@ impl Returns {
     fn put(&self, mut result: ProcedureResult) -> Result<ProcedureResult, String> {
         if let ProcedureOutcome::Returned(value) = &result.outcome {
             let json = json::returned(&self.module, &self.ty, value, &result.raw);
-            result.raw = json.map_err(|error| error.to_string())?;
+            result.raw = json.map_err(|error| {
+                tracing::warn!(%error, "a client can't be told in JSON what a procedure has returned");
+                error.to_string()
+            })?;
         }
         Ok(result)
     }
