@@ -2,12 +2,14 @@
 //! socket is translated by the types of the module.
 
 mod message;
+mod output;
 mod reader;
 mod request;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod value;
 
 pub(crate) use message::message;
+pub(crate) use reader::Untranslatable;
 pub(crate) use request::{Asked, request};
 pub(crate) use value::returned;

@@ -49,6 +49,12 @@ pub const APART_BYTES: usize = 128 << 10;
 /// The same of what is put into JSON.
 pub const JSON_APART_BYTES: usize = 16 << 10;
 
+/// Bytes of one message in JSON to a client. Names of columns are repeated in each row, and have no limit of their own.
+pub const JSON_BYTES_MAX: usize = 32 << 20;
+
+/// Bytes of a row, or of what a procedure returns, that is put into JSON: meanwhile it may take fifty times as much.
+pub const JSON_VALUE_BYTES_MAX: usize = 1 << 20;
+
 /// Large things of sessions that are done at one time, and of requests.
 pub const APART_MAX: usize = 2;
 

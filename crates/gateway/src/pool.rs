@@ -36,6 +36,11 @@ impl Pool {
         if bytes <= APART_BYTES {
             return work();
         }
+        self.apart(work).await
+    }
+
+    /// Does something when its turn comes, on a thread of its own.
+    pub(crate) async fn apart<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         let work = |turn| {
             let done = work();
             drop(turn);

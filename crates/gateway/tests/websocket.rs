@@ -446,6 +446,7 @@ async fn who_offers_nothing_but_json_is_spoken_to_in_json() {
     assert_eq!(gateway.log.kinds(), ["connect", "connect", "call"]);
     for (message, code) in [
         (Message::text("{}"), 1011),
+        (Message::text(" ".repeat((2 << 20) + 1)), 1009),
         (Message::Binary(Bytes::from_static(&[1])), 1003),
     ] {
         let mut client = connect(&gateway, "v1.json.spacetimedb", &path, Some("good-bob"))

@@ -1,16 +1,18 @@
 //! What a node knows of issuers by itself.
 
 use crate::key_set::KeySet;
+use crate::url::host_of;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Issuers whose keys are kept. Those that were not needed for longest go first.
+/// Issuers whose keys are kept. Of the host that has most of them, the one that was not needed for longest goes first.
 const KNOWN_MAX: usize = 256;
 
-/// Issuers of which it is remembered that they could not be asked. Those that may be asked again first go first.
+/// Issuers of which it is remembered that they could not be asked. The same of that which may be asked
+/// again first.
 const FAILED_MAX: usize = 1_024;
 
 /// How long an issuer is not asked again that could not be asked: each time twice as long, up to the second.
@@ -90,10 +92,16 @@ impl Cache {
     }
 }
 
-/// Removes the one that comes first in an order.
+/// Removes the one that comes first in an order, of the host that has most: so nobody pushes out others' with many of his own.
 fn forget<T, O: Ord>(all: &mut BTreeMap<String, T>, order: impl Fn(&T) -> O) {
-    let first = all.iter().min_by_key(|(_, it)| order(it));
-    if let Some(name) = first.map(|(name, _)| name.clone()) {
+    let mut hosts: BTreeMap<String, Vec<(&str, &T)>> = BTreeMap::new();
+    for (issuer, it) in &*all {
+        hosts.entry(host_of(issuer)).or_default().push((issuer, it));
+    }
+    let most = hosts.values().map(Vec::len).max();
+    let of_most = hosts.into_values().filter(|of_host| Some(of_host.len()) == most);
+    let first = of_most.flatten().min_by_key(|(_, it)| order(it));
+    if let Some(name) = first.map(|(name, _)| name.to_owned()) {
         all.remove(&name);
     }
 }
@@ -121,6 +129,29 @@ mod tests {
         }
         assert!(cache.get("once").is_none());
         assert_eq!(cache.known.len(), KNOWN_MAX);
+    }
+
+    #[tokio::test]
+    async fn who_has_many_issuers_pushes_out_none_but_his_own() {
+        let mut cache = Cache::default();
+        let (keys, json) = KeySet::parse(&document(&[&Signer::new("one", 1)])).unwrap();
+        let known = Known {
+            keys: Arc::new(keys),
+            json: json.into(),
+            fetched_us: 1,
+            is_told: true,
+        };
+        cache.put("https://mine", known.clone());
+        cache.fail("https://away");
+        for number in 0..2 * KNOWN_MAX {
+            let host = ["his", "HIS", "his."][number % 3];
+            cache.put(&format!("https://{host}:{number}"), known.clone());
+        }
+        for number in 0..2 * FAILED_MAX {
+            cache.fail(&format!("https://his/{number}"));
+        }
+        assert!(cache.get("https://mine").is_some());
+        assert!(cache.is_resting("https://away"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,21 +1,21 @@
 //! Who is asked for keys, and when.
 
 use crate::cache::{Cache, Known};
-use crate::fetch::{Fetch, FetchError, Held};
-use crate::key_set::{BadSignature, KeySet, KeySetError};
+use crate::fetch::{Fetch, Held};
+use crate::key_set::{BadSignature, KeySet, KeySetError, PUBLIC_KEY_SET_BYTES_MAX};
 use crate::policy::Policy;
 use crate::rate::Rate;
+use crate::refused::{NoKeys, NotNow, Refused};
 use crate::shared::{Shared, SharedIssuer};
 use crate::token::Token;
-use crate::url::{Reach, Url, UrlError};
+use crate::url::{Reach, Url, host_of};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use thiserror::Error;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 /// After this time keys are fetched anew when they are needed, as natively.
 const REFRESH_AFTER: Duration = Duration::from_secs(300);
@@ -35,9 +35,17 @@ const NAMED_MAX: usize = 8;
 const REFRESHES_MAX: usize = 8;
 const FETCHES_MAX: usize = 8;
 
-/// Issuers, of those that the operator has not named, whose new keys the others are told, and that they are asked for.
+/// Issuers of one host, of those that the operator has not named, that are asked at a time.
+const HOST_FETCHES_MAX: usize = 2;
+
+/// How long who shows a token waits for a place among these, if the keys that are known are too old.
+const PLACE_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Issuers, of those that the operator has not named, whose new keys the others are told, that they are asked for, and that
+/// they are told of because they have asked.
 const TOLD_MAX: usize = 8;
 const WANTED_MAX: usize = 8;
+const SERVED_MAX: usize = 8;
 
 /// Issuers, of those that the operator has not named, of which the log says that they could not be asked.
 const LOGGED_MAX: usize = 8;
@@ -51,7 +59,8 @@ const OTHERS_MAX: Duration = Duration::from_secs(5);
 /// How long after a node wanted an issuer's keys they are fetched for it.
 const WANTED_FOR: Duration = Duration::from_secs(30);
 
-/// Outside issuers, whose keys are known here, or among all nodes, or are asked for.
+/// Outside issuers, whose keys are known here, or among all nodes, or are asked for. However many slashes a token writes at an
+/// issuer's end, it is the same one: it is asked at the same place.
 #[derive(Clone)]
 pub struct Issuers(Arc<Inner>);
 
@@ -61,62 +70,26 @@ struct Inner {
     shared: Arc<dyn Shared>,
     cache: Mutex<Cache>,
     flights: Mutex<BTreeMap<String, Flight>>,
+    /// Notified when one has ended.
+    landed: Notify,
     named: Arc<Semaphore>,
     refreshes: Arc<Semaphore>,
     fetches: Arc<Semaphore>,
     told: Mutex<Rate>,
     wanted: Mutex<Rate>,
+    served: Mutex<Rate>,
     logged: Mutex<Rate>,
 }
 
 /// An issuer is being asked: one for all who wait for it.
-type Flight = futures::future::Shared<BoxFuture<'static, ()>>;
-
-/// Why a token is not taken. In SpacetimeDB's words, where it has some.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Refused {
-    /// The operator does not want the issuer's tokens.
-    #[error("tokens of the issuer `{0}` are not taken here")]
-    NotTaken(String),
-    /// The issuer can't be one.
-    #[error("Error fetching public key for issuer {0}: {1}")]
-    NotAsked(String, UrlError),
-    /// Its keys are not known. Why, is nobody's business: who shows a token could have anything looked up.
-    #[error("Error fetching public key for issuer {0}")]
-    NoKeys(String),
-    /// Too many issuers are being asked.
-    #[error("too many issuers of tokens are being asked for their keys: try again")]
-    Busy,
-    /// It is no token.
-    #[error("Invalid token: InvalidToken")]
-    Malformed,
-    /// The issuer has not signed it.
-    #[error("{0}")]
-    NotSigned(String),
+struct Flight {
+    ends: Ends,
+    /// The issuer's host, if the operator has not named it.
+    host: Option<String>,
 }
 
-impl From<BadSignature> for Refused {
-    fn from(error: BadSignature) -> Self {
-        Self::NotSigned(error.to_string())
-    }
-}
-
-/// Why an issuer is not asked now.
-#[derive(PartialEq, Eq)]
-enum NotNow {
-    /// It could not be asked a moment ago.
-    Resting,
-    /// Too many are.
-    Busy,
-}
-
-#[derive(Debug, Error)]
-enum NoKeys {
-    #[error("{0}")]
-    Fetch(#[from] FetchError),
-    #[error("its keys are not taken: {0}")]
-    Keys(#[from] KeySetError),
-}
+/// The end of a flight.
+type Ends = futures::future::Shared<BoxFuture<'static, ()>>;
 
 impl Issuers {
     /// Takes tokens of whom `policy` names, whose keys come by `fetch` and from the other nodes.
@@ -127,11 +100,13 @@ impl Issuers {
             shared,
             cache: Mutex::default(),
             flights: Mutex::default(),
+            landed: Notify::new(),
             named: Arc::new(Semaphore::new(NAMED_MAX)),
             refreshes: Arc::new(Semaphore::new(REFRESHES_MAX)),
             fetches: Arc::new(Semaphore::new(FETCHES_MAX)),
             told: Mutex::new(Rate::new(TOLD_MAX, WINDOW)),
             wanted: Mutex::new(Rate::new(WANTED_MAX, WINDOW)),
+            served: Mutex::new(Rate::new(SERVED_MAX, WINDOW)),
             logged: Mutex::new(Rate::new(LOGGED_MAX, WINDOW)),
         }))
     }
@@ -146,15 +121,17 @@ impl Issuers {
         };
         Url::of_configuration(issuer, reach).map_err(|error| Refused::NotAsked(issuer.to_owned(), error))?;
         let token = Token::parse(token).ok_or(Refused::Malformed)?;
-        let known = self.keys(issuer, reach).await?;
+        let name = issuer.trim_end_matches('/');
+        let known = self.keys(name, reach).await?;
+        let known = known.ok_or_else(|| Refused::NoKeys(issuer.to_owned()))?;
         let verified = known.keys.verify(&token);
         // The key may be one that has come since.
         if verified == Err(BadSignature::UnknownKey)
             && age(known.fetched_us) >= ROTATION_MIN
-            && let Ok(flight) = self.ask(issuer, reach, true)
+            && let Ok(asked) = self.ask(name, reach, true)
         {
-            flight.await;
-            let known = self.look(issuer).unwrap_or(known);
+            asked.await;
+            let known = self.look(name).unwrap_or(known);
             return Ok(known.keys.verify(&token)?);
         }
         Ok(verified?)
@@ -174,7 +151,7 @@ impl Issuers {
     }
 
     fn serve(&self, wanted: &SharedIssuer) {
-        let issuer = &wanted.name;
+        let issuer = wanted.name.trim_end_matches('/');
         let Some(reach) = self
             .0
             .policy
@@ -191,8 +168,8 @@ impl Issuers {
         }
     }
 
-    /// An issuer's keys, old ones if they can't be had anew.
-    async fn keys(&self, issuer: &str, reach: Reach) -> Result<Known, Refused> {
+    /// An issuer's keys, old ones if it can't be asked.
+    async fn keys(&self, issuer: &str, reach: Reach) -> Result<Option<Known>, Refused> {
         let known = self.look(issuer);
         let asked = match &known {
             Some(known) if age(known.fetched_us) < REFRESH_AFTER => {
@@ -200,20 +177,39 @@ impl Issuers {
                 if !known.is_told {
                     self.tell(issuer, reach, &known.json);
                 }
-                return Ok(known.clone());
+                return Ok(Some(known.clone()));
             }
             Some(_) => self.ask(issuer, reach, true),
             None => self.ask(issuer, reach, false),
         };
-        match (asked, known) {
-            (Ok(_), Some(known)) if age(known.fetched_us) < STALE_AFTER => return Ok(known),
-            (Ok(flight), _) => flight.await,
-            (Err(_), Some(known)) => return Ok(known),
-            (Err(NotNow::Busy), None) => return Err(Refused::Busy),
-            (Err(NotNow::Resting), None) => {}
+        let asked = match (asked, known) {
+            (Ok(_) | Err(NotNow::Busy), Some(known)) if age(known.fetched_us) < STALE_AFTER => {
+                return Ok(Some(known));
+            }
+            (Err(NotNow::Busy), Some(_)) => self.ask_soon(issuer, reach).await,
+            (asked, _) => asked,
+        };
+        match asked {
+            Ok(asked) => asked.await,
+            Err(NotNow::Busy) => return Err(Refused::Busy),
+            Err(NotNow::Resting) => {}
         }
-        self.look(issuer)
-            .ok_or_else(|| Refused::NoKeys(issuer.to_owned()))
+        Ok(self.look(issuer))
+    }
+
+    /// Has an issuer asked whose keys are known, once there is a place.
+    async fn ask_soon(&self, issuer: &str, reach: Reach) -> Result<Ends, NotNow> {
+        let asked = async {
+            loop {
+                let landed = self.0.landed.notified();
+                match self.ask(issuer, reach, true) {
+                    Err(NotNow::Busy) => landed.await,
+                    asked => return asked,
+                }
+            }
+        };
+        let asked = tokio::time::timeout(PLACE_WAIT_MAX, asked).await;
+        asked.unwrap_or(Err(NotNow::Busy))
     }
 
     /// The newest keys that are known here or to all nodes, unless they are too old.
@@ -243,13 +239,18 @@ impl Issuers {
     }
 
     /// Has an issuer asked. It goes on whether or not somebody waits for it.
-    fn ask(&self, issuer: &str, reach: Reach, is_known: bool) -> Result<Flight, NotNow> {
+    fn ask(&self, issuer: &str, reach: Reach, is_known: bool) -> Result<Ends, NotNow> {
         let mut flights = locked(&self.0.flights);
         if let Some(flight) = flights.get(issuer) {
-            return Ok(flight.clone());
+            return Ok(flight.ends.clone());
         }
         if locked(&self.0.cache).is_resting(issuer) {
             return Err(NotNow::Resting);
+        }
+        let host = (reach == Reach::Public).then(|| host_of(issuer));
+        let of_host = flights.values().filter(|it| host.is_some() && it.host == host);
+        if of_host.count() >= HOST_FETCHES_MAX {
+            return Err(NotNow::Busy);
         }
         let places = match (reach, is_known) {
             (Reach::Named, _) => &self.0.named,
@@ -262,19 +263,26 @@ impl Issuers {
             let landing = Landing(this, name);
             landing.0.fetch(&landing.1, reach, Arc::new(held)).await;
         });
-        let flight = asking.map(drop).boxed().shared();
-        flights.insert(issuer.to_owned(), flight.clone());
-        Ok(flight)
+        let ends = asking.map(drop).boxed().shared();
+        let flight = Flight {
+            ends: ends.clone(),
+            host,
+        };
+        flights.insert(issuer.to_owned(), flight);
+        Ok(ends)
     }
 
     async fn fetch(&self, issuer: &str, reach: Reach, held: Held) {
         let fetched = self.0.fetch.fetch(issuer.to_owned(), reach, held.clone()).await;
         let parsed = fetched
             .map_err(NoKeys::from)
-            .and_then(|document| Ok(KeySet::parse(&document)?));
+            .and_then(|document| Ok(KeySet::parse(&document)?))
+            .and_then(|(keys, json)| match self.may_have(issuer, reach, &keys, &json) {
+                Ok(()) => Ok((keys, Bytes::from(json))),
+                Err(error) => Err(error.into()),
+            });
         match parsed {
             Ok((keys, json)) => {
-                let json = Bytes::from(json);
                 let known = Known {
                     keys: Arc::new(keys),
                     json: json.clone(),
@@ -295,6 +303,17 @@ impl Issuers {
         }
     }
 
+    /// Whether an issuer may have these keys. Only one of whom some are known can have withdrawn them all.
+    fn may_have(&self, issuer: &str, reach: Reach, keys: &KeySet, json: &[u8]) -> Result<(), KeySetError> {
+        if keys.is_empty() && self.look(issuer).is_none() {
+            return Err(KeySetError::None);
+        }
+        match reach == Reach::Public && json.len() > PUBLIC_KEY_SET_BYTES_MAX {
+            true => Err(KeySetError::TooLarge(PUBLIC_KEY_SET_BYTES_MAX)),
+            false => Ok(()),
+        }
+    }
+
     /// Asks the other nodes for what this one can't fetch, and waits for them if nothing is known yet.
     async fn ask_others(&self, issuer: &str, reach: Reach) {
         let mut changes = self.0.shared.changes();
@@ -309,12 +328,17 @@ impl Issuers {
     fn tell(&self, issuer: &str, reach: Reach, json: &Bytes) {
         let shared = self.0.shared.issuer(issuer).unwrap_or_default();
         let is_wanted = shared.wanted_us > shared.fetched_us;
-        let is_told = if shared.keys == *json {
-            let is_new = !is_wanted && age(shared.fetched_us) < REFRESH_AFTER;
-            is_new || self.0.shared.tell(issuer, None)
+        // Strangers must not fill the log.
+        let may = |rate: &Mutex<Rate>| reach == Reach::Named || locked(rate).pass();
+        let same = shared.keys == *json;
+        let is_told = if same && !is_wanted && age(shared.fetched_us) < REFRESH_AFTER {
+            true
         } else {
-            let may = is_wanted || reach == Reach::Named || locked(&self.0.told).pass();
-            may && self.0.shared.tell(issuer, Some(json.clone()))
+            let may = match is_wanted {
+                true => may(&self.0.served),
+                false => same || may(&self.0.told),
+            };
+            may && self.0.shared.tell(issuer, (!same).then(|| json.clone()))
         };
         if is_told {
             locked(&self.0.cache).told(issuer);
@@ -328,6 +352,7 @@ struct Landing(Issuers, String);
 impl Drop for Landing {
     fn drop(&mut self) {
         locked(&self.0.0.flights).remove(&self.1);
+        self.0.0.landed.notify_waiters();
     }
 }
 

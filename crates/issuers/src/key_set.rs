@@ -19,6 +19,15 @@ const KEY_NAME_BYTES_MAX: usize = 256;
 /// Bytes of an issuer's keys, as they are kept.
 pub(crate) const KEY_SET_BYTES_MAX: usize = 32 << 10;
 
+/// The same of an issuer that the operator has not named: anybody may have it kept by all nodes.
+pub(crate) const PUBLIC_KEY_SET_BYTES_MAX: usize = 8 << 10;
+
+/// Bits of an RSA key: what a larger one has signed takes long to verify.
+const RSA_BITS_MAX: usize = 4_096;
+
+/// Keys that are tried with a token that names none.
+const TRIES_MAX: usize = 8;
+
 /// Bytes of a coordinate of P-256.
 const COORDINATE_BYTES: usize = 32;
 
@@ -40,8 +49,8 @@ pub(crate) enum KeySetError {
     Malformed(#[from] serde_json::Error),
     #[error("none of them is an RSA or P-256 key for signatures with a `kid`")]
     None,
-    #[error("there are more than {KEYS_MAX}, or they have more than {KEY_SET_BYTES_MAX} bytes")]
-    TooLarge,
+    #[error("there are more than {KEYS_MAX}, or they have more than {0} bytes")]
+    TooLarge(usize),
 }
 
 /// Why a token is not taken. In SpacetimeDB's words.
@@ -98,7 +107,7 @@ impl Jwk {
                     Some(bytes[first..].to_vec())
                 };
                 Some(Key::Rsa {
-                    n: number(&self.n)?,
+                    n: number(&self.n).filter(|n| n.len() <= RSA_BITS_MAX / 8)?,
                     e: number(&self.e)?,
                 })
             }
@@ -113,9 +122,11 @@ impl Jwk {
 }
 
 impl KeySet {
-    /// Reads what an issuer, or another node, says. With it comes what is worth keeping: the keys that were understood.
+    /// Reads what an issuer, or another node, says. With it comes what is worth keeping: the keys that were understood. It may
+    /// have none any more.
     pub(crate) fn parse(document: &[u8]) -> Result<(Self, Vec<u8>), KeySetError> {
         let Document { keys } = serde_json::from_slice(document)?;
+        let has_none = keys.is_empty();
         let mut known = BTreeMap::new();
         let mut kept = BTreeMap::new();
         for key in keys {
@@ -127,7 +138,7 @@ impl KeySet {
                 kept.insert(jwk.kid.clone(), jwk);
             }
         }
-        if known.is_empty() {
+        if known.is_empty() && !has_none {
             return Err(KeySetError::None);
         }
         // In an order of ours, so that what the issuer says in another one is the same.
@@ -135,217 +146,70 @@ impl KeySet {
         let kept = serde_json::to_vec(&serde_json::json!({ "keys": kept }))?;
         match known.len() <= KEYS_MAX && kept.len() <= KEY_SET_BYTES_MAX {
             true => Ok((Self(known), kept)),
-            false => Err(KeySetError::TooLarge),
+            false => Err(KeySetError::TooLarge(KEY_SET_BYTES_MAX)),
         }
     }
 
-    /// Whether one of the keys has signed a token: the one that it names, or any if it names none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether one of the keys has signed a token: the one that it names, or any of the first that may be if it names none.
     pub(crate) fn verify(&self, token: &Token<'_>) -> Result<(), BadSignature> {
         if let Some(name) = &token.key {
             return self.0.get(name).ok_or(BadSignature::UnknownKey)?.verify(token);
         }
-        let mut verified = Err(BadSignature::Signature);
-        for key in self.0.values() {
-            verified = key.verify(token);
-            if verified.is_ok() {
-                break;
-            }
+        let of_kind = || self.0.values().filter(|key| key.is_for(token));
+        if of_kind().next().is_none() {
+            return Err(match self.is_empty() {
+                true => BadSignature::UnknownKey,
+                false => BadSignature::Algorithm,
+            });
         }
-        verified
+        let mut tried = of_kind().filter(|key| key.fits(token)).take(TRIES_MAX);
+        match tried.any(|key| key.verify(token).is_ok()) {
+            true => Ok(()),
+            false => Err(BadSignature::Signature),
+        }
     }
 }
 
 impl Key {
+    /// Whether it is of the kind with which a token says it was signed.
+    fn is_for(&self, token: &Token<'_>) -> bool {
+        let algorithm = match self {
+            Self::Rsa { .. } => "RS256",
+            Self::P256(_) => "ES256",
+        };
+        token.algorithm == algorithm
+    }
+
+    /// Whether its signatures are as long as a token's.
+    fn fits(&self, token: &Token<'_>) -> bool {
+        let bytes = match self {
+            Self::Rsa { n, .. } => n.len(),
+            Self::P256(_) => 2 * COORDINATE_BYTES,
+        };
+        token.signature.len() == bytes
+    }
+
     /// What a key may be used for is for its kind to say, and not for the token.
     fn verify(&self, token: &Token<'_>) -> Result<(), BadSignature> {
-        let verified = match (self, token.algorithm.as_str()) {
-            (Self::Rsa { n, e }, "RS256") => RsaPublicKeyComponents { n, e }.verify(
+        if !self.is_for(token) {
+            return Err(BadSignature::Algorithm);
+        }
+        let verified = match self {
+            Self::Rsa { n, e } => RsaPublicKeyComponents { n, e }.verify(
                 &RSA_PKCS1_2048_8192_SHA256,
                 token.message,
                 &token.signature,
             ),
-            (Self::P256(point), "ES256") => UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point)
+            Self::P256(point) => UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point)
                 .verify(token.message, &token.signature),
-            _ => return Err(BadSignature::Algorithm),
         };
         verified.map_err(|_| BadSignature::Signature)
     }
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-    use jsonwebtoken::{Algorithm, EncodingKey, Header};
-    use p256::elliptic_curve::sec1::ToEncodedPoint;
-    use p256::pkcs8::{EncodePrivateKey, LineEnding};
-    use serde_json::json;
-
-    /// An issuer's own half of a key.
-    pub(crate) struct Signer {
-        secret: p256::SecretKey,
-        name: String,
-    }
-
-    impl Signer {
-        /// The same number makes the same key.
-        pub(crate) fn new(name: &str, number: u8) -> Self {
-            Self {
-                secret: p256::SecretKey::from_slice(&[number; 32]).unwrap(),
-                name: name.to_owned(),
-            }
-        }
-
-        pub(crate) fn jwk(&self) -> serde_json::Value {
-            let point = self.secret.public_key().to_encoded_point(false);
-            json!({
-                "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": self.name,
-                "x": URL_SAFE_NO_PAD.encode(point.x().unwrap()),
-                "y": URL_SAFE_NO_PAD.encode(point.y().unwrap()),
-            })
-        }
-
-        pub(crate) fn sign(&self, issuer: &str) -> String {
-            self.sign_as(Some(&self.name), issuer)
-        }
-
-        pub(crate) fn sign_as(&self, name: Option<&str>, issuer: &str) -> String {
-            let header = Header {
-                kid: name.map(str::to_owned),
-                ..Header::new(Algorithm::ES256)
-            };
-            let pem = self.secret.to_pkcs8_pem(LineEnding::LF).unwrap();
-            let key = EncodingKey::from_ec_pem(pem.as_bytes()).unwrap();
-            jsonwebtoken::encode(&header, &json!({"iss": issuer, "sub": "bob", "iat": 1}), &key).unwrap()
-        }
-    }
-
-    pub(crate) fn document(signers: &[&Signer]) -> Vec<u8> {
-        let keys: Vec<_> = signers.iter().map(|signer| signer.jwk()).collect();
-        json!({ "keys": keys }).to_string().into_bytes()
-    }
-
-    fn verify(keys: &KeySet, token: &str) -> Result<(), BadSignature> {
-        keys.verify(&Token::parse(token).unwrap())
-    }
-
-    #[test]
-    fn a_token_is_verified_by_the_key_that_it_names_or_by_any() {
-        let (one, two) = (Signer::new("one", 1), Signer::new("two", 2));
-        let (keys, kept) = KeySet::parse(&document(&[&one, &two])).unwrap();
-        let (again, same) = KeySet::parse(&kept).unwrap();
-        assert_eq!(kept, same);
-        for keys in [keys, again] {
-            assert_eq!(verify(&keys, &one.sign("i")), Ok(()));
-            assert_eq!(verify(&keys, &two.sign("i")), Ok(()));
-            assert_eq!(verify(&keys, &two.sign_as(None, "i")), Ok(()));
-            assert_eq!(
-                verify(&keys, &two.sign_as(Some("one"), "i")),
-                Err(BadSignature::Signature)
-            );
-            assert_eq!(
-                verify(&keys, &one.sign_as(Some("none"), "i")),
-                Err(BadSignature::UnknownKey)
-            );
-            let stranger = Signer::new("one", 3);
-            assert_eq!(verify(&keys, &stranger.sign("i")), Err(BadSignature::Signature));
-            assert_eq!(
-                verify(&keys, &stranger.sign_as(None, "i")),
-                Err(BadSignature::Signature)
-            );
-        }
-    }
-
-    #[test]
-    fn a_token_does_not_choose_how_it_is_verified() {
-        let one = Signer::new("one", 1);
-        let (keys, _) = KeySet::parse(&document(&[&one])).unwrap();
-        let token = one.sign("i");
-        let (_, payload) = token.split_once('.').unwrap();
-        let (payload, signature) = payload.split_once('.').unwrap();
-        let header = |alg: &str| {
-            let header = json!({"alg": alg, "kid": "one"}).to_string();
-            URL_SAFE_NO_PAD.encode(header)
-        };
-        for alg in ["none", "None", "RS256", "ES384", "HS256", "PS256", ""] {
-            for signature in [signature, ""] {
-                let forged = format!("{}.{payload}.{signature}", header(alg));
-                assert_eq!(verify(&keys, &forged), Err(BadSignature::Algorithm), "{alg}");
-            }
-        }
-        // With the public key as a secret.
-        let Some(Key::P256(point)) = keys.0.get("one") else {
-            panic!("no key")
-        };
-        let message = format!("{}.{payload}", header("HS256"));
-        let hmac = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, point);
-        let signature = URL_SAFE_NO_PAD.encode(ring::hmac::sign(&hmac, message.as_bytes()));
-        let forged = format!("{message}.{signature}");
-        assert_eq!(verify(&keys, &forged), Err(BadSignature::Algorithm));
-    }
-
-    /// From RFC 7515, A.2.
-    #[test]
-    fn rsa_keys_are_understood() {
-        let jwk = json!({
-            "kty": "RSA",
-            "kid": "rsa",
-            "n": "ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-\
-                  SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS\
-                  -UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2\
-                  ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ",
-            "e": "AQAB",
-        });
-        let (keys, _) = KeySet::parse(json!({ "keys": [jwk] }).to_string().as_bytes()).unwrap();
-        let token = "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb2\
-                     90Ijp0cnVlfQ.cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2\
-                     Fp5jujGbds9uJdbF9CUAr7t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7\
-                     K0GarZRmB_eSN9383LcOLn6_dO--xi12jzDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnvWh6IeYI2w9QOYEUipUTI8np6LbgGY\
-                     9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw";
-        assert_eq!(verify(&keys, token), Ok(()));
-        let other = token.replacen("fQ.cC4h", "fQ.cC4i", 1);
-        assert_eq!(verify(&keys, &other), Err(BadSignature::Signature));
-    }
-
-    #[test]
-    fn what_can_not_be_used_is_passed_over_and_too_much_is_refused() {
-        let one = Signer::new("one", 1);
-        let with = |more: serde_json::Value| {
-            let mut jwk = one.jwk();
-            for (name, value) in more.as_object().unwrap() {
-                jwk[name] = value.clone();
-            }
-            jwk
-        };
-        let unusable = [
-            json!(null),
-            json!({}),
-            json!({"kty": "oct", "kid": "secret", "k": "c2VjcmV0"}),
-            json!({"kty": "OKP", "crv": "Ed25519", "kid": "ed", "x": "AAAA"}),
-            with(json!({"use": "enc"})),
-            with(json!({"alg": "ES384"})),
-            with(json!({"crv": "P-384"})),
-            with(json!({"x": "AAAA"})),
-            with(json!({"kid": null})),
-            with(json!({"kid": "k".repeat(KEY_NAME_BYTES_MAX + 1)})),
-        ];
-        let none = json!({ "keys": unusable }).to_string();
-        assert!(matches!(KeySet::parse(none.as_bytes()), Err(KeySetError::None)));
-        let mut keys = unusable.to_vec();
-        keys.push(one.jwk());
-        let (known, kept) = KeySet::parse(json!({ "keys": keys }).to_string().as_bytes()).unwrap();
-        assert_eq!(known.0.len(), 1);
-        assert_eq!(kept, KeySet::parse(&document(&[&one])).unwrap().1);
-
-        let many: Vec<_> = (0..=KEYS_MAX)
-            .map(|number| with(json!({"kid": number.to_string()})))
-            .collect();
-        let many = json!({ "keys": many }).to_string();
-        assert!(matches!(
-            KeySet::parse(many.as_bytes()),
-            Err(KeySetError::TooLarge)
-        ));
-        for garbage in [&b""[..], b"[]", b"{}", b"<html>", br#"{"keys":{}}"#] {
-            assert!(matches!(KeySet::parse(garbage), Err(KeySetError::Malformed(_))));
-        }
-    }
-}
+pub(crate) mod tests;

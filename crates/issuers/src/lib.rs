@@ -13,13 +13,15 @@ mod issuers;
 mod key_set;
 mod policy;
 mod rate;
+mod refused;
 mod shared;
 mod token;
 mod url;
 
 pub use fetch::{Fetch, FetchError, Held};
 pub use https::Https;
-pub use issuers::{Issuers, Refused};
+pub use issuers::Issuers;
 pub use policy::{Policy, PolicyError};
+pub use refused::Refused;
 pub use shared::{Shared, SharedIssuer};
 pub use url::{Reach, Url, UrlError};

@@ -138,6 +138,14 @@ impl Url {
     }
 }
 
+/// An issuer's host, however it is spelled.
+pub(crate) fn host_of(issuer: &str) -> String {
+    let (_, rest) = issuer.split_once("://").unwrap_or(("", issuer));
+    let authority = rest.split('/').next().unwrap_or(rest);
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    host.trim_end_matches('.').to_ascii_lowercase()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

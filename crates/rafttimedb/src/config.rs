@@ -80,7 +80,7 @@ pub(crate) struct Config {
 
     /// Whose tokens are taken besides the cluster's own: `everyone`'s that an OpenID provider on the public internet vouches
     /// for over HTTPS, `nobody`'s, or those of issuers, by their URLs, separated by commas; `everyone` may be among them. An
-    /// issuer that is named may have a private address, and be asked over http. The same on every node
+    /// issuer that is named may have a private address, and be asked over http. `HTTPS_PROXY` is not used. The same on every node
     #[arg(long, env = "RTDB_ISSUERS", default_value = "everyone")]
     pub(crate) issuers: Policy,
 

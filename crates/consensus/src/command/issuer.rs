@@ -12,7 +12,7 @@ pub const ISSUER_KEYS_BYTES_MAX: usize = 32 << 10;
 /// [`ISSUERS_LEVEL`](super::ISSUERS_LEVEL), as [`WantIssuer`].
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct SetIssuer {
-    /// The issuer, as its tokens name it.
+    /// The issuer, as its tokens name it, without slashes at the end.
     #[prost(string, tag = "1")]
     pub issuer: String,
     /// Its keys, as a JSON Web Key Set; nothing if they are the same as before.
@@ -23,7 +23,7 @@ pub struct SetIssuer {
 /// A node wants an issuer's keys and can't fetch them: may another one try. Refused if the name is longer than its limit.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct WantIssuer {
-    /// The issuer, as its tokens name it.
+    /// The issuer, as its tokens name it, without slashes at the end.
     #[prost(string, tag = "1")]
     pub issuer: String,
 }

@@ -154,6 +154,8 @@ impl Command {
                     | Body::Publish(_)
                     | Body::Timer(_)
                     | Body::RegisterDatabase(_)
+                    | Body::SetIssuer(_)
+                    | Body::WantIssuer(_)
                     | Body::Write(_)
                     | Body::Turn(_)
             )

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use prost::Message;
 use std::collections::BTreeMap;
 
-/// Issuers whose keys are known. Those that were fetched longest ago go first.
+/// Issuers whose keys are known. Of the host that has most of them, the one that was fetched longest ago goes first.
 pub(super) const ISSUERS_MAX: usize = 128;
 
-/// Issuers that are wanted and whose keys nobody has fetched. Those that were wanted longest ago go first.
+/// Issuers that are wanted and whose keys nobody has fetched. The same of when they were wanted.
 pub(super) const WANTED_MAX: usize = 32;
 
 /// An outside issuer.
@@ -94,7 +94,8 @@ impl Issuers {
         Verdict::Done(Reply::Done)
     }
 
-    /// Keeps no more of a kind than `max`: the oldest one goes.
+    /// Keeps no more of a kind than `max`: the oldest one goes of the host that has most of them, so that nobody pushes out
+    /// others' with many of his own.
     fn forget(
         &mut self,
         max: usize,
@@ -106,7 +107,13 @@ impl Issuers {
         if of_kind().count() <= max {
             return;
         }
-        let oldest = of_kind().min_by_key(|issuer| age(issuer));
+        let mut hosts: BTreeMap<String, Vec<&Issuer>> = BTreeMap::new();
+        for issuer in of_kind() {
+            hosts.entry(host(&issuer.name)).or_default().push(issuer);
+        }
+        let most = hosts.values().map(Vec::len).max();
+        let of_most = hosts.into_values().filter(|of_host| Some(of_host.len()) == most);
+        let oldest = of_most.flatten().min_by_key(|issuer| age(issuer));
         if let Some(name) = oldest.map(|issuer| issuer.name.clone()) {
             self.0.remove(&name);
             changes.push((StateKey::Issuer(name), None));
@@ -120,4 +127,12 @@ impl Issuers {
     pub(super) fn dump(&self, changes: &mut Vec<Change>) {
         changes.extend(self.0.values().map(Issuer::change));
     }
+}
+
+/// An issuer's host, however it is spelled.
+fn host(issuer: &str) -> String {
+    let (_, rest) = issuer.split_once("://").unwrap_or(("", issuer));
+    let authority = rest.split('/').next().unwrap_or(rest);
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    host.trim_end_matches('.').to_ascii_lowercase()
 }

@@ -57,6 +57,12 @@ fn a_leader_whose_disk_is_nearly_full_gives_way_and_takes_no_calls() {
         let refused = shard.submit(call("refused")).unwrap_err();
         assert!(matches!(refused, NotProposed::DiskLow { .. }), "{refused}");
         assert!(refused.to_string().contains("make room"), "{refused}");
+        let keys = crate::command::Body::SetIssuer(crate::command::SetIssuer::default());
+        let wanted = crate::command::Body::WantIssuer(crate::command::WantIssuer::default());
+        for body in [keys, wanted] {
+            let refused = shard.submit(body.into()).unwrap_err();
+            assert!(matches!(refused, NotProposed::DiskLow { .. }), "{refused}");
+        }
         let disconnect = crate::command::Body::Disconnect(crate::command::Disconnect {
             session: session.position.0,
             refused: false,

@@ -1,19 +1,47 @@
 //! BSATN, as far as v1's messages need it.
 
+use crate::limits::{JSON_BYTES_MAX, JSON_VALUE_BYTES_MAX};
+use std::io;
 use thiserror::Error;
 
-/// Bytes that are no message of v1, or not of the module's types.
+/// Why something is not translated.
 #[derive(Debug, Error)]
-#[error("a message can't be translated: {0}")]
-pub(crate) struct Untranslatable(pub(super) String);
+pub(crate) enum Untranslatable {
+    /// Bytes that are no message of v1, or not of the module's types.
+    #[error("a message can't be translated: {0}")]
+    Misread(String),
+    /// It is more JSON than may be.
+    #[error("an answer or update has more than {} MiB in JSON: ask for less, or speak BSATN", JSON_BYTES_MAX >> 20)]
+    TooLarge,
+    /// A row, or what a procedure has returned, is larger than may be.
+    #[error("a value has more than {} KiB, too many for JSON: speak BSATN", JSON_VALUE_BYTES_MAX >> 10)]
+    ValueTooLarge,
+}
 
 impl Untranslatable {
     pub(super) fn new(why: impl std::fmt::Display) -> Self {
-        Self(why.to_string())
+        Self::Misread(why.to_string())
+    }
+}
+
+impl From<io::Error> for Untranslatable {
+    /// Nothing else goes wrong in writing JSON.
+    fn from(_: io::Error) -> Self {
+        Self::TooLarge
+    }
+}
+
+impl From<serde_json::Error> for Untranslatable {
+    fn from(error: serde_json::Error) -> Self {
+        match error.is_io() {
+            true => Self::TooLarge,
+            false => Self::new(error),
+        }
     }
 }
 
 /// What is still to be read.
+#[derive(Clone)]
 pub(super) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {

@@ -1,14 +1,27 @@
-use super::*;
+use super::Untranslatable;
+use super::message as message_of;
+use super::request;
+use crate::limits::{JSON_BYTES_MAX, JSON_VALUE_BYTES_MAX};
+use bytes::Bytes;
 use proptest::prelude::*;
 use rtdb_determinism::Module;
 use rtdb_protocol::{Subprotocol, reply};
 use spacetimedb_lib::RawModuleDef;
 use spacetimedb_lib::db::raw_def::v9::RawModuleDefV9Builder;
-use spacetimedb_sats::{AlgebraicType, ProductType, bsatn};
+use spacetimedb_sats::{AlgebraicType, ProductType, ProductTypeElement, bsatn};
 
 fn module() -> Module {
+    module_with("text")
+}
+
+/// A module with a table `t`, and a name for its second column.
+pub(crate) fn module_with(name: &str) -> Module {
     let mut def = RawModuleDefV9Builder::new();
-    let row = ProductType::from([("n", AlgebraicType::U8), ("text", AlgebraicType::String)]);
+    let column = |name: &str, ty| ProductTypeElement::new(ty, Some(name.to_owned().into()));
+    let row = ProductType::new(Box::new([
+        column("n", AlgebraicType::U8),
+        column(name, AlgebraicType::String),
+    ]));
     def.build_table_with_new_type("t", row, true).finish();
     let params = ProductType::from([("n", AlgebraicType::U8)]);
     def.add_reducer("add", params, None);
@@ -16,8 +29,12 @@ fn module() -> Module {
     Module::from_def(&def).expect("a module")
 }
 
+fn message(module: &Module, message: &[u8]) -> Result<Bytes, Untranslatable> {
+    message_of(module, message, JSON_BYTES_MAX)
+}
+
 /// An answer to a query with rows whose places are these.
-fn answer(starts: &[u64], rows: &[u8]) -> Vec<u8> {
+pub(crate) fn answer(starts: &[u64], rows: &[u8]) -> Vec<u8> {
     let text = |bytes: &[u8]| [&(bytes.len() as u32).to_le_bytes(), bytes].concat();
     let mut message = vec![4];
     message.extend(text(&[0, 255]));
@@ -33,7 +50,7 @@ fn answer(starts: &[u64], rows: &[u8]) -> Vec<u8> {
 }
 
 /// 1 and "a", 2 and a text of 4 bytes.
-const ROWS: &[u8] = b"\x01\x01\0\0\0a\x02\x04\0\0\0\"\n\xc3\xbc";
+pub(crate) const ROWS: &[u8] = b"\x01\x01\0\0\0a\x02\x04\0\0\0\"\n\xc3\xbc";
 
 #[test]
 fn rows_are_texts_in_json() {
@@ -59,6 +76,30 @@ fn what_is_no_message_is_not_translated() {
     for starts in [&[6, 0][..], &[0, u64::MAX], &[0, 5], &[99]] {
         assert!(message(&module(), &answer(starts, ROWS)).is_err(), "{starts:?}");
     }
+}
+
+#[test]
+fn too_much_is_not_translated() {
+    let asked = answer(&[0, 6], ROWS);
+    let json = message(&module(), &asked).expect("a message");
+    assert_eq!(message_of(&module(), &asked, json.len()).expect("it fits"), json);
+    for max in 0..json.len() {
+        let refused = message_of(&module(), &asked, max);
+        assert!(matches!(refused, Err(Untranslatable::TooLarge)), "{max}");
+    }
+    let long = module_with(&"n".repeat(JSON_BYTES_MAX / 2));
+    assert!(matches!(message(&long, &asked), Err(Untranslatable::TooLarge)));
+
+    let row = |bytes: usize| {
+        let text = vec![b'a'; bytes - 5];
+        let row = [&[1], &(text.len() as u32).to_le_bytes()[..], &text].concat();
+        message(&module(), &answer(&[0], &row))
+    };
+    assert!(row(JSON_VALUE_BYTES_MAX).is_ok());
+    assert!(matches!(
+        row(JSON_VALUE_BYTES_MAX + 1),
+        Err(Untranslatable::ValueTooLarge)
+    ));
 }
 
 #[test]

@@ -1,17 +1,20 @@
 //! Values in JSON, by their types.
 
+use super::output::Output;
 use super::reader::Untranslatable;
+use crate::limits::{JSON_BYTES_MAX, JSON_VALUE_BYTES_MAX};
 use crate::reducers;
 use bytes::{BufMut, Bytes, BytesMut};
 use rtdb_determinism::Module;
 use serde::ser::{Error, SerializeMap, SerializeTuple};
 use serde::{Serialize, Serializer};
-use serde_json::to_string;
+use serde_json::to_writer;
 use spacetimedb_sats::de::DeserializeSeed;
 use spacetimedb_sats::serde::SerdeWrapper;
 use spacetimedb_sats::{
     AlgebraicType, AlgebraicValue, ProductType, ProductValue, Typespace, WithTypespace, bsatn,
 };
+use std::io::Write;
 
 /// How SpacetimeDB writes a row: what it finds in a table with the columns' names, what a transaction has changed and what
 /// views show without.
@@ -21,8 +24,14 @@ pub(super) enum Names {
     Without,
 }
 
-/// A row of a table or of a view.
-pub(super) fn row(module: &Module, table: &str, row: &[u8], names: Names) -> Result<String, Untranslatable> {
+/// Writes a row of a table or of a view.
+pub(super) fn row(
+    module: &Module,
+    table: &str,
+    row: &[u8],
+    names: Names,
+    json: impl Write,
+) -> Result<(), Untranslatable> {
     let of_table = module
         .table_named(table)
         .map(|(_, table)| (AlgebraicType::Ref(table.row), names));
@@ -31,17 +40,21 @@ pub(super) fn row(module: &Module, table: &str, row: &[u8], names: Names) -> Res
         Some((view.row.clone(), Names::Without))
     };
     let known = of_table.or_else(of_view);
-    let (ty, names) = known.ok_or_else(|| Untranslatable(format!("the types of `{table}` are not known")))?;
+    let (ty, names) =
+        known.ok_or_else(|| Untranslatable::Misread(format!("the types of `{table}` are not known")))?;
     let value = read(module, &ty, row)?;
-    let json = match names {
-        Names::With => to_string(&Found {
-            types: module.spelled(),
-            ty: &ty,
-            value: &value,
-        }),
-        Names::Without => to_string(&SerdeWrapper(value)),
-    };
-    json.map_err(Untranslatable::new)
+    match names {
+        Names::With => to_writer(
+            json,
+            &Found {
+                types: module.spelled(),
+                ty: &ty,
+                value: &value,
+            },
+        )?,
+        Names::Without => to_writer(json, &SerdeWrapper(value))?,
+    }
+    Ok(())
 }
 
 /// What is found in a table: fields have names, variants and what is in arrays do not.
@@ -90,32 +103,52 @@ impl Serialize for Found<'_> {
     }
 }
 
-/// A reducer's arguments; none, if they are not what it takes, as of a call that never ran.
-pub(super) fn args(module: &Module, reducer: &str, args: &[u8]) -> String {
-    let none = || "[]".to_owned();
-    let Some(reducer) = module.reducer(reducer) else {
-        return none();
-    };
-    let value = read_product(module, &reducer.params, args);
-    let json = value.ok().and_then(|value| to_string(&SerdeWrapper(value)).ok());
-    json.unwrap_or_else(none)
+/// Writes a reducer's arguments; none, if they are not what it takes, as of a call that never ran, or very large: who has
+/// called knows them, and nobody else need be closed for them.
+pub(super) fn args(
+    module: &Module,
+    reducer: &str,
+    args: &[u8],
+    mut json: impl Write,
+) -> Result<(), Untranslatable> {
+    let reducer = module.reducer(reducer);
+    match reducer.and_then(|reducer| read_product(module, &reducer.params, args).ok()) {
+        Some(value) => Ok(to_writer(json, &SerdeWrapper(value))?),
+        None => Ok(json.write_all(b"[]")?),
+    }
 }
 
 /// The result of a procedure, with what it has returned in JSON in the place of BSATN: only who has called knows the type.
-pub(crate) fn returned(module: &Module, ty: &AlgebraicType, value: &[u8], raw: &[u8]) -> Option<Bytes> {
+///
+/// # Errors
+/// [`Untranslatable`]
+pub(crate) fn returned(
+    module: &Module,
+    ty: &AlgebraicType,
+    value: &[u8],
+    raw: &[u8],
+) -> Result<Bytes, Untranslatable> {
     /// The message's tag and that of its status.
     const TAGS: usize = 2;
-    let json = to_string(&SerdeWrapper(read(module, ty, value).ok()?)).ok()?;
-    let rest = raw.get(TAGS + size_of::<u32>() + value.len()..)?;
+    let value_end = TAGS + size_of::<u32>() + value.len();
+    let parts = raw.get(..TAGS).zip(raw.get(value_end..));
+    let (tags, rest) = parts.ok_or_else(|| Untranslatable::new("it ends too early"))?;
+    let mut json = Output::new(JSON_BYTES_MAX);
+    to_writer(&mut json, &SerdeWrapper(read(module, ty, value)?))?;
+    let json = json.finish();
     let mut message = BytesMut::with_capacity(raw.len() + json.len());
-    message.put_slice(raw.get(..TAGS)?);
-    message.put_u32_le(u32::try_from(json.len()).ok()?);
-    message.put_slice(json.as_bytes());
+    message.put_slice(tags);
+    message.put_u32_le(u32::try_from(json.len()).map_err(Untranslatable::new)?);
+    message.put_slice(&json);
     message.put_slice(rest);
-    Some(message.freeze())
+    Ok(message.freeze())
 }
 
 fn read(module: &Module, ty: &AlgebraicType, value: &[u8]) -> Result<AlgebraicValue, Untranslatable> {
+    // What is read takes many times as much.
+    if value.len() > JSON_VALUE_BYTES_MAX {
+        return Err(Untranslatable::ValueTooLarge);
+    }
     reducers::check_value(value, ty, module.spelled()).map_err(Untranslatable::new)?;
     let mut rest = value;
     WithTypespace::new(module.spelled(), ty)

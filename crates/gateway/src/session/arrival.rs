@@ -3,7 +3,7 @@
 use super::core::{Caller, Core};
 use super::outbox::Outbox;
 use super::params::Params;
-use super::run::{End, Returns, Session};
+use super::run::{End, Session};
 use crate::budget::{Exceeded, Share};
 use crate::catalog::DatabaseRecord;
 use crate::close::CloseReason;
@@ -184,7 +184,7 @@ impl Arrival {
                 shares,
             ),
             module: self.local.module,
-            json: self.is_json.then(Returns::default),
+            is_json: self.is_json,
             upstream_config: UpstreamConfig {
                 database: self.database,
                 subprotocol: self.subprotocol,

@@ -1,8 +1,9 @@
 //! What the client is to get, before it is framed.
 
+use crate::close::CloseReason;
 use crate::feed::Frames;
-use crate::json;
-use crate::limits::{APART_BYTES, FRAGMENT_BYTES, JSON_APART_BYTES, V3_FRAME_BYTES_MAX};
+use crate::json::{self, Untranslatable};
+use crate::limits::{APART_BYTES, FRAGMENT_BYTES, JSON_APART_BYTES, JSON_BYTES_MAX, V3_FRAME_BYTES_MAX};
 use crate::pool::Pool;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -12,6 +13,7 @@ use rtdb_protocol::Subprotocol;
 use rtdb_protocol::compress::{self, Compression};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 /// What goes to the socket.
@@ -20,8 +22,8 @@ pub(super) enum Payload {
     Parts(Bytes, Bytes, bool),
     /// Whole frames.
     Frames(Arc<Frames>),
-    /// What was to be said can't be said to this client.
-    None,
+    /// What was to be said can't be said to this client: nothing of what comes after it is, either.
+    Unsayable(CloseReason),
 }
 
 /// What waits.
@@ -73,10 +75,15 @@ pub(super) struct Outbox {
 
 /// A payload that is being compressed, and the bytes it is made of.
 struct Compressing {
-    payload: BoxFuture<'static, Option<Bytes>>,
+    payload: BoxFuture<'static, Made>,
     bytes: usize,
     shared_bytes: usize,
+    /// How large the payload is, once it is made: it may wait for the client, too.
+    made: Arc<AtomicUsize>,
 }
+
+/// A payload that was made, or why it can't be.
+type Made = Result<Bytes, CloseReason>;
 
 impl Outbox {
     /// Compresses large payloads in `pool`.
@@ -145,7 +152,8 @@ impl Outbox {
 
     /// Bytes that wait here.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes
+        let made = self.compressing.as_ref();
+        self.bytes + made.map_or(0, |making| making.made.load(Ordering::Relaxed))
     }
 
     /// Forgets what waits.
@@ -166,7 +174,7 @@ impl Outbox {
             self.bytes -= compressing.bytes;
             self.shared_bytes -= compressing.shared_bytes;
             self.compressing = None;
-            return Poll::Ready(Some(made(payload)));
+            return Poll::Ready(Some(self.made(payload)));
         }
         let Some(first) = self.take() else {
             return Poll::Ready(None);
@@ -176,10 +184,14 @@ impl Outbox {
             Outgoing::Message(head, body, shared) => (vec![head, body], shared),
             Outgoing::Shared(frames) => return Poll::Ready(Some(Payload::Frames(frames))),
             Outgoing::Json(message, module) => {
-                let make = move || in_json(&module, &message);
                 if bytes <= JSON_APART_BYTES {
-                    return Poll::Ready(Some(made(make())));
+                    match json::message(&module, &message, APART_BYTES) {
+                        // The names make much of little.
+                        Err(Untranslatable::TooLarge) => {}
+                        made => return Poll::Ready(Some(self.made(made.map_err(unsayable)))),
+                    }
                 }
+                let make = move || json::message(&module, &message, JSON_BYTES_MAX).map_err(unsayable);
                 return self.poll_made(bytes, 0, make, cx);
             }
         };
@@ -206,9 +218,9 @@ impl Outbox {
         let compression = self.compression;
         let encode = move || compress::encode_all(compression, parts.iter().map(|part| part.as_ref()));
         if compression == Compression::None || bytes <= APART_BYTES {
-            return Poll::Ready(Some(made(Some(encode()))));
+            return Poll::Ready(Some(self.made(Ok(encode()))));
         }
-        self.poll_made(bytes, shared_bytes, move || Some(encode()), cx)
+        self.poll_made(bytes, shared_bytes, move || Ok(encode()), cx)
     }
 
     /// Makes a payload of so many bytes apart.
@@ -216,38 +228,59 @@ impl Outbox {
         &mut self,
         bytes: usize,
         shared_bytes: usize,
-        make: impl FnOnce() -> Option<Bytes> + Send + 'static,
+        make: impl FnOnce() -> Made + Send + 'static,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Payload>> {
-        let pool = self.pool.clone();
+        let (pool, made) = (self.pool.clone(), Arc::<AtomicUsize>::default());
         self.bytes += bytes;
         self.shared_bytes += shared_bytes;
+        let count = made.clone();
+        let make = move || {
+            let payload = make();
+            count.store(payload.as_ref().map_or(0, Bytes::len), Ordering::Relaxed);
+            payload
+        };
         self.compressing = Some(Compressing {
-            payload: async move { pool.run(bytes, make).await }.boxed(),
+            payload: async move { pool.apart(make).await }.boxed(),
             bytes,
             shared_bytes,
+            made,
         });
         self.poll_next(cx)
     }
+
+    fn made(&mut self, payload: Made) -> Payload {
+        match payload {
+            Ok(payload) => Payload::Parts(Bytes::new(), payload, false),
+            Err(reason) => {
+                self.clear();
+                Payload::Unsayable(reason)
+            }
+        }
+    }
 }
 
-fn made(payload: Option<Bytes>) -> Payload {
-    payload.map_or(Payload::None, |payload| {
-        Payload::Parts(Bytes::new(), payload, false)
-    })
-}
-
-fn in_json(module: &Module, message: &[u8]) -> Option<Bytes> {
-    json::message(module, message)
-        .inspect_err(|error| tracing::error!(%error, "a client can't be told in JSON"))
-        .ok()
+fn unsayable(error: Untranslatable) -> CloseReason {
+    let code = match error {
+        Untranslatable::TooLarge | Untranslatable::ValueTooLarge => CloseReason::TOO_BIG,
+        Untranslatable::Misread(_) => {
+            tracing::error!(%error, "a client can't be told in JSON");
+            CloseReason::ERROR
+        }
+    };
+    CloseReason::new(code, error.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json::tests::{ROWS, answer, module_with};
     use crate::limits::APART_MAX;
     use std::future::poll_fn;
+    use std::time::Duration;
+
+    /// How long anything here may take.
+    const SOON: Duration = Duration::from_secs(10);
 
     fn outbox(compression: Compression) -> Outbox {
         Outbox::new(Subprotocol::V2, compression, Pool::new(APART_MAX))
@@ -277,5 +310,44 @@ mod tests {
         assert_eq!(outbox.shared_bytes(), body.len());
         assert!(poll_fn(|cx| outbox.poll_next(cx)).await.is_some());
         assert_eq!((outbox.bytes(), outbox.shared_bytes()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn who_would_be_told_too_much_in_json_hears_so_and_nothing_after_it() {
+        let mut outbox = outbox(Compression::None);
+        outbox.speak_json(Arc::new(module_with(&"n".repeat(JSON_BYTES_MAX / 2))));
+        let answer = Bytes::from(answer(&[0, 6], ROWS));
+        assert!(answer.len() < JSON_APART_BYTES, "it is small in BSATN");
+        outbox.push(answer.clone());
+        outbox.push(answer);
+        match poll_fn(|cx| outbox.poll_next(cx)).await {
+            Some(Payload::Unsayable(reason)) => assert_eq!(reason.code, CloseReason::TOO_BIG),
+            _ => panic!("it is not refused"),
+        }
+        assert!(outbox.is_empty());
+        assert_eq!(outbox.bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn json_counts_while_it_waits_for_its_client() {
+        let mut outbox = outbox(Compression::None);
+        let name = 1 << 20;
+        outbox.speak_json(Arc::new(module_with(&"n".repeat(name))));
+        outbox.push(Bytes::from(answer(&[0, 6], ROWS)));
+        poll_fn(|cx| {
+            assert!(outbox.poll_next(cx).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        let counted = poll_fn(|cx| match outbox.bytes() {
+            bytes if bytes > 2 * name => Poll::Ready(bytes),
+            _ => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        });
+        assert!(tokio::time::timeout(SOON, counted).await.is_ok());
+        assert!(poll_fn(|cx| outbox.poll_next(cx)).await.is_some());
+        assert_eq!(outbox.bytes(), 0);
     }
 }

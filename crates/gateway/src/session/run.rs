@@ -7,6 +7,7 @@ mod finish;
 mod handle;
 mod life;
 mod poll;
+mod returns;
 
 pub(super) use finish::close;
 
@@ -31,8 +32,7 @@ use rtdb_consensus::{NotProposed, Outcome, Pending, Propose};
 use rtdb_determinism::Module;
 use rtdb_replica::ViewHold;
 use rtdb_runtime::{Instant, Sleep};
-use spacetimedb_sats::AlgebraicType;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -70,8 +70,8 @@ enum Event {
     Closing(CloseReason),
     /// Calls under way have held up the close for long enough.
     Drained,
-    /// The client can't be written to.
-    Gone,
+    /// The client can't be written to, or can't be told what it is to be told.
+    Ended(End),
     /// More is held for the client than may be.
     Exceeded(Exceeded),
 }
@@ -88,9 +88,6 @@ pub(super) enum End {
     Gone,
 }
 
-/// The types of what the procedures under way return, by their numbers.
-pub(super) type Returns = BTreeMap<u32, AlgebraicType>;
-
 /// A session that has been let in.
 pub(super) struct Session<W> {
     /// Its number.
@@ -98,8 +95,8 @@ pub(super) struct Session<W> {
     pub(super) node: Arc<Node>,
     pub(super) core: Core,
     pub(super) module: Arc<Module>,
-    /// For a client that speaks JSON: what its procedures return.
-    pub(super) json: Option<Returns>,
+    /// Whether the client speaks JSON.
+    pub(super) is_json: bool,
     pub(super) upstream_config: UpstreamConfig,
     pub(super) client: Socket<W>,
     pub(super) outbox: Outbox,

@@ -195,6 +195,12 @@ async fn of_2x(address: SocketAddr, token: &str) -> Vec<String> {
         client.says(call).await;
         heard.push(client.hears().await);
     }
+    // Two with the same number at one time.
+    client.says(procedure("count", "[]", 6)).await;
+    client.says(procedure("caller", "[]", 6)).await;
+    let mut both = [client.hears().await, client.hears().await];
+    both.sort();
+    heard.extend(both);
     heard.iter().map(|text| blanked(text)).collect()
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::fetch::FetchError;
 use crate::key_set::tests::{Signer, document};
 use parking_lot::Mutex as PlainMutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -345,4 +346,125 @@ async fn who_may_not_be_asked_is_not() {
     );
     assert!(here.verify(&signer.sign(ISSUER), ISSUER).await.is_err());
     world.set(ISSUER, away());
+}
+
+#[tokio::test(start_paused = true)]
+async fn slashes_at_the_end_make_no_other_issuer() {
+    let (log, signer) = (Arc::default(), Signer::new("one", 1));
+    let (here, world) = node(&log, "everyone");
+    world.set(ISSUER, Ok(document(&[&signer])));
+    for slashes in 0..4 {
+        let issuer = format!("{ISSUER}{}", "/".repeat(slashes));
+        assert_eq!(here.verify(&signer.sign(&issuer), &issuer).await, Ok(()));
+    }
+    assert_eq!(world.asked(), 1);
+    assert_eq!(log.issuers.lock().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_host_does_not_take_all_places() {
+    let (log, signer) = (Arc::default(), Signer::new("one", 1));
+    let (here, world) = node(&log, "everyone");
+    *world.is_slow.lock() = true;
+    let ask = |issuer: String| {
+        let (here, token) = (here.clone(), signer.sign(&issuer));
+        tokio::spawn(async move { here.verify(&token, &issuer).await })
+    };
+    let his: Vec<_> = (0..FETCHES_MAX)
+        .map(|number| ask(format!("https://his.example/{number}")))
+        .collect();
+    tokio::task::yield_now().await;
+    assert_eq!(world.asked(), HOST_FETCHES_MAX);
+    let other = ask("https://other.example".to_owned());
+    tokio::task::yield_now().await;
+    assert_eq!(world.asked(), HOST_FETCHES_MAX + 1);
+    world.answer.notify_waiters();
+    let mut busy = 0;
+    for it in his {
+        busy += usize::from(it.await.unwrap() == Err(Refused::Busy));
+    }
+    assert_eq!(busy, FETCHES_MAX - HOST_FETCHES_MAX);
+    assert!(matches!(other.await.unwrap(), Err(Refused::NoKeys(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn old_keys_are_not_used_because_others_are_being_asked() {
+    let (log, signer) = (Arc::default(), Signer::new("one", 1));
+    let (first, world) = node(&log, "everyone");
+    let path = |number: usize| format!("{ISSUER}/{number}");
+    for number in 0..=HOST_FETCHES_MAX {
+        world.set(&path(number), Ok(document(&[&signer])));
+        assert_eq!(
+            first.verify(&signer.sign(&path(number)), &path(number)).await,
+            Ok(())
+        );
+        log.age(&path(number), STALE_AFTER);
+    }
+    let (here, world) = node(&log, "everyone");
+    *world.is_slow.lock() = true;
+    let ask = |number: usize| {
+        let (here, token) = (here.clone(), signer.sign(&path(number)));
+        tokio::spawn(async move { here.verify(&token, &path(number)).await })
+    };
+    let asked: Vec<_> = (0..HOST_FETCHES_MAX).map(ask).collect();
+    tokio::task::yield_now().await;
+    let since = tokio::time::Instant::now();
+    assert_eq!(ask(HOST_FETCHES_MAX).await.unwrap(), Err(Refused::Busy));
+    assert_eq!(since.elapsed(), PLACE_WAIT_MAX);
+    // It has withdrawn its key when there is a place to ask it.
+    let waits = ask(HOST_FETCHES_MAX);
+    tokio::task::yield_now().await;
+    *world.is_slow.lock() = false;
+    world.set(&path(HOST_FETCHES_MAX), Ok(br#"{"keys":[]}"#.to_vec()));
+    world.answer.notify_waiters();
+    let unknown = Refused::NotSigned("Specified key ID not found in JWKs".to_owned());
+    assert_eq!(waits.await.unwrap(), Err(unknown));
+    for it in asked {
+        assert_eq!(it.await.unwrap(), Ok(()), "it is away, and its old keys are used");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_no_keys_and_had_none_is_no_issuer() {
+    let log: Arc<Log> = Arc::default();
+    let (here, world) = node(&log, "everyone");
+    world.set(ISSUER, Ok(br#"{"keys":[]}"#.to_vec()));
+    assert_eq!(
+        here.verify(&Signer::new("one", 1).sign(ISSUER), ISSUER).await,
+        no_keys()
+    );
+    assert_eq!(log.told.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn strangers_keys_are_few_and_what_others_want_of_them_is_too() {
+    let (log, signer) = (Arc::default(), Signer::new("one", 1));
+    let (here, world) = node(&log, "everyone,http://named:1");
+    let many: Vec<_> = (0..40)
+        .map(|number| Signer::new(&"k".repeat(100 + number), 1))
+        .collect();
+    let many = document(&many.iter().collect::<Vec<_>>());
+    for issuer in [ISSUER, "http://named:1"] {
+        world.set(issuer, Ok(many.clone()));
+    }
+    let token = |issuer: &str| signer.sign_as(None, issuer);
+    assert_eq!(here.verify(&token(ISSUER), ISSUER).await, no_keys());
+    assert_eq!(
+        here.verify(&token("http://named:1"), "http://named:1").await,
+        Ok(())
+    );
+
+    log.told.store(0, Ordering::SeqCst);
+    let wanted: Vec<_> = (0..2 * SERVED_MAX)
+        .map(|number| format!("https://{number}.example"))
+        .collect();
+    for issuer in &wanted {
+        world.set(issuer, Ok(document(&[&signer])));
+        Shared::want(&*log, issuer);
+        here.serve(&log.issuer(issuer).unwrap());
+        for _ in 0..4 {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert_eq!(log.told.load(Ordering::SeqCst), SERVED_MAX);
 }

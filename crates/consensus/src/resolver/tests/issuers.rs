@@ -75,6 +75,25 @@ fn the_oldest_go_first_and_those_that_are_only_wanted_push_none_out() {
 }
 
 #[test]
+fn who_has_many_issuers_pushes_out_none_but_his_own() {
+    let mut bench = Bench::new(Resolver::meta());
+    let mut seq = 0;
+    let mut next = |bench: &mut Bench, body| {
+        seq += 1;
+        at(bench, seq, seq as i64, body)
+    };
+    next(&mut bench, set("https://mine", b"keys"));
+    next(&mut bench, want("https://wanted/mine"));
+    for number in 0..2 * ISSUERS_MAX {
+        next(&mut bench, set(&format!("https://his/{number}"), b"keys"));
+        next(&mut bench, want(&format!("https://his.own/{number}")));
+    }
+    let meta = bench.resolver.meta_state();
+    assert_eq!(meta.issuers().count(), ISSUERS_MAX + WANTED_MAX);
+    assert!(meta.issuer("https://mine").is_some() && meta.issuer("https://wanted/mine").is_some());
+}
+
+#[test]
 fn what_is_too_long_is_refused() {
     let mut bench = Bench::new(Resolver::meta());
     let long = "x".repeat(ISSUER_BYTES_MAX + 1);

@@ -1,5 +1,6 @@
 //! What the core wants done.
 
+use super::returns::Returns;
 use super::{End, Io, Session};
 use crate::feed::{FeedConfig, Member, Shape};
 use crate::procedures;
@@ -72,15 +73,15 @@ impl<W: Wire> Session<W> {
                 io.preparing = Some(views::prepare(node, config, freshness, wanted).boxed());
             }
             Action::CallProcedure(call) => {
-                if let Some(returns) = &mut self.json
-                    && let Some(procedure) = self.module.procedure(&call.procedure)
-                {
-                    returns.insert(call.request_id, procedure.returns.clone());
-                }
+                let returns = self.returns(&call.procedure);
                 let (node, config) = (self.node.clone(), self.upstream_config.clone());
                 let (request_id, told) = (call.request_id, io.finished.told.clone());
                 rtdb_runtime::spawn(async move {
-                    let finished = procedures::run(node, config, call).await;
+                    let pool = node.pool.clone();
+                    let mut finished = procedures::run(node, config, call).await;
+                    if let Some(returns) = returns {
+                        finished = returns.in_json(finished, &pool).await;
+                    }
                     // The client may be gone. There is room for as many as may be under way.
                     let _ = told.try_send((request_id, finished));
                 });
@@ -88,6 +89,15 @@ impl<W: Wire> Session<W> {
             Action::Close(reason) => return Some(End::Close(reason)),
         }
         None
+    }
+
+    /// What a procedure returns, for a client that speaks JSON.
+    fn returns(&self, procedure: &str) -> Option<Returns> {
+        let procedure = self.module.procedure(procedure).filter(|_| self.is_json)?;
+        Some(Returns {
+            module: self.module.clone(),
+            ty: procedure.returns.clone(),
+        })
     }
 
     /// The client's part in the feed for these queries.

@@ -50,10 +50,10 @@ impl<W: Wire> Session<W> {
         }
         // What it sent before is still to be done.
         let left = self.client.poll_end(cx).is_ready();
-        if left && !is_sent
-            || self.poll_write(cx).is_err()
-            || matches!(self.client.poll_flush(cx), Poll::Ready(Err(_)))
-        {
+        if let Err(end) = self.poll_write(cx) {
+            return Poll::Ready(Err(end));
+        }
+        if left && !is_sent || matches!(self.client.poll_flush(cx), Poll::Ready(Err(_))) {
             return Poll::Ready(Err(End::Gone));
         }
         Poll::Pending

@@ -4,15 +4,14 @@ use super::{End, Event, Io, Session, now_us};
 use crate::close::CloseReason;
 use crate::feed::Item;
 use crate::json;
-use crate::limits::{CLIENT_BYTES_MAX, DRAIN_MAX, REFRESH_WAIT_MAX};
-use crate::procedures::Finished;
+use crate::limits::{BODY_BYTES_MAX, CLIENT_BYTES_MAX, DRAIN_MAX, REFRESH_WAIT_MAX};
 use crate::session::core::{Action, Context};
 use crate::session::views::{Reopened, Unprepared};
 use crate::wire::{Received, Wire};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use rtdb_protocol::server::{self, ProcedureOutcome};
+use rtdb_protocol::server;
 use rtdb_replica::{ViewError, ViewHold};
 use rtdb_runtime::Instant;
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
@@ -86,8 +85,7 @@ impl<W: Wire> Session<W> {
                 }
                 self.core.outcome(outcome, &context, actions);
             }
-            Event::Finished(request_id, mut finished) => {
-                self.returned(request_id, &mut finished);
+            Event::Finished(request_id, finished) => {
                 self.core
                     .procedure_finished(request_id, *finished, &context, actions);
             }
@@ -108,7 +106,7 @@ impl<W: Wire> Session<W> {
                 io.drain = Some((Box::pin(rtdb_runtime::sleep(DRAIN_MAX)), reason));
             }
             Event::Drained => return io.drain.take().map(|(_, reason)| End::Close(reason)),
-            Event::Gone => return Some(End::Gone),
+            Event::Ended(end) => return Some(end),
             Event::Exceeded(exceeded) => {
                 self.node.metrics.slow_clients.inc();
                 tracing::info!(connection = %self.upstream_config.connection, "closing a client: {exceeded}");
@@ -167,22 +165,9 @@ impl<W: Wire> Session<W> {
     fn look_at_module(&mut self) {
         if let Some(database) = self.node.local.database(&self.upstream_config.database) {
             self.module = database.module;
-            if self.json.is_some() {
+            if self.is_json {
                 self.outbox.speak_json(self.module.clone());
             }
-        }
-    }
-
-    /// Puts what a procedure has returned into JSON, for a client that speaks it.
-    fn returned(&mut self, request_id: u32, finished: &mut Finished) {
-        let Some(ty) = self.json.as_mut().and_then(|returns| returns.remove(&request_id)) else {
-            return;
-        };
-        if let Ok(result) = &mut finished.result
-            && let ProcedureOutcome::Returned(value) = &result.outcome
-            && let Some(raw) = json::returned(&self.module, &ty, value, &result.raw)
-        {
-            result.raw = raw;
         }
     }
 
@@ -195,7 +180,13 @@ impl<W: Wire> Session<W> {
 
     fn client_sent(&mut self, received: Received, actions: &mut Vec<Action>) -> Option<End> {
         match received {
-            Some(Ok(Message::Text(text))) if self.json.is_some() => {
+            Some(Ok(Message::Text(text))) if self.is_json && text.len() > BODY_BYTES_MAX => {
+                let why = format!("JSON of at most {} MiB is taken", BODY_BYTES_MAX >> 20);
+                self.core
+                    .close_when_idle(CloseReason::new(CloseReason::TOO_BIG, why), actions);
+                None
+            }
+            Some(Ok(Message::Text(text))) if self.is_json => {
                 self.look_at_module();
                 let module = self.module.clone();
                 let context = Context {
@@ -210,7 +201,7 @@ impl<W: Wire> Session<W> {
                 }
                 None
             }
-            Some(Ok(Message::Binary(_))) if self.json.is_some() => {
+            Some(Ok(Message::Binary(_))) if self.is_json => {
                 let why = "binary messages are not served in v1.json: send text";
                 self.core
                     .close_when_idle(CloseReason::new(CloseReason::UNSUPPORTED, why), actions);

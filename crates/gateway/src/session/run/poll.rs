@@ -1,7 +1,7 @@
 //! What is ready first.
 
 use super::super::outbox::Payload;
-use super::{Event, Io, Session};
+use super::{End, Event, Io, Session};
 use crate::budget::Exceeded;
 use crate::feed::Frames;
 use crate::limits::OUTGOING_BYTES_MAX;
@@ -9,7 +9,6 @@ use crate::wire::Wire;
 use bytes::Bytes;
 use futures::FutureExt;
 use std::task::{Context as TaskContext, Poll};
-use tokio_tungstenite::tungstenite::Error;
 
 /// Bytes that are gathered for the client while more is to come.
 const GATHER_BYTES: usize = 32 << 10;
@@ -83,8 +82,10 @@ impl<W: Wire> Session<W> {
         {
             return Poll::Ready(Event::Feed(item));
         }
-        if self.outbox.bytes() >= GATHER_BYTES && self.poll_write(cx).is_err() {
-            return Poll::Ready(Event::Gone);
+        if self.outbox.bytes() >= GATHER_BYTES
+            && let Err(end) = self.poll_write(cx)
+        {
+            return Poll::Ready(Event::Ended(end));
         }
         let was_full = !self.has_room();
         if let Some(upstream) = &mut io.upstream
@@ -106,8 +107,11 @@ impl<W: Wire> Session<W> {
         if let Poll::Ready(event) = self.poll_rare(io, cx) {
             return Poll::Ready(event);
         }
-        if self.poll_write(cx).is_err() || matches!(self.client.poll_flush(cx), Poll::Ready(Err(_))) {
-            return Poll::Ready(Event::Gone);
+        if let Err(end) = self.poll_write(cx) {
+            return Poll::Ready(Event::Ended(end));
+        }
+        if matches!(self.client.poll_flush(cx), Poll::Ready(Err(_))) {
+            return Poll::Ready(Event::Ended(End::Gone));
         }
         if let Some(upstream) = &mut io.upstream
             && matches!(upstream.socket.poll_flush(cx), Poll::Ready(Err(_)))
@@ -161,10 +165,10 @@ impl<W: Wire> Session<W> {
     }
 
     /// Frames what waits in the outbox, as far as the client takes it.
-    pub(super) fn poll_write(&mut self, cx: &mut TaskContext<'_>) -> Result<(), Error> {
+    pub(super) fn poll_write(&mut self, cx: &mut TaskContext<'_>) -> Result<(), End> {
         loop {
             match self.client.poll_write(cx) {
-                Poll::Ready(written) => written?,
+                Poll::Ready(written) => written.map_err(|_| End::Gone)?,
                 Poll::Pending => return Ok(()),
             }
             match self.outbox.poll_next(cx) {
@@ -179,7 +183,7 @@ impl<W: Wire> Session<W> {
                         }
                     }
                 },
-                Poll::Ready(Some(Payload::None)) => return Err(Error::ConnectionClosed),
+                Poll::Ready(Some(Payload::Unsayable(reason))) => return Err(End::Close(reason)),
                 Poll::Ready(None) | Poll::Pending => return Ok(()),
             }
         }

@@ -3,7 +3,10 @@
 use super::*;
 use crate::catalog::{Catalog, Client, DatabaseRecord};
 use crate::freshness::Freshness;
-use crate::limits::{CLOSE_HANDSHAKE_MAX, ClientLimits, UPSTREAM_OPEN_MAX, WRITE_STALL_MAX};
+use crate::json::tests::{answer, module_with};
+use crate::limits::{
+    CLOSE_HANDSHAKE_MAX, ClientLimits, JSON_VALUE_BYTES_MAX, UPSTREAM_OPEN_MAX, WRITE_STALL_MAX,
+};
 use crate::local::{Claims, Local, LocalDatabase, SetAside, Tokens};
 use crate::metrics::GatewayMetrics;
 use crate::reach::{Reach, Unanswered, Visit};
@@ -205,7 +208,7 @@ async fn session() -> (Session<WebSocketStream<Counted<DuplexStream>>>, DuplexSt
         payload: String::new(),
     };
     let session = Session {
-        json: None,
+        is_json: false,
         session: 1,
         core: Core::new(Subprotocol::V2, caller, node.metrics.row_bytes.clone(), false),
         module: Arc::new(Module::from_def(&def).expect("a module")),
@@ -282,6 +285,18 @@ async fn a_client_that_stops_reading_is_closed() {
     let end = session.run().await;
     assert!(matches!(end, End::Close(reason) if reason.code == CloseReason::AGAIN));
     assert!(since.elapsed() <= 2 * WRITE_STALL_MAX, "{:?}", since.elapsed());
+}
+
+#[tokio::test]
+async fn a_client_that_would_be_told_too_much_in_json_is_closed_with_the_reason() {
+    let (mut session, _client) = session().await;
+    session.outbox.clear();
+    session.outbox.speak_json(Arc::new(module_with("text")));
+    let text = vec![b'a'; JSON_VALUE_BYTES_MAX];
+    let row = [&[1], &(text.len() as u32).to_le_bytes()[..], &text].concat();
+    session.outbox.push(answer(&[0], &row).into());
+    let end = session.run().await;
+    assert!(matches!(end, End::Close(reason) if reason.code == CloseReason::TOO_BIG));
 }
 
 #[tokio::test(start_paused = true)]
