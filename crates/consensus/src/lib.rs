@@ -96,7 +96,7 @@ pub use propose::{
     Session,
 };
 pub use resolver::{
-    Audit, Contest, Database, Divergence, Holding, Issuer, KEY_KEPT_US_MAX, KEY_KEPT_US_MIN,
+    Audit, Contest, Database, Divergence, Holding, Issuer, KEY_KEPT_US_MAX, KEY_KEPT_US_MIN, KEYS_MAX,
     KEYS_PER_CALLER_MAX, KEYS_PER_DATABASE_MAX, KeyedCall, MetaState, ShardState, StuckReplica,
 };
 pub use service::Service;

@@ -42,6 +42,8 @@ pub struct Client {
 pub struct FirstCall {
     /// Where it stands in the log.
     pub position: Position,
+    /// When it was made, by the log's time.
+    pub timestamp_us: i64,
     /// Whether it was the same call.
     pub is_same: bool,
     /// What came of it, if the log knows.

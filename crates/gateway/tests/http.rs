@@ -8,7 +8,7 @@ use fake::{Fixture, NAME, PUBLISHED, Settings, identity_of};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use rtdb_consensus::command::{Body, Timer};
-use rtdb_consensus::{Position, Refusal, Unapplied};
+use rtdb_consensus::{KEY_KEPT_US_MAX, Position, Refusal, Unapplied};
 use rtdb_determinism::header::CallHeader;
 use rtdb_gateway::{ClientLimits, Issuers, NotVerified, Publishers, Quotas, Scheduled, Slowed};
 use std::num::NonZeroU32;
@@ -181,6 +181,13 @@ async fn a_call_with_a_key_is_made_once_and_answered_again() {
     assert_eq!(calls(gateway.log.kinds()), 1);
     assert_eq!(call(&keyed("b"), "[9]").await.0, 200);
     assert_eq!(calls(gateway.log.kinds()), 2);
+    // Its time is over.
+    gateway
+        .log
+        .age_us
+        .store(KEY_KEPT_US_MAX + 1_000_000, Ordering::Relaxed);
+    assert_eq!(call(&keyed("a"), "[8]").await.0, 200);
+    assert_eq!(calls(gateway.log.kinds()), 3);
 }
 
 #[tokio::test]

@@ -98,6 +98,7 @@ impl Catalog for LogCatalog {
             let (position, call) = shard.keyed(&database.to_byte_array(), &key.sender, &key.key)?;
             Some(FirstCall {
                 position,
+                timestamp_us: call.timestamp_us(),
                 is_same: call.is_same(key),
                 outcome: call.outcome(),
             })

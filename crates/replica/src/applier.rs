@@ -361,7 +361,7 @@ impl Applier {
         );
         self.slot.set_phase(Phase::Quarantined(why.clone()));
         self.shared.deactivate(&self.database);
-        self.slot.forget_recent();
+        self.slot.forget_calls();
         self.core.set_aside();
         self.tell(|held| held.give_up());
         let end = why.pause().map(|pause| Instant::now() + pause);

@@ -10,7 +10,7 @@ pub const KEY_BYTES_MAX: usize = 255;
 pub const FINGERPRINT_BYTES_MAX: usize = 32;
 
 /// Bytes that are kept of why a call with a key has failed: what it said beyond is cut off.
-pub const FAILURE_BYTES_MAX: usize = 512;
+pub const FAILURE_BYTES_MAX: usize = 128;
 
 /// Calls in one [`Outcomes`], known and wanted each.
 pub const OUTCOMES_MAX: usize = 256;
@@ -129,6 +129,7 @@ impl Known {
     pub(crate) fn shortened(mut self) -> Self {
         if let Some(Ended::Failed(text) | Ended::Trapped(text)) = &mut self.ended {
             text.truncate(text.floor_char_boundary(FAILURE_BYTES_MAX));
+            text.shrink_to_fit();
         }
         self
     }

@@ -143,8 +143,10 @@ impl Command {
 
     /// Whether it makes the databases or the cluster grow: what frees, ends or repairs something does not count.
     pub(crate) fn grows(&self) -> bool {
-        if let Some(Body::Transaction(transaction)) = &self.body {
-            return !transaction.is_nothing();
+        match &self.body {
+            Some(Body::Transaction(transaction)) => return !transaction.is_nothing(),
+            Some(Body::Outcomes(outcomes)) => return !outcomes.wanted.is_empty(),
+            _ => {}
         }
         matches!(
             self.body,

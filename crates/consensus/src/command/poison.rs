@@ -57,6 +57,15 @@ pub struct Skipped {}
 impl Poison {
     /// Whether it decides that the command has failed.
     pub fn decides(&self) -> bool {
-        matches!(self.step, Some(PoisonStep::Failed(_) | PoisonStep::Skipped(_)))
+        self.failure().is_some()
+    }
+
+    /// What callers of the command hear, if it decides that the command has failed.
+    pub fn failure(&self) -> Option<&'static str> {
+        match self.step.as_ref()? {
+            PoisonStep::Stuck(_) => None,
+            PoisonStep::Failed(_) => Some("this call stopped SpacetimeDB on every node"),
+            PoisonStep::Skipped(_) => Some("this call stopped SpacetimeDB and was skipped by an operator"),
+        }
     }
 }

@@ -19,7 +19,9 @@ mod verdict;
 
 pub use audit::{Audit, Contest, Divergence, Holding};
 pub use issuers::Issuer;
-pub use keys::{KEY_KEPT_US_MAX, KEY_KEPT_US_MIN, KEYS_PER_CALLER_MAX, KEYS_PER_DATABASE_MAX, KeyedCall};
+pub use keys::{
+    KEY_KEPT_US_MAX, KEY_KEPT_US_MIN, KEYS_MAX, KEYS_PER_CALLER_MAX, KEYS_PER_DATABASE_MAX, KeyedCall,
+};
 pub use meta::{Database, MetaState};
 pub use poison::StuckReplica;
 pub(crate) use resolution::Resolution;
@@ -59,7 +61,7 @@ pub(crate) struct Decision {
 #[derive(Debug)]
 enum Rules {
     Meta(Arc<MetaState>),
-    Shard(ShardState),
+    Shard(Box<ShardState>),
 }
 
 /// The state of a group's rules.
@@ -78,7 +80,7 @@ impl Resolver {
 
     /// The rules of a shard, at the log's start.
     pub(crate) fn shard() -> Self {
-        Self::new(Rules::Shard(ShardState::default()))
+        Self::new(Rules::Shard(Box::default()))
     }
 
     fn new(rules: Rules) -> Self {

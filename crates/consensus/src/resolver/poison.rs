@@ -57,7 +57,7 @@ impl StuckReplicas {
                     0 => self.remove(&poison.database, |it| it.node == origin.node, changes),
                     _ => {
                         changes.push(change(&poison.database, &replica));
-                        self.insert(poison.database.clone(), replica);
+                        self.insert(Bytes::copy_from_slice(&poison.database), replica);
                     }
                 }
             }

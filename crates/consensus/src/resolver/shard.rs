@@ -115,6 +115,7 @@ impl ShardState {
             timestamp_us,
             ..
         } = stamp;
+        self.keys.expire(timestamp_us, changes);
         match body {
             Body::Call(call) => {
                 let judged = |shard: &Self| shard.call(&call.database, call.session, timestamp_us);
@@ -145,8 +146,12 @@ impl ShardState {
                     return Verdict::Refused(Refusal::NoSuchDatabase);
                 }
                 let verdict = self.stuck.judge(poison, stamp, changes);
-                if matches!(verdict, Verdict::Effect(_)) && poison.decides() {
+                if matches!(verdict, Verdict::Effect(_))
+                    && let Some(why) = poison.failure()
+                {
                     self.decided(&poison.database, poison.position, false, changes);
+                    self.keys
+                        .overrule(&poison.database, poison.position, why, changes);
                 }
                 verdict
             }
@@ -172,12 +177,13 @@ impl ShardState {
         if connect.unique && self.sessions.has(&connect.database, &connect.connection) {
             return Verdict::Refused(Refusal::ConnectionTaken);
         }
+        // Bytes of its own: the log's entry is not to stay in memory for as long as the session lasts.
         let session = Session {
             id: stamp.position.0,
             origin: stamp.origin,
-            database: connect.database.clone(),
-            sender: connect.sender.clone(),
-            connection: connect.connection.clone(),
+            database: Bytes::copy_from_slice(&connect.database),
+            sender: Bytes::copy_from_slice(&connect.sender),
+            connection: Bytes::copy_from_slice(&connect.connection),
         };
         changes.push(session_change(&session));
         self.sessions.insert(session);
@@ -185,7 +191,8 @@ impl ShardState {
     }
 
     fn publish(&mut self, publish: &Publish, stamp: Stamp, changes: &mut Vec<Change>) -> Verdict {
-        let database = &publish.database;
+        // Not the entry with the module.
+        let database = &Bytes::copy_from_slice(&publish.database);
         let known = self.databases.get(database).copied();
         match known {
             Some(known) if publish.born < known => return Verdict::Refused(Refusal::NoSuchDatabase),
@@ -325,7 +332,8 @@ impl ShardState {
             if !self.databases.contains_key(&report.database) {
                 continue;
             }
-            let audits = self.audits.entry(report.database.clone()).or_default();
+            let database = Bytes::copy_from_slice(&report.database);
+            let audits = self.audits.entry(database).or_default();
             let mut note = |audit: &mut Audit, key: KeyOf, position| {
                 let held = Holding {
                     position,

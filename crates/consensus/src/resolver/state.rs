@@ -217,9 +217,9 @@ impl SessionRecord {
                 node: self.node,
                 epoch: self.epoch,
             },
-            database: self.database,
-            sender: self.sender,
-            connection: self.connection,
+            database: Bytes::copy_from_slice(&self.database),
+            sender: Bytes::copy_from_slice(&self.sender),
+            connection: Bytes::copy_from_slice(&self.connection),
         }
     }
 }

@@ -38,8 +38,8 @@ pub(super) async fn call(
     if std::str::from_utf8(&body).is_err() {
         return Err(HttpError::bad_request("Request body didn't contain valid UTF-8"));
     }
-    let parts = [b"call", reducer.as_bytes(), &body];
-    let key = idempotency::key_of(&node, &headers, &caller, &parts)?;
+    let parts = || [Bytes::from("call"), Bytes::from(reducer.clone()), body.clone()];
+    let key = idempotency::key_of(&node, &headers, &caller, parts).await?;
     // Whatever the module is by now.
     if let Some(key) = &key
         && let Some(outcome) = idempotency::first(&node, &record.identity, key).await?

@@ -4,10 +4,11 @@
 use super::{Authenticated, HttpError};
 use crate::limits::{FIRST_ASK, FIRST_LOOK, FIRST_WAIT_MAX};
 use crate::node::Node;
+use axum::body::Bytes;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use rtdb_consensus::command::{Body, CallKey, KEY_BYTES_MAX};
-use rtdb_consensus::{Outcome, Refusal, Unapplied};
+use rtdb_consensus::{KEY_KEPT_US_MAX, Outcome, Refusal, Unapplied};
 use rtdb_runtime::Instant;
 use spacetimedb_lib::{Identity, hash_bytes};
 
@@ -17,15 +18,15 @@ pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempote
 const NOT_SAID: &str = "a call with this idempotency key is under way, or no node knows what came of it: ask again with the same \
                         key";
 
-/// The key that a call has, if it has one. `parts` are all of the call.
+/// The key that a call has, if it has one. `parts` are all of the call; they are asked for then only.
 ///
 /// # Errors
 /// 400 if it is none, or the next time would be another caller's.
-pub(super) fn key_of(
+pub(super) async fn key_of<const N: usize>(
     node: &Node,
     headers: &HeaderMap,
     caller: &Authenticated,
-    parts: &[&[u8]],
+    parts: impl FnOnce() -> [Bytes; N],
 ) -> Result<Option<CallKey>, HttpError> {
     let mut values = headers.get_all(IDEMPOTENCY_KEY).into_iter();
     let Some(value) = values.next() else {
@@ -48,10 +49,13 @@ pub(super) fn key_of(
             "`Idempotency-Key`, before all nodes of the cluster are updated,",
         ));
     }
+    let parts = parts();
+    let bytes = parts.iter().map(Bytes::len).sum();
+    let fingerprint = node.requests.run(bytes, move || fingerprint(&parts)).await;
     Ok(Some(CallKey {
         sender: caller.claims.identity.to_byte_array().to_vec().into(),
         key,
-        fingerprint: fingerprint(parts).into(),
+        fingerprint: fingerprint.into(),
     }))
 }
 
@@ -93,15 +97,14 @@ fn unquoted(text: &str) -> Option<String> {
     Some(key)
 }
 
-/// A hash of all parts, each with its length.
-fn fingerprint(parts: &[&[u8]]) -> Vec<u8> {
-    let framed = parts
-        .iter()
-        .flat_map(|part| [&(part.len() as u64).to_le_bytes(), *part].concat());
-    hash_bytes(framed.collect::<Vec<_>>()).data.to_vec()
+/// A hash of the hashes of all parts.
+fn fingerprint(parts: &[Bytes]) -> Vec<u8> {
+    let hashes: Vec<_> = parts.iter().map(|part| hash_bytes(part).data).collect();
+    hash_bytes(hashes.concat()).data.to_vec()
 }
 
-/// What came of the first call with a key; `None` if there has been none, as far as this node knows. Waits for it.
+/// What came of the first call with a key; `None` if there has been none, as far as this node knows, or its time is over.
+/// Waits for it.
 ///
 /// # Errors
 /// 422 if it was another call.
@@ -110,6 +113,18 @@ pub(super) async fn first(
     database: &Identity,
     key: &CallKey,
 ) -> Result<Option<Outcome>, HttpError> {
+    // By this node's clock: the log's time may stand still.
+    let now_us = rtdb_runtime::wall_us() as i64;
+    match node.catalog.keyed(database, key) {
+        Some(first) if now_us.saturating_sub(first.timestamp_us) < KEY_KEPT_US_MAX => {
+            outcome_of(node, database, key).await
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The same of a call whose time is not over.
+async fn outcome_of(node: &Node, database: &Identity, key: &CallKey) -> Result<Option<Outcome>, HttpError> {
     let (begun, mut pause) = (Instant::now(), FIRST_LOOK);
     loop {
         let Some(first) = node.catalog.keyed(database, key) else {
@@ -154,7 +169,7 @@ pub(super) async fn propose(
     match (&outcome, key) {
         (Err(Unapplied::Refused(Refusal::Repeated)), Some(key)) => {
             // It was refused meanwhile, and may be made again.
-            Ok(first(node, database, key).await?.unwrap_or(outcome))
+            Ok(outcome_of(node, database, key).await?.unwrap_or(outcome))
         }
         _ => Ok(outcome),
     }
@@ -200,9 +215,13 @@ mod tests {
 
     #[test]
     fn other_calls_have_other_fingerprints() {
-        let calls: [&[&[u8]]; 4] = [&[b"ab", b"c"], &[b"a", b"bc"], &[b"abc"], &[b"abc", b""]];
-        let prints: std::collections::BTreeSet<_> = calls.iter().map(|call| fingerprint(call)).collect();
+        let print = |parts: &[&'static str]| {
+            let parts: Vec<_> = parts.iter().copied().map(Bytes::from).collect();
+            fingerprint(&parts)
+        };
+        let calls: [&[&str]; 4] = [&["ab", "c"], &["a", "bc"], &["abc"], &["abc", ""]];
+        let prints: std::collections::BTreeSet<_> = calls.iter().map(|call| print(call)).collect();
         assert_eq!(prints.len(), calls.len());
-        assert_eq!(fingerprint(calls[0]), fingerprint(&[b"ab", b"c"]));
+        assert_eq!(print(calls[0]), print(&["ab", "c"]));
     }
 }

@@ -12,7 +12,7 @@ use crate::limits::SCHEMA_BYTES_MAX;
 use crate::local::LocalDatabase;
 use crate::node::Node;
 use crate::views;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Extension, Path, State};
 use axum::response::Response;
 use clients::ClientsError;
@@ -35,10 +35,11 @@ pub(super) async fn sql(
 ) -> Result<Response, HttpError> {
     let freshness = Freshness::from_uri(&uri)?;
     let record = node.database(&database)?;
+    let parts = || [Bytes::from("sql"), Bytes::from(text.clone())];
     let asked = Asked {
         query: uri.query(),
         text: &text,
-        key: idempotency::key_of(&node, &headers, &caller, &[b"sql", text.as_bytes()])?,
+        key: idempotency::key_of(&node, &headers, &caller, parts).await?,
     };
     freshness.wait(&node, &record.identity).await?;
     let active = node.active(&record.identity).await?;

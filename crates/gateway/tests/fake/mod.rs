@@ -20,7 +20,7 @@ use spacetimedb_lib::{Identity, RawModuleDef, bsatn};
 use spacetimedb_sats::{AlgebraicType, ProductType};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
@@ -72,6 +72,8 @@ pub struct FakeLog {
     held: Mutex<Vec<(oneshot::Sender<Outcome>, Outcome)>>,
     /// What it knows of calls with keys.
     pub known: Mutex<Option<Outcome>>,
+    /// How long ago they were made, in microseconds.
+    pub age_us: AtomicI64,
 }
 
 impl FakeLog {
@@ -86,6 +88,7 @@ impl FakeLog {
             holds_ends: AtomicBool::new(false),
             held: Mutex::default(),
             known: Mutex::default(),
+            age_us: AtomicI64::new(0),
         })
     }
 
@@ -286,6 +289,7 @@ impl Catalog for FakeCatalog {
         let (place, first) = keys.find(|(_, of)| of.sender == key.sender && of.key == key.key)?;
         Some(FirstCall {
             position: Position(place as u64 + 1),
+            timestamp_us: rtdb_runtime::wall_us() as i64 - self.log.age_us.load(Ordering::Relaxed),
             is_same: first == key,
             outcome: self.log.known.lock().clone(),
         })

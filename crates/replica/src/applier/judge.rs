@@ -98,6 +98,7 @@ impl Applier {
             return interrupt;
         }
         self.strike(position);
+        self.slot.doubt(position);
         Interrupt::Rebuild(position)
     }
 

@@ -47,6 +47,8 @@ struct Session {
 pub(crate) struct Recent {
     calls: VecDeque<Call>,
     sessions: VecDeque<Session>,
+    /// The last call or session that was noted.
+    last: u64,
     /// The last call that is forgotten.
     forgotten: u64,
 }
@@ -55,26 +57,26 @@ impl Recent {
     /// Takes a command as it is on its way to the server. What a server has lost comes once more, and was noted before.
     pub(crate) fn note(&mut self, command: &ResolvedCommand) {
         let position = command.position.0;
+        let is_new = position > self.last;
         match &command.command.body {
-            Some(Body::Call(call)) if call.session != 0 => {
-                if self.calls.back().is_none_or(|last| last.position < position) {
-                    self.calls.push_back(Call {
-                        position,
-                        session: call.session,
-                        request_id: call.request_id,
-                        known: None,
-                    });
-                }
+            Some(Body::Call(call)) if call.session != 0 && is_new => {
+                self.last = position;
+                self.calls.push_back(Call {
+                    position,
+                    session: call.session,
+                    request_id: call.request_id,
+                    known: None,
+                });
                 if self.calls.len() > CALLS_MAX
                     && let Some(oldest) = self.calls.pop_front()
                 {
                     self.forgotten = oldest.position;
                 }
             }
-            Some(Body::Connect(connect)) => {
+            Some(Body::Connect(connect)) if is_new => {
+                self.last = position;
                 let ids = (connect.sender[..].try_into(), connect.connection[..].try_into());
-                let is_new = self.sessions.back().is_none_or(|last| last.id < position);
-                if let (Ok(sender), Ok(connection), true) = (ids.0, ids.1, is_new) {
+                if let (Ok(sender), Ok(connection)) = ids {
                     self.sessions.push_back(Session {
                         id: position,
                         client: (sender, connection),
@@ -101,12 +103,25 @@ impl Recent {
         }
     }
 
-    /// What became of a call of a client's last session, if it has a number.
+    /// The database is made again without the command at `position`: what came of those from there on is not told once more,
+    /// and may be something else.
+    pub(crate) fn doubt(&mut self, position: Position) {
+        let first = self.calls.partition_point(|call| call.position < position.0);
+        for call in self.calls.range_mut(first..) {
+            call.known = None;
+        }
+    }
+
+    /// What became of a call of a client's last session, if it has a number. Where the connection id is used again, nobody can
+    /// tell which of its connections is meant.
     pub(crate) fn became(&self, client: &Client, request_id: u32) -> Became {
-        let mut sessions = self.sessions.iter().rev();
-        let Some(session) = sessions.find(|session| session.client == *client) else {
+        let mut sessions = self.sessions.iter().rev().filter(|it| it.client == *client);
+        let Some(session) = sessions.next() else {
             return Became::Forgotten;
         };
+        if !session.is_over && sessions.next().is_some() {
+            return Became::Forgotten;
+        }
         let mut calls = self.calls.iter().rev();
         match calls.find(|call| call.session == session.id && call.request_id == request_id) {
             Some(call) => match call.known.clone() {
@@ -200,9 +215,46 @@ mod tests {
         recent.note(&disconnect(15, 10));
         assert_eq!(recent.became(&CLIENT, 3), Became::Nothing);
         assert_eq!(ended(&recent, 1), (11, true));
-        // The next session under the same id begins anew.
+        // Of the next session under the same id nothing is said before it is over: the one before it may be meant.
         recent.note(&connect(16));
-        assert_eq!(recent.became(&CLIENT, 1), Became::NotYet);
+        recent.note(&call(17, 16, 1));
+        assert_eq!(recent.became(&CLIENT, 1), Became::Forgotten);
+        recent.note(&disconnect(18, 16));
+        assert_eq!(recent.became(&CLIENT, 1), Became::Open(Position(17)));
+        assert_eq!(recent.became(&CLIENT, 2), Became::Nothing);
+    }
+
+    /// The database is made again from the log.
+    #[test]
+    fn what_is_noted_from_the_middle_on_is_not_noted_from_the_beginning() {
+        let mut recent = Recent::default();
+        recent.note(&call(12, 10, 2));
+        for command in [connect(10), call(11, 10, 1), call(12, 10, 2), disconnect(13, 10)] {
+            recent.note(&command);
+        }
+        recent.learn(Position(11), &done(11));
+        assert_eq!(recent.became(&CLIENT, 1), Became::Forgotten);
+        recent.note(&connect(14));
+        recent.note(&call(15, 14, 1));
+        for command in [connect(14), call(15, 14, 1), disconnect(16, 14)] {
+            recent.note(&command);
+        }
+        assert_eq!(recent.became(&CLIENT, 1), Became::Open(Position(15)));
+        assert_eq!(recent.calls.len(), 2);
+    }
+
+    #[test]
+    fn what_came_of_calls_behind_one_that_is_taken_back_is_unknown() {
+        let mut recent = Recent::default();
+        for command in [connect(10), call(11, 10, 1), call(12, 10, 2), call(13, 10, 3)] {
+            recent.note(&command);
+            recent.learn(command.position, &done(command.position.0));
+        }
+        recent.doubt(Position(12));
+        assert!(matches!(recent.became(&CLIENT, 1), Became::Ended(..)));
+        for (request, position) in [(2, 12), (3, 13)] {
+            assert_eq!(recent.became(&CLIENT, request), Became::Open(Position(position)));
+        }
     }
 
     #[test]

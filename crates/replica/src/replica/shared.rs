@@ -398,9 +398,16 @@ impl Slot {
         self.recent.lock().learn(position, outcome);
     }
 
-    /// Commands pass by that are not noted.
-    pub(crate) fn forget_recent(&self) {
+    /// Commands pass by that are not noted, and of which nothing is known here.
+    pub(crate) fn forget_calls(&self) {
         *self.recent.lock() = Recent::default();
+        *self.outcomes.lock() = Outcomes::default();
+    }
+
+    /// The database is made again without the command at `position`.
+    pub(crate) fn doubt(&self, position: Position) {
+        self.recent.lock().doubt(position);
+        *self.outcomes.lock() = Outcomes::default();
     }
 
     pub(super) fn became(&self, client: &([u8; 32], [u8; 16]), request_id: u32) -> Became {

@@ -7,10 +7,6 @@ use rtdb_consensus::{Origin, Position};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What callers of a command hear that has failed by decision.
-const STOPPED_ALL: &str = "this call stopped SpacetimeDB on every node";
-const SKIPPED: &str = "this call stopped SpacetimeDB and was skipped by an operator";
-
 /// The latest publications of which it is kept why they were refused; of those before, only that they were.
 const REASONS_MAX: usize = 64;
 const REFUSED: &str = "it was refused";
@@ -45,17 +41,12 @@ impl Verdicts {
         };
         let position = Position(poison.position);
         let verdict = Arc::make_mut(self.0.entry(database).or_default());
-        let why = match &poison.step {
-            Some(PoisonStep::Stuck(stuck)) => {
-                if origin.node == node {
-                    verdict.stuck = Some(position).filter(|_| stuck.attempts > 0);
-                }
-                return;
-            }
-            Some(PoisonStep::Failed(_)) => STOPPED_ALL,
-            Some(PoisonStep::Skipped(_)) => SKIPPED,
-            None => return,
-        };
+        if let Some(PoisonStep::Stuck(stuck)) = &poison.step
+            && origin.node == node
+        {
+            verdict.stuck = Some(position).filter(|_| stuck.attempts > 0);
+        }
+        let Some(why) = poison.failure() else { return };
         verdict.failed.insert(position, why);
         verdict.stuck = verdict.stuck.filter(|stuck| *stuck != position);
     }
@@ -125,13 +116,16 @@ mod tests {
     use super::*;
     use rtdb_consensus::command::{Failed, Skipped, Stuck};
 
-    fn note(verdicts: &mut Verdicts, node: u64, position: u64, step: PoisonStep) {
-        let poison = Poison {
+    fn poison(position: u64, step: PoisonStep) -> Poison {
+        Poison {
             database: vec![7; 32].into(),
             position,
             step: Some(step),
-        };
-        verdicts.note(1, Origin { node, epoch: 1 }, &poison);
+        }
+    }
+
+    fn note(verdicts: &mut Verdicts, node: u64, position: u64, step: PoisonStep) {
+        verdicts.note(1, Origin { node, epoch: 1 }, &poison(position, step));
     }
 
     fn stuck(attempts: u32) -> PoisonStep {
@@ -155,7 +149,13 @@ mod tests {
         let verdict = verdicts.of(&database);
         assert_eq!(verdict.stuck(), None);
         let failed = [8, 9, 10].map(|position| verdict.failed(Position(position)));
-        assert_eq!(failed, [Some(SKIPPED), Some(STOPPED_ALL), None]);
+        let steps = [
+            PoisonStep::Skipped(Skipped {}),
+            PoisonStep::Failed(Failed::default()),
+        ];
+        let [skipped, stopped] = steps.map(|step| poison(0, step).failure());
+        assert_eq!(failed, [skipped, stopped, None]);
+        assert!(skipped.is_some() && stopped.is_some());
         assert_eq!(*verdicts.of(&[8; 32]), Verdict::default());
     }
 

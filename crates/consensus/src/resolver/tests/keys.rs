@@ -5,7 +5,10 @@ use crate::command::{
     CallKey, Ended, FAILURE_BYTES_MAX, FINGERPRINT_BYTES_MAX, KEY_BYTES_MAX, KEYS_LEVEL, Known, OUTCOMES_MAX,
     Outcomes, Succeeded,
 };
-use crate::resolver::{KEY_KEPT_US_MAX, KEY_KEPT_US_MIN, KEYS_PER_CALLER_MAX, KEYS_PER_DATABASE_MAX};
+use crate::command::{Poison, PoisonStep, Skipped};
+use crate::resolver::{
+    KEY_KEPT_US_MAX, KEY_KEPT_US_MIN, KEYS_MAX, KEYS_PER_CALLER_MAX, KEYS_PER_DATABASE_MAX,
+};
 
 const ANN: &str = "ann";
 const BOB: &str = "bob";
@@ -225,63 +228,190 @@ fn keys_end_with_their_time_and_with_their_database() {
     // A microsecond later.
     taken(&bench.resolve(at(last_us, 6, vec![keyed(ANN, "a", "fail")])));
     assert_eq!(count(&bench.resolver), 3);
-    // All whose time is over go, not only that of the call.
-    taken(&bench.resolve(at(last_us + KEY_KEPT_US_MAX / 2, 7, vec![keyed(BOB, "a", "add")])));
-    assert_eq!(count(&bench.resolver), 2);
-    assert_eq!(count(&bench.restored()), 2);
+    // All whose time is over go, with whatever comes.
+    bench.resolve(at(last_us + KEY_KEPT_US_MAX / 2, 7, vec![call(0, "add")]));
+    assert_eq!(count(&bench.resolver), 1);
+    assert_eq!(count(&bench.restored()), 1);
     bench.resolve(at(0, 8, vec![delete(DATABASE)]));
     assert_eq!((count(&bench.resolver), count(&bench.restored())), (0, 0));
     bench.resolve(at(0, 9, vec![publish()]));
     taken(&bench.resolve(at(0, 10, vec![keyed(ANN, "a", "add")])));
 }
 
-#[test]
-fn more_keys_than_are_kept_are_refused_until_the_oldest_are_old() {
-    let mut bench = Bench::new(Resolver::shard());
-    bench.one(1, publish());
-    let mut seq = 1;
-    let mut calls = |bench: &mut Bench, us: i64, sender: &str, from: usize, count: usize| {
-        let bodies: Vec<Body> = (from..from + count)
-            .map(|number| keyed(sender, &number.to_string(), "add"))
-            .collect();
-        let first = seq + 1;
-        seq += count as u64;
-        let decision = bench.resolve(entry(us, vec![batch(1, 1, first, bodies)]));
-        let refused = decision.settled.first().map(|(_, _, outcome)| outcome.clone());
-        (decision.entry.commands.len(), refused)
-    };
-    let whose = |outcome: Option<Outcome>| match outcome {
-        Some(Err(Unapplied::Refused(Refusal::TooManyKeys { whose }))) => whose,
-        other => panic!("{other:?}"),
-    };
-    let max = KEYS_PER_CALLER_MAX;
-    assert_eq!(calls(&mut bench, 0, ANN, 0, max).0, max);
-    let (took, refused) = calls(&mut bench, 0, ANN, max, 1);
-    assert_eq!((took, whose(refused)), (0, "the caller has made"));
-    assert_eq!(calls(&mut bench, 0, BOB, 0, max).0, max);
-    assert_eq!(2 * max, KEYS_PER_DATABASE_MAX);
-    let (took, refused) = calls(&mut bench, 0, "cid", 0, 1);
-    assert_eq!(
-        (took, whose(refused)),
-        (0, "the callers of this database have made")
-    );
-    // What has been there is still known, and may be said.
-    let (_, refused) = calls(&mut bench, 0, ANN, 0, 1);
-    assert!(matches!(
-        refused,
-        Some(Err(Unapplied::Refused(Refusal::Repeated)))
-    ));
-    // The oldest makes room, once it is old enough: of the caller that has too many, or else of all.
-    let later_us = KEY_KEPT_US_MIN + 1_000_000;
-    assert_eq!(calls(&mut bench, later_us, BOB, max, 1).0, 1);
-    assert!(outcome_is_kept(&bench, ANN, "0") && !outcome_is_kept(&bench, BOB, "0"));
-    assert_eq!(calls(&mut bench, later_us, "cid", 0, 1).0, 1);
-    assert!(!outcome_is_kept(&bench, ANN, "0") && outcome_is_kept(&bench, ANN, "1"));
-    assert_eq!(count(&bench.resolver), KEYS_PER_DATABASE_MAX);
-    assert_eq!(count(&bench.restored()), KEYS_PER_DATABASE_MAX);
+/// Makes many calls with keys.
+struct Callers {
+    bench: Bench,
+    seq: u64,
 }
 
-fn outcome_is_kept(bench: &Bench, sender: &str, name: &str) -> bool {
+impl Callers {
+    fn new(databases: &[Bytes]) -> Self {
+        let mut bench = Bench::new(Resolver::shard());
+        for (place, database) in databases.iter().enumerate() {
+            let publish = Publish {
+                database: database.clone(),
+                ..Publish::default()
+            };
+            bench.one(place as u64 + 1, Body::Publish(publish));
+        }
+        let seq = databases.len() as u64;
+        Self { bench, seq }
+    }
+
+    /// How many of the calls are taken, and whose keys are too many for the first one that is not.
+    fn call(
+        &mut self,
+        us: i64,
+        database: &Bytes,
+        sender: &str,
+        names: std::ops::Range<usize>,
+    ) -> (usize, Option<&'static str>) {
+        let body = |name: usize| {
+            Body::Call(Call {
+                database: database.clone(),
+                key: Some(key(sender, &name.to_string(), "add")),
+                ..Call::default()
+            })
+        };
+        let bodies: Vec<_> = names.map(body).collect();
+        let first = self.seq + 1;
+        self.seq += bodies.len() as u64;
+        let decision = self.bench.resolve(entry(us, vec![batch(1, 1, first, bodies)]));
+        let whose = decision.settled.first().map(|(_, _, outcome)| match outcome {
+            Err(Unapplied::Refused(Refusal::TooManyKeys { whose })) => *whose,
+            other => panic!("{other:?}"),
+        });
+        (decision.entry.commands.len(), whose)
+    }
+
+    fn has(&self, database: &Bytes, sender: &str, name: usize) -> bool {
+        let shard = self.bench.resolver.shard_state().unwrap();
+        shard
+            .keyed(database, sender.as_bytes(), &name.to_string())
+            .is_some()
+    }
+
+    fn count(&self) -> usize {
+        let count = count(&self.bench.resolver);
+        assert_eq!(super::keys::count(&self.bench.restored()), count);
+        count
+    }
+}
+
+#[test]
+fn a_caller_with_too_many_keys_waits_until_its_oldest_are_old() {
+    let mut callers = Callers::new(&[DATABASE]);
+    let max = KEYS_PER_CALLER_MAX;
+    assert_eq!(callers.call(0, &DATABASE, ANN, 0..max).0, max);
+    let (took, whose) = callers.call(0, &DATABASE, ANN, max..max + 1);
+    assert_eq!((took, whose), (0, Some("the caller has made")));
+    assert_eq!(callers.call(0, &DATABASE, BOB, 0..1).0, 1);
+    // What has been there is still known, and may be said.
+    let again = callers.bench.one(callers.seq + 1, keyed(ANN, "0", "add"));
+    assert_eq!(refusal(&again), Some(Refusal::Repeated));
+    callers.seq += 1;
+    let later_us = KEY_KEPT_US_MIN + 1_000_000;
+    assert_eq!(callers.call(later_us, &DATABASE, ANN, max..max + 1).0, 1);
+    assert!(!callers.has(&DATABASE, ANN, 0) && callers.has(&DATABASE, ANN, 1));
+    assert!(callers.has(&DATABASE, BOB, 0));
+    assert_eq!(callers.count(), max + 1);
+}
+
+#[test]
+fn who_has_few_keys_gets_room_from_who_has_the_most() {
+    let mut callers = Callers::new(&[DATABASE]);
+    let strangers = ["a", "b", "c", "d"];
+    let max = KEYS_PER_CALLER_MAX;
+    assert_eq!(strangers.len() * max, KEYS_PER_DATABASE_MAX);
+    // The first has made one call less, the last one more before the others.
+    assert_eq!(callers.call(0, &DATABASE, ANN, 0..1).0, 1);
+    for stranger in strangers {
+        let count = max - usize::from(stranger == "a");
+        assert_eq!(callers.call(0, &DATABASE, stranger, 0..count).0, count);
+    }
+    assert_eq!(callers.call(0, &DATABASE, BOB, 0..1), (1, None));
+    assert!(!callers.has(&DATABASE, "b", 0) && callers.has(&DATABASE, "b", 1));
+    // Now two have the most, and then one.
+    assert_eq!(callers.call(0, &DATABASE, BOB, 1..3), (2, None));
+    assert!(!callers.has(&DATABASE, "c", 0) && !callers.has(&DATABASE, "d", 0));
+    assert!(callers.has(&DATABASE, "a", 0));
+    assert_eq!(callers.call(0, &DATABASE, BOB, 3..4), (1, None));
+    assert!(!callers.has(&DATABASE, "a", 0) && callers.has(&DATABASE, ANN, 0));
+    // Who has as many as any is refused.
+    let (took, whose) = callers.call(0, &DATABASE, "b", max..max + 1);
+    assert_eq!(
+        (took, whose),
+        (0, Some("the caller and others of this database have made"))
+    );
+    assert_eq!(callers.count(), KEYS_PER_DATABASE_MAX);
+}
+
+#[test]
+fn a_shard_keeps_so_many_keys_and_takes_from_the_database_with_the_most() {
+    let databases: Vec<_> = (10..15).map(|it| Bytes::from(vec![it; 32])).collect();
+    let mut callers = Callers::new(&databases);
+    let (last, others) = databases.split_last().unwrap();
+    assert_eq!(others.len() * KEYS_PER_DATABASE_MAX, KEYS_MAX);
+    for database in others {
+        for stranger in 0..KEYS_PER_DATABASE_MAX / KEYS_PER_CALLER_MAX {
+            callers.call(0, database, &stranger.to_string(), 0..KEYS_PER_CALLER_MAX);
+        }
+    }
+    assert_eq!(callers.count(), KEYS_MAX);
+    // Of databases that have as many, that of the oldest key.
+    assert_eq!(callers.call(0, last, ANN, 0..2), (2, None));
+    assert!(!callers.has(&others[0], "0", 0) && !callers.has(&others[1], "0", 0));
+    assert!(callers.has(&others[0], "1", 0) && callers.has(&others[2], "0", 0));
+    assert_eq!(callers.count(), KEYS_MAX);
+}
+
+#[test]
+fn what_the_log_decides_is_what_came_of_a_call() {
+    let mut bench = Bench::new(Resolver::shard());
+    bench.one(1, publish());
+    let position = taken(&bench.one(2, keyed(ANN, "k", "add")));
+    bench.one(3, outcomes(vec![succeeded(position)], vec![]));
+    let skip = Poison {
+        database: DATABASE,
+        position: position.0,
+        step: Some(PoisonStep::Skipped(Skipped {})),
+    };
+    taken(&bench.one(4, Body::Poison(skip)));
+    bench.one(5, outcomes(vec![succeeded(position)], vec![]));
+    for resolver in [&bench.resolver, &bench.restored()] {
+        let outcome = outcome(resolver, ANN, "k");
+        assert!(
+            matches!(outcome, Some(Err(Unapplied::Reducer { trapped: true, .. }))),
+            "{outcome:?}"
+        );
+    }
+}
+
+/// Sessions and databases outlive their entries, which may be large.
+#[test]
+fn what_is_kept_has_bytes_of_its_own() {
+    let log = Bytes::from(vec![1; 1 << 10]);
+    let mut bench = Bench::new(Resolver::shard());
+    bench.one(
+        1,
+        Body::Publish(Publish {
+            database: log.slice(..32),
+            ..Publish::default()
+        }),
+    );
+    bench.one(
+        2,
+        Body::Connect(Connect {
+            database: log.slice(..32),
+            sender: log.slice(32..64),
+            connection: log.slice(64..80),
+            ..Connect::default()
+        }),
+    );
     let shard = bench.resolver.shard_state().unwrap();
-    shard.keyed(&DATABASE, sender.as_bytes(), name).is_some()
+    let session = shard.sessions().next().unwrap();
+    let mut kept = vec![&session.database, &session.sender, &session.connection];
+    kept.extend(shard.databases());
+    let range = log.as_ptr_range();
+    assert!(kept.iter().all(|it| !range.contains(&it.as_ptr())));
 }
