@@ -40,21 +40,21 @@ const HASH_BYTES: usize = blake3::OUT_LEN;
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct KeyedCall {
     #[prost(bytes = "vec", tag = "1")]
-    database: Vec<u8>,
+    pub(crate) database: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
-    sender: Vec<u8>,
+    pub(crate) sender: Vec<u8>,
     /// A hash of the key, which may be long.
     #[prost(bytes = "vec", tag = "3")]
-    hash: Vec<u8>,
+    pub(crate) hash: Vec<u8>,
     #[prost(bytes = "vec", tag = "4")]
-    fingerprint: Vec<u8>,
+    pub(crate) fingerprint: Vec<u8>,
     #[prost(sfixed64, tag = "5")]
-    timestamp_us: i64,
+    pub(crate) timestamp_us: i64,
     /// Its position, and what came of it, once the log has heard.
     #[prost(message, optional, tag = "6")]
-    known: Option<Known>,
+    pub(crate) known: Option<Known>,
     #[prost(uint32, tag = "15")]
-    version: u32,
+    pub(crate) version: u32,
 }
 
 impl KeyedCall {

@@ -17,7 +17,9 @@ use crate::transport::wire::{
     Answer, Append, Appended, Ask, Header, Hello, Lagging, Pong, Reply, Request, VoteAsk,
 };
 use crate::version::{RecordError, decode};
-use crate::{Command, Database, Disk, ENTRY_VERSION, Issuer, Manager, Origin, Propose, Session, StartError};
+use crate::{
+    Command, Database, Disk, ENTRY_VERSION, Issuer, KeyedCall, Manager, Origin, Propose, Session, StartError,
+};
 use bytes::Bytes;
 use prost::Message;
 use std::fmt::Debug;
@@ -473,6 +475,15 @@ fn messages() -> Vec<Sample> {
         wanted_us: 1_700_000_000_000_001,
         version: 9,
     };
+    let kept = KeyedCall {
+        database: DATABASE.to_vec(),
+        sender: vec![3; 32],
+        hash: vec![7; 32],
+        fingerprint: vec![8; 32],
+        timestamp_us: 1_700_000_000_000_000,
+        known: Some(known(65_539, Ended::Failed("too large".to_owned()))),
+        version: 8,
+    };
     let mut resolution = Resolution::new(1_700_000_000_000_000);
     resolution.skip(1);
     let session = Session {
@@ -532,6 +543,7 @@ fn messages() -> Vec<Sample> {
         Sample::of("call_with_key", keyed_call),
         Sample::of("write_with_key", keyed_write),
         Sample::of("outcomes", outcomes),
+        Sample::of("kept_call", kept),
         Sample::of("set_issuer", set_issuer),
         Sample::of("want_issuer", want_issuer),
         Sample::of("issuer", issuer),

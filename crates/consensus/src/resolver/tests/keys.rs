@@ -212,6 +212,9 @@ fn what_is_wanted_reaches_the_replicas() {
         Some(Refusal::NotYet)
     );
     assert_eq!(Command::from(outcomes(vec![], vec![])).version, KEYS_LEVEL);
+    // A question reaches the replicas, and is nothing to be asked where the disk is full.
+    let grows = |wanted| Command::from(outcomes(vec![], wanted)).grows();
+    assert!(grows(vec![1]) && !grows(vec![]));
 }
 
 #[test]
@@ -385,6 +388,25 @@ fn what_the_log_decides_is_what_came_of_a_call() {
             "{outcome:?}"
         );
     }
+}
+
+#[test]
+fn a_call_that_is_kept_is_small() {
+    let mut bench = Bench::new(Resolver::shard());
+    bench.one(1, publish());
+    let [sender, name, print] = [32, KEY_BYTES_MAX, FINGERPRINT_BYTES_MAX].map(|len| "x".repeat(len));
+    let call = Body::Call(Call {
+        database: DATABASE,
+        key: Some(key(&sender, &name, &print)),
+        ..Call::default()
+    });
+    let position = taken(&bench.one(2, call));
+    let why = "no".repeat(FAILURE_BYTES_MAX);
+    bench.one(3, outcomes(vec![failed(position, &why)], vec![]));
+    let dump = bench.resolver.dump();
+    let kept = dump.iter().find(|(key, _)| matches!(key, StateKey::Keyed(_)));
+    let bytes = kept.unwrap().1.as_ref().unwrap().len();
+    assert!(bytes <= 320, "{bytes} bytes");
 }
 
 /// Sessions and databases outlive their entries, which may be large.
