@@ -18,8 +18,9 @@ const WITH_KEY: &str = "authorization,accept,content-type,idempotency-key";
 /// Answers a preflight, which any `OPTIONS` is, and allows every origin to read the answer to anything else.
 pub(super) async fn cors(request: Request, next: Next) -> Response {
     let is_preflight = request.method() == Method::OPTIONS;
-    let mut parts = request.uri().path().split('/').skip(4);
-    let takes_keys = matches!(parts.next(), Some("call" | "sql"));
+    let mut parts = request.uri().path().split('/');
+    let what = parts.find(|part| ["call", "sql", "route"].contains(part));
+    let takes_keys = matches!(what, Some("call" | "sql"));
     let mut response = if is_preflight {
         ().into_response()
     } else {
