@@ -4,9 +4,9 @@
 use crate::courier::Leader;
 use crate::group_id::GroupId;
 use crate::machine::Raft;
-use crate::succession::is_majority;
+use crate::succession::{Voters, last};
 use crate::transport::Peers;
-use crate::types::Vote;
+use crate::types::{LogId, Vote};
 use crate::{LogIndex, NoReadIndex};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -99,7 +99,7 @@ impl Reads {
                 .local_committed
                 .map(|id| id.index);
         }
-        let vote = self.vote().await?;
+        let (vote, _) = self.vote_and_last().await?;
         let index = match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
             Ok(linearizer) => linearizer.read_log_id().log_id().index,
             Err(error) => {
@@ -107,51 +107,51 @@ impl Reads {
                 return None;
             }
         };
-        self.is_newest(vote).await.then_some(index)
+        self.is_newest(vote).await?.then_some(index)
     }
 
-    async fn vote(&self) -> Option<Vote> {
-        let vote = self.raft.with_raft_state(|state| *state.vote_ref()).await;
-        vote.ok()
+    /// Whom this node knows to lead, and its log's end; `None` if the group has stopped.
+    async fn vote_and_last(&self) -> Option<(Vote, Option<LogId>)> {
+        let known = self
+            .raft
+            .with_raft_state(|state| (*state.vote_ref(), last(state)));
+        known.await.ok()
     }
 
     /// Whether a majority knows of no later leader than `vote`, which is this node's. openraft has asked one, too, but takes the
     /// answer to what it had sent before for one to what it asks now, if there was nothing to send in between: so a leader that
     /// stood still for a while, and was succeeded meanwhile, believes it leads.
-    async fn is_newest(&self, vote: Vote) -> bool {
-        let (sets, others) = {
-            let metrics = self.raft.server_metrics();
-            let metrics = metrics.borrow_watched();
-            let membership = metrics.membership_config.membership();
-            let addr = |id| Some(membership.get_node(&id)?.addr.clone());
-            let others = membership.voter_ids().filter(|id| *id != self.peers.node);
-            let others: Vec<_> = others.filter_map(|id| Some((id, addr(id)?))).collect();
-            (membership.get_joint_config().clone(), others)
-        };
-        let last = self.raft.with_raft_state(|state| state.log_ids.last().copied());
-        let Ok(last_log_id) = last.await else { return false };
+    async fn is_newest(&self, vote: Vote) -> Option<bool> {
+        let voters = Voters::of(
+            self.raft
+                .server_metrics()
+                .borrow_watched()
+                .membership_config
+                .membership(),
+        );
+        let (known, last_log_id) = self.vote_and_last().await?;
         // It would hardly be granted; each says whom it knows.
         let request = VoteRequest {
             vote: Vote::new(vote.leader_id.term + 1, self.peers.node),
             last_log_id,
             leadership_transfer: false,
         };
+        let others = voters.addrs.iter().filter(|(id, _)| **id != self.peers.node);
         let mut answers: FuturesUnordered<_> = others
-            .iter()
             .map(async |(id, addr)| {
                 let answer = self.peers.pre_vote(*id, addr, self.group, request.clone()).await;
                 Some((*id, answer.ok()?.vote))
             })
             .collect();
         let mut agreed = BTreeSet::new();
-        agreed.extend((self.vote().await == Some(vote)).then_some(self.peers.node));
-        while !is_majority(&sets, &agreed) {
+        agreed.extend((known == vote).then_some(self.peers.node));
+        while !voters.are_won_by(&agreed) {
             match answers.next().await {
                 Some(Some((id, known))) if known <= vote => drop(agreed.insert(id)),
-                Some(Some(_)) | None => return false,
+                Some(Some(_)) | None => return Some(false),
                 Some(None) => {}
             }
         }
-        true
+        Some(true)
     }
 }

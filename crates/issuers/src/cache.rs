@@ -111,16 +111,20 @@ mod tests {
     use super::*;
     use crate::key_set::tests::{Signer, document};
 
-    #[test]
-    fn what_is_needed_stays_and_the_others_go() {
-        let mut cache = Cache::default();
+    fn known() -> Known {
         let (keys, json) = KeySet::parse(&document(&[&Signer::new("one", 1)])).unwrap();
-        let known = Known {
+        Known {
             keys: Arc::new(keys),
             json: json.into(),
             fetched_us: 1,
             is_told: true,
-        };
+        }
+    }
+
+    #[test]
+    fn what_is_needed_stays_and_the_others_go() {
+        let mut cache = Cache::default();
+        let known = known();
         cache.put("needed", known.clone());
         cache.put("once", known.clone());
         for issuer in 0..2 * KNOWN_MAX {
@@ -134,13 +138,7 @@ mod tests {
     #[tokio::test]
     async fn who_has_many_issuers_pushes_out_none_but_his_own() {
         let mut cache = Cache::default();
-        let (keys, json) = KeySet::parse(&document(&[&Signer::new("one", 1)])).unwrap();
-        let known = Known {
-            keys: Arc::new(keys),
-            json: json.into(),
-            fetched_us: 1,
-            is_told: true,
-        };
+        let known = known();
         cache.put("https://mine", known.clone());
         cache.fail("https://away");
         for number in 0..2 * KNOWN_MAX {

@@ -6,6 +6,7 @@
 //! wrong, there would be an election too many, and nothing worse: votes are what they always are.
 
 mod turns;
+mod voters;
 
 use crate::group_id::GroupId;
 use crate::machine::{Leaders, Raft};
@@ -18,12 +19,12 @@ use openraft::RaftState;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::{TransferLeaderRequest, VoteRequest, VoteResponse};
 use rtdb_runtime::Instant;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-pub(crate) use turns::is_majority;
 use turns::{Turns, is_refuted};
+pub(crate) use voters::Voters;
 
 /// Parts of the time between two heartbeats: one is a node's turn to ask, and how long who is asked may take to see the same.
 const STEPS_PER_HEARTBEAT: u32 = 3;
@@ -54,10 +55,7 @@ struct Gone {
 struct Leader {
     vote: Vote,
     addr: String,
-    /// The sets of voters, each of which must agree.
-    sets: Vec<BTreeSet<u64>>,
-    /// The voters' addresses.
-    voters: BTreeMap<u64, String>,
+    voters: Voters,
 }
 
 impl Leader {
@@ -118,15 +116,10 @@ impl Succession {
         let metrics = leaders.borrow_watched();
         let id = metrics.current_leader.filter(|id| *id != self.peers.node)?;
         let membership = metrics.membership_config.membership();
-        let addr = |id| Some(membership.get_node(&id)?.addr.clone());
         Some(Leader {
             vote: metrics.vote,
-            addr: addr(id)?,
-            sets: membership.get_joint_config().clone(),
-            voters: membership
-                .voter_ids()
-                .filter_map(|voter| Some((voter, addr(voter)?)))
-                .collect(),
+            addr: membership.get_node(&id)?.addr.clone(),
+            voters: Voters::of(membership),
         })
     }
 
@@ -148,7 +141,7 @@ impl Succession {
             at: Instant::now(),
         };
         self.gone.send_replace(Some(gone));
-        let voters = leader.voters.keys().copied().collect();
+        let voters = leader.voters.addrs.keys().copied().collect();
         let is_fit = |node| match node == me {
             true => self.vitals.is_fit(),
             false => self.vitals.clock.is_fit(node),
@@ -180,6 +173,7 @@ impl Succession {
         };
         let others = leader
             .voters
+            .addrs
             .iter()
             .filter(|(id, _)| ![me, leader.id()].contains(id));
         let mut answers: FuturesUnordered<_> = others
@@ -190,7 +184,7 @@ impl Succession {
             })
             .collect();
         let mut agreed = BTreeSet::from([me]);
-        while !is_majority(&leader.sets, &agreed) {
+        while !leader.voters.are_won_by(&agreed) {
             let Some(answer) = answers.next().await else {
                 return;
             };
@@ -249,6 +243,6 @@ impl Gone {
 }
 
 /// The end of the log.
-fn last(state: &RaftState<TypeConfig>) -> Option<LogId> {
+pub(crate) fn last(state: &RaftState<TypeConfig>) -> Option<LogId> {
     state.log_ids.last().copied()
 }

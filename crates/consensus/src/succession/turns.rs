@@ -41,7 +41,7 @@ impl Turns {
 }
 
 /// Whether those who agree are a majority of each set of voters.
-pub(crate) fn is_majority(sets: &[BTreeSet<u64>], agreed: &BTreeSet<u64>) -> bool {
+pub(super) fn is_majority(sets: &[BTreeSet<u64>], agreed: &BTreeSet<u64>) -> bool {
     sets.iter()
         .all(|voters| voters.intersection(agreed).count() > voters.len() / 2)
 }

@@ -131,10 +131,7 @@ pub fn subscribe_instead(subprotocol: Subprotocol, read: &Read, queries: &[&str]
 /// The gateway's own subscription, on a client's upstream connection, to the receipts of that client's session. Its
 /// answer carries [`RECEIPT_QUERY_SET`] as query set and as request id. With `refreshes` it is to those of views, too.
 pub fn subscribe_receipts(subprotocol: Subprotocol, session: u64, refreshes: bool) -> Bytes {
-    let receipts = format!(
-        "SELECT * FROM {} WHERE session = {session}",
-        hidden::RECEIPT_TABLE
-    );
+    let receipts = receipts_of(session);
     let refreshed = format!("SELECT * FROM {}", hidden::REFRESH_TABLE);
     let queries = [receipts.as_str(), &refreshed];
     let queries = if refreshes { &queries[..] } else { &queries[..1] };
@@ -143,11 +140,7 @@ pub fn subscribe_receipts(subprotocol: Subprotocol, session: u64, refreshes: boo
 
 /// The same under another query set, for a connection that several clients share.
 pub fn subscribe_receipts_as(subprotocol: Subprotocol, session: u64, query_set: u32) -> Bytes {
-    let query = format!(
-        "SELECT * FROM {} WHERE session = {session}",
-        hidden::RECEIPT_TABLE
-    );
-    subscribe(subprotocol, &[&query], query_set, query_set)
+    subscribe(subprotocol, &[&receipts_of(session)], query_set, query_set)
 }
 
 /// The same to the receipts of all sessions, for a connection that many clients share.
@@ -158,8 +151,14 @@ pub fn subscribe_all_receipts(subprotocol: Subprotocol) -> Bytes {
 
 /// A subscription to nothing, under `query_set`: its answer stands behind all that was committed before it was asked for.
 pub fn subscribe_nothing(subprotocol: Subprotocol, query_set: u32, request_id: u32) -> Bytes {
-    let query = format!("SELECT * FROM {} WHERE session = 0", hidden::RECEIPT_TABLE);
-    subscribe(subprotocol, &[&query], query_set, request_id)
+    subscribe(subprotocol, &[&receipts_of(0)], query_set, request_id)
+}
+
+fn receipts_of(session: u64) -> String {
+    format!(
+        "SELECT * FROM {} WHERE session = {session}",
+        hidden::RECEIPT_TABLE
+    )
 }
 
 /// Ends the subscription of `query_set`, which was made by a message of this kind. Its answer carries

@@ -6,6 +6,7 @@ use rtdb_consensus::command::{Body, Publish};
 use rtdb_determinism::{Options, Prepared, view_key};
 use rtdb_replica::{Replica, ViewHold};
 use rtdb_testkit::{demo_module, server};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// As `modules/views-2x` has them.
@@ -31,6 +32,15 @@ fn publish(node: &Node, prepared: &Prepared) -> Body {
         judged: true,
         ..Publish::default()
     })
+}
+
+/// A replica whose module may use so many units.
+async fn running(node: &Node, call_units_max: u64) -> (Arc<Log>, Replica) {
+    let log = Log::new();
+    let replica = node.replica(&log);
+    log.append(vec![publish(node, &prepared(call_units_max))]);
+    log.all_applied().await;
+    (log, replica)
 }
 
 fn join() -> Body {
@@ -77,10 +87,7 @@ async fn no_refresh_follows_calls_of_a_module_without_views() {
         return;
     };
     let node = Node::start(program).await;
-    let log = Log::new();
-    let replica = node.replica(&log);
-    log.append(vec![publish(&node, &prepared(Options::default().call_units_max))]);
-    log.all_applied().await;
+    let (log, replica) = running(&node, Options::default().call_units_max).await;
     let holds = look(&node, &log, &replica).await;
     // What the clients looked at is gone with the database.
     drop(holds);
@@ -112,10 +119,7 @@ async fn calls_do_not_wait_for_many_refreshes_that_take_long() {
         return;
     };
     let node = Node::start(program).await;
-    let log = Log::new();
-    let replica = node.replica(&log);
-    log.append(vec![publish(&node, &prepared(Options::default().call_units_max))]);
-    log.all_applied().await;
+    let (log, replica) = running(&node, Options::default().call_units_max).await;
     let _holds = look(&node, &log, &replica).await;
     let begun = Instant::now();
     let mut bodies = vec![call("switch_on", &[STUCK], 0)];
@@ -138,10 +142,7 @@ async fn a_refresh_that_takes_too_long_ends_with_its_server_and_no_call_is_blame
     };
     let mut node = Node::start(program).await;
     node.call_time_max = Duration::from_secs(3);
-    let log = Log::new();
-    let replica = node.replica(&log);
-    log.append(vec![publish(&node, &prepared(u64::MAX))]);
-    log.all_applied().await;
+    let (log, replica) = running(&node, u64::MAX).await;
     let _holds = look(&node, &log, &replica).await;
     let pid = node.pid();
     let begun = Instant::now();
