@@ -29,6 +29,7 @@ mod reader;
 mod segment;
 #[cfg(test)]
 mod sim;
+mod stall;
 mod store;
 mod tail;
 #[cfg(test)]

@@ -13,6 +13,7 @@ use super::journal::{self, Journal, SEGMENT_BYTES};
 use super::queue::{Done, Queue, Write, stopped};
 use super::reader::Reader;
 use super::segment::Segment;
+use super::stall::Stall;
 use super::writer::{Progress, WriteStats, Writer};
 use crate::fatal::Fatal;
 use crate::group_id::GroupId;
@@ -21,7 +22,7 @@ use bound::{CLUSTER_KEY, EPOCH_KEY, FOUNDERS_KEY, NODE_KEY};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message;
-use rtdb_runtime::Worker;
+use rtdb_runtime::{Instant, Worker};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
@@ -200,13 +201,16 @@ impl Store {
     /// Waits for ever, unless the disk is busy with one write or read for longer than `patience`. Then nothing is written any
     /// more, and nobody is told that anything was: the node must stop before it does nothing for ever.
     pub(crate) async fn watch(&self, patience: Duration) {
+        let step = patience / 8;
+        let mut stall = Stall::new(step);
         loop {
-            rtdb_runtime::sleep(patience / 8).await;
-            let busy = self.progress.busy_for();
-            if busy > patience {
+            let looked = Instant::now();
+            rtdb_runtime::sleep(step).await;
+            let waited = stall.look(self.progress.busy_for(), looked.elapsed());
+            if waited > patience {
                 let reason = format!(
                     "the disk has not finished a write to the log, or a read from it, for {} s",
-                    busy.as_secs()
+                    waited.as_secs()
                 );
                 self.fatal.set(reason);
                 return;
