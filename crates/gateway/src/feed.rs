@@ -11,6 +11,7 @@
 
 mod batch;
 mod core;
+mod gathering;
 mod item;
 mod member;
 mod registry;

@@ -152,6 +152,15 @@ pub const FEED_ITEMS_MAX: usize = 16_384;
 /// Bytes of updates that are gathered for a batch while more is to come.
 pub const BATCH_BYTES_MAX: usize = 256 << 10;
 
+/// From so many members on, the updates of a feed wait for those that are about to follow.
+pub const GATHER_MEMBERS_MIN: usize = 16;
+
+/// For at most as long as it would take to tell them: so long for each member, up to the next.
+pub const GATHER_A_MEMBER: Duration = Duration::from_micros(20);
+
+/// How long that is at most.
+pub const GATHER_MAX: Duration = Duration::from_millis(5);
+
 /// Bytes of frames that are written as they are. A ping waits for them.
 pub const FRAMES_BYTES_MAX: usize = 256 << 10;
 

@@ -73,6 +73,12 @@ pub trait Local: Send + Sync {
     /// would refresh its views.
     fn views(&self, identity: &Identity) -> Option<Arc<Views>>;
 
+    /// Whether commands of a database are at the local server, so that more of its updates are about to come. `None` if there is no
+    /// such database, or nobody knows.
+    fn busy(&self, _identity: &Identity) -> Option<watch::Receiver<bool>> {
+        None
+    }
+
     /// The procedures of a database that run for clients of this node. `None` if there is no such database, or nothing that
     /// would carry out their transactions.
     fn procedures(&self, identity: &Identity) -> Option<Arc<Procedures>>;

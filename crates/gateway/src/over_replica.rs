@@ -164,6 +164,10 @@ impl Local for OverReplica {
         self.replica.views(&identity.to_byte_array())
     }
 
+    fn busy(&self, identity: &Identity) -> Option<watch::Receiver<bool>> {
+        self.replica.busy(&identity.to_byte_array())
+    }
+
     fn procedures(&self, identity: &Identity) -> Option<Arc<Procedures>> {
         self.replica.procedures(&identity.to_byte_array())
     }

@@ -125,6 +125,10 @@ impl Local for LocalNode {
         self.running()?.local.views(identity)
     }
 
+    fn busy(&self, identity: &Identity) -> Option<watch::Receiver<bool>> {
+        self.running()?.local.busy(identity)
+    }
+
     fn procedures(&self, identity: &Identity) -> Option<Arc<Procedures>> {
         self.running()?.local.procedures(identity)
     }

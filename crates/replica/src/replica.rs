@@ -124,6 +124,11 @@ impl Replica {
         Some(self.slot(identity)?.views.clone())
     }
 
+    /// Whether commands of a database are at the server, so that more of its updates are about to come.
+    pub fn busy(&self, identity: &DatabaseId) -> Option<watch::Receiver<bool>> {
+        Some(self.slot(identity)?.busy())
+    }
+
     /// The procedures of a database that run for clients of this node.
     pub fn procedures(&self, identity: &DatabaseId) -> Option<Arc<Procedures>> {
         Some(self.slot(identity)?.procedures.clone())

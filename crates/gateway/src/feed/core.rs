@@ -294,7 +294,8 @@ impl Core {
         } = self;
         let sets = batch.query_sets().filter_map(|set| sets.get(&set));
         let subscribed = sets.flat_map(|set| set.members.iter().copied());
-        let concerned = subscribed.chain(batch.sessions()).filter(|session| {
+        // Who has called goes first: it may have more to call meanwhile.
+        let concerned = batch.sessions().chain(subscribed).filter(|session| {
             members
                 .get_mut(session)
                 .is_some_and(|member| std::mem::replace(&mut member.told, *batches) != *batches)

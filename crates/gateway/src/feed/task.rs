@@ -1,12 +1,13 @@
 //! The I/O of a feed, in one task.
 
 use super::core::{Action, Core};
+use super::gathering::Gathering;
 use super::item::Item;
 use super::member::Request;
 use super::registry::{FeedKey, Means};
 use super::shareable::all_shareable;
 use crate::close::CloseReason;
-use crate::limits::{APART_BYTES, BATCH_BYTES_MAX, COUNT_MAX, UPSTREAM_AWAY_MAX};
+use crate::limits::{APART_BYTES, COUNT_MAX, UPSTREAM_AWAY_MAX};
 use crate::local::Claims;
 use crate::local_client::count_in;
 use crate::pool;
@@ -53,6 +54,7 @@ pub(super) struct Feed {
     /// Sessions that hear nothing more.
     gone: Vec<u64>,
     upstream: Option<Upstream>,
+    gathering: Gathering,
     opening: Option<Opening>,
     counts: FuturesUnordered<BoxFuture<'static, (u32, Option<u64>)>>,
     /// Whom it is to the local server: somebody new, since nothing that is shared depends on who asks.
@@ -73,6 +75,7 @@ impl Feed {
             members: BTreeMap::new(),
             gone: Vec::new(),
             upstream: None,
+            gathering: Gathering::default(),
             opening: None,
             counts: FuturesUnordered::new(),
             caller: None,
@@ -141,29 +144,23 @@ impl Feed {
         if matches!(upstream.poll_flush(cx), Poll::Ready(Err(_))) {
             return Poll::Ready(Event::Lost);
         }
-        let mut payloads = Vec::new();
-        let mut bytes = 0;
-        while bytes < BATCH_BYTES_MAX {
+        let gathering = &mut self.gathering;
+        while !gathering.is_full() {
             match upstream.poll_read(cx) {
-                Poll::Ready(Some(Ok(Message::Binary(payload)))) => {
-                    bytes += payload.len();
-                    payloads.push(payload);
-                }
-                Poll::Ready(Some(Ok(Message::Close(_)) | Err(_)) | None) if payloads.is_empty() => {
+                Poll::Ready(Some(Ok(Message::Binary(payload)))) => gathering.add(payload),
+                Poll::Ready(Some(Ok(Message::Close(_)) | Err(_)) | None) if gathering.is_empty() => {
                     return Poll::Ready(Event::Lost);
                 }
                 Poll::Ready(end @ (Some(Ok(Message::Close(_)) | Err(_)) | None)) => {
                     upstream.unread(end);
-                    break;
+                    return Poll::Ready(Event::Upstream(gathering.take()));
                 }
                 Poll::Ready(Some(Ok(_))) => {}
                 Poll::Pending => break,
             }
         }
-        match payloads.is_empty() {
-            true => Poll::Pending,
-            false => Poll::Ready(Event::Upstream(payloads)),
-        }
+        let busy = || self.means.local.busy(&self.key.database);
+        gathering.poll(self.members.len(), busy, cx).map(Event::Upstream)
     }
 
     fn handle(&mut self, event: Event, actions: &mut Vec<Action>) {
@@ -223,15 +220,20 @@ impl Feed {
     }
 
     fn lost(&mut self, actions: &mut Vec<Action>) {
-        self.upstream = None;
+        self.drop_upstream();
         self.means.metrics.restorations.inc_by(self.core.subscribed());
         self.core.lost(actions);
+    }
+
+    /// What it has sent and nobody was told is missed, as is what it would have sent.
+    fn drop_upstream(&mut self) {
+        (self.upstream, self.gathering) = (None, Gathering::default());
     }
 
     fn act(&mut self, action: Action) {
         match action {
             Action::Open => {
-                self.upstream = None;
+                self.drop_upstream();
                 let caller = self.caller();
                 self.opening = Some(open(self.means.clone(), self.key.clone(), caller).boxed());
             }

@@ -83,6 +83,8 @@ pub(crate) struct Slot {
     pub(super) look: tokio::sync::Mutex<Look>,
     backlog: Mutex<Backlog>,
     in_flight: AtomicUsize,
+    /// Whether any are.
+    busy: watch::Sender<bool>,
     in_flight_bytes: AtomicUsize,
     overlong_calls: AtomicU64,
     phase: Mutex<Phase>,
@@ -366,6 +368,7 @@ impl Slot {
             look: tokio::sync::Mutex::default(),
             backlog: Mutex::default(),
             in_flight: AtomicUsize::new(0),
+            busy: watch::Sender::default(),
             in_flight_bytes: AtomicUsize::new(0),
             overlong_calls: AtomicU64::new(0),
             phase: Mutex::new(Phase::Connecting),
@@ -429,8 +432,15 @@ impl Slot {
             self.awaited.reached(done);
         }
         self.completed.store(completed.0, Ordering::Relaxed);
-        self.in_flight.store(calls, Ordering::Relaxed);
+        let before = self.in_flight.swap(calls, Ordering::Relaxed);
+        if (calls == 0) != (before == 0) {
+            self.busy.send_replace(calls > 0);
+        }
         self.in_flight_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn busy(&self) -> watch::Receiver<bool> {
+        self.busy.subscribe()
     }
 
     /// So many commands are resolved, the last of them at `index`, and that was known then.
