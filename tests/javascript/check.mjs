@@ -54,7 +54,7 @@ const CALLS = [
   ['init'], ['came'], ['add', { args: string('anna') }], ['add', { args: string('bert') }], ['random'], ['random'], ['clock'],
   ['twice'], ['fails'], ['fill'], ['many'], ['list'], ['stash'], ['stash'], ['later'], ['add', { args: string('carl'), session: 9n }],
   ['clock'], ['left', { session: 9n }], ['add', { args: string('dora'), session: 10n }], ['rtdb_mark', { args: Uint8Array.of(1) }],
-  ['random'], ['forget'], ['add', { args: string('emil'), session: 10n }],
+  ['random'], ['number'], ['forget'], ['number'], ['add', { args: string('emil'), session: 10n }],
 ];
 const FAILS = new Map([['fails', 'no']]);
 
@@ -109,6 +109,10 @@ const checks = {
     assert.match(clock, /^17000000\d+ \| .* GMT\+0000 \(Coordinated Universal Time\) \| 1719835200000 \| 12 \| Mon Jul 01 2024 12:00:00 GMT\+0000/);
     assert.match(clock, / \| 1719835200000 \| 2024-07-01T12:00:00.000Z \| 0 \| undefined \| undefined$/);
     assert.deepEqual(first.rows('small'), ['01', '02', '03', '04', '05']);
+    for (const name of ['one', 'two', 'three', 'four']) {
+      assert.deepEqual(first.rows(name).map(row => row.slice(0, 2)), ['01', '02', '03', '04']);
+    }
+    assert.equal(first.rows('rtdb_sequence').length, 1);
     assert.ok(notes(first, 4)[0].endsWith('a,b,c,d,e'), notes(first, 4)[0]);
     // Both calls have written the same row.
     const found = notes(first, 5);
@@ -118,7 +122,7 @@ const checks = {
       toString: 'TypeError true', getter: 'TypeError true', override: 'TypeError true', symbols: 'TypeError true',
       generator: 'TypeError true', code: 'TypeError true', sloppy: 'undefined', eval: 'TypeError true', weak: 'object',
       matched: 'undefined', console: '1', error: 'OwnError true', thrown: 'UniqueAlreadyExists true',
-      table: 'person,note,small',
+      table: 'person,note,small,one,two,three,four',
     };
     assert.deepEqual(Object.fromEntries(found[0].split('\n').map(line => line.split(': '))), expected);
   },

@@ -11,7 +11,11 @@ const note = table(
 );
 const small = table({ name: 'small' }, { id: t.u8().primaryKey().autoInc() });
 
-const spacetimedb = schema({ person, note, small });
+// More generated columns than `rtdb_state` has room for.
+const counted = (name: string) => table({ name }, { id: t.u64().primaryKey().autoInc(), text: t.string() });
+const [one, two, three, four] = ['one', 'two', 'three', 'four'].map(counted);
+
+const spacetimedb = schema({ person, note, small, one, two, three, four });
 export default spacetimedb;
 
 let calls = 0;
@@ -56,6 +60,13 @@ export const fill = spacetimedb.reducer(ctx => {
   ctx.db.small.insert({ id: 2 });
   ctx.db.small.insert({ id: 3 });
   for (let n = 0; n < 3; n += 1) ctx.db.small.insert({ id: 0 });
+});
+
+export const number = spacetimedb.reducer(ctx => {
+  for (const it of [ctx.db.four, ctx.db.three, ctx.db.two, ctx.db.one]) {
+    const { id } = it.insert({ id: 0n, text: '' });
+    it.insert({ id: 0n, text: `after ${id}` });
+  }
 });
 
 export const list = spacetimedb.reducer(ctx => {

@@ -236,10 +236,6 @@ function showOwnNames() {
 
 // ---- The host, as the module sees it.
 
-const FORBIDDEN = [
-  'volatile_nonatomic_schedule_immediate', 'procedure_http_request', 'procedure_start_mut_tx', 'procedure_commit_mut_tx',
-  'procedure_abort_mut_tx', 'get_jwt_payload',
-];
 const NO_SUCH_TABLE = 4;
 const NO_SUCH_INDEX = 5;
 const NO_SUCH_ITER = 6;
@@ -595,7 +591,6 @@ const functions = {
   console_timer_end: () => undefined,
   identity: () => host.identity(),
 };
-for (const name of FORBIDDEN) delete functions[name];
 
 // ---- Hidden rows.
 
@@ -641,7 +636,6 @@ function readState() {
     row,
     view,
     present,
-    more: more.length > 0,
     index: view.getBigUint64(INDEX_AT, true),
     digest: view.getBigUint64(DIGEST_AT, true),
     pairs: [...readPairs(view, PAIRS_AT, STATE_BYTES), ...readPairs(moreView, Math.min(5, more.length), more.length)],

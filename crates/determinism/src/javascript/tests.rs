@@ -18,7 +18,7 @@ use crate::successes::Successes;
 fn a_typescript_module_in_node_does_the_same_on_every_host() {
     for tool in ["node", "npm"] {
         if Command::new(tool).arg("--version").output().is_err() {
-            assert!(std::env::var_os("CI").is_none(), "{tool} is not there");
+            assert!(std::env::var("CI").is_err(), "{tool} is not there");
             eprintln!("skipped: {tool} is not there");
             return;
         }
