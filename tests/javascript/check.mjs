@@ -54,7 +54,7 @@ const CALLS = [
   ['init'], ['came'], ['add', { args: string('anna') }], ['add', { args: string('bert') }], ['random'], ['random'], ['clock'],
   ['twice'], ['fails'], ['fill'], ['many'], ['list'], ['stash'], ['stash'], ['later'], ['add', { args: string('carl'), session: 9n }],
   ['clock'], ['left', { session: 9n }], ['add', { args: string('dora'), session: 10n }], ['rtdb_mark', { args: Uint8Array.of(1) }],
-  ['random'], ['number'], ['forget'], ['number'], ['add', { args: string('emil'), session: 10n }],
+  ['random'], ['number'], ['forget'], ['number'], ['cut'], ['add', { args: string('emil'), session: 10n }],
 ];
 const FAILS = new Map([['fails', 'no']]);
 
@@ -108,8 +108,9 @@ const checks = {
     const [clock] = notes(first, 2).sort();
     assert.match(clock, /^17000000\d+ \| .* GMT\+0000 \(Coordinated Universal Time\) \| 1719835200000 \| 12 \| Mon Jul 01 2024 12:00:00 GMT\+0000/);
     assert.match(clock, / \| 1719835200000 \| 2024-07-01T12:00:00.000Z \| 0 \| undefined \| undefined$/);
-    assert.deepEqual(first.rows('small'), ['01', '02', '03', '04', '05']);
-    for (const name of ['one', 'two', 'three', 'four']) {
+    assert.deepEqual(first.rows('small'), ['01', '02', '03', '04']);
+    assert.deepEqual(notes(first, 6), ['2 true 4']);
+    for (const name of ['two', 'three', 'four']) {
       assert.deepEqual(first.rows(name).map(row => row.slice(0, 2)), ['01', '02', '03', '04']);
     }
     assert.equal(first.rows('rtdb_sequence').length, 1);

@@ -1,5 +1,5 @@
 // A module that keeps what it should not, and asks what differs from server to server.
-import { schema, table, t, SenderError } from 'spacetimedb/server';
+import { Range, schema, table, t, SenderError } from 'spacetimedb/server';
 
 const person = table(
   { name: 'person', public: true },
@@ -82,6 +82,13 @@ export const many = spacetimedb.reducer(ctx => {
 export const forget = spacetimedb.reducer(ctx => {
   ctx.db.note.byKind.delete(9);
   ctx.db.person.id.delete(1);
+});
+
+export const cut = spacetimedb.reducer(ctx => {
+  const from = ctx.db.note.byKind.delete(new Range({ tag: 'included', value: 7 }, { tag: 'excluded', value: 9 }));
+  const equal = ctx.db.small.delete({ id: 5 });
+  const all = ctx.db.one.clear();
+  ctx.db.note.insert({ kind: 6, text: `${from} ${equal} ${all}` });
 });
 
 export const fails = spacetimedb.reducer(ctx => {
