@@ -18,6 +18,8 @@ mod error;
 mod handlers;
 pub mod header;
 mod hidden;
+#[cfg(test)]
+mod javascript;
 mod meter;
 mod migration;
 mod module;
