@@ -155,6 +155,9 @@ pub const BATCH_BYTES_MAX: usize = 256 << 10;
 /// From so many members on, the updates of a feed wait for those that are about to follow.
 pub const GATHER_MEMBERS_MIN: usize = 16;
 
+/// With so many, for half of those whose commands are at the server; with more, for more of them.
+pub const GATHER_MEMBERS_HALF: usize = 64;
+
 /// For at most as long as it would take to tell them: so long for each member, up to the next.
 pub const GATHER_A_MEMBER: Duration = Duration::from_micros(20);
 

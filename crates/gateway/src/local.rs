@@ -73,9 +73,9 @@ pub trait Local: Send + Sync {
     /// would refresh its views.
     fn views(&self, identity: &Identity) -> Option<Arc<Views>>;
 
-    /// Whether commands of a database are at the local server, so that more of its updates are about to come. `None` if there is no
-    /// such database, or nobody knows.
-    fn busy(&self, _identity: &Identity) -> Option<watch::Receiver<bool>> {
+    /// How many commands of a database are at the local server, whose updates are about to come: told only when there are none any
+    /// more, or some again. `None` if there is no such database, or nobody knows.
+    fn in_flight(&self, _identity: &Identity) -> Option<watch::Receiver<usize>> {
         None
     }
 

@@ -164,8 +164,8 @@ impl Local for OverReplica {
         self.replica.views(&identity.to_byte_array())
     }
 
-    fn busy(&self, identity: &Identity) -> Option<watch::Receiver<bool>> {
-        self.replica.busy(&identity.to_byte_array())
+    fn in_flight(&self, identity: &Identity) -> Option<watch::Receiver<usize>> {
+        self.replica.in_flight(&identity.to_byte_array())
     }
 
     fn procedures(&self, identity: &Identity) -> Option<Arc<Procedures>> {

@@ -125,8 +125,8 @@ impl Local for LocalNode {
         self.running()?.local.views(identity)
     }
 
-    fn busy(&self, identity: &Identity) -> Option<watch::Receiver<bool>> {
-        self.running()?.local.busy(identity)
+    fn in_flight(&self, identity: &Identity) -> Option<watch::Receiver<usize>> {
+        self.running()?.local.in_flight(identity)
     }
 
     fn procedures(&self, identity: &Identity) -> Option<Arc<Procedures>> {

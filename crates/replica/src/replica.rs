@@ -124,9 +124,10 @@ impl Replica {
         Some(self.slot(identity)?.views.clone())
     }
 
-    /// Whether commands of a database are at the server, so that more of its updates are about to come.
-    pub fn busy(&self, identity: &DatabaseId) -> Option<watch::Receiver<bool>> {
-        Some(self.slot(identity)?.busy())
+    /// How many commands of a database are at the server, whose updates are about to come. Told is only when there are none any
+    /// more, or some again.
+    pub fn in_flight(&self, identity: &DatabaseId) -> Option<watch::Receiver<usize>> {
+        Some(self.slot(identity)?.in_flight())
     }
 
     /// The procedures of a database that run for clients of this node.

@@ -1,10 +1,11 @@
 //! What the server has sent, until it is told.
 //!
 //! To tell a client of one update costs nearly as much as to tell it of many. So where there are many clients, updates wait while
-//! commands are at the server whose updates are about to follow; no longer than it would take to tell them, so that nothing comes
-//! more than twice as late.
+//! commands are at the server whose updates are about to follow: for some of them where clients are few, so that the server has more
+//! to do meanwhile, and for nearly all where telling takes longer than what the server does; but no longer than it would take to tell
+//! them, so that nothing comes more than twice as late.
 
-use crate::limits::{BATCH_BYTES_MAX, GATHER_A_MEMBER, GATHER_MAX, GATHER_MEMBERS_MIN};
+use crate::limits::{BATCH_BYTES_MAX, GATHER_A_MEMBER, GATHER_MAX, GATHER_MEMBERS_HALF, GATHER_MEMBERS_MIN};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -15,8 +16,16 @@ use tokio::sync::watch;
 pub(super) struct Gathering {
     payloads: Vec<Bytes>,
     bytes: usize,
-    /// Until then it waits for more.
-    wait: Option<BoxFuture<'static, ()>>,
+    /// What it waits for.
+    wait: Option<Wait>,
+}
+
+/// Why what has come is not told yet.
+struct Wait {
+    /// Until so many have come,
+    enough: usize,
+    /// or no more are to follow, or it takes too long.
+    over: BoxFuture<'static, ()>,
 }
 
 impl Gathering {
@@ -39,19 +48,22 @@ impl Gathering {
         std::mem::take(&mut self.payloads)
     }
 
-    /// What is to be told to so many members now, given whether the server is busy with commands.
+    /// What is to be told to so many members now, given how many commands are at the server.
     pub(super) fn poll(
         &mut self,
         members: usize,
-        busy: impl FnOnce() -> Option<watch::Receiver<bool>>,
+        in_flight: impl FnOnce() -> Option<watch::Receiver<usize>>,
         cx: &mut Context<'_>,
     ) -> Poll<Vec<Bytes>> {
         if self.is_empty() {
             return Poll::Pending;
         }
         if !self.is_full() && members >= GATHER_MEMBERS_MIN {
-            let wait = self.wait.get_or_insert_with(|| until_idle(members, busy()));
-            if wait.poll_unpin(cx).is_pending() {
+            let came = self.payloads.len();
+            let wait = self
+                .wait
+                .get_or_insert_with(|| Wait::new(members, came, in_flight()));
+            if came < wait.enough && wait.over.poll_unpin(cx).is_pending() {
                 return Poll::Pending;
             }
         }
@@ -59,18 +71,27 @@ impl Gathering {
     }
 }
 
-/// Until no command is at the server, or it has taken too long.
-fn until_idle(members: usize, busy: Option<watch::Receiver<bool>>) -> BoxFuture<'static, ()> {
-    let Some(mut busy) = busy.filter(|busy| *busy.borrow()) else {
-        return std::future::ready(()).boxed();
-    };
-    let telling = u32::try_from(members).map_or(GATHER_MAX, |members| GATHER_A_MEMBER * members);
-    let idle = async move {
-        let idle = busy.wait_for(|busy| !busy);
-        // Who knew of it may be gone.
-        let _ = rtdb_runtime::timeout(telling.min(GATHER_MAX), idle).await;
-    };
-    idle.boxed()
+impl Wait {
+    /// Some have come, and more may follow.
+    fn new(members: usize, came: usize, in_flight: Option<watch::Receiver<usize>>) -> Self {
+        let to_follow = in_flight.as_ref().map_or(0, |in_flight| *in_flight.borrow());
+        let Some(mut in_flight) = in_flight.filter(|_| to_follow > 0) else {
+            return Self {
+                enough: came,
+                over: std::future::ready(()).boxed(),
+            };
+        };
+        let telling = u32::try_from(members).map_or(GATHER_MAX, |members| GATHER_A_MEMBER * members);
+        let over = async move {
+            let idle = in_flight.wait_for(|in_flight| *in_flight == 0);
+            // Who knew of it may be gone.
+            let _ = rtdb_runtime::timeout(telling.min(GATHER_MAX), idle).await;
+        };
+        Self {
+            enough: came + to_follow * members / (members + GATHER_MEMBERS_HALF),
+            over: over.boxed(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -80,14 +101,14 @@ mod tests {
     use std::future::poll_fn;
     use std::time::Duration;
 
-    const MANY: usize = 100;
+    const MANY: usize = 200;
     const UPDATE: Bytes = Bytes::from_static(b"an update");
 
     /// How long an update waits.
-    async fn waits(gathering: &mut Gathering, members: usize, busy: &watch::Sender<bool>) -> Duration {
+    async fn waits(gathering: &mut Gathering, members: usize, in_flight: &watch::Sender<usize>) -> Duration {
         let begun = Instant::now();
         gathering.add(UPDATE);
-        let told = poll_fn(|cx| gathering.poll(members, || Some(busy.subscribe()), cx)).await;
+        let told = poll_fn(|cx| gathering.poll(members, || Some(in_flight.subscribe()), cx)).await;
         assert_eq!(told, [UPDATE]);
         assert!(gathering.is_empty());
         begun.elapsed()
@@ -95,39 +116,63 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_update_waits_while_others_are_about_to_follow() {
-        let (mut gathering, busy) = (Gathering::default(), watch::Sender::new(true));
+        let (mut gathering, in_flight) = (Gathering::default(), watch::Sender::new(10));
         let telling = GATHER_A_MEMBER * MANY as u32;
-        assert!(waits(&mut gathering, MANY, &busy).await >= telling);
-        assert!(waits(&mut gathering, 1_000 * MANY, &busy).await < 2 * GATHER_MAX);
+        assert!(waits(&mut gathering, MANY, &in_flight).await >= telling);
+        assert!(waits(&mut gathering, 1_000 * MANY, &in_flight).await < 2 * GATHER_MAX);
         let few = GATHER_MEMBERS_MIN - 1;
-        assert_eq!(waits(&mut gathering, few, &busy).await, Duration::ZERO);
-        busy.send_replace(false);
-        assert_eq!(waits(&mut gathering, MANY, &busy).await, Duration::ZERO);
+        assert_eq!(waits(&mut gathering, few, &in_flight).await, Duration::ZERO);
+        in_flight.send_replace(0);
+        assert_eq!(waits(&mut gathering, MANY, &in_flight).await, Duration::ZERO);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn what_waits_is_told_when_nothing_more_is_to_follow_or_it_is_much() {
-        let (mut gathering, busy) = (Gathering::default(), watch::Sender::new(true));
-        let poll = |gathering: &mut Gathering, update: &[u8]| {
-            if !update.is_empty() {
-                gathering.add(Bytes::copy_from_slice(update));
-            }
-            gathering
-                .poll(
-                    MANY,
-                    || Some(busy.subscribe()),
-                    &mut Context::from_waker(futures::task::noop_waker_ref()),
-                )
-                .map(|told| told.len())
+    /// What is told to so many members when updates come one after the other, with so many commands at the server at first.
+    fn told(members: usize, commands: usize) -> Vec<usize> {
+        let (mut gathering, in_flight) = (Gathering::default(), watch::Sender::new(commands));
+        let cx = &mut Context::from_waker(futures::task::noop_waker_ref());
+        let mut poll = |gathering: &mut Gathering| {
+            let told = gathering.poll(members, || Some(in_flight.subscribe()), cx);
+            told.map(|told| told.len())
         };
-        assert_eq!(poll(&mut gathering, b""), Poll::Pending, "there is nothing");
-        assert_eq!(poll(&mut gathering, b"one"), Poll::Pending);
-        assert_eq!(poll(&mut gathering, b"two"), Poll::Pending);
-        busy.send_replace(false);
-        assert_eq!(poll(&mut gathering, b""), Poll::Ready(2));
-        busy.send_replace(true);
-        assert_eq!(poll(&mut gathering, b"three"), Poll::Pending);
-        assert_eq!(poll(&mut gathering, &[0; BATCH_BYTES_MAX]), Poll::Ready(2));
-        assert_eq!(poll(&mut gathering, b"four"), Poll::Pending, "it waits anew");
+        let mut all = Vec::new();
+        for left in (0..commands).rev() {
+            // The updates may come before their commands are known to be done, or behind.
+            gathering.add(UPDATE);
+            let told = poll(&mut gathering);
+            in_flight.send_replace(left);
+            for told in [told, poll(&mut gathering)] {
+                all.extend(match told {
+                    Poll::Ready(told) => Some(told),
+                    Poll::Pending => None,
+                });
+            }
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn the_more_members_the_more_is_told_at_once() {
+        assert_eq!(told(GATHER_MEMBERS_MIN - 1, 4), [1, 1, 1, 1]);
+        assert_eq!(told(GATHER_MEMBERS_HALF, 16), [9, 4, 2, 1]);
+        assert_eq!(told(100 * GATHER_MEMBERS_HALF, 16), [16]);
+        assert_eq!(told(MANY, 1), [1]);
+    }
+
+    #[tokio::test]
+    async fn what_is_much_is_told_at_once() {
+        let (mut gathering, in_flight) = (Gathering::default(), watch::Sender::new(10));
+        let cx = &mut Context::from_waker(futures::task::noop_waker_ref());
+        gathering.add(UPDATE);
+        assert!(
+            gathering
+                .poll(MANY, || Some(in_flight.subscribe()), cx)
+                .is_pending()
+        );
+        gathering.add(vec![0; BATCH_BYTES_MAX].into());
+        assert!(
+            gathering
+                .poll(MANY, || Some(in_flight.subscribe()), cx)
+                .is_ready()
+        );
     }
 }

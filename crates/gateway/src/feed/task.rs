@@ -159,8 +159,10 @@ impl Feed {
                 Poll::Pending => break,
             }
         }
-        let busy = || self.means.local.busy(&self.key.database);
-        gathering.poll(self.members.len(), busy, cx).map(Event::Upstream)
+        let in_flight = || self.means.local.in_flight(&self.key.database);
+        gathering
+            .poll(self.members.len(), in_flight, cx)
+            .map(Event::Upstream)
     }
 
     fn handle(&mut self, event: Event, actions: &mut Vec<Action>) {

@@ -82,9 +82,8 @@ pub(crate) struct Slot {
     /// The last look at where the server is, and who looks next.
     pub(super) look: tokio::sync::Mutex<Look>,
     backlog: Mutex<Backlog>,
-    in_flight: AtomicUsize,
-    /// Whether any are.
-    busy: watch::Sender<bool>,
+    /// Who watches hears when there are none any more, or some again.
+    in_flight: watch::Sender<usize>,
     in_flight_bytes: AtomicUsize,
     overlong_calls: AtomicU64,
     phase: Mutex<Phase>,
@@ -367,8 +366,7 @@ impl Slot {
             broken: watch::Sender::new(Position::default()),
             look: tokio::sync::Mutex::default(),
             backlog: Mutex::default(),
-            in_flight: AtomicUsize::new(0),
-            busy: watch::Sender::default(),
+            in_flight: watch::Sender::default(),
             in_flight_bytes: AtomicUsize::new(0),
             overlong_calls: AtomicU64::new(0),
             phase: Mutex::new(Phase::Connecting),
@@ -432,15 +430,15 @@ impl Slot {
             self.awaited.reached(done);
         }
         self.completed.store(completed.0, Ordering::Relaxed);
-        let before = self.in_flight.swap(calls, Ordering::Relaxed);
-        if (calls == 0) != (before == 0) {
-            self.busy.send_replace(calls > 0);
-        }
+        self.in_flight.send_if_modified(|in_flight| {
+            let before = std::mem::replace(in_flight, calls);
+            (before == 0) != (calls == 0)
+        });
         self.in_flight_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn busy(&self) -> watch::Receiver<bool> {
-        self.busy.subscribe()
+    pub(super) fn in_flight(&self) -> watch::Receiver<usize> {
+        self.in_flight.subscribe()
     }
 
     /// So many commands are resolved, the last of them at `index`, and that was known then.
@@ -613,7 +611,7 @@ impl Slot {
             identity: self.identity,
             phase: self.phase.lock().clone(),
             applied: reached.1,
-            in_flight: self.in_flight.load(Ordering::Relaxed),
+            in_flight: *self.in_flight.borrow(),
             in_flight_bytes: self.in_flight_bytes.load(Ordering::Relaxed),
             lag: self.lag(),
             overlong_calls: self.overlong_calls.load(Ordering::Relaxed),
