@@ -108,7 +108,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_waits_is_told_when_nothing_more_is_to_follow_or_it_is_much() {
         let (mut gathering, busy) = (Gathering::default(), watch::Sender::new(true));
-        let mut poll = |gathering: &mut Gathering, update: &[u8]| {
+        let poll = |gathering: &mut Gathering, update: &[u8]| {
             if !update.is_empty() {
                 gathering.add(Bytes::copy_from_slice(update));
             }
