@@ -35,6 +35,8 @@ pub(crate) struct Known {
 struct Failed {
     times: u32,
     until: Instant,
+    /// Until when another node may have its keys.
+    others_until: Instant,
 }
 
 /// Bounded, whatever issuers strangers name.
@@ -75,14 +77,29 @@ impl Cache {
     pub(crate) fn fail(&mut self, issuer: &str) {
         let times = self.failed.get(issuer).map_or(0, |failed| failed.times);
         let rest = REST.saturating_mul(1 << times.min(16)).min(REST_MAX);
+        let now = Instant::now();
         let failed = Failed {
             times: times.saturating_add(1),
-            until: Instant::now() + rest,
+            until: now + rest,
+            others_until: now,
         };
         self.failed.insert(issuer.to_owned(), failed);
         if self.failed.len() > FAILED_MAX {
             forget(&mut self.failed, |failed| failed.until);
         }
+    }
+
+    /// Notes that the other nodes are asked for the keys of an issuer that could not be asked, and how long they may take.
+    pub(crate) fn ask_others(&mut self, issuer: &str, max: Duration) {
+        if let Some(failed) = self.failed.get_mut(issuer) {
+            failed.others_until = Instant::now() + max;
+        }
+    }
+
+    /// Until when another node may have an issuer's keys; it is over if none was asked.
+    pub(crate) fn others_until(&self, issuer: &str) -> Instant {
+        let failed = self.failed.get(issuer);
+        failed.map_or_else(Instant::now, |failed| failed.others_until)
     }
 
     /// Whether it could not be asked a moment ago.

@@ -35,7 +35,8 @@ const NAMED_MAX: usize = 8;
 const REFRESHES_MAX: usize = 8;
 const FETCHES_MAX: usize = 8;
 
-/// Issuers of one host, of those that the operator has not named, that are asked at a time.
+/// Issuers of one host, of those that the operator has not named, that are asked at a time; and so many more of those whose keys
+/// are known already: whoever names a host can have it asked where nobody answers.
 const HOST_FETCHES_MAX: usize = 2;
 
 /// How long who shows a token waits for a place among these, if the keys that are known are too old.
@@ -46,6 +47,10 @@ const PLACE_WAIT_MAX: Duration = Duration::from_secs(5);
 const TOLD_MAX: usize = 8;
 const WANTED_MAX: usize = 8;
 const SERVED_MAX: usize = 8;
+
+/// The same of those whose keys are known among all nodes: whoever names others leaves them these.
+const KNOWN_TOLD_MAX: usize = 8;
+const KNOWN_WANTED_MAX: usize = 32;
 
 /// Issuers, of those that the operator has not named, of which the log says that they could not be asked.
 const LOGGED_MAX: usize = 8;
@@ -70,13 +75,15 @@ struct Inner {
     shared: Arc<dyn Shared>,
     cache: Mutex<Cache>,
     flights: Mutex<BTreeMap<String, Flight>>,
-    /// Notified when one has ended.
+    /// Notified when one has left its place.
     landed: Notify,
     named: Arc<Semaphore>,
     refreshes: Arc<Semaphore>,
     fetches: Arc<Semaphore>,
     told: Mutex<Rate>,
+    known_told: Mutex<Rate>,
     wanted: Mutex<Rate>,
+    known_wanted: Mutex<Rate>,
     served: Mutex<Rate>,
     logged: Mutex<Rate>,
 }
@@ -84,8 +91,10 @@ struct Inner {
 /// An issuer is being asked: one for all who wait for it.
 struct Flight {
     ends: Ends,
-    /// The issuer's host, if the operator has not named it.
+    /// The issuer's host, if the operator has not named it, until it has answered or has not.
     host: Option<String>,
+    /// Whether its keys were known already.
+    is_known: bool,
 }
 
 /// The end of a flight.
@@ -105,7 +114,9 @@ impl Issuers {
             refreshes: Arc::new(Semaphore::new(REFRESHES_MAX)),
             fetches: Arc::new(Semaphore::new(FETCHES_MAX)),
             told: Mutex::new(Rate::new(TOLD_MAX, WINDOW)),
+            known_told: Mutex::new(Rate::new(KNOWN_TOLD_MAX, WINDOW)),
             wanted: Mutex::new(Rate::new(WANTED_MAX, WINDOW)),
+            known_wanted: Mutex::new(Rate::new(KNOWN_WANTED_MAX, WINDOW)),
             served: Mutex::new(Rate::new(SERVED_MAX, WINDOW)),
             logged: Mutex::new(Rate::new(LOGGED_MAX, WINDOW)),
         }))
@@ -125,27 +136,33 @@ impl Issuers {
         let known = self.keys(name, reach).await?;
         let known = known.ok_or_else(|| Refused::NoKeys(issuer.to_owned()))?;
         let verified = known.keys.verify(&token);
-        // The key may be one that has come since.
-        if verified == Err(BadSignature::UnknownKey)
-            && age(known.fetched_us) >= ROTATION_MIN
-            && let Ok(asked) = self.ask(name, reach, true)
-        {
-            asked.await;
-            let known = self.look(name).unwrap_or(known);
-            return Ok(known.keys.verify(&token)?);
+        if verified != Err(BadSignature::UnknownKey) || age(known.fetched_us) < ROTATION_MIN {
+            return Ok(verified?);
         }
-        Ok(verified?)
+        // The key may be one that has come since.
+        match self.ask_soon(name, reach).await {
+            Ok(asked) => asked.await,
+            Err(NotNow::Busy) => return Err(Refused::Busy),
+            Err(NotNow::Resting) => {}
+        }
+        let newer = self.newer(name, &known).await;
+        Ok(newer.unwrap_or(known).keys.verify(&token)?)
     }
 
     /// Fetches what other nodes want and can't fetch, for as long as it is polled.
     pub async fn serve_others(&self) {
         let mut changes = self.0.shared.changes();
         loop {
+            // One of them may have found no place.
+            let landed = self.0.landed.notified();
             for wanted in self.0.shared.wanted() {
                 self.serve(&wanted);
             }
-            if changes.changed().await.is_err() {
-                return std::future::pending().await;
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() {
+                    return std::future::pending().await;
+                },
+                () = landed => {}
             }
         }
     }
@@ -212,6 +229,22 @@ impl Issuers {
         asked.unwrap_or(Err(NotNow::Busy))
     }
 
+    /// An issuer's keys that are newer than these, if another node may be fetching them.
+    async fn newer(&self, issuer: &str, known: &Known) -> Option<Known> {
+        let mut changes = self.0.shared.changes();
+        let is_newer = |it: &Known| it.fetched_us > known.fetched_us;
+        let told = async {
+            loop {
+                match self.look(issuer).filter(is_newer) {
+                    Some(newer) => return Some(newer),
+                    None => changes.changed().await.ok()?,
+                }
+            }
+        };
+        let until = locked(&self.0.cache).others_until(issuer);
+        tokio::time::timeout_at(until, told).await.ok().flatten()
+    }
+
     /// The newest keys that are known here or to all nodes, unless they are too old.
     fn look(&self, issuer: &str) -> Option<Known> {
         let shared = self.0.shared.issuer(issuer).filter(|it| !it.keys.is_empty());
@@ -248,7 +281,8 @@ impl Issuers {
             return Err(NotNow::Resting);
         }
         let host = (reach == Reach::Public).then(|| host_of(issuer));
-        let of_host = flights.values().filter(|it| host.is_some() && it.host == host);
+        let is_alike = |it: &&Flight| host.is_some() && it.host == host && it.is_known == is_known;
+        let of_host = flights.values().filter(is_alike);
         if of_host.count() >= HOST_FETCHES_MAX {
             return Err(NotNow::Busy);
         }
@@ -267,13 +301,14 @@ impl Issuers {
         let flight = Flight {
             ends: ends.clone(),
             host,
+            is_known,
         };
         flights.insert(issuer.to_owned(), flight);
         Ok(ends)
     }
 
     async fn fetch(&self, issuer: &str, reach: Reach, held: Held) {
-        let fetched = self.0.fetch.fetch(issuer.to_owned(), reach, held.clone()).await;
+        let fetched = self.0.fetch.fetch(issuer.to_owned(), reach, held).await;
         let parsed = fetched
             .map_err(NoKeys::from)
             .and_then(|document| Ok(KeySet::parse(&document)?))
@@ -293,6 +328,11 @@ impl Issuers {
                 self.tell(issuer, reach, &json);
             }
             Err(error) => {
+                // Others may still be asked, which takes no place.
+                if let Some(flight) = locked(&self.0.flights).get_mut(issuer) {
+                    flight.host = None;
+                }
+                self.0.landed.notify_waiters();
                 // Strangers must not fill the log.
                 if reach == Reach::Named || locked(&self.0.logged).pass() {
                     tracing::warn!(issuer, %error, "an issuer of tokens could not be asked for its keys");
@@ -317,9 +357,14 @@ impl Issuers {
     /// Asks the other nodes for what this one can't fetch, and waits for them if nothing is known yet.
     async fn ask_others(&self, issuer: &str, reach: Reach) {
         let mut changes = self.0.shared.changes();
-        if reach == Reach::Public && !locked(&self.0.wanted).pass() || !self.0.shared.want(issuer) {
+        let wanted = match self.look(issuer) {
+            Some(_) => &self.0.known_wanted,
+            None => &self.0.wanted,
+        };
+        if reach == Reach::Public && !locked(wanted).pass() || !self.0.shared.want(issuer) {
             return;
         }
+        locked(&self.0.cache).ask_others(issuer, OTHERS_MAX);
         let told = async { while self.look(issuer).is_none() && changes.changed().await.is_ok() {} };
         let _ = tokio::time::timeout(OTHERS_MAX, told).await;
     }
@@ -335,8 +380,10 @@ impl Issuers {
             true
         } else {
             let may = match is_wanted {
+                false if same => true,
+                _ if !shared.keys.is_empty() => may(&self.0.known_told),
                 true => may(&self.0.served),
-                false => same || may(&self.0.told),
+                false => may(&self.0.told),
             };
             may && self.0.shared.tell(issuer, (!same).then(|| json.clone()))
         };

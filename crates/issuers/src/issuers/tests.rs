@@ -468,3 +468,190 @@ async fn strangers_keys_are_few_and_what_others_want_of_them_is_too() {
     }
     assert_eq!(log.told.load(Ordering::SeqCst), SERVED_MAX);
 }
+
+#[tokio::test(start_paused = true)]
+async fn strangers_at_a_known_issuers_host_take_none_of_its_places() {
+    let (log, signer) = (Arc::default(), Signer::new("one", 1));
+    let (here, world) = node(&log, "everyone");
+    let token = signer.sign(ISSUER);
+    world.set(ISSUER, Ok(document(&[&signer])));
+    assert_eq!(here.verify(&token, ISSUER).await, Ok(()));
+    log.age(ISSUER, STALE_AFTER);
+    let (here, world) = node(&log, "everyone");
+    world.set(ISSUER, Ok(document(&[&signer])));
+    // Ports at which nobody answers.
+    *world.is_slow.lock() = true;
+    let strangers = (0..HOST_FETCHES_MAX).map(|number| {
+        let issuer = format!("{ISSUER}:{}", 8_000 + number);
+        let (here, token) = (here.clone(), signer.sign(&issuer));
+        tokio::spawn(async move { here.verify(&token, &issuer).await })
+    });
+    let strangers: Vec<_> = strangers.collect();
+    tokio::task::yield_now().await;
+    assert_eq!(world.asked(), HOST_FETCHES_MAX);
+    *world.is_slow.lock() = false;
+    let since = tokio::time::Instant::now();
+    assert_eq!(here.verify(&token, ISSUER).await, Ok(()));
+    assert_eq!(since.elapsed(), Duration::ZERO);
+    assert!(strangers.iter().all(|it| !it.is_finished()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_shows_a_new_key_is_not_refused_because_others_are_being_asked() {
+    let log: Arc<Log> = Arc::default();
+    let (old, new) = (Signer::new("old", 1), Signer::new("new", 2));
+    let (first, world) = node(&log, "everyone");
+    let path = |number: usize| format!("{ISSUER}/{number}");
+    for number in 0..=HOST_FETCHES_MAX {
+        world.set(&path(number), Ok(document(&[&old])));
+        assert_eq!(
+            first.verify(&old.sign(&path(number)), &path(number)).await,
+            Ok(())
+        );
+        log.age(&path(number), STALE_AFTER);
+    }
+    let rotated = path(HOST_FETCHES_MAX);
+    log.age(&rotated, ROTATION_MIN);
+    let (here, world) = node(&log, "everyone");
+    world.set(&rotated, Ok(document(&[&old, &new])));
+    *world.is_slow.lock() = true;
+    let ask = |signer: &Signer, issuer: String| {
+        let (here, token) = (here.clone(), signer.sign(&issuer));
+        tokio::spawn(async move { here.verify(&token, &issuer).await })
+    };
+    let _others: Vec<_> = (0..HOST_FETCHES_MAX)
+        .map(|number| ask(&old, path(number)))
+        .collect();
+    tokio::task::yield_now().await;
+    assert_eq!(ask(&new, rotated.clone()).await.unwrap(), Err(Refused::Busy));
+    let waits = ask(&new, rotated);
+    tokio::task::yield_now().await;
+    *world.is_slow.lock() = false;
+    world.answer.notify_waiters();
+    assert_eq!(waits.await.unwrap(), Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_key_that_only_another_node_can_fetch_is_waited_for() {
+    let log: Arc<Log> = Arc::default();
+    let (old, new) = (Signer::new("old", 1), Signer::new("new", 2));
+    let (other, world) = node(&log, "everyone");
+    world.set(ISSUER, Ok(document(&[&old])));
+    assert_eq!(other.verify(&old.sign(ISSUER), ISSUER).await, Ok(()));
+    world.set(ISSUER, Ok(document(&[&old, &new])));
+    for age in [ROTATION_MIN, STALE_AFTER] {
+        log.age(ISSUER, age);
+        let (other, other_world) = node(&log, "everyone");
+        other_world.set(ISSUER, Ok(document(&[&old, &new])));
+        *other_world.is_slow.lock() = true;
+        let serving = tokio::spawn(async move { other.serve_others().await });
+        let (cut_off, _) = node(&log, "everyone");
+        let token = new.sign(ISSUER);
+        let waits = tokio::spawn(async move { cut_off.verify(&token, ISSUER).await });
+        // It takes as long as it takes to ask somebody.
+        tokio::time::sleep(OTHERS_MAX / 2).await;
+        other_world.answer.notify_waiters();
+        assert_eq!(waits.await.unwrap(), Ok(()), "{age:?}");
+        serving.abort();
+        log.change(ISSUER, |it| {
+            it.keys = KeySet::parse(&document(&[&old])).unwrap().1.into()
+        });
+    }
+    // Nobody can: it is said after a while, and then at once.
+    log.age(ISSUER, ROTATION_MIN);
+    let (cut_off, _) = node(&log, "everyone");
+    let stranger = Signer::new("stranger", 3).sign(ISSUER);
+    let since = tokio::time::Instant::now();
+    for _ in 0..10 {
+        assert!(cut_off.verify(&stranger, ISSUER).await.is_err());
+    }
+    assert_eq!(since.elapsed(), OTHERS_MAX);
+}
+
+#[tokio::test(start_paused = true)]
+async fn strangers_issuers_do_not_keep_known_ones_from_being_wanted() {
+    let (log, signer) = (Arc::new(Log::default()), Signer::new("one", 1));
+    let (other, world) = node(&log, "everyone");
+    world.set(ISSUER, Ok(document(&[&signer])));
+    let token = signer.sign(ISSUER);
+    assert_eq!(other.verify(&token, ISSUER).await, Ok(()));
+    let (cut_off, _) = node(&log, "everyone");
+    for number in 0..2 * WANTED_MAX {
+        let issuer = format!("https://{number}.example");
+        assert!(cut_off.verify(&signer.sign(&issuer), &issuer).await.is_err());
+    }
+    assert_eq!(log.wanted().len(), WANTED_MAX);
+    log.age(ISSUER, STALE_AFTER);
+    assert_eq!(cut_off.verify(&token, ISSUER).await, Ok(()));
+    assert!(log.wanted().iter().any(|it| it.name == ISSUER));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_node_wants_is_fetched_once_there_is_a_place() {
+    let (log, signer) = (Arc::default(), Signer::new("one", 1));
+    let (other, world) = node(&log, "everyone");
+    world.set(ISSUER, Ok(document(&[&signer])));
+    *world.is_slow.lock() = true;
+    let strangers = (0..FETCHES_MAX).map(|number| {
+        let issuer = format!("https://{number}.example");
+        let (other, token) = (other.clone(), signer.sign(&issuer));
+        tokio::spawn(async move { other.verify(&token, &issuer).await })
+    });
+    let _strangers: Vec<_> = strangers.collect();
+    let serving = tokio::spawn(async move { other.serve_others().await });
+    tokio::task::yield_now().await;
+    let (cut_off, _) = node(&log, "everyone");
+    let token = signer.sign(ISSUER);
+    let waits = tokio::spawn(async move { cut_off.verify(&token, ISSUER).await });
+    while log.wanted().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    tokio::task::yield_now().await;
+    *world.is_slow.lock() = false;
+    world.answer.notify_waiters();
+    assert_eq!(waits.await.unwrap(), Ok(()));
+    serving.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn strangers_issuers_do_not_keep_known_ones_new_keys_from_being_told() {
+    let log: Arc<Log> = Arc::default();
+    let (old, new) = (Signer::new("old", 1), Signer::new("new", 2));
+    let (here, world) = node(&log, "everyone");
+    let yields = || async {
+        for _ in 0..4 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let known = ["https://one.example", "https://two.example"];
+    for issuer in known {
+        world.set(issuer, Ok(document(&[&old])));
+        assert_eq!(here.verify(&old.sign(issuer), issuer).await, Ok(()));
+        world.set(issuer, Ok(document(&[&new])));
+    }
+    for number in 0..TOLD_MAX + SERVED_MAX {
+        let issuer = format!("https://{number}.example");
+        world.set(&issuer, Ok(document(&[&old])));
+        if number < TOLD_MAX {
+            assert_eq!(here.verify(&old.sign(&issuer), &issuer).await, Ok(()));
+        } else {
+            Shared::want(&*log, &issuer);
+            here.serve(&log.issuer(&issuer).unwrap());
+            yields().await;
+        }
+    }
+    let told = log.told.load(Ordering::SeqCst);
+    assert_eq!(told, TOLD_MAX + SERVED_MAX);
+    // One is wanted by another node, and one was only asked again.
+    let [wanted, asked] = known;
+    for issuer in known {
+        log.age(issuer, REFRESH_AFTER);
+    }
+    Shared::want(&*log, wanted);
+    here.serve(&log.issuer(wanted).unwrap());
+    yields().await;
+    assert_eq!(log.told.load(Ordering::SeqCst), told + 1);
+    drop(here.ask(asked, Reach::Public, true));
+    yields().await;
+    assert_eq!(log.told.load(Ordering::SeqCst), told + 2);
+}
