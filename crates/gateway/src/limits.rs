@@ -158,7 +158,7 @@ pub const GATHER_MEMBERS_MIN: usize = 16;
 /// With so many, for half of those whose commands are at the server; with more, for more of them.
 pub const GATHER_MEMBERS_HALF: usize = 64;
 
-/// For at most as long as it would take to tell them: so long for each member, up to the next.
+/// For at most about as long as it would take to tell them: so long for each member (timers add up to 1 ms), up to the next.
 pub const GATHER_A_MEMBER: Duration = Duration::from_micros(20);
 
 /// How long that is at most.
