@@ -27,7 +27,9 @@ impl Stall {
             // It has finished what it was busy with at the last look.
             self.waited = Duration::ZERO;
         }
-        self.waited += busy.min(since_last).min(self.step * STEPS_A_LOOK_MAX);
+        let since = busy.min(since_last).min(self.step * STEPS_A_LOOK_MAX);
+        // What it is busy with may be another thing, which has begun before that one was finished.
+        self.waited = (self.waited + since).min(busy);
         self.waited
     }
 }
@@ -55,6 +57,14 @@ mod tests {
         assert_eq!(stall.look(half, STEP), half);
         assert_eq!(stall.look(S(0), STEP), S(0));
         assert_eq!(stall.look(half, STEP), half);
+    }
+
+    /// Reads that others follow before they have ended.
+    #[test]
+    fn of_what_overlaps_each_is_waited_for_by_itself() {
+        let mut stall = Stall::new(STEP);
+        let waited: Vec<_> = (1..9).map(|_| stall.look(STEP * 3 / 2, STEP)).collect();
+        assert!(waited.iter().all(|waited| *waited <= STEP * 3 / 2), "{waited:?}");
     }
 
     #[test]

@@ -213,37 +213,40 @@ impl Keys {
         Ok(())
     }
 
-    /// Which key goes for another of the caller: its own oldest if it has the most, or else the oldest of who has.
+    /// Which key goes for another of the caller: its own oldest if it has the most, or else the oldest of who has. If that may
+    /// still be sent again, whoever it is of, it would count twice: then the oldest of all that there is no room for.
     fn makes_room(&self, database: &[u8], sender: &[u8], now_us: i64) -> Result<Option<u64>, Refusal> {
         let callers = self.databases.get(database);
         let caller = callers.and_then(|callers| callers.callers.get(sender));
         let of_caller = caller.and_then(|caller| rank(&caller.positions));
         let of_database = callers.and_then(|callers| rank(&callers.positions));
         let count = |rank: Option<Rank>| rank.map_or(0, |(count, _)| count);
-        let (most, whose) = match () {
-            () if count(of_caller) >= KEYS_PER_CALLER_MAX => (of_caller, "the caller has made"),
+        let oldest = |rank: Option<Rank>| rank.map(|(_, Reverse(oldest))| oldest);
+        let (most, oldest_of_all, whose) = match () {
+            () if count(of_caller) >= KEYS_PER_CALLER_MAX => {
+                (of_caller, oldest(of_caller), "the caller has made")
+            }
             () if count(of_database) >= KEYS_PER_DATABASE_MAX => (
                 self.most_of(of_database),
+                oldest(of_database),
                 "the callers of this database have made",
             ),
             () if self.calls.len() >= KEYS_MAX => (
                 self.most_of(self.ranks.last().copied()),
+                self.calls.keys().next().copied(),
                 "the callers of all databases have made",
             ),
             () => return Ok(None),
         };
-        let call = |rank: Option<Rank>| self.calls.get(&rank?.1.0);
-        let is_here = call(most).is_some_and(|call| call.database == database);
-        let goes = if is_here && count(of_caller) >= count(most) {
-            of_caller
-        } else {
-            most
+        let call = |position: Option<u64>| self.calls.get(&position?);
+        let is_here = call(oldest(most)).is_some_and(|call| call.database == database);
+        let first = match is_here && count(of_caller) >= count(most) {
+            true => oldest(of_caller),
+            false => oldest(most),
         };
-        // Whoever it is of, it may still be sent again, and would count twice.
-        if call(goes).is_some_and(|call| call.age_us(now_us) < KEY_KEPT_US_MIN) {
-            return Err(Refusal::TooManyKeys { whose });
-        }
-        Ok(goes.map(|(_, Reverse(oldest))| oldest))
+        let is_old = |goes: &Option<u64>| call(*goes).is_some_and(|it| it.age_us(now_us) >= KEY_KEPT_US_MIN);
+        let goes = [first, oldest_of_all].into_iter().find(is_old);
+        goes.ok_or(Refusal::TooManyKeys { whose })
     }
 
     /// The caller that has the most keys in a database.

@@ -23,7 +23,7 @@ pub enum Became {
     Nothing,
     /// It is not in the log yet: the session goes on.
     NotYet,
-    /// This node does not remember the session, or all of its calls.
+    /// This node does not remember the session, or all of its calls, or does not know which session is meant.
     Forgotten,
 }
 
@@ -112,16 +112,13 @@ impl Recent {
         }
     }
 
-    /// What became of a call of a client's last session, if it has a number. Where the connection id is used again, nobody can
-    /// tell which of its connections is meant.
+    /// What became of a call of a client's session, if it has a number. Where more than one has had the connection id, nobody can
+    /// tell which of them is meant, whether they are over or not.
     pub(crate) fn became(&self, client: &Client, request_id: u32) -> Became {
         let mut sessions = self.sessions.iter().rev().filter(|it| it.client == *client);
-        let Some(session) = sessions.next() else {
+        let (Some(session), None) = (sessions.next(), sessions.next()) else {
             return Became::Forgotten;
         };
-        if !session.is_over && sessions.next().is_some() {
-            return Became::Forgotten;
-        }
         let mut calls = self.calls.iter().rev();
         match calls.find(|call| call.session == session.id && call.request_id == request_id) {
             Some(call) => match call.known.clone() {
@@ -215,13 +212,14 @@ mod tests {
         recent.note(&disconnect(15, 10));
         assert_eq!(recent.became(&CLIENT, 3), Became::Nothing);
         assert_eq!(ended(&recent, 1), (11, true));
-        // Of the next session under the same id nothing is said before it is over: the one before it may be meant.
+        // Of the next session under the same id nothing is said, nor when it is over: the one before it may be meant.
         recent.note(&connect(16));
         recent.note(&call(17, 16, 1));
         assert_eq!(recent.became(&CLIENT, 1), Became::Forgotten);
         recent.note(&disconnect(18, 16));
-        assert_eq!(recent.became(&CLIENT, 1), Became::Open(Position(17)));
-        assert_eq!(recent.became(&CLIENT, 2), Became::Nothing);
+        for request_id in 1..4 {
+            assert_eq!(recent.became(&CLIENT, request_id), Became::Forgotten);
+        }
     }
 
     /// The database is made again from the log.

@@ -206,7 +206,9 @@ impl Store {
         loop {
             let looked = Instant::now();
             rtdb_runtime::sleep(step).await;
-            let waited = stall.look(self.progress.busy_for(), looked.elapsed());
+            // In this order: one thing that hangs is busy for longer than that, even if the node stands still here.
+            let since_last = looked.elapsed();
+            let waited = stall.look(self.progress.busy_for(), since_last);
             if waited > patience {
                 let reason = format!(
                     "the disk has not finished a write to the log, or a read from it, for {} s",

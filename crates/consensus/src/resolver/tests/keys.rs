@@ -372,6 +372,57 @@ fn a_shard_keeps_so_many_keys_and_takes_from_the_database_with_the_most() {
     assert_eq!(callers.count(), KEYS_MAX);
 }
 
+/// A database is full on a busy day, and so is a shard: that turns nobody away as long as something is old enough to go.
+#[test]
+fn who_is_busy_in_a_full_database_turns_nobody_away() {
+    let mut callers = Callers::new(&[DATABASE]);
+    for person in 0..KEYS_PER_DATABASE_MAX / 8 {
+        callers.call(0, &DATABASE, &person.to_string(), 0..8);
+    }
+    assert_eq!(callers.count(), KEYS_PER_DATABASE_MAX);
+    let later_us = KEY_KEPT_US_MIN + 1_000_000;
+    // Some calls in a row, and then others have fewer.
+    assert_eq!(callers.call(later_us, &DATABASE, ANN, 0..9), (9, None));
+    assert!(!callers.has(&DATABASE, "7", 0) && callers.has(&DATABASE, "8", 0));
+    assert!(!callers.has(&DATABASE, "0", 1) && callers.has(&DATABASE, "0", 2));
+    assert_eq!(callers.call(later_us, &DATABASE, BOB, 0..1), (1, None));
+    assert!(callers.has(&DATABASE, ANN, 0) && !callers.has(&DATABASE, "0", 2));
+    // Nobody has more than a caller may have, however many of them come.
+    let max = KEYS_PER_CALLER_MAX;
+    assert_eq!(callers.call(later_us, &DATABASE, ANN, 9..max).0, max - 9);
+    let whose = "the caller has made";
+    assert_eq!(
+        callers.call(later_us, &DATABASE, ANN, max..max + 1),
+        (0, Some(whose))
+    );
+    assert_eq!(callers.call(later_us, &DATABASE, BOB, 1..9), (8, None));
+    assert_eq!(callers.count(), KEYS_PER_DATABASE_MAX);
+}
+
+#[test]
+fn who_is_busy_in_a_full_shard_turns_no_other_database_away() {
+    let databases: Vec<_> = (10..14).map(|it| Bytes::from(vec![it; 32])).collect();
+    let mut callers = Callers::new(&databases);
+    let [one, other, busy, last] = &databases[..] else {
+        panic!("four databases")
+    };
+    for database in [one, other] {
+        for caller in 0..KEYS_PER_DATABASE_MAX / KEYS_PER_CALLER_MAX {
+            callers.call(0, database, &caller.to_string(), 0..KEYS_PER_CALLER_MAX - 1);
+        }
+    }
+    let later_us = KEY_KEPT_US_MIN + 1_000_000;
+    for caller in ["a", "b", "c", "d"] {
+        let names = 0..KEYS_PER_CALLER_MAX;
+        let (took, whose) = callers.call(later_us, busy, caller, names);
+        assert_eq!((took, whose), (KEYS_PER_CALLER_MAX, None));
+    }
+    assert_eq!(callers.count(), KEYS_MAX);
+    assert_eq!(callers.call(later_us, last, ANN, 0..2), (2, None));
+    assert!(callers.has(busy, "a", 0));
+    assert_eq!(callers.count(), KEYS_MAX);
+}
+
 #[test]
 fn what_the_log_decides_is_what_came_of_a_call() {
     let mut bench = Bench::new(Resolver::shard());
