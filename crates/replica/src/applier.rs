@@ -31,6 +31,7 @@ use self::back_off::BackOff;
 use self::checkpoint::Checkpoints;
 pub(crate) use self::connection::Connection;
 pub use self::connection::ConnectionError;
+pub(crate) use self::core::absent;
 use self::core::{Core, Violation};
 use self::held::Held;
 use self::poison::Poison;

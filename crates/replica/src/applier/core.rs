@@ -113,7 +113,7 @@ impl Core {
                 None => self.answer(command, Ok(Reply::Done)),
             },
             (Some(Body::Disconnect(_)), None) => self.answer(command, Ok(Reply::Done)),
-            _ => self.answer(command, Err(Failure::Refused(Refusal::NoSuchDatabase))),
+            _ => self.answer(command, Err(Failure::Refused(absent(command)))),
         }
         self.refresh(calls);
         self.answer_first();
@@ -462,6 +462,14 @@ impl Core {
             self.completed = open.position;
             self.told.push(open.told(result));
         }
+    }
+}
+
+/// Why a command has no effect where there is no database.
+pub(crate) fn absent(command: &ResolvedCommand) -> Refusal {
+    match &command.command.body {
+        Some(Body::Connect(_)) => Refusal::NothingToEnter(command.position),
+        _ => Refusal::NoSuchDatabase,
     }
 }
 

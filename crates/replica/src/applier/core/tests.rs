@@ -787,3 +787,13 @@ fn what_is_passed_over_here_may_have_been_done_elsewhere() {
         "{told:?}"
     );
 }
+
+/// The log has let it in: its session is to be ended.
+#[test]
+fn who_comes_where_there_is_no_database_is_told_where_that_stands() {
+    let mut core = Core::default();
+    core.take(&connect(5), &mut Calls::new(Subprotocol::V3));
+    let told: Vec<_> = core.told().map(|told| told.outcome).collect();
+    let refusal = Refusal::NothingToEnter(Position(5));
+    assert_eq!(told, [Err(Unapplied::Refused(refusal))]);
+}
