@@ -111,6 +111,10 @@ pub enum Refusal {
     /// There is no such database.
     #[error("no such database")]
     NoSuchDatabase,
+    /// The log has let a client in, at this position, and the replicas have no such database, since its creation was refused: the
+    /// session has to be ended.
+    #[error("no such database")]
+    NothingToEnter(Position),
     /// The cluster has no such shard.
     #[error("the cluster has no shard {0}")]
     NoSuchShard(u64),

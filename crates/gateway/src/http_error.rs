@@ -73,7 +73,9 @@ impl From<Unapplied> for HttpError {
             Unapplied::Reducer { .. } | Unapplied::Refused(Refusal::Module(_) | Refusal::TooLong { .. }) => {
                 StatusCode::BAD_REQUEST
             }
-            Unapplied::Refused(Refusal::NoSuchDatabase) => return Self::no_such_database(),
+            Unapplied::Refused(Refusal::NoSuchDatabase | Refusal::NothingToEnter(_)) => {
+                return Self::no_such_database();
+            }
             Unapplied::Refused(Refusal::NoSuchShard(_)) => StatusCode::NOT_FOUND,
             Unapplied::Refused(Refusal::KeyTaken) => StatusCode::UNPROCESSABLE_ENTITY,
             Unapplied::Refused(Refusal::TooManyKeys { .. }) => StatusCode::TOO_MANY_REQUESTS,

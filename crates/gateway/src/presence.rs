@@ -3,7 +3,7 @@
 use crate::entrance::Entering;
 use crate::limits::LEAVING_WAIT_MAX;
 use rtdb_consensus::command::{Body, Connect, Disconnect};
-use rtdb_consensus::{NotProposed, Propose, Unapplied};
+use rtdb_consensus::{NotProposed, Propose, Refusal, Unapplied};
 use spacetimedb_lib::{ConnectionId, Identity};
 use std::sync::Arc;
 use thiserror::Error;
@@ -62,6 +62,7 @@ impl Presence {
                     let begun = match &error {
                         Unapplied::Reducer { position, .. } => Some((*position, true)),
                         Unapplied::Unknown { position, .. } => position.map(|position| (position, false)),
+                        Unapplied::Refused(Refusal::NothingToEnter(position)) => Some((*position, true)),
                         Unapplied::Refused(_) => None,
                     };
                     if let Some((position, refused)) = begun {
@@ -130,7 +131,7 @@ mod tests {
     use super::*;
     use futures::FutureExt;
     use futures::future::BoxFuture;
-    use rtdb_consensus::{Command, LogIndex, NoReadIndex, Pending};
+    use rtdb_consensus::{Command, LogIndex, NoReadIndex, Pending, Position};
     use std::sync::Mutex;
 
     /// A log that takes everything, and of which nothing is heard.
@@ -151,6 +152,48 @@ mod tests {
         fn read_index(&self) -> BoxFuture<'_, Result<LogIndex, NoReadIndex>> {
             std::future::ready(Err(NoReadIndex)).boxed()
         }
+    }
+
+    /// A log that takes everything, lets clients in, and knows of replicas without the database.
+    #[derive(Default)]
+    struct Empty(Mutex<Vec<Body>>);
+
+    impl Propose for Empty {
+        fn submit(&self, command: Command) -> Result<Pending, NotProposed> {
+            let (done, pending) = Pending::new();
+            self.0.lock().expect("no panic").extend(command.body);
+            drop(done.send(Err(Unapplied::Refused(Refusal::NothingToEnter(Position(7))))));
+            Ok(pending)
+        }
+
+        fn ready(&self) -> BoxFuture<'_, ()> {
+            async {}.boxed()
+        }
+
+        fn read_index(&self) -> BoxFuture<'_, Result<LogIndex, NoReadIndex>> {
+            std::future::ready(Err(NoReadIndex)).boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_of_a_database_that_is_not_there_is_ended() {
+        let log = Arc::new(Empty::default());
+        let connected = Presence::connect(
+            log.clone(),
+            &Identity::ZERO,
+            &Identity::ZERO,
+            ConnectionId::ZERO,
+            String::new(),
+            false,
+            None,
+        );
+        assert!(connected.await.is_err());
+        let proposed = log.0.lock().expect("no panic").pop();
+        let end = Disconnect {
+            session: 7,
+            refused: true,
+        };
+        assert_eq!(proposed, Some(Body::Disconnect(end)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -31,6 +31,7 @@ use self::back_off::BackOff;
 use self::checkpoint::Checkpoints;
 pub(crate) use self::connection::Connection;
 pub use self::connection::ConnectionError;
+pub(crate) use self::core::absent;
 use self::core::{Core, Violation};
 use self::held::Held;
 use self::poison::Poison;
@@ -62,6 +63,9 @@ const VIOLATIONS_MAX: u32 = 3;
 /// A server that is stopped so soon after it has removed a database may have it again, with all that is to be passed over:
 /// twenty times as long as it takes until that is on disk.
 const REMOVAL_LOST_MAX: Duration = Duration::from_secs(1);
+
+/// What is heard on a node that has set the database aside.
+const SET_ASIDE: &str = "this node's replica of the database is set aside; the other nodes apply the command";
 
 /// The applier of one database.
 pub(crate) struct Applier {
@@ -99,8 +103,6 @@ pub(crate) struct Applier {
     witnesses: watch::Receiver<Witnesses>,
     /// Since when the server has not taken the publication at a position.
     untaken: Option<(Position, Instant)>,
-    /// Commands that stop the server, or publications that it has troubles with, of a database that is deleted behind them.
-    abandoned: BTreeSet<Position>,
     /// The write whose rows are counted.
     counting: Option<Counting>,
     /// Where rows were to be read last, and how often that was begun.
@@ -133,6 +135,8 @@ enum Interrupt {
     Deleted(Position),
     #[error("SpacetimeDB does not take a module: {0}")]
     Untaken(String),
+    #[error("SpacetimeDB has given a new database the files of an earlier one, which has gone again")]
+    NotEmpty,
     #[error("{0}")]
     Quarantine(Quarantine),
     #[error("the database is set aside")]
@@ -188,7 +192,6 @@ impl Applier {
             verdict: Arc::default(),
             passed_over: BTreeSet::new(),
             removed: None,
-            abandoned: BTreeSet::new(),
             held: Held::default(),
             witnesses,
             untaken: None,
@@ -268,9 +271,6 @@ impl Applier {
                 }
                 interrupt => self.retry(&interrupt, pause),
             }
-            if is_refused {
-                self.abandon_publication();
-            }
             // The log may have taken back by now what was found.
             let aside = quarantine.borrow().clone();
             if let Some(why) = aside {
@@ -287,9 +287,17 @@ impl Applier {
                 }
                 continue;
             }
-            match self.poison.stuck() {
-                Some(stuck) => self.stuck(stuck).await,
-                None => rtdb_runtime::sleep(pause).await,
+            let stuck = self.poison.stuck();
+            if let Some(stuck) = stuck {
+                self.stuck(stuck).await;
+            }
+            if self.is_in_vain(is_refused) {
+                if let Err(e) = self.leave_out().await {
+                    self.shared.fail(e.into());
+                    return None;
+                }
+            } else if stuck.is_none() {
+                rtdb_runtime::sleep(pause).await;
             }
             back_off.grow();
         }
@@ -360,10 +368,7 @@ impl Applier {
             "the database is set aside on this node: {why}"
         );
         self.slot.set_phase(Phase::Quarantined(why.clone()));
-        self.shared.deactivate(&self.database);
-        self.slot.forget_calls();
-        self.core.set_aside();
-        self.tell(|held| held.give_up());
+        self.give_up(SET_ASIDE);
         let end = why.pause().map(|pause| Instant::now() + pause);
         let mut quarantine = self.slot.quarantine();
         loop {
@@ -396,7 +401,7 @@ impl Applier {
                     self.slot.take_back();
                     return Ok(None);
                 }
-                self.core.pass(command);
+                self.core.pass(command, SET_ASIDE);
                 self.reader.advance();
                 self.report();
                 if let Some(Body::Delete(_)) = &command.command.body {
@@ -416,6 +421,14 @@ impl Applier {
                 }
             }
         }
+    }
+
+    /// The database is neither applied nor served any more: of what was under way nobody will know on this node.
+    fn give_up(&mut self, why: &'static str) {
+        self.shared.deactivate(&self.database);
+        self.slot.forget_calls();
+        self.core.give_up(why);
+        self.tell(|held| held.give_up());
     }
 
     /// Finds out where to go on, and goes on.
@@ -446,7 +459,7 @@ impl Applier {
                 self.take_turn_for(head.command().position).await;
             }
             connection = match &head.command().command.body {
-                Some(Body::Publish(publish)) => match self.failed(head.command().position) {
+                Some(Body::Publish(publish)) => match self.verdict.failed(head.command().position) {
                     None => self.publish(head.command(), publish, connection).await?,
                     Some(why) => {
                         self.pass_over_publication(head.command(), publish, connection, why)

@@ -444,7 +444,7 @@ impl Truth {
         let (position, is_ok) = match outcome {
             Ok(applied) => (applied.position, true),
             Err(Unapplied::Reducer { position, .. }) => (*position, false),
-            Err(Unapplied::Refused(Refusal::NoSuchDatabase)) => {
+            Err(Unapplied::Refused(Refusal::NoSuchDatabase | Refusal::NothingToEnter(_))) => {
                 let Some(position) = state.streams.get(&(origin, seq)).copied() else {
                     panic!("node {node} tells of {seq} of {origin:?}, which nobody has read")
                 };
@@ -589,7 +589,8 @@ impl Truth {
             // No server takes it.
             Err(Unapplied::Refused(Refusal::Module(_))) if name.starts_with(module::BAD) => {}
             // It is deleted now and then.
-            Err(Unapplied::Refused(Refusal::NoSuchDatabase)) if state.may_be_gone => {}
+            Err(Unapplied::Refused(Refusal::NoSuchDatabase | Refusal::NothingToEnter(_)))
+                if state.may_be_gone => {}
             // That a session is over already was somebody else's doing, under the same name.
             Err(Unapplied::Refused(Refusal::SessionGone)) if name.starts_with(END) => {}
             Err(Unapplied::Refused(Refusal::SessionGone)) => {

@@ -42,20 +42,12 @@ pub(super) struct Core {
     skipped: Option<Position>,
     /// Whether the `Cleanup` that is next has an effect: its `client_disconnected` failed.
     cleans_up: bool,
-    /// A publication was left out here that other nodes may have made.
-    has_left_out: bool,
     refreshes: refresh::Refreshes,
 }
-
-/// What is heard of a command for a database that this node has not made, since it is deleted again; others may have.
-const LEFT_OUT: &str = "the database has been deleted since, before this node had made it";
 
 /// What is heard of rows that are written, if the server has not lived to say how many.
 const UNCOUNTED: &str =
     "the rows are written, and the connection to SpacetimeDB was lost before it had said how many";
-
-/// What is heard on a node that has set the database aside.
-const SET_ASIDE: &str = "this node's replica of the database is set aside; the other nodes apply the command";
 
 /// The server broke the rules that results are matched to calls by.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -77,7 +69,6 @@ pub(super) enum Violation {
 
 impl Core {
     pub(super) fn set_active(&mut self, active: Option<Arc<ActiveDatabase>>) {
-        self.has_left_out &= active.is_none();
         self.active = active;
     }
 
@@ -122,23 +113,10 @@ impl Core {
                 None => self.answer(command, Ok(Reply::Done)),
             },
             (Some(Body::Disconnect(_)), None) => self.answer(command, Ok(Reply::Done)),
-            _ => self.answer(command, Err(self.absent())),
+            _ => self.answer(command, Err(Failure::Refused(absent(command)))),
         }
         self.refresh(calls);
         self.answer_first();
-    }
-
-    /// Why a command has no effect here: there is no database.
-    fn absent(&self) -> Failure {
-        match self.has_left_out {
-            true => Failure::Unknown(LEFT_OUT),
-            false => Failure::Refused(Refusal::NoSuchDatabase),
-        }
-    }
-
-    /// A publication is left out, since the database is deleted behind it. Other nodes may have made it, and calls after it.
-    pub(super) fn leave_out(&mut self) {
-        self.has_left_out = true;
     }
 
     /// Takes a command that has failed by decision: it has no effect, and its caller hears why.
@@ -354,22 +332,22 @@ impl Core {
         Ok(())
     }
 
-    /// The database is set aside: of what was under way nobody will know on this node.
-    pub(super) fn set_aside(&mut self) {
+    /// The database is not applied any more: of what was under way nobody will know on this node.
+    pub(super) fn give_up(&mut self, why: &'static str) {
         self.active = None;
         for open in std::mem::take(&mut self.unsettled) {
             match open.kind {
                 Kind::Cleanup | Kind::Scheduled | Kind::Refresh => {}
-                _ => self.tell(open, Err(Failure::Unknown(SET_ASIDE))),
+                _ => self.tell(open, Err(Failure::Unknown(why))),
             }
         }
     }
 
-    /// Passes over a command of a database that is set aside.
-    pub(super) fn pass(&mut self, command: &ResolvedCommand) {
+    /// Passes over a command of a database that is not applied.
+    pub(super) fn pass(&mut self, command: &ResolvedCommand, why: &'static str) {
         let answer = match &command.command.body {
             Some(Body::Disconnect(_)) => Ok(Reply::Done),
-            _ => Err(Failure::Unknown(SET_ASIDE)),
+            _ => Err(Failure::Unknown(why)),
         };
         self.answer(command, answer);
         self.answer_first();
@@ -431,7 +409,7 @@ impl Core {
 
     /// No rows are written, since there is no database.
     pub(super) fn unwritten_here(&mut self) {
-        self.unwritten(self.absent());
+        self.unwritten(Failure::Refused(Refusal::NoSuchDatabase));
     }
 
     /// A publication, or another command that is alone in the window, has ended.
@@ -484,6 +462,14 @@ impl Core {
             self.completed = open.position;
             self.told.push(open.told(result));
         }
+    }
+}
+
+/// Why a command has no effect where there is no database.
+pub(crate) fn absent(command: &ResolvedCommand) -> Refusal {
+    match &command.command.body {
+        Some(Body::Connect(_)) => Refusal::NothingToEnter(command.position),
+        _ => Refusal::NoSuchDatabase,
     }
 }
 

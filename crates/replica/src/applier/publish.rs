@@ -28,9 +28,6 @@ pub(super) type Judged = Result<Taken, String>;
 /// Once the server has answered a publication with an error of an unknown kind for so long, it is the module's.
 const UNKNOWN_MAX: Duration = Duration::from_secs(30);
 
-/// What is said of a database that was just created, and has rows or another module.
-const NOT_EMPTY: &str = "it has given a new database the files of an earlier one";
-
 /// A publication under way.
 #[derive(Clone, Copy)]
 pub(super) struct Publication<'a> {
@@ -293,7 +290,7 @@ impl Applier {
             && admin.runs(owner, &database, program).await? != Some(false);
         if !is_new {
             admin.delete(owner, &database).await?;
-            return Err(Interrupt::Untaken(NOT_EMPTY.to_owned()));
+            return Err(Interrupt::NotEmpty);
         }
         Ok(())
     }

@@ -2,7 +2,6 @@
 
 use super::held::Held;
 use super::reader::Head;
-use super::stuck::ABANDONED;
 use super::window::Told;
 use super::{Applier, Connection, Interrupt, before, calls, is_alone};
 use crate::replica::{Found, Shared, Slot};
@@ -125,8 +124,7 @@ impl Applier {
                 return None;
             }
             self.slot.took(command);
-            let abandoned = self.abandoned.contains(&command.position).then_some(ABANDONED);
-            match self.verdict.failed(command.position).or(abandoned) {
+            match self.verdict.failed(command.position) {
                 None => {
                     self.checkpoints.took(command.timestamp_us);
                     self.core.take(command, &mut connection.calls);

@@ -35,7 +35,7 @@ impl Applier {
         self.refresh_verdict();
         if let Some(position) = self.core.unsettled_publication()
             && !self.passed_over.contains(&position)
-            && self.failed(position).is_some()
+            && self.verdict.failed(position).is_some()
         {
             // The server must not even look at it.
             self.remove().await?;

@@ -2,20 +2,21 @@
 //! says that it has failed.
 
 use super::core::Violation;
-use super::poison::Stuck;
+use super::poison::{Poison, Stuck};
 use super::publish::{header, mark};
 use super::{Applier, Connection, Interrupt};
 use crate::Phase;
-use rtdb_consensus::command::{Body, Poison, PoisonStep, Publish};
-use rtdb_consensus::{Position, ResolvedCommand};
+use rtdb_consensus::command::{self, Body, PoisonStep, Publish};
+use rtdb_consensus::{Position, ReadError, ResolvedCommand};
 use rtdb_determinism::MARK;
 use rtdb_runtime::Instant;
 use std::time::Duration;
 
 /// The pause before a command that has stopped the server again and again is tried once more.
 const STUCK_PAUSE: Duration = Duration::from_secs(300);
-/// What the caller of a command hears that nothing will be decided about.
-pub(super) const ABANDONED: &str = "SpacetimeDB could not do this, and the database has been deleted since";
+/// What is heard of commands before the deletion of a database that this node has not made as the others may have.
+const LEFT_OUT: &str =
+    "the database has been deleted since, and this node's SpacetimeDB could not do all that came before";
 /// How often a report is made until it is in the log.
 const REPORT_RETRY: Duration = Duration::from_secs(5);
 
@@ -33,8 +34,11 @@ impl Applier {
         let end = Instant::now() + STUCK_PAUSE;
         while Instant::now() < end {
             self.refresh_verdict();
+            if self.verdict.is_deleted_after(position) {
+                return;
+            }
             let is_refused = matches!(self.verdict.judged(position), Some(Err(_)));
-            if is_refused || self.failed(position).is_some() {
+            if is_refused || self.verdict.failed(position).is_some() {
                 return self.poison.done(position);
             }
             if self.verdict.stuck() != Some(position) {
@@ -51,27 +55,37 @@ impl Applier {
         self.take_back(position).await;
     }
 
-    /// Why a command has failed: by decision, or because it stops the server and the database is deleted behind it, so that
-    /// nothing more will be decided.
-    pub(super) fn failed(&mut self, position: Position) -> Option<&'static str> {
-        let is_stuck = self
-            .poison
-            .stuck()
-            .is_some_and(|stuck| stuck.position == position);
-        if is_stuck && self.verdict.is_deleted_after(position) {
-            self.abandoned.insert(position);
-        }
-        let abandoned = self.abandoned.contains(&position).then_some(ABANDONED);
-        self.verdict.failed(position).or(abandoned)
+    /// Whether the server can't do what stands before the database's deletion: a command stops it, or it has troubles with a
+    /// publication. Nothing will be decided about that, and nobody needs it.
+    pub(super) fn is_in_vain(&mut self, is_refused: bool) -> bool {
+        self.refresh_verdict();
+        let publication = self.core.unsettled_publication().filter(|_| is_refused);
+        let stuck = self.poison.stuck().map(|stuck| stuck.position);
+        let mut undone = [publication, stuck].into_iter().flatten();
+        undone.any(|position| self.verdict.is_deleted_after(position))
     }
 
-    /// A publication that the server has troubles with is not tried again if the database is deleted behind it.
-    pub(super) fn abandon_publication(&mut self) {
-        self.refresh_verdict();
-        let unsettled = self.core.unsettled_publication();
-        if let Some(position) = unsettled.filter(|position| self.verdict.is_deleted_after(*position)) {
-            self.abandoned.insert(position);
-            self.core.leave_out();
+    /// Goes on at the database's deletion. Other nodes may have done what this server can't, and what comes after it: here it
+    /// would have other outcomes.
+    pub(super) async fn leave_out(&mut self) -> Result<(), ReadError> {
+        tracing::warn!(
+            database = self.hex(),
+            "SpacetimeDB can't do what comes before the database's deletion: all of that is left out"
+        );
+        self.give_up(LEFT_OUT);
+        (self.poison, self.untaken) = (Poison::default(), None);
+        loop {
+            while let Some(head) = self.reader.head() {
+                let command = head.command();
+                if let Some(Body::Delete(_)) = &command.command.body {
+                    (self.born, self.is_stale) = (command.position, true);
+                    return Ok(());
+                }
+                self.core.pass(command, LEFT_OUT);
+                self.reader.advance();
+                self.report();
+            }
+            self.reader.more().await?;
         }
     }
 
@@ -112,10 +126,10 @@ impl Applier {
     }
 
     fn say_stuck(&self, position: Position, attempts: u32) {
-        let poison = Poison {
+        let poison = command::Poison {
             database: self.database.to_vec().into(),
             position: position.0,
-            step: Some(PoisonStep::Stuck(rtdb_consensus::command::Stuck { attempts })),
+            step: Some(PoisonStep::Stuck(command::Stuck { attempts })),
         };
         if let Some(reports) = &self.shared.reports {
             reports.report(Body::Poison(poison));
@@ -150,7 +164,7 @@ impl Applier {
     pub(super) async fn settle_poison(
         &mut self,
         command: &ResolvedCommand,
-        poison: &Poison,
+        poison: &command::Poison,
         connection: Option<Connection>,
     ) -> Result<Option<Connection>, Interrupt> {
         let Some(mut connection) = connection else {

@@ -56,7 +56,7 @@ impl Applier {
             self.core.unwritten_here();
             return Err(None);
         };
-        if let Some(why) = self.failed(command.position) {
+        if let Some(why) = self.verdict.failed(command.position) {
             self.passed_over.insert(command.position);
             self.core.unwritten(Failure::trapped(why.to_owned()));
             return Err(Some(connection));

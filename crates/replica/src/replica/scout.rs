@@ -1,7 +1,7 @@
 //! Looks through the log for databases, and starts an applier for each.
 
 use super::{Shared, Slot};
-use crate::applier::{Applier, database_of};
+use crate::applier::{Applier, absent, database_of};
 use crate::procedures::watcher::Watcher;
 use crate::views::refresher::Refresher;
 use crate::{DatabaseId, Fatal};
@@ -292,7 +292,7 @@ impl Scout {
     /// A command for a database whose publication was malformed: nobody else answers it.
     fn stray(&mut self, command: &ResolvedCommand, database: &[u8]) -> Result<(), Fatal> {
         if identity(database).is_none_or(|identity| !self.known.contains_key(&identity)) {
-            self.refuse(command, Refusal::NoSuchDatabase);
+            self.refuse(command, absent(command));
         }
         Ok(())
     }

@@ -41,7 +41,7 @@ async fn a_deletion_behind_a_creation_that_stops_the_server_is_carried_out() {
     let told = tokio::time::timeout(TIMEOUT, told(&log, gone)).await;
     let status = replica.progress();
     assert!(told.is_ok(), "the deletion is not done: {status:?}");
-    assert!(matches!(log.outcome(deadly), Err(Unapplied::Refused(_))));
+    assert!(matches!(log.outcome(deadly), Err(Unapplied::Unknown { .. })));
     // It is gone for good, and the server is there for the others.
     log.all_applied().await;
     node.server.up().await;

@@ -1,8 +1,8 @@
 //! What servers lose, and do, at moments when it is hard to see.
 
 use super::support::{Eventful, Log, WITHIN, When, judge, names, ran, skip, start};
-use rtdb_consensus::Position;
-use rtdb_consensus::command::Body;
+use rtdb_consensus::command::{Body, Delete};
+use rtdb_consensus::{Position, Unapplied};
 use rtdb_protocol::Subprotocol;
 use rtdb_replica::Replica;
 use rtdb_runtime::{sleep, timeout};
@@ -242,4 +242,48 @@ fn a_server_that_does_not_take_a_module_is_asked_now_and_then() {
     });
     assert!(is_aside);
     assert!(put <= 2, "it was asked {put} times in 100 s");
+}
+
+/// What becomes of a call behind an update, in a database that is deleted behind both, and which a server that `dies` has to make
+/// again. It may have troubles when it is to take the publication.
+fn told_before_the_deletion(dies: Loss, is_troubled: bool) -> Result<Position, Unapplied> {
+    ran(0, async move {
+        let (server, eventful, log, replica) = begun(false).await;
+        let put = eventful.put.load(Ordering::Relaxed);
+        if is_troubled {
+            eventful.at(When::Deleted, |server| server.trouble(true));
+        }
+        server.die(dies);
+        log.push(Body::Publish(publish(2, false, false)));
+        let two = log.push(call(0, ADD, "two"));
+        let deleted = log.push(Body::Delete(Delete {
+            database: DATABASE,
+            ..Delete::default()
+        }));
+        while eventful.put.load(Ordering::Relaxed) == put {
+            sleep(Duration::from_millis(5)).await;
+        }
+        sleep(Duration::from_secs(1)).await;
+        server.trouble(false);
+        log.outcome(deleted).await.expect("it goes well");
+        assert!(eventful.is_over());
+        assert_eq!(server.database(&DATABASE), None);
+        let told = log.outcome(two).await;
+        replica.stop().await;
+        told.map(|applied| applied.position)
+    })
+}
+
+/// Others may have made it with what stood before: here the update would have made a database of its own.
+#[test]
+fn what_follows_a_publication_that_is_left_out_is_left_out_too() {
+    let told = told_before_the_deletion(Loss::Everything, true);
+    assert!(matches!(told, Err(Unapplied::Unknown { .. })), "{told:?}");
+}
+
+/// That a new database gets the files of a forgotten one is not the publication's trouble.
+#[test]
+fn a_database_that_is_deleted_later_is_made_though_the_server_has_forgotten_it() {
+    let told = told_before_the_deletion(Loss::Catalog, false);
+    assert_eq!(told, Ok(Position::new(4, 0)));
 }

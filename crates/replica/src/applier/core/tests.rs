@@ -772,10 +772,28 @@ fn the_cleanup_behind_a_disconnect_that_was_overtaken_is_not_passed_over() {
 }
 
 #[test]
-fn calls_behind_a_publication_that_is_left_out_may_have_been_made_elsewhere() {
-    let mut core = Core::default();
-    core.leave_out();
-    core.take(&call(5, 0, "add", "x"), &mut Calls::new(Subprotocol::V3));
+fn what_is_passed_over_here_may_have_been_done_elsewhere() {
+    let (mut core, mut calls) = core(true);
+    core.take(&call(5, 0, "add", "x"), &mut calls);
+    core.lost();
+    core.give_up("why");
+    core.pass(&call(6, 0, "add", "y"), "why");
     let told: Vec<_> = core.told().map(|told| told.outcome).collect();
-    assert!(matches!(&told[..], [Err(Unapplied::Unknown { .. })]), "{told:?}");
+    assert!(
+        matches!(
+            &told[..],
+            [Err(Unapplied::Unknown { .. }), Err(Unapplied::Unknown { .. })]
+        ),
+        "{told:?}"
+    );
+}
+
+/// The log has let it in: its session is to be ended.
+#[test]
+fn who_comes_where_there_is_no_database_is_told_where_that_stands() {
+    let mut core = Core::default();
+    core.take(&connect(5), &mut Calls::new(Subprotocol::V3));
+    let told: Vec<_> = core.told().map(|told| told.outcome).collect();
+    let refusal = Refusal::NothingToEnter(Position(5));
+    assert_eq!(told, [Err(Unapplied::Refused(refusal))]);
 }
