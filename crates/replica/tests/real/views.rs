@@ -120,16 +120,22 @@ async fn calls_do_not_wait_for_many_refreshes_that_take_long() {
     };
     let node = Node::start(program).await;
     let (log, replica) = running(&node, Options::default().call_units_max).await;
-    let _holds = look(&node, &log, &replica).await;
+    let holds = look(&node, &log, &replica).await;
     let begun = Instant::now();
     let mut bodies = vec![call("switch_on", &[STUCK], 0)];
     bodies.extend((0..63).map(|_| score()));
     let calls = log.append(bodies);
     log.all_applied().await;
     let took = begun.elapsed();
-    eprintln!("64 calls took {took:?}");
     assert!(calls.iter().all(|call| log.outcome(*call).is_ok()));
-    assert!(took < Duration::from_secs(15), "64 calls took {took:?}");
+    let mut one = Duration::ZERO;
+    for hold in &holds {
+        let begun = Instant::now();
+        let _ = hold.refresh().await;
+        one = one.max(begun.elapsed());
+    }
+    eprintln!("64 calls took {took:?}, a refresh {one:?}");
+    assert!(took < 16 * one, "64 calls took {took:?}, a refresh {one:?}");
     replica.stop().await;
     node.server.stop().await;
 }
@@ -152,7 +158,7 @@ async fn a_refresh_that_takes_too_long_ends_with_its_server_and_no_call_is_blame
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    let in_time = tokio::time::timeout(Duration::from_secs(5), ended).await.is_ok();
+    let in_time = tokio::time::timeout(Duration::from_secs(10), ended).await.is_ok();
     eprintln!("ended: {in_time}, after {:?}", begun.elapsed());
     assert!(in_time, "the server runs the view still");
     log.all_applied().await;
