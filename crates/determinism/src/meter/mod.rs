@@ -177,6 +177,14 @@ fn add_exhausted(module: &mut Module, own: MemoryId, units_max: u64) -> Function
 /// A function that logs a message and traps. The instance is lost with the trap, and so the message may stand anywhere in its
 /// memory, which is `own`.
 pub(crate) fn add_last_words(module: &mut Module, own: MemoryId, message: String) -> FunctionId {
+    let say = add_words(module, own, message);
+    function(module, [], &[], |code, [], _| {
+        code.call(say).unreachable();
+    })
+}
+
+/// A function that logs a message, which stands for a moment in the module's memory, `own`, at [`MESSAGE_AT`].
+pub(crate) fn add_words(module: &mut Module, own: MemoryId, message: String) -> FunctionId {
     let bytes = message.len() as i32;
     let message = module.data.add(DataKind::Passive, message.into_bytes());
     let ty = module.types.add(&[I32; 8], &[]);
@@ -189,6 +197,6 @@ pub(crate) fn add_last_words(module: &mut Module, own: MemoryId, message: String
         for argument in [LEVEL_ERROR, 0, 0, 0, 0, NO_LINE, MESSAGE_AT as i32, bytes] {
             code.i32_const(argument);
         }
-        code.call(log).unreachable();
+        code.call(log);
     })
 }

@@ -6,7 +6,7 @@ use walrus::{FunctionId, GlobalId, LocalId, Module, ValType};
 use super::describe::Sinks;
 use super::emit::{Code, Emit, I32, I64, function};
 use super::host::Host;
-use super::jwt::{self, Jwt};
+use super::jwt::Jwt;
 use super::layout::*;
 use super::scan::Scans;
 use super::schedules::{Schedules, Timer};
@@ -50,6 +50,8 @@ pub(super) struct Call {
     pub(super) replay: Option<FunctionId>,
     /// `settle(source)`, if the module may have some.
     pub(super) settle: Option<FunctionId>,
+    /// `forget()`, if the module asks for no calls at once: what one before it has asked for is not made.
+    pub(super) forget: Option<FunctionId>,
     /// `begin()`.
     pub(super) begin: FunctionId,
     pub(super) scans: Scans,
@@ -168,7 +170,8 @@ impl Call {
                 schedules.begin(code, read, args, timer, reducer, |code| {
                     self.fail(code, error, self.not_due);
                 });
-                code.i32_const(jwt::ROW).local_set(args);
+                schedules.source(code);
+                code.local_set(args);
             });
             code.local_get(id).is(unscheduled).when(|code| {
                 // Whether the call before it, at the position before, was of the row, and has succeeded.
@@ -224,7 +227,12 @@ impl Call {
                 seen.at(code, ARGUMENT);
                 code.i32_const(1).call(read).drop();
                 seen.at(code, ARGUMENT);
-                code.read8(seen.memory).when(|code| published(code, scratch));
+                code.read8(seen.memory).when(|code| {
+                    published(code, scratch);
+                    if let Some(forget) = self.forget {
+                        code.call(forget);
+                    }
+                });
             });
             if let Some(init) = plan.init {
                 code.local_get(id)
