@@ -124,6 +124,7 @@ impl Applier {
             owner: owner.clone(),
             claims: Claims::of(&publish.module),
             firing: rtdb_determinism::Firing::of(&publish.module),
+            calls_at_once: rtdb_determinism::calls_at_once(&publish.module),
             takes_rows: takes_rows(&publish.module),
             runs_procedures: runs_procedures(&publish.module),
             position,

@@ -363,6 +363,7 @@ mod tests {
             module: Arc::new(Module::from_def(&def).unwrap()),
             claims: Claims::Ignored,
             firing: Firing::ByTime,
+            calls_at_once: false,
             takes_rows: true,
             runs_procedures: false,
             position: Position(7),

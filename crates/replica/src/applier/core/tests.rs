@@ -41,6 +41,7 @@ fn core_with(lifecycle: bool, claims: Claims) -> (Core, Calls) {
         module: Arc::new(module(lifecycle)),
         claims,
         firing: Firing::ByTime,
+        calls_at_once: false,
         takes_rows: true,
         runs_procedures: true,
         position: Position(1),
