@@ -48,7 +48,7 @@ pub use schema::original_schema;
 pub use shape::scalar_bytes;
 pub use successes::Successes;
 pub use timers::{Firing, When, calls_at_once, encode_timer};
-pub use views::{REFRESH_ALL, view_key, view_pause};
+pub use views::{REFRESH_ALL, REFRESH_BRIEFLY, refreshes_briefly, view_key, view_pause};
 
 /// The largest module that is prepared, in bytes.
 pub const MODULE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -69,7 +69,7 @@ pub const DISCONNECT: &str = "rtdb_disconnect";
 /// with the row of that table.
 pub const LOAD: &str = "rtdb_load";
 /// The hidden reducer that evaluates views, in modules of definition version 10. Own arguments: `key: u64`, which is
-/// [`REFRESH_ALL`], or a [`view_key`] for one of them. It has no place in the log: it records no position, changes no
+/// [`REFRESH_ALL`], [`REFRESH_BRIEFLY`], or a [`view_key`] for one of them. It has no place in the log: it records no position, changes no
 /// digest, and what it does is a node's own.
 pub const REFRESH: &str = "rtdb_refresh";
 

@@ -20,6 +20,7 @@ use crate::abi;
 use crate::header;
 use crate::plan::Plan;
 use crate::reset::Reset;
+use crate::views::{REFRESH_ALL, REFRESH_BRIEFLY};
 
 /// What a call is made of.
 pub(super) struct Call {
@@ -112,7 +113,7 @@ impl Call {
         function(module, PARAMS, &[I32], |code, params, locals| {
             let [id, .., args, error] = params;
             let [present, errno, reducer, ran] = [(); 4].map(|()| locals.add(I32));
-            let timer = Timer::add(locals);
+            let (timer, key) = (Timer::add(locals), locals.add(I64));
             code.local_get(args);
             seen.at(code, HEADER);
             code.i32_const(header::LEN as i32).call(read).local_set(args);
@@ -132,7 +133,12 @@ impl Call {
                     seen.at(code, ARGUMENT);
                     code.i32_const(8).call(read).drop();
                     seen.get64(code, ARGUMENT);
-                    code.call(views.mark).i32_const(0).return_();
+                    code.local_tee(key).i64_const(REFRESH_BRIEFLY.cast_signed());
+                    code.binop(BinaryOp::I64Eq).when(|code| {
+                        self.reset.meter.be_brief(code);
+                        code.i64_const(REFRESH_ALL.cast_signed()).local_set(key);
+                    });
+                    code.local_get(key).call(views.mark).i32_const(0).return_();
                 });
             }
 

@@ -365,6 +365,8 @@ impl Target {
         let asks = (asks && plan.immediate).then_some(&[crate::timers::MAY_ASK][..]);
         section::put(&mut self.module, crate::timers::IMMEDIATE_SECTION, asks);
         section::put(&mut self.module, rows::SECTION, Some(&[rows::TAKES]));
+        let brief = plan.views.is_some().then_some(&[crate::views::BRIEF][..]);
+        section::put(&mut self.module, crate::views::SECTION, brief);
         Ok(self.module.emit_wasm())
     }
 

@@ -126,6 +126,7 @@ impl Applier {
             firing: rtdb_determinism::Firing::of(&publish.module),
             calls_at_once: rtdb_determinism::calls_at_once(&publish.module),
             takes_rows: takes_rows(&publish.module),
+            refreshes_briefly: rtdb_determinism::refreshes_briefly(&publish.module),
             runs_procedures: runs_procedures(&publish.module),
             position,
             module: Arc::new(module),

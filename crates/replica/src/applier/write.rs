@@ -365,6 +365,7 @@ mod tests {
             firing: Firing::ByTime,
             calls_at_once: false,
             takes_rows: true,
+            refreshes_briefly: true,
             runs_procedures: false,
             position: Position(7),
             program: Hash::from_byte_array([5; 32]),

@@ -43,6 +43,7 @@ fn core_with(lifecycle: bool, claims: Claims) -> (Core, Calls) {
         firing: Firing::ByTime,
         calls_at_once: false,
         takes_rows: true,
+        refreshes_briefly: true,
         runs_procedures: true,
         position: Position(1),
         program: spacetimedb_lib::Hash::ZERO,
