@@ -57,8 +57,7 @@ pub(crate) const NOT_COMMITTED: i32 = 20;
 
 /// `__call_reducer__`: the reducer has failed, and its error's sink says why.
 pub(crate) const FAILED: i32 = 1;
-/// Calls a reducer some time later, from outside the log. C# modules import it whether they use it or not, so that the
-/// import alone is fine: whoever calls it traps.
+/// Has a reducer called right after, by its name. C# modules import it whether they use it or not.
 pub(crate) const SCHEDULE_IMMEDIATE: &str = "volatile_nonatomic_schedule_immediate";
 
 /// Host functions whose result or effect is the same on every replica, given the same rows and calls.

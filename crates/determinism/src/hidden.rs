@@ -1,6 +1,7 @@
 //! The hidden tables and reducers, the same in definitions of both versions.
 
 use convert_case::{Case, Casing};
+use spacetimedb_lib::ScheduleAt;
 use spacetimedb_sats::raw_identifier::RawIdentifier;
 use spacetimedb_sats::{AlgebraicType, ProductType, ProductTypeElement};
 
@@ -129,6 +130,30 @@ pub(crate) const CLAIMS: HiddenTable = HiddenTable {
         ])
     },
 };
+
+/// A row for each call that the module has asked for, and that is still to be made: the reducer's name, and its arguments. The
+/// shim sees it as one of the module's own schedule tables, the last one, and so it is not among [`TABLES`].
+///
+/// Each module has it that is prepared [with it](crate::Options::calls_at_once), whether it asks for such calls or not: the next one
+/// may not, and SpacetimeDB 1.2 removes no tables, 2.8 only as what breaks clients.
+pub(crate) const IMMEDIATE: HiddenTable = HiddenTable {
+    name: crate::IMMEDIATE,
+    type_name: "RtdbImmediate",
+    index: "rtdb_immediate_id_idx_btree",
+    public: false,
+    row: || {
+        product([
+            ("id", AlgebraicType::U64),
+            ("at", ScheduleAt::get_type()),
+            ("reducer", AlgebraicType::String),
+            ("args", AlgebraicType::bytes()),
+        ])
+    },
+};
+
+/// Where in a row of it the column stands that says when, and the name's length behind it.
+pub(crate) const IMMEDIATE_AT: u32 = 8;
+pub(crate) const IMMEDIATE_NAME: u32 = IMMEDIATE_AT + 9;
 
 pub(crate) const TABLES: [&HiddenTable; 4] = [&STATE, &SESSION, &SEQUENCE, &CLAIMS];
 

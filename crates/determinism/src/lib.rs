@@ -49,8 +49,8 @@ pub use rows::{RowChanges, encode_changes, takes_rows};
 pub use schema::original_schema;
 pub use shape::scalar_bytes;
 pub use successes::Successes;
-pub use timers::{Firing, When, encode_timer};
-pub use views::{REFRESH_ALL, view_key, view_pause};
+pub use timers::{Firing, When, calls_at_once, encode_timer};
+pub use views::{REFRESH_ALL, REFRESH_BRIEFLY, refreshes_briefly, view_key, view_pause};
 
 /// The largest module that is prepared, in bytes.
 pub const MODULE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -71,7 +71,7 @@ pub const DISCONNECT: &str = "rtdb_disconnect";
 /// with the row of that table.
 pub const LOAD: &str = "rtdb_load";
 /// The hidden reducer that evaluates views, in modules of definition version 10. Own arguments: `key: u64`, which is
-/// [`REFRESH_ALL`], or a [`view_key`] for one of them. It has no place in the log: it records no position, changes no
+/// [`REFRESH_ALL`], [`REFRESH_BRIEFLY`], or a [`view_key`] for one of them. It has no place in the log: it records no position, changes no
 /// digest, and what it does is a node's own.
 pub const REFRESH: &str = "rtdb_refresh";
 
@@ -89,6 +89,19 @@ pub const SCHEDULED: &str = "rtdb_scheduled";
 /// The hidden reducer that follows it, at the next position, whatever came of it: deletes the row if it is for one time, and
 /// was due. The same arguments.
 pub const UNSCHEDULED: &str = "rtdb_unscheduled";
+
+/// The hidden table of the calls that the module has asked for by `volatile_nonatomic_schedule_immediate`: `id: u64, at:
+/// ScheduleAt`, and what else [`SCHEDULED`] needs to make them. Its rows are due at once.
+pub const IMMEDIATE: &str = "rtdb_immediate";
+
+/// Its place among the schedules, as [`SCHEDULED`] and [`UNSCHEDULED`] are told.
+pub const IMMEDIATE_SCHEDULE: u32 = u32::MAX;
+
+/// The most calls that may wait in it. Whoever watches the table holds all of it.
+pub const IMMEDIATE_ROWS_MAX: u32 = 8_192;
+
+/// The most bytes of arguments that each of them may have.
+pub const IMMEDIATE_ARGS_BYTES_MAX: u32 = 16 << 10;
 
 /// The hidden reducer that deletes and inserts rows of the module's tables. Own arguments: `changes: Vec<u8>`, as
 /// [`encode_changes`] writes them. Generated columns get their numbers as in the module's own inserts. Modules say in a
@@ -142,6 +155,10 @@ pub struct Options {
     /// Gives all NaNs the same bits, whatever the processor: for replicas on processors of different kinds. It makes
     /// arithmetic on floats slower.
     pub canonical_nan: bool,
+    /// Gives the database the table [`IMMEDIATE`]: whoever publishes without it later, as an older version of this program, would
+    /// have the server remove it, which 1.2 refuses, and 2.8 takes for breaking clients. Without it
+    /// `volatile_nonatomic_schedule_immediate` traps.
+    pub calls_at_once: bool,
     /// What one call may use at most, in units of about a WebAssembly instruction each; a view may use a tenth of it.
     pub call_units_max: u64,
 }
@@ -150,6 +167,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             canonical_nan: false,
+            calls_at_once: false,
             call_units_max: CALL_UNITS_MAX,
         }
     }
@@ -179,7 +197,7 @@ pub fn prepare_with(wasm: &[u8], options: &Options) -> Result<Prepared, PrepareE
     bounds::check(wasm)?;
     let target = shim::Target::parse(wasm, options)?;
     let original_def = sandbox::describe(wasm)?;
-    let plan = def::rewrite(&original_def)?;
+    let plan = def::rewrite(&original_def, options.calls_at_once)?;
     let wasm = target.shim(&plan)?;
     sandbox::trial(&wasm, &plan)?;
     Ok(Prepared { wasm, original_def })

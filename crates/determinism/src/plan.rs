@@ -28,6 +28,11 @@ pub(crate) struct Plan {
     pub(crate) init: Option<u32>,
     /// The reducer that a client's departure calls.
     pub(crate) client_disconnected: Option<u32>,
+    /// The names by which the module's reducers can be called at once, by id, and its procedures.
+    pub(crate) names: [Vec<String>; 2],
+    /// Whether the last one of the tables and of the schedules is that of [`IMMEDIATE`](crate::hidden::IMMEDIATE), and none of the
+    /// module's.
+    pub(crate) immediate: bool,
     /// The tables, in the definition's order.
     pub(crate) tables: Vec<TablePlan>,
     /// The schedules, in the order of [`Module::schedules`](crate::Module::schedules).
@@ -58,6 +63,8 @@ pub(crate) struct SchedulePlan {
 pub(crate) enum Called {
     Reducer(u32),
     Procedure(u32),
+    /// The reducer that the row names.
+    Named,
 }
 
 /// A view.
@@ -170,6 +177,11 @@ impl Plan {
         self.procedures > 0 || self.handlers.is_some()
     }
 
+    /// How many schedules the module has itself.
+    pub(crate) fn own_schedules(&self) -> u32 {
+        (self.schedules.len() - usize::from(self.immediate)) as u32
+    }
+
     /// All generated columns, in the order of their tables.
     pub(crate) fn sequences(&self) -> impl Iterator<Item = &Sequence> {
         self.tables.iter().flat_map(TablePlan::sequences)
@@ -191,9 +203,10 @@ impl Plan {
     /// a key that is another column's by now is that column's.
     pub(crate) fn check_sequences(&mut self) -> Result<(), PrepareError> {
         let mut keys: Vec<_> = self.sequences().map(|sequence| sequence.key).collect();
-        if keys.len() > SEQUENCES_MAX {
+        let columns = keys.len() - usize::from(self.immediate);
+        if columns > SEQUENCES_MAX {
             return Err(PrepareError::TooManySequences {
-                columns: keys.len(),
+                columns,
                 max: SEQUENCES_MAX,
             });
         }

@@ -115,7 +115,8 @@ fn truncate_types(types: &mut Value, module: &Module) {
 fn remove_hidden_types(types: &mut Value) {
     retain(types, |ty| {
         let name = name_of(ty).and_then(|name| name_of(name).or(Some(name)));
-        let mut hidden = hidden::TABLES.into_iter().chain(hidden::TABLES_SINCE_10);
+        let hidden = hidden::TABLES.into_iter().chain(hidden::TABLES_SINCE_10);
+        let mut hidden = hidden.chain([&hidden::IMMEDIATE]);
         !hidden.any(|table| name.and_then(Value::as_str) == Some(table.type_name))
     });
 }

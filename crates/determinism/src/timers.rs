@@ -28,6 +28,15 @@ impl Firing {
     }
 }
 
+/// The section by which a prepared module says that it may ask for calls at once. Its contents are one byte.
+pub(crate) const IMMEDIATE_SECTION: &str = "rtdb_immediate";
+pub(crate) const MAY_ASK: u8 = 1;
+
+/// Whether a prepared module may leave rows in [`IMMEDIATE`](crate::IMMEDIATE).
+pub fn calls_at_once(wasm: &[u8]) -> bool {
+    section::of(wasm, IMMEDIATE_SECTION) == Some(&[MAY_ASK])
+}
+
 /// When a row is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {

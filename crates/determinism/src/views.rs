@@ -1,10 +1,14 @@
 //! How a view's instances are named: one for each sender, or one for all if it does not know its sender.
 
+use crate::section;
 use spacetimedb_lib::Identity;
 use spacetimedb_lib::view_args::{VIEW_ARGS_HASH_DOMAIN, hash_empty_view_args, hash_sender_view_args};
 
 /// What [`REFRESH`](crate::REFRESH) takes for all instances that calls have outdated.
 pub const REFRESH_ALL: u64 = 0;
+/// The same for a refresh that calls wait for: all views together may use a fiftieth of what one may else, and it fails if they
+/// use more. To modules that do not say that they know it ([`refreshes_briefly`]) it means nothing.
+pub const REFRESH_BRIEFLY: u64 = 1;
 /// In a key: the instance is put aside.
 pub(crate) const PAUSE: u64 = 1;
 /// The key in the place of 0, which is [`REFRESH_ALL`].
@@ -13,6 +17,15 @@ pub(crate) const KEY_MIN: u64 = 2;
 pub(crate) const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 /// What the server hashes before a sender.
 pub(crate) const DOMAIN: &[u8] = VIEW_ARGS_HASH_DOMAIN;
+
+/// The section by which a prepared module says that it knows [`REFRESH_BRIEFLY`]. Its contents are one byte.
+pub(crate) const SECTION: &str = "rtdb_views";
+pub(crate) const BRIEF: u8 = 1;
+
+/// Whether a prepared module knows [`REFRESH_BRIEFLY`].
+pub fn refreshes_briefly(wasm: &[u8]) -> bool {
+    section::of(wasm, SECTION) == Some(&[BRIEF])
+}
 
 /// The key of an instance of the view `id`: that of `sender`, or of everybody if the view is anonymous. As an argument of
 /// [`REFRESH`](crate::REFRESH) it evaluates this instance, if calls have outdated it or it was put aside.

@@ -76,6 +76,9 @@ pub trait Catalog: Send + Sync {
     /// Whether every node of the cluster knows of calls with keys.
     fn takes_keys(&self) -> bool;
 
+    /// Whether every node of the cluster knows of calls that modules ask for at once.
+    fn calls_at_once(&self) -> bool;
+
     /// Whether the nodes have processors of different kinds.
     fn has_mixed_processors(&self) -> bool;
 

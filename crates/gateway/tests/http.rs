@@ -752,6 +752,7 @@ async fn a_module_has_one_nan_where_processors_differ() {
     }
     let options = rtdb_determinism::Options {
         canonical_nan: true,
+        calls_at_once: true,
         ..Default::default()
     };
     let canonical = rtdb_determinism::prepare_with(&wasm, &options).unwrap().wasm;

@@ -2,8 +2,8 @@
 
 use crate::kinds;
 use rtdb_consensus::command::{
-    CLAIMS_LEVEL, CallKey, ENDS_LEVEL, JUDGEMENT_LEVEL, KEYS_LEVEL, MIGRATION_LEVEL, TRANSACTION_LEVEL,
-    WRITE_LEVEL,
+    CLAIMS_LEVEL, CallKey, ENDS_LEVEL, IMMEDIATE_LEVEL, JUDGEMENT_LEVEL, KEYS_LEVEL, MIGRATION_LEVEL,
+    TRANSACTION_LEVEL, WRITE_LEVEL,
 };
 use rtdb_consensus::{Database, Group, Session, ShardState};
 use rtdb_gateway::{Catalog, Client, DatabaseRecord, FirstCall};
@@ -46,6 +46,10 @@ impl Catalog for LogCatalog {
 
     fn runs_procedures(&self) -> bool {
         self.meta.feature_level() >= TRANSACTION_LEVEL
+    }
+
+    fn calls_at_once(&self) -> bool {
+        self.meta.feature_level() >= IMMEDIATE_LEVEL
     }
 
     fn takes_keys(&self) -> bool {

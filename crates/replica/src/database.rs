@@ -22,8 +22,12 @@ pub struct ActiveDatabase {
     pub claims: Claims,
     /// How its module calls what is scheduled.
     pub firing: Firing,
+    /// Whether its module may ask for calls at once, by rows of a hidden table.
+    pub calls_at_once: bool,
     /// Whether its module takes rows that are changed by others than itself.
     pub takes_rows: bool,
+    /// Whether refreshes of its module's views can be brief.
+    pub refreshes_briefly: bool,
     /// Whether its module has procedures.
     pub runs_procedures: bool,
     /// The position of the `Publish` that brought the module.

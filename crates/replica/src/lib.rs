@@ -46,7 +46,7 @@ pub use procedures::{Procedures, Run, TooManyRuns, TurnQueue, Uncommitted};
 pub use quarantine::Quarantine;
 pub use replica::{Became, Found, Replica, ReplicaConfig, Report};
 pub use rtdb_determinism::{Firing, ScheduleKind, When};
-pub use schedules::{ScheduleRow, ScheduleWatch, WatchError};
+pub use schedules::{ScheduleRow, ScheduleWatch, WatchError, Watched};
 pub use server::{
     Connecting, Line, LineError, LocalServer, Server, ServerConfig, ServerError, ServerLimits, ServerState,
     Version,

@@ -2,7 +2,7 @@
 
 use crate::applier::{Connection, ConnectionError, columns};
 use crate::{ActiveDatabase, Admin};
-use rtdb_determinism::{Module, Schedule, ScheduleKind, When};
+use rtdb_determinism::{IMMEDIATE, IMMEDIATE_SCHEDULE, Module, Schedule, ScheduleKind, When};
 use rtdb_protocol::FrameError;
 use rtdb_protocol::server::{Changes, RowList, ServerMessage};
 use spacetimedb_sats::ProductType;
@@ -14,10 +14,13 @@ use thiserror::Error;
 /// once.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
 
+/// The bytes of a `ScheduleAt`.
+const AT_BYTES: usize = 9;
+
 /// A row of a schedule table, as a transaction has left it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScheduleRow {
-    /// The schedule's place among the module's.
+    /// The schedule's place among the module's, or [`IMMEDIATE_SCHEDULE`].
     pub schedule: u32,
     /// The row's primary key.
     pub id: u64,
@@ -25,11 +28,20 @@ pub struct ScheduleRow {
     pub when: Option<When>,
 }
 
+/// Which rows are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watched {
+    /// Those that call functions of this kind.
+    pub kind: ScheduleKind,
+    /// The calls that the module asks for at once, too, if it does.
+    pub immediate: bool,
+}
+
 /// A connection that watches them, in the owner's name: the tables may be private.
 pub struct ScheduleWatch {
     connection: Connection,
     database: Arc<ActiveDatabase>,
-    kind: ScheduleKind,
+    rows: Watched,
     /// What has come and was not taken yet, a transaction each.
     received: VecDeque<Vec<ScheduleRow>>,
 }
@@ -59,28 +71,30 @@ pub enum WatchError {
 }
 
 impl ScheduleWatch {
-    /// Watches all of a database's schedule tables whose rows call functions of this kind. Their rows are what is taken first.
+    /// Watches these rows of all of a database's schedule tables. Those that are there are what is taken first.
     ///
     /// # Errors
     /// [`WatchError`].
     pub async fn open(
         admin: &Admin,
         database: Arc<ActiveDatabase>,
-        kind: ScheduleKind,
+        rows: Watched,
     ) -> Result<Self, WatchError> {
         let mut connection =
             Connection::open_for(admin, &database.owner, &database.identity, MESSAGE_BYTES_MAX).await?;
         let tables = database.module.schedules().iter();
+        let tables = tables.filter(|schedule| schedule.kind == rows.kind);
+        let tables = tables.map(|schedule| schedule.table.as_str());
         let queries: Vec<_> = tables
-            .filter(|schedule| schedule.kind == kind)
-            .map(|schedule| format!("SELECT * FROM \"{}\"", schedule.table))
+            .chain(rows.immediate.then_some(IMMEDIATE))
+            .map(|table| format!("SELECT * FROM \"{table}\""))
             .collect();
         let queries: Vec<_> = queries.iter().map(String::as_str).collect();
         connection.subscribe(&queries);
         let mut watch = Self {
             connection,
             database,
-            kind,
+            rows,
             received: VecDeque::new(),
         };
         while watch.received.is_empty() {
@@ -113,8 +127,8 @@ impl ScheduleWatch {
                     error: false,
                     changes,
                     ..
-                } => read(&self.database.module, self.kind, &changes)?,
-                ServerMessage::Update(update) => read(&self.database.module, self.kind, update.changes())?,
+                } => read(&self.database.module, self.rows, &changes)?,
+                ServerMessage::Update(update) => read(&self.database.module, self.rows, update.changes())?,
                 ServerMessage::SubscribeReply { .. } | ServerMessage::SubscriptionLost { .. } => {
                     return Err(WatchError::Refused);
                 }
@@ -127,15 +141,19 @@ impl ScheduleWatch {
 }
 
 /// What becomes of the rows: of one that goes and comes in the same transaction, what it is then.
-fn read(module: &Module, kind: ScheduleKind, changes: &Changes) -> Result<Vec<ScheduleRow>, WatchError> {
+fn read(module: &Module, watched: Watched, changes: &Changes) -> Result<Vec<ScheduleRow>, WatchError> {
     let mut rows = BTreeMap::new();
     let all: Vec<_> = changes.iter().collect();
     let tables = || {
         all.iter().flat_map(|change| {
-            let schedules = module.schedules().iter().zip(0..);
-            let named = schedules
-                .filter(move |(schedule, _)| schedule.kind == kind && schedule.table == *change.table);
-            named.map(move |(schedule, place)| (change, schedule, place))
+            let own = module.schedules().iter().zip(0..);
+            let own = own.filter(move |(schedule, _)| schedule.kind == watched.kind);
+            let own = own.map(|(schedule, place)| (schedule.table.as_str(), Some(schedule), place));
+            let ours = (IMMEDIATE, None, IMMEDIATE_SCHEDULE);
+            let named = own.chain(watched.immediate.then_some(ours));
+            named
+                .filter(|(table, ..)| *table == &*change.table)
+                .map(move |(_, schedule, place)| (change, schedule, place))
         })
     };
     for (change, schedule, place) in tables() {
@@ -155,36 +173,59 @@ fn read(module: &Module, kind: ScheduleKind, changes: &Changes) -> Result<Vec<Sc
 }
 
 /// Tells of the rows of a list: each one's primary key, and when it is due. One that can't be read is never due, and the others
-/// are.
+/// are. Without a schedule they are of [`IMMEDIATE`].
 fn each(
     module: &Module,
-    schedule: &Schedule,
+    schedule: Option<&Schedule>,
     rows: &RowList,
     mut tell: impl FnMut(u64, When),
 ) -> Result<(), WatchError> {
-    let table = module.tables().iter().find(|table| table.name == schedule.table);
-    let types = module.typespace();
-    let row_type = table.and_then(|table| types.get(table.row)?.as_product());
-    let row_type = row_type.ok_or_else(|| WatchError::Table(schedule.table.clone()))?;
-    let (id, at) = (usize::from(schedule.id_column), usize::from(schedule.at_column));
-    // What stands behind both of them is of no interest.
-    let head = row_type.elements.iter().take(id.max(at) + 1).cloned();
-    let head: ProductType = head.collect();
-    let row = |row: bytes::Bytes| {
-        let columns = columns(types, &head, &row).ok()?;
-        let id = u64::from_le_bytes((*columns.get(id)?).try_into().ok()?);
-        Some((id, when(columns.get(at)?)?))
+    let head = schedule.map(|schedule| Head::of(module, schedule)).transpose()?;
+    let row = |row: bytes::Bytes| match &head {
+        Some(head) => head.read(module, &row),
+        None => {
+            let (id, rest) = row.split_first_chunk()?;
+            Some((u64::from_le_bytes(*id), when(rest.get(..AT_BYTES)?)?))
+        }
     };
     for read in rows.iter().map(row) {
         match read {
             Some((id, when)) => tell(id, when),
             None => tracing::error!(
-                schedule.table,
+                table = schedule.map_or(IMMEDIATE, |schedule| &schedule.table),
                 "a row that is scheduled can't be read, and is never due"
             ),
         }
     }
     Ok(())
+}
+
+/// A row as far as it is read: what stands behind the key and the time is of no interest.
+struct Head {
+    columns: ProductType,
+    id: usize,
+    at: usize,
+}
+
+impl Head {
+    fn of(module: &Module, schedule: &Schedule) -> Result<Self, WatchError> {
+        let table = module.tables().iter().find(|table| table.name == schedule.table);
+        let row_type = table.and_then(|table| module.typespace().get(table.row)?.as_product());
+        let row_type = row_type.ok_or_else(|| WatchError::Table(schedule.table.clone()))?;
+        let (id, at) = (usize::from(schedule.id_column), usize::from(schedule.at_column));
+        let columns = row_type.elements.iter().take(id.max(at) + 1).cloned();
+        Ok(Self {
+            columns: columns.collect(),
+            id,
+            at,
+        })
+    }
+
+    fn read(&self, module: &Module, row: &bytes::Bytes) -> Option<(u64, When)> {
+        let columns = columns(module.typespace(), &self.columns, row).ok()?;
+        let id = u64::from_le_bytes((*columns.get(self.id)?).try_into().ok()?);
+        Some((id, when(columns.get(self.at)?)?))
+    }
 }
 
 /// A `ScheduleAt`.

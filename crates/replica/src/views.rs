@@ -37,6 +37,9 @@ const UNDER_WAY_MAX: Duration = Duration::from_millis(50);
 /// before it were quick, and those behind it can't be taken back. Where calls are many, views show what several of them have made
 /// together.
 const REFRESHES_MAX: u128 = 4;
+/// One that fails though the refresher's succeeds would have taken too long for calls to wait: none follows calls for that long
+/// from then on.
+const TOO_LONG_PAUSE: Duration = Duration::from_secs(1);
 /// How much longer than a refresh the pause after it is, so that calls have at least two thirds of the server's time.
 const PAUSE_FACTOR: u32 = 2;
 
@@ -100,13 +103,17 @@ struct Pace {
     takes: Option<Duration>,
     /// None before this, since one was too long.
     rested: Option<Instant>,
+    /// The last one has failed, and the refresher has not said yet whether a view fails.
+    failed: bool,
+    /// None follows calls before this, since one would have been too long.
+    alone: Option<Instant>,
 }
 
 impl Pace {
     fn max(&self, now: Instant) -> usize {
-        match (self.takes, self.rested) {
+        match (self.takes, self.rested.max(self.alone)) {
             (None, _) => 0,
-            (_, Some(rested)) if now < rested => 0,
+            (_, Some(until)) if now < until => 0,
             (Some(takes), _) => {
                 let max = UNDER_WAY_MAX.as_micros() / takes.as_micros().max(1);
                 max.clamp(1, REFRESHES_MAX) as usize
@@ -116,6 +123,18 @@ impl Pace {
 
     fn known(&mut self, time: Duration) {
         self.takes = Some(self.takes.map_or(time, |takes| time.max(takes * 7 / 8)));
+    }
+
+    fn failed(&mut self) {
+        (self.takes, self.failed) = (None, true);
+    }
+
+    /// No view fails, if each gets its time.
+    fn works_as_a_whole(&mut self, time: Duration, now: Instant) {
+        self.known(time);
+        if std::mem::take(&mut self.failed) {
+            self.alone = Some(now + TOO_LONG_PAUSE);
+        }
     }
 
     fn took(&mut self, time: Duration, now: Instant) {
@@ -183,16 +202,17 @@ impl Views {
         }
     }
 
-    /// A refresh behind a call has failed: the refresher looks at it, after the pause.
+    /// A refresh behind a call has failed: the refresher looks at it, after the pause. The server does not say whether a view has
+    /// failed, or had not been allowed the time that it takes: either is a trap.
     pub(crate) fn refresh_failed(&self) {
-        self.pace.lock().takes = None;
+        self.pace.lock().failed();
         self.outdate();
     }
 
-    /// A refresh by itself has taken so long: those behind calls may begin. Its time is not theirs, for the first one makes what
-    /// the view shows.
+    /// A refresh of all by itself has taken so long: those behind calls may begin. Its time is not theirs, for the first one
+    /// makes what the view shows.
     fn works_as_a_whole(&self, time: Duration) {
-        self.pace.lock().known(time);
+        self.pace.lock().works_as_a_whole(time, Instant::now());
     }
 
     /// A refresh behind a call has taken so long.
@@ -287,6 +307,7 @@ impl Views {
             }
         }
         drop(state);
+        self.pace.lock().failed = false;
         self.failures.send_modify(|count| *count += 1);
         (error, all)
     }
@@ -489,6 +510,30 @@ mod tests {
         views.refresh_failed();
         assert_eq!(views.refreshes_max(), 0);
         assert!(views.take_outdated());
+    }
+
+    /// The server says of neither why it was.
+    #[test]
+    fn where_all_views_work_and_calls_have_waited_in_vain_none_follows_them_for_a_while() {
+        let (quick, slow) = (Duration::from_millis(1), Duration::from_millis(100));
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        pace.works_as_a_whole(quick, now);
+        assert_eq!(pace.max(now), 4);
+        pace.failed();
+        assert_eq!(pace.max(now), 0);
+        pace.works_as_a_whole(slow, now);
+        let later = now + TOO_LONG_PAUSE;
+        assert_eq!((pace.max(later - quick), pace.max(later)), (0, 1));
+        pace.works_as_a_whole(quick, later);
+        assert_eq!(pace.max(later), 1);
+
+        // If a view was found to fail, the others are as quick as before.
+        let views = Arc::new(Views::default());
+        let _hold = views.hold("board", 2).unwrap();
+        views.refresh_failed();
+        views.failed(2, "boom".into(), false);
+        views.works_as_a_whole(quick);
+        assert_eq!(views.refreshes_max(), 4);
     }
 
     /// The refresher's and those behind calls together.

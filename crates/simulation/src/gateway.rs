@@ -75,6 +75,10 @@ impl Catalog for One {
         true
     }
 
+    fn calls_at_once(&self) -> bool {
+        false
+    }
+
     fn takes_keys(&self) -> bool {
         false
     }

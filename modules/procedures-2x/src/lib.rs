@@ -1,8 +1,8 @@
 //! Procedures that run transactions of every kind, and reducers that do the same at once.
 
 use spacetimedb::{
-    procedure, reducer, table, Identity, ProcedureContext, ReducerContext, ScheduleAt, SpacetimeType, Table,
-    TimeDuration, Timestamp, TxContext,
+    procedure, reducer, table, volatile_nonatomic_schedule_immediate, Identity, ProcedureContext, ReducerContext,
+    ScheduleAt, SpacetimeType, Table, TimeDuration, Timestamp, TxContext,
 };
 use std::time::Duration;
 
@@ -50,6 +50,8 @@ pub enum Op {
     Erase(String),
     EraseAll,
     Ping(u8),
+    /// Has a text written right after.
+    Soon(String),
 }
 
 #[derive(SpacetimeType, Clone)]
@@ -93,6 +95,7 @@ fn perform(ctx: &ReducerContext, ops: &[Op]) -> u64 {
             Op::Ping(n) => {
                 ctx.db.ping().insert(Ping { n });
             }
+            Op::Soon(text) => volatile_nonatomic_schedule_immediate!(write(text)),
         }
     }
     items.count()
@@ -101,6 +104,12 @@ fn perform(ctx: &ReducerContext, ops: &[Op]) -> u64 {
 #[reducer]
 pub fn reduce(ctx: &ReducerContext, ops: Vec<Op>) {
     perform(ctx, &ops);
+}
+
+/// What is called right after.
+#[reducer]
+pub fn write(ctx: &ReducerContext, text: String) {
+    ctx.db.note().insert(Note { text });
 }
 
 #[reducer(client_connected)]

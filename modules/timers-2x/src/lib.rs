@@ -1,9 +1,13 @@
 //! Calls that fall due: once and again and again, made by `init` and by reducers, moved and cancelled; some of them fail,
-//! and what they have run with is written down.
+//! and what they have run with is written down. So are calls that are made right after, by
+//! `volatile_nonatomic_schedule_immediate`.
 
 use std::time::Duration;
 
-use spacetimedb::{reducer, table, Identity, ReducerContext, ScheduleAt, Table, TimeDuration, Timestamp};
+use spacetimedb::{
+    reducer, table, volatile_nonatomic_schedule_immediate, Identity, ReducerContext, ScheduleAt, Table, TimeDuration,
+    Timestamp,
+};
 
 /// A call to come. When it is due stands behind a text.
 #[table(accessor = job, scheduled(run), public)]
@@ -40,6 +44,19 @@ fn insert(ctx: &ReducerContext, name: impl Into<String>, scheduled_at: impl Into
 
 fn after(ctx: &ReducerContext, micros: i64) -> Timestamp {
     ctx.timestamp + TimeDuration::from_micros(micros)
+}
+
+fn note(ctx: &ReducerContext, job: &Job, due: Option<Timestamp>) {
+    ctx.db.ran().insert(Ran {
+        id: 0,
+        job: job.name.clone(),
+        scheduled_id: job.scheduled_id,
+        bytes: job.payload.len() as u64,
+        due,
+        at: ctx.timestamp,
+        by: ctx.sender(),
+        connected: ctx.connection_id().is_some(),
+    });
 }
 
 #[reducer(init)]
@@ -99,16 +116,7 @@ pub fn run(ctx: &ReducerContext, job: Job) -> Result<(), String> {
         ScheduleAt::Time(at) => Some(at),
         ScheduleAt::Interval(_) => None,
     };
-    ctx.db.ran().insert(Ran {
-        id: 0,
-        job: job.name.clone(),
-        scheduled_id: job.scheduled_id,
-        bytes: job.payload.len() as u64,
-        due,
-        at: ctx.timestamp,
-        by: ctx.sender(),
-        connected: ctx.connection_id().is_some(),
-    });
+    note(ctx, &job, due);
     match job.name.as_str() {
         "fails" => return Err("as was asked for".to_owned()),
         "panics" => panic!("as was asked for"),
@@ -124,4 +132,41 @@ pub fn run(ctx: &ReducerContext, job: Job) -> Result<(), String> {
         _ => {}
     }
     Ok(())
+}
+
+/// Has `soon` called right after, so many times.
+#[reducer]
+pub fn at_once(_ctx: &ReducerContext, name: String, count: u32) {
+    for nth in 0..count {
+        volatile_nonatomic_schedule_immediate!(soon(format!("{name} {nth}"), 0));
+    }
+}
+
+/// The same with an argument of so many bytes.
+#[reducer]
+pub fn at_once_with(_ctx: &ReducerContext, bytes: u32) {
+    volatile_nonatomic_schedule_immediate!(soon("x".repeat(bytes as usize), 0));
+}
+
+/// Has it called, and fails.
+#[reducer]
+pub fn at_once_in_vain(_ctx: &ReducerContext, name: String) -> Result<(), String> {
+    volatile_nonatomic_schedule_immediate!(soon(name, 0));
+    Err("as was asked for".to_owned())
+}
+
+/// What is called right after, and has itself called again so many times. By its name it fails or panics.
+#[reducer]
+pub fn soon(ctx: &ReducerContext, name: String, again: u32) -> Result<(), String> {
+    let scheduled_at = ctx.timestamp.into();
+    let job = Job { name, scheduled_id: 0, scheduled_at, payload: String::new() };
+    note(ctx, &job, None);
+    if again > 0 {
+        volatile_nonatomic_schedule_immediate!(soon(job.name.clone(), again - 1));
+    }
+    match job.name.as_str() {
+        "fails 0" => Err("as was asked for".to_owned()),
+        "panics 0" => panic!("as was asked for"),
+        _ => Ok(()),
+    }
 }

@@ -25,14 +25,15 @@ pub use keyed::{
     Succeeded,
 };
 pub use level::{
-    CLAIM_LEVEL, CLAIMS_LEVEL, DUE_LEVEL, ENDS_LEVEL, FEATURE_LEVEL, ISSUERS_LEVEL, JUDGEMENT_LEVEL,
-    KEYS_LEVEL, LEVEL_REPORTS, MIGRATION_LEVEL, POISON_LEVEL, TIMERS_LEVEL, TRANSACTION_LEVEL, WRITE_LEVEL,
+    CLAIM_LEVEL, CLAIMS_LEVEL, DUE_LEVEL, ENDS_LEVEL, FEATURE_LEVEL, IMMEDIATE_LEVEL, ISSUERS_LEVEL,
+    JUDGEMENT_LEVEL, KEYS_LEVEL, LEVEL_REPORTS, MIGRATION_LEVEL, POISON_LEVEL, TIMERS_LEVEL,
+    TRANSACTION_LEVEL, WRITE_LEVEL,
 };
 pub use poison::{Failed, Poison, PoisonStep, Skipped, Stuck};
 pub use report::{
     Judgement, REFUSAL_BYTES_MAX, REPORTS_MAX, Report, Reports, Resolve, TRAPPED_MAX, Trapped, Verify,
 };
-pub use timer::{Timer, TimerAt};
+pub use timer::{IMMEDIATE_SCHEDULE, Timer, TimerAt};
 pub use transaction::{Transaction, Turn};
 pub use write::{Assignment, DeleteRows, InsertRows, UpdateRows, Write, WriteKind};
 
@@ -178,13 +179,15 @@ impl From<Body> for Command {
         // A node that passed over the claims would have other rows than the others; one that passed over births or a
         // condition, other databases, names or sessions. One that passed over the token would refuse what the others take,
         // or leave clients with the rows of another module. One that did not look at when a row is due, or who has seen that,
-        // would run what the others refuse. One that passed over a key would run what the others have run before.
+        // would run what the others refuse; one that knew of no calls at once would refuse what they run. One that passed over
+        // a key would run what the others have run before.
         let version = match &body {
             Body::Call(Call { key: Some(_), .. })
             | Body::Write(Write { key: Some(_), .. })
             | Body::Outcomes(_) => KEYS_LEVEL,
             Body::SetIssuer(_) | Body::WantIssuer(_) => ISSUERS_LEVEL,
             Body::Write(_) => WRITE_LEVEL,
+            Body::Timer(timer) if timer.schedule == IMMEDIATE_SCHEDULE => IMMEDIATE_LEVEL,
             Body::Timer(timer) if timer.at.is_some() => DUE_LEVEL,
             Body::Transaction(it) if it.claim.is_some() => CLAIM_LEVEL,
             Body::Transaction(_) | Body::Turn(_) => TRANSACTION_LEVEL,

@@ -2,6 +2,10 @@
 
 use bytes::Bytes;
 
+/// In the place of a schedule: the row is a call that the module has asked for at once. Of
+/// [`IMMEDIATE_LEVEL`](super::IMMEDIATE_LEVEL).
+pub const IMMEDIATE_SCHEDULE: u32 = u32::MAX;
+
 /// A row of a schedule table is due: its reducer is called, and then the row goes, if it is for one time. Proposed by the
 /// shard's leader, and it counts only in an entry that the leader of the same term has written: so no other leader can have
 /// seen the row before or after that. Of [`TIMERS_LEVEL`](super::TIMERS_LEVEL).
@@ -15,7 +19,7 @@ pub struct Timer {
     /// The position of the publication whose module had the row: by another one it is nothing.
     #[prost(fixed64, tag = "2")]
     pub module: u64,
-    /// The schedule's place among the module's.
+    /// The schedule's place among the module's, or [`IMMEDIATE_SCHEDULE`].
     #[prost(uint32, tag = "3")]
     pub schedule: u32,
     /// The row's primary key.

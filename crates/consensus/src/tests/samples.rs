@@ -5,10 +5,10 @@ use super::hub::{Hub, addr};
 use super::replica::name;
 use super::run;
 use crate::command::{
-    Assignment, Body, Call, CallKey, Connect, Delete, DeleteRows, EndDatabase, Ended, Failed, InsertRows,
-    Judgement, Known, Names, Outcomes, Owner, Poison, PoisonStep, Publish, RegisterDatabase, Report, Reports,
-    Resolve, SetIssuer, SetLock, SetNames, SetNode, Skipped, Stuck, Succeeded, Timer, TimerAt, Transaction,
-    Trapped, Turn, UpdateRows, Verify, WantIssuer, Write, WriteKind,
+    Assignment, Body, Call, CallKey, Connect, Delete, DeleteRows, EndDatabase, Ended, Failed,
+    IMMEDIATE_SCHEDULE, InsertRows, Judgement, Known, Names, Outcomes, Owner, Poison, PoisonStep, Publish,
+    RegisterDatabase, Report, Reports, Resolve, SetIssuer, SetLock, SetNames, SetNode, Skipped, Stuck,
+    Succeeded, Timer, TimerAt, Transaction, Trapped, Turn, UpdateRows, Verify, WantIssuer, Write, WriteKind,
 };
 use crate::entry::{Batch, EncodedBatch, Entry, Proposal};
 use crate::record::{LogIdRecord, LogRecord, MemberRecord, MembershipRecord, VoteRecord, VoterSet};
@@ -311,6 +311,16 @@ fn messages() -> Vec<Sample> {
     };
     let timer_once = timer_at(TimerAt::TimeUs(1_700_000_000_000_000));
     let timer_again = timer_at(TimerAt::IntervalUs(50_000));
+    let immediate = Command::from(Body::Timer(Timer {
+        database: DATABASE,
+        module: 65_536,
+        schedule: IMMEDIATE_SCHEDULE,
+        row: 7,
+        term: 5,
+        at: Some(TimerAt::TimeUs(1_700_000_000_000_000)),
+        ..Timer::default()
+    }));
+    assert_eq!(immediate.version, 10);
     let scrub = Command::from(Body::Verify(Verify {
         database: DATABASE,
         scrub: true,
@@ -521,6 +531,7 @@ fn messages() -> Vec<Sample> {
         Sample::of("timer", timer),
         Sample::of("timer_once", timer_once),
         Sample::of("timer_again", timer_again),
+        Sample::of("immediate", immediate),
         Sample::of("scrub", scrub),
         Sample::of("reports_of_rows", rows),
         Sample::of("reports_with_place", placed),

@@ -21,13 +21,13 @@ use crate::PrepareError;
 use crate::hidden::HiddenTable;
 use crate::plan::Plan;
 
-/// Rewrites a definition, or says why its module can't be replicated.
-pub(crate) fn rewrite(def: &[u8]) -> Result<Plan, PrepareError> {
+/// Rewrites a definition, with [`IMMEDIATE`](crate::hidden::IMMEDIATE) or without, or says why its module can't be replicated.
+pub(crate) fn rewrite(def: &[u8], immediate: bool) -> Result<Plan, PrepareError> {
     let decoded = decode(def)?;
     depth::check_names(def)?;
     let mut plan = match decoded {
-        RawModuleDef::V9(def) => v9::rewrite(def),
-        RawModuleDef::V10(def) => v10::rewrite(def),
+        RawModuleDef::V9(def) => v9::rewrite(def, immediate),
+        RawModuleDef::V10(def) => v10::rewrite(def, immediate),
         _ => Err(PrepareError::WrongAbi(
             "a module definition older than version 9".into(),
         )),

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use spacetimedb_sats::{AlgebraicType, AlgebraicTypeRef, ProductType, Typespace};
 
 use crate::PrepareError;
+use crate::hidden::IMMEDIATE_AT;
 use crate::plan::{Called, SchedulePlan};
 use crate::shape::Shape;
 
@@ -47,15 +48,22 @@ pub(super) fn check<'a>(
     Ok(())
 }
 
-/// What the shim must know of schedules that have been [checked](check). `index_of` finds the index of a table's unique column.
+/// What the shim must know of schedules that have been [checked](check), and of the table of calls at once, whose place is
+/// `immediate`, if there is one. `index_of` finds the index of a table's unique column.
 pub(super) fn plan<'a>(
     types: &Typespace,
     schedules: impl Iterator<Item = Schedule<'a>>,
     index_of: impl Fn(usize, u16) -> Result<Option<usize>, PrepareError>,
+    immediate: Option<usize>,
 ) -> Result<Vec<SchedulePlan>, PrepareError> {
-    schedules
-        .map(|schedule| schedule.plan(types, &index_of))
-        .collect()
+    let own = schedules.map(|schedule| schedule.plan(types, &index_of));
+    let immediate = immediate.map(|table| SchedulePlan {
+        table,
+        index: 0,
+        called: Called::Named,
+        before: Shape::Fixed(IMMEDIATE_AT),
+    });
+    own.chain(immediate.map(Ok)).collect()
 }
 
 impl Schedule<'_> {
@@ -103,7 +111,7 @@ impl Schedule<'_> {
             return Err(self.bad(&format!("names a function that does not exist, `{function}`")));
         };
         let kind = match called {
-            Called::Reducer(_) => "reducer",
+            Called::Reducer(_) | Called::Named => "reducer",
             Called::Procedure(_) => "procedure",
         };
         let is_row = |param: &AlgebraicType| *param == AlgebraicType::Ref(rows.row);

@@ -7,7 +7,8 @@ use spacetimedb_lib::db::raw_def::v9::{Lifecycle, RawIndexAlgorithm, TableType};
 use spacetimedb_lib::db::raw_def::v10::{
     FunctionVisibility, RawConstraintDefV10, RawIndexDefV10, RawModuleDefV10,
     RawModuleDefV10Section as Section, RawProcedureDefV10, RawReducerDefV10, RawScopedTypeNameV10,
-    RawTableDefV10, RawTypeDefV10, reducer_default_err_return_type, reducer_default_ok_return_type,
+    RawSequenceDefV10, RawTableDefV10, RawTypeDefV10, reducer_default_err_return_type,
+    reducer_default_ok_return_type,
 };
 use spacetimedb_lib::db::view::extract_view_return_product_type_ref;
 use spacetimedb_sats::{AlgebraicType, AlgebraicTypeRef, Typespace};
@@ -43,7 +44,7 @@ macro_rules! section {
     }};
 }
 
-pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
+pub(super) fn rewrite(mut def: RawModuleDefV10, immediate: bool) -> Result<Plan, PrepareError> {
     let names = Names::of(&def)?;
     check(&def)?;
     check_names(&def, &names)?;
@@ -54,6 +55,28 @@ pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
         )
     };
     let (init, client_disconnected) = (of(Lifecycle::Init), of(Lifecycle::OnDisconnect));
+    let callable = [
+        reducers(&def)
+            .iter()
+            .map(|it| names.function(&it.source_name))
+            .collect(),
+        procedures(&def)
+            .map(|it| names.function(&it.source_name))
+            .collect(),
+    ];
+    let own_tables = def.tables().map_or(0, Vec::len);
+    if immediate {
+        add_hidden_tables(&mut def, [&hidden::IMMEDIATE])?;
+        let ours = &mut section!(def, Tables, Vec::new())[own_tables];
+        ours.sequences.push(RawSequenceDefV10 {
+            source_name: None,
+            column: 0.into(),
+            start: None,
+            min_value: None,
+            max_value: None,
+            increment: 1,
+        });
+    }
     let types = def.typespace().cloned().unwrap_or_default();
     let tables = def.tables().into_iter().flatten();
     let tables = tables
@@ -69,7 +92,7 @@ pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
         let indexes = table.map(|table| Indexes::of_v10(table, &types)).transpose()?;
         Ok(indexes.and_then(|indexes| indexes.of_unique(column)))
     };
-    let schedules = schedules::plan(&types, schedules(&def), index_of)?;
+    let schedules = schedules::plan(&types, schedules(&def), index_of, immediate.then_some(own_tables))?;
     let count = reducers(&def).len() as u32;
     let views = plan_views(&types, &def)?;
     let called_by_log: Vec<_> = reducers(&def)
@@ -77,15 +100,10 @@ pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
         .map(|reducer| called_by_log(&def, reducer))
         .collect();
 
-    let typespace = section!(def, Typespace, Typespace::default());
-    let hidden_tables = hidden::TABLES.into_iter().chain(hidden::TABLES_SINCE_10);
-    let rows = hidden_tables.map(|table| (table, typespace.add(AlgebraicType::Product((table.row)()))));
-    let rows: Vec<_> = rows.collect();
-    let hidden_types = rows.iter().map(|(table, row)| hidden_type(table, *row));
-    section!(def, Types, Vec::new()).extend(hidden_types);
     let tables_mut = section!(def, Tables, Vec::new());
     tables_mut.iter_mut().for_each(|table| table.sequences.clear());
-    tables_mut.extend(rows.into_iter().map(|(table, row)| hidden_table(table, row)));
+    let hidden_tables = hidden::TABLES.into_iter().chain(hidden::TABLES_SINCE_10);
+    add_hidden_tables(&mut def, hidden_tables)?;
     let reducers_mut = section!(def, Reducers, Vec::new());
     for (reducer, called_by_log) in reducers_mut.iter_mut().zip(called_by_log) {
         reducer.params = hidden::with_header(&reducer.params);
@@ -135,6 +153,8 @@ pub(super) fn rewrite(mut def: RawModuleDefV10) -> Result<Plan, PrepareError> {
         reducers: count,
         init,
         client_disconnected,
+        names: callable,
+        immediate,
         tables,
         schedules,
         views: Some(views),
@@ -306,6 +326,19 @@ fn plan_views(types: &Typespace, def: &RawModuleDefV10) -> Result<Vec<ViewPlan>,
             })
         })
         .collect()
+}
+
+fn add_hidden_tables(
+    def: &mut RawModuleDefV10,
+    tables: impl IntoIterator<Item = &'static HiddenTable>,
+) -> Result<(), PrepareError> {
+    for table in tables {
+        let typespace = section!(def, Typespace, Typespace::default());
+        let row = typespace.add(AlgebraicType::Product((table.row)()));
+        section!(def, Types, Vec::new()).push(hidden_type(table, row));
+        section!(def, Tables, Vec::new()).push(hidden_table(table, row));
+    }
+    Ok(())
 }
 
 fn hidden_table(table: &HiddenTable, row: AlgebraicTypeRef) -> RawTableDefV10 {

@@ -3,7 +3,7 @@
 use spacetimedb_lib::RawModuleDef;
 use spacetimedb_lib::db::raw_def::v9::{
     Lifecycle, RawConstraintDefV9, RawIndexAlgorithm, RawIndexDefV9, RawMiscModuleExportV9, RawModuleDefV9,
-    RawReducerDefV9, RawScopedTypeNameV9, RawTableDefV9, RawTypeDefV9, TableType,
+    RawReducerDefV9, RawScopedTypeNameV9, RawSequenceDefV9, RawTableDefV9, RawTypeDefV9, TableType,
 };
 use spacetimedb_sats::{AlgebraicType, AlgebraicTypeRef};
 
@@ -17,10 +17,27 @@ use crate::hidden::{self, HiddenTable};
 use crate::order::Indexes;
 use crate::plan::{Called, Named, Plan, RawSequence, TablePlan};
 
-pub(super) fn rewrite(mut def: RawModuleDefV9) -> Result<Plan, PrepareError> {
+pub(super) fn rewrite(mut def: RawModuleDefV9, immediate: bool) -> Result<Plan, PrepareError> {
     check(&def)?;
     let of = |wanted| with_lifecycle(def.reducers.iter().map(|reducer| reducer.lifecycle), wanted);
     let (init, client_disconnected) = (of(Lifecycle::Init), of(Lifecycle::OnDisconnect));
+    let names = def
+        .reducers
+        .iter()
+        .map(|reducer| reducer.name.to_string())
+        .collect();
+    let own_tables = def.tables.len();
+    if immediate {
+        add_hidden_table(&mut def, &hidden::IMMEDIATE);
+        def.tables[own_tables].sequences.push(RawSequenceDefV9 {
+            name: None,
+            column: 0.into(),
+            start: None,
+            min_value: None,
+            max_value: None,
+            increment: 1,
+        });
+    }
     let tables = def
         .tables
         .iter()
@@ -33,7 +50,12 @@ pub(super) fn rewrite(mut def: RawModuleDefV9) -> Result<Plan, PrepareError> {
     )?;
     let index_of =
         |table: usize, column| Ok(Indexes::of_v9(&def.tables[table], &def.typespace)?.of_unique(column));
-    let schedules = schedules::plan(&def.typespace, schedules(&def), index_of)?;
+    let schedules = schedules::plan(
+        &def.typespace,
+        schedules(&def),
+        index_of,
+        immediate.then_some(own_tables),
+    )?;
     let reducers = def.reducers.len() as u32;
 
     for reducer in &mut def.reducers {
@@ -45,9 +67,7 @@ pub(super) fn rewrite(mut def: RawModuleDefV9) -> Result<Plan, PrepareError> {
         table.sequences.clear();
     }
     for table in hidden::TABLES {
-        let row = def.typespace.add(AlgebraicType::Product((table.row)()));
-        def.tables.push(hidden_table(table, row));
-        def.types.push(hidden_type(table, row));
+        add_hidden_table(&mut def, table);
     }
     def.reducers
         .extend(hidden::reducers().map(|(name, params)| RawReducerDefV9 {
@@ -61,6 +81,8 @@ pub(super) fn rewrite(mut def: RawModuleDefV9) -> Result<Plan, PrepareError> {
         reducers,
         init,
         client_disconnected,
+        names: [names, Vec::new()],
+        immediate,
         tables,
         schedules,
         views: None,
@@ -157,6 +179,12 @@ fn plan_table(def: &RawModuleDefV9, table: &RawTableDefV9) -> Result<TablePlan, 
     let indexes = Indexes::of_v9(table, &def.typespace)?;
     let name = Named::plain(&table.name);
     TablePlan::new(&name, Named::plain, &row, &def.typespace, &sequences, &indexes)
+}
+
+fn add_hidden_table(def: &mut RawModuleDefV9, table: &HiddenTable) {
+    let row = def.typespace.add(AlgebraicType::Product((table.row)()));
+    def.tables.push(hidden_table(table, row));
+    def.types.push(hidden_type(table, row));
 }
 
 fn hidden_table(table: &HiddenTable, row: AlgebraicTypeRef) -> RawTableDefV9 {

@@ -5,6 +5,7 @@ use walrus::{LocalId, MemoryId, Module};
 
 use super::Meter;
 use crate::PrepareError;
+use crate::abi;
 use crate::emit::{Code, Emit, I32};
 use crate::shim::{Imported, surround};
 
@@ -89,6 +90,8 @@ fn cost(name: &str) -> Cost {
             fixed(WRITE, &[])
         }
         "procedure_http_request" => fixed(LOG, &[1, 3]),
+        // The row comes, and goes again.
+        abi::SCHEDULE_IMMEDIATE => fixed(2 * WRITE + LOOK_UP, &[1, 3]),
         _ => fixed(CALL, &[]),
     }
 }

@@ -17,13 +17,15 @@ use walrus::ir::{BinaryOp, UnaryOp, Value};
 use walrus::{ConstExpr, DataKind, FunctionId, GlobalId, LocalId, MemoryId, Module};
 
 use crate::abi;
-use crate::emit::{Code, Emit, I32, I64, function};
+use crate::emit::{Code, Emit, I32, I64, function, global};
 
 use self::classes::Class;
 pub(crate) use self::host::wrap as wrap_host;
 
 /// A view may use this fraction of what a call may: it may be run again and again.
 const VIEW_SHARE: u64 = 10;
+/// All views together may use this fraction of it in a refresh that calls wait for: some 20 ms of ordinary code.
+const BRIEF_SHARE: u64 = 500;
 /// What the shim does for the module: a byte of rows that are fetched and sorted, such a row, a byte of those and their
 /// entries if their hashes were made up, a byte of rows that nobody
 /// has asked for, a deleted row that may be passed over, and looking whether there is a row.
@@ -47,6 +49,8 @@ const NO_LINE: i32 = -1;
 pub(crate) struct Meter {
     /// The units that are left.
     left: GlobalId,
+    /// What is left to all views of a brief refresh; 0 in any other transaction.
+    brief: GlobalId,
     /// `exhausted()`: says why, and traps.
     exhausted: FunctionId,
     /// `copied(bytes)`: charges for a range that is copied or filled.
@@ -59,9 +63,11 @@ impl Meter {
     pub(crate) fn add(module: &mut Module, own: MemoryId, units_max: u64) -> Self {
         let unlimited = ConstExpr::Value(Value::I64(i64::MAX));
         let left = module.globals.add_local(I64, true, false, unlimited);
-        let exhausted = add_exhausted(module, own, units_max);
+        let brief = global(module, I64);
+        let exhausted = add_exhausted(module, own, units_max, brief);
         Self {
             left,
+            brief,
             exhausted,
             copied: add_copied(module, left, exhausted),
             units_max,
@@ -83,11 +89,40 @@ impl Meter {
     /// A call begins.
     pub(crate) fn begin_call(self, code: &mut Code<'_>) {
         self.allow(code, self.units_max);
+        code.i64_const(0).global_set(self.brief);
+    }
+
+    /// The call that has begun is a refresh that is to be brief. The server evaluates its views in the same instance.
+    pub(crate) fn be_brief(self, code: &mut Code<'_>) {
+        let units = i64::try_from(self.units_max / BRIEF_SHARE).unwrap_or(i64::MAX);
+        code.i64_const(units.max(1)).global_set(self.brief);
     }
 
     /// A view begins.
     pub(crate) fn begin_view(self, code: &mut Code<'_>) {
         self.allow(code, self.units_max / VIEW_SHARE);
+        self.when_brief(code, |code| {
+            code.global_get(self.brief).global_set(self.left);
+        });
+    }
+
+    /// A view has ended.
+    pub(crate) fn end_view(self, code: &mut Code<'_>) {
+        self.when_brief(code, |code| {
+            code.global_get(self.left).i64_const(1);
+            code.global_get(self.left)
+                .i64_const(1)
+                .binop(BinaryOp::I64GtS)
+                .select(Some(I64))
+                .global_set(self.brief);
+        });
+    }
+
+    fn when_brief(self, code: &mut Code<'_>, then: impl FnOnce(&mut Code<'_>)) {
+        code.global_get(self.brief)
+            .i64_const(0)
+            .binop(BinaryOp::I64Ne)
+            .when(then);
     }
 
     /// Start-up begins.
@@ -165,18 +200,36 @@ fn add_copied(module: &mut Module, left: GlobalId, exhausted: FunctionId) -> Fun
     })
 }
 
-fn add_exhausted(module: &mut Module, own: MemoryId, units_max: u64) -> FunctionId {
+/// Of a brief refresh nobody is told: another one follows that is not.
+fn add_exhausted(module: &mut Module, own: MemoryId, units_max: u64, brief: GlobalId) -> FunctionId {
     let message = format!(
         "this ran for too long and was stopped: a call may use {units_max} units, of about one instruction each, and \
          a view {}",
         units_max / VIEW_SHARE
     );
-    add_last_words(module, own, message)
+    let last_words = add_last_words(module, own, message);
+    function(module, [], &[], |code, [], _| {
+        code.global_get(brief)
+            .i64_const(0)
+            .binop(BinaryOp::I64Eq)
+            .when(|code| {
+                code.call(last_words);
+            });
+        code.unreachable();
+    })
 }
 
 /// A function that logs a message and traps. The instance is lost with the trap, and so the message may stand anywhere in its
 /// memory, which is `own`.
 pub(crate) fn add_last_words(module: &mut Module, own: MemoryId, message: String) -> FunctionId {
+    let say = add_words(module, own, message);
+    function(module, [], &[], |code, [], _| {
+        code.call(say).unreachable();
+    })
+}
+
+/// A function that logs a message, which stands for a moment in the module's memory, `own`, at [`MESSAGE_AT`].
+pub(crate) fn add_words(module: &mut Module, own: MemoryId, message: String) -> FunctionId {
     let bytes = message.len() as i32;
     let message = module.data.add(DataKind::Passive, message.into_bytes());
     let ty = module.types.add(&[I32; 8], &[]);
@@ -189,6 +242,6 @@ pub(crate) fn add_last_words(module: &mut Module, own: MemoryId, message: String
         for argument in [LEVEL_ERROR, 0, 0, 0, 0, NO_LINE, MESSAGE_AT as i32, bytes] {
             code.i32_const(argument);
         }
-        code.call(log).unreachable();
+        code.call(log);
     })
 }

@@ -5,7 +5,6 @@ use wasmi::{Error, Val};
 
 use super::host::{SINK, SOURCE};
 use super::{FUEL_MAX, Limits, MEMORY_BYTES_MAX, Sandbox};
-use crate::PrepareError;
 use crate::abi;
 use crate::header::CallHeader;
 use crate::hidden::{self, SESSION, STATE};
@@ -13,6 +12,7 @@ use crate::plan::Plan;
 use crate::procedures::{TransactionVerdict, replay_args, settle_args};
 use crate::rows;
 use crate::timers::{Firing, encode_timer};
+use crate::{IMMEDIATE_SCHEDULE, PrepareError};
 
 /// What a prepared module may take: it marks what it writes, and has a copy of its memory behind a map of it.
 const PREPARED: Limits = Limits {
@@ -50,7 +50,9 @@ pub(crate) fn run(wasm: &[u8], plan: &Plan) -> Result<(), PrepareError> {
     sandbox.call(apply, 3, &nothing).map_err(failed)?;
     sandbox.expect(3, true)?;
     let mut index = 3;
-    for schedule in 0..plan.schedules.len() as u32 {
+    let immediate = plan.immediate.then_some(IMMEDIATE_SCHEDULE);
+    let schedules = (0..plan.own_schedules()).chain(immediate);
+    for schedule in schedules.clone() {
         let row = encode_timer(Firing::ByTime, schedule, 0, None);
         for reducer in [scheduled, unscheduled] {
             index += 1;
@@ -66,7 +68,7 @@ pub(crate) fn run(wasm: &[u8], plan: &Plan) -> Result<(), PrepareError> {
             let told = settle_args(1, 1, verdict);
             sandbox.call(settle, 0, &told).map_err(failed)?;
         }
-        for schedule in 0..plan.schedules.len() as u32 {
+        for schedule in schedules {
             let row = encode_timer(Firing::ByTime, schedule, 0, None);
             let tick = sandbox.enter(abi::CALL_PROCEDURE, plan.procedures, 0, &row);
             tick.map_err(failed)?;

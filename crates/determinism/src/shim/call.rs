@@ -6,7 +6,7 @@ use walrus::{FunctionId, GlobalId, LocalId, Module, ValType};
 use super::describe::Sinks;
 use super::emit::{Code, Emit, I32, I64, function};
 use super::host::Host;
-use super::jwt::{self, Jwt};
+use super::jwt::Jwt;
 use super::layout::*;
 use super::scan::Scans;
 use super::schedules::{Schedules, Timer};
@@ -20,6 +20,7 @@ use crate::abi;
 use crate::header;
 use crate::plan::Plan;
 use crate::reset::Reset;
+use crate::views::{REFRESH_ALL, REFRESH_BRIEFLY};
 
 /// What a call is made of.
 pub(super) struct Call {
@@ -50,6 +51,8 @@ pub(super) struct Call {
     pub(super) replay: Option<FunctionId>,
     /// `settle(source)`, if the module may have some.
     pub(super) settle: Option<FunctionId>,
+    /// `forget()`, if the module asks for no calls at once: what one before it has asked for is not made.
+    pub(super) forget: Option<FunctionId>,
     /// `begin()`.
     pub(super) begin: FunctionId,
     pub(super) scans: Scans,
@@ -110,7 +113,7 @@ impl Call {
         function(module, PARAMS, &[I32], |code, params, locals| {
             let [id, .., args, error] = params;
             let [present, errno, reducer, ran] = [(); 4].map(|()| locals.add(I32));
-            let timer = Timer::add(locals);
+            let (timer, key) = (Timer::add(locals), locals.add(I64));
             code.local_get(args);
             seen.at(code, HEADER);
             code.i32_const(header::LEN as i32).call(read).local_set(args);
@@ -130,7 +133,12 @@ impl Call {
                     seen.at(code, ARGUMENT);
                     code.i32_const(8).call(read).drop();
                     seen.get64(code, ARGUMENT);
-                    code.call(views.mark).i32_const(0).return_();
+                    code.local_tee(key).i64_const(REFRESH_BRIEFLY.cast_signed());
+                    code.binop(BinaryOp::I64Eq).when(|code| {
+                        self.reset.meter.be_brief(code);
+                        code.i64_const(REFRESH_ALL.cast_signed()).local_set(key);
+                    });
+                    code.local_get(key).call(views.mark).i32_const(0).return_();
                 });
             }
 
@@ -168,7 +176,8 @@ impl Call {
                 schedules.begin(code, read, args, timer, reducer, |code| {
                     self.fail(code, error, self.not_due);
                 });
-                code.i32_const(jwt::ROW).local_set(args);
+                schedules.source(code);
+                code.local_set(args);
             });
             code.local_get(id).is(unscheduled).when(|code| {
                 // Whether the call before it, at the position before, was of the row, and has succeeded.
@@ -224,7 +233,12 @@ impl Call {
                 seen.at(code, ARGUMENT);
                 code.i32_const(1).call(read).drop();
                 seen.at(code, ARGUMENT);
-                code.read8(seen.memory).when(|code| published(code, scratch));
+                code.read8(seen.memory).when(|code| {
+                    published(code, scratch);
+                    if let Some(forget) = self.forget {
+                        code.call(forget);
+                    }
+                });
             });
             if let Some(init) = plan.init {
                 code.local_get(id)

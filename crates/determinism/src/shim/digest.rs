@@ -18,6 +18,8 @@ pub(super) enum Operation {
     DeleteRange = 4,
     DeletePoint = 5,
     Clear = 6,
+    /// Inserts a row that the module knows nothing of.
+    Ask = 8,
 }
 
 /// The functions that fold writes into the digest.

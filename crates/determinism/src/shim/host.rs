@@ -134,8 +134,19 @@ pub(super) fn replace(
     params: usize,
     by: FunctionId,
 ) -> Result<(), PrepareError> {
+    stand_in(module, import, params, &[I32], by)
+}
+
+/// The same of one that returns `results`.
+pub(super) fn stand_in(
+    module: &mut Module,
+    import: &Imported,
+    params: usize,
+    results: &[ValType],
+    by: FunctionId,
+) -> Result<(), PrepareError> {
     let ty = module.types.get(module.funcs.get(import.function).ty());
-    if ty.params() != vec![ValType::I32; params] || ty.results() != [ValType::I32] {
+    if ty.params() != vec![ValType::I32; params] || ty.results() != results {
         return Err(import.has_other_signature());
     }
     substitute(module, import, |code, args| {

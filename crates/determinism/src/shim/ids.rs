@@ -28,14 +28,23 @@ pub(super) struct Ids {
 impl Ids {
     pub(super) fn add(module: &mut Module, scratch: Scratch, layout: &Layout) -> Self {
         let (tables, indexes) = (layout.table_ids, layout.index_ids);
+        let ours = u32::from(layout.has_ours);
         Self {
             scratch,
             tables,
             indexes,
-            ordinal: add_ordinal(module, layout.tables.len() as u32),
-            place: add_place(module, scratch, indexes, layout.indexes.len() as u32),
+            ordinal: add_ordinal(module, layout.tables.len() as u32 - ours),
+            place: add_place(module, scratch, indexes, layout.indexes.len() as u32 - ours),
             known_table: add_find(module, scratch, layout.known_tables),
             known_index: add_find(module, scratch, layout.known_indexes),
+        }
+    }
+
+    /// Knows the last table, too, which is none of the module's.
+    pub(super) fn with_ours(self, module: &mut Module, layout: &Layout) -> Self {
+        Self {
+            ordinal: add_ordinal(module, layout.tables.len() as u32),
+            ..self
         }
     }
 

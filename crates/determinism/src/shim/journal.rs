@@ -37,7 +37,7 @@ pub(super) const RECORD_BYTES: u32 = 28;
 
 /// What is noted of a row that is due: that it is taken, in the place of a call. Its schedule is the table, its key the bytes.
 pub(super) const TAKE: i32 = 7;
-const _: () = assert!(TAKE > Operation::Clear as i32);
+const _: () = assert!(TAKE > Operation::Clear as i32 && TAKE < Operation::Ask as i32);
 
 /// Where the host finds the row for a moment, and its length: what stands there is put back.
 const LENT_LEN: i32 = 8;
@@ -60,7 +60,7 @@ struct Signature {
 
 fn signature(operation: Operation) -> Signature {
     let (extra, bytes): (_, &[_]) = match operation {
-        Operation::Insert => (None, &[(1, Len::At(2))]),
+        Operation::Insert | Operation::Ask => (None, &[(1, Len::At(2))]),
         Operation::Update => (Some(1), &[(2, Len::At(3))]),
         Operation::DeleteEqual | Operation::DeletePoint => (None, &[(1, Len::Is(2))]),
         Operation::DeleteRange => (Some(3), &[(1, Len::Is(2)), (4, Len::Is(5)), (6, Len::Is(7))]),
@@ -146,7 +146,7 @@ impl Journal {
     /// Notes the calls of a function that writes.
     pub(super) fn record(self, module: &mut Module, operation: Operation, write: FunctionId) -> FunctionId {
         match operation {
-            Operation::Insert => self.add_record::<3>(module, operation, write),
+            Operation::Insert | Operation::Ask => self.add_record::<3>(module, operation, write),
             Operation::Update | Operation::DeleteEqual | Operation::DeletePoint => {
                 self.add_record::<4>(module, operation, write)
             }

@@ -5,7 +5,7 @@ use crate::claims::CLAIMS_BYTES_MAX;
 use crate::hidden::{self, NOW, OUTBOX, SEQUENCE, SESSION, STATE, STATE_PAIRS, VERDICT};
 use crate::plan::{Plan, SEQUENCES_MAX};
 use crate::successes::SUMS;
-use crate::{CONFLICT, NOT_DUE, PrepareError, SKIPPED, TAKEN};
+use crate::{CONFLICT, IMMEDIATE_ARGS_BYTES_MAX, NOT_DUE, PrepareError, SKIPPED, TAKEN};
 
 /// The call header.
 pub(super) const HEADER: u32 = 0;
@@ -42,8 +42,8 @@ pub(super) const HOT_END: u32 = PAIRS_END;
 pub(super) const MORE_LEN: u32 = PAIRS_END + 4;
 pub(super) const MORE: u32 = MORE_LEN + 4;
 pub(super) const MORE_END: u32 = MORE + MORE_MAX * PAIR_BYTES;
-/// The most of these: with those in `rtdb_state`, [`SEQUENCES_MAX`] of a module, and as many of its earlier versions.
-const MORE_MAX: u32 = (2 * SEQUENCES_MAX - STATE_PAIRS) as u32;
+/// The most of these: with those in `rtdb_state`, [`SEQUENCES_MAX`] of a module, as many of its earlier versions, and ours.
+const MORE_MAX: u32 = (2 * SEQUENCES_MAX + 1 - STATE_PAIRS) as u32;
 
 /// Where a hidden row stands, and what it takes to fetch and put it.
 #[derive(Clone, Copy)]
@@ -117,6 +117,10 @@ pub(super) const VIEW_HASH: u32 = IDS + 56;
 /// Up to here all is 0 at first; what depends on the module follows.
 pub(super) const VARIABLE: u32 = VIEW_HASH + 32;
 
+/// The most bytes that a row of `rtdb_immediate` has, behind its length.
+pub(super) const IMMEDIATE_BYTES: u32 =
+    4 + hidden::IMMEDIATE_NAME + 4 + NAME_BYTES_MAX + 4 + IMMEDIATE_ARGS_BYTES_MAX;
+
 /// A slot of a map of ids: `id: u32, value: u32`. The id 0 is an empty slot.
 pub(super) const SLOT_BYTES: u32 = 8;
 
@@ -182,9 +186,11 @@ pub(super) struct Layout {
     pub(super) probes: u32,
     /// The ids of the indexes that find rows that are due, in the order of [`Plan::schedules`]: each a u32.
     pub(super) schedules: u32,
-    /// The module's tables, by ordinal.
+    /// Whether the last table and its one index are none of the module's.
+    pub(super) has_ours: bool,
+    /// The tables, by ordinal.
     pub(super) tables: Vec<Name>,
-    /// The module's indexes.
+    /// Their indexes.
     pub(super) indexes: Vec<Index>,
     /// What to look up at first use: tables, then indexes, each with the place for its id.
     pub(super) hidden_tables: Vec<(Name, u32)>,
@@ -207,6 +213,10 @@ pub(super) struct Layout {
     pub(super) known_names: [u32; 2],
     /// The module's timers.
     pub(super) timers: u32,
+    /// The names by which the module's reducers, and its procedures, can be called at once, and the numbers of these.
+    pub(super) callable: [Vec<(Name, u32)>; 2],
+    /// The place for a row of `rtdb_immediate`, and for what was where it stands for the host.
+    pub(super) immediate: [u32; 2],
     /// The end of the data.
     pub(super) end: u32,
 }
@@ -276,9 +286,17 @@ impl Layout {
         let taken = name(&mut initial, TAKEN);
         let not_due = name(&mut initial, NOT_DUE);
         let conflict = name(&mut initial, CONFLICT);
+        let callable = plan.names.each_ref().map(|names| {
+            let fitting = (0..)
+                .zip(names)
+                .filter(|(_, it)| it.len() <= NAME_BYTES_MAX as usize);
+            let fitting = fitting.map(|(id, it)| (name(&mut initial, it), id));
+            fitting.collect()
+        });
         let end = (VARIABLE + initial.len() as u32).next_multiple_of(8);
         let claims = end + 2 * names::CACHE_BYTES;
         let timers = claims + (CLAIMS_END - CLAIMS).next_multiple_of(8);
+        let immediate = (timers + timers::BYTES).next_multiple_of(8);
         Ok(Self {
             known_tables,
             known_indexes,
@@ -289,6 +307,7 @@ impl Layout {
             generated,
             probes,
             schedules,
+            has_ours: plan.immediate,
             tables,
             indexes,
             hidden_tables,
@@ -302,7 +321,9 @@ impl Layout {
             initial,
             known_names: [end, end + names::CACHE_BYTES],
             timers,
-            end: timers + timers::BYTES,
+            callable,
+            immediate: [0, 1].map(|nth| immediate + nth * IMMEDIATE_BYTES.next_multiple_of(8)),
+            end: immediate + 2 * IMMEDIATE_BYTES.next_multiple_of(8),
         })
     }
 }

@@ -4,7 +4,7 @@
 //! instance and `source` feeds; `state` tells whether the call is new; the module runs, its reads pass through `scan`,
 //! and its writes through `write`, where `walk`, `sequence` and `taken` fill in generated columns and `digest` keeps account;
 //! tables, indexes, iterators and timers have numbers of its own for it (`ids`, `names`, `timers`); `successes` counts the
-//! call, and `sequence` and `state` write back. `schedules` calls reducers with rows that are due, and procedures by way of `procedure`. Where others than the
+//! call, and `sequence` and `state` write back. `immediate` keeps what the module wants called right after; `schedules` calls reducers with rows that are due, and procedures by way of `procedure`. Where others than the
 //! module say what is written, `apply` does it in its place. `procedure` runs procedures: `journal` notes what they write, for
 //! `replay` to do it once more; `handlers` runs HTTP handlers in the same way. A hidden row that can't be read or written traps, which makes
 //! the host roll everything back.
@@ -18,6 +18,7 @@ mod handlers;
 mod hash;
 mod host;
 mod ids;
+mod immediate;
 mod journal;
 mod jwt;
 mod layout;
@@ -48,13 +49,14 @@ use walrus::{ExportItem, FunctionId, MemoryId, Module, ModuleConfig};
 
 use self::call::Call;
 use self::describe::{Describe, Sinks};
-use self::digest::Digest;
+use self::digest::{Digest, Operation};
 use self::emit::{Emit, I32, I64, function, global};
 use self::given::Given;
 use self::handlers::Handlers;
 use self::host::Host;
 pub(crate) use self::host::{Imported, surround};
 use self::ids::Ids;
+use self::immediate::Immediate;
 use self::journal::Journal;
 use self::jwt::Jwt;
 use self::layout::{Layout, Name};
@@ -199,6 +201,7 @@ impl Target {
         let jwt = jwt.with_request(handlers.map(Handlers::sources));
         let journal = plan.runs_procedures().then(|| Journal::add(module, window));
         let kept = Digest::add(module, self.memory, digest);
+        let immediate = Immediate::new(plan, host, window, &layout);
         let parts = schedules::Parts {
             host,
             window,
@@ -206,6 +209,9 @@ impl Target {
             digest: kept,
             row,
             layout: &layout,
+            named: immediate
+                .as_ref()
+                .map(|it| it.add_named(module, row, scans.memory().0)),
         };
         let schedules = Schedules::add(module, plan, &parts);
         let writes = Writes {
@@ -251,6 +257,10 @@ impl Target {
             Procedures::add(module, parts)
         });
         let mut replayed: Vec<replay::Write> = Vec::new();
+        let asks = self
+            .imports
+            .iter()
+            .any(|import| import.name == abi::SCHEDULE_IMMEDIATE);
         let [known_tables, known_indexes] = layout.known_names;
         for import in &self.imports {
             match import.name.as_str() {
@@ -265,7 +275,17 @@ impl Target {
                 _ if procedures.map_or(Ok(false), |it| it.wrap(module, import))? => {}
                 _ => {
                     // A function of the host's may have two names.
-                    let write = writes.wrap(module, import)?;
+                    let write = match &immediate {
+                        Some(immediate) if import.name == abi::SCHEDULE_IMMEDIATE => {
+                            let writes = Writes {
+                                ids: ids.with_ours(module, &layout),
+                                ..writes
+                            };
+                            let insert = immediate.wrap(module, import, writes, journal)?;
+                            Some((Operation::Ask, insert))
+                        }
+                        _ => writes.wrap(module, import)?,
+                    };
                     let is_new = |it: &replay::Write| replayed.iter().all(|(known, _)| *known != it.0);
                     replayed.extend(write.filter(is_new));
                 }
@@ -307,6 +327,7 @@ impl Target {
             apply,
             replay,
             settle,
+            forget: immediate.filter(|_| !asks).map(|it| it.add_forget(module, kept)),
             begin,
             scans,
             sinks,
@@ -341,7 +362,11 @@ impl Target {
             crate::timers::SECTION,
             Some(&[crate::timers::BY_TIME]),
         );
+        let asks = (asks && plan.immediate).then_some(&[crate::timers::MAY_ASK][..]);
+        section::put(&mut self.module, crate::timers::IMMEDIATE_SECTION, asks);
         section::put(&mut self.module, rows::SECTION, Some(&[rows::TAKES]));
+        let brief = plan.views.is_some().then_some(&[crate::views::BRIEF][..]);
+        section::put(&mut self.module, crate::views::SECTION, brief);
         Ok(self.module.emit_wasm())
     }
 

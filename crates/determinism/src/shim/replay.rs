@@ -140,7 +140,7 @@ impl Arguments {
         };
         code.local_get(what);
         match operation {
-            Operation::Insert | Operation::Update => {
+            Operation::Insert | Operation::Update | Operation::Ask => {
                 if matches!(operation, Operation::Update) {
                     code.local_get(extra);
                 }

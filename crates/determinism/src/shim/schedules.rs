@@ -3,7 +3,8 @@
 //! made of it does not count, as natively. Those that call procedures are found for `rtdb_tick`, and taken before that.
 //!
 //! The reducer gets the row as it stands in the transaction of its call, from a source of ours: no server has it as
-//! arguments, and it may be of any length.
+//! arguments, and it may be of any length. The rows of `rtdb_immediate` are due, too, and name what they call; it gets the
+//! arguments that stand in them.
 
 use walrus::ir::BinaryOp;
 use walrus::{FunctionId, LocalId, Module, ModuleLocals};
@@ -12,10 +13,12 @@ use super::digest::{Digest, Operation};
 use super::emit::{Code, Emit, I32, I64, function};
 use super::given::Given;
 use super::host::{self, Host};
+use super::jwt;
 use super::layout::*;
 use super::scan::Scans;
 use super::walk;
 use super::window::Window;
+use crate::IMMEDIATE_SCHEDULE;
 use crate::abi;
 use crate::plan::{Called, Plan, SchedulePlan};
 use crate::timers::{ANY, TIME};
@@ -36,15 +39,20 @@ pub(super) struct Parts<'a> {
     pub(super) digest: Digest,
     pub(super) row: Given,
     pub(super) layout: &'a Layout,
+    /// `named() -> id`: what a row of `rtdb_immediate` calls, whose arguments are given from then on. If there is such a table.
+    pub(super) named: Option<FunctionId>,
 }
 
 /// The functions that the wrapped call makes use of.
 #[derive(Clone, Copy)]
 pub(super) struct Schedules {
     window: Window,
+    row: Given,
+    /// The place of that of `rtdb_immediate`, if there is one.
+    immediate: Option<u32>,
     /// `fetch(schedule, id) -> bytes`: has the source of the row give it; 0 if there is none.
     fetch: FunctionId,
-    /// `reducer(schedule) -> id`, or [`NONE`] if it calls a procedure.
+    /// `reducer(schedule) -> id`, or [`NONE`] if it calls a procedure, or the row that was fetched names no reducer.
     reducer: FunctionId,
     /// `procedure(schedule) -> id`, or [`NONE`] if it calls a reducer.
     procedure: FunctionId,
@@ -103,17 +111,23 @@ impl Schedules {
         let is_due = parts.add_is_due(module, at);
         Self {
             window: parts.window,
+            row: parts.row,
+            immediate: plan.immediate.then(|| plan.own_schedules()),
             fetch,
             reducer: choose(module, &plan.schedules, |code, plan| {
-                code.i32_const(match plan.called {
-                    Called::Reducer(id) => id as i32,
-                    Called::Procedure(_) => NONE,
-                });
+                match plan.called {
+                    Called::Reducer(id) => code.i32_const(id as i32),
+                    Called::Procedure(_) => code.i32_const(NONE),
+                    Called::Named => match parts.named {
+                        Some(named) => code.call(named),
+                        None => code.unreachable(),
+                    },
+                };
             }),
             procedure: choose(module, &plan.schedules, |code, plan| {
                 code.i32_const(match plan.called {
                     Called::Procedure(id) => id as i32,
-                    Called::Reducer(_) => NONE,
+                    Called::Reducer(_) | Called::Named => NONE,
                 });
             }),
             is_due,
@@ -130,6 +144,13 @@ impl Schedules {
             code.i32_const(ROW_BYTES).call(read).local_set(source);
             seen.get32(code, ARGUMENT);
             code.local_set(timer.schedule);
+            if let Some(place) = self.immediate {
+                code.local_get(timer.schedule).is(place as i32).trap_if();
+                code.local_get(timer.schedule).is(IMMEDIATE_SCHEDULE as i32);
+                code.when(|code| {
+                    code.i32_const(place as i32).local_set(timer.schedule);
+                });
+            }
             seen.get64(code, ARGUMENT + 4);
             code.local_set(timer.id);
             code.local_get(source);
@@ -170,6 +191,13 @@ impl Schedules {
         });
     }
 
+    /// Pushes the source of what is given to the reducer: none if that is nothing.
+    pub(super) fn source(self, code: &mut Code<'_>) {
+        code.i32_const(jwt::ROW).i32_const(0);
+        self.row.left(code);
+        code.select(Some(I32));
+    }
+
     /// `rtdb_tick`: sets `procedure` to what is to be called with the row; [`NONE`] if there is none, or it is not due then.
     pub(super) fn find(self, code: &mut Code<'_>, timer: Timer, procedure: LocalId) {
         code.i32_const(NONE).local_set(procedure);
@@ -203,8 +231,8 @@ impl Schedules {
         ran: LocalId,
     ) {
         self.read(code, read, source, timer);
-        code.local_get(timer.schedule).call(self.reducer);
-        code.is(NONE).is_zero().when(|code| {
+        code.local_get(timer.schedule).call(self.procedure);
+        code.is(NONE).when(|code| {
             code.local_get(timer.schedule).local_get(timer.id);
             code.local_get(timer.tag).local_get(timer.micros);
             code.local_get(ran).call(self.remove);

@@ -26,6 +26,7 @@ pub(super) fn add(
         offset,
     };
     module.data.add(place, layout.initial.clone());
+    let ours = usize::from(layout.has_ours);
     let know_table = add_register(module, scratch, layout.known_tables);
     let know_index = add_register(module, scratch, layout.known_indexes);
     function(module, [], &[], |code, [], locals| {
@@ -46,7 +47,9 @@ pub(super) fn add(
             look_up(code, window, host.table_id, *name);
             code.local_set(id);
             ids.set_table(code, ordinal, id);
-            code.local_get(id).i32_const(ordinal as i32 + 1).call(know_table);
+            if (ordinal as usize) < layout.tables.len() - ours {
+                code.local_get(id).i32_const(ordinal as i32 + 1).call(know_table);
+            }
         }
         for (index, place) in layout.indexes.iter().zip(0..) {
             look_up(code, window, host.index_id, index.name);
@@ -55,7 +58,9 @@ pub(super) fn add(
             for place in &index.places {
                 scratch.set32(code, *place, id);
             }
-            code.local_get(id).i32_const(place as i32 + 1).call(know_index);
+            if (place as usize) < layout.indexes.len() - ours {
+                code.local_get(id).i32_const(place as i32 + 1).call(know_index);
+            }
         }
         window.restore(code, WINDOW_END);
     })

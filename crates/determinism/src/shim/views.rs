@@ -179,6 +179,7 @@ impl Views {
                         self.reset.meter.begin_view(code);
                         run(code);
                         code.local_set(result);
+                        self.reset.meter.end_view(code);
                     },
                     |code| {
                         all(code);

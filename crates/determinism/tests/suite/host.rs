@@ -155,6 +155,8 @@ pub(crate) struct FakeHost {
     pub(crate) evaluated: Vec<String>,
     /// The tables that the last successful call scanned or wrote to, in order.
     pub(crate) touched: Vec<String>,
+    /// How many instructions the last call with views took, if calls are limited at all.
+    pub(crate) fuel_used: u64,
 }
 
 impl FakeHost {
@@ -178,6 +180,7 @@ impl FakeHost {
             views: HashMap::new(),
             evaluated: Vec::new(),
             touched: Vec::new(),
+            fuel_used: 0,
         }
     }
 
@@ -199,6 +202,7 @@ impl FakeHost {
             views: self.views.clone(),
             evaluated: self.evaluated.clone(),
             touched: self.touched.clone(),
+            fuel_used: self.fuel_used,
         }
     }
 
@@ -245,7 +249,11 @@ impl FakeHost {
         let mut views = self.views.clone();
         for view in &dirty {
             // As the real host does: a view's failure takes the whole transaction back, and the instance with it.
-            views.insert(view.clone(), evaluate(&mut store, &instance, view)?);
+            let reads = evaluate(&mut store, &instance, view);
+            self.fuel_used = self
+                .fuel
+                .map_or(0, |fuel| fuel - store.get_fuel().expect("fuel is consumed"));
+            views.insert(view.clone(), reads?);
         }
         let mut db = store
             .data_mut()

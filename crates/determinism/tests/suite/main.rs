@@ -12,6 +12,7 @@ mod generated;
 mod handlers;
 mod host;
 mod hostile;
+mod immediate;
 mod instance;
 mod jwt;
 mod languages;

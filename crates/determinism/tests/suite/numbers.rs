@@ -10,7 +10,7 @@ use crate::raw_module::numbered;
 
 /// How many pairs there is room for, in the row of `rtdb_state` and in all.
 const STATE_PAIRS: usize = 4;
-const PAIRS_MAX: usize = 1_024;
+const PAIRS_MAX: usize = 1_025;
 /// What stands in the row before its pairs.
 const PAIRS_AT: usize = 25 + 16 * Successes::COLUMNS.len();
 /// A pair's bytes.

@@ -16,6 +16,7 @@ use spacetimedb_sats::{AlgebraicType, SumValue, product};
 use crate::database::Database;
 use crate::fixtures::{prepared, wasm};
 use crate::host::{Failure, FakeHost, Meanwhile};
+use crate::immediate;
 
 pub(crate) const MODULE: &str = "procedures-2x";
 const VERDICT: &str = "rtdb_verdict";
@@ -31,7 +32,11 @@ pub(crate) fn header(index: u64) -> CallHeader {
 /// Prepared once: that takes long.
 fn module() -> &'static [u8] {
     static MODULE: OnceLock<Vec<u8>> = OnceLock::new();
-    MODULE.get_or_init(|| prepared(self::MODULE).wasm)
+    MODULE.get_or_init(|| {
+        immediate::prepare(&wasm(self::MODULE))
+            .expect("the fixture can be prepared")
+            .wasm
+    })
 }
 
 pub(crate) fn host() -> FakeHost {
@@ -61,6 +66,7 @@ enum Op {
     Erase(String),
     EraseAll,
     Ping(u8),
+    Soon(String),
 }
 
 impl Op {
@@ -74,6 +80,7 @@ impl Op {
             Op::Erase(text) => SumValue::new(5, text),
             Op::EraseAll => SumValue::new(6, product![]),
             Op::Ping(n) => SumValue::new(7, n),
+            Op::Soon(text) => SumValue::new(8, text),
         }
     }
 }
@@ -317,6 +324,29 @@ fn a_procedure_sees_what_its_transactions_have_done_and_others_between() {
     host.call("reduce", header(index), &args(&[put(3, 1)])).unwrap();
     let ids: Vec<_> = host.db.rows("item").iter().map(|row| row[0]).collect();
     assert_eq!(ids, [1, 2, 3]);
+}
+
+#[test]
+fn what_a_transaction_wants_called_right_after_is_called_everywhere() {
+    let mut host = host();
+    let log = Log::new(&host);
+    let ops = [put(1, 1), Op::Soon("soon".into()), Op::Soon("later".into())];
+    run(&mut host, &log, "run", &args(&ops)).unwrap();
+    let asked = immediate::asked(&host);
+    let calls: Vec<_> = asked
+        .iter()
+        .map(|it| (it.reducer.as_str(), &it.args[4..]))
+        .collect();
+    assert_eq!(calls, [("write", &b"soon"[..]), ("write", b"later")]);
+    // Since the transaction began.
+    assert!(asked.iter().all(|it| it.at_us >= 1_000_000));
+    let mut log = log.borrow_mut();
+    assert_eq!(rows(&host), rows(&log.there));
+    for host in [&mut host, &mut log.there] {
+        immediate::make(host, 50, &asked[0]).unwrap();
+        assert_eq!(host.db.rows("note").len(), 1);
+    }
+    assert_eq!(rows(&host), rows(&log.there));
 }
 
 #[test]

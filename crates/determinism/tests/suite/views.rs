@@ -2,7 +2,10 @@
 //! what they read.
 
 use rtdb_determinism::header::CallHeader;
-use rtdb_determinism::{Module, REFRESH, REFRESH_ALL, prepare, view_key, view_pause};
+use rtdb_determinism::{
+    Module, Options, REFRESH, REFRESH_ALL, REFRESH_BRIEFLY, prepare, prepare_with, refreshes_briefly,
+    view_key, view_pause,
+};
 use spacetimedb_lib::bsatn;
 
 use crate::fixtures::{prepared, wasm};
@@ -10,6 +13,7 @@ use crate::host::{Failure, FakeHost, Read};
 
 const ANN: [u8; 32] = [7; 32];
 const BOB: [u8; 32] = [9; 32];
+const STUCK: u8 = 1;
 const BROKEN: u8 = 2;
 
 fn fixture() -> FakeHost {
@@ -207,6 +211,71 @@ fn many_and_large_rows_are_kept_as_they_are() {
     refresh(&mut host, REFRESH_ALL).unwrap();
     assert_ne!(host.view("team", None), rows);
     assert_eq!(host.view("team", None).len(), 200);
+}
+
+/// How many instructions of the interpreter's a refresh takes.
+fn fuel_of(host: &mut FakeHost, key: u64) -> (Result<(), Failure>, u64) {
+    let done = refresh(host, key);
+    (done, host.fuel_used)
+}
+
+/// However much a call has made of a view's work: those behind it wait for a fiftieth at most of what views may take else.
+#[test]
+fn a_brief_refresh_ends_where_views_take_long_and_leaves_nothing() {
+    const UNITS: u64 = 200_000_000;
+    let options = Options {
+        call_units_max: UNITS,
+        ..Options::default()
+    };
+    let module = prepare_with(&wasm("views-2x"), &options).unwrap().wasm;
+    assert!(refreshes_briefly(&module));
+    let mut host = FakeHost::with_fuel(&module, 4096, Some(u64::MAX / 2));
+    join(&mut host, 1, ANN);
+    for (view, sender) in [("my_score", Some(ANN)), ("stuck", None)] {
+        host.subscribe(view, sender).unwrap();
+    }
+    // What is quick is done as by the other kind.
+    refresh(&mut host, REFRESH_BRIEFLY).unwrap();
+    assert_eq!(host.evaluated, ["my_score", "stuck"]);
+    assert_eq!(host.view("my_score", Some(ANN)), [player(ANN, 0)]);
+
+    call(&mut host, 2, ANN, "score", &1_i64.to_le_bytes()).unwrap();
+    call(&mut host, 3, ANN, "switch_on", &[STUCK]).unwrap();
+    let (rows, state) = (host.view("my_score", Some(ANN)), host.state());
+    let (brief, spent) = fuel_of(&mut host, REFRESH_BRIEFLY);
+    assert_eq!(brief, Err(Failure::Trapped));
+    assert_eq!((host.view("my_score", Some(ANN)), host.state()), (rows, state));
+    let (whole, all) = fuel_of(&mut host, REFRESH_ALL);
+    assert_eq!(whole, Err(Failure::Trapped));
+    // An instance that is new, too, takes some.
+    assert!(spent * 20 < all, "{spent} of {all}");
+
+    // It takes nothing from what follows: neither from calls, nor from refreshes.
+    call(&mut host, 4, ANN, "switch_off", &[STUCK]).unwrap();
+    call(&mut host, 5, ANN, "score", &1_i64.to_le_bytes()).unwrap();
+    refresh(&mut host, REFRESH_BRIEFLY).unwrap();
+    assert_eq!(host.view("my_score", Some(ANN)), [player(ANN, 2)]);
+}
+
+/// Many views that are quick each are not all together.
+#[test]
+fn what_a_brief_refresh_may_take_is_for_all_views_together() {
+    let takes = |instances: u8, key: u64| {
+        let options = Options {
+            call_units_max: 50_000_000,
+            ..Options::default()
+        };
+        let module = prepare_with(&wasm("views-2x"), &options).unwrap().wasm;
+        let mut host = FakeHost::new(&module, 4096);
+        for sender in 0..instances {
+            join(&mut host, 1 + u64::from(sender), [sender; 32]);
+            host.subscribe("my_score", Some([sender; 32])).unwrap();
+        }
+        refresh(&mut host, key)
+    };
+    assert_eq!(takes(1, REFRESH_BRIEFLY), Ok(()));
+    assert_eq!(takes(100, REFRESH_BRIEFLY), Err(Failure::Trapped));
+    assert_eq!(takes(100, REFRESH_ALL), Ok(()));
 }
 
 #[test]

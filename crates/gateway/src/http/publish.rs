@@ -314,6 +314,7 @@ async fn register(
 pub(super) async fn prepare(node: &Node, module: Bytes) -> Result<(Turn, Prepared, Hash), HttpError> {
     let options = Options {
         canonical_nan: node.catalog.has_mixed_processors(),
+        calls_at_once: node.catalog.calls_at_once(),
         ..Options::default()
     };
     let prepare = move |turn| {

@@ -274,6 +274,10 @@ impl Catalog for FakeCatalog {
         Vec::new()
     }
 
+    fn calls_at_once(&self) -> bool {
+        true
+    }
+
     fn takes_keys(&self) -> bool {
         true
     }

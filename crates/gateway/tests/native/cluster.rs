@@ -274,6 +274,10 @@ impl Catalog for MemoryMeta {
         true
     }
 
+    fn calls_at_once(&self) -> bool {
+        false
+    }
+
     fn takes_keys(&self) -> bool {
         false
     }

@@ -1,4 +1,4 @@
-//! The leader's clock: proposes the rows of schedule tables when they are due.
+//! The leader's clock: proposes the rows of schedule tables when they are due, and the calls that modules ask for at once.
 //!
 //! Only the shard's leader does, and only in its own term: what it has proposed counts in no other. It begins once its own
 //! replica has applied all that its log had when it began to lead, so that it sees the rows as every leader before it has left
@@ -11,9 +11,9 @@ use self::ticker::{Ticker, Tools};
 use crate::node::big_endian_hex;
 use prometheus::Histogram;
 use rtdb_consensus::Manager;
-use rtdb_consensus::command::{CLAIM_LEVEL, TIMERS_LEVEL};
+use rtdb_consensus::command::{CLAIM_LEVEL, IMMEDIATE_LEVEL, TIMERS_LEVEL};
 use rtdb_gateway::Gateway;
-use rtdb_replica::{ActiveDatabase, DatabaseId, Firing, Replica, ScheduleKind};
+use rtdb_replica::{ActiveDatabase, DatabaseId, Firing, Replica, ScheduleKind, Watched};
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -31,6 +31,13 @@ const READS_MAX: usize = 4;
 /// The rows of a database that call functions of one kind.
 type Kind = (DatabaseId, ScheduleKind);
 
+/// A module some of whose rows a clock is for, and which.
+#[derive(Clone)]
+struct Wanted {
+    database: Arc<ActiveDatabase>,
+    rows: Watched,
+}
+
 /// The task that runs a clock for each database with schedule tables while this node leads; another one for those whose rows call
 /// procedures, which may take long.
 pub(crate) struct Timers {
@@ -43,7 +50,7 @@ pub(crate) struct Timers {
 /// The clock of a database. It ends when it is dropped.
 struct Running {
     term: u64,
-    database: Arc<ActiveDatabase>,
+    wanted: Wanted,
     task: JoinHandle<()>,
 }
 
@@ -86,18 +93,24 @@ impl Timers {
 
     fn look(&mut self) {
         let level = self.tools.manager.feature_level();
-        let may_fire = |database: &ActiveDatabase, kind| match kind {
-            ScheduleKind::Reducer => database.firing != Firing::Never,
+        let may_fire = |wanted: &Wanted| match wanted.rows.kind {
+            ScheduleKind::Reducer => wanted.database.firing != Firing::Never,
             ScheduleKind::Procedure => level >= CLAIM_LEVEL,
         };
         let scheduled = self.tools.replica.databases().into_iter().flat_map(|database| {
-            let kinds: BTreeSet<_> = database.module.schedules().iter().map(|it| it.kind).collect();
-            kinds
-                .into_iter()
-                .map(move |kind| ((database.identity, kind), database.clone()))
+            let immediate = database.calls_at_once && level >= IMMEDIATE_LEVEL;
+            let kinds = database.module.schedules().iter().map(|it| it.kind);
+            let kinds: BTreeSet<_> = kinds.chain(immediate.then_some(ScheduleKind::Reducer)).collect();
+            kinds.into_iter().map(move |kind| {
+                let rows = Watched {
+                    kind,
+                    immediate: immediate && kind == ScheduleKind::Reducer,
+                };
+                let database = database.clone();
+                ((database.identity, kind), Wanted { database, rows })
+            })
         });
-        let (fire, silent): (Vec<_>, Vec<_>) =
-            scheduled.partition(|((_, kind), database)| may_fire(database, *kind));
+        let (fire, silent): (Vec<_>, Vec<_>) = scheduled.partition(|(_, wanted)| may_fire(wanted));
         self.tell(&silent);
         let term = self
             .tools
@@ -105,21 +118,24 @@ impl Timers {
             .shard()
             .leads()
             .filter(|_| level >= TIMERS_LEVEL);
-        let wanted: BTreeMap<Kind, Arc<ActiveDatabase>> = match term {
+        let wanted: BTreeMap<Kind, Wanted> = match term {
             Some(_) => fire.into_iter().collect(),
             None => BTreeMap::new(),
         };
         self.tickers.retain(|of, running| {
-            let is_same = |wanted: &Arc<ActiveDatabase>| wanted.position == running.database.position;
+            let is_same = |wanted: &Wanted| {
+                wanted.database.position == running.wanted.database.position
+                    && wanted.rows == running.wanted.rows
+            };
             Some(running.term) == term && wanted.get(of).is_some_and(is_same) && !running.task.is_finished()
         });
         let Some(term) = term else { return };
-        for (of, database) in wanted {
+        for (of, wanted) in wanted {
             self.tickers.entry(of).or_insert_with(|| {
-                let ticker = Ticker::new(self.tools.clone(), database.clone(), of.1, term);
+                let ticker = Ticker::new(self.tools.clone(), wanted.database.clone(), wanted.rows, term);
                 Running {
                     term,
-                    database,
+                    wanted,
                     task: tokio::spawn(ticker.run()),
                 }
             });
@@ -127,10 +143,10 @@ impl Timers {
     }
 
     /// Says once of each module that its timers don't run.
-    fn tell(&mut self, silent: &[(Kind, Arc<ActiveDatabase>)]) {
+    fn tell(&mut self, silent: &[(Kind, Wanted)]) {
         let silent: BTreeMap<_, _> = silent
             .iter()
-            .map(|(of, database)| ((*of, database.position.0), database))
+            .map(|(of, wanted)| ((*of, wanted.database.position.0), &wanted.database))
             .collect();
         self.told.retain(|module| silent.contains_key(module));
         for (module, database) in silent {

@@ -10,7 +10,9 @@ use prometheus::Histogram;
 use rtdb_consensus::command::{Body, DUE_LEVEL, Timer, TimerAt};
 use rtdb_consensus::{Applied, Manager, Outcome, Propose, SystemClock, Unapplied, WallClock};
 use rtdb_gateway::{Gateway, Scheduled};
-use rtdb_replica::{ActiveDatabase, Replica, ScheduleKind, ScheduleRow, ScheduleWatch, WatchError, When};
+use rtdb_replica::{
+    ActiveDatabase, Replica, ScheduleKind, ScheduleRow, ScheduleWatch, WatchError, Watched, When,
+};
 use std::convert::Infallible;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -77,7 +79,7 @@ pub(super) struct Tools {
 pub(super) struct Ticker {
     tools: Tools,
     database: Arc<ActiveDatabase>,
-    kind: ScheduleKind,
+    rows: Watched,
     term: u64,
     clock: Clock,
     /// Where procedures take their rows, one after the other, so that they don't come between each other.
@@ -100,12 +102,12 @@ enum Interrupt {
 }
 
 impl Ticker {
-    pub(super) fn new(tools: Tools, database: Arc<ActiveDatabase>, kind: ScheduleKind, term: u64) -> Self {
+    pub(super) fn new(tools: Tools, database: Arc<ActiveDatabase>, rows: Watched, term: u64) -> Self {
         Self {
             quota: tools.quota.map(Quota::new),
             tools,
             database,
-            kind,
+            rows,
             term,
             clock: Clock::default(),
             claims: Arc::new(Semaphore::new(1)),
@@ -138,7 +140,7 @@ impl Ticker {
 
     async fn serve(&mut self) -> Result<Infallible, Interrupt> {
         // Procedures may take long: they go on, and have taken their rows.
-        while self.kind == ScheduleKind::Reducer
+        while self.rows.kind == ScheduleKind::Reducer
             && let Some((due, end)) = self.under_way.next().await
         {
             // What is not known is looked at in a moment.
@@ -147,7 +149,7 @@ impl Ticker {
         self.caught_up().await;
         let turn = self.tools.turns.clone().acquire_owned().await;
         let (admin, database) = (self.tools.replica.admin(), self.database.clone());
-        let mut watch = ScheduleWatch::open(admin, database, self.kind).await?;
+        let mut watch = ScheduleWatch::open(admin, database, self.rows).await?;
         let rows = watch.next().await?.into_iter();
         let rows = rows.filter_map(|row| Some(((row.schedule, row.id), row.when?)));
         drop(turn);
@@ -198,7 +200,7 @@ impl Ticker {
             && self.has_quota()
             && let Some(due) = self.clock.take(now_us())
         {
-            let begun = match self.kind {
+            let begun = match self.rows.kind {
                 ScheduleKind::Reducer => self.call_reducer(due),
                 ScheduleKind::Procedure => self.run_procedure(due),
             };
@@ -277,7 +279,7 @@ impl Ticker {
 
     /// Whether one more may be under way.
     fn has_room(&self) -> bool {
-        match self.kind {
+        match self.rows.kind {
             ScheduleKind::Reducer if self.is_slowed() || self.refused => self.under_way.is_empty(),
             ScheduleKind::Reducer => self.under_way.len() < UNDER_WAY_MAX,
             // Their rows are taken one at a time anyway.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use http::Method;
 use rtdb_testkit::demo_module::timers;
 use rtdb_testkit::{Api, sql};
@@ -206,6 +206,84 @@ fn each_call_runs_once_though_leaders_die_in_the_middle() {
             times.len() == MANY as usize && times.values().all(|times| *times == 1),
             "{times:?}"
         );
+        scene.level_and_identical().await?;
+        scene.no_alarms()?;
+        scene.end().await
+    });
+}
+
+/// Waits until nothing waits to be called at once.
+async fn none_waits(scene: &Scene, node: u64) -> Result<()> {
+    until("nothing is to be called at once", async || {
+        let left = scene.count(node, "rtdb_immediate").await?;
+        ensure!(left == 0, "{left} are");
+        Ok(())
+    })
+    .await
+}
+
+/// Natively such a call is lost with the server, and is made though the call that asks for it fails: not so here.
+#[test]
+fn what_is_wanted_at_once_is_called_once_though_leaders_die_in_the_middle() {
+    run(async {
+        let mut scene = Scene::publishing(timers()?, 3, |_| {}).await?;
+        let api: Api = scene.cluster.node(2).api().with_token(&scene.owner);
+        // The nodes may not have said yet that they know of such calls.
+        until("the database can have them", async || {
+            if scene.count(1, "rtdb_immediate").await.is_ok() {
+                return Ok(());
+            }
+            let path = format!("/v1/database/{DATABASE}");
+            api.send(Method::DELETE, &path, String::new()).await?;
+            api.publish(DATABASE, timers()?).await?;
+            bail!("it had no table for them")
+        })
+        .await?;
+        call(&scene, 1, "cancel", json!(["pulse"])).await?;
+        // One that asks again and again.
+        call(&scene, 2, "soon", json!(["on and on", 300])).await?;
+        for name in ["fails", "panics"] {
+            call(&scene, 3, "at_once", json!([name, 1])).await?;
+        }
+        let path = format!("/v1/database/{DATABASE}/call/at_once_in_vain");
+        let failed = api
+            .send(Method::POST, &path, json!(["in vain"]).to_string())
+            .await?;
+        ensure!(!failed.status.is_success(), "{}", failed.text());
+        for round in 1..=2 {
+            let leader = scene.cluster.wait_leader(PATIENCE).await?;
+            call(&scene, leader, "at_once", json!([format!("round {round}"), MANY])).await?;
+            have_run(&scene, leader, &format!("round {round}"), 10).await?;
+            scene.cluster.node_mut(leader).kill9().await?;
+            have_run(&scene, leader % 3 + 1, &format!("round {round}"), MANY as usize).await?;
+            scene.cluster.restart(leader)?;
+            scene.cluster.wait_ready(PATIENCE).await?;
+        }
+        have_run(&scene, 1, "on and on", 301).await?;
+        none_waits(&scene, 1).await?;
+        let mut times = BTreeMap::new();
+        for one in ran(&scene, 1).await? {
+            // The first one was a client's.
+            ensure!(!one.connected || one.job == "on and on", "{one:?}");
+            *times.entry(one.job).or_insert(0) += 1;
+        }
+        for name in ["fails 0", "panics 0", "in vain"] {
+            ensure!(!times.contains_key(name), "{name} has left something");
+        }
+        ensure!(times.remove("on and on") == Some(301));
+        for round in 1..=2 {
+            for nth in 0..MANY {
+                let name = format!("round {round} {nth}");
+                ensure!(times.remove(&name) == Some(1), "{name}: {times:?}");
+            }
+        }
+        // All at once, in the order in which they were asked for.
+        call(&scene, 1, "at_once", json!(["in order", 50])).await?;
+        have_run(&scene, 2, "in order", 50).await?;
+        let order: Vec<_> = ran(&scene, 2).await?.into_iter().map(|one| one.job).collect();
+        let order: Vec<_> = order.iter().filter(|job| job.starts_with("in order")).collect();
+        let expected: Vec<_> = (0..50).map(|nth| format!("in order {nth}")).collect();
+        ensure!(order == expected.iter().collect::<Vec<_>>(), "{order:?}");
         scene.level_and_identical().await?;
         scene.no_alarms()?;
         scene.end().await

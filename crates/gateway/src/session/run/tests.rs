@@ -88,6 +88,10 @@ impl Catalog for Nothing {
         true
     }
 
+    fn calls_at_once(&self) -> bool {
+        false
+    }
+
     fn takes_keys(&self) -> bool {
         false
     }

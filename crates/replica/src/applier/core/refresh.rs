@@ -1,5 +1,6 @@
 //! Views that clients of this node look at are refreshed behind each command, so that they show what is natively shown: see
-//! [`crate::views`]. Where refreshes take long, or fail, the refresher does it from time to time instead.
+//! [`crate::views`]. Calls wait for them, and so they are to be brief. Where they take long, or fail, the refresher does it from
+//! time to time instead.
 
 use super::super::calls::Calls;
 use super::super::window::{FENCE_INDEX, Kind};
@@ -7,7 +8,7 @@ use super::Core;
 use crate::ActiveDatabase;
 use rtdb_consensus::Position;
 use rtdb_determinism::header::CallHeader;
-use rtdb_determinism::{REFRESH, REFRESH_ALL};
+use rtdb_determinism::{REFRESH, REFRESH_ALL, REFRESH_BRIEFLY};
 use rtdb_protocol::reply::Outcome;
 
 #[derive(Debug, Default)]
@@ -57,9 +58,13 @@ impl Core {
     pub(super) fn refresh(&mut self, calls: &mut Calls) {
         // One without views may lack the reducer, too.
         let has_views = |active: &ActiveDatabase| !active.module.views().is_empty();
-        if !self.active.as_deref().is_some_and(has_views) {
+        let Some(active) = self.active.as_deref().filter(|active| has_views(active)) else {
             return;
-        }
+        };
+        let key = match active.refreshes_briefly {
+            true => REFRESH_BRIEFLY,
+            false => REFRESH_ALL,
+        };
         let Some(last) = self.window.last() else { return };
         if matches!(last.kind, Kind::Answered(_) | Kind::Fence | Kind::Refresh) {
             return;
@@ -72,11 +77,11 @@ impl Core {
             index: FENCE_INDEX,
             ..CallHeader::default()
         };
-        calls.push(REFRESH, &[&header.encode(), &REFRESH_ALL.to_le_bytes()], 0);
+        calls.push(REFRESH, &[&header.encode(), &key.to_le_bytes()], 0);
         self.window.push(refresh);
     }
 
-    /// What came of a refresh: if it failed, the refresher finds out which view it was.
+    /// What came of a refresh: if it failed, the refresher finds out which view it was, or that it only has to take longer.
     pub(super) fn refreshed(&mut self, outcome: &Outcome) {
         self.refreshes.failed |= !matches!(outcome, Outcome::Ok { .. });
     }

@@ -1,7 +1,7 @@
 //! Refreshes behind commands.
 
 use super::*;
-use rtdb_determinism::REFRESH;
+use rtdb_determinism::{REFRESH, REFRESH_ALL, REFRESH_BRIEFLY};
 use spacetimedb_lib::db::raw_def::v10::RawModuleDefV10Builder;
 
 /// The module with `add` and a view.
@@ -36,6 +36,28 @@ fn a_refresh_follows_each_command_as_long_as_few_are_under_way() {
     }
     assert!(core.is_refresh_due(), "none follows the second one");
     assert!(!core.is_refresh_due());
+}
+
+#[test]
+fn a_refresh_that_calls_wait_for_is_brief_if_the_module_knows_how() {
+    for (refreshes_briefly, key) in [(true, REFRESH_BRIEFLY), (false, REFRESH_ALL)] {
+        let (mut core, mut calls) = viewing();
+        let active = ActiveDatabase::clone(&core.active().unwrap());
+        core.set_active(Some(Arc::new(ActiveDatabase {
+            refreshes_briefly,
+            ..active
+        })));
+        core.refresh_up_to(1);
+        core.take(&call(10, 7, "add", "x"), &mut calls);
+        let sent = sent(&mut calls);
+        let [_, (reducer, _, args, _)] = &sent[..] else {
+            panic!("{sent:?}")
+        };
+        assert_eq!(
+            (reducer.as_str(), args.as_slice()),
+            (REFRESH, &key.to_le_bytes()[..])
+        );
+    }
 }
 
 /// A module built with 1.x has no views, and no reducer that would refresh them; its absence is told before the results of calls

@@ -1,7 +1,7 @@
 //! Rows that are due.
 
 use super::*;
-use rtdb_consensus::command::{Timer, TimerAt};
+use rtdb_consensus::command::{IMMEDIATE_SCHEDULE, Timer, TimerAt};
 use rtdb_determinism::{Firing, SCHEDULED, UNSCHEDULED, When, encode_timer};
 use spacetimedb_lib::ScheduleAt;
 
@@ -113,6 +113,29 @@ fn a_row_of_another_module_is_let_be() {
     })));
     take_both(&mut core, &mut calls);
     assert!(sent(&mut calls).is_empty(), "it has no such reducers");
+}
+
+#[test]
+fn what_a_module_wants_called_at_once_is_called_if_it_may_ask_for_that() {
+    let (mut core, mut calls) = core();
+    let at_once = |position, over| timer(position, 1, IMMEDIATE_SCHEDULE, over);
+    core.take(&at_once(10, false), &mut calls);
+    core.take(&at_once(11, true), &mut calls);
+    assert!(sent(&mut calls).is_empty());
+    let active = ActiveDatabase::clone(&core.active().unwrap());
+    core.set_active(Some(Arc::new(ActiveDatabase {
+        calls_at_once: true,
+        ..active
+    })));
+    core.take(&at_once(12, false), &mut calls);
+    core.take(&at_once(13, true), &mut calls);
+    let own = encode_timer(Firing::ByTime, IMMEDIATE_SCHEDULE, 7, Some(When::Time(5)));
+    let sent = sent(&mut calls);
+    let sent: Vec<_> = sent
+        .iter()
+        .map(|(name, _, args, _)| (name.as_str(), args.as_slice()))
+        .collect();
+    assert_eq!(sent, [(SCHEDULED, &own[..]), (UNSCHEDULED, &own[..])]);
 }
 
 #[test]
