@@ -104,6 +104,7 @@ pub struct Cluster {
     machines: BTreeMap<u64, Machine>,
     counted: Mutex<[u64; KINDS.len()]>,
     reached: Mutex<BTreeMap<&'static str, u64>>,
+    timing: Timing,
     limits: Limits,
     subprotocol: Subprotocol,
     /// Until when something may be felt that was wrong with anything but a database server.
@@ -112,7 +113,13 @@ pub struct Cluster {
 
 impl Cluster {
     /// Machines that are still down.
-    pub fn new(nodes: u64, net: Arc<Network>, sync_max: Duration, dangers: &Dangers) -> Arc<Self> {
+    pub fn new(
+        nodes: u64,
+        net: Arc<Network>,
+        timing: Timing,
+        sync_max: Duration,
+        dangers: &Dangers,
+    ) -> Arc<Self> {
         let truth = Arc::<Truth>::default();
         let subprotocol = [Subprotocol::V1, Subprotocol::V3][sim::draw(2) as usize];
         let is_external = sim::draw(4) == 0;
@@ -135,6 +142,7 @@ impl Cluster {
             machines,
             counted: Mutex::new([0; KINDS.len()]),
             reached: Mutex::default(),
+            timing,
             limits: Limits::default(),
             subprotocol,
             troubled_until: Mutex::default(),
@@ -282,10 +290,7 @@ impl Cluster {
             client_addr: format!("c{node}"),
             version: "simulation".to_owned(),
             cpu: "virtual".to_owned(),
-            timing: Timing {
-                lease_ms: 4_000,
-                ..Timing::default()
-            },
+            timing: self.timing.clone(),
             limits: self.limits.clone(),
             disk_reserve_bytes: 0,
             wall_clock: Arc::new(SystemClock),

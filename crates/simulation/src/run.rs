@@ -9,8 +9,8 @@ use crate::readers;
 use crate::timers;
 use crate::truth::{Counts, Reign};
 use crate::visitor::Visitor;
-use rtdb_consensus::Propose;
 use rtdb_consensus::command::{Body, InitCluster};
+use rtdb_consensus::{Propose, Timing};
 use rtdb_runtime::{sim, sleep, timeout};
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
@@ -171,7 +171,11 @@ async fn world(plan: Plan, seen: Seen) {
         victims: victims.clone(),
     };
     let net = Network::new(weather, victims);
-    let cluster = Cluster::new(nodes, net, sync_max, &dangers);
+    let timing = Timing {
+        lease_ms: 4_000,
+        ..Timing::default()
+    };
+    let cluster = Cluster::new(nodes, net, timing, sync_max, &dangers);
     drop(dangers);
     let watch = sim::spawn_on(0, cluster.clone().watch());
     let founded = timeout(FOUNDED_WITHIN, found(&cluster)).await;
@@ -281,7 +285,7 @@ async fn world(plan: Plan, seen: Seen) {
 }
 
 /// Starts the nodes, and makes a cluster with a database of them.
-async fn found(cluster: &Arc<Cluster>) {
+pub async fn found(cluster: &Arc<Cluster>) {
     let nodes: Vec<u64> = cluster.nodes().collect();
     for node in &nodes {
         set_clock(*node);

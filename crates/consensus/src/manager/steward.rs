@@ -11,7 +11,9 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use openraft::async_runtime::watch::WatchReceiver;
 use rtdb_runtime::Instant;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -48,6 +50,8 @@ pub(super) async fn compare_clocks(
     lease: Duration,
 ) {
     let metrics = meta.raft().metrics();
+    // Each is asked by itself: one that does not answer must not make the others look silent.
+    let (mut asked, mut answers) = (BTreeSet::new(), FuturesUnordered::new());
     loop {
         let (voters, others) = {
             let metrics = metrics.borrow_watched();
@@ -59,29 +63,40 @@ pub(super) async fn compare_clocks(
                 .collect();
             (membership.voter_ids().collect(), others)
         };
-        let mut answers: FuturesUnordered<_> = others
-            .iter()
-            .map(|(node, addr)| async {
-                let begin = Instant::now();
-                if let Ok(pong) = peers.ping(*node, addr).await {
-                    vitals
-                        .clock
-                        .note(*node, begin.elapsed(), pong.clock_us, pong.is_fit);
-                    let lagging = heard(&pong.lagging);
-                    vitals.lags.lock().note(*node, lagging, Instant::now());
-                }
-            })
-            .collect();
-        while answers.next().await.is_some() {
-            vitals.clock.judge(&voters);
+        for (node, addr) in others {
+            if asked.insert(node) {
+                answers.push(compare_with(node, addr, &peers, &vitals));
+            }
         }
         vitals.clock.judge(&voters);
         let pause = match vitals.clock.stamp_us() {
             Some(_) if !vitals.lags.lock().is_any_slowed() => COMPARE.min(lease / 4),
             _ => COMPARE_SOON,
         };
-        rtdb_runtime::sleep(pause).await;
+        let mut pause = pin!(rtdb_runtime::sleep(pause));
+        loop {
+            rtdb_runtime::select! {
+                Some(node) = answers.next() => {
+                    asked.remove(&node);
+                    vitals.clock.judge(&voters);
+                },
+                () = &mut pause => break,
+            }
+        }
     }
+}
+
+/// Asks a node, and gives its number back.
+async fn compare_with(node: u64, addr: String, peers: &Peers, vitals: &Vitals) -> u64 {
+    let begin = Instant::now();
+    if let Ok(pong) = peers.ping(node, &addr).await {
+        vitals
+            .clock
+            .note(node, begin.elapsed(), pong.clock_us, pong.is_fit);
+        let lagging = heard(&pong.lagging);
+        vitals.lags.lock().note(node, lagging, Instant::now());
+    }
+    node
 }
 
 /// Looks at the disk's room, again and again.
