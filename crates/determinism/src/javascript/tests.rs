@@ -42,7 +42,7 @@ fn a_typescript_module_in_node_does_the_same_on_every_host() {
     in_node(folder.path(), "describe.mjs");
 
     let original = std::fs::read(at("module.def")).unwrap();
-    let plan = def::rewrite(&original).unwrap();
+    let plan = def::rewrite(&original, false).unwrap();
     let bundle = std::fs::read_to_string(at("bundle.cjs")).unwrap();
     std::fs::write(at("prepared.mjs"), prepare(&bundle, &plan)).unwrap();
     let schemas = format!(
