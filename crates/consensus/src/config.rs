@@ -92,6 +92,11 @@ impl Timing {
         Duration::from_millis(self.disk_ms)
     }
 
+    /// How long it may take until another node leads that was asked to.
+    pub(crate) fn another_leads(&self) -> Duration {
+        Duration::from_millis(self.election_ms_max * 2)
+    }
+
     pub(crate) fn lease(&self) -> Duration {
         Duration::from_millis(self.lease_ms)
     }

@@ -2,6 +2,7 @@
 
 use crate::batcher::{Batcher, Inbox};
 use crate::budget::Share;
+use crate::command::SetNode;
 use crate::config::{Config, Timing};
 use crate::courier::Courier;
 use crate::group_id::GroupId;
@@ -23,6 +24,7 @@ use crate::{
 use futures::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{ServerState, SnapshotPolicy};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -52,6 +54,7 @@ pub struct Group {
     raft: Raft,
     resolved: Arc<ResolvedLog>,
     proposer: Arc<Proposer>,
+    peers: Arc<Peers>,
     batcher: Inbox,
     succession: Arc<Succession>,
     reads: Reads,
@@ -113,6 +116,7 @@ impl Group {
             raft: raft.clone(),
             resolved,
             proposer,
+            peers: peers.clone(),
             batcher,
             succession: Arc::new(succession),
             reads: Reads::new(id, raft.clone(), peers.clone()),
@@ -158,13 +162,26 @@ impl Group {
         self.resolved.resolver().meta_state()
     }
 
+    /// The members of the meta group, as they have announced themselves there.
+    pub fn announced(&self) -> Vec<SetNode> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = &metrics.membership_config;
+        let meta = self.meta();
+        let members = meta
+            .nodes()
+            .filter(|node| membership.get_node(&node.node).is_some());
+        members.cloned().collect()
+    }
+
     /// What all members of the meta group can apply, as they have announced it there; 0 as long as one has not.
     pub fn feature_level(&self) -> u32 {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let members = metrics.membership_config.membership().nodes().map(|(id, _)| *id);
-        let members: Vec<u64> = members.collect();
-        self.meta().feature_level(&members)
+        let membership = metrics.membership_config.membership();
+        let voters: Vec<u64> = membership.voter_ids().collect();
+        let learners: Vec<u64> = membership.learner_ids().collect();
+        self.meta().feature_level(&voters, &learners)
     }
 
     /// Looks at a shard's state, and holds the log's progress up meanwhile; `None` for the meta group.
@@ -205,6 +222,10 @@ impl Group {
             outstanding_bytes,
             voters: membership.voter_ids().collect(),
             learners: membership.learner_ids().collect(),
+            members: membership
+                .nodes()
+                .map(|(node, member)| (*node, member.clone()))
+                .collect(),
             // A core that panicked has no time to say so.
             running: metrics.running_state.is_ok() && self.supervisor.fatal().borrow().is_none(),
         }
@@ -226,6 +247,10 @@ impl Group {
         &self.supervisor
     }
 
+    pub(crate) fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
     pub(crate) fn succession(&self) -> &Succession {
         &self.succession
     }
@@ -238,15 +263,36 @@ impl Group {
         self.batcher.clone()
     }
 
-    /// Whether a node belongs to the group. Before the log's first entry those do that found the cluster.
+    /// Whether a node belongs to the group. Before this node's log says so itself, those do that found the cluster, or that have
+    /// taken this node in.
     pub(crate) fn is_member(&self, node: u64) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
-        match membership.nodes().next() {
-            None => self.store.is_founder(node),
-            Some(_) => membership.get_node(&node).is_some(),
-        }
+        let knows_itself = membership.get_node(&metrics.id).is_some();
+        membership.get_node(&node).is_some() || (!knows_itself && self.store.is_founder(node))
+    }
+
+    /// Who belongs to the group for sure, and the entry that says so; `None` as long as that is not known.
+    pub(crate) fn members(&self) -> Option<(LogIndex, BTreeSet<u64>)> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = &metrics.membership_config;
+        let at = membership
+            .log_id()
+            .filter(|at| Some(*at) <= metrics.local_committed)?;
+        let nodes = membership.membership().nodes().map(|(node, _)| *node);
+        Some((at.index, nodes.collect()))
+    }
+
+    /// The newest entry by which this node knows that it belongs to the group, as far as its log goes, or where it was taken in.
+    pub(crate) fn member_since(&self) -> LogIndex {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = &metrics.membership_config;
+        let knows_itself = membership.membership().get_node(&metrics.id).is_some();
+        let own = membership.log_id().filter(|_| knows_itself).map(|at| at.index);
+        own.max(self.store.taken_in()).unwrap_or(0)
     }
 
     pub(crate) fn orphans(&self, count_max: usize) -> Vec<u64> {
@@ -259,11 +305,9 @@ impl Group {
         stream.map_or(0, |(origin, _)| origin.epoch)
     }
 
-    /// A node's present epoch, unless it is over.
-    pub(crate) fn live_epoch(&self, node: u64) -> Option<u64> {
-        let resolver = self.resolved.resolver();
-        let (origin, _) = resolver.stream(node)?;
-        Some(origin.epoch).filter(|_| !resolver.is_over(origin))
+    /// The nodes whose present epoch is not over.
+    pub(crate) fn living(&self) -> Vec<Origin> {
+        self.resolved.resolver().living()
     }
 
     pub(crate) async fn stop(&self) {

@@ -2,6 +2,8 @@
 
 use std::cmp::Ordering;
 use std::fmt;
+use std::str::FromStr;
+use thiserror::Error;
 
 /// The largest id of a shard: 32 bits, so that every program reads it exactly, whatever its numbers are. What lies above
 /// is for groups of the cluster's own.
@@ -47,6 +49,27 @@ impl fmt::Display for GroupId {
     }
 }
 
+/// A text that names no group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a group is called `meta` or `shard-N`, as `rtdb status` shows it")]
+pub struct NotAGroup;
+
+impl FromStr for GroupId {
+    type Err = NotAGroup;
+
+    fn from_str(text: &str) -> Result<Self, NotAGroup> {
+        if text == "meta" {
+            return Ok(Self::META);
+        }
+        let number = text.strip_prefix("shard-").and_then(|number| number.parse().ok());
+        let shard = number.and_then(Self::shard).ok_or(NotAGroup)?;
+        match shard.to_string() == text {
+            true => Ok(shard),
+            false => Err(NotAGroup),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,6 +80,25 @@ mod tests {
         assert_eq!(GroupId::shard(SHARD_ID_MAX), Some(GroupId(SHARD_ID_MAX)));
         for id in [SHARD_ID_MAX + 1, GroupId::META.0] {
             assert_eq!(GroupId::shard(id), None);
+        }
+    }
+
+    #[test]
+    fn they_are_read_as_they_are_shown() {
+        for group in [GroupId::META, GroupId::SHARD, GroupId(SHARD_ID_MAX)] {
+            assert_eq!(group.to_string().parse(), Ok(group));
+        }
+        for wrong in [
+            "",
+            "shard-",
+            "shard-01",
+            "shard-x",
+            "shard--1",
+            "shard-4294967296",
+            "group-4294967296",
+            "Meta",
+        ] {
+            assert_eq!(wrong.parse::<GroupId>(), Err(NotAGroup), "{wrong}");
         }
     }
 

@@ -43,6 +43,7 @@ mod fatal;
 mod supervisor;
 
 // Raft's types, the runtime that it has here, and what it writes and sends.
+mod member;
 mod record;
 mod runtime;
 mod types;
@@ -72,7 +73,8 @@ mod group;
 mod reads;
 mod status;
 
-// What is done with groups: peers are answered, shards are looked after.
+// What is done with groups: members come and go, peers are answered, shards are looked after.
+mod membership;
 mod service;
 mod warden;
 
@@ -86,9 +88,10 @@ pub use command::Command;
 pub use config::{Config, Limits, Timing};
 pub use entry::{Batch, EncodedBatch, Entry};
 pub use group::Group;
-pub use group_id::{GroupId, SHARD_ID_MAX};
+pub use group_id::{GroupId, NotAGroup, SHARD_ID_MAX};
 pub use log::{DataFile, Disk, Files, Store, StoreError, WriteStats};
-pub use manager::{InitError, Manager, StartError};
+pub use manager::{ChangeError, InitError, Manager, StartError};
+pub use member::Member;
 pub use outcome::{Applied, Outcome, Refusal, Reply, Unapplied};
 pub use position::{COMMANDS_PER_ENTRY_MAX, Generation, LOG_INDEX_MAX, LogIndex, NotAPosition, Position};
 pub use propose::{

@@ -2,10 +2,10 @@
 //! retyped, and a new one that must not be passed over has its `version` raised.
 
 use crate::entry::Proposal;
+use crate::member::Member;
 use crate::types::{LeaderId, LogId, Membership, Payload, RaftEntry, StoredMembership, Vote};
 use crate::version::{self, RecordError};
 use bytes::Bytes;
-use openraft::BasicNode;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A raft log id.
@@ -96,13 +96,20 @@ pub(crate) struct MemberRecord {
     /// Where the others reach it, `host:port`.
     #[prost(string, tag = "1")]
     pub(crate) addr: String,
+    /// It only follows, for good. Whoever passes this over has it vote no sooner than he is asked to.
+    #[prost(bool, tag = "2")]
+    pub(crate) never_votes: bool,
 }
 
-/// Who founds a cluster, before a log says who its members are.
+/// Whom a node listens to before its own log says who the members are: those that found the cluster, or those that it was taken
+/// in by.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct FoundersRecord {
     #[prost(uint64, repeated, tag = "1")]
     pub(crate) nodes: Vec<u64>,
+    /// How far the meta group's log was committed when the node was taken in; not set of a founder.
+    #[prost(uint64, optional, tag = "2")]
+    pub(crate) taken_in: Option<u64>,
 }
 
 /// Voters of one configuration.
@@ -125,12 +132,27 @@ impl From<&Membership> for MembershipRecord {
             log_id: None,
             members: membership
                 .nodes()
-                .map(|(id, node)| {
-                    let addr = node.addr.clone();
-                    (*id, MemberRecord { addr })
-                })
+                .map(|(id, member)| (*id, member.into()))
                 .collect(),
             version: 0,
+        }
+    }
+}
+
+impl From<&Member> for MemberRecord {
+    fn from(member: &Member) -> Self {
+        Self {
+            addr: member.addr.clone(),
+            never_votes: member.never_votes,
+        }
+    }
+}
+
+impl From<MemberRecord> for Member {
+    fn from(member: MemberRecord) -> Self {
+        Self {
+            addr: member.addr,
+            never_votes: member.never_votes,
         }
     }
 }
@@ -152,11 +174,8 @@ impl MembershipRecord {
             .into_iter()
             .map(|set| set.voters.into_iter().collect())
             .collect();
-        let nodes: BTreeMap<u64, BasicNode> = self
-            .members
-            .into_iter()
-            .map(|(id, member)| (id, BasicNode { addr: member.addr }))
-            .collect();
+        let members = self.members.into_iter();
+        let nodes: BTreeMap<u64, Member> = members.map(|(id, member)| (id, member.into())).collect();
         if configs.is_empty() && nodes.is_empty() {
             return Ok(Membership::default());
         }

@@ -2,7 +2,9 @@
 
 use crate::group_id::GroupId;
 use crate::log::WriteStats;
+use crate::member::Member;
 use crate::vitals::{ClockVerdict, DiskSpace};
+use std::collections::BTreeMap;
 
 /// How a node does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +58,8 @@ pub struct GroupStatus {
     pub voters: Vec<u64>,
     /// Members that only follow.
     pub learners: Vec<u64>,
+    /// All members.
+    pub members: BTreeMap<u64, Member>,
     /// Whether raft runs; `false` after an error that the node can't go on from.
     pub running: bool,
 }

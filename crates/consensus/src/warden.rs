@@ -5,7 +5,7 @@ use crate::command::{Body, Delete, Disconnect, ExpireNode, Failed, Poison, Poiso
 use crate::group::Group;
 use crate::machine::Metrics;
 use crate::vitals::Vitals;
-use crate::{Follow, Pending, Position, Propose, StuckReplica};
+use crate::{Follow, Origin, Pending, Position, Propose, StuckReplica};
 use bytes::Bytes;
 use futures::FutureExt;
 use openraft::ServerState;
@@ -79,9 +79,11 @@ impl Warden {
                 });
                 silent.map(|(node, _)| *node).collect::<Vec<_>>()
             };
-            for node in silent {
-                if let Some(epoch) = self.group.live_epoch(node) {
-                    tracing::warn!(node, "the node is gone: its sessions end");
+            for Origin { node, epoch } in self.group.living() {
+                let is_removed = !self.group.is_member(node);
+                if is_removed || silent.contains(&node) {
+                    let why = if is_removed { "was removed" } else { "is gone" };
+                    tracing::warn!(node, "the node {why}: its sessions end");
                     let body = Body::ExpireNode(ExpireNode { node, epoch, term });
                     // Whether it is taken, the next round sees.
                     drop(self.group.submit(body.into()));

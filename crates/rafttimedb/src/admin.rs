@@ -6,9 +6,10 @@ use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
-use rtdb_consensus::Position;
+use rtdb_consensus::wire::{AddMember, MemberChange, RemoveMember};
+use rtdb_consensus::{GroupId, Position};
 use serde::Deserialize;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -28,6 +29,11 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/cluster/ready", get(ready))
         .route("/cluster/leader", get(leader))
         .route("/cluster/init", post(init))
+        .route("/cluster/members", get(members).post(add_member))
+        .route("/cluster/members/{node}", delete(remove_member))
+        .route("/cluster/members/{node}/promote", post(promote))
+        .route("/cluster/members/{node}/demote", post(demote))
+        .route("/cluster/members/{node}/lead", post(lead))
         .route("/cluster/resolve", post(resolve))
         .route("/cluster/verify", post(verify))
         .route("/cluster/contents/{identity}/{position}", get(contents))
@@ -92,6 +98,91 @@ async fn init(State(node): State<Arc<Node>>, body: Bytes) -> Response {
     };
     match node.init(init.nodes).await {
         Ok(initialised) => Json(initialised).into_response(),
+        Err(refused) => error(refused.status, refused.reason),
+    }
+}
+
+async fn members(State(node): State<Arc<Node>>) -> Response {
+    Json(json!({ "members": node.members() })).into_response()
+}
+
+/// The body of `POST /cluster/members`.
+#[derive(Deserialize)]
+struct Added {
+    /// The node's id.
+    node: u64,
+    /// Its raft address, as the others reach it.
+    addr: String,
+    /// It never votes.
+    #[serde(default)]
+    learner: bool,
+}
+
+/// A node that runs, and is in no cluster, becomes a member; a member has another address from now on.
+async fn add_member(State(node): State<Arc<Node>>, body: Bytes) -> Response {
+    let added: Added = match serde_json::from_slice(&body) {
+        Ok(added) => added,
+        Err(wrong) => {
+            let expected = r#"{"node": 4, "addr": "host:port", "learner": false}"#;
+            return error(StatusCode::BAD_REQUEST, format!("expected {expected}: {wrong}"));
+        }
+    };
+    let add = AddMember {
+        node: added.node,
+        addr: added.addr,
+        never_votes: added.learner,
+    };
+    change(&node, MemberChange::Add(add), None).await
+}
+
+/// The query string of requests that make one voter fewer.
+#[derive(Deserialize)]
+struct Forced {
+    /// Also if too few of the others answer.
+    #[serde(default)]
+    force: bool,
+}
+
+async fn remove_member(
+    State(node): State<Arc<Node>>,
+    Path(id): Path<u64>,
+    Query(Forced { force }): Query<Forced>,
+) -> Response {
+    let removed = RemoveMember { node: id, force };
+    change(&node, MemberChange::Remove(removed), None).await
+}
+
+async fn promote(State(node): State<Arc<Node>>, Path(id): Path<u64>) -> Response {
+    change(&node, MemberChange::Promote(id), None).await
+}
+
+async fn demote(
+    State(node): State<Arc<Node>>,
+    Path(id): Path<u64>,
+    Query(Forced { force }): Query<Forced>,
+) -> Response {
+    let removed = RemoveMember { node: id, force };
+    change(&node, MemberChange::Demote(removed), None).await
+}
+
+/// The query string of `POST /cluster/members/{node}/lead`.
+#[derive(Deserialize)]
+struct Of {
+    /// The group, as it is shown; all, if none is named.
+    group: Option<String>,
+}
+
+async fn lead(State(node): State<Arc<Node>>, Path(id): Path<u64>, Query(of): Query<Of>) -> Response {
+    let group = match of.group.as_deref().map(str::parse::<GroupId>).transpose() {
+        Ok(group) => group,
+        Err(wrong) => return error(StatusCode::BAD_REQUEST, wrong.to_string()),
+    };
+    change(&node, MemberChange::Lead(id), group).await
+}
+
+async fn change(node: &Node, change: MemberChange, group: Option<GroupId>) -> Response {
+    match node.change_members(change, group).await {
+        Ok(()) => Json(json!({ "members": node.members() })).into_response(),
         Err(refused) => error(refused.status, refused.reason),
     }
 }

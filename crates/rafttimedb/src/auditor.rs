@@ -72,7 +72,7 @@ impl Auditor {
 
     /// Says in what the nodes differ, whenever that changes.
     fn warn(&mut self) {
-        let warnings = kinds::differences(self.manager.meta().meta().nodes());
+        let warnings = kinds::differences(&self.manager.meta().announced());
         if warnings != self.warned {
             for warning in &warnings {
                 tracing::warn!("{warning}");

@@ -57,11 +57,11 @@ impl Catalog for LogCatalog {
     }
 
     fn has_mixed_processors(&self) -> bool {
-        kinds::has_mixed_processors(self.meta.meta().nodes())
+        kinds::has_mixed_processors(&self.meta.announced())
     }
 
     fn has_mixed_servers(&self) -> bool {
-        kinds::has_mixed_servers(self.meta.meta().nodes())
+        kinds::has_mixed_servers(&self.meta.announced())
     }
 
     fn by_identity(&self, identity: &Identity) -> Option<DatabaseRecord> {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 type Groups<'a> = BTreeMap<&'a str, Vec<u64>>;
 
 /// In what the nodes differ although their replicas must not, for people: nothing, if they are all alike.
-pub(crate) fn differences<'a>(nodes: impl Iterator<Item = &'a SetNode>) -> Vec<String> {
+pub(crate) fn differences(nodes: &[SetNode]) -> Vec<String> {
     let (mut servers, mut cpus) = (Groups::new(), Groups::new());
     for node in nodes {
         let (server, cpu) = (node.spacetimedb_version.as_str(), node.cpu.as_str());
@@ -36,15 +36,19 @@ pub(crate) fn differences<'a>(nodes: impl Iterator<Item = &'a SetNode>) -> Vec<S
 }
 
 /// Whether the nodes have processors of different kinds, as far as that is known.
-pub(crate) fn has_mixed_processors<'a>(nodes: impl Iterator<Item = &'a SetNode>) -> bool {
-    let mut cpus = nodes.map(|node| node.cpu.as_str()).filter(|cpu| !cpu.is_empty());
+pub(crate) fn has_mixed_processors(nodes: &[SetNode]) -> bool {
+    let mut cpus = nodes
+        .iter()
+        .map(|node| node.cpu.as_str())
+        .filter(|cpu| !cpu.is_empty());
     let first = cpus.next();
     cpus.any(|cpu| Some(cpu) != first)
 }
 
 /// Whether the nodes run different versions of SpacetimeDB, as far as that is known.
-pub(crate) fn has_mixed_servers<'a>(nodes: impl Iterator<Item = &'a SetNode>) -> bool {
+pub(crate) fn has_mixed_servers(nodes: &[SetNode]) -> bool {
     let mut servers = nodes
+        .iter()
         .map(|node| node.spacetimedb_version.as_str())
         .filter(|it| !it.is_empty());
     let first = servers.next();
@@ -82,15 +86,15 @@ mod tests {
             node(2, "2.8.3", "x86_64"),
             node(3, "", ""),
         ];
-        assert!(differences(alike.iter()).is_empty());
-        assert!(!has_mixed_processors(alike.iter()) && !has_mixed_servers(alike.iter()));
+        assert!(differences(&alike).is_empty());
+        assert!(!has_mixed_processors(&alike) && !has_mixed_servers(&alike));
         let mixed = [
             node(1, "2.8.3", "x86_64"),
             node(2, "2.8.1", "x86_64"),
             node(3, "2.8.3", "aarch64"),
         ];
-        assert!(has_mixed_processors(mixed.iter()) && has_mixed_servers(mixed.iter()));
-        let said = differences(mixed.iter());
+        assert!(has_mixed_processors(&mixed) && has_mixed_servers(&mixed));
+        let said = differences(&mixed);
         assert!(said[0].contains("(2.8.1 on 2; 2.8.3 on 1, 3)"), "{said:?}");
         assert!(said[1].contains("(aarch64 on 3; x86_64 on 1, 2)"), "{said:?}");
     }

@@ -7,16 +7,18 @@ use crate::lag::Behind;
 use crate::local::{LocalNode, Running};
 use crate::metrics::Metrics;
 use crate::status::{
-    DatabaseStatus, DivergedReplica, GroupStatus, MemberStatus, NodeAddrs, NodeStatus, ServerStatus,
-    SplitReplicas, StuckStatus,
+    DatabaseStatus, DivergedReplica, GroupStatus, MemberStatus, Membership, NodeAddrs, NodeStatus,
+    ServerStatus, SplitReplicas, StuckStatus,
 };
 use axum::body::Bytes;
 use axum::http::StatusCode;
 use rtdb_consensus::command::{
     Body, InitCluster, LEVEL_REPORTS, POISON_LEVEL, Poison, PoisonStep, Resolve, Skipped, Verify,
 };
+use rtdb_consensus::wire::MemberChange;
 use rtdb_consensus::{
-    Applied, Audit, ClockVerdict, GroupId, InitError, Manager, Position, Propose, Role, Unapplied,
+    Applied, Audit, ChangeError, ClockVerdict, GroupId, InitError, Manager, Position, Propose, Role,
+    Unapplied,
 };
 use rtdb_replica::{Contents, Phase, Quarantine, ReplicaStatus, ServerState};
 use serde::Serialize;
@@ -121,6 +123,45 @@ impl Node {
         self.command(LEVEL_REPORTS, body).await.map(drop)
     }
 
+    /// Changes the members of all groups, or of one.
+    pub(crate) async fn change_members(
+        &self,
+        change: MemberChange,
+        group: Option<GroupId>,
+    ) -> Result<(), Refused> {
+        let changed = self.manager.change_members(change, group).await;
+        changed.map_err(|error| Refused {
+            status: match error {
+                ChangeError::Unsound | ChangeError::UnknownGroup => StatusCode::BAD_REQUEST,
+                ChangeError::NoCluster
+                | ChangeError::OtherNode { .. }
+                | ChangeError::TooOld { .. }
+                | ChangeError::Refused { .. } => StatusCode::CONFLICT,
+                ChangeError::Peer { .. } => StatusCode::BAD_GATEWAY,
+                ChangeError::Unfinished { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            },
+            reason: error.to_string(),
+        })
+    }
+
+    /// The members of the meta group.
+    pub(crate) fn members(&self) -> Vec<Membership> {
+        let status = self.manager.meta().status();
+        let shard = self.manager.shard().status();
+        let leader = |of: &rtdb_consensus::GroupStatus| of.leader.as_ref().map(|(id, _)| *id);
+        let members = status.members.iter().map(|(id, member)| {
+            let groups = [&status, &shard];
+            let leads = groups.into_iter().filter(|group| leader(group) == Some(*id));
+            Membership {
+                addrs: self.addrs(*id, member.addr.clone()),
+                votes: groups.into_iter().all(|group| group.voters.contains(id)),
+                never_votes: member.never_votes,
+                leads: leads.map(|group| group.group.to_string()).collect(),
+            }
+        });
+        members.collect()
+    }
+
     /// Lets every replica read its rows at one position of the log, which is given back with the database's identity.
     pub(crate) async fn verify(&self, database: &str) -> Result<(Position, String), Refused> {
         let database = self.identity_of(database)?;
@@ -209,6 +250,7 @@ impl Node {
         let replica = self.local.running().map(|running| running.replica.progress());
         let raft = self.manager.status();
         let meta = self.manager.meta().meta();
+        let announced = self.manager.meta().announced();
         let up = replica
             .as_ref()
             .is_some_and(|replica| replica.server == ServerState::Up);
@@ -278,16 +320,16 @@ impl Node {
             spacetimedb: self.server(replica.as_ref()),
             groups: raft.groups.into_iter().map(|group| self.group(group)).collect(),
             databases: databases.collect(),
-            nodes: meta
-                .nodes()
+            warnings: kinds::differences(&announced),
+            nodes: announced
+                .into_iter()
                 .map(|node| MemberStatus {
-                    addrs: self.addrs(node.node, node.raft_addr.clone()),
-                    version: node.version.clone(),
-                    spacetimedb_version: node.spacetimedb_version.clone(),
-                    cpu: node.cpu.clone(),
+                    addrs: self.addrs(node.node, node.raft_addr),
+                    version: node.version,
+                    spacetimedb_version: node.spacetimedb_version,
+                    cpu: node.cpu,
                 })
                 .collect(),
-            warnings: kinds::differences(meta.nodes()),
             sessions: self.metrics.sessions(),
             issuers: meta.issuers().filter(|issuer| !issuer.keys.is_empty()).count(),
         }

@@ -212,7 +212,7 @@ async fn settings(node: &Node) -> InitCluster {
     let meta = node.manager.meta();
     let mut resolved = meta.resolved();
     if meta.meta().cluster().is_none() && node.manager.cluster().is_none() {
-        tracing::info!("waiting for `rtdb init`");
+        tracing::info!("waiting for `rtdb init`, or `rtdb add-node`");
     }
     loop {
         if let Some(settings) = meta.meta().cluster() {

@@ -53,7 +53,7 @@ impl Scrubber {
     fn may_ask(&self) -> bool {
         self.manager.shard().status().role == Role::Leader
             && self.manager.feature_level() >= JUDGEMENT_LEVEL
-            && !kinds::has_mixed_servers(self.manager.meta().meta().nodes())
+            && !kinds::has_mixed_servers(&self.manager.meta().announced())
     }
 
     fn databases<T>(&self, of: impl FnOnce(Vec<Vec<u8>>) -> T) -> T {

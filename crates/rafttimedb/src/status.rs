@@ -172,6 +172,20 @@ pub(crate) struct MemberStatus {
     pub(crate) cpu: String,
 }
 
+/// A member of the cluster: the body of `GET /cluster/members` has a list of them.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Membership {
+    /// Its id and addresses.
+    #[serde(flatten)]
+    pub(crate) addrs: NodeAddrs,
+    /// Whether it votes in all groups.
+    pub(crate) votes: bool,
+    /// Whether it is never to: if not, it votes once it has caught up.
+    pub(crate) never_votes: bool,
+    /// The groups that it leads.
+    pub(crate) leads: Vec<String>,
+}
+
 /// A node's addresses.
 #[derive(Debug, Clone, Serialize, PartialEq, Eq)]
 pub(crate) struct NodeAddrs {

@@ -74,6 +74,13 @@ impl Admin {
         self.answer(self.agent.get(url).call(), ANSWER_MAX)
     }
 
+    pub(crate) fn delete(&self, path: &str) -> Result<Answer, AdminError> {
+        let url = format!("{}{path}", self.url);
+        let request = self.agent.delete(url).config();
+        let request = request.timeout_global(Some(AGREEMENT_MAX)).build();
+        self.answer(request.call(), AGREEMENT_MAX)
+    }
+
     pub(crate) fn post(&self, path: &str, body: &Value) -> Result<Answer, AdminError> {
         let url = format!("{}{path}", self.url);
         let request = self.agent.post(url).content_type("application/json").config();

@@ -4,6 +4,7 @@
 
 mod admin;
 mod init;
+mod members;
 mod resolve;
 mod skip;
 mod status;
@@ -11,7 +12,7 @@ mod verify;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use thiserror::Error;
 
 use crate::admin::{Admin, AdminError};
@@ -38,6 +39,73 @@ enum Command {
         /// Every node, as `id=host:port` with its raft address as the other nodes reach it.
         #[arg(long, required = true, num_args = 1.., value_name = "ID=HOST:PORT", value_delimiter = ',')]
         nodes: Vec<Member>,
+    },
+    /// Make a node a member of the cluster: one that has been started, with an empty data directory.
+    ///
+    /// It follows until it has caught up, and votes from then on. Of a node that is a member, this changes the address.
+    AddNode {
+        /// Its id: its --node-id.
+        #[arg(long, value_name = "ID")]
+        node_id: u64,
+        /// Its raft address as the other nodes reach it.
+        #[arg(long, value_name = "HOST:PORT")]
+        addr: String,
+        /// It never votes: for reads far away.
+        #[arg(long)]
+        learner: bool,
+        #[command(flatten)]
+        cluster: Cluster,
+    },
+    /// Take a node out of the cluster. It stops, and its clients connect to others.
+    ///
+    /// Refused if the other nodes could acknowledge nothing without it.
+    RemoveNode {
+        /// Its id.
+        #[arg(long, value_name = "ID")]
+        node_id: u64,
+        /// Also if too few of the others answer.
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        cluster: Cluster,
+    },
+    /// Let a node vote that only follows, as soon as it has caught up.
+    Promote {
+        /// Its id.
+        #[arg(long, value_name = "ID")]
+        node_id: u64,
+        #[command(flatten)]
+        cluster: Cluster,
+    },
+    /// Let a node only follow from now on.
+    Demote {
+        /// Its id.
+        #[arg(long, value_name = "ID")]
+        node_id: u64,
+        /// Also if too few of the others answer.
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        cluster: Cluster,
+    },
+    /// Let a node lead.
+    TransferLeader {
+        /// Its id.
+        #[arg(long, value_name = "ID")]
+        node_id: u64,
+        /// Which group, `meta` or `shard-N`; all, if none is named.
+        #[arg(long, value_name = "GROUP")]
+        group: Option<String>,
+        #[command(flatten)]
+        cluster: Cluster,
+    },
+    /// Show who belongs to the cluster.
+    Members {
+        /// Print the node's answer as it is.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        cluster: Cluster,
     },
     /// Say which replica of a split database is right: it takes calls again, and the others are set aside.
     ///
@@ -115,6 +183,25 @@ enum Command {
     },
 }
 
+/// Whom to ask.
+#[derive(Debug, Args)]
+struct Cluster {
+    /// Any node's raft address: it finds the leader.
+    #[arg(
+        long = "cluster",
+        env = "RTDB_ADDR",
+        default_value = "http://localhost:4001",
+        value_name = "URL"
+    )]
+    url: String,
+}
+
+impl Cluster {
+    fn admin(&self) -> Admin {
+        Admin::new(&self.url)
+    }
+}
+
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(status) => status,
@@ -128,6 +215,29 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Init { nodes } => init::run(&nodes)?,
+        Command::AddNode {
+            node_id,
+            addr,
+            learner,
+            cluster,
+        } => members::add(&cluster.admin(), node_id, &addr, learner)?,
+        Command::RemoveNode {
+            node_id,
+            force,
+            cluster,
+        } => members::remove(&cluster.admin(), node_id, force)?,
+        Command::Promote { node_id, cluster } => members::promote(&cluster.admin(), node_id)?,
+        Command::Demote {
+            node_id,
+            force,
+            cluster,
+        } => members::demote(&cluster.admin(), node_id, force)?,
+        Command::TransferLeader {
+            node_id,
+            group,
+            cluster,
+        } => members::lead(&cluster.admin(), node_id, group.as_deref())?,
+        Command::Members { json, cluster } => members::list(&cluster.admin(), json)?,
         Command::Resolve { database, node, addr } => resolve::run(&Admin::new(&addr), &database, node)?,
         Command::Verify { database, addr } => return Ok(verify::run(&Admin::new(&addr), &database)?),
         Command::Skip {

@@ -319,7 +319,11 @@ fn list(ids: &[u64]) -> String {
 }
 
 /// Columns as wide as their widest cell. No rows, no table.
-fn table<const N: usize>(out: &mut String, heads: [&str; N], rows: impl Iterator<Item = Vec<String>>) {
+pub(crate) fn table<const N: usize>(
+    out: &mut String,
+    heads: [&str; N],
+    rows: impl Iterator<Item = Vec<String>>,
+) {
     let mut rows: Vec<Vec<String>> = rows.collect();
     if rows.is_empty() {
         return;

@@ -64,6 +64,8 @@ pub fn built(name: &str) -> Result<PathBuf> {
 /// A running cluster. Dropping it kills every process of it.
 #[derive(Debug)]
 pub struct Cluster {
+    config: ClusterConfig,
+    peers: String,
     nodes: Vec<Node>,
     network: Option<Network>,
 }
@@ -115,6 +117,8 @@ impl Cluster {
             Node::new(id, launch)
         });
         let mut cluster = Self {
+            config: config.clone(),
+            peers: peers.join(","),
             nodes: nodes.collect(),
             network,
         };
@@ -146,6 +150,27 @@ impl Cluster {
             Ok(())
         })
         .await
+    }
+
+    /// Starts a node more, which is in no cluster, and gives its number.
+    pub fn start_spare(&mut self) -> Result<u64> {
+        ensure!(self.network.is_none(), "the network has no place for a node more");
+        let id = self.nodes.len() as u64 + 1;
+        let raft_addr = format!("127.0.0.1:{}", ports::free(0)?);
+        let launch = Launch {
+            program: self.config.program.clone(),
+            server: self.config.server.clone(),
+            data_dir: self.config.folder.join(format!("node-{id}")),
+            client_addr: format!("127.0.0.1:{}", ports::free(0)?),
+            raft_listen: raft_addr.clone(),
+            raft_advertised: raft_addr,
+            peers: self.peers.clone(),
+            arguments: self.config.arguments.clone(),
+            slow_disk: None,
+        };
+        self.nodes.push(Node::new(id, launch));
+        self.restart(id)?;
+        Ok(id)
     }
 
     /// Waits until every running node answers `/cluster/health` with 200 and serves clients.

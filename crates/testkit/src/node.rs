@@ -40,6 +40,7 @@ pub struct Node {
     id: u64,
     launch: Launch,
     child: Option<Child>,
+    is_retired: bool,
 }
 
 impl Node {
@@ -48,12 +49,23 @@ impl Node {
             id,
             launch,
             child: None,
+            is_retired: false,
         }
     }
 
     /// Its number in the cluster, from 1.
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Whether it is to run no more.
+    pub fn is_retired(&self) -> bool {
+        self.is_retired
+    }
+
+    /// It is to run no more.
+    pub fn retire(&mut self) {
+        self.is_retired = true;
     }
 
     /// Where clients connect, as `host:port`.

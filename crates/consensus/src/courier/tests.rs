@@ -4,6 +4,7 @@ use super::*;
 use crate::budget::ByteBudget;
 use crate::command::{Body, Publish};
 use crate::config::Limits;
+use crate::member::Member;
 use crate::transport::wire::{Append, Appended, Header, ProposeReply, Reply, Request};
 use crate::transport::{PeerBudgets, PeerError, Peers, Replies, Transport};
 use crate::types::{LeaderId, Membership, StoredMembership, TypeConfig, Vote};
@@ -12,11 +13,11 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use openraft::ServerState;
 use openraft::async_runtime::watch::WatchSender;
 use openraft::metrics::RaftServerMetrics;
 use openraft::type_config::TypeConfigExt;
 use openraft::type_config::alias::WatchSenderOf;
-use openraft::{BasicNode, ServerState};
 use std::collections::{BTreeMap, BTreeSet};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -89,10 +90,10 @@ struct Fixture {
 }
 
 fn leads(leader: u64, term: u64) -> RaftServerMetrics<TypeConfig> {
-    let nodes: BTreeMap<u64, BasicNode> = (1..=3)
+    let nodes: BTreeMap<u64, Member> = (1..=3)
         .map(|id| {
             let addr = format!("n{id}");
-            (id, BasicNode { addr })
+            (id, Member::at(addr))
         })
         .collect();
     let voters: BTreeSet<u64> = nodes.keys().copied().collect();

@@ -76,3 +76,67 @@ pub enum InitError {
     #[error("the cluster's settings: {0}")]
     Unapplied(#[from] Unapplied),
 }
+
+/// Why the members do not change.
+#[derive(Debug, Error)]
+pub enum ChangeError {
+    /// There is no cluster.
+    #[error("this node is in no cluster yet: run `rtdb init`")]
+    NoCluster,
+    /// A number or an address can't be one.
+    #[error("a node's id is a number from 1, and its address host:port of at most 260 bytes")]
+    Unsound,
+    /// There is no such group.
+    #[error("there is no such group: `rtdb status` shows them")]
+    UnknownGroup,
+    /// The node that is to come does not take part.
+    #[error("node {node} at {addr}: {source}")]
+    Peer {
+        /// The node.
+        node: u64,
+        /// Its address.
+        addr: String,
+        /// Why.
+        source: PeerError,
+    },
+    /// Another one answers there.
+    #[error("node {found} answers at {addr}, not node {wanted}: check its --node-id")]
+    OtherNode {
+        /// The address.
+        addr: String,
+        /// The node that answered.
+        found: u64,
+        /// The node that is to come.
+        wanted: u64,
+    },
+    /// It does not understand what is in the log.
+    #[error(
+        "node {node} runs a version that is too old for this cluster (feature level {has} of {wants}): update it"
+    )]
+    TooOld {
+        /// The node.
+        node: u64,
+        /// What it can apply.
+        has: u32,
+        /// What it must be able to apply.
+        wants: u32,
+    },
+    /// The group's leader does not do it.
+    #[error("{reason} ({group})")]
+    Refused {
+        /// The group.
+        group: GroupId,
+        /// Why.
+        reason: String,
+    },
+    /// It was not done in time.
+    #[error(
+        "{group} has not changed yet: {reason}. See that a majority of its nodes runs, and run this again"
+    )]
+    Unfinished {
+        /// The group.
+        group: GroupId,
+        /// Why.
+        reason: String,
+    },
+}

@@ -3,8 +3,9 @@
 use super::{InitError, Manager};
 use crate::Propose;
 use crate::command::{Body, InitCluster};
+use crate::member::Member;
 use crate::transport::PeerError;
-use openraft::BasicNode;
+use crate::transport::wire::Join;
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Manager {
@@ -47,14 +48,11 @@ impl Manager {
             .await?;
         for (id, addr) in &others {
             self.peers
-                .join(**id, addr, nodes.keys().copied().collect())
+                .join(**id, addr, founded_by(&nodes))
                 .await
                 .map_err(peer_error(**id, addr))?;
         }
-        let members: BTreeMap<u64, BasicNode> = nodes
-            .iter()
-            .map(|(id, addr)| (*id, BasicNode { addr: addr.clone() }))
-            .collect();
+        let members: BTreeMap<u64, Member> = nodes.iter().map(|(id, addr)| (*id, Member::at(addr))).collect();
         for (id, group) in &self.groups {
             let raft_error = |error: &dyn std::error::Error| InitError::Raft {
                 group: *id,
@@ -93,5 +91,12 @@ impl Manager {
             }
         }
         Ok(())
+    }
+}
+
+fn founded_by(nodes: &BTreeMap<u64, String>) -> Join {
+    Join {
+        founders: nodes.keys().copied().collect(),
+        taken_in: None,
     }
 }

@@ -3,16 +3,19 @@
 mod error;
 mod init;
 mod lasting;
+mod members;
 mod steward;
 mod tasks;
 
-pub use error::{InitError, StartError};
+pub use error::{ChangeError, InitError, StartError};
 
 use crate::budget::ByteBudget;
+use crate::command::FEATURE_LEVEL;
 use crate::config::{Config, META_WAITING_BYTES_MAX};
 use crate::group::{Group, Host};
 use crate::group_id::GroupId;
 use crate::log::{Disk, Files, Store};
+use crate::membership::{Promoter, hand_over};
 use crate::service::{Service, router};
 use crate::status::NodeStatus;
 use crate::supervisor::Supervisor;
@@ -23,9 +26,8 @@ use crate::warden::Warden;
 use rtdb_runtime::Instant;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
-use steward::{compare_clocks, keep_fit, watch_space, watch_work};
-use tasks::{announce, transfer, watch_store};
+use steward::{Comparison, keep_fit, watch_space, watch_work};
+use tasks::{announce, watch_store};
 use tokio::sync::watch;
 
 /// All of a node's groups.
@@ -110,8 +112,10 @@ impl Manager {
             in_cluster: false,
             raft_addr: config.raft_addr.clone(),
             client_addr: config.client_addr.clone(),
+            feature_level: FEATURE_LEVEL,
         };
-        let service = Arc::new(Service::new(me, store.clone(), vitals.clone()));
+        let patience = config.timing.another_leads();
+        let service = Arc::new(Service::new(me, store.clone(), vitals.clone(), patience));
         let supervisor = Supervisor::new();
         let waiting = [META_WAITING_BYTES_MAX, config.limits.waiting_bytes_max].map(ByteBudget::new);
         let mut groups = BTreeMap::new();
@@ -140,11 +144,25 @@ impl Manager {
             vitals: vitals.clone(),
         };
         shard.run("warden", warden.run());
+        for group in groups.values() {
+            let promoter = Promoter {
+                group: group.clone(),
+                meta: groups[&GroupId::META].clone(),
+                vitals: vitals.clone(),
+            };
+            group.run("promoter", promoter.run());
+        }
         let announced = announce(groups[&GroupId::META].clone(), config.clone(), met);
         supervisor.run_once("the announcement of this node", announced);
         let meta = groups[&GroupId::META].clone();
-        let compared = compare_clocks(meta, peers.clone(), vitals.clone(), config.timing.lease());
-        supervisor.run("the comparison of clocks", compared);
+        let compared = Comparison {
+            meta,
+            peers: peers.clone(),
+            vitals: vitals.clone(),
+            lease: config.timing.lease(),
+            supervisor: supervisor.clone(),
+        };
+        supervisor.run("the comparison of clocks", compared.run());
         let watched = watch_space(
             config.free_space.clone(),
             config.data_dir.clone(),
@@ -155,7 +173,7 @@ impl Manager {
         let watched = watch_work(store.clone(), groups[&GroupId::SHARD].clone(), vitals.clone());
         supervisor.run("the watch of the node's pace", watched);
         let all = groups.values().cloned().collect();
-        let patience = Duration::from_millis(config.timing.election_ms_max * 2);
+        let patience = config.timing.another_leads();
         supervisor.run(
             "the steward",
             keep_fit(all, config.node, vitals.clone(), patience),
@@ -250,8 +268,7 @@ impl Manager {
     /// later one must not be proposed.
     pub fn feature_level(&self) -> u32 {
         let status = self.meta().status();
-        let members = [status.voters, status.learners].concat();
-        self.meta().meta().feature_level(&members)
+        self.meta().meta().feature_level(&status.voters, &status.learners)
     }
 
     /// How the node does.
@@ -291,11 +308,11 @@ impl Manager {
     /// Hands the leadership of every group that this node leads to its most advanced follower, to one that is fit to
     /// lead if there is one, and waits a moment for it to be taken. Gives back whether this node leads nothing any more.
     pub async fn transfer_leadership(&self) -> bool {
-        let patience = Duration::from_millis(self.config.timing.election_ms_max * 2);
+        let patience = self.config.timing.another_leads();
         let (me, clock) = (self.config.node, &self.vitals.clock);
         let transfers = self.groups.values().map(async |group| {
-            transfer(group, me, patience, |node| clock.is_fit(node)).await
-                || transfer(group, me, patience, |_| true).await
+            hand_over(group, me, patience, |node| clock.is_fit(node)).await
+                || hand_over(group, me, patience, |_| true).await
         });
         futures::future::join_all(transfers)
             .await

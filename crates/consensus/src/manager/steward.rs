@@ -1,9 +1,9 @@
 //! Looks after the node's clock, disk and replicas, and gives leadership away when they are not fit for it.
 
 use super::lasting::Lasting;
-use super::tasks::transfer;
 use crate::group::Group;
 use crate::log::Store;
+use crate::membership::hand_over;
 use crate::supervisor::Supervisor;
 use crate::transport::{Peers, heard};
 use crate::vitals::{FreeSpace, Vitals};
@@ -39,64 +39,77 @@ const SLOW_FOR: Duration = Duration::from_secs(3);
 /// How long neither must have been so until the node counts as fit again.
 const SWIFT_FOR: Duration = Duration::from_secs(30);
 
+/// What a node says that was removed.
+const REMOVED: &str = "this node was removed from the cluster, and stops. To add it again, empty its data directory, start it, and run \
+     `rtdb add-node`";
+
 /// How long a node must have been fit before it may be elected again: it must not come and go.
 const FIT_FOR: Duration = Duration::from_secs(5);
 
-/// Asks all members, again and again, what time it is, and which of their replicas lag.
-pub(super) async fn compare_clocks(
-    meta: Arc<Group>,
-    peers: Arc<Peers>,
-    vitals: Arc<Vitals>,
-    lease: Duration,
-) {
-    let metrics = meta.raft().metrics();
-    // Each is asked by itself: one that does not answer must not make the others look silent.
-    let (mut asked, mut answers) = (BTreeSet::new(), FuturesUnordered::new());
-    loop {
-        let (voters, others) = {
-            let metrics = metrics.borrow_watched();
-            let membership = metrics.membership_config.membership();
-            let others: Vec<(u64, String)> = membership
-                .nodes()
-                .filter(|(node, _)| **node != peers.node)
-                .map(|(node, member)| (*node, member.addr.clone()))
-                .collect();
-            (membership.voter_ids().collect(), others)
-        };
-        for (node, addr) in others {
-            if asked.insert(node) {
-                answers.push(compare_with(node, addr, &peers, &vitals));
-            }
-        }
-        vitals.clock.judge(&voters);
-        let pause = match vitals.clock.stamp_us() {
-            Some(_) if !vitals.lags.lock().is_any_slowed() => COMPARE.min(lease / 4),
-            _ => COMPARE_SOON,
-        };
-        let mut pause = pin!(rtdb_runtime::sleep(pause));
-        loop {
-            rtdb_runtime::select! {
-                Some(node) = answers.next() => {
-                    asked.remove(&node);
-                    vitals.clock.judge(&voters);
-                },
-                () = &mut pause => break,
-            }
-        }
-    }
+/// Asks all members, again and again, what time it is, which of their replicas lag, and whether this node is one of them.
+pub(super) struct Comparison {
+    pub(super) meta: Arc<Group>,
+    pub(super) peers: Arc<Peers>,
+    pub(super) vitals: Arc<Vitals>,
+    pub(super) lease: Duration,
+    pub(super) supervisor: Supervisor,
 }
 
-/// Asks a node, and gives its number back.
-async fn compare_with(node: u64, addr: String, peers: &Peers, vitals: &Vitals) -> u64 {
-    let begin = Instant::now();
-    if let Ok(pong) = peers.ping(node, &addr).await {
-        vitals
-            .clock
-            .note(node, begin.elapsed(), pong.clock_us, pong.is_fit);
-        let lagging = heard(&pong.lagging);
-        vitals.lags.lock().note(node, lagging, Instant::now());
+impl Comparison {
+    pub(super) async fn run(self) {
+        let (clock, lags) = (&self.vitals.clock, &self.vitals.lags);
+        let metrics = self.meta.raft().metrics();
+        // Each is asked by itself: one that does not answer must not make the others look silent.
+        let (mut asked, mut answers) = (BTreeSet::new(), FuturesUnordered::new());
+        loop {
+            let (voters, others) = {
+                let metrics = metrics.borrow_watched();
+                let membership = metrics.membership_config.membership();
+                let others: Vec<(u64, String)> = membership
+                    .nodes()
+                    .filter(|(node, _)| **node != self.peers.node)
+                    .map(|(node, member)| (*node, member.addr.clone()))
+                    .collect();
+                (membership.voter_ids().collect(), others)
+            };
+            for (node, addr) in others {
+                if asked.insert(node) {
+                    answers.push(self.compare_with(node, addr));
+                }
+            }
+            clock.judge(&voters);
+            let pause = match clock.stamp_us() {
+                Some(_) if !lags.lock().is_any_slowed() => COMPARE.min(self.lease / 4),
+                _ => COMPARE_SOON,
+            };
+            let mut pause = pin!(rtdb_runtime::sleep(pause));
+            loop {
+                rtdb_runtime::select! {
+                    Some(node) = answers.next() => {
+                        asked.remove(&node);
+                        clock.judge(&voters);
+                    },
+                    () = &mut pause => break,
+                }
+            }
+        }
     }
-    node
+
+    /// Asks a node, and gives its number back.
+    async fn compare_with(&self, node: u64, addr: String) -> u64 {
+        let begin = Instant::now();
+        if let Ok(pong) = self.peers.ping(node, &addr).await {
+            let clock = &self.vitals.clock;
+            clock.note(node, begin.elapsed(), pong.clock_us, pong.is_fit);
+            let lagging = heard(&pong.lagging);
+            self.vitals.lags.lock().note(node, lagging, Instant::now());
+            // Who does not know yet that this node was taken in knows less than this node, or than who took it in.
+            if !pong.is_member && pong.members_at > self.meta.member_since() {
+                self.supervisor.fail(REMOVED.to_owned());
+            }
+        }
+        node
+    }
 }
 
 /// Looks at the disk's room, again and again.
@@ -171,11 +184,11 @@ pub(super) async fn keep_fit(groups: Vec<Arc<Group>>, me: u64, vitals: Arc<Vital
             for group in &groups {
                 // If nobody takes it, the next round tries again. A node whose disk is low can stamp; one whose clock is
                 // wrong can't, and gives way to any that is there.
-                let is_given = transfer(group, me, patience, |node| vitals.clock.is_fit(node)).await;
+                let is_given = hand_over(group, me, patience, |node| vitals.clock.is_fit(node)).await;
                 if !is_given && vitals.is_clock_off() {
                     let lately = |heard: Instant| heard.elapsed() <= FIT_FOR;
                     let is_there = |node| vitals.clock.heard(node).is_some_and(lately);
-                    transfer(group, me, patience, is_there).await;
+                    hand_over(group, me, patience, is_there).await;
                 }
             }
         }

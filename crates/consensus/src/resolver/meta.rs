@@ -89,10 +89,12 @@ impl MetaState {
         self.nodes.values()
     }
 
-    /// The [feature level](crate::command::FEATURE_LEVEL) that all of `members` have announced.
-    pub(crate) fn feature_level(&self, members: &[u64]) -> u32 {
-        let level = |member| self.nodes.get(member).map_or(0, |node| node.feature_level);
-        members.iter().map(level).min().unwrap_or(0)
+    /// The [feature level](crate::command::FEATURE_LEVEL) that all members have announced. One that does not vote yet may not have
+    /// come to say so: it was asked before it became a member.
+    pub(crate) fn feature_level(&self, voters: &[u64], learners: &[u64]) -> u32 {
+        let level = |member| self.nodes.get(member).map(|node| node.feature_level);
+        let voters = voters.iter().map(|voter| level(voter).unwrap_or(0));
+        voters.chain(learners.iter().filter_map(level)).min().unwrap_or(0)
     }
 
     /// The database of an identity.

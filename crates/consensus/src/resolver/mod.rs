@@ -172,6 +172,15 @@ impl Resolver {
             .is_some_and(|known| origin.epoch <= known.expired || origin.epoch < known.epoch)
     }
 
+    /// The newest epochs that are not over.
+    pub(crate) fn living(&self) -> Vec<Origin> {
+        let newest = self.origins.iter().map(|(node, known)| Origin {
+            node: *node,
+            epoch: known.epoch,
+        });
+        newest.filter(|origin| !self.is_over(*origin)).collect()
+    }
+
     /// Sessions, no more than `count_max`, of epochs that are over.
     pub(crate) fn orphans(&self, count_max: usize) -> Vec<u64> {
         let Rules::Shard(shard) = &self.rules else {

@@ -5,11 +5,13 @@ mod grpc;
 
 pub(crate) use grpc::router;
 
+use crate::LogIndex;
 use crate::batcher::Refused;
 use crate::entry::EncodedBatch;
 use crate::group::Group;
 use crate::group_id::GroupId;
 use crate::log::{Store, StoreError};
+use crate::membership;
 use crate::proposer::BATCH_COUNT_MAX;
 use crate::transport::wire::{
     Answer, Append, Appended, Ask, Header, Hello, Join, Pong, ProposeReply, ReadIndexAnswer, Reply, Request,
@@ -20,14 +22,18 @@ use crate::vitals::Vitals;
 use door::Door;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryFutureExt};
+use openraft::async_runtime::watch::WatchReceiver;
 use parking_lot::{Mutex, RwLock};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What a node answers its peers.
 pub struct Service {
     me: Hello,
     vitals: Arc<Vitals>,
+    /// For another node to lead that was asked to.
+    patience: Duration,
     /// `None` once the node has stopped: connections may live longer.
     node: RwLock<Option<Running>>,
 }
@@ -40,10 +46,11 @@ struct Running {
 }
 
 impl Service {
-    pub(crate) fn new(me: Hello, store: Arc<Store>, vitals: Arc<Vitals>) -> Self {
+    pub(crate) fn new(me: Hello, store: Arc<Store>, vitals: Arc<Vitals>, patience: Duration) -> Self {
         Self {
             me,
             vitals,
+            patience,
             node: RwLock::new(Some(Running {
                 store,
                 groups: BTreeMap::new(),
@@ -177,10 +184,13 @@ impl Service {
             // Answered at once: whether a node's disk or raft is slow is not the question.
             Ask::Ping(_) => {
                 self.check_cluster(&header)?;
+                let members = self.members();
                 Answer::Pong(Pong {
                     clock_us: self.vitals.clock.now_us(),
                     is_fit: self.vitals.is_fit(),
                     lagging: told(self.vitals.lags.lock().told()),
+                    members_at: members.as_ref().map_or(0, |(at, _)| *at),
+                    is_member: members.is_some_and(|(_, members)| members.contains(&header.from)),
                 })
             }
             Ask::ReadIndex(_) => {
@@ -189,27 +199,44 @@ impl Service {
             }
             Ask::Join(join) => {
                 self.check(&header)?;
-                self.join(&header, &join.founders).await?;
+                self.join(&header, &join).await?;
                 Answer::Join(Join::default())
+            }
+            Ask::Change(ask) => {
+                let group = self.check_member(&header)?;
+                let change = ask
+                    .change
+                    .filter(membership::is_sound)
+                    .ok_or(PeerError::Garbled)?;
+                let change = membership::change(&group, &self.vitals, &change, self.me.node, self.patience);
+                Answer::Change(change.await.into())
             }
         };
         Ok(Reply { answer: Some(answer) })
     }
 
-    async fn join(&self, header: &Header, founders: &[u64]) -> Result<(), PeerError> {
+    /// Who belongs to the meta group for sure.
+    fn members(&self) -> Option<(LogIndex, BTreeSet<u64>)> {
+        let node = self.node.read();
+        node.as_ref()?.groups.get(&GroupId::META)?.members()
+    }
+
+    async fn join(&self, header: &Header, join: &Join) -> Result<(), PeerError> {
         if header.cluster.is_empty() {
             return Err(PeerError::NoCluster);
         }
-        let founders = sanity::founders(founders, self.me.node, header.from);
+        let founders = sanity::founders(&join.founders, self.me.node, header.from);
         let founders = founders.ok_or(sanity::Unsound::Founders)?;
-        self.store()?
-            .bind_cluster(&header.cluster, &founders)
-            .await
-            .map_err(|error| match error {
-                StoreError::OtherCluster { found: _, wanted } => PeerError::OtherCluster { ours: wanted },
-                StoreError::OtherFounders { found, .. } => PeerError::OtherFounders { known: found },
-                other => PeerError::stopped(other),
-            })
+        let store = self.store()?;
+        let bound = match join.taken_in {
+            None => store.bind_cluster(&header.cluster, &founders).await,
+            Some(at) => store.join_cluster(&header.cluster, &founders, at).await,
+        };
+        bound.map_err(|error| match error {
+            StoreError::OtherCluster { found: _, wanted } => PeerError::OtherCluster { ours: wanted },
+            StoreError::OtherFounders { found, .. } => PeerError::OtherFounders { known: found },
+            other => PeerError::stopped(other),
+        })
     }
 
     /// Takes a stream of entries from a leader.
@@ -256,6 +283,8 @@ impl Service {
         let group = self.check_member(header)?;
         let (batcher, node) = (group.batcher(), header.from);
         let known = group.epoch_of(node);
+        // The stream may outlive the group, and so holds nothing of it but raft.
+        let members = group.raft().metrics();
         let replies = futures::stream::once(async move {
             let refused = Arc::new(Refused::default());
             let take = async {
@@ -267,8 +296,14 @@ impl Service {
                     }
                     let is_sound =
                         batch.node == node && batch.commands.len() <= BATCH_COUNT_MAX && believed.is_ok();
+                    // It may have been removed since.
+                    let is_member = members
+                        .borrow_watched()
+                        .membership_config
+                        .get_node(&node)
+                        .is_some();
                     // While there is no room the next one is not read, and the sender waits.
-                    if !is_sound || !batcher.put(batch, &refused).await {
+                    if !is_sound || !is_member || !batcher.put(batch, &refused).await {
                         return;
                     }
                 }

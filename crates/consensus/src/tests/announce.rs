@@ -27,13 +27,13 @@ fn every_node_knows_what_the_others_are() {
             assert_eq!(node, expected);
         }
         assert_eq!(meta.feature_level(), FEATURE_LEVEL);
-        assert_eq!(meta.meta().feature_level(&[1, 2]), FEATURE_LEVEL);
+        assert_eq!(meta.meta().feature_level(&[1, 2], &[3]), FEATURE_LEVEL);
         assert_eq!(
-            meta.meta().feature_level(&[1, 4]),
+            meta.meta().feature_level(&[1, 4], &[]),
             0,
             "nobody knows what node 4 is"
         );
-        assert_eq!(meta.meta().feature_level(&[]), 0);
+        assert_eq!(meta.meta().feature_level(&[], &[]), 0);
         cluster.nodes[&2]
             .manager
             .set_spacetimedb_version("2.8.3".to_owned());

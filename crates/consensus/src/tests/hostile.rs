@@ -249,6 +249,7 @@ fn a_new_node_listens_to_those_that_it_founds_the_cluster_with() {
         let join = async |from, founders: &[u64]| {
             let ask = Some(Ask::Join(Join {
                 founders: founders.to_vec(),
+                taken_in: None,
             }));
             service.call(header(from, 2), Request { ask }).await
         };

@@ -368,6 +368,7 @@ fn init_succeeds_after_a_vote_in_a_founders_name() {
         let service = nodes[0].manager.service().clone();
         let join = Ask::Join(Join {
             founders: vec![1, 2, 3],
+            taken_in: None,
         });
         service
             .call(header(3, 1), Request { ask: Some(join) })
@@ -416,6 +417,7 @@ fn init_on_another_node_says_what_to_do() {
         let service = nodes[0].manager.service().clone();
         let join = Ask::Join(Join {
             founders: vec![1, 2, 3],
+            taken_in: None,
         });
         service
             .call(header(3, 1), Request { ask: Some(join) })

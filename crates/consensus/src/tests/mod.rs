@@ -14,6 +14,7 @@ mod hub;
 mod impostor;
 mod lags;
 mod loopback;
+mod members;
 mod nodes;
 mod order;
 mod overtake;

@@ -111,7 +111,7 @@ fn reports_wait_for_all_nodes_to_know_them() {
         const { assert!(FEATURE_LEVEL >= POISON_LEVEL) };
         let meta = manager.meta().meta();
         assert_eq!(
-            meta.feature_level(&[1, 2, 3, 4]),
+            meta.feature_level(&[1, 2, 3, 4], &[]),
             0,
             "node 4 has announced nothing"
         );

@@ -11,10 +11,13 @@ use crate::command::{
     Succeeded, Timer, TimerAt, Transaction, Trapped, Turn, UpdateRows, Verify, WantIssuer, Write, WriteKind,
 };
 use crate::entry::{Batch, EncodedBatch, Entry, Proposal};
-use crate::record::{LogIdRecord, LogRecord, MemberRecord, MembershipRecord, VoteRecord, VoterSet};
+use crate::record::{
+    FoundersRecord, LogIdRecord, LogRecord, MemberRecord, MembershipRecord, VoteRecord, VoterSet,
+};
 use crate::resolver::Resolution;
 use crate::transport::wire::{
-    Answer, Append, Appended, Ask, Header, Hello, Lagging, Pong, Reply, Request, VoteAsk,
+    AddMember, Answer, Append, Appended, Ask, ChangeAnswer, ChangeAsk, Header, Hello, Join, Lagging,
+    MemberChange, Pong, RemoveMember, Reply, Request, VoteAsk,
 };
 use crate::version::{RecordError, decode};
 use crate::{
@@ -125,6 +128,11 @@ fn messages() -> Vec<Sample> {
     };
     let member = |addr: &str| MemberRecord {
         addr: addr.to_owned(),
+        never_votes: false,
+    };
+    let reader = MemberRecord {
+        addr: "n4:4001".to_owned(),
+        never_votes: true,
     };
     let membership = MembershipRecord {
         configs: vec![VoterSet { voters: vec![1, 2] }, VoterSet { voters: vec![1, 3] }],
@@ -167,12 +175,41 @@ fn messages() -> Vec<Sample> {
         in_cluster: true,
         raft_addr: "n2:4001".to_owned(),
         client_addr: "n2:3001".to_owned(),
+        feature_level: 0,
     });
-    let pong = |lagging| Reply {
+    let pong_of = |members_at, is_member, lagging| Reply {
         answer: Some(Answer::Pong(Pong {
             clock_us: 1_700_000_000_000_000,
             is_fit: true,
             lagging,
+            members_at,
+            is_member,
+        })),
+    };
+    let pong = |lagging| pong_of(0, false, lagging);
+    let joins = Request {
+        ask: Some(Ask::Join(Join {
+            founders: vec![1, 2, 4],
+            taken_in: Some(77),
+        })),
+    };
+    let taken_in = FoundersRecord {
+        nodes: vec![1, 2, 4],
+        taken_in: Some(77),
+    };
+    let change = |change| Request {
+        ask: Some(Ask::Change(ChangeAsk { change: Some(change) })),
+    };
+    let comes = MemberChange::Add(AddMember {
+        node: 4,
+        addr: "n4:4001".to_owned(),
+        never_votes: true,
+    });
+    let goes = MemberChange::Remove(RemoveMember { node: 4, force: true });
+    let changed = Reply {
+        answer: Some(Answer::Change(ChangeAnswer {
+            refused: Some("no".to_owned()),
+            waits: Some("later".to_owned()),
         })),
     };
     let lagging = Lagging {
@@ -558,6 +595,14 @@ fn messages() -> Vec<Sample> {
         Sample::of("set_issuer", set_issuer),
         Sample::of("want_issuer", want_issuer),
         Sample::of("issuer", issuer),
+        Sample::of("reader", reader),
+        Sample::of("member_pong", pong_of(77, true, Vec::new())),
+        Sample::of("late_join", joins),
+        Sample::of("taken_in", taken_in),
+        Sample::of("change_add", change(comes)),
+        Sample::of("change_remove", change(goes)),
+        Sample::of("change_promote", change(MemberChange::Promote(4))),
+        Sample::of("changed", changed),
     ]
 }
 

@@ -6,9 +6,11 @@ use super::window::{Window, WindowReplies};
 use super::wire::{Answer, Append, Ask};
 use crate::budget::Share;
 use crate::group_id::GroupId;
+use crate::member::Member;
 use crate::types::{TypeConfig, Vote};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
+use openraft::OptionalSend;
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
@@ -16,7 +18,6 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::{BasicNode, OptionalSend};
 use std::future::Future;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -38,7 +39,7 @@ pub(crate) struct Network {
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Peer;
 
-    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Peer {
+    async fn new_client(&mut self, target: u64, node: &Member) -> Peer {
         Peer {
             id: target,
             addr: node.addr.clone(),

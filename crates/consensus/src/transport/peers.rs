@@ -2,8 +2,8 @@
 
 use super::sanity;
 use super::wire::{
-    Answer, Append, Appended, Ask, Header, Hello, Join, Ping, Pong, ProposeReply, ReadIndexAsk, Reply,
-    Request,
+    Answer, Append, Appended, Ask, ChangeAnswer, ChangeAsk, Header, Hello, Join, MemberChange, Ping, Pong,
+    ProposeReply, ReadIndexAsk, Reply, Request,
 };
 use super::{PROTOCOL, PROTOCOL_MIN, PeerBudgets, PeerError};
 use crate::LogIndex;
@@ -66,6 +66,8 @@ pub struct PeerInfo {
     pub raft_addr: String,
     /// Where clients reach it, as it says itself.
     pub client_addr: String,
+    /// The feature level that it can apply.
+    pub(crate) feature_level: u32,
     /// Its process.
     pub(crate) instance: u64,
 }
@@ -194,6 +196,7 @@ impl Peers {
             in_cluster: hello.in_cluster,
             raft_addr: hello.raft_addr,
             client_addr: hello.client_addr,
+            feature_level: hello.feature_level,
             instance: hello.instance,
         })
     }
@@ -224,9 +227,25 @@ impl Peers {
         }
     }
 
-    /// Makes a peer belong to this node's cluster, which these nodes found.
-    pub(crate) async fn join(&self, to: u64, addr: &str, founders: Vec<u64>) -> Result<(), PeerError> {
-        let ask = Ask::Join(Join { founders });
+    /// Asks a group's leader for a change of its members.
+    pub(crate) async fn change(
+        &self,
+        to: u64,
+        addr: &str,
+        group: GroupId,
+        change: MemberChange,
+        timeout: Duration,
+    ) -> Result<ChangeAnswer, PeerError> {
+        let ask = Ask::Change(ChangeAsk { change: Some(change) });
+        match self.call(to, addr, group, ask, timeout).await? {
+            Answer::Change(answer) => Ok(answer),
+            _ => Err(PeerError::Garbled),
+        }
+    }
+
+    /// Makes a peer belong to this node's cluster.
+    pub(crate) async fn join(&self, to: u64, addr: &str, join: Join) -> Result<(), PeerError> {
+        let ask = Ask::Join(join);
         match self
             .call(to, addr, GroupId::META, ask, self.answer_timeout)
             .await?

@@ -42,10 +42,10 @@ const BATCH_BYTES_MAX: usize = MESSAGE_BYTES_MAX - (1 << 20);
 const ENTRY_BYTES_MAX: usize = MESSAGE_BYTES_MAX - (512 << 10);
 
 /// Members of a group. Raft keeps them all in one entry.
-const MEMBERS_MAX: usize = 1_000;
+pub(crate) const MEMBERS_MAX: usize = 1_000;
 
 /// Bytes of a member's address: a host name of the greatest length, and a port.
-const ADDR_BYTES_MAX: usize = 260;
+pub(crate) const ADDR_BYTES_MAX: usize = 260;
 
 /// Why a message is not believed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

@@ -32,7 +32,7 @@ pub struct Header {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Request {
     /// What is asked.
-    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub ask: Option<Ask>,
 }
 
@@ -60,13 +60,16 @@ pub enum Ask {
     /// How far the log is committed. A node that does not know this finds the call garbled.
     #[prost(message, tag = "7")]
     ReadIndex(ReadIndexAsk),
+    /// To change the group's members, as its leader. A node that does not know this finds the call garbled.
+    #[prost(message, tag = "8")]
+    Change(ChangeAsk),
 }
 
 /// The answer to a call.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Reply {
     /// The answer.
-    #[prost(oneof = "Answer", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "Answer", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub answer: Option<Answer>,
 }
 
@@ -91,6 +94,9 @@ pub enum Answer {
     /// How far the log is committed.
     #[prost(message, tag = "6")]
     ReadIndex(ReadIndexAnswer),
+    /// To a change.
+    #[prost(message, tag = "7")]
+    Change(ChangeAnswer),
 }
 
 /// Asks for a vote.
@@ -165,14 +171,85 @@ pub struct Hello {
     /// Where clients reach it.
     #[prost(string, tag = "5")]
     pub client_addr: String,
+    /// What it can apply.
+    #[prost(uint32, tag = "7")]
+    pub feature_level: u32,
 }
 
 /// Belonging to a cluster.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Join {
-    /// The nodes that found it, in no order. Before its log says who the members are, a node listens to these only.
+    /// The nodes that found it, or those that take the node in, in no order. Before its own log says who the members are, a node
+    /// listens to these only.
     #[prost(uint64, repeated, tag = "1")]
     pub founders: Vec<u64>,
+    /// How far the meta group's log is committed in the cluster that takes the node in; not set where one is founded.
+    #[prost(uint64, optional, tag = "2")]
+    pub taken_in: Option<u64>,
+}
+
+/// Asks a group's leader for a change of its members.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ChangeAsk {
+    /// Which one.
+    #[prost(oneof = "MemberChange", tags = "1, 2, 3, 4, 5")]
+    pub change: Option<MemberChange>,
+}
+
+/// A change of a group's members. Asking for one that is done already changes nothing.
+#[derive(Clone, PartialEq, Eq, Hash, prost::Oneof)]
+pub enum MemberChange {
+    /// A node comes, or has another address from now on.
+    #[prost(message, tag = "1")]
+    Add(AddMember),
+    /// A node goes.
+    #[prost(message, tag = "2")]
+    Remove(RemoveMember),
+    /// A node that only follows is to vote, as soon as it has caught up.
+    #[prost(uint64, tag = "3")]
+    Promote(u64),
+    /// A node only follows from now on.
+    #[prost(message, tag = "4")]
+    Demote(RemoveMember),
+    /// A node leads from now on, as long as it can.
+    #[prost(uint64, tag = "5")]
+    Lead(u64),
+}
+
+/// A node that comes.
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct AddMember {
+    /// Its id.
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    /// Where the others reach it, `host:port`.
+    #[prost(string, tag = "2")]
+    pub addr: String,
+    /// It only follows, for good.
+    #[prost(bool, tag = "3")]
+    pub never_votes: bool,
+}
+
+/// A node that goes, or votes no more.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
+pub struct RemoveMember {
+    /// Its id.
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    /// Also if so few of the others answer that nothing would be acknowledged any more.
+    #[prost(bool, tag = "2")]
+    pub force: bool,
+}
+
+/// What became of a change.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ChangeAnswer {
+    /// Why it is not made.
+    #[prost(string, optional, tag = "1")]
+    pub refused: Option<String>,
+    /// Why it is not made yet: it may be asked for again.
+    #[prost(string, optional, tag = "2")]
+    pub waits: Option<String>,
 }
 
 /// Asks what time it is.
@@ -203,6 +280,12 @@ pub struct Pong {
     /// Its replicas that lag, the worst of them.
     #[prost(message, repeated, tag = "3")]
     pub lagging: Vec<Lagging>,
+    /// The committed entry by which the node knows who belongs to the meta group; 0 if it does not know.
+    #[prost(uint64, tag = "4")]
+    pub members_at: u64,
+    /// Whether who asks is among them.
+    #[prost(bool, tag = "5")]
+    pub is_member: bool,
 }
 
 /// How far a replica lags.

@@ -155,6 +155,12 @@ impl Lags {
         own.any(|(database, lag)| lag.exceeds_alone(1) && !self.is_common(database, voters, now))
     }
 
+    /// Whether a node has said lately that none of its replicas lags.
+    pub(crate) fn keeps_up(&self, node: u64, now: Instant) -> bool {
+        let said = self.said.get(&node);
+        said.is_some_and(|said| said.lags.is_empty() && now.duration_since(said.at) <= SAID_AGE_MAX)
+    }
+
     /// Whether any is.
     pub(crate) fn is_any_slowed(&self) -> bool {
         !self.slowed.is_empty()

@@ -15,6 +15,7 @@ mod issuers;
 mod kills;
 mod lag;
 mod lifecycle;
+mod members;
 mod partition;
 mod poison;
 mod procedures;

@@ -23,9 +23,14 @@ impl Store {
         self.cluster.lock().clone()
     }
 
-    /// Whether a node is among those that found the cluster.
+    /// Whether a node is among those that found the cluster, or that have taken this one in.
     pub(crate) fn is_founder(&self, node: u64) -> bool {
-        self.founders.lock().contains(&node)
+        self.founders.lock().nodes.contains(&node)
+    }
+
+    /// How far the meta group's log was committed when this node was taken in; `None` of a founder.
+    pub(crate) fn taken_in(&self) -> Option<u64> {
+        self.founders.lock().taken_in
     }
 
     /// Binds the directory to a cluster that these nodes found, for good.
@@ -35,34 +40,68 @@ impl Store {
     /// [`StoreError::Stopped`] if it can't be written.
     pub async fn bind_cluster(&self, cluster: &str, founders: &BTreeSet<u64>) -> Result<(), StoreError> {
         let _binding = self.binding.lock().await;
-        let known = self.founders.lock().clone();
-        match self.cluster() {
-            Some(found) if found == cluster && known == *founders => return Ok(()),
-            Some(found) if found == cluster && known.is_empty() => {}
-            Some(found) if found == cluster => {
-                return Err(StoreError::OtherFounders {
-                    found: listed(&known),
-                    wanted: listed(founders),
-                });
-            }
-            Some(found) => {
-                return Err(StoreError::OtherCluster {
-                    found,
-                    wanted: cluster.to_owned(),
-                });
-            }
-            None => {}
+        let known: BTreeSet<u64> = self.founders.lock().nodes.iter().copied().collect();
+        let is_bound = self.check_cluster(cluster)?;
+        if is_bound && known == *founders {
+            return Ok(());
+        }
+        if is_bound && !known.is_empty() {
+            return Err(StoreError::OtherFounders {
+                found: listed(&known),
+                wanted: listed(founders),
+            });
         }
         let nodes = founders.iter().copied().collect();
-        let record = FoundersRecord { nodes }.encode_to_vec();
+        self.bind(
+            cluster,
+            FoundersRecord {
+                nodes,
+                taken_in: None,
+            },
+        )
+        .await
+    }
+
+    /// Binds the directory to a cluster that there is already, whose members take this node in when its meta group's log is
+    /// committed so far.
+    ///
+    /// # Errors
+    /// [`StoreError::OtherCluster`] if it belongs to another one; [`StoreError::Stopped`] if it can't be written.
+    pub(crate) async fn join_cluster(
+        &self,
+        cluster: &str,
+        members: &BTreeSet<u64>,
+        at: u64,
+    ) -> Result<(), StoreError> {
+        let _binding = self.binding.lock().await;
+        self.check_cluster(cluster)?;
+        let record = FoundersRecord {
+            nodes: members.iter().copied().collect(),
+            taken_in: Some(at),
+        };
+        self.bind(cluster, record).await
+    }
+
+    /// Whether the directory is bound to a cluster: to no other than this one.
+    fn check_cluster(&self, cluster: &str) -> Result<bool, StoreError> {
+        match self.cluster() {
+            Some(found) if found != cluster => Err(StoreError::OtherCluster {
+                found,
+                wanted: cluster.to_owned(),
+            }),
+            found => Ok(found.is_some()),
+        }
+    }
+
+    async fn bind(&self, cluster: &str, founders: FoundersRecord) -> Result<(), StoreError> {
         let bound = vec![
             Change::set(Space::Meta, CLUSTER_KEY.to_vec(), cluster.as_bytes().to_vec()),
-            Change::set(Space::Meta, FOUNDERS_KEY.to_vec(), record),
+            Change::set(Space::Meta, FOUNDERS_KEY.to_vec(), founders.encode_to_vec()),
         ];
         self.sync(bound)
             .await
             .map_err(|error| StoreError::Stopped(error.to_string()))?;
-        self.founders.lock().clone_from(founders);
+        *self.founders.lock() = founders;
         *self.cluster.lock() = Some(cluster.to_owned());
         Ok(())
     }

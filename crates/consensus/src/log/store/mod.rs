@@ -23,7 +23,6 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message;
 use rtdb_runtime::{Instant, Worker};
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -54,7 +53,7 @@ pub struct Store {
     binding: tokio::sync::Mutex<()>,
     cluster: Mutex<Option<String>>,
     /// The nodes that found the cluster; empty if this one was not told.
-    founders: Mutex<BTreeSet<u64>>,
+    founders: Mutex<FoundersRecord>,
     epoch: tokio::sync::Mutex<u64>,
     /// Groups, which share the memory for entries.
     groups: Arc<AtomicUsize>,
@@ -185,7 +184,7 @@ impl Store {
             progress,
             binding: tokio::sync::Mutex::default(),
             cluster: Mutex::new(cluster),
-            founders: Mutex::new(founders.unwrap_or_default().nodes.into_iter().collect()),
+            founders: Mutex::new(founders.unwrap_or_default()),
             epoch: tokio::sync::Mutex::new(epoch),
             groups: Arc::default(),
             lock,

@@ -4,6 +4,7 @@ use super::*;
 use crate::Limits;
 use crate::entry::{EncodedBatch, Proposal};
 use crate::log::Store;
+use crate::member::Member;
 use crate::transport::wire::{Appended, Header, ProposeReply, Reply, Request};
 use crate::transport::{PeerBudgets, Replies, Transport};
 use crate::types::{LeaderId, LogId, Payload, RaftEntry};
@@ -83,7 +84,7 @@ impl Fixture {
 
     async fn peer(&mut self) -> Peer {
         let addr = "n2".to_owned();
-        self.network.new_client(2, &BasicNode { addr }).await
+        self.network.new_client(2, &Member::at(addr)).await
     }
 }
 

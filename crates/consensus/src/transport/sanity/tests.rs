@@ -115,10 +115,12 @@ fn members_have_ids_and_addresses() {
         members: members
             .iter()
             .map(|(id, addr)| {
+                let addr = (*addr).to_owned();
                 (
                     *id,
                     MemberRecord {
-                        addr: (*addr).to_owned(),
+                        addr,
+                        ..MemberRecord::default()
                     },
                 )
             })
