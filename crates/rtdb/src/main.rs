@@ -9,8 +9,10 @@ mod resolve;
 mod skip;
 mod status;
 mod verify;
+mod wait;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use thiserror::Error;
@@ -18,6 +20,7 @@ use thiserror::Error;
 use crate::admin::{Admin, AdminError};
 use crate::init::{InitError, Member};
 use crate::verify::VerifyError;
+use crate::wait::Goal;
 
 /// Bootstraps and watches a RaftTimeDB cluster.
 #[derive(Debug, Parser)]
@@ -104,6 +107,22 @@ enum Command {
         /// Print the node's answer as it is.
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        cluster: Cluster,
+    },
+    /// Wait until a node has come so far. Exits with 1 if it has not in time.
+    Wait {
+        /// A leader is known; clients are served well (as `/cluster/ready` has it); or all is applied that is committed now.
+        #[arg(long = "for", value_name = "WHAT")]
+        goal: Goal,
+        /// For so many seconds.
+        #[arg(long, value_name = "S", default_value_t = 60)]
+        timeout: u64,
+        #[command(flatten)]
+        cluster: Cluster,
+    },
+    /// Say what a node is in each group: leader, follower, candidate or learner.
+    State {
         #[command(flatten)]
         cluster: Cluster,
     },
@@ -237,6 +256,12 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             group,
             cluster,
         } => members::lead(&cluster.admin(), node_id, group.as_deref())?,
+        Command::Wait {
+            goal,
+            timeout,
+            cluster,
+        } => return Ok(wait::run(&cluster.admin(), goal, Duration::from_secs(timeout))?),
+        Command::State { cluster } => status::state(&cluster.admin())?,
         Command::Members { json, cluster } => members::list(&cluster.admin(), json)?,
         Command::Resolve { database, node, addr } => resolve::run(&Admin::new(&addr), &database, node)?,
         Command::Verify { database, addr } => return Ok(verify::run(&Admin::new(&addr), &database)?),

@@ -133,6 +133,15 @@ pub(crate) fn run(admin: &Admin, json: bool) -> Result<ExitCode, AdminError> {
     })
 }
 
+/// Prints what the node is in each group, a line each.
+pub(crate) fn state(admin: &Admin) -> Result<(), AdminError> {
+    let status: Status = admin.json(admin.get("/cluster/status")?)?;
+    for group in &status.groups {
+        println!("{} {}", group.group, group.state);
+    }
+    Ok(())
+}
+
 /// What other nodes have set aside: each alone knows of itself. One that does not answer is no news of this.
 fn elsewhere(status: &Status) -> String {
     let others = status.nodes.iter().filter(|node| node.id != status.node_id);
