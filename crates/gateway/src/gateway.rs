@@ -33,6 +33,9 @@ use tower::ServiceExt;
 /// How long to wait before accepting again when the process has no more file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
+/// What a node says that is drained.
+const DRAINED: &str = "this node is drained: turn to another node";
+
 /// How often it is looked whether all sessions have ended.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -42,6 +45,7 @@ pub struct Gateway {
     node: Arc<Node>,
     router: Router,
     stop: Arc<watch::Sender<bool>>,
+    drained: Arc<watch::Sender<bool>>,
 }
 
 impl Gateway {
@@ -59,6 +63,7 @@ impl Gateway {
             router: http::router(node.clone()),
             node,
             stop: Arc::new(watch::Sender::new(false)),
+            drained: Arc::new(watch::Sender::new(false)),
         }
     }
 
@@ -110,21 +115,34 @@ impl Gateway {
                     continue;
                 }
             };
+            if *self.drained.borrow() {
+                self.turn_away(stream, &refusals, DRAINED.to_owned());
+                continue;
+            }
             // Beyond the limit a connection is told so and closed: a client that waits unheard is worse off.
             match connections.clone().try_acquire_owned() {
                 Ok(permit) => {
                     let present = Present::new(&self.node.metrics.connections);
                     let place = Place::new(permit, present);
-                    let (router, stop) = (self.router.clone(), self.stop.subscribe());
-                    rtdb_runtime::spawn(serve_connection(stream, router, place, limits, stop));
+                    let router = self.router.clone();
+                    let ends = [self.stop.subscribe(), self.drained.subscribe()];
+                    rtdb_runtime::spawn(serve_connection(stream, router, place, limits, ends));
                 }
                 Err(_) => {
-                    self.node.metrics.refused_connections.inc();
-                    if let Ok(permit) = refusals.clone().try_acquire_owned() {
-                        rtdb_runtime::spawn(refuse(stream, permit, limits.connections_max));
-                    }
+                    let max = limits.connections_max;
+                    let words = format!(
+                        "this node serves {max} connections already: come back later, or turn to another node"
+                    );
+                    self.turn_away(stream, &refusals, words);
                 }
             }
+        }
+    }
+
+    fn turn_away(&self, stream: TcpStream, refusals: &Arc<Semaphore>, words: String) {
+        self.node.metrics.refused_connections.inc();
+        if let Ok(permit) = refusals.clone().try_acquire_owned() {
+            rtdb_runtime::spawn(refuse(stream, permit, words));
         }
     }
 
@@ -142,6 +160,18 @@ impl Gateway {
     /// Closes all sessions of now, for instance because the others have expired this node's epoch. New ones may come.
     pub fn close_sessions(&self, reason: CloseReason) {
         self.node.closing.send_replace(Some(reason));
+    }
+
+    /// Turns away whoever comes from now on, closes all sessions of now with 1001 and `hint` (`leader=<id>:<addr>`), and lets
+    /// HTTP requests under way be answered. Until [`Gateway::take_clients`].
+    pub fn drain(&self, hint: String) {
+        self.drained.send_replace(true);
+        self.close_sessions(CloseReason::new(CloseReason::AWAY, hint));
+    }
+
+    /// Whoever comes is welcome again.
+    pub fn take_clients(&self) {
+        self.drained.send_replace(false);
     }
 
     /// Accepts nobody any more, closes all sessions with 1001 and `reason` (`leader=<id>:<addr>`), lets HTTP requests
@@ -163,7 +193,7 @@ async fn serve_connection(
     router: Router,
     place: Place,
     limits: ClientLimits,
-    mut stop: watch::Receiver<bool>,
+    ends: [watch::Receiver<bool>; 2],
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
@@ -180,8 +210,15 @@ async fn serve_connection(
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut serving = pin!(serving);
+    let [mut stop, mut drained] = ends;
+    let is_over = async {
+        rtdb_runtime::select! {
+            _ = stop.wait_for(|stop| *stop) => {}
+            _ = drained.wait_for(|drained| *drained) => {}
+        }
+    };
     let served = rtdb_runtime::select! {
-        () = async { drop(stop.wait_for(|stop| *stop).await) } => {
+        () = is_over => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }
@@ -192,20 +229,20 @@ async fn serve_connection(
     }
 }
 
-/// Says that there are too many connections already, whatever is asked.
-async fn refuse(mut stream: TcpStream, _permit: OwnedSemaphorePermit, max: usize) {
-    let body =
-        format!("this node serves {max} connections already: come back later, or turn to another node");
+/// Says why nobody is served, whatever is asked.
+async fn refuse(mut stream: TcpStream, _permit: OwnedSemaphorePermit, body: String) {
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: {RETRY_AFTER_S}\r\n\
          content-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\n\r\n{body}",
         body.len(),
     );
     let told = async {
+        let mut scrap = [0; 1024];
+        // An answer to what was not asked yet is none to some clients.
+        let _ = stream.read(&mut scrap).await?;
         stream.write_all(answer.as_bytes()).await?;
         stream.shutdown().await?;
         // With unread bytes the connection would be reset, and the answer lost with it.
-        let mut scrap = [0; 1024];
         while stream.read(&mut scrap).await? > 0 {}
         std::io::Result::Ok(())
     };

@@ -29,6 +29,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/cluster/ready", get(ready))
         .route("/cluster/leader", get(leader))
         .route("/cluster/init", post(init))
+        .route("/cluster/drain", post(drain).delete(undo_drain))
         .route("/cluster/members", get(members).post(add_member))
         .route("/cluster/members/{node}", delete(remove_member))
         .route("/cluster/members/{node}/promote", post(promote))
@@ -100,6 +101,21 @@ async fn init(State(node): State<Arc<Node>>, body: Bytes) -> Response {
         Ok(initialised) => Json(initialised).into_response(),
         Err(refused) => error(refused.status, refused.reason),
     }
+}
+
+/// Clients and leaderships go to other nodes.
+async fn drain(State(node): State<Arc<Node>>) -> Response {
+    node.drain(true).await;
+    drained(&node, true)
+}
+
+async fn undo_drain(State(node): State<Arc<Node>>) -> Response {
+    node.drain(false).await;
+    drained(&node, false)
+}
+
+fn drained(node: &Node, drained: bool) -> Response {
+    Json(json!({ "drained": drained, "members": node.members() })).into_response()
 }
 
 async fn members(State(node): State<Arc<Node>>) -> Response {

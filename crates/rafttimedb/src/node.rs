@@ -20,10 +20,12 @@ use rtdb_consensus::{
     Applied, Audit, ChangeError, ClockVerdict, GroupId, InitError, Manager, Position, Propose, Role,
     Unapplied,
 };
+use rtdb_gateway::Gateway;
 use rtdb_replica::{Contents, Phase, Quarantine, ReplicaStatus, ServerState};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 /// What the admin API and the wiring share.
@@ -32,6 +34,8 @@ pub(crate) struct Node {
     pub(crate) manager: Arc<Manager>,
     pub(crate) local: Arc<LocalNode>,
     pub(crate) metrics: Metrics,
+    pub(crate) gateway: Gateway,
+    pub(crate) is_drained: AtomicBool,
 }
 
 /// How long the nodes may take to agree on what an operator wants.
@@ -162,6 +166,26 @@ impl Node {
         members.collect()
     }
 
+    /// Sends the node's clients and leaderships to other nodes, for as long as it runs, or lets them come again.
+    pub(crate) async fn drain(&self, drain: bool) {
+        self.is_drained.store(drain, Relaxed);
+        self.manager.drain(drain).await;
+        match drain {
+            true => self.gateway.drain(self.hint("drained")),
+            false => self.gateway.take_clients(),
+        }
+    }
+
+    /// Whom a client is told to turn to; `else`, if nobody is known.
+    pub(crate) fn hint(&self, or_else: &str) -> String {
+        match self.leader() {
+            Some(leader) if leader.id != self.config.node_id => {
+                format!("leader={}:{}", leader.id, leader.client_addr)
+            }
+            _ => or_else.to_owned(),
+        }
+    }
+
     /// Lets every replica read its rows at one position of the log, which is given back with the database's identity.
     pub(crate) async fn verify(&self, database: &str) -> Result<(Position, String), Refused> {
         let database = self.identity_of(database)?;
@@ -229,6 +253,9 @@ impl Node {
     /// Why clients should turn to another node for now; nothing, if they need not.
     /// `lag_max_ms` goes before the setting.
     pub(crate) fn unready(&self, lag_max_ms: Option<u64>) -> Option<String> {
+        if self.is_drained.load(Relaxed) {
+            return Some("this node is drained: `rtdb drain --undo` lets clients come again".to_owned());
+        }
         if self.leader().is_none() {
             return Some(self.why_no_leader().to_owned());
         }

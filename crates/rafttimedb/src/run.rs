@@ -25,6 +25,7 @@ use rtdb_gateway::{ClientLimits, CloseReason, Gateway, GatewayMetrics};
 use rtdb_replica::{LocalServer, Replica, ReplicaConfig, ServerConfig, Tokens};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -83,6 +84,8 @@ pub(crate) async fn run(config: Config, clients: &Handle) -> anyhow::Result<Exit
         manager: manager.clone(),
         local: local.clone(),
         metrics,
+        gateway: gateway.clone(),
+        is_drained: AtomicBool::new(false),
     });
     tracing::info!(
         node = node.config.node_id,
@@ -326,13 +329,7 @@ async fn stop(node: &Node, gateway: &Gateway) {
     if node.manager.cluster().is_some() && !node.manager.transfer_leadership().await {
         tracing::info!("no other node could take over the leadership");
     }
-    let reason = match node.leader() {
-        Some(leader) if leader.id != node.config.node_id => {
-            format!("leader={}:{}", leader.id, leader.client_addr)
-        }
-        _ => "shutting down".to_owned(),
-    };
-    gateway.shutdown(reason).await;
+    gateway.shutdown(node.hint("shutting down")).await;
     if let Some(running) = node.local.running() {
         running.replica.stop().await;
         running.server.stop().await;

@@ -44,6 +44,8 @@ pub(crate) enum AdminError {
         "what answers at {url} is not a rafttimedb admin API ({reason})\n  Use a node's --raft-addr (4001 by default), not its --listen-addr."
     )]
     NotANode { url: String, reason: String },
+    #[error("node {node} is no member, as {url} knows: see `rtdb members`")]
+    NoMember { url: String, node: u64 },
     #[error("{url}: {source}")]
     Http { url: String, source: ureq::Error },
 }
@@ -139,6 +141,13 @@ impl Admin {
             return Err(self.refused(&answer));
         }
         serde_json::from_str(&answer.body).map_err(|error| self.not_a_node(error))
+    }
+
+    pub(crate) fn no_member(&self, node: u64) -> AdminError {
+        AdminError::NoMember {
+            url: self.url.clone(),
+            node,
+        }
     }
 
     pub(crate) fn not_a_node(&self, reason: impl ToString) -> AdminError {

@@ -102,6 +102,18 @@ enum Command {
         #[command(flatten)]
         cluster: Cluster,
     },
+    /// Send a node's clients and leaderships to other nodes, for instance before work on its machine. It goes on voting and
+    /// applying. Lasts until it is undone, or the node restarts.
+    Drain {
+        /// Its id.
+        #[arg(long, value_name = "ID")]
+        node_id: u64,
+        /// Let clients and leaderships come again.
+        #[arg(long)]
+        undo: bool,
+        #[command(flatten)]
+        cluster: Cluster,
+    },
     /// Show who belongs to the cluster.
     Members {
         /// Print the node's answer as it is.
@@ -262,6 +274,11 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             cluster,
         } => return Ok(wait::run(&cluster.admin(), goal, Duration::from_secs(timeout))?),
         Command::State { cluster } => status::state(&cluster.admin())?,
+        Command::Drain {
+            node_id,
+            undo,
+            cluster,
+        } => members::drain(&cluster.admin(), node_id, undo)?,
         Command::Members { json, cluster } => members::list(&cluster.admin(), json)?,
         Command::Resolve { database, node, addr } => resolve::run(&Admin::new(&addr), &database, node)?,
         Command::Verify { database, addr } => return Ok(verify::run(&Admin::new(&addr), &database)?),

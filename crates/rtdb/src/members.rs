@@ -70,6 +70,30 @@ pub(crate) fn lead(admin: &Admin, node: u64, group: Option<&str>) -> Result<(), 
     Ok(())
 }
 
+/// The node itself is asked, at the address that any other knows.
+pub(crate) fn drain(admin: &Admin, node: u64, undo: bool) -> Result<(), AdminError> {
+    let members = changed(admin, admin.get("/cluster/members")?)?;
+    let Some(member) = members.iter().find(|member| member.id == node) else {
+        return Err(admin.no_member(node));
+    };
+    let admin = Admin::new(&member.raft_addr);
+    let answer = match undo {
+        false => admin.post("/cluster/drain", &json!({}))?,
+        true => admin.delete("/cluster/drain")?,
+    };
+    let members = changed(&admin, answer)?;
+    let leads = members
+        .iter()
+        .find(|member| member.id == node)
+        .map(|member| member.leads.join(" "));
+    match leads.filter(|leads| !undo && !leads.is_empty()) {
+        _ if undo => println!("Node {node} takes clients again, and may lead."),
+        None => println!("Node {node} is drained: clients are turned away, and it leads nothing."),
+        Some(leads) => println!("Node {node} is drained, and still leads {leads}: no other node is fit to."),
+    }
+    Ok(())
+}
+
 pub(crate) fn list(admin: &Admin, json: bool) -> Result<(), AdminError> {
     let answer = admin.get("/cluster/members")?;
     if json && answer.status.is_success() {

@@ -37,6 +37,9 @@ const STOP_LOOK: Duration = Duration::from_secs(1);
 /// What a node says of a log that is not what was written.
 const DAMAGED: &str = "damaged";
 
+/// What a node says that is no member any more.
+const REMOVED: &str = "was removed";
+
 /// The database that all use.
 const ID: DatabaseId = [7; 32];
 
@@ -85,6 +88,8 @@ struct MachineState {
     is_rotten: bool,
     /// It has refused to start on what has rotted.
     is_lost: bool,
+    /// Somebody wants it to be no member any more.
+    is_unwanted: bool,
 }
 
 /// Moments at which a machine may lose power.
@@ -102,6 +107,7 @@ pub struct Cluster {
     /// What must hold.
     pub truth: Arc<Truth>,
     machines: BTreeMap<u64, Machine>,
+    founders: u64,
     counted: Mutex<[u64; KINDS.len()]>,
     reached: Mutex<BTreeMap<&'static str, u64>>,
     timing: Timing,
@@ -112,9 +118,9 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Machines that are still down.
+    /// Machines that are still down: those of the nodes that are to found a cluster, and spare ones.
     pub fn new(
-        nodes: u64,
+        [founders, spares]: [u64; 2],
         net: Arc<Network>,
         timing: Timing,
         sync_max: Duration,
@@ -135,11 +141,12 @@ impl Cluster {
             };
             (id, machine)
         };
-        let machines = (1..=nodes).map(machine).collect();
+        let machines = (1..=founders + spares).map(machine).collect();
         Arc::new(Self {
             net,
             truth,
             machines,
+            founders,
             counted: Mutex::new([0; KINDS.len()]),
             reached: Mutex::default(),
             timing,
@@ -157,6 +164,22 @@ impl Cluster {
     /// Their numbers.
     pub fn nodes(&self) -> impl Iterator<Item = u64> + '_ {
         self.machines.keys().copied()
+    }
+
+    /// Those of the nodes that found the cluster.
+    pub fn founders(&self) -> impl Iterator<Item = u64> + '_ {
+        self.nodes().filter(|node| *node <= self.founders)
+    }
+
+    /// Who belongs to the shard, as its leader has it, and who of them votes.
+    pub fn members(&self) -> Option<[Vec<u64>; 2]> {
+        let status = self.manager(self.leader()?)?.shard().status();
+        Some([status.members.into_keys().collect(), status.voters])
+    }
+
+    /// A node is to be no member any more; or to be one.
+    pub fn want(&self, node: u64, is_wanted: bool) {
+        self.machines[&node].state.lock().is_unwanted = !is_wanted;
     }
 
     /// What runs on a machine.
@@ -542,7 +565,7 @@ impl Cluster {
     }
 
     /// Who leads the shard.
-    fn leader(&self) -> Option<u64> {
+    pub fn leader(&self) -> Option<u64> {
         self.nodes().find(|node| {
             let status = self.manager(*node).map(|manager| manager.shard().status());
             status.is_some_and(|status| status.role == Role::Leader)
@@ -618,16 +641,31 @@ impl Cluster {
                 let reason = manager.fatal().borrow().clone();
                 if let Some(reason) = reason {
                     sim::note(|| format!("node {node} stops: {reason}"), [*node, 6, 0]);
-                    {
+                    let is_removed = {
                         let mut state = machine.state.lock();
-                        let is_explained = state.may_stop || state.is_rotten;
+                        let is_removed = state.is_unwanted && reason.contains(REMOVED);
+                        let is_explained = state.may_stop || state.is_rotten || is_removed;
                         assert!(is_explained, "node {node} stops: {reason}");
                         state.is_lost |= state.is_rotten && reason.contains(DAMAGED);
-                    }
-                    self.reach("nodes that stopped", 1);
+                        is_removed
+                    };
+                    self.reach(
+                        if is_removed {
+                            "nodes that were removed"
+                        } else {
+                            "nodes that stopped"
+                        },
+                        1,
+                    );
                     drop(manager);
                     self.disturb([*node], Duration::from_secs(1));
                     self.die(*node, false);
+                    if is_removed {
+                        // It comes again as another.
+                        machine.disk.wipe();
+                        machine.server.die(Loss::Everything);
+                        machine.state.lock().is_marked = false;
+                    }
                     if !self.is_lost(*node) {
                         let down = Duration::from_millis(1 + sim::draw(1_000));
                         drop(sim::spawn_on(0, self.clone().down(*node, down)));

@@ -116,6 +116,12 @@ impl Disk {
         }
     }
 
+    /// All that is on it goes.
+    pub fn wipe(&self) {
+        let mut state = self.0.lock();
+        (state.syncing, state.files, state.removed) = Default::default();
+    }
+
     /// The power fails. Says how many sectors are lost.
     pub fn lose_power(&self) -> usize {
         let mut state = self.0.lock();

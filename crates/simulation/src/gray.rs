@@ -39,6 +39,7 @@ pub fn gives_way_once(seed: u64, fault: &Fault, within: Duration) -> Result<Dura
         seed,
         time: AT + ILL + AFTER,
         schedule: Some(vec![(AT, fault.clone())]),
+        moves: false,
         is_calm: true,
         only: None,
         planted: BTreeSet::new(),

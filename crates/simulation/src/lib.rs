@@ -12,6 +12,7 @@ pub mod gateway;
 pub mod gray;
 pub mod hunt;
 pub mod module;
+pub mod mover;
 pub mod network;
 pub mod planted;
 pub mod readers;

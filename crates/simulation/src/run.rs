@@ -4,6 +4,7 @@ use crate::client::{Client, Publisher, call};
 use crate::cluster::{Cluster, Dangers, set_clock};
 use crate::fault::{Fault, KINDS};
 use crate::module::{ADD, ADDS, publish};
+use crate::mover;
 use crate::network::{Network, Weather, addr};
 use crate::readers;
 use crate::timers;
@@ -66,6 +67,8 @@ pub struct Plan {
     pub schedule: Option<Vec<(Duration, Fault)>>,
     /// Which of these faults happen; all, if none are named.
     pub only: Option<BTreeSet<usize>>,
+    /// Nodes come and go.
+    pub moves: bool,
     /// The weather is fair: nothing is lost or late by chance.
     pub is_calm: bool,
     /// Faults that are planted in the code.
@@ -148,7 +151,8 @@ fn weather(is_calm: bool) -> (Weather, Duration) {
 async fn world(plan: Plan, seen: Seen) {
     let nodes = if sim::draw(4) == 0 { 5 } else { 3 };
     let (weather, sync_max) = weather(plan.is_calm);
-    let drawn = Fault::schedule(nodes, plan.time);
+    let spares = u64::from(plan.moves);
+    let drawn = Fault::schedule(nodes + spares, plan.time);
     let mut schedule = plan.schedule.clone().unwrap_or(drawn);
     {
         let mut seen = seen.0.lock();
@@ -175,7 +179,7 @@ async fn world(plan: Plan, seen: Seen) {
         lease_ms: 4_000,
         ..Timing::default()
     };
-    let cluster = Cluster::new(nodes, net, timing, sync_max, &dangers);
+    let cluster = Cluster::new([nodes, spares], net, timing, sync_max, &dangers);
     drop(dangers);
     let watch = sim::spawn_on(0, cluster.clone().watch());
     let founded = timeout(FOUNDED_WITHIN, found(&cluster)).await;
@@ -213,6 +217,7 @@ async fn world(plan: Plan, seen: Seen) {
         .map(|node| sim::spawn_on(0, timers::run(cluster.clone(), node)))
         .chain((0..readers::COUNT).map(|_| sim::spawn_on(0, readers::run(cluster.clone()))))
         .collect();
+    let mover = plan.moves.then(|| sim::spawn_on(0, mover::run(cluster.clone())));
     let (reached, mut moments) = mpsc::channel(VICTIMS_MAX);
     sim::tell_moments(reached);
     let kills = [0, 0, 20, 100][sim::draw(4) as usize];
@@ -247,6 +252,15 @@ async fn world(plan: Plan, seen: Seen) {
     is_over.store(true, Ordering::Relaxed);
     publishes.abort();
     others.iter().for_each(rtdb_runtime::JoinHandle::abort);
+    if let Some(mover) = mover {
+        mover.abort();
+        let all = timeout(SETTLED_WITHIN, mover::all_are_in(&cluster)).await;
+        assert!(
+            all.is_ok(),
+            "not all are members within {SETTLED_WITHIN:?}\n{}",
+            cluster.describe()
+        );
+    }
     let settled = async {
         for client in clients {
             assert!(client.await.is_ok(), "a client has gone");
@@ -291,7 +305,7 @@ pub async fn found(cluster: &Arc<Cluster>) {
         set_clock(*node);
         cluster.start(*node).await;
     }
-    let members: BTreeMap<u64, String> = nodes.iter().map(|node| (*node, addr(*node))).collect();
+    let members: BTreeMap<u64, String> = cluster.founders().map(|node| (node, addr(node))).collect();
     for attempt in 1.. {
         let Some(manager) = cluster.manager(1) else {
             sleep(Duration::from_millis(100)).await;

@@ -35,7 +35,7 @@ async fn fewest(disturb: impl FnOnce(&Arc<Cluster>)) -> usize {
         sync_kills: 0,
         victims,
     };
-    let cluster = Cluster::new(3, net, short(), Duration::from_millis(20), &dangers);
+    let cluster = Cluster::new([3, 0], net, short(), Duration::from_millis(20), &dangers);
     found(&cluster).await;
     for node in 1..=3 {
         let connect = Body::Connect(Connect {

@@ -11,6 +11,7 @@ fn plan(seed: u64, seconds: u64) -> Plan {
         seed,
         time: Duration::from_secs(seconds),
         schedule: None,
+        moves: false,
         is_calm: false,
         only: None,
         planted: BTreeSet::new(),
@@ -80,6 +81,17 @@ fn clients_are_shown_what_they_were_told_though_servers_lose_it() {
         (step * 400, Fault::Lose { node, everything })
     };
     happens_again(&(2..40).map(lose).collect::<Vec<_>>());
+}
+
+#[test]
+fn nodes_come_and_go_while_everything_goes_wrong() {
+    for seed in 1..=3 {
+        let report = run(&Plan {
+            moves: true,
+            ..plan(seed, 20)
+        });
+        assert_eq!(report.broken, None, "seed {seed}");
+    }
 }
 
 #[test]

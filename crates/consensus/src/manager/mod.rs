@@ -26,6 +26,7 @@ use crate::warden::Warden;
 use rtdb_runtime::Instant;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use steward::{Comparison, keep_fit, watch_space, watch_work};
 use tasks::{announce, watch_store};
 use tokio::sync::watch;
@@ -149,6 +150,8 @@ impl Manager {
                 group: group.clone(),
                 meta: groups[&GroupId::META].clone(),
                 vitals: vitals.clone(),
+                me: config.node,
+                patience: config.timing.another_leads(),
             };
             group.run("promoter", promoter.run());
         }
@@ -318,6 +321,14 @@ impl Manager {
             .await
             .into_iter()
             .all(|done| done)
+    }
+
+    /// Has this node lead nothing from now on, as long as another node can, or lets it lead again.
+    pub async fn drain(&self, drain: bool) {
+        self.vitals.is_drained.store(drain, Relaxed);
+        if drain {
+            self.transfer_leadership().await;
+        }
     }
 
     /// Waits until the data directory is closed: after [`shutdown`](Self::shutdown), and once the last handle to the

@@ -27,8 +27,8 @@ pub(super) enum Plan {
 pub(super) enum Refusal {
     #[error("node {0} is no member: add it with `rtdb add-node`")]
     NoMember(u64),
-    #[error("node {0} is a member already: `rtdb promote` and `rtdb demote` say whether it votes")]
-    IsMember(u64),
+    #[error("node {0} is a member that votes: `rtdb demote` lets it only follow")]
+    Votes(u64),
     #[error("node {0} has that address already")]
     TakenAddress(u64),
     #[error("a cluster has at most {MEMBERS_MAX} nodes")]
@@ -74,19 +74,17 @@ impl Known<'_> {
         if let Some((other, _)) = members.find(|(node, it)| **node != add.node && it.addr == add.addr) {
             return Err(Refusal::TakenAddress(*other));
         }
+        let wanted = Member {
+            addr: add.addr.clone(),
+            never_votes: add.never_votes,
+        };
         let nodes = |member| BTreeMap::from([(add.node, member)]);
         let members = match self.membership.get_node(&add.node) {
-            Some(known) if known.addr != add.addr => ChangeMembers::SetNodes(nodes(Member {
-                addr: add.addr.clone(),
-                ..known.clone()
-            })),
-            Some(known) if known.never_votes != add.never_votes => return Err(Refusal::IsMember(add.node)),
-            Some(_) => return Ok(Plan::Done),
+            Some(known) if *known == wanted => return Ok(Plan::Done),
+            Some(_) if add.never_votes && self.votes(add.node) => return Err(Refusal::Votes(add.node)),
+            Some(_) => ChangeMembers::SetNodes(nodes(wanted)),
             None if self.membership.nodes().count() >= MEMBERS_MAX => return Err(Refusal::TooMany),
-            None => ChangeMembers::AddNodes(nodes(Member {
-                addr: add.addr.clone(),
-                never_votes: add.never_votes,
-            })),
+            None => ChangeMembers::AddNodes(nodes(wanted)),
         };
         Ok(Plan::kept(members))
     }
@@ -235,7 +233,7 @@ mod tests {
         };
         assert_eq!(
             plan(&three, &[1], MemberChange::Add(reader)),
-            Err(Refusal::IsMember(3))
+            Err(Refusal::Votes(3))
         );
     }
 

@@ -92,8 +92,8 @@ fn one_that_never_votes_follows_until_it_is_promoted() {
         let later = Duration::from_secs(3);
         tokio::time::sleep(later).await;
         assert!(has(&nodes, 3, &[1, 2, 3], &[4]));
-        let twice = nodes.nodes[0].manager.change_members(added(4, false), None).await;
-        assert!(matches!(twice, Err(ChangeError::Refused { .. })), "{twice:?}");
+        let voter = nodes.nodes[0].manager.change_members(added(2, true), None).await;
+        assert!(matches!(voter, Err(ChangeError::Refused { .. })), "{voter:?}");
 
         change(&nodes.nodes[1].manager, MemberChange::Promote(4)).await;
         assert!(nodes.until(20, |it| has(it, 0, &[1, 2, 3, 4], &[])).await);
@@ -149,6 +149,33 @@ fn a_removed_node_stops_its_sessions_end_and_another_takes_its_place() {
         nodes.call(3, "through the one in its place", 10).await.unwrap();
         let gone = nodes.nodes.remove(leader);
         gone.stop().await;
+        nodes.stop().await;
+    });
+}
+
+/// Whoever has asked for it has died between the two groups.
+#[test]
+fn a_change_that_has_come_to_one_group_alone_comes_to_the_other_or_is_undone() {
+    run(async {
+        let nodes = three_of(4).await;
+        let only = async |change: MemberChange, group| loop {
+            match nodes.nodes[0]
+                .manager
+                .change_members(change.clone(), Some(group))
+                .await
+            {
+                Err(ChangeError::Unfinished { .. }) => {}
+                changed => break changed.unwrap(),
+            }
+        };
+        only(removed(3, false), GroupId::SHARD).await;
+        only(added(4, false), GroupId::META).await;
+        assert!(
+            nodes
+                .until(30, |it| (0..4).all(|place| has(it, place, &[1, 2, 3, 4], &[])))
+                .await
+        );
+        nodes.call(3, "through the new one", 10).await.unwrap();
         nodes.stop().await;
     });
 }

@@ -25,6 +25,8 @@ pub(crate) struct Vitals {
     pub(crate) is_disk_slow: AtomicBool,
     /// Whether its replicas have lagged for a while, and most others' have not.
     pub(crate) is_behind: AtomicBool,
+    /// Whether an operator wants it to have nothing to do.
+    pub(crate) is_drained: AtomicBool,
 }
 
 impl Vitals {
@@ -35,13 +37,14 @@ impl Vitals {
             lags: Mutex::new(Lags::new(node)),
             is_disk_slow: AtomicBool::new(false),
             is_behind: AtomicBool::new(false),
+            is_drained: AtomicBool::new(false),
         })
     }
 
     /// Whether this node should lead: whether it has no [`troubles`](Self::troubles).
     pub(crate) fn is_fit(&self) -> bool {
         let is_slow = self.is_disk_slow.load(Relaxed) || self.is_behind.load(Relaxed);
-        !self.is_clock_off() && !self.space.now().is_low && !is_slow
+        !self.is_clock_off() && !self.space.now().is_low && !is_slow && !self.is_drained.load(Relaxed)
     }
 
     /// Why this node should not lead, for people: nothing, if it should.
@@ -67,6 +70,9 @@ impl Vitals {
         }
         if self.is_behind.load(Relaxed) {
             troubles.push("its SpacetimeDB lags behind those of the other nodes".to_owned());
+        }
+        if self.is_drained.load(Relaxed) {
+            troubles.push("it is drained, until `rtdb drain --undo` or a restart".to_owned());
         }
         troubles
     }

@@ -1,13 +1,16 @@
 //! Nodes come and go while clients call.
 
 use anyhow::{Context, Result, ensure};
+use http::{Method, StatusCode};
+use rtdb_testkit::client::{Client, Connect};
 use rtdb_testkit::clients::Clients;
 use rtdb_testkit::history::History;
 use serde_json::Value;
 use std::process::Output;
 use std::time::Duration;
+use tokio::time::timeout;
 
-use crate::support::{PATIENCE, Scene, answered, program, run, undisturbed, until};
+use crate::support::{DATABASE, PATIENCE, Scene, answered, program, run, undisturbed, until};
 
 /// Acknowledged calls that show that work goes on: more than can be in flight.
 const SOME: u64 = 300;
@@ -96,6 +99,44 @@ fn each_of_three_nodes_is_replaced_while_clients_call() {
             !refused.status.success() && error.contains("no member"),
             "{error}"
         );
+        drained(&mut scene, 4).await?;
         scene.end().await
     });
+}
+
+/// Drains a node, and lets clients come again.
+async fn drained(scene: &mut Scene, node: u64) -> Result<()> {
+    let addr = scene.cluster.node(node).client_addr().to_owned();
+    let mut client = Client::connect(&Connect::new(addr.clone(), DATABASE)).await?;
+    let id = node.to_string();
+    let said = done(scene, 1, &["drain", "--node-id", &id]).await?;
+    ensure!(said.contains("leads nothing"), "{said}");
+    let frame = timeout(PATIENCE, client.closed())
+        .await?
+        .context("no close frame")?;
+    let (code, reason) = (u16::from(frame.code), frame.reason.as_str());
+    ensure!(code == 1001 && reason.starts_with("leader="), "{code} {reason}");
+    let answer = scene
+        .cluster
+        .node(node)
+        .api()
+        .send(Method::GET, "/v1/ping", "")
+        .await?;
+    ensure!(
+        answer.status == StatusCode::SERVICE_UNAVAILABLE,
+        "{}",
+        answer.text()
+    );
+    let ready = rtdb(scene, node, &["wait", "--for", "ready", "--timeout", "0"]).await?;
+    ensure!(!ready.status.success());
+    ensure!(scene.cluster.wait_leader(PATIENCE).await? != node);
+
+    done(scene, 1, &["drain", "--node-id", &id, "--undo"]).await?;
+    Client::connect(&Connect::new(addr, DATABASE)).await?;
+    for goal in ["leader", "ready", "applied"] {
+        done(scene, node, &["wait", "--for", goal]).await?;
+    }
+    let state = done(scene, node, &["state"]).await?;
+    ensure!(state == "meta follower\nshard-0 follower\n", "{state}");
+    Ok(())
 }

@@ -52,6 +52,10 @@ struct Options {
     /// A fault that is planted in the code: that it is found says that the check is one.
     #[arg(long, value_name = "FAULT")]
     plant: Vec<String>,
+    /// Let nodes come and go in each world, too
+    #[arg(long)]
+    moves: bool,
+
     /// Plant each of the known faults, one after the other, and say how soon each is found.
     #[arg(long, conflicts_with_all = ["minutes", "plant"])]
     planted: bool,
@@ -63,6 +67,7 @@ impl Options {
             seed: self.seed.unwrap_or(0),
             time: Duration::from_secs(self.seconds),
             schedule: None,
+            moves: self.moves,
             is_calm: false,
             only: self.only.as_ref().map(|only| only.iter().copied().collect()),
             planted: self.plant.iter().cloned().collect(),
