@@ -76,6 +76,11 @@ pub trait Catalog: Send + Sync {
     /// Whether every node of the cluster knows of calls with keys.
     fn takes_keys(&self) -> bool;
 
+    /// Whether every node of the cluster has said what it knows of: before that, all questions of that kind are answered with no.
+    fn has_heard_all(&self) -> bool {
+        true
+    }
+
     /// Whether every node of the cluster knows of calls that modules ask for at once.
     fn calls_at_once(&self) -> bool;
 

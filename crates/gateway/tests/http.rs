@@ -736,8 +736,10 @@ async fn a_module_has_one_nan_where_processors_differ() {
     .unwrap();
     let mut published = Vec::new();
     for mixed_processors in [false, true] {
+        // A cluster that has just begun: what its nodes know of is waited for.
         let gateway = Fixture::start(Settings {
             mixed_processors,
+            unheard: 3,
             ..Settings::default()
         })
         .await;

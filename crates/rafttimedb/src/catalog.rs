@@ -48,6 +48,10 @@ impl Catalog for LogCatalog {
         self.meta.feature_level() >= TRANSACTION_LEVEL
     }
 
+    fn has_heard_all(&self) -> bool {
+        self.meta.feature_level() > 0
+    }
+
     fn calls_at_once(&self) -> bool {
         self.meta.feature_level() >= IMMEDIATE_LEVEL
     }

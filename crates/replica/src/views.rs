@@ -138,7 +138,9 @@ impl Pace {
     }
 
     fn took(&mut self, time: Duration, now: Instant) {
-        self.known(time);
+        if !self.failed {
+            self.known(time);
+        }
         if time > QUICK_MAX {
             let rested = self.rested.filter(|rested| *rested > now);
             self.rested = Some(rested.unwrap_or(now) + time * PAUSE_FACTOR);
@@ -526,6 +528,11 @@ mod tests {
         assert_eq!((pace.max(later - quick), pace.max(later)), (0, 1));
         pace.works_as_a_whole(quick, later);
         assert_eq!(pace.max(later), 1);
+
+        // How long those took that have failed says nothing.
+        pace.failed();
+        pace.took(quick, later);
+        assert_eq!(pace.max(later), 0);
 
         // If a view was found to fail, the others are as quick as before.
         let views = Arc::new(Views::default());

@@ -159,6 +159,20 @@ pub(super) struct Map {
     pub(super) mask: u32,
 }
 
+/// The module's reducers and procedures, in the order of their names: each `at: u32, bytes: u32, number: u32`, where the name
+/// stands, and what it is of.
+#[derive(Clone, Copy)]
+pub(super) struct Callable {
+    pub(super) entries: u32,
+    pub(super) count: u32,
+}
+
+pub(super) const CALLABLE_BYTES: u32 = 12;
+pub(super) const CALLABLE_LEN: u32 = 4;
+pub(super) const CALLABLE_NUMBER: u32 = 8;
+/// In the place of a reducer's number: it is a procedure.
+pub(super) const OF_PROCEDURE: u32 = u32::MAX - 1;
+
 /// An index to look up at first use.
 pub(super) struct Index {
     pub(super) name: Name,
@@ -213,8 +227,8 @@ pub(super) struct Layout {
     pub(super) known_names: [u32; 2],
     /// The module's timers.
     pub(super) timers: u32,
-    /// The names by which the module's reducers, and its procedures, can be called at once, and the numbers of these.
-    pub(super) callable: [Vec<(Name, u32)>; 2],
+    /// What can be called at once by its name.
+    pub(super) callable: Callable,
     /// The place for a row of `rtdb_immediate`, and for what was where it stands for the host.
     pub(super) immediate: [u32; 2],
     /// The end of the data.
@@ -286,13 +300,7 @@ impl Layout {
         let taken = name(&mut initial, TAKEN);
         let not_due = name(&mut initial, NOT_DUE);
         let conflict = name(&mut initial, CONFLICT);
-        let callable = plan.names.each_ref().map(|names| {
-            let fitting = (0..)
-                .zip(names)
-                .filter(|(_, it)| it.len() <= NAME_BYTES_MAX as usize);
-            let fitting = fitting.map(|(id, it)| (name(&mut initial, it), id));
-            fitting.collect()
-        });
+        let callable = callable(&mut initial, plan);
         let end = (VARIABLE + initial.len() as u32).next_multiple_of(8);
         let claims = end + 2 * names::CACHE_BYTES;
         let timers = claims + (CLAIMS_END - CLAIMS).next_multiple_of(8);
@@ -335,6 +343,38 @@ fn map(initial: &mut Vec<u8>, entries: usize) -> Map {
         slots: reserve(initial, count * SLOT_BYTES),
         mask: count - 1,
     }
+}
+
+/// None of them if nothing is called like that.
+fn callable(initial: &mut Vec<u8>, plan: &Plan) -> Callable {
+    let [reducers, procedures] = plan.names.each_ref().map(|names| names.iter());
+    let numbered = reducers.zip(0..).chain(procedures.map(|it| (it, OF_PROCEDURE)));
+    let mut named: Vec<_> = numbered
+        .filter(|(it, _)| plan.immediate && it.len() <= NAME_BYTES_MAX as usize)
+        .collect();
+    named.sort_by_cached_key(|&(it, _)| name_order(it));
+    let count = named.len() as u32;
+    let entries = reserve(initial, count * CALLABLE_BYTES);
+    for ((text, number), at) in named
+        .into_iter()
+        .zip((entries..).step_by(CALLABLE_BYTES as usize))
+    {
+        let name = name(initial, text);
+        put(initial, at, name.at);
+        put(initial, at + CALLABLE_LEN, name.bytes);
+        put(initial, at + CALLABLE_NUMBER, number);
+    }
+    Callable { entries, count }
+}
+
+/// An order in which names are compared word by word.
+fn name_order(name: &str) -> (usize, Vec<u64>, &[u8]) {
+    let (words, rest) = name.as_bytes().as_chunks();
+    (
+        name.len(),
+        words.iter().map(|word| u64::from_le_bytes(*word)).collect(),
+        rest,
+    )
 }
 
 /// The module's indexes; their sortings are counted from 1, in the order of [`Plan::sortings`].

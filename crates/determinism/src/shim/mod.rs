@@ -261,6 +261,10 @@ impl Target {
             .imports
             .iter()
             .any(|import| import.name == abi::SCHEDULE_IMMEDIATE);
+        let asking = immediate.as_ref().filter(|_| asks).map(|immediate| {
+            let ids = ids.with_ours(module, &layout);
+            immediate.add(module, Writes { ids, ..writes }, journal)
+        });
         let [known_tables, known_indexes] = layout.known_names;
         for import in &self.imports {
             match import.name.as_str() {
@@ -275,14 +279,10 @@ impl Target {
                 _ if procedures.map_or(Ok(false), |it| it.wrap(module, import))? => {}
                 _ => {
                     // A function of the host's may have two names.
-                    let write = match &immediate {
-                        Some(immediate) if import.name == abi::SCHEDULE_IMMEDIATE => {
-                            let writes = Writes {
-                                ids: ids.with_ours(module, &layout),
-                                ..writes
-                            };
-                            let insert = immediate.wrap(module, import, writes, journal)?;
-                            Some((Operation::Ask, insert))
+                    let write = match asking {
+                        Some(asking) if import.name == abi::SCHEDULE_IMMEDIATE => {
+                            asking.wrap(module, import)?;
+                            Some((Operation::Ask, asking.insert))
                         }
                         _ => writes.wrap(module, import)?,
                     };

@@ -293,10 +293,6 @@ impl Procedures {
                 code.call(self.parts.state.read).is_zero().trap_if();
                 window.take_part(code, ARGUMENT, HOT_END);
             });
-            // Since when what it schedules is due.
-            own.set64(code, HEADER + header::TIMESTAMP_AT, |code| {
-                code.local_get(out).read64(window.seen.memory, 0);
-            });
             self.parts.sequences.begin(code);
             self.parts.passed.begin(code);
             self.parts.journal.begin(

@@ -227,6 +227,10 @@ fn calls_that_wait_end_with_the_modules_that_ask_for_any() {
 /// A module whose reducer `ask` asks for what its argument says: a name's place and length, and those of its arguments. `plain` and
 /// `depart`, which is the reducer for departures, leave what they are called with in `called`.
 fn module(def: impl FnOnce(&mut RawModuleDefV9)) -> Vec<u8> {
+    with_imports(&definition(def), "")
+}
+
+fn definition(def: impl FnOnce(&mut RawModuleDefV9)) -> Vec<u8> {
     let mut raw = RawModuleDefV9::default();
     let row = ProductType::from([("args", AlgebraicType::bytes())]);
     table(&mut raw, "called", row, &[]);
@@ -235,21 +239,25 @@ fn module(def: impl FnOnce(&mut RawModuleDefV9)) -> Vec<u8> {
     }
     raw.reducers[2].lifecycle = Some(Lifecycle::OnDisconnect);
     def(&mut raw);
-    let def = encode(RawModuleDef::V9(raw));
+    encode(RawModuleDef::V9(raw))
+}
+
+fn with_imports(def: &[u8], imports: &str) -> Vec<u8> {
     let text = format!(
         r#"(module
+        {imports}
         (import "spacetime_10.0" "table_id_from_name" (func $table_id (param i32 i32 i32) (result i32)))
         (import "spacetime_10.0" "bytes_sink_write" (func $write (param i32 i32 i32) (result i32)))
         (import "spacetime_10.0" "bytes_source_read" (func $read (param i32 i32 i32) (result i32)))
         (import "spacetime_10.0" "datastore_insert_bsatn" (func $insert (param i32 i32 i32) (result i32)))
         (import "spacetime_10.0" "volatile_nonatomic_schedule_immediate"
             (func $schedule (param i32 i32 i32 i32)))
-        (memory (export "memory") 2)
+        (memory (export "memory") {pages})
         (data (i32.const 16) "called")
         (data (i32.const 25820) "plaindepartnothing")
-        (data (i32.const 65536) "{}")
+        (data (i32.const 65536) "{data}")
         (func (export "__describe_module__") (param $sink i32)
-            (i32.store (i32.const 8) (i32.const {}))
+            (i32.store (i32.const 8) (i32.const {len}))
             (drop (call $write (local.get $sink) (i32.const 65536) (i32.const 8))))
         (func $must (param i32) (if (local.get 0) (then (unreachable))))
         (func (export "__call_reducer__")
@@ -269,8 +277,9 @@ fn module(def: impl FnOnce(&mut RawModuleDefV9)) -> Vec<u8> {
             (call $must (call $table_id (i32.const 16) (i32.const 6) (i32.const 12)))
             (call $must (call $insert (i32.load (i32.const 12)) (i32.const 1024) (i32.const 8)))
             (i32.const 0)))"#,
-        escape(&def),
-        def.len()
+        data = escape(def),
+        len = def.len(),
+        pages = 1 + def.len().div_ceil(65_536),
     );
     wat::parse_str(text).expect("the module is well formed")
 }
@@ -352,6 +361,93 @@ fn no_other_signature_is_taken() {
             (param i32 i64 i64 i64 i64 i64 i64 i64 i32 i32) (result i32) (i32.const 0)))"#;
     let wasm = wat::parse_str(text).expect("the module is well formed");
     assert!(prepare(&wasm).is_err());
+}
+
+/// So many reducers with long names that differ at their ends, and a table called as none of them is, but much alike: its name's
+/// place is told, too.
+fn crowd(reducers: u32) -> (Vec<u8>, [u32; 2]) {
+    let name = |nth: u32| format!("{}{nth:08}", "n".repeat(72));
+    let unknown = name(reducers);
+    let def = definition(|def| {
+        (0..reducers).for_each(|nth| reducer(def, &name(nth)));
+        table(def, &unknown, ProductType::unit(), &[]);
+    });
+    let at = def.windows(unknown.len()).position(|it| it == unknown.as_bytes());
+    let at = 65_536 + at.expect("it is there") as u32;
+    (def, [at, unknown.len() as u32])
+}
+
+/// A few kilobytes may import the function hundreds of times, and define thousands of reducers.
+#[test]
+fn each_reducer_and_each_import_takes_little_code() {
+    const EACH_MAX: usize = 400;
+    let (reducers, imports) = (300, 200);
+    let import =
+        r#"(import "spacetime_10.0" "volatile_nonatomic_schedule_immediate" (func (param i32 i32 i32 i32)))"#;
+    let module = with_imports(&crowd(reducers).0, &import.repeat(imports));
+    let bytes = |calls_at_once| {
+        let options = Options {
+            calls_at_once,
+            ..Options::default()
+        };
+        let prepared = prepare_with(&module, &options).expect("the module can be prepared");
+        prepared.wasm.len()
+    };
+    let more = bytes(true).saturating_sub(bytes(false));
+    assert!(
+        more < EACH_MAX * (reducers as usize + imports),
+        "{more} bytes more"
+    );
+}
+
+/// What is not there is looked for at the price of a call, however many there are.
+#[test]
+fn a_reducer_is_found_quickly_among_many() {
+    const FUEL_MAX: u64 = 1_500_000;
+    let (def, unknown) = crowd(4_000);
+    let prepared = prepare(&with_imports(&def, "")).expect("the module can be prepared");
+    let mut host = FakeHost::with_fuel(&prepared.wasm, 4_096, Some(FUEL_MAX));
+    host.call("rtdb_mark", header(1), &[1]).unwrap();
+    ask_for(&mut host, 2, unknown, [0, 0]).unwrap();
+    assert!(asked(&host).is_empty());
+    ask_for(&mut host, 3, PLAIN, [0, 0]).unwrap();
+    let [call] = &asked(&host)[..] else { panic!() };
+    make(&mut host, 4, call).unwrap();
+    assert_eq!(host.db.rows("called").len(), 1);
+}
+
+#[test]
+fn each_reducer_is_found_among_those_much_alike() {
+    let mut names: Vec<String> = Vec::new();
+    for bytes in 1..=20 {
+        for at in [0, bytes / 2, bytes - 1] {
+            let mut name = "m".repeat(bytes);
+            names.push(name.clone());
+            for letter in ["a", "z"] {
+                name.replace_range(at..=at, letter);
+                names.push(name.clone());
+            }
+        }
+    }
+    names.sort();
+    names.dedup();
+    let def = definition(|def| names.iter().for_each(|name| reducer(def, name)));
+    let prepared = prepare(&with_imports(&def, "")).expect("the module can be prepared");
+    let mut host = FakeHost::new(&prepared.wasm, 4_096);
+    host.call("rtdb_mark", header(1), &[1]).unwrap();
+    for (name, index) in names.iter().zip(2..) {
+        let stands = bsatn::to_vec(name).unwrap();
+        let at = def.windows(stands.len()).position(|it| it == stands).unwrap();
+        ask_for(
+            &mut host,
+            index,
+            [65_536 + 4 + at as u32, name.len() as u32],
+            [0, 0],
+        )
+        .unwrap();
+    }
+    let asked: Vec<_> = asked(&host).into_iter().map(|it| it.reducer).collect();
+    assert_eq!(asked, names);
 }
 
 /// Before all nodes of a cluster know of the table.

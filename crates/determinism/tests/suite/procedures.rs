@@ -24,6 +24,7 @@ pub(crate) const RUN: u64 = 77;
 
 pub(crate) fn header(index: u64) -> CallHeader {
     CallHeader {
+        timestamp_us: 1_000 * index as i64,
         index,
         ..CallHeader::default()
     }
@@ -338,9 +339,10 @@ fn what_a_transaction_wants_called_right_after_is_called_everywhere() {
         .map(|it| (it.reducer.as_str(), &it.args[4..]))
         .collect();
     assert_eq!(calls, [("write", &b"soon"[..]), ("write", b"later")]);
-    // Since the transaction began.
-    assert!(asked.iter().all(|it| it.at_us >= 1_000_000));
     let mut log = log.borrow_mut();
+    // By the log's time, whatever this node's clock says.
+    let at_us = header(log.next - 1).timestamp_us;
+    assert!(at_us > 0 && asked.iter().all(|it| it.at_us == at_us));
     assert_eq!(rows(&host), rows(&log.there));
     for host in [&mut host, &mut log.there] {
         immediate::make(host, 50, &asked[0]).unwrap();

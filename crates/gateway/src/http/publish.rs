@@ -18,6 +18,12 @@ use serde_json::json;
 use spacetimedb_lib::{Hash, Identity, hash_bytes};
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long is waited for what the nodes know of, when a cluster has just begun, or this node has: the module is prepared for
+/// good by that.
+const HEARD_MAX: Duration = Duration::from_secs(3);
+const HEARD_POLL: Duration = Duration::from_millis(20);
 
 /// What SpacetimeDB 2.8.3 says to who has not asked for the plan of an update first.
 const MISSING_TOKEN: &str = "Migration policy is set to `BreakClients`, but no migration token was provided.";
@@ -312,6 +318,13 @@ async fn register(
 /// Prepares a module, away from the tasks that serve clients, when its turn comes; gives the original's hash, too. The turn
 /// lasts until it is published: a log with many large entries on their way has no room for anything else.
 pub(super) async fn prepare(node: &Node, module: Bytes) -> Result<(Turn, Prepared, Hash), HttpError> {
+    let heard = async {
+        while !node.catalog.has_heard_all() {
+            rtdb_runtime::sleep(HEARD_POLL).await;
+        }
+    };
+    // If one has never been there, it goes without what asks for all.
+    let _ = rtdb_runtime::timeout(HEARD_MAX, heard).await;
     let options = Options {
         canonical_nan: node.catalog.has_mixed_processors(),
         calls_at_once: node.catalog.calls_at_once(),

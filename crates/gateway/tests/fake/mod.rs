@@ -20,7 +20,7 @@ use spacetimedb_lib::{Identity, RawModuleDef, bsatn};
 use spacetimedb_sats::{AlgebraicType, ProductType};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
@@ -197,6 +197,8 @@ struct FakeCatalog {
     ready: bool,
     ends: bool,
     takes_claims: bool,
+    /// How often it is still asked before all nodes have said what they know of.
+    unheard: AtomicU32,
     mixed_processors: bool,
     mixed_servers: bool,
     locked: bool,
@@ -274,8 +276,14 @@ impl Catalog for FakeCatalog {
         Vec::new()
     }
 
+    fn has_heard_all(&self) -> bool {
+        let asked = self.unheard.load(Ordering::Relaxed);
+        self.unheard.store(asked.saturating_sub(1), Ordering::Relaxed);
+        asked == 0
+    }
+
     fn calls_at_once(&self) -> bool {
-        true
+        self.unheard.load(Ordering::Relaxed) == 0
     }
 
     fn takes_keys(&self) -> bool {
@@ -437,6 +445,8 @@ pub struct Settings {
     pub ready: bool,
     pub ends: bool,
     pub takes_claims: bool,
+    /// How often the catalog is asked before all nodes have said what they know of.
+    pub unheard: u32,
     pub mixed_processors: bool,
     pub mixed_servers: bool,
     pub locked: bool,
@@ -452,6 +462,7 @@ impl Default for Settings {
             ready: true,
             ends: true,
             takes_claims: true,
+            unheard: 0,
             mixed_processors: false,
             mixed_servers: false,
             locked: false,
@@ -481,6 +492,7 @@ impl Fixture {
             ready: settings.ready,
             ends: settings.ends,
             takes_claims: settings.takes_claims,
+            unheard: AtomicU32::new(settings.unheard),
             mixed_processors: settings.mixed_processors,
             mixed_servers: settings.mixed_servers,
             locked: settings.locked,

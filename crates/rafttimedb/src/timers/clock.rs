@@ -2,8 +2,10 @@
 //!
 //! As natively, a row for one time is due at that time, one with an interval first when that has passed since the row came,
 //! and then at the first multiple of it that is to come once the last run has ended: it doesn't drift, and doesn't pile up. A
-//! row that changes is scheduled anew.
+//! row that changes is scheduled anew. A call that the module asks for at once is due as soon as it is there: its time is the log's,
+//! which may be ahead of this clock.
 
+use rtdb_consensus::command::IMMEDIATE_SCHEDULE;
 use rtdb_replica::When;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,6 +21,8 @@ pub(super) struct Clock {
     rows: BTreeMap<RowId, Row>,
     /// Those that wait, by when they are due.
     due: BTreeSet<(i64, RowId)>,
+    /// Those among them that are due whatever the time is, by when they were asked for.
+    at_once: BTreeSet<(i64, RowId)>,
     /// How often a row was taken.
     taken: u64,
     /// The latest time that was seen.
@@ -85,7 +89,7 @@ impl Clock {
             ..
         }) = self.rows.remove(&row)
         {
-            self.due.remove(&(due_us, row));
+            self.waiting(row).remove(&(due_us, row));
         }
     }
 
@@ -144,17 +148,17 @@ impl Clock {
 
     /// When the next row is due.
     pub(super) fn next_us(&self) -> Option<i64> {
-        self.due.first().map(|(due_us, _)| *due_us)
+        match self.at_once.is_empty() {
+            true => self.due.first().map(|(due_us, _)| *due_us),
+            false => Some(i64::MIN),
+        }
     }
 
     /// Takes the row that is due, the longest first.
     pub(super) fn take(&mut self, now_us: i64) -> Option<Due> {
-        let (due_us, row) = self
-            .due
-            .first()
-            .copied()
-            .filter(|(due_us, _)| *due_us <= now_us)?;
-        self.due.pop_first();
+        let due = self.due.first().filter(|(due_us, _)| *due_us <= now_us);
+        let (due_us, row) = *due.into_iter().chain(self.at_once.first()).min()?;
+        self.waiting(row).remove(&(due_us, row));
         self.taken += 1;
         let taken = self.taken;
         let known = self.rows.get_mut(&row)?;
@@ -166,7 +170,7 @@ impl Clock {
         Some(Due {
             row,
             when,
-            due_us,
+            due_us: due_us.min(now_us),
             taken,
         })
     }
@@ -186,7 +190,8 @@ impl Clock {
         let when = known.when;
         let next_us = match (ended, when) {
             _ if changed => first(when, now_us),
-            (Ended::NotRun, _) | (Ended::Unknown, When::Time(_)) => due.due_us,
+            (Ended::NotRun | Ended::Unknown, When::Time(at_us)) => at_us,
+            (Ended::NotRun, When::Interval(_)) => due.due_us,
             (Ended::Ran, When::Time(_)) => {
                 known.state = State::Over;
                 return;
@@ -198,9 +203,16 @@ impl Clock {
 
     fn schedule(&mut self, row: RowId, when: When, due_us: i64) {
         self.went(row);
-        self.due.insert((due_us, row));
+        self.waiting(row).insert((due_us, row));
         let state = State::Waits(due_us);
         self.rows.insert(row, Row { when, state });
+    }
+
+    fn waiting(&mut self, row: RowId) -> &mut BTreeSet<(i64, RowId)> {
+        match row.0 {
+            IMMEDIATE_SCHEDULE => &mut self.at_once,
+            _ => &mut self.due,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use http::Method;
 use rtdb_testkit::demo_module::timers;
 use rtdb_testkit::{Api, sql};
@@ -228,17 +228,8 @@ fn what_is_wanted_at_once_is_called_once_though_leaders_die_in_the_middle() {
     run(async {
         let mut scene = Scene::publishing(timers()?, 3, |_| {}).await?;
         let api: Api = scene.cluster.node(2).api().with_token(&scene.owner);
-        // The nodes may not have said yet that they know of such calls.
-        until("the database can have them", async || {
-            if scene.count(1, "rtdb_immediate").await.is_ok() {
-                return Ok(());
-            }
-            let path = format!("/v1/database/{DATABASE}");
-            api.send(Method::DELETE, &path, String::new()).await?;
-            api.publish(DATABASE, timers()?).await?;
-            bail!("it had no table for them")
-        })
-        .await?;
+        // However young the cluster is.
+        none_waits(&scene, 1).await?;
         call(&scene, 1, "cancel", json!(["pulse"])).await?;
         // One that asks again and again.
         call(&scene, 2, "soon", json!(["on and on", 300])).await?;

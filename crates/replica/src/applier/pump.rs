@@ -55,7 +55,10 @@ impl Applier {
                 payload = connection.next() => {
                     let refreshes = self.core.window().refreshes();
                     let results = self.results(connection, payload?)?;
-                    if self.core.window().refreshes() < refreshes {
+                    // Before the next call is followed by one.
+                    if self.core.has_refresh_failed() {
+                        self.slot.views.refresh_failed();
+                    } else if self.core.window().refreshes() < refreshes {
                         self.slot.views.took(last_result.elapsed() / results.max(1));
                     }
                     last_result = Instant::now();

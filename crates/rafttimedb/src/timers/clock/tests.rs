@@ -1,5 +1,6 @@
 use super::*;
 use proptest::prelude::*;
+use rtdb_consensus::command::IMMEDIATE_SCHEDULE;
 
 const ROW: RowId = (0, 1);
 const MS: i64 = 1_000;
@@ -54,6 +55,30 @@ fn what_is_overdue_comes_at_once_and_in_order() {
     assert_eq!(rows(&mut clock, 1_000), [2, 4, 3, 1]);
     assert_eq!(clock.next_us(), Some(2_000));
     assert_eq!(rows(&mut clock, 1_000), [0_u64; 0]);
+}
+
+/// The log's time goes on where it was when all clocks are set back.
+#[test]
+fn calls_at_once_are_made_whatever_the_clock_says() {
+    let mut clock = Clock::default();
+    let at_once = |id| (IMMEDIATE_SCHEDULE, id);
+    clock.came((0, 1), When::Time(5), 10);
+    clock.came(at_once(7), When::Time(1_000_001), 10);
+    clock.came(at_once(8), When::Time(1_000_002), 4);
+    clock.came(at_once(9), When::Time(3), 4);
+    clock.came(at_once(10), When::Time(1_000_003), 4);
+    clock.went(at_once(8));
+    assert!(clock.next_us().is_some_and(|next_us| next_us <= 4));
+    let due = clock.take(4).unwrap();
+    assert_eq!((due.row, due.due_us), (at_once(9), 3));
+    assert_eq!(clock.take(10).unwrap().row, (0, 1));
+    let due = clock.take(10).unwrap();
+    assert_eq!((due.row, due.when), (at_once(7), When::Time(1_000_001)));
+    assert_eq!(due.due_us, 10);
+    // One that was not taken comes before those behind it.
+    clock.done(due, Ended::NotRun, 11);
+    assert_eq!(rows(&mut clock, 11), [7, 10]);
+    assert_eq!(clock.next_us(), None);
 }
 
 #[test]
