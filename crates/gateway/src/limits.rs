@@ -14,6 +14,32 @@ pub struct ClientLimits {
     pub idle_timeout: Duration,
     /// Bytes that all clients may take of the node's memory.
     pub bytes_max: usize,
+    /// How the updates of feeds wait for each other.
+    pub gather: Gather,
+}
+
+/// How the updates of a feed wait for those that are about to follow.
+#[derive(Clone, Copy, Debug)]
+pub struct Gather {
+    /// From so many members on they do.
+    pub members_min: usize,
+    /// With so many, for half of those whose commands are at the server; with more, for more of them.
+    pub members_half: usize,
+    /// For at most about as long as it would take to tell them: so long for each member (timers add up to 1 ms), up to the next.
+    pub a_member: Duration,
+    /// How long that is at most.
+    pub max: Duration,
+}
+
+impl Default for Gather {
+    fn default() -> Self {
+        Self {
+            members_min: 16,
+            members_half: 64,
+            a_member: Duration::from_micros(20),
+            max: Duration::from_millis(5),
+        }
+    }
 }
 
 impl Default for ClientLimits {
@@ -23,6 +49,7 @@ impl Default for ClientLimits {
             auth_timeout: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(30),
             bytes_max: CLIENTS_BYTES_MAX,
+            gather: Gather::default(),
         }
     }
 }
@@ -151,18 +178,6 @@ pub const FEED_ITEMS_MAX: usize = 16_384;
 
 /// Bytes of updates that are gathered for a batch while more is to come.
 pub const BATCH_BYTES_MAX: usize = 256 << 10;
-
-/// From so many members on, the updates of a feed wait for those that are about to follow.
-pub const GATHER_MEMBERS_MIN: usize = 16;
-
-/// With so many, for half of those whose commands are at the server; with more, for more of them.
-pub const GATHER_MEMBERS_HALF: usize = 64;
-
-/// For at most about as long as it would take to tell them: so long for each member (timers add up to 1 ms), up to the next.
-pub const GATHER_A_MEMBER: Duration = Duration::from_micros(20);
-
-/// How long that is at most.
-pub const GATHER_MAX: Duration = Duration::from_millis(5);
 
 /// Bytes of frames that are written as they are. A ping waits for them.
 pub const FRAMES_BYTES_MAX: usize = 256 << 10;

@@ -89,6 +89,7 @@ impl Node {
                 Pool::new(APART_MAX),
                 metrics.clone(),
                 budget.clone(),
+                limits.gather,
             ),
             client,
             reach,

@@ -14,6 +14,7 @@ use rtdb_consensus::{
     Unapplied,
 };
 use rtdb_gateway::Gateway;
+use rtdb_gateway::limits::Gather;
 use rtdb_protocol::Subprotocol;
 use rtdb_replica::{DatabaseId, Fatal, Phase, Quarantine, Replica};
 use rtdb_runtime::{Instant, sim, sleep, timeout};
@@ -113,6 +114,7 @@ pub struct Cluster {
     timing: Timing,
     limits: Limits,
     subprotocol: Subprotocol,
+    gather: Gather,
     /// Until when something may be felt that was wrong with anything but a database server.
     troubled_until: Mutex<Option<Instant>>,
 }
@@ -152,6 +154,7 @@ impl Cluster {
             timing,
             limits: Limits::default(),
             subprotocol,
+            gather: gateway::draw_gather(),
             troubled_until: Mutex::default(),
         })
     }
@@ -328,7 +331,7 @@ impl Cluster {
             .server
             .die([Loss::Nothing, Loss::Last][sim::draw(2) as usize]);
         let replica = replica::start(node, &manager, machine.server.clone(), self.truth.clone());
-        let gateway = gateway::start(&manager, &replica, &machine.server);
+        let gateway = gateway::start(&manager, &replica, &machine.server, self.gather);
         let mut state = machine.state.lock();
         (state.manager, state.replica, state.gateway) = (Some(manager), Some(replica), Some(gateway));
         Ok(())

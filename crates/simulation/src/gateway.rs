@@ -4,11 +4,13 @@ use crate::module::{DATABASE, owner};
 use crate::spacetime::SpacetimeDb;
 use rtdb_consensus::Manager;
 use rtdb_consensus::command::CallKey;
+use rtdb_gateway::limits::Gather;
 use rtdb_gateway::{
     Catalog, Claims, Client, ClientLimits, CloseReason, DatabaseRecord, FirstCall, Gateway, GatewayMetrics,
     OverReplica, TokenError, Tokens,
 };
 use rtdb_replica::Replica;
+use rtdb_runtime::sim;
 use spacetimedb_lib::Identity;
 use std::sync::Arc;
 
@@ -21,7 +23,12 @@ pub fn database() -> Identity {
 }
 
 /// Starts a node's gateway, which closes its clients when the others have given the node up.
-pub fn start(manager: &Arc<Manager>, replica: &Arc<Replica>, server: &SpacetimeDb) -> Gateway {
+pub fn start(
+    manager: &Arc<Manager>,
+    replica: &Arc<Replica>,
+    server: &SpacetimeDb,
+    gather: Gather,
+) -> Gateway {
     let server = Arc::new(server.clone());
     let local = OverReplica::reaching(replica.clone(), server.clone(), server, Arc::new(Names));
     let gateway = Gateway::new(
@@ -30,7 +37,10 @@ pub fn start(manager: &Arc<Manager>, replica: &Arc<Replica>, server: &SpacetimeD
         Arc::new(One),
         Arc::new(local),
         GatewayMetrics::new().expect("metrics"),
-        ClientLimits::default(),
+        ClientLimits {
+            gather,
+            ..ClientLimits::default()
+        },
     );
     let closes = gateway.clone();
     let mut epoch = manager.shard().epoch();
@@ -41,6 +51,21 @@ pub fn start(manager: &Arc<Manager>, replica: &Arc<Replica>, server: &SpacetimeD
         }
     });
     gateway
+}
+
+/// How updates wait for each other: there are few clients, so that they do it all the same in most worlds, and for about as many
+/// of those that follow as where there are some, or very many.
+pub fn draw_gather() -> Gather {
+    let usual = Gather::default();
+    match sim::draw(4) {
+        0 => usual,
+        _ => Gather {
+            members_min: 1,
+            members_half: [0, 2][sim::draw(2) as usize],
+            a_member: [usual.max / 10, usual.max][sim::draw(2) as usize],
+            ..usual
+        },
+    }
 }
 
 /// The one database that there is.

@@ -18,7 +18,7 @@ const fn planted(name: &'static str, what: &'static str) -> Planted {
 pub const SEEDS_MAX: u64 = 400;
 
 /// Those that must be found.
-pub const FAULTS: [Planted; 40] = [
+pub const FAULTS: [Planted; 41] = [
     planted("votes are not synced", "a vote is given before it is on disk"),
     planted(
         "entries count before they are synced",
@@ -136,6 +136,10 @@ pub const FAULTS: [Planted; 40] = [
     planted(
         "restored rows are shown again",
         "what members of a feed missed is not taken down as shown",
+    ),
+    planted(
+        "updates that wait change places",
+        "what a feed has gathered is not told in the order in which it came",
     ),
     planted(
         "updates overtake receipts",

@@ -1,6 +1,7 @@
 //! Readers: who asks any node how far the log is committed hears of no less than anybody has been told before.
 
 use crate::cluster::Cluster;
+use crate::network::id;
 use rtdb_consensus::Propose;
 use rtdb_runtime::{sim, sleep, timeout};
 use std::sync::Arc;
@@ -25,7 +26,9 @@ pub async fn run(cluster: Arc<Cluster>) {
             continue;
         };
         let told = cluster.truth.told_last();
-        if let Ok(Ok(index)) = timeout(PATIENCE, group.read_index()).await {
+        // The question dies with the node's process, as all that asks raft must.
+        let asked = sim::spawn_on(id(node), async move { group.read_index().await });
+        if let Ok(Ok(Ok(index))) = timeout(PATIENCE, asked).await {
             assert!(
                 index >= told.index(),
                 "node {node} says that the log is committed up to {index}, and {told} was acknowledged before"

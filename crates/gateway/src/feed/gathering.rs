@@ -5,15 +5,17 @@
 //! to do meanwhile, and for nearly all where telling takes longer than what the server does; but no longer than it would take to tell
 //! them, so that nothing comes more than twice as late.
 
-use crate::limits::{BATCH_BYTES_MAX, GATHER_A_MEMBER, GATHER_MAX, GATHER_MEMBERS_HALF, GATHER_MEMBERS_MIN};
+use crate::limits::{BATCH_BYTES_MAX, Gather};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::sync::watch;
 
 #[derive(Default)]
 pub(super) struct Gathering {
+    limits: Gather,
     payloads: Vec<Bytes>,
     bytes: usize,
     /// What it waits for.
@@ -29,6 +31,13 @@ struct Wait {
 }
 
 impl Gathering {
+    pub(super) fn new(limits: Gather) -> Self {
+        Self {
+            limits,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn add(&mut self, payload: Bytes) {
         self.bytes += payload.len();
         self.payloads.push(payload);
@@ -58,12 +67,15 @@ impl Gathering {
         if self.is_empty() {
             return Poll::Pending;
         }
-        if !self.is_full() && members >= GATHER_MEMBERS_MIN {
+        if !self.is_full() && members >= self.limits.members_min {
             let came = self.payloads.len();
             let wait = self
                 .wait
-                .get_or_insert_with(|| Wait::new(members, came, in_flight()));
+                .get_or_insert_with(|| Wait::new(&self.limits, members, came, in_flight()));
             if came < wait.enough && wait.over.poll_unpin(cx).is_pending() {
+                if rtdb_runtime::planted("updates that wait change places") {
+                    self.payloads.reverse();
+                }
                 return Poll::Pending;
             }
         }
@@ -73,7 +85,7 @@ impl Gathering {
 
 impl Wait {
     /// Some have come, and more may follow.
-    fn new(members: usize, came: usize, in_flight: Option<watch::Receiver<usize>>) -> Self {
+    fn new(limits: &Gather, members: usize, came: usize, in_flight: Option<watch::Receiver<usize>>) -> Self {
         let to_follow = in_flight.as_ref().map_or(0, |in_flight| *in_flight.borrow());
         let Some(mut in_flight) = in_flight.filter(|_| to_follow > 0) else {
             return Self {
@@ -81,16 +93,24 @@ impl Wait {
                 over: std::future::ready(()).boxed(),
             };
         };
-        let telling = u32::try_from(members).map_or(GATHER_MAX, |members| GATHER_A_MEMBER * members);
+        let telling = limits.telling(members);
         let over = async move {
             let idle = in_flight.wait_for(|in_flight| *in_flight == 0);
             // Who knew of it may be gone.
-            let _ = rtdb_runtime::timeout(telling.min(GATHER_MAX), idle).await;
+            let _ = rtdb_runtime::timeout(telling, idle).await;
         };
         Self {
-            enough: came + to_follow * members / (members + GATHER_MEMBERS_HALF),
+            enough: came + to_follow * members / (members + limits.members_half),
             over: over.boxed(),
         }
+    }
+}
+
+impl Gather {
+    /// About how long it takes to tell so many members of an update.
+    fn telling(&self, members: usize) -> Duration {
+        let members = u32::try_from(members).unwrap_or(u32::MAX);
+        self.a_member.saturating_mul(members).min(self.max)
     }
 }
 
@@ -99,7 +119,6 @@ mod tests {
     use super::*;
     use rtdb_runtime::Instant;
     use std::future::poll_fn;
-    use std::time::Duration;
 
     const MANY: usize = 200;
     const UPDATE: Bytes = Bytes::from_static(b"an update");
@@ -117,10 +136,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_update_waits_while_others_are_about_to_follow() {
         let (mut gathering, in_flight) = (Gathering::default(), watch::Sender::new(10));
-        let telling = GATHER_A_MEMBER * MANY as u32;
-        assert!(waits(&mut gathering, MANY, &in_flight).await >= telling);
-        assert!(waits(&mut gathering, 1_000 * MANY, &in_flight).await < 2 * GATHER_MAX);
-        let few = GATHER_MEMBERS_MIN - 1;
+        let Gather {
+            a_member,
+            max,
+            members_min,
+            ..
+        } = gathering.limits;
+        assert!(waits(&mut gathering, MANY, &in_flight).await >= a_member * MANY as u32);
+        assert!(waits(&mut gathering, 1_000 * MANY, &in_flight).await < 2 * max);
+        let few = members_min - 1;
         assert_eq!(waits(&mut gathering, few, &in_flight).await, Duration::ZERO);
         in_flight.send_replace(0);
         assert_eq!(waits(&mut gathering, MANY, &in_flight).await, Duration::ZERO);
@@ -152,9 +176,14 @@ mod tests {
 
     #[tokio::test]
     async fn the_more_members_the_more_is_told_at_once() {
-        assert_eq!(told(GATHER_MEMBERS_MIN - 1, 4), [1, 1, 1, 1]);
-        assert_eq!(told(GATHER_MEMBERS_HALF, 16), [9, 4, 2, 1]);
-        assert_eq!(told(100 * GATHER_MEMBERS_HALF, 16), [16]);
+        let Gather {
+            members_min,
+            members_half,
+            ..
+        } = Gather::default();
+        assert_eq!(told(members_min - 1, 4), [1, 1, 1, 1]);
+        assert_eq!(told(members_half, 16), [9, 4, 2, 1]);
+        assert_eq!(told(100 * members_half, 16), [16]);
         assert_eq!(told(MANY, 1), [1]);
     }
 

@@ -2,7 +2,7 @@ use super::member::{Member, Request};
 use super::shape::Shapes;
 use super::task::Feed;
 use crate::budget::Budget;
-use crate::limits::{ALONE_MAX, FEED_ITEMS_MAX, FEED_REQUESTS_MAX};
+use crate::limits::{ALONE_MAX, FEED_ITEMS_MAX, FEED_REQUESTS_MAX, Gather};
 use crate::local::Local;
 use crate::metrics::GatewayMetrics;
 use crate::pool::Pool;
@@ -21,6 +21,7 @@ pub(super) struct Means {
     pub(super) pool: Pool,
     pub(super) metrics: GatewayMetrics,
     pub(super) budget: Budget,
+    pub(super) gather: Gather,
     running: Mutex<BTreeMap<FeedKey, Running>>,
 }
 
@@ -60,6 +61,7 @@ impl Feeds {
         pool: Pool,
         metrics: GatewayMetrics,
         budget: Budget,
+        gather: Gather,
     ) -> Self {
         Self {
             means: Arc::new(Means {
@@ -68,6 +70,7 @@ impl Feeds {
                 pool,
                 metrics,
                 budget,
+                gather,
                 running: Mutex::default(),
             }),
             alone: Mutex::default(),

@@ -69,13 +69,13 @@ impl Feed {
                 means.metrics.row_bytes.clone(),
                 means.budget.clone(),
             ),
+            gathering: Gathering::new(means.gather),
             means,
             key,
             asked,
             members: BTreeMap::new(),
             gone: Vec::new(),
             upstream: None,
-            gathering: Gathering::default(),
             opening: None,
             counts: FuturesUnordered::new(),
             caller: None,
@@ -229,7 +229,8 @@ impl Feed {
 
     /// What it has sent and nobody was told is missed, as is what it would have sent.
     fn drop_upstream(&mut self) {
-        (self.upstream, self.gathering) = (None, Gathering::default());
+        self.upstream = None;
+        self.gathering.take();
     }
 
     fn act(&mut self, action: Action) {

@@ -1,13 +1,14 @@
 //! What servers lose, and do, at moments when it is hard to see.
 
 use super::support::{Eventful, Log, WITHIN, When, judge, names, ran, skip, start};
-use rtdb_consensus::command::{Body, Delete};
+use rtdb_consensus::command::{Body, Call, Delete};
 use rtdb_consensus::{Position, Unapplied};
+use rtdb_determinism::header::CallHeader;
 use rtdb_protocol::Subprotocol;
 use rtdb_replica::Replica;
 use rtdb_runtime::{sleep, timeout};
 use rtdb_simulation::client::call;
-use rtdb_simulation::module::{ADD, DATABASE, publish};
+use rtdb_simulation::module::{ADD, DATABASE, REMOVE, own_args, publish};
 use rtdb_simulation::spacetime::{Loss, SpacetimeDb};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -244,8 +245,8 @@ fn a_server_that_does_not_take_a_module_is_asked_now_and_then() {
     assert!(put <= 2, "it was asked {put} times in 100 s");
 }
 
-/// What becomes of a call behind an update, in a database that is deleted behind both, and which a server that `dies` has to make
-/// again. It may have troubles when it is to take the publication.
+/// What becomes of a call behind an update that removes the row of one before it, in a database that is deleted behind both, and
+/// which a server that `dies` has to make again. It may have troubles when it is to take the publication.
 fn told_before_the_deletion(dies: Loss, is_troubled: bool) -> Result<Position, Unapplied> {
     ran(0, async move {
         let (server, eventful, log, replica) = begun(false).await;
@@ -255,7 +256,13 @@ fn told_before_the_deletion(dies: Loss, is_troubled: bool) -> Result<Position, U
         }
         server.die(dies);
         log.push(Body::Publish(publish(2, false, false)));
-        let two = log.push(call(0, ADD, "two"));
+        let args = [&CallHeader::default().encode()[..], &own_args("two", 1)].concat();
+        let removed = log.push(Body::Call(Call {
+            database: DATABASE,
+            reducer: REMOVE.to_owned(),
+            args: args.into(),
+            ..Call::default()
+        }));
         let deleted = log.push(Body::Delete(Delete {
             database: DATABASE,
             ..Delete::default()
@@ -268,7 +275,7 @@ fn told_before_the_deletion(dies: Loss, is_troubled: bool) -> Result<Position, U
         log.outcome(deleted).await.expect("it goes well");
         assert!(eventful.is_over());
         assert_eq!(server.database(&DATABASE), None);
-        let told = log.outcome(two).await;
+        let told = log.outcome(removed).await;
         replica.stop().await;
         told.map(|applied| applied.position)
     })
