@@ -254,6 +254,7 @@ async fn publish(
     let name = target.filter(|target| Identity::from_hex(target).is_err());
     let (_, existing) = look_up(node, target)?;
     let token = params.check(node, existing.as_ref(), caller)?;
+    let is_there = existing.is_some_and(|record| node.local.database(&record.identity).is_some());
     let (turn, prepared, program) = prepare(node, module).await?;
     warn(&prepared, target);
     // Preparing takes its time, and what was there may be another one by now.
@@ -300,7 +301,8 @@ async fn publish(
         Ok(Applied {
             reply: Reply::Published { created: true },
             ..
-        }) => "created",
+            // A replica that begins the clearing again finds nothing there any more.
+        }) if !is_there => "created",
         Ok(_) => "updated",
         Err(Unapplied::Reducer { message: error, .. }) => {
             return Err(HttpError::bad_request(format!(
