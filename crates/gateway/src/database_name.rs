@@ -1,5 +1,6 @@
 //! What databases may be called.
 
+use serde::Deserialize;
 use spacetimedb_lib::Identity;
 use thiserror::Error;
 
@@ -14,6 +15,22 @@ pub(crate) enum NameError {
     Hyphen,
     #[error("invalid characters in database name")]
     Invalid,
+}
+
+/// A name or an identity, as a parameter gives it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct NameOrIdentity(pub(crate) String);
+
+impl TryFrom<String> for NameOrIdentity {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Self, NameError> {
+        match check(&text) {
+            Ok(()) | Err(NameError::Identity) => Ok(Self(text)),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// Checks a name: lower-case letters and digits, in groups with single hyphens between them.

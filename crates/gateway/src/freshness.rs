@@ -3,7 +3,7 @@
 
 use crate::http_error::HttpError;
 use crate::node::Node;
-use axum::extract::Query;
+use crate::query::Query;
 use http::Uri;
 use rtdb_consensus::{LogIndex, NoReadIndex, Position};
 use serde::Deserialize;
@@ -50,8 +50,7 @@ impl Freshness {
     /// # Errors
     /// 400, if they say something else.
     pub(crate) fn from_uri(uri: &Uri) -> Result<Self, HttpError> {
-        let read = Query::<Raw>::try_from_uri(uri);
-        let Query(raw) = read.map_err(|error| HttpError::bad_request(error.body_text()))?;
+        let Query(raw) = Query::<Raw>::read(uri.query().unwrap_or_default())?;
         Ok(Self {
             consistency: raw.consistency,
             after: Position(raw.after).index(),

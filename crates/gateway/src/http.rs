@@ -43,6 +43,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
                 .merge(delete(database::delete)),
         )
         .route("/database/{database}/pre_publish", post(plan::plan).layer(large))
+        .route("/database/{database}/reset", put(publish::reset).layer(large))
         .route(
             "/database/{database}/names",
             get(names::get).post(names::add).put(names::set),
@@ -61,7 +62,6 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
             get(database::timestamp),
         )
         .route("/database/{database}/mcp", post(mcp::of_database))
-        .route("/database/{database}/{unserved}", any(unserved))
         .route_layer(middleware::from_fn_with_state(node.clone(), auth::identify));
     // Nobody is asked who he is: what stands in the headers is for the handlers.
     let routes = Router::new()
@@ -76,10 +76,15 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/ping", get(auth::ping))
         .route("/health", get(identity::health))
         .route("/identity", post(identity::forward))
-        .route("/identity/{*path}", any(identity::forward))
+        .route("/identity/public-key", get(identity::forward))
+        .route("/identity/websocket-token", post(identity::forward))
+        .route("/identity/{identity}/verify", get(identity::forward))
+        .route("/identity/{identity}/databases", get(identity::databases))
         .route(
             "/energy/{identity}",
-            get(identity::forward).put(identity::forward).post(unserved),
+            get(identity::forward)
+                .put(identity::forward)
+                .post(identity::add_energy),
         )
         .merge(mcp)
         .merge(routes)
@@ -95,19 +100,4 @@ async fn answers(State(node): State<Arc<Node>>, request: Request, next: Next) ->
     let response = body::held(next.run(request).await, &node.budget).await;
     node.metrics.answered(response.status());
     response
-}
-
-/// What SpacetimeDB serves and the cluster does not.
-const UNSERVED: [&str; 2] = ["reset", "energy"];
-
-async fn unserved(request: Request) -> Result<Response, HttpError> {
-    let known = request
-        .uri()
-        .path()
-        .split('/')
-        .find(|part| UNSERVED.contains(part));
-    Err(match known {
-        Some(what) => HttpError::not_served(&format!("`{what}`")),
-        None => HttpError::new(http::StatusCode::NOT_FOUND, ""),
-    })
 }

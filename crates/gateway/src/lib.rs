@@ -44,6 +44,7 @@ mod pool;
 mod presence;
 mod procedures;
 mod publishers;
+mod query;
 mod reach;
 mod reducers;
 mod rows;

@@ -259,6 +259,9 @@ pub const SCHEMA_BYTES_MAX: usize = 16 << 20;
 /// Bytes of what a tool answers to a language model.
 pub const TOOL_BYTES_MAX: usize = 16 << 20;
 
+/// Bytes of what the local server says of a database, or of those that somebody owns: some 240,000.
+pub const LOCAL_JSON_BYTES_MAX: usize = 16 << 20;
+
 /// Bytes of the local server's plan of an update.
 pub const PLAN_BYTES_MAX: usize = 16 << 20;
 

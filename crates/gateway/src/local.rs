@@ -49,6 +49,12 @@ pub trait Local: Send + Sync {
     /// The database of that identity, once the replica has published it to the local server.
     fn database(&self, identity: &Identity) -> Option<LocalDatabase>;
 
+    /// The hash of the module as its author wrote it, of one that was ever published to a database, by that of the prepared
+    /// module, which the local server tells. `None` if nobody knows.
+    fn original(&self, _identity: &Identity, _prepared: Hash) -> Option<Hash> {
+        None
+    }
+
     /// Changes with every publication to a database that exists, refused or not: connections to the local server from
     /// before it may hang on a module that nobody else sees. `None` if there is no such database.
     fn publications(&self, identity: &Identity) -> Option<watch::Receiver<u64>>;

@@ -10,7 +10,7 @@ use rtdb_consensus::LogIndex;
 use rtdb_protocol::Subprotocol;
 use rtdb_replica::{Became, LocalServer, Procedures, Replica, Server, ServerState, Views};
 use rtdb_runtime::{Home, JoinHandle};
-use spacetimedb_lib::{ConnectionId, Identity};
+use spacetimedb_lib::{ConnectionId, Hash, Identity};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -100,6 +100,10 @@ impl Local for OverReplica {
             position: active.position,
             reads_claims: active.claims == rtdb_determinism::Claims::Read,
         })
+    }
+
+    fn original(&self, identity: &Identity, prepared: Hash) -> Option<Hash> {
+        self.replica.original(&identity.to_byte_array(), prepared)
     }
 
     fn publications(&self, identity: &Identity) -> Option<watch::Receiver<u64>> {

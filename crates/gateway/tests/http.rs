@@ -594,11 +594,13 @@ async fn publishing_is_for_owners_and_modules() {
     assert!(body.contains("not a WebAssembly module"), "{body}");
     assert_eq!(gateway.request("PUT /v1/database/No_Name", BOB, b"").await.0, 400);
     for (query, status) in [
-        ("parent=x", 501),
+        ("parent=x", 404),
+        ("organization=x", 404),
+        ("parent=No_Name", 400),
         ("policy=BreakClients", 400),
         ("policy=Whatever", 400),
         ("policy=BreakClients&token=none", 400),
-        ("num_replicas=3", 501),
+        ("num_replicas=256", 400),
         ("host_type=Js", 400),
     ] {
         assert_eq!(
@@ -714,8 +716,12 @@ async fn a_locked_database_stays_as_it_is() {
         ..Settings::default()
     })
     .await;
-    for (request, does) in [("DELETE", "deleted"), ("PUT", "reset")] {
-        let request = format!("{request} /v1/database/{NAME}?clear=true");
+    for (method, path, does) in [
+        ("DELETE", "", "deleted"),
+        ("PUT", "?clear=true", "reset"),
+        ("PUT", "/reset", "reset"),
+    ] {
+        let request = format!("{method} /v1/database/{NAME}{path}");
         let (status, _, body) = locked.request(&request, OWNER, b"\0asm").await;
         assert_eq!(status, 403);
         assert!(
@@ -725,6 +731,53 @@ async fn a_locked_database_stays_as_it_is() {
     }
     assert_eq!(locked.log.kinds(), [""; 0]);
     assert_eq!(locked.meta.kinds(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_reset_clears_what_is_there_and_makes_nothing() {
+    let wasm = std::fs::read(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../modules/counter-1x/counter-1x.wasm"
+    ))
+    .unwrap();
+    let gateway = Fixture::start(Settings::default()).await;
+    let reset = format!("PUT /v1/database/{NAME}/reset");
+    assert_eq!(gateway.request(&reset, BOB, &wasm).await.0, 403);
+    assert_eq!(gateway.request(&reset, OWNER, b"").await.0, 400);
+    let nothing = "PUT /v1/database/nothing/reset";
+    assert_eq!(gateway.request(nothing, OWNER, &wasm).await.0, 404);
+    assert_eq!(gateway.log.kinds(), [""; 0]);
+    assert_eq!(gateway.meta.kinds(), [""; 0]);
+
+    // Larger than other bodies may be.
+    let large = [&wasm[..], &padding(3 << 20)].concat();
+    for module in [&wasm, &large] {
+        let (status, _, body) = gateway.request(&reset, OWNER, module).await;
+        assert_eq!(status, 200, "{body}");
+        assert!(body.ends_with(r#","op":"updated"}}"#), "{body}");
+    }
+    let commands = gateway.log.commands.lock().clone();
+    let published = commands.iter().filter_map(|body| match body {
+        Body::Publish(publish) => Some((publish.clear, publish.program.to_vec())),
+        _ => None,
+    });
+    let programs = [&wasm, &large].map(|module| spacetimedb_lib::hash_bytes(module).data.to_vec());
+    assert!(published.eq(programs.map(|program| (true, program))));
+}
+
+/// A section of so many bytes that says nothing.
+fn padding(bytes: u32) -> Vec<u8> {
+    let leb = |mut number: u32| {
+        let mut leb = Vec::new();
+        while number >= 0x80 {
+            leb.push(number as u8 | 0x80);
+            number >>= 7;
+        }
+        leb.push(number as u8);
+        leb
+    };
+    // Its name has no letters.
+    [&[0][..], &leb(bytes + 1), &[0], &vec![0; bytes as usize]].concat()
 }
 
 #[tokio::test]
@@ -934,7 +987,11 @@ async fn a_body_in_many_small_pieces_counts_as_what_it_takes() {
 async fn what_is_not_served_says_so() {
     let gateway = Fixture::start(Settings::default()).await;
     let (status, _, body) = gateway
-        .request(&format!("POST /v1/database/{NAME}/reset"), "", b"")
+        .request(
+            &format!("POST /v1/energy/{}", identity_of("bob").to_hex()),
+            BOB,
+            b"",
+        )
         .await;
     assert_eq!(status, 501);
     assert!(body.contains("not served"), "{body}");

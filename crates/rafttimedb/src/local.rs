@@ -6,7 +6,7 @@ use rtdb_consensus::{LogIndex, Manager};
 use rtdb_gateway::{Local, LocalDatabase, OverReplica, SetAside, Tokens};
 use rtdb_protocol::Subprotocol;
 use rtdb_replica::{Became, LocalServer, Procedures, Replica, Views};
-use spacetimedb_lib::{ConnectionId, Identity};
+use spacetimedb_lib::{ConnectionId, Hash, Identity};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
 
@@ -82,6 +82,10 @@ impl Local for LocalNode {
 
     fn database(&self, identity: &Identity) -> Option<LocalDatabase> {
         self.running()?.local.database(identity)
+    }
+
+    fn original(&self, identity: &Identity, prepared: Hash) -> Option<Hash> {
+        self.running()?.local.original(identity, prepared)
     }
 
     fn publications(&self, identity: &Identity) -> Option<watch::Receiver<u64>> {

@@ -3,6 +3,7 @@
 mod awaited;
 mod backlog;
 mod outcomes;
+mod programs;
 mod recent;
 mod scout;
 mod shared;
@@ -26,6 +27,7 @@ use rtdb_consensus::{Follow, Lag, LogIndex, Position};
 use rtdb_runtime::Instant;
 use rtdb_runtime::JoinHandle;
 use scout::Scout;
+use spacetimedb_lib::Hash;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,6 +97,12 @@ impl Replica {
     /// A database whose module is running here. Stays while the local server is down.
     pub fn database(&self, identity: &DatabaseId) -> Option<Arc<ActiveDatabase>> {
         self.shared.active(identity)
+    }
+
+    /// The hash of the module as its author wrote it, of one that was ever published to the database, by that of the prepared
+    /// module.
+    pub fn original(&self, identity: &DatabaseId, prepared: Hash) -> Option<Hash> {
+        self.shared.original(identity, prepared)
     }
 
     /// The databases whose modules are running here.

@@ -3,7 +3,7 @@
 
 use super::HttpError;
 use crate::budget::{Budget, Share};
-use crate::limits::CLIENT_BYTES_FREE;
+use crate::limits::{CLIENT_BYTES_FREE, LOCAL_JSON_BYTES_MAX};
 use crate::local_client::Forwarded;
 use crate::node::Node;
 use axum::body::{Body, Bytes, HttpBody};
@@ -12,6 +12,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt};
 use http::StatusCode;
+use serde::de::DeserializeOwned;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What a piece of a body takes besides its bytes, until all have come: many small ones take more than a large one.
@@ -71,6 +72,19 @@ fn read(
         reading.lock().unwrap_or_else(PoisonError::into_inner).broken_off = Some(broken_off);
         Err(error)
     })
+}
+
+/// Reads what the local server has answered.
+pub(super) async fn json<T: DeserializeOwned>(answer: Response) -> Result<T, HttpError> {
+    let unreadable = |error: &dyn std::fmt::Display| {
+        HttpError::new(
+            StatusCode::BAD_GATEWAY,
+            format!("SpacetimeDB's answer can't be read: {error}"),
+        )
+    };
+    let body = axum::body::to_bytes(answer.into_body(), LOCAL_JSON_BYTES_MAX).await;
+    let body = body.map_err(|error| unreadable(&error))?;
+    serde_json::from_slice(&body).map_err(|error| unreadable(&error))
 }
 
 /// An answer, counted until it is sent.

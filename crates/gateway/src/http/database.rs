@@ -4,6 +4,7 @@ use super::{Authenticated, HttpError};
 use crate::catalog::DatabaseRecord;
 use crate::limits::{DATABASE_WAIT_MAX, SCHEMA_BYTES_MAX};
 use crate::node::Node;
+use axum::Json;
 use axum::body::Body;
 use axum::extract::{Extension, Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
@@ -11,6 +12,9 @@ use http::header::CONTENT_TYPE;
 use http::{Method, StatusCode};
 use rtdb_consensus::command::{Body as Command, Delete, EndDatabase, SetLock, SetNames};
 use rtdb_consensus::{Refusal, Unapplied};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use spacetimedb_lib::Hash;
 use std::sync::Arc;
 
 pub(super) type Caller = Extension<Authenticated>;
@@ -43,7 +47,26 @@ pub(super) async fn info(
     Path(database): Path<String>,
     Extension(caller): Caller,
 ) -> Result<Response, HttpError> {
-    forward(&node, &database, &caller, "", None).await
+    let answer = forward(&node, &database, &caller, "", None).await?;
+    if answer.status() != StatusCode::OK {
+        return Ok(answer);
+    }
+    let mut info: Info = super::body::json(answer).await?;
+    let identity = node.database(&database)?.identity;
+    if let Some(original) = node.local.original(&identity, info.initial_program) {
+        info.initial_program = original;
+    }
+    Ok(Json(info).into_response())
+}
+
+/// What the local server says of a database.
+#[derive(Serialize, Deserialize)]
+struct Info {
+    database_identity: Box<RawValue>,
+    owner_identity: Box<RawValue>,
+    host_type: Box<RawValue>,
+    /// The hash of the module that the database has begun with.
+    initial_program: Hash,
 }
 
 pub(super) async fn timestamp(

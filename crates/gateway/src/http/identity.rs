@@ -2,10 +2,14 @@
 
 use super::{HttpError, auth};
 use crate::node::Node;
-use axum::extract::{Request, State};
-use axum::response::Response;
-use http::Method;
+use axum::Json;
+use axum::extract::{Path, Request, State};
+use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
+use http::{Method, StatusCode};
+use serde::{Deserialize, Serialize};
+use spacetimedb_lib::Identity;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Passes a request to `/v1/identity…`, or for an identity's energy, on.
@@ -35,6 +39,37 @@ pub(super) async fn forward(State(node): State<Arc<Node>>, request: Request) -> 
             body,
         )
         .await
+}
+
+#[derive(Serialize, Deserialize)]
+struct Databases {
+    identities: Vec<Identity>,
+}
+
+/// The databases that the local server has of an owner: without those that it has for a moment to try modules in.
+pub(super) async fn databases(
+    State(node): State<Arc<Node>>,
+    Path(owner): Path<String>,
+    request: Request,
+) -> Result<Response, HttpError> {
+    let answer = forward(State(node.clone()), request).await?;
+    let (Ok(owner), StatusCode::OK) = (Identity::from_hex(owner), answer.status()) else {
+        return Ok(answer);
+    };
+    let Databases { identities } = super::body::json(answer).await?;
+    let here: BTreeSet<_> = identities.into_iter().collect();
+    let owned = node
+        .catalog
+        .owned_by(&owner)
+        .into_iter()
+        .map(|record| record.identity);
+    let identities = owned.filter(|identity| here.contains(identity)).collect();
+    Ok(Json(Databases { identities }).into_response())
+}
+
+/// Energy is each server's own, and never runs out.
+pub(super) async fn add_energy() -> HttpError {
+    HttpError::not_served("`energy`")
 }
 
 /// The local server's health and version.

@@ -4,9 +4,9 @@
 use super::{Authenticated, HttpError};
 use crate::freshness::{Consistency, Freshness};
 use crate::node::Node;
-use axum::extract::{Extension, Path, Query, State};
+use crate::query::Query;
+use axum::extract::{Extension, Path, State};
 use axum::response::{IntoResponse, Response};
-use http::Uri;
 use http::header::CONTENT_TYPE;
 use rtdb_consensus::Position;
 use rtdb_consensus::command::Ended;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 /// What is asked for.
 #[derive(Debug, Deserialize)]
-struct Asked {
+pub(super) struct Asked {
     connection_id: String,
     request_id: u32,
 }
@@ -26,11 +26,9 @@ struct Asked {
 pub(super) async fn outcome(
     State(node): State<Arc<Node>>,
     Path(database): Path<String>,
-    uri: Uri,
+    Query(asked): Query<Asked>,
     Extension(caller): Extension<Authenticated>,
 ) -> Result<Response, HttpError> {
-    let asked = Query::<Asked>::try_from_uri(&uri);
-    let Query(asked) = asked.map_err(|error| HttpError::bad_request(error.body_text()))?;
     let connection = ConnectionId::from_hex(&asked.connection_id);
     let connection = connection.map_err(|_| HttpError::bad_request("`connection_id` is no connection id"))?;
     let record = node.database(&database)?;

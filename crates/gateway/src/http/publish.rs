@@ -3,12 +3,14 @@
 
 use super::{Authenticated, HttpError};
 use crate::catalog::DatabaseRecord;
+use crate::database_name::NameOrIdentity;
 use crate::limits::PUBLICATION_TURN_MAX;
 use crate::node::Node;
 use crate::pool::Turn;
+use crate::query::Query;
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Extension, Path, Query, State};
+use axum::extract::{Extension, Path, State};
 use http::StatusCode;
 use rtdb_consensus::command::{self, Owner, RegisterDatabase};
 use rtdb_consensus::{Applied, GroupId, Refusal, Reply, Unapplied};
@@ -32,6 +34,15 @@ const MISSING_TOKEN: &str = "Migration policy is set to `BreakClients`, but no m
 const LOCKED: &str =
     "Database is locked and cannot be reset with --delete-data. Run `spacetime unlock` first.";
 
+/// What it says of a parent for a database that is cleared.
+const PARENT: &str = "Setting the parent of an existing database is not supported";
+
+/// What it says to who wants to clear a database that is only about to be made.
+const NOTHING_TO_CLEAR: &str = "Clear database requires database name or identity";
+
+/// How many replicas may be asked for.
+const REPLICAS_MAX: usize = u8::MAX as usize;
+
 /// What an update may do to clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 enum Policy {
@@ -41,50 +52,117 @@ enum Policy {
     BreakClients,
 }
 
+/// What modules are made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+enum HostType {
+    #[default]
+    Wasm,
+    Js,
+}
+
 /// The query parameters of a publish, as far as they are known.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Params {
-    clear: Option<bool>,
-    num_replicas: Option<u32>,
+    #[serde(default)]
+    clear: bool,
+    num_replicas: Option<usize>,
     #[serde(default)]
     policy: Policy,
     token: Option<Hash>,
-    host_type: Option<String>,
-    parent: Option<String>,
+    #[serde(default)]
+    host_type: HostType,
+    parent: Option<NameOrIdentity>,
     #[serde(alias = "org")]
-    organization: Option<String>,
+    organization: Option<NameOrIdentity>,
+    /// Whether there has to be a database already.
+    #[serde(skip)]
+    must_exist: bool,
+}
+
+/// Those of a reset.
+#[derive(Debug, Deserialize)]
+pub(super) struct ResetParams {
+    num_replicas: Option<usize>,
+    #[serde(default)]
+    host_type: HostType,
 }
 
 impl Params {
-    /// Refuses what the cluster does not serve, rather than ignore it.
-    fn check(&self, node: &Node) -> Result<(), HttpError> {
-        let unserved = [
-            (
-                "`num_replicas`: every node of the shard has a replica, so choosing their number",
-                self.num_replicas.is_some_and(|n| n > 1),
-            ),
-            (
-                "the migration policy `BreakClients`",
-                self.policy == Policy::BreakClients && !node.local.plans_updates(),
-            ),
-            ("a `parent` database", self.parent.is_some()),
-            ("an `organization`", self.organization.is_some()),
-        ];
-        if let Some((what, _)) = unserved.iter().find(|(_, asked)| *asked) {
-            return Err(HttpError::not_served(what));
+    /// What there is to say against it before the module is looked at, in SpacetimeDB's order. Gives the token by which the
+    /// owner agrees to what the update does to clients; empty for none.
+    fn check(
+        &self,
+        node: &Node,
+        existing: Option<&DatabaseRecord>,
+        caller: &Authenticated,
+    ) -> Result<Bytes, HttpError> {
+        let clears = self.clear && existing.is_some();
+        if clears {
+            if self.parent.is_some() {
+                return Err(HttpError::bad_request(PARENT));
+            }
+            self.allow(node, existing, caller)?;
+        } else {
+            // Natively, too, they make no difference, and have to be known.
+            for NameOrIdentity(named) in self.parent.iter().chain(&self.organization) {
+                let known = node.identity(named)?;
+                known.ok_or_else(|| HttpError::no_such_name(named))?;
+            }
         }
-        match self.host_type.as_deref() {
-            None | Some("Wasm") => Ok(()),
-            Some(other) => Err(HttpError::bad_request(format!(
-                "modules of type `{other}` can't be replicated yet: publish one that is built to WebAssembly"
-            ))),
+        // Nor does it: every node has a replica.
+        if let Some(replicas) = self.num_replicas.filter(|replicas| *replicas > REPLICAS_MAX) {
+            return Err(HttpError::bad_request(format!(
+                "Replication factor {replicas} out of bounds"
+            )));
+        }
+        let mut token = Bytes::new();
+        if !clears {
+            self.allow(node, existing, caller)?;
+            token = self.token(node)?;
+        }
+        match self.host_type {
+            HostType::Wasm => Ok(token),
+            HostType::Js => Err(HttpError::bad_request(
+                "modules of type `Js` can't be replicated yet: publish one that is built to WebAssembly",
+            )),
         }
     }
 
-    /// The token by which the owner agrees to what the update does to clients; empty for none.
+    /// Whether the caller may do that to the database that there is, or else make one.
+    fn allow(
+        &self,
+        node: &Node,
+        existing: Option<&DatabaseRecord>,
+        caller: &Authenticated,
+    ) -> Result<(), HttpError> {
+        let identity = &caller.claims.identity;
+        match existing {
+            Some(record) if self.clear => {
+                authorize(record, caller, "reset database")?;
+                if record.locked {
+                    return Err(HttpError::new(StatusCode::FORBIDDEN, LOCKED));
+                }
+                Ok(())
+            }
+            Some(record) => authorize(record, caller, "update database"),
+            None if self.must_exist => Err(HttpError::no_such_database()),
+            None if node.publishers.get().is_none_or(|them| them.allow(identity)) => Ok(()),
+            None => {
+                let why = format!(
+                    "{} is not authorized to create databases here: ask the operator to name it in --publishers",
+                    identity.to_hex()
+                );
+                Err(HttpError::new(StatusCode::FORBIDDEN, why))
+            }
+        }
+    }
+
     fn token(&self, node: &Node) -> Result<Bytes, HttpError> {
         match (self.policy, self.token) {
             (Policy::Compatible, _) => Ok(Bytes::new()),
+            _ if !node.local.plans_updates() => {
+                Err(HttpError::not_served("the migration policy `BreakClients`"))
+            }
             (Policy::BreakClients, None) => Err(HttpError::bad_request(MISSING_TOKEN)),
             (Policy::BreakClients, Some(_)) if !node.catalog.migrates() => Err(HttpError::unavailable(
                 "updates that may break clients are taken once RaftTimeDB is updated on every node of the cluster",
@@ -132,6 +210,10 @@ pub(super) async fn anonymous(
     Extension(caller): Extension<Authenticated>,
     module: Bytes,
 ) -> Result<Json<PublishResult>, HttpError> {
+    // 1.x passes it over.
+    if params.clear && node.local.plans_updates() {
+        return Err(HttpError::bad_request(NOTHING_TO_CLEAR));
+    }
     publish(&node, None, &params, &caller, module).await
 }
 
@@ -146,6 +228,28 @@ pub(super) async fn named(
     publish(&node, Some(&database), &params, &caller, module).await
 }
 
+/// `PUT …/reset`: the database that is there begins anew, with this module.
+pub(super) async fn reset(
+    State(node): State<Arc<Node>>,
+    Path(database): Path<String>,
+    Query(ResetParams {
+        num_replicas,
+        host_type,
+    }): Query<ResetParams>,
+    Extension(caller): Extension<Authenticated>,
+    module: Bytes,
+) -> Result<Json<PublishResult>, HttpError> {
+    node.database(&database)?;
+    let params = Params {
+        clear: true,
+        must_exist: true,
+        num_replicas,
+        host_type,
+        ..Params::default()
+    };
+    publish(&node, Some(&database), &params, &caller, module).await
+}
+
 async fn publish(
     node: &Arc<Node>,
     target: Option<&str>,
@@ -153,18 +257,15 @@ async fn publish(
     caller: &Authenticated,
     module: Bytes,
 ) -> Result<Json<PublishResult>, HttpError> {
-    params.check(node)?;
-    let clear = params.clear.unwrap_or(false);
     let name = target.filter(|target| Identity::from_hex(target).is_err());
-    let (_, existing) = look_up(node, target, caller, clear)?;
-    let token = match existing {
-        Some(_) if clear => Bytes::new(),
-        _ => params.token(node)?,
-    };
+    let (_, existing) = look_up(node, target)?;
+    let token = params.check(node, existing.as_ref(), caller)?;
+    let is_there = existing.is_some_and(|record| node.local.database(&record.identity).is_some());
     let (turn, prepared, program) = prepare(node, module).await?;
     warn(&prepared, target);
     // Preparing takes its time, and what was there may be another one by now.
-    let (identity, existing) = look_up(node, target, caller, clear)?;
+    let (identity, existing) = look_up(node, target)?;
+    params.allow(node, existing.as_ref(), caller)?;
     let owner = Owner {
         identity: caller.claims.identity.to_byte_array().to_vec().into(),
         issuer: caller.claims.issuer.clone(),
@@ -188,7 +289,7 @@ async fn publish(
         names: record.names,
         module: prepared.wasm.into(),
         original_def: prepared.original_def.into(),
-        clear,
+        clear: params.clear,
         judged: node.catalog.judges(),
         program: program.data.to_vec().into(),
         token,
@@ -206,7 +307,8 @@ async fn publish(
         Ok(Applied {
             reply: Reply::Published { created: true },
             ..
-        }) => "created",
+            // A replica that begins the clearing again finds nothing there any more.
+        }) if !is_there => "created",
         Ok(_) => "updated",
         Err(Unapplied::Reducer { message: error, .. }) => {
             return Err(HttpError::bad_request(format!(
@@ -222,34 +324,13 @@ async fn publish(
     }))
 }
 
-/// The identity that a publication is for, if it is known yet, and the database, if there is one, which must be the caller's.
+/// The identity that a publication is for, if it is known yet, and the database, if there is one.
 fn look_up(
     node: &Node,
     target: Option<&str>,
-    caller: &Authenticated,
-    clear: bool,
 ) -> Result<(Option<Identity>, Option<DatabaseRecord>), HttpError> {
     let identity = target.map(|target| node.identity(target)).transpose()?.flatten();
     let existing = identity.and_then(|identity| node.catalog.by_identity(&identity));
-    if let Some(record) = &existing {
-        let action = if clear {
-            "reset database"
-        } else {
-            "update database"
-        };
-        authorize(record, caller, action)?;
-        if clear && record.locked {
-            return Err(HttpError::new(StatusCode::FORBIDDEN, LOCKED));
-        }
-    } else if let Some(publishers) = node.publishers.get()
-        && !publishers.allow(&caller.claims.identity)
-    {
-        let why = format!(
-            "{} is not authorized to create databases here: ask the operator to name it in --publishers",
-            caller.claims.identity.to_hex()
-        );
-        return Err(HttpError::new(StatusCode::FORBIDDEN, why));
-    }
     Ok((identity, existing))
 }
 

@@ -2,6 +2,7 @@
 
 use crate::freshness::Consistency;
 use crate::http_error::HttpError;
+use crate::query::Query;
 use http::StatusCode;
 use rtdb_protocol::compress::Compression;
 use serde::Deserialize;
@@ -38,12 +39,7 @@ impl Params {
     /// 400, as SpacetimeDB answers.
     pub(crate) fn from_query(query: &str) -> Result<Self, HttpError> {
         let invalid = |what: String| HttpError::new(StatusCode::BAD_REQUEST, what);
-        let uri = http::Uri::builder()
-            .path_and_query(format!("/?{query}"))
-            .build()
-            .map_err(|error| invalid(format!("Failed to deserialize query string: {error}")))?;
-        let axum::extract::Query(raw) = axum::extract::Query::<Raw>::try_from_uri(&uri)
-            .map_err(|error| invalid(format!("Failed to deserialize query string: {error}")))?;
+        let Query(raw) = Query::<Raw>::read(query)?;
         let connection = match raw.connection_id {
             Some(hex) => ConnectionId::from_hex(&hex).map_err(|_| {
                 invalid(format!(

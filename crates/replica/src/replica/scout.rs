@@ -170,6 +170,7 @@ impl Scout {
                 let Some((identity, owner)) = named(&publish.database, publish.owner.as_ref()) else {
                     return Ok(());
                 };
+                self.shared.published(identity, publish);
                 let birth = match self.births.remove(&identity) {
                     Some(mut birth) if birth.exists => {
                         birth.later.push_back(position);
@@ -234,6 +235,7 @@ impl Scout {
                     self.refuse(command, Refusal::Module("the publication is malformed".into()));
                     return Ok(());
                 };
+                self.shared.published(identity, publish);
                 let published = position;
                 match self.known.get_mut(&identity) {
                     Some(life) => (life.published, life.owner) = (published, owner),

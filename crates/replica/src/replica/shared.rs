@@ -3,18 +3,20 @@
 use super::awaited::Awaited;
 use super::backlog::Backlog;
 use super::outcomes::Outcomes;
+use super::programs::Programs;
 use super::recent::{Became, Recent};
 use super::ticks::Ticks;
 use super::{ReplicaConfig, Report, Verdicts, Witnesses};
+use crate::migration::program;
 use crate::{
     ActiveDatabase, Admin, Contents, DatabaseId, DatabaseStatus, Digest, Fatal, Phase, Procedures,
     Quarantine, Views,
 };
 use parking_lot::{Mutex, RwLock};
-use rtdb_consensus::command::{self, Body, Judgement, OUTCOMES_MAX, Owner, Poison, Timer, Trapped};
+use rtdb_consensus::command::{self, Body, Judgement, OUTCOMES_MAX, Owner, Poison, Publish, Timer, Trapped};
 use rtdb_consensus::{Follow, Holding, Lag, LogIndex, Origin, Outcome, Position, ResolvedCommand};
 use rtdb_runtime::Instant;
-use spacetimedb_lib::Identity;
+use spacetimedb_lib::{Hash, Identity, hash_bytes};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -45,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) turns: Arc<tokio::sync::Mutex<()>>,
     active: RwLock<BTreeMap<DatabaseId, Arc<ActiveDatabase>>>,
     slots: RwLock<BTreeMap<DatabaseId, Arc<Slot>>>,
+    /// What the log has published.
+    programs: Mutex<Programs>,
     scouted: watch::Sender<LogIndex>,
     /// What is resolved and was not looked through for databases yet.
     unread: Mutex<Backlog>,
@@ -144,6 +148,7 @@ impl Shared {
             turns: Arc::default(),
             active: RwLock::default(),
             slots: RwLock::default(),
+            programs: Mutex::default(),
             scouted: watch::Sender::new(0),
             unread: Mutex::default(),
             applied: watch::Sender::new(0),
@@ -162,6 +167,16 @@ impl Shared {
         self.verdicts.send_modify(|verdicts| verdicts.judge(judgement));
     }
 
+    /// Takes what is published to a database.
+    pub(super) fn published(&self, database: DatabaseId, publish: &Publish) {
+        let (prepared, original) = (hash_bytes(&publish.module), program(publish));
+        self.programs.lock().note(database, prepared, original);
+    }
+
+    pub(super) fn original(&self, database: &DatabaseId, prepared: Hash) -> Option<Hash> {
+        self.programs.lock().original(database, prepared)
+    }
+
     /// Takes that a database is deleted: it is not served from here on.
     pub(super) fn end(&self, database: DatabaseId, position: Position) {
         self.verdicts
@@ -169,6 +184,7 @@ impl Shared {
         if let Some(slot) = self.slot(&database) {
             slot.deleted.send_replace(true);
         }
+        self.programs.lock().forget(&database);
         self.deactivate(&database);
     }
 
