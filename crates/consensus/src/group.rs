@@ -263,14 +263,17 @@ impl Group {
         self.batcher.clone()
     }
 
-    /// Whether a node belongs to the group. Before this node's log says so itself, those do that found the cluster, or that have
-    /// taken this node in.
+    /// Whether a node is listened to: one that belongs to the group as far as this node knows. Its own log may lack the newest
+    /// members, and among them the leader that is to send it what is missing: then it goes by the word of other members, or of those
+    /// who have taken it in. Before there is a log, it listens to those that found the cluster.
     pub(crate) fn is_member(&self, node: u64) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
-        let knows_itself = membership.get_node(&metrics.id).is_some();
-        membership.get_node(&node).is_some() || (!knows_itself && self.store.is_founder(node))
+        let is_first = membership.nodes().next().is_none() || self.store.taken_in().is_some();
+        membership.get_node(&node).is_some()
+            || self.peers.vouched.lock().knows(node)
+            || (is_first && self.store.is_founder(node))
     }
 
     /// Who belongs to the group for sure, and the entry that says so; `None` as long as that is not known.

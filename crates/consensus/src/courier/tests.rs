@@ -137,6 +137,7 @@ impl Fixture {
             answer_timeout: Duration::from_secs(1),
             vitals: vitals.clone(),
             appends: PeerBudgets::new(Limits::default().peer_bytes_max),
+            vouched: parking_lot::Mutex::default(),
         });
         let proposer = Arc::new(Proposer::new(ME, EPOCH, Limits::default()));
         let (leaders, watched) = TypeConfig::watch_channel(leads(2, 1));

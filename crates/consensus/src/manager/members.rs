@@ -134,7 +134,7 @@ impl Manager {
             });
         }
         match meta.is_member(add.node) {
-            // It moves.
+            // It moves, or has been away for long.
             true => Ok(()),
             // Nothing is newer than what it is taken in by, as long as that does not stand in the log.
             false => self.join(add, LogIndex::MAX).await,

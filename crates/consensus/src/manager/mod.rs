@@ -23,6 +23,7 @@ use crate::transport::wire::Hello;
 use crate::transport::{Grpc, PeerBudgets, PeerError, PeerInfo, Peers, Transport};
 use crate::vitals::{Lag, Slowed, Vitals};
 use crate::warden::Warden;
+use parking_lot::Mutex;
 use rtdb_runtime::Instant;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -106,6 +107,7 @@ impl Manager {
             answer_timeout: config.timing.answer(),
             vitals: vitals.clone(),
             appends: PeerBudgets::new(config.limits.peer_bytes_max),
+            vouched: Mutex::default(),
         });
         let me = Hello {
             node: config.node,

@@ -1,10 +1,12 @@
 //! Looks after the node's clock, disk and replicas, and gives leadership away when they are not fit for it.
 
 use super::lasting::Lasting;
+use crate::LOG_INDEX_MAX;
 use crate::group::Group;
 use crate::log::Store;
 use crate::membership::hand_over;
 use crate::supervisor::Supervisor;
+use crate::transport::sanity::MEMBERS_MAX;
 use crate::transport::{Peers, heard};
 use crate::vitals::{FreeSpace, Vitals};
 use futures::StreamExt;
@@ -72,6 +74,9 @@ impl Comparison {
                     .collect();
                 (membership.voter_ids().collect(), others)
             };
+            if let Some((at, members)) = self.meta.members() {
+                self.peers.vouched.lock().note(at, members);
+            }
             for (node, addr) in others {
                 if asked.insert(node) {
                     answers.push(self.compare_with(node, addr));
@@ -104,9 +109,13 @@ impl Comparison {
             let lagging = heard(&pong.lagging);
             self.vitals.lags.lock().note(node, lagging, Instant::now());
             // Who does not know yet that this node was taken in knows less than this node, or than who took it in.
-            if !pong.is_member && pong.members_at > self.meta.member_since() {
+            if pong.members.len() > MEMBERS_MAX || pong.members_at > LOG_INDEX_MAX {
+                return node;
+            }
+            if !pong.members.contains(&self.peers.node) && pong.members_at > self.meta.member_since() {
                 self.supervisor.fail(REMOVED.to_owned());
             }
+            self.peers.vouched.lock().note(pong.members_at, pong.members);
         }
         node
     }

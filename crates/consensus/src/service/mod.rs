@@ -190,7 +190,7 @@ impl Service {
                     is_fit: self.vitals.is_fit(),
                     lagging: told(self.vitals.lags.lock().told()),
                     members_at: members.as_ref().map_or(0, |(at, _)| *at),
-                    is_member: members.is_some_and(|(_, members)| members.contains(&header.from)),
+                    members: members.into_iter().flat_map(|(_, members)| members).collect(),
                 })
             }
             Ask::ReadIndex(_) => {

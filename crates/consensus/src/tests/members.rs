@@ -153,6 +153,34 @@ fn a_removed_node_stops_its_sessions_end_and_another_takes_its_place() {
     });
 }
 
+/// Its own log does not say that the leader is a member.
+#[test]
+fn who_was_away_hears_from_a_leader_that_has_come_meanwhile() {
+    run(async {
+        let mut nodes = three_of(4).await;
+        let away = nodes.nodes.remove(2);
+        nodes.hub.disconnect(3);
+        away.stop().await;
+        change(&nodes.nodes[0].manager, added(4, false)).await;
+        let votes = |it: &Nodes| {
+            it.nodes[2]
+                .manager
+                .status()
+                .groups
+                .iter()
+                .all(|group| group.voters.contains(&4))
+        };
+        assert!(nodes.until(30, votes).await);
+        change(&nodes.nodes[0].manager, MemberChange::Lead(4)).await;
+        let back = nodes.node(2, Duration::ZERO).await;
+        nodes.nodes.push(back);
+        assert!(nodes.until(30, |it| has(it, 3, &[1, 2, 3, 4], &[])).await);
+        nodes.call(3, "through the one that was away", 10).await.unwrap();
+        assert_eq!(nodes.nodes[2].manager.shard().status().role, Role::Leader);
+        nodes.stop().await;
+    });
+}
+
 /// Whoever has asked for it has died between the two groups.
 #[test]
 fn a_change_that_has_come_to_one_group_alone_comes_to_the_other_or_is_undone() {

@@ -177,16 +177,16 @@ fn messages() -> Vec<Sample> {
         client_addr: "n2:3001".to_owned(),
         feature_level: 0,
     });
-    let pong_of = |members_at, is_member, lagging| Reply {
+    let pong_of = |members_at, members: &[u64], lagging| Reply {
         answer: Some(Answer::Pong(Pong {
             clock_us: 1_700_000_000_000_000,
             is_fit: true,
             lagging,
             members_at,
-            is_member,
+            members: members.to_vec(),
         })),
     };
-    let pong = |lagging| pong_of(0, false, lagging);
+    let pong = |lagging| pong_of(0, &[], lagging);
     let joins = Request {
         ask: Some(Ask::Join(Join {
             founders: vec![1, 2, 4],
@@ -596,7 +596,7 @@ fn messages() -> Vec<Sample> {
         Sample::of("want_issuer", want_issuer),
         Sample::of("issuer", issuer),
         Sample::of("reader", reader),
-        Sample::of("member_pong", pong_of(77, true, Vec::new())),
+        Sample::of("member_pong", pong_of(77, &[1, 2, 4], Vec::new())),
         Sample::of("late_join", joins),
         Sample::of("taken_in", taken_in),
         Sample::of("change_add", change(comes)),

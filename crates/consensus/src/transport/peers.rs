@@ -15,6 +15,8 @@ use crate::vitals::Vitals;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use openraft::raft::{VoteRequest, VoteResponse};
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,6 +84,29 @@ pub(crate) struct Peers {
     pub(crate) vitals: Arc<Vitals>,
     /// Of entries that are on their way.
     pub(crate) appends: PeerBudgets,
+    /// Who belongs to the cluster, as its members say.
+    pub(crate) vouched: Mutex<Vouched>,
+}
+
+/// Who belongs to the meta group, by the newest committed entry that this node, or a member that it knows, knows of.
+#[derive(Debug, Default)]
+pub(crate) struct Vouched {
+    at: LogIndex,
+    members: BTreeSet<u64>,
+}
+
+impl Vouched {
+    /// A member says who they are.
+    pub(crate) fn note(&mut self, at: LogIndex, members: impl IntoIterator<Item = u64>) {
+        if at > self.at {
+            (self.at, self.members) = (at, members.into_iter().collect());
+        }
+    }
+
+    /// Whether a node is among them.
+    pub(crate) fn knows(&self, node: u64) -> bool {
+        self.members.contains(&node)
+    }
 }
 
 impl Peers {

@@ -283,9 +283,9 @@ pub struct Pong {
     /// The committed entry by which the node knows who belongs to the meta group; 0 if it does not know.
     #[prost(uint64, tag = "4")]
     pub members_at: u64,
-    /// Whether who asks is among them.
-    #[prost(bool, tag = "5")]
-    pub is_member: bool,
+    /// Who they are.
+    #[prost(uint64, repeated, tag = "6")]
+    pub members: Vec<u64>,
 }
 
 /// How far a replica lags.

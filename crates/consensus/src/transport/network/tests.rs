@@ -73,6 +73,7 @@ impl Fixture {
             transport: Arc::new(Wire(sender)),
             answer_timeout: Duration::from_secs(1),
             appends: PeerBudgets::new(Limits::default().peer_bytes_max),
+            vouched: parking_lot::Mutex::default(),
         });
         let group = GroupId::SHARD;
         Self {
