@@ -139,6 +139,7 @@ impl Node {
                 ChangeError::Unsound | ChangeError::UnknownGroup => StatusCode::BAD_REQUEST,
                 ChangeError::NoCluster
                 | ChangeError::OtherNode { .. }
+                | ChangeError::Emptied(_)
                 | ChangeError::TooOld { .. }
                 | ChangeError::Refused { .. } => StatusCode::CONFLICT,
                 ChangeError::Peer { .. } => StatusCode::BAD_GATEWAY,

@@ -180,9 +180,9 @@ impl Cluster {
         Some([status.members.into_keys().collect(), status.voters])
     }
 
-    /// A node is to be no member any more; or to be one.
-    pub fn want(&self, node: u64, is_wanted: bool) {
-        self.machines[&node].state.lock().is_unwanted = !is_wanted;
+    /// A node is to be no member any more, and may hear so until it has.
+    pub fn may_go(&self, node: u64) {
+        self.machines[&node].state.lock().is_unwanted = true;
     }
 
     /// What runs on a machine.
@@ -667,7 +667,8 @@ impl Cluster {
                         // It comes again as another.
                         machine.disk.wipe();
                         machine.server.die(Loss::Everything);
-                        machine.state.lock().is_marked = false;
+                        let mut state = machine.state.lock();
+                        (state.is_marked, state.is_unwanted) = (false, false);
                     }
                     if !self.is_lost(*node) {
                         let down = Duration::from_millis(1 + sim::draw(1_000));

@@ -40,19 +40,18 @@ pub async fn run(cluster: Arc<Cluster>) {
     }
 }
 
-/// Waits until all nodes that can run vote.
+/// Waits until all nodes that can run vote. What was asked for before may still be tried, and come between.
 pub async fn all_are_in(cluster: &Arc<Cluster>) {
-    for node in cluster.nodes().filter(|node| !cluster.is_lost(*node)) {
-        while !ask(cluster, &added(node, false)).await {}
-        while !ask(cluster, &MemberChange::Promote(node)).await {}
-    }
     let all_vote = || {
         let [_, voters] = cluster.members()?;
         let mut nodes = cluster.nodes().filter(|node| !cluster.is_lost(*node));
         nodes.all(|node| voters.contains(&node)).then_some(())
     };
     while all_vote().is_none() {
-        sleep(Duration::from_millis(100)).await;
+        for node in cluster.nodes().filter(|node| !cluster.is_lost(*node)) {
+            ask(cluster, &added(node, false)).await;
+        }
+        sleep(Duration::from_millis(500)).await;
     }
 }
 
@@ -73,10 +72,8 @@ async fn ask(cluster: &Arc<Cluster>, change: &MemberChange) -> bool {
         sleep(Duration::from_millis(100)).await;
         return false;
     };
-    match change {
-        MemberChange::Remove(it) => cluster.want(it.node, false),
-        MemberChange::Add(it) => cluster.want(it.node, true),
-        _ => {}
+    if let MemberChange::Remove(it) = change {
+        cluster.may_go(it.node);
     }
     sim::note(|| format!("node {node} is asked for {change:?}"), [node, 9, 0]);
     cluster.disturb_all(PATIENCE);

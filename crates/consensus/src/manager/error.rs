@@ -109,6 +109,11 @@ pub enum ChangeError {
         /// The node that is to come.
         wanted: u64,
     },
+    /// It has lost what it knew.
+    #[error(
+        "node {0} is a member, and its data directory is empty: run `rtdb remove-node` first, and then this again"
+    )]
+    Emptied(u64),
     /// It does not understand what is in the log.
     #[error(
         "node {node} runs a version that is too old for this cluster (feature level {has} of {wants}): update it"

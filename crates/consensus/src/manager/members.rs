@@ -5,8 +5,8 @@ use crate::command::FEATURE_LEVEL;
 use crate::group::Group;
 use crate::group_id::GroupId;
 use crate::membership::{self, Changed};
-use crate::transport::wire::{AddMember, Join, MemberChange};
-use crate::{Follow, LogIndex};
+use crate::transport::wire::{AddMember, Join, MemberChange, RemoveMember};
+use crate::{Follow, LogIndex, Propose};
 use rtdb_runtime::{Instant, sleep};
 use std::time::Duration;
 
@@ -133,12 +133,46 @@ impl Manager {
                 wants: level.min(FEATURE_LEVEL),
             });
         }
-        match meta.is_member(add.node) {
-            // It moves, or has been away for long.
-            true => Ok(()),
-            // Nothing is newer than what it is taken in by, as long as that does not stand in the log.
-            false => self.join(add, LogIndex::MAX).await,
+        let knows = self.meta_is_known().await;
+        if !knows {
+            let reason = "no leader is known".to_owned();
+            return Err(ChangeError::Unfinished {
+                group: meta.id(),
+                reason,
+            });
         }
+        let is_member = meta.status().members.contains_key(&add.node);
+        if is_member && !peer.in_cluster {
+            return Err(ChangeError::Emptied(add.node));
+        }
+        if is_member {
+            // It moves, or has been away for long.
+            return Ok(());
+        }
+        // A node that may have lost its log, and its votes, must be no member of anything until it comes anew.
+        let gone = MemberChange::Remove(RemoveMember {
+            node: add.node,
+            force: false,
+        });
+        for group in self.groups.values().filter(|group| group.id() != meta.id()) {
+            self.change_group(group, &gone).await?;
+        }
+        // Nothing is newer than what it is taken in by, as long as that does not stand in the log.
+        self.join(add, LogIndex::MAX).await
+    }
+
+    /// Whether this node knows all of the meta group that is committed by now.
+    async fn meta_is_known(&self) -> bool {
+        let meta = self.meta();
+        let known = async {
+            let index = meta.read_index().await.ok()?;
+            meta.resolved()
+                .wait_for(|resolved| *resolved >= index)
+                .await
+                .ok()?;
+            Some(())
+        };
+        matches!(rtdb_runtime::timeout(ANSWER_MAX, known).await, Ok(Some(())))
     }
 
     async fn join(&self, add: &AddMember, at: LogIndex) -> Result<(), ChangeError> {
