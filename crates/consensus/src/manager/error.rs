@@ -48,6 +48,9 @@ pub enum InitError {
         "node {0} belongs to a cluster already: if it was begun there, run `rtdb init` with that node as the first"
     )]
     Begun(u64),
+    /// A node's data directory is empty, of a cluster that works.
+    #[error("node {0} has lost its data: remove it with `rtdb remove-node`, and add it with `rtdb add-node`")]
+    Lost(u64),
     /// One of the nodes does not take part.
     #[error("node {node} at {addr}: {source}")]
     Peer {

@@ -52,6 +52,8 @@ pub(super) struct Comparison {
     pub(super) peers: Arc<Peers>,
     pub(super) vitals: Arc<Vitals>,
     pub(super) lease: Duration,
+    /// Who has heard its leader for so long is served.
+    pub(super) served: Duration,
     pub(super) supervisor: Supervisor,
 }
 
@@ -104,7 +106,9 @@ impl Comparison {
             let lagging = heard(&pong.lagging);
             self.vitals.lags.lock().note(node, lagging, Instant::now());
             // Who does not know yet that this node was taken in knows less than this node, or than who took it in.
-            if !pong.is_member && pong.members_at > self.meta.member_since() {
+            // Whom a leader serves is a member, whatever somebody says at another's address.
+            let is_told = !pong.is_member && pong.members_at > self.meta.member_since();
+            if is_told && !self.meta.is_served(self.served).await {
                 self.supervisor.fail(REMOVED.to_owned());
             }
         }
@@ -175,10 +179,12 @@ pub(super) async fn keep_fit(groups: Vec<Arc<Group>>, me: u64, vitals: Arc<Vital
         }
         if vitals.is_clock_off() {
             unfit_at = Some(Instant::now());
-            elect(&groups, false);
         } else if unfit_at.is_some_and(|at: Instant| at.elapsed() > FIT_FOR) {
             unfit_at = None;
-            elect(&groups, true);
+        }
+        for group in &groups {
+            let may_stand = unfit_at.is_none() && group.is_ripe();
+            group.raft().runtime_config().elect(may_stand);
         }
         if !troubles.is_empty() {
             for group in &groups {
@@ -194,11 +200,5 @@ pub(super) async fn keep_fit(groups: Vec<Arc<Group>>, me: u64, vitals: Arc<Vital
         }
         told = troubles;
         rtdb_runtime::sleep(LOOK).await;
-    }
-}
-
-fn elect(groups: &[Arc<Group>], enabled: bool) {
-    for group in groups {
-        group.raft().runtime_config().elect(enabled);
     }
 }
