@@ -13,9 +13,10 @@ use crate::reads::Reads;
 use crate::resolved::ResolvedLog;
 use crate::resolver::{MetaState, Resolver, ShardState};
 use crate::status::{GroupStatus, Role};
-use crate::succession::Succession;
+use crate::succession::{Succession, last};
 use crate::supervisor::Supervisor;
-use crate::transport::{Network, Peers};
+use crate::transport::{Network, PeerError, Peers};
+use crate::types::TypeConfig;
 use crate::vitals::Vitals;
 use crate::{
     Command, Follow, LogIndex, NoReadIndex, NotProposed, Origin, Outcome, Pending, Propose, ReadError,
@@ -23,8 +24,9 @@ use crate::{
 };
 use futures::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::raft::VoteResponse;
 use openraft::{ServerState, SnapshotPolicy};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -87,11 +89,16 @@ impl Group {
         let proposer = Arc::new(Proposer::new(config.node, epoch, config.limits.clone()));
         let resolved = ResolvedLog::new(log.clone(), resolver, proposer.clone());
         let machine = Machine::open(resolved.clone())?;
+        let (addrs, known) = watch::channel(BTreeMap::new());
         let network = Network {
             group: id,
             peers: peers.clone(),
+            addrs: known,
         };
-        let settings = Arc::new(raft_config(id, &config.timing).map_err(std::io::Error::other)?);
+        let mut settings = raft_config(id, &config.timing).map_err(std::io::Error::other)?;
+        // Until it is known to be ripe.
+        settings.enable_elect = store.floor(id).index == 0;
+        let settings = Arc::new(settings);
         let starting = Raft::new(config.node, settings, network, log, machine);
         let raft = supervisor
             .watch(format!("raft ({id})"), starting)
@@ -133,6 +140,7 @@ impl Group {
         group.run("courier", courier.run());
         group.run("succession", group.succession.clone().run());
         group.run("raft", until_over(group.raft.clone()));
+        group.run("address book", keep_addrs(group.raft.clone(), addrs));
         Ok(group)
     }
 
@@ -270,10 +278,13 @@ impl Group {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
-        let is_first = membership.nodes().next().is_none() || self.store.taken_in().is_some();
+        let knows_itself = membership.get_node(&metrics.id).is_some();
+        // Of one that comes again it says who they were once.
+        let is_ripe = metrics.last_log_index.unwrap_or(0) >= self.store.floor(self.id).index;
+        let is_new = !knows_itself || !is_ripe || self.store.taken_in().is_some();
         membership.get_node(&node).is_some()
             || self.peers.vouched.lock().knows(node)
-            || (is_first && self.store.is_founder(node))
+            || (is_new && self.store.is_founder(node))
     }
 
     /// Who belongs to the group for sure, and the entry that says so; `None` as long as that is not known.
@@ -296,6 +307,43 @@ impl Group {
         let knows_itself = membership.membership().get_node(&metrics.id).is_some();
         let own = membership.log_id().filter(|_| knows_itself).map(|at| at.index);
         own.max(self.store.taken_in()).unwrap_or(0)
+    }
+
+    /// Whether this node's log has reached what the group had when it was taken in.
+    pub(crate) fn is_ripe(&self) -> bool {
+        let last = self.raft.metrics().borrow_watched().last_log_index;
+        last.unwrap_or(0) >= self.store.floor(self.id).index
+    }
+
+    /// What a node answers to those who want its vote, as long as it is not [ripe](Self::is_ripe).
+    pub(crate) async fn unripe(&self) -> Result<Option<VoteResponse<TypeConfig>>, PeerError> {
+        let floor = self.store.floor(self.id).index;
+        let answer = self.raft.with_raft_state(move |state| {
+            let last = last(state);
+            let is_ripe = last.map_or(0, |id| id.index) >= floor;
+            (!is_ripe).then(|| VoteResponse::new(*state.vote_ref(), last, false))
+        });
+        answer.await.map_err(PeerError::stopped)
+    }
+
+    /// Whether the group's leader has spoken to this node lately, or this node leads it and a majority answers.
+    pub(crate) async fn is_served(&self, lately: Duration) -> bool {
+        let acked = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let acked = metrics
+                .last_quorum_acked
+                .filter(|_| metrics.state == ServerState::Leader);
+            acked.map(|acked| acked.elapsed())
+        };
+        let heard = self.raft.with_raft_state(|state| {
+            let heard = state.vote_last_modified().filter(|_| state.vote_ref().committed);
+            heard.map(|heard| heard.elapsed())
+        });
+        let me = self.peers.node;
+        let leads = self.raft.metrics().borrow_watched().current_leader == Some(me);
+        let heard = heard.await.ok().flatten().filter(|_| !leads);
+        acked.into_iter().chain(heard).any(|ago| ago < lately)
     }
 
     pub(crate) fn orphans(&self, count_max: usize) -> Vec<u64> {
@@ -322,6 +370,26 @@ impl Group {
         let stopped = rtdb_runtime::timeout(STOP_MAX, stopping).await;
         if !matches!(stopped, Ok(Ok(Ok(())))) {
             tracing::warn!(group = %self.id, "raft did not stop in order");
+        }
+    }
+}
+
+/// Keeps the members' addresses as the group has them now: raft goes on talking to a member where it was when it began to.
+async fn keep_addrs(raft: Raft, addrs: watch::Sender<BTreeMap<u64, String>>) {
+    let mut changes = raft.server_metrics();
+    loop {
+        let known: BTreeMap<u64, String> = {
+            let metrics = changes.borrow_watched();
+            let nodes = metrics.membership_config.nodes();
+            nodes.map(|(node, member)| (*node, member.addr.clone())).collect()
+        };
+        addrs.send_if_modified(|addrs| {
+            let is_new = *addrs != known;
+            *addrs = known;
+            is_new
+        });
+        if changes.changed().await.is_err() {
+            return;
         }
     }
 }

@@ -110,6 +110,9 @@ pub(crate) struct FoundersRecord {
     /// How far the meta group's log was committed when the node was taken in; not set of a founder.
     #[prost(uint64, optional, tag = "2")]
     pub(crate) taken_in: Option<u64>,
+    /// Of a node that was taken in, for each group: the term of the group's leader then, and what was committed.
+    #[prost(btree_map = "uint64, message", tag = "3")]
+    pub(crate) floors: BTreeMap<u64, LogIdRecord>,
 }
 
 /// Voters of one configuration.

@@ -110,9 +110,10 @@ impl Node {
                 InitError::NotAmongNodes(_) => StatusCode::BAD_REQUEST,
                 InitError::Peer { .. } => StatusCode::BAD_GATEWAY,
                 InitError::NotProposed(_) => StatusCode::SERVICE_UNAVAILABLE,
-                InitError::AlreadyInitialised { .. } | InitError::Begun(_) | InitError::Unapplied(_) => {
-                    StatusCode::CONFLICT
-                }
+                InitError::AlreadyInitialised { .. }
+                | InitError::Begun(_)
+                | InitError::Lost(_)
+                | InitError::Unapplied(_) => StatusCode::CONFLICT,
                 InitError::Store(_) | InitError::Raft { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             },
             reason: error.to_string(),
@@ -139,7 +140,6 @@ impl Node {
                 ChangeError::Unsound | ChangeError::UnknownGroup => StatusCode::BAD_REQUEST,
                 ChangeError::NoCluster
                 | ChangeError::OtherNode { .. }
-                | ChangeError::Emptied(_)
                 | ChangeError::TooOld { .. }
                 | ChangeError::Refused { .. } => StatusCode::CONFLICT,
                 ChangeError::Peer { .. } => StatusCode::BAD_GATEWAY,

@@ -48,6 +48,9 @@ pub enum InitError {
         "node {0} belongs to a cluster already: if it was begun there, run `rtdb init` with that node as the first"
     )]
     Begun(u64),
+    /// A node's data directory is empty, of a cluster that works.
+    #[error("node {0} has lost its data: remove it with `rtdb remove-node`, and add it with `rtdb add-node`")]
+    Lost(u64),
     /// One of the nodes does not take part.
     #[error("node {node} at {addr}: {source}")]
     Peer {
@@ -109,11 +112,6 @@ pub enum ChangeError {
         /// The node that is to come.
         wanted: u64,
     },
-    /// It has lost what it knew.
-    #[error(
-        "node {0} is a member, and its data directory is empty: run `rtdb remove-node` first, and then this again"
-    )]
-    Emptied(u64),
     /// It does not understand what is in the log.
     #[error(
         "node {node} runs a version that is too old for this cluster (feature level {has} of {wants}): update it"

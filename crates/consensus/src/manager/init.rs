@@ -38,6 +38,15 @@ impl Manager {
                 let source = PeerError::OtherNode { wanted: **id, found };
                 return Err(peer_error(**id, addr)(source));
             }
+            // A group has begun once all belong to the cluster: this one has lost what it has voted for.
+            if !peer.in_cluster
+                && self
+                    .groups
+                    .values()
+                    .any(|group| !group.status().voters.is_empty())
+            {
+                return Err(InitError::Lost(**id));
+            }
             // This node is the first to belong to the cluster.
             if peer.in_cluster && self.cluster().is_none() {
                 return Err(InitError::Begun(**id));
@@ -98,5 +107,6 @@ fn founded_by(nodes: &BTreeMap<u64, String>) -> Join {
     Join {
         founders: nodes.keys().copied().collect(),
         taken_in: None,
+        floors: BTreeMap::new(),
     }
 }

@@ -1,13 +1,15 @@
 //! Changing who belongs to the cluster, from any node.
 
 use super::{ChangeError, Manager};
-use crate::command::FEATURE_LEVEL;
+use crate::command::{Body, FEATURE_LEVEL, SetNode};
 use crate::group::Group;
 use crate::group_id::GroupId;
 use crate::membership::{self, Changed};
+use crate::record::LogIdRecord;
 use crate::transport::wire::{AddMember, Join, MemberChange, RemoveMember};
 use crate::{Follow, LogIndex, Propose};
 use rtdb_runtime::{Instant, sleep};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How long a change is tried.
@@ -54,8 +56,12 @@ impl Manager {
             self.change_group(group, &change).await?;
         }
         if let MemberChange::Add(add) = &change {
-            let at = *self.meta().resolved().borrow();
-            self.join(add, at).await?;
+            // Not what this node knows: it may lag, and whoever knows more would tell the new one that it was removed.
+            let at = self.known(self.meta()).await?.index;
+            if !self.meta().is_member(add.node) {
+                return Err(unfinished(self.meta(), "the node was removed meanwhile"));
+            }
+            self.join(add, at, BTreeMap::new()).await?;
         }
         Ok(())
     }
@@ -112,6 +118,7 @@ impl Manager {
                 reason,
             });
         }
+        self.known(meta).await?;
         let peer_error = |source| ChangeError::Peer {
             node: add.node,
             addr: add.addr.clone(),
@@ -133,55 +140,84 @@ impl Manager {
                 wants: level.min(FEATURE_LEVEL),
             });
         }
-        let knows = self.meta_is_known().await;
-        if !knows {
-            let reason = "no leader is known".to_owned();
-            return Err(ChangeError::Unfinished {
-                group: meta.id(),
-                reason,
-            });
-        }
-        let is_member = meta.status().members.contains_key(&add.node);
-        if is_member && !peer.in_cluster {
-            return Err(ChangeError::Emptied(add.node));
-        }
-        if is_member {
+        match (meta.status().members.contains_key(&add.node), peer.in_cluster) {
             // It moves, or has been away for long.
-            return Ok(());
+            (true, true) => Ok(()),
+            // What it has voted for, and said to have, it does not know any more.
+            (true, false) => Err(ChangeError::Refused {
+                group: meta.id(),
+                reason: format!(
+                    "node {0} is a member, and what answers at {1} is empty: if it has lost its data, remove it with \
+                     `rtdb remove-node --node-id {0}`, and add it again",
+                    add.node, add.addr
+                ),
+            }),
+            (false, _) => {
+                // Nor does it, perhaps, if it comes again: so it must be a member of nothing before.
+                let gone = MemberChange::Remove(RemoveMember {
+                    node: add.node,
+                    force: false,
+                });
+                for shard in self.groups.values().filter(|group| group.id() != meta.id()) {
+                    self.change_group(shard, &gone).await?;
+                }
+                // The shards before the meta group: a member of theirs is one of its.
+                let mut floors = BTreeMap::new();
+                for group in self.groups.values().rev() {
+                    floors.insert(group.id().0, self.known(group).await?);
+                }
+                self.announce(add.node, peer.feature_level).await?;
+                // Nothing is newer than what it is taken in by, as long as that does not stand in the log.
+                self.join(add, LogIndex::MAX, floors).await
+            }
         }
-        // A node that may have lost its log, and its votes, must be no member of anything until it comes anew.
-        let gone = MemberChange::Remove(RemoveMember {
-            node: add.node,
-            force: false,
-        });
-        for group in self.groups.values().filter(|group| group.id() != meta.id()) {
-            self.change_group(group, &gone).await?;
-        }
-        // Nothing is newer than what it is taken in by, as long as that does not stand in the log.
-        self.join(add, LogIndex::MAX).await
     }
 
-    /// Whether this node knows all of the meta group that is committed by now.
-    async fn meta_is_known(&self) -> bool {
+    /// The term of a group's leader, and what is committed, once this node knows that too.
+    async fn known(&self, group: &Group) -> Result<LogIdRecord, ChangeError> {
+        let read = group.read_index().await;
+        let index = read.map_err(|_| unfinished(group, "nobody leads it for sure"))?;
+        let mut resolved = group.resolved();
+        let reached = resolved.wait_for(|resolved| *resolved >= index);
+        match rtdb_runtime::timeout(ANSWER_MAX, reached).await {
+            Ok(Ok(_)) => Ok(LogIdRecord {
+                term: group.status().term,
+                node: 0,
+                index,
+            }),
+            _ => Err(unfinished(group, "the node that was asked lags: ask another one")),
+        }
+    }
+
+    /// What a node said of itself when it was a member before is not what it can do now.
+    async fn announce(&self, node: u64, feature_level: u32) -> Result<(), ChangeError> {
         let meta = self.meta();
-        let known = async {
-            let index = meta.read_index().await.ok()?;
-            meta.resolved()
-                .wait_for(|resolved| *resolved >= index)
-                .await
-                .ok()?;
-            Some(())
+        let known = meta.meta().node(node).cloned();
+        let Some(known) = known.filter(|known| known.feature_level != feature_level) else {
+            return Ok(());
         };
-        matches!(rtdb_runtime::timeout(ANSWER_MAX, known).await, Ok(Some(())))
+        let body = Body::SetNode(SetNode {
+            feature_level,
+            ..known
+        });
+        let failed = |error: &dyn std::error::Error| unfinished(meta, &error.to_string());
+        let said = meta.submit(body.into()).map_err(|error| failed(&error))?;
+        said.await.map(drop).map_err(|error| failed(&error))
     }
 
-    async fn join(&self, add: &AddMember, at: LogIndex) -> Result<(), ChangeError> {
+    async fn join(
+        &self,
+        add: &AddMember,
+        at: LogIndex,
+        floors: BTreeMap<u64, LogIdRecord>,
+    ) -> Result<(), ChangeError> {
         let members = self.meta().status().members;
         let mut founders: Vec<u64> = members.into_keys().filter(|member| *member != add.node).collect();
         founders.push(add.node);
         let join = Join {
             founders,
             taken_in: Some(at),
+            floors,
         };
         let joined = self.peers.join(add.node, &add.addr, join).await;
         joined.map_err(|source| ChangeError::Peer {
@@ -189,5 +225,12 @@ impl Manager {
             addr: add.addr.clone(),
             source,
         })
+    }
+}
+
+fn unfinished(group: &Group, reason: &str) -> ChangeError {
+    ChangeError::Unfinished {
+        group: group.id(),
+        reason: reason.to_owned(),
     }
 }

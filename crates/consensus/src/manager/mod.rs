@@ -165,6 +165,7 @@ impl Manager {
             peers: peers.clone(),
             vitals: vitals.clone(),
             lease: config.timing.lease(),
+            served: patience,
             supervisor: supervisor.clone(),
         };
         supervisor.run("the comparison of clocks", compared.run());

@@ -54,6 +54,8 @@ pub(super) struct Comparison {
     pub(super) peers: Arc<Peers>,
     pub(super) vitals: Arc<Vitals>,
     pub(super) lease: Duration,
+    /// Who has heard its leader for so long is served.
+    pub(super) served: Duration,
     pub(super) supervisor: Supervisor,
 }
 
@@ -112,7 +114,10 @@ impl Comparison {
             if pong.members.len() > MEMBERS_MAX || pong.members_at > LOG_INDEX_MAX {
                 return node;
             }
-            if !pong.members.contains(&self.peers.node) && pong.members_at > self.meta.member_since() {
+            // Whom a leader serves is a member, whatever somebody says at another's address.
+            let is_member = pong.members.contains(&self.peers.node);
+            let is_told = !is_member && pong.members_at > self.meta.member_since();
+            if is_told && !self.meta.is_served(self.served).await {
                 self.supervisor.fail(REMOVED.to_owned());
             }
             self.peers.vouched.lock().note(pong.members_at, pong.members);
@@ -184,10 +189,12 @@ pub(super) async fn keep_fit(groups: Vec<Arc<Group>>, me: u64, vitals: Arc<Vital
         }
         if vitals.is_clock_off() {
             unfit_at = Some(Instant::now());
-            elect(&groups, false);
         } else if unfit_at.is_some_and(|at: Instant| at.elapsed() > FIT_FOR) {
             unfit_at = None;
-            elect(&groups, true);
+        }
+        for group in &groups {
+            let may_stand = unfit_at.is_none() && group.is_ripe();
+            group.raft().runtime_config().elect(may_stand);
         }
         if !troubles.is_empty() {
             for group in &groups {
@@ -203,11 +210,5 @@ pub(super) async fn keep_fit(groups: Vec<Arc<Group>>, me: u64, vitals: Arc<Vital
         }
         told = troubles;
         rtdb_runtime::sleep(LOOK).await;
-    }
-}
-
-fn elect(groups: &[Arc<Group>], enabled: bool) {
-    for group in groups {
-        group.raft().runtime_config().elect(enabled);
     }
 }

@@ -11,15 +11,17 @@ pub(crate) use hand_over::hand_over;
 pub(crate) use promoter::Promoter;
 
 use crate::group::Group;
+use crate::member::Member;
 use crate::transport::sanity::ADDR_BYTES_MAX;
 use crate::transport::wire::{ChangeAnswer, MemberChange};
-use crate::types::{Membership, TypeConfig};
+use crate::types::{Membership, StoredMembership, TypeConfig};
 use crate::vitals::Vitals;
-use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
+use openraft::{ChangeMembers, Precondition, ServerState};
 use plan::{Known, Plan};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A node that takes longer to answer does not.
@@ -77,18 +79,19 @@ pub(crate) async fn change(
     me: u64,
     patience: Duration,
 ) -> Changed {
-    let Some(membership) = settled(group) else {
+    let Some(settled) = settled(group) else {
         return Changed::Waits(format!(
             "the node that was asked does not lead {} for sure",
             group.id()
         ));
     };
+    let membership = settled.membership();
     if membership.get_joint_config().len() > 1 {
         return Changed::Waits("a change before this one is not finished".to_owned());
     }
-    let answering = answering(group, &membership, me).await;
+    let answering = answering(group, membership, me).await;
     let known = Known {
-        membership: &membership,
+        membership,
         leader: me,
         answering: &answering,
     };
@@ -100,7 +103,7 @@ pub(crate) async fn change(
             keeps_removed,
         }) => {
             tracing::info!(group = %group.id(), ?change, "the members change");
-            let changing = group.raft().change_membership(members, keeps_removed);
+            let changing = change_if(group, &settled, members, keeps_removed);
             match rtdb_runtime::timeout(COMMITTED_WITHIN, changing).await {
                 Ok(Ok(_)) => Changed::Done,
                 Ok(Err(error)) => failed(&error),
@@ -135,13 +138,30 @@ pub(crate) fn refusal(group: &Group, change: &MemberChange) -> Option<String> {
 }
 
 /// The members, if this node leads and they are committed.
-fn settled(group: &Group) -> Option<Membership> {
+fn settled(group: &Group) -> Option<Arc<StoredMembership>> {
     let metrics = group.raft().metrics();
     let metrics = metrics.borrow_watched();
     let membership = &metrics.membership_config;
     let is_committed = *membership.log_id() <= metrics.cluster_committed;
     let leads = metrics.state == ServerState::Leader && is_committed;
-    leads.then(|| membership.membership().clone())
+    leads.then(|| membership.clone())
+}
+
+/// Makes a change, if the members are still those that it was planned for: another one may have been made meanwhile.
+async fn change_if(
+    group: &Group,
+    settled: &StoredMembership,
+    members: ChangeMembers<u64, Member>,
+    keeps_removed: bool,
+) -> Result<(), RaftError<TypeConfig, ClientWriteError<TypeConfig>>> {
+    let last_membership_log_id = *settled.log_id();
+    let unchanged = [Precondition::LastMembershipLogId {
+        last_membership_log_id,
+    }];
+    let changing = group
+        .raft()
+        .change_membership_if(members, keeps_removed, unchanged);
+    changing.await.map(drop)
 }
 
 /// The members that answer now, and this node.

@@ -1,11 +1,11 @@
 //! Members that have caught up come to vote, changes that a leader before has begun are finished, and a shard has the members that
 //! the meta group has: who changes them may not have come to all groups.
 
-use super::{change as change_members, settled};
+use super::{change as change_members, change_if, settled};
 use crate::group::Group;
 use crate::group_id::GroupId;
 use crate::transport::wire::{AddMember, MemberChange, RemoveMember};
-use crate::types::Membership;
+use crate::types::{Membership, StoredMembership};
 use crate::vitals::Vitals;
 use crate::{Follow, Propose};
 use openraft::ChangeMembers;
@@ -39,17 +39,17 @@ impl Promoter {
     pub(crate) async fn run(self) {
         loop {
             rtdb_runtime::sleep(LOOK).await;
-            let Some(membership) = settled(&self.group) else {
+            let Some(settled) = settled(&self.group) else {
                 continue;
             };
-            let is_joint = membership.get_joint_config().len() > 1;
-            if !is_joint && let Some(change) = self.strays(&membership).await {
+            let is_joint = settled.membership().get_joint_config().len() > 1;
+            if !is_joint && let Some(change) = self.strays(settled.membership()).await {
                 let changed =
                     change_members(&self.group, &self.vitals, &change, self.me, self.patience).await;
                 tracing::info!(group = %self.group.id(), ?change, ?changed, "not the members of the meta group");
                 continue;
             }
-            let voters: BTreeSet<u64> = match self.ready(&membership) {
+            let voters: BTreeSet<u64> = match self.ready(&settled) {
                 // No voters more: the newer set of the two is what remains.
                 _ if is_joint => BTreeSet::new(),
                 Some(node) => [node].into(),
@@ -58,10 +58,8 @@ impl Promoter {
             if let Some(node) = voters.first() {
                 tracing::info!(node, group = %self.group.id(), "it has caught up: it votes from now on");
             }
-            let changing = self
-                .group
-                .raft()
-                .change_membership(ChangeMembers::AddVoterIds(voters), true);
+            let voters = ChangeMembers::AddVoterIds(voters);
+            let changing = change_if(&self.group, &settled, voters, true);
             if let Err(error) = changing.await {
                 tracing::info!(group = %self.group.id(), "the members do not change yet: {error}");
             }
@@ -89,7 +87,8 @@ impl Promoter {
     }
 
     /// A member that is to vote and has caught up.
-    fn ready(&self, membership: &Membership) -> Option<u64> {
+    fn ready(&self, settled: &StoredMembership) -> Option<u64> {
+        let membership = settled.membership();
         let level = self.meta.feature_level();
         let announced: BTreeSet<u64> = {
             let meta = self.meta.meta();
@@ -102,7 +101,8 @@ impl Promoter {
         let has_caught_up = |node: &u64| {
             let has = metrics.replication.iter().flatten().find(|(it, _)| *it == node);
             let has = has.and_then(|(_, matching)| *matching);
-            has.is_some_and(|has| has.index + LACKS_MAX >= last)
+            // It knows that it was taken in: until then it would give its vote to nobody.
+            has.is_some_and(|has| has.index + LACKS_MAX >= last && Some(has) >= *settled.log_id())
                 && announced.contains(node)
                 && self.vitals.clock.is_fit(*node)
                 && self.vitals.lags.lock().keeps_up(*node, Instant::now())

@@ -18,6 +18,8 @@ pub(super) struct Door {
     raft: Raft,
     vitals: Arc<Vitals>,
     from: u64,
+    /// The term of the leader that this node was taken in under.
+    term_min: u64,
     /// The last message that was let in, if raft took it.
     passed: Option<Passed>,
 }
@@ -34,12 +36,13 @@ struct Passed {
 }
 
 impl Door {
-    pub(super) fn new(group: GroupId, raft: Raft, vitals: Arc<Vitals>, from: u64) -> Self {
+    pub(super) fn new(group: GroupId, raft: Raft, vitals: Arc<Vitals>, from: u64, term_min: u64) -> Self {
         Self {
             group,
             raft,
             vitals,
             from,
+            term_min,
             passed: None,
         }
     }
@@ -64,6 +67,9 @@ impl Door {
                 sanity::append(&append, self.from, term_max, None)?;
             }
             checked => checked?,
+        }
+        if append.vote.is_none_or(|vote| vote.term < self.term_min) {
+            return Err(Unsound::Deposed(self.term_min).into());
         }
         let request = AppendEntriesRequest::try_from(append);
         let mut request = request.map_err(|error| Unsound::Command(error.to_string()))?;

@@ -141,6 +141,11 @@ impl Service {
             Ask::Vote(ask) => {
                 let group = self.check_member(&header)?;
                 sanity::vote_ask(&ask, header.from, term_max)?;
+                if let Some(refusal) = group.unripe().await? {
+                    return Ok(Reply {
+                        answer: Some(Answer::Vote(refusal.into())),
+                    });
+                }
                 Answer::Vote(
                     group
                         .raft()
@@ -155,7 +160,10 @@ impl Service {
             Ask::PreVote(ask) => {
                 let group = self.check_member(&header)?;
                 sanity::vote_ask(&ask, header.from, term_max)?;
-                let answer = group.succession().pre_vote(ask.try_into()?).await?;
+                let answer = match group.unripe().await? {
+                    Some(refusal) => refusal,
+                    None => group.succession().pre_vote(ask.try_into()?).await?,
+                };
                 Answer::Vote(answer.into())
             }
             Ask::Transfer(ask) => {
@@ -230,13 +238,23 @@ impl Service {
         let store = self.store()?;
         let bound = match join.taken_in {
             None => store.bind_cluster(&header.cluster, &founders).await,
-            Some(at) => store.join_cluster(&header.cluster, &founders, at).await,
+            Some(at) => {
+                let floors = join.floors.clone();
+                store.join_cluster(&header.cluster, &founders, at, floors).await
+            }
         };
         bound.map_err(|error| match error {
             StoreError::OtherCluster { found: _, wanted } => PeerError::OtherCluster { ours: wanted },
             StoreError::OtherFounders { found, .. } => PeerError::OtherFounders { known: found },
             other => PeerError::stopped(other),
-        })
+        })?;
+        let node = self.node.read();
+        for group in node.iter().flat_map(|node| node.groups.values()) {
+            if !group.is_ripe() {
+                group.raft().runtime_config().elect(false);
+            }
+        }
+        Ok(())
     }
 
     /// Takes a stream of entries from a leader.
@@ -249,7 +267,14 @@ impl Service {
         entries: BoxStream<'static, Append>,
     ) -> Result<Replies<Appended>, PeerError> {
         let group = self.check_member(header)?;
-        let door = Door::new(group.id(), group.raft().clone(), self.vitals.clone(), header.from);
+        let term_min = self.store()?.floor(group.id()).term;
+        let door = Door::new(
+            group.id(),
+            group.raft().clone(),
+            self.vitals.clone(),
+            header.from,
+            term_min,
+        );
         // What is not let in ends the stream, and the sender is told why.
         let refused = Arc::<Mutex<Option<PeerError>>>::default();
         let requests = futures::stream::unfold((door, entries, refused.clone()), async |mut taken| {

@@ -165,6 +165,10 @@ impl Succession {
             .raft
             .with_raft_state(move |state| gone.holds(state, grace).then(|| last(state)));
         let Ok(Some(last)) = known.await else { return };
+        // Whose log does not say yet who votes knows nobody to be elected by.
+        if last.map_or(0, |id| id.index) < self.peers.store.floor(self.group).index {
+            return;
+        }
         let me = self.peers.node;
         let request = VoteRequest {
             vote: Vote::new(leader.vote.leader_id.term + 1, me),

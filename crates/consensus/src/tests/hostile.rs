@@ -250,6 +250,7 @@ fn a_new_node_listens_to_those_that_it_founds_the_cluster_with() {
             let ask = Some(Ask::Join(Join {
                 founders: founders.to_vec(),
                 taken_in: None,
+                ..Join::default()
             }));
             service.call(header(from, 2), Request { ask }).await
         };

@@ -22,6 +22,10 @@ pub(super) struct Hub {
     gone: watch::Sender<BTreeSet<(u64, u64)>>,
     /// Nodes that entries do not reach, and the bytes of those that were sent to them.
     swallowed: Mutex<BTreeMap<u64, usize>>,
+    /// Nodes that answer no call.
+    hung: Mutex<BTreeSet<u64>>,
+    /// Addresses at which nobody is any more.
+    left: Mutex<BTreeSet<String>>,
 }
 
 pub(super) fn addr(node: u64) -> String {
@@ -86,6 +90,16 @@ impl Hub {
         self.swallowed.lock().clear();
     }
 
+    /// From now on a node answers no call, as one whose process stands still.
+    pub(super) fn hang(&self, node: u64) {
+        self.hung.lock().insert(node);
+    }
+
+    /// From now on nobody is at an address; streams that go there go on until they are cut.
+    pub(super) fn leave(&self, addr: &str) {
+        self.left.lock().insert(addr.to_owned());
+    }
+
     /// What of a stream of entries reaches a node.
     fn sift(self: &Arc<Self>, addr: &str, entries: BoxStream<'static, Append>) -> BoxStream<'static, Append> {
         let (hub, node) = (self.clone(), parse(addr).unwrap_or(0));
@@ -106,6 +120,9 @@ impl Hub {
     fn find(&self, from: u64, addr: &str) -> Result<(u64, Arc<Service>), PeerError> {
         let unreachable = || PeerError::unreachable("cut off");
         let node = parse(addr).ok_or_else(unreachable)?;
+        if self.left.lock().contains(addr) {
+            return Err(unreachable());
+        }
         let service = self
             .services
             .lock()
@@ -182,6 +199,10 @@ impl Transport for Arc<Hub> {
         Box::pin(async move {
             let (to, service) = found?;
             let cut = hub.until_cut(header.from, to);
+            if hub.hung.lock().contains(&to) {
+                cut.await;
+                return Err(PeerError::unreachable("cut off"));
+            }
             tokio::select! {
                 reply = service.call(header, request) => reply,
                 () = cut => Err(PeerError::unreachable("cut off")),

@@ -369,6 +369,7 @@ fn init_succeeds_after_a_vote_in_a_founders_name() {
         let join = Ask::Join(Join {
             founders: vec![1, 2, 3],
             taken_in: None,
+            ..Join::default()
         });
         service
             .call(header(3, 1), Request { ask: Some(join) })
@@ -418,6 +419,7 @@ fn init_on_another_node_says_what_to_do() {
         let join = Ask::Join(Join {
             founders: vec![1, 2, 3],
             taken_in: None,
+            ..Join::default()
         });
         service
             .call(header(3, 1), Request { ask: Some(join) })

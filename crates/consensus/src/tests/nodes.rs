@@ -144,6 +144,17 @@ impl Nodes {
         node
     }
 
+    /// Starts the node at a place anew, without anything that it had.
+    pub(super) async fn start_empty(&mut self, place: usize) {
+        let node = self.nodes.remove(place);
+        self.hub.disconnect(place as u64 + 1);
+        node.stop().await;
+        self.dirs[place] = tempfile::tempdir().unwrap();
+        self.files[place] = Troubled::new();
+        let node = self.node(place, Duration::ZERO).await;
+        self.nodes.insert(place, node);
+    }
+
     pub(super) async fn start(count: usize) -> Self {
         let it = Self::new(count, timing(), Duration::ZERO).await;
         let members = (1..=count as u64).map(|id| (id, addr(id))).collect();

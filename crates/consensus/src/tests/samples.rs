@@ -191,11 +191,13 @@ fn messages() -> Vec<Sample> {
         ask: Some(Ask::Join(Join {
             founders: vec![1, 2, 4],
             taken_in: Some(77),
+            ..Join::default()
         })),
     };
     let taken_in = FoundersRecord {
         nodes: vec![1, 2, 4],
         taken_in: Some(77),
+        ..FoundersRecord::default()
     };
     let change = |change| Request {
         ask: Some(Ask::Change(ChangeAsk { change: Some(change) })),

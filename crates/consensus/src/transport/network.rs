@@ -9,7 +9,7 @@ use crate::group_id::GroupId;
 use crate::member::Member;
 use crate::types::{TypeConfig, Vote};
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use openraft::OptionalSend;
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -18,9 +18,10 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,8 @@ type Result<T> = std::result::Result<T, RPCError<TypeConfig>>;
 pub(crate) struct Network {
     pub(crate) group: GroupId,
     pub(crate) peers: Arc<Peers>,
+    /// Where the members are now.
+    pub(crate) addrs: watch::Receiver<BTreeMap<u64, String>>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -45,6 +48,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             addr: node.addr.clone(),
             group: self.group,
             peers: self.peers.clone(),
+            addrs: self.addrs.clone(),
             share: self.peers.appends.of(target).share(),
         }
     }
@@ -53,17 +57,35 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 /// A group's way to one member.
 pub(crate) struct Peer {
     id: u64,
+    /// Where it was when raft began to talk to it.
     addr: String,
     group: GroupId,
     peers: Arc<Peers>,
+    addrs: watch::Receiver<BTreeMap<u64, String>>,
     /// Of the bytes that may be on their way to the member.
     share: Share,
 }
 
 impl Peer {
+    fn addr(&self) -> String {
+        let known = self.addrs.borrow().get(&self.id).cloned();
+        known.unwrap_or_else(|| self.addr.clone())
+    }
+
+    /// Waits until the member is elsewhere.
+    fn moved(&self, from: String) -> impl Future<Output = ()> + Send + use<> {
+        let (id, mut addrs) = (self.id, self.addrs.clone());
+        async move {
+            let is_elsewhere = |known: &BTreeMap<u64, String>| known.get(&id).is_some_and(|at| *at != from);
+            if addrs.wait_for(is_elsewhere).await.is_err() {
+                std::future::pending().await
+            }
+        }
+    }
+
     async fn call(&self, ask: Ask, option: RPCOption) -> Result<Answer> {
         self.peers
-            .call(self.id, &self.addr, self.group, ask, option.soft_ttl())
+            .call(self.id, &self.addr(), self.group, ask, option.soft_ttl())
             .await
             .map_err(into_rpc)
     }
@@ -115,10 +137,12 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             let entries = futures::stream::unfold((requests, window.clone()), next_append)
                 .take_until(unwanted)
                 .boxed();
-            let open = self.peers.append(self.id, &self.addr, self.group, entries);
+            let addr = self.addr();
+            let open = self.peers.append(self.id, &addr, self.group, entries);
             let replies = open.await.map_err(into_rpc)?;
             let replies = WindowReplies::new(window, replies, self.peers.clone(), wanted)
-                .map(|reply| reply.map(Into::into).map_err(into_rpc));
+                .map(|reply| reply.map(Into::into).map_err(into_rpc))
+                .take_until(self.moved(addr).boxed());
             let replies: BoxStream<'s, _> = Box::pin(replies);
             Ok(replies)
         })

@@ -53,6 +53,9 @@ pub(crate) enum Unsound {
     /// A term that no cluster has reached yet.
     #[error("term {term} can't have been reached yet (the highest is {max})")]
     Term { term: u64, max: u64 },
+    /// A leader that was succeeded before this node was taken in.
+    #[error("it leads in a term before {0}, in which this node was taken in")]
+    Deposed(u64),
     /// Somebody else's vote.
     #[error("node {from} speaks with the vote of node {node}")]
     Vote { from: u64, node: u64 },

@@ -1,6 +1,7 @@
 //! What nodes say to each other.
 
 use crate::record::{LogIdRecord, LogRecord, VoteRecord};
+use std::collections::BTreeMap;
 
 /// Who speaks, and to whom. Goes before every call and every stream.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -186,6 +187,9 @@ pub struct Join {
     /// How far the meta group's log is committed in the cluster that takes the node in; not set where one is founded.
     #[prost(uint64, optional, tag = "2")]
     pub taken_in: Option<u64>,
+    /// For each group: the term of its leader before the node came, and what was committed. Given once, before that.
+    #[prost(btree_map = "uint64, message", tag = "3")]
+    pub(crate) floors: BTreeMap<u64, LogIdRecord>,
 }
 
 /// Asks a group's leader for a change of its members.

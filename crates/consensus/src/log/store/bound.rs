@@ -3,9 +3,11 @@
 use super::super::change::{Change, Space};
 use super::super::error::StoreError;
 use super::Store;
-use crate::record::FoundersRecord;
+use crate::LogIndex;
+use crate::group_id::GroupId;
+use crate::record::{FoundersRecord, LogIdRecord};
 use prost::Message;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 pub(super) const NODE_KEY: &[u8] = b"node";
@@ -33,6 +35,14 @@ impl Store {
         self.founders.lock().taken_in
     }
 
+    /// What a group's leader had reached when this node was taken in. A node that comes back empty under its old id has forgotten
+    /// what it voted for, and its log begins with members that are none any more, itself among them: below this it neither
+    /// votes, nor stands, nor follows an earlier leader.
+    pub(crate) fn floor(&self, group: GroupId) -> LogIdRecord {
+        let floors = &self.founders.lock().floors;
+        floors.get(&group.0).copied().unwrap_or_default()
+    }
+
     /// Binds the directory to a cluster that these nodes found, for good.
     ///
     /// # Errors
@@ -57,6 +67,7 @@ impl Store {
             FoundersRecord {
                 nodes,
                 taken_in: None,
+                floors: BTreeMap::new(),
             },
         )
         .await
@@ -72,12 +83,22 @@ impl Store {
         cluster: &str,
         members: &BTreeSet<u64>,
         at: u64,
+        floors: BTreeMap<u64, LogIdRecord>,
     ) -> Result<(), StoreError> {
         let _binding = self.binding.lock().await;
         self.check_cluster(cluster)?;
+        let known = self.founders.lock().clone();
         let record = FoundersRecord {
             nodes: members.iter().copied().collect(),
-            taken_in: Some(at),
+            // Who has asked long ago may be heard late.
+            taken_in: known
+                .taken_in
+                .filter(|known| *known < LogIndex::MAX)
+                .max(Some(at)),
+            floors: match floors.is_empty() {
+                true => known.floors,
+                false => floors,
+            },
         };
         self.bind(cluster, record).await
     }

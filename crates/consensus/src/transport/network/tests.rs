@@ -77,7 +77,11 @@ impl Fixture {
         });
         let group = GroupId::SHARD;
         Self {
-            network: Network { group, peers },
+            network: Network {
+                group,
+                peers,
+                addrs: tokio::sync::watch::channel(Default::default()).1,
+            },
             opened,
             _dir: dir,
         }
