@@ -26,6 +26,9 @@ const RECOVERED_PART: u64 = 2;
 /// What a node tells the others of: replicas that lag by more than this part of the limits.
 const TOLD_PART: u64 = 4;
 
+/// A replica that lags by this part of what another does, or more, is no better than that one.
+const ALIKE_PART: u64 = 2;
+
 /// Of so many databases a node tells at a time, the worst.
 pub(crate) const LAGGING_MAX: usize = 256;
 
@@ -139,20 +142,35 @@ impl Lags {
 
     /// Whether a majority of a database's replicas lags.
     pub(crate) fn is_common(&self, database: &DatabaseId, voters: &BTreeSet<u64>, now: Instant) -> bool {
-        let lagging = self.said.iter().filter(|(node, said)| {
-            let lag = said.lags.get(database);
-            let is_known = voters.contains(node) && now.duration_since(said.at) <= SAID_AGE_MAX;
-            is_known && lag.is_some_and(|lag| lag.exceeds_alone(TOLD_PART))
-        });
-        lagging.count() > voters.len() / 2
+        self.do_most(database, voters, now, |lag| lag.exceeds_alone(TOLD_PART))
     }
 
-    /// Whether one of this node's own replicas lags too far, and most of the others don't.
+    /// Whether one of this node's own replicas lags too far, and most of the others do not lag nearly as much: they may have a
+    /// long call now and then, and a replica that stands still is behind those all the same.
     pub(crate) fn is_behind_others(&self, voters: &BTreeSet<u64>, now: Instant) -> bool {
         let own = self.said.get(&self.me);
         let own = own.filter(|said| now.duration_since(said.at) <= SAID_AGE_MAX);
         let mut own = own.into_iter().flat_map(|said| &said.lags);
-        own.any(|(database, lag)| lag.exceeds_alone(1) && !self.is_common(database, voters, now))
+        own.any(|(database, own)| {
+            let lags_too =
+                |lag: &Lag| lag.exceeds_alone(TOLD_PART) && lag.severity() >= own.severity() / ALIKE_PART;
+            own.exceeds_alone(1) && !self.do_most(database, voters, now, lags_too)
+        })
+    }
+
+    /// Whether something holds for how far a majority of a database's replicas lags.
+    fn do_most(
+        &self,
+        database: &DatabaseId,
+        voters: &BTreeSet<u64>,
+        now: Instant,
+        holds: impl Fn(&Lag) -> bool,
+    ) -> bool {
+        let lagging = self.said.iter().filter(|(node, said)| {
+            let is_known = voters.contains(node) && now.duration_since(said.at) <= SAID_AGE_MAX;
+            is_known && said.lags.get(database).is_some_and(&holds)
+        });
+        lagging.count() > voters.len() / 2
     }
 
     /// Whether a node has said lately that none of its replicas lags.

@@ -74,7 +74,7 @@ fn a_node_is_behind_the_others_if_it_lags_and_most_of_them_do_not() {
     let mut it = Cluster::of(3);
     it.say(1, old(LAG_MS_MAX + 1));
     assert!(is_behind(&it));
-    it.say(2, old(LAG_MS_MAX / 2));
+    it.say(2, old(LAG_MS_MAX / 2 + 1));
     assert!(!is_behind(&it), "most of them");
     let mut it = Cluster::of(1);
     it.say(1, old(LAG_MS_MAX + 1));
@@ -90,8 +90,14 @@ fn a_node_is_behind_the_others_if_it_lags_and_most_of_them_do_not() {
     assert!(!is_behind(&it), "not for long");
     it.say(1, one(LAG_MS_MAX + 1));
     assert!(is_behind(&it) && !it.say(2, one(LAG_MS_MAX + 1)).is_slowed());
-    it.say(2, one(LAG_MS_MAX / 2));
+    it.say(2, one(LAG_MS_MAX / 2 + 1));
     assert!(!is_behind(&it), "a long call");
+    // The others have a long call, too, and this node stands still for longer.
+    it.say(1, old(2 * LAG_MS_MAX)).say(2, one(LAG_MS_MAX / 2));
+    it.say(3, one(LAG_MS_MAX / 2));
+    assert!(is_behind(&it), "they will have it behind them");
+    it.say(2, one(LAG_MS_MAX));
+    assert!(!is_behind(&it), "they stand still as well");
 }
 
 #[test]
