@@ -499,7 +499,7 @@ fn who_has_come_back_empty_does_not_lead_the_group_that_there_was_once() {
             .append(&header(from, 1), futures::stream::iter([append]).boxed())
             .unwrap();
         let replies: Vec<_> = replies.collect().await;
-        assert!(nodes.until(5, |it| has_first(it)).await, "{replies:?}");
+        assert!(nodes.until(5, has_first).await, "{replies:?}");
         nodes.hub.isolate(1, 1..=3);
         nodes.hub.show_gone(1, from);
         let leads = |it: &Nodes| it.nodes[0].manager.shard().status().role == Role::Leader;
