@@ -11,7 +11,6 @@ use crate::entry::EncodedBatch;
 use crate::group::Group;
 use crate::group_id::GroupId;
 use crate::log::{Store, StoreError};
-use crate::membership;
 use crate::proposer::BATCH_COUNT_MAX;
 use crate::transport::wire::{
     Answer, Append, Appended, Ask, Header, Hello, Join, Pong, ProposeReply, ReadIndexAnswer, Reply, Request,
@@ -19,6 +18,7 @@ use crate::transport::wire::{
 };
 use crate::transport::{PeerError, Replies, Versions, sanity, told};
 use crate::vitals::Vitals;
+use crate::{membership, succession};
 use door::Door;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryFutureExt};
@@ -229,6 +229,22 @@ impl Service {
         node.as_ref()?.groups.get(&GroupId::META)?.members()
     }
 
+    /// Whether any group has a log here.
+    async fn has_logs(&self) -> Result<bool, PeerError> {
+        let groups: Vec<_> = {
+            let node = self.node.read();
+            node.iter()
+                .flat_map(|node| node.groups.values().cloned())
+                .collect()
+        };
+        let mut has_logs = groups.is_empty();
+        for group in groups {
+            let last = group.raft().with_raft_state(succession::last);
+            has_logs |= last.await.map_err(PeerError::stopped)?.is_some();
+        }
+        Ok(has_logs)
+    }
+
     async fn join(&self, header: &Header, join: &Join) -> Result<(), PeerError> {
         if header.cluster.is_empty() {
             return Err(PeerError::NoCluster);
@@ -239,7 +255,11 @@ impl Service {
         let bound = match join.taken_in {
             None => store.bind_cluster(&header.cluster, &founders).await,
             Some(at) => {
-                let floors = join.floors.clone();
+                // Who has a log remembers its votes, and nobody may make it forget how to vote.
+                let floors = match self.has_logs().await? {
+                    true => BTreeMap::new(),
+                    false => join.floors.clone(),
+                };
                 store.join_cluster(&header.cluster, &founders, at, floors).await
             }
         };

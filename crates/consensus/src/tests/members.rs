@@ -8,8 +8,8 @@ use super::run;
 use crate::command::{FEATURE_LEVEL, SetNode};
 use crate::record::{LogIdRecord, LogRecord, MembershipRecord, VoteRecord};
 use crate::transport::wire::{
-    AddMember, Answer, Append, Appended, Ask, Header, MemberChange, Pong, ProposeReply, RemoveMember, Reply,
-    Request, VoteAsk,
+    AddMember, Answer, Append, Appended, Ask, Header, Join, MemberChange, Pong, ProposeReply, RemoveMember,
+    Reply, Request, VoteAsk,
 };
 use crate::transport::{PeerError, Replies, Transport};
 use crate::types::Membership;
@@ -597,5 +597,35 @@ fn the_feature_level_does_not_fall_when_a_node_comes_again() {
         change(manager, added(4, false)).await;
         assert_eq!(manager.feature_level(), FEATURE_LEVEL);
         nodes.stop().await;
+    });
+}
+
+/// Who knows the cluster's id can't have its members wait for what never comes.
+#[test]
+fn a_member_is_not_taken_in_again_by_whoever_says_so() {
+    run(async {
+        let nodes = three_of(3).await;
+        let never = LogIdRecord {
+            term: 1 << 30,
+            node: 0,
+            index: 1 << 40,
+        };
+        for node in 1..=3 {
+            let join = Ask::Join(Join {
+                founders: vec![1, 2, 3],
+                taken_in: Some(7),
+                floors: [(GroupId::META.0, never), (GroupId::SHARD.0, never)].into(),
+            });
+            let from = node % 3 + 1;
+            let service = nodes.nodes[node as usize - 1].manager.service();
+            let said = service
+                .call(header(from, node), Request { ask: Some(join) })
+                .await;
+            assert!(said.is_ok(), "{said:?}");
+        }
+        let leader = nodes.leader().await;
+        nodes.hub.kill(leader as u64 + 1, 1..=3);
+        let next = nodes.other_leader(leader).await;
+        nodes.call(next, "by the next leader", 20).await.unwrap();
     });
 }
