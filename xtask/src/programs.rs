@@ -36,6 +36,9 @@ pub(crate) fn run_program(program: &str, args: &[&str]) -> Result<()> {
         .env("SPACETIMEDB_BIN", server))
 }
 
+/// Seeds of clusters in which nodes come and go.
+const MOVES_SEEDS: u32 = 15;
+
 /// Worlds in which leaders fall sick, for each of the ways to.
 const GRAY_SEEDS: u32 = 3;
 
@@ -44,6 +47,7 @@ const GRAY_SEEDS: u32 = 3;
 /// nobody.
 pub(crate) fn simulate_seeds(known: u32, minutes: u32) -> Result<()> {
     simulate(&["--seeds", &known.to_string()])?;
+    simulate(&["--moves", "--seeds", &MOVES_SEEDS.to_string(), "--seconds", "20"])?;
     simulate(&["--gray", &GRAY_SEEDS.to_string()])?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
     let first = (now.as_secs() * 1_000).to_string();

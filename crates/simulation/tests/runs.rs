@@ -85,13 +85,11 @@ fn clients_are_shown_what_they_were_told_though_servers_lose_it() {
 
 #[test]
 fn nodes_come_and_go_while_everything_goes_wrong() {
-    for seed in 1..=3 {
-        let report = run(&Plan {
-            moves: true,
-            ..plan(seed, 20)
-        });
-        assert_eq!(report.broken, None, "seed {seed}");
-    }
+    let report = run(&Plan {
+        moves: true,
+        ..plan(1, 8)
+    });
+    assert_eq!(report.broken, None);
 }
 
 #[test]
