@@ -13,14 +13,20 @@ mod http;
 mod issuers;
 #[path = "native/json.rs"]
 mod json;
+#[path = "native/logs.rs"]
+mod logs;
 #[path = "native/procedures.rs"]
 mod procedures;
+#[path = "native/publish.rs"]
+mod publish;
 #[path = "native/sql.rs"]
 mod sql;
 #[path = "native/types.rs"]
 mod types;
 #[path = "native/update.rs"]
 mod update;
+#[path = "native/views.rs"]
+mod views;
 #[path = "native/write.rs"]
 mod write;
 
@@ -438,7 +444,12 @@ async fn clients_see_what_the_native_server_shows() {
     http_is_the_same(&pair, &newest, [&owner, &other]).await;
     http::connection_ids_are_unique(&pair, &newest, &other).await;
     http::answers_are_the_same(&pair, &newest, [&owner, &other], &module(&pair)).await;
+    publish::publications_are_the_same(&pair, [&owner, &other], &module(&pair)).await;
     issuers::tokens_of_others_are_the_same(&pair, &newest).await;
+    logs::lines_are_the_same(&pair, &newest, &owner).await;
+    if pair.newest > Subprotocol::V1 {
+        views::views_are_the_same(&pair, &owner).await;
+    }
     json::messages_are_the_same(&pair, &newest, &owner).await;
     pair.stop().await;
 }

@@ -1,9 +1,12 @@
 //! Variants of a module: the same code with another definition, as an update may bring it.
 
 use anyhow::{Context, Result, bail};
-use spacetimedb_lib::db::raw_def::v9::RawRowLevelSecurityDefV9;
-use spacetimedb_lib::db::raw_def::v10::{RawModuleDefV10, RawModuleDefV10Section as Section, RawTableDefV10};
-use spacetimedb_lib::{RawModuleDef, bsatn};
+use spacetimedb_lib::db::raw_def::v9::{Lifecycle, RawRowLevelSecurityDefV9};
+use spacetimedb_lib::db::raw_def::v10::{
+    RawColumnDefaultValueV10, RawModuleDefV10, RawModuleDefV10Section as Section, RawTableDefV10,
+    RawViewPrimaryKeyDefV10,
+};
+use spacetimedb_lib::{AlgebraicType, ProductTypeElement, RawModuleDef, bsatn};
 use walrus::ir::{BinaryOp, Call, Value, VisitorMut, dfs_pre_order_mut};
 use walrus::{
     ConstExpr, DataKind, Export, ExportItem, FunctionBuilder, FunctionId, GlobalId, ImportKind, Module,
@@ -82,6 +85,82 @@ pub fn with_rule(wasm: &[u8], sql: &str) -> Result<Vec<u8>> {
             RawModuleDef::V10(def) => def.sections.push(Section::RowLevelSecurity(vec![rule])),
             _ => bail!(UNKNOWN),
         }
+        Ok(())
+    })
+}
+
+/// A module whose `init` is another of its reducers. Nothing else of its life is told to it.
+pub fn beginning_with(wasm: &[u8], reducer: &str) -> Result<Vec<u8>> {
+    edited(wasm, |def| {
+        match def {
+            RawModuleDef::V9(def) => {
+                for known in &mut def.reducers {
+                    known.lifecycle = (&*known.name == reducer).then_some(Lifecycle::Init);
+                }
+            }
+            RawModuleDef::V10(def) => {
+                let mut sections = def.sections.iter_mut();
+                let life = sections.find_map(|section| match section {
+                    Section::LifeCycleReducers(life) => Some(life),
+                    _ => None,
+                });
+                let life = life.context("the module is told nothing of its life")?;
+                life.retain(|told| told.lifecycle_spec == Lifecycle::Init);
+                life.iter_mut()
+                    .for_each(|told| told.function_name = reducer.to_owned().into());
+            }
+            _ => bail!(UNKNOWN),
+        }
+        Ok(())
+    })
+}
+
+/// A module whose table `of` has one column more, at its end, of numbers that are `default` in rows of before. For SpacetimeDB
+/// 2.x alone.
+pub fn with_column(wasm: &[u8], of: &str, column: &str, default: u32) -> Result<Vec<u8>> {
+    edited(wasm, |def| {
+        let RawModuleDef::V10(def) = def else {
+            bail!(UNKNOWN)
+        };
+        let mut tables = tables(def)?.iter_mut();
+        let table = tables.find(|table| &*table.source_name == of).context(NO_TABLE)?;
+        let row = table.product_type_ref;
+        let types = def.sections.iter_mut().find_map(|section| match section {
+            Section::Typespace(types) => Some(types),
+            _ => None,
+        });
+        let row = types.and_then(|types| types.types.get_mut(row.idx()));
+        let row = row.and_then(|row| row.as_product_mut()).context(NO_TABLE)?;
+        let mut elements = std::mem::take(&mut row.elements).into_vec();
+        let place = elements.len();
+        elements.push(ProductTypeElement::new(
+            AlgebraicType::U32,
+            Some(column.to_owned().into()),
+        ));
+        row.elements = elements.into();
+        let default = RawColumnDefaultValueV10 {
+            col_id: place.into(),
+            value: bsatn::to_vec(&default)?.into(),
+        };
+        let table = self::tables(def)?
+            .iter_mut()
+            .find(|table| &*table.source_name == of);
+        table.context(NO_TABLE)?.default_values.push(default);
+        Ok(())
+    })
+}
+
+/// A module whose view `of` has a primary key. For SpacetimeDB 2.x alone.
+pub fn with_view_key(wasm: &[u8], of: &str, column: &str) -> Result<Vec<u8>> {
+    edited(wasm, |def| {
+        let RawModuleDef::V10(def) = def else {
+            bail!(UNKNOWN)
+        };
+        def.sections
+            .push(Section::ViewPrimaryKeys(vec![RawViewPrimaryKeyDefV10 {
+                view_source_name: of.to_owned().into(),
+                columns: vec![column.to_owned().into()],
+            }]));
         Ok(())
     })
 }

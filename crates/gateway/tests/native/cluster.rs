@@ -195,9 +195,11 @@ impl Propose for MemoryMeta {
         match command.body {
             Some(Body::RegisterDatabase(register)) => {
                 let new = identity(&register.database);
-                let known = names.iter().find(|(name, _)| *name == register.name);
+                let known = names
+                    .iter()
+                    .find(|(name, _)| !name.is_empty() && *name == register.name);
                 let identity = known.map_or(new, |(_, identity)| *identity);
-                if known.is_none() {
+                if known.is_none() && !register.name.is_empty() {
                     names.push((register.name.clone(), identity));
                 }
                 let owner: Owner = register.owner.expect("an owner");
@@ -221,6 +223,12 @@ impl Propose for MemoryMeta {
                 };
             }
             Some(Body::EndDatabase(end)) => databases.retain(|it| it.identity != identity(&end.database)),
+            Some(Body::SetLock(set)) => {
+                let of = identity(&set.database);
+                for database in databases.iter_mut().filter(|it| it.identity == of) {
+                    database.locked = set.locked;
+                }
+            }
             Some(Body::SetNames(set)) => {
                 let of = identity(&set.database);
                 names.retain(|(_, identity)| *identity != of);

@@ -100,7 +100,7 @@ impl<'a> Both<'a> {
     }
 
     /// The same of what 1.2.0 answers otherwise than 2.x, which is followed.
-    async fn ask_newer(&mut self, line: &str, headers: &str, body: &[u8]) {
+    pub async fn ask_newer(&mut self, line: &str, headers: &str, body: &[u8]) {
         if self.pair.newest > Subprotocol::V1 {
             self.ask(line, headers, body).await;
         }
@@ -108,7 +108,7 @@ impl<'a> Both<'a> {
 }
 
 /// With what says how long a statement took left out.
-fn without_durations(text: &str) -> String {
+pub fn without_durations(text: &str) -> String {
     let mut parts = text.split("total_duration_micros");
     let first = parts.next().unwrap_or_default().to_owned();
     parts.fold(first, |kept, part| {
@@ -145,7 +145,7 @@ async fn identity(address: SocketAddr, name: &str) -> String {
 }
 
 /// Waits for the close frame.
-async fn closed(client: &mut Client) -> Option<(u16, String)> {
+pub async fn closed(client: &mut Client) -> Option<(u16, String)> {
     loop {
         let next = tokio::time::timeout(SOON, client.socket.next())
             .await
@@ -236,6 +236,17 @@ pub async fn answers_are_the_same(pair: &Pair, database: &str, [owner, other]: [
     }
     for (line, headers) in [
         ("GET /v1/ping", String::new()),
+        ("GET /v1/health", String::new()),
+        ("GET /v1/identity/public-key", String::new()),
+        ("POST /v1/health", String::new()),
+        ("GET /v1/nothing", String::new()),
+        (&format!("GET /v1/database/{database}/nothing"), own.clone()),
+        (&format!("GET /v1/database/{database}"), own.clone()),
+        (&format!("GET /v1/database/{database}/logs"), others.clone()),
+        (
+            &format!("GET /v1/database/{database}/logs?num_lines=x"),
+            own.clone(),
+        ),
         ("GET /v1/ping", bearer("rubbish")),
         ("GET /v1/ping", "authorization: Basic x\r\n".to_owned()),
         ("GET /v1/ping?token=rubbish", String::new()),
@@ -253,7 +264,33 @@ pub async fn answers_are_the_same(pair: &Pair, database: &str, [owner, other]: [
     ] {
         both.ask(line, &headers, b"").await;
     }
+    let timestamp = format!("GET /v1/database/{database}/unstable/timestamp");
+    let mut times = Vec::new();
+    for address in [pair.plain, pair.gateway] {
+        let (status, body) = asked(address, &timestamp, &own).await;
+        assert_eq!(status, 200, "{body}");
+        let time: Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!(time.as_object().map(serde_json::Map::len), Some(1), "{body}");
+        let time = time["__timestamp_micros_since_unix_epoch__"].as_u64();
+        times.push(time.expect("a time"));
+    }
+    assert!(times[0] < times[1], "{times:?}");
+    // They are about one server.
+    for path in ["/v1/metrics", "/v1/prometheus/sd_config", "/internal/heap"] {
+        assert_eq!(asked(pair.gateway, &format!("GET {path}"), "").await.0, 404);
+    }
     let call = format!("POST /v1/database/{database}/call/add");
+    // 2 MiB, and a byte more.
+    for bytes in [2 << 20, (2 << 20) + 1] {
+        let long = format!(r#"["{}", 1]"#, "x".repeat(bytes - r#"["", 1]"#.len()));
+        both.ask(&call, &format!("{others}{json}"), long.as_bytes()).await;
+        both.ask(
+            &format!("POST /v1/database/{database}/sql"),
+            &own,
+            long.as_bytes(),
+        )
+        .await;
+    }
     for kind in [
         "application/json; charset=utf-8",
         "text/plain",

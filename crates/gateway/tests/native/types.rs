@@ -2,12 +2,12 @@
 
 use super::cluster::{self, Pair};
 use super::sql::ask_of;
-use super::{json, publish_module};
+use super::{Client, json, publish_module};
 use rtdb_protocol::Subprotocol;
 use rtdb_testkit::tables_module;
-use spacetimedb_lib::RawModuleDef;
 use spacetimedb_lib::db::raw_def::v9::{RawModuleDefV9Builder, TableAccess, btree, direct, hash};
 use spacetimedb_lib::db::raw_def::v10::RawModuleDefV10Builder;
+use spacetimedb_lib::{Identity, RawModuleDef};
 use spacetimedb_sats::{AlgebraicType, ProductType};
 use std::net::SocketAddr;
 
@@ -263,12 +263,14 @@ async fn values_of_all_types_are_written_as_natively() {
             both.same("types", &format!("SELECT * FROM {table}")).await;
         }
     }
+    rules_are_for_others(&mut both).await;
     if has_signs {
         let wasm = tables_module::wasm(&events()).expect("a module");
         publish_module(&pair, wasm, "events", &owner).await;
+        events_are_seen(&pair, &owner).await;
         for text in EVENTS {
             both.same("events", text).await;
-            for table in ["happened", "once", "snake_case", "SnakeCase", "hashed"] {
+            for table in ["happened", "once", "snake_case", "SnakeCase", "hashed", "marked"] {
                 both.same("events", &format!("SELECT * FROM {table}")).await;
             }
         }
@@ -276,6 +278,66 @@ async fn values_of_all_types_are_written_as_natively() {
     let differences = both.differences.join("\n");
     pair.stop().await;
     assert!(differences.is_empty(), "{differences}");
+}
+
+/// Each sees of a table with a rule what the rule leaves, and its owner all.
+async fn rules_are_for_others(both: &mut Both<'_>) {
+    let other = both.pair.tokens.fresh().expect("a token").token;
+    let claims = both.pair.tokens.verify(&other).expect("a good token");
+    let identity = Identity::from_byte_array(claims.identity).to_hex();
+    for (a, v) in [(1, identity.to_string()), (2, "0".repeat(64))] {
+        let insert = format!("INSERT INTO t_identity (a, v) VALUES ({a}, 0x{v})");
+        assert_eq!(both.same("types", &insert).await, 200);
+    }
+    let mut seen = Vec::new();
+    for address in [both.pair.plain, both.pair.gateway] {
+        let mut shown = Vec::new();
+        for token in [&other, both.owner] {
+            for query in ["SELECT a FROM t_identity", "SELECT COUNT(*) AS n FROM t_identity"] {
+                let (status, body) = ask_of("types", address, token, query).await;
+                let answer: serde_json::Value =
+                    serde_json::from_str(&body.replace("],,", "],")).expect("JSON");
+                shown.push(format!("{status} {}", answer[0]["rows"]));
+            }
+            let mut client = Client::connect(address, "types", both.pair.newest, token).await;
+            client.sees().await;
+            client.subscribe(&["SELECT * FROM t_identity"], 1, 1).await;
+            shown.push(client.sees().await);
+            client.query("SELECT * FROM t_identity", 2).await;
+            shown.push(client.sees().await);
+        }
+        seen.push(shown);
+    }
+    assert!(seen[0][0].ends_with("[[1]]"), "{:?}", seen[0]);
+    assert_eq!(seen[0], seen[1]);
+    both.same("types", "DELETE FROM t_identity").await;
+}
+
+/// Who subscribes to a table of events is told of each, once: v1 does not know of them.
+async fn events_are_seen(pair: &Pair, owner: &str) {
+    for subprotocol in Subprotocol::ALL {
+        let mut seen = Vec::new();
+        for address in [pair.plain, pair.gateway] {
+            let mut shown = Vec::new();
+            let mut client = Client::connect(address, "events", subprotocol, owner).await;
+            client.sees().await;
+            client
+                .subscribe(&["SELECT * FROM happened WHERE text = 'seen'"], 1, 1)
+                .await;
+            shown.push(client.sees().await);
+            for text in ["unseen", "seen", "seen"] {
+                let insert =
+                    format!("INSERT INTO happened (theKind, text) VALUES (1, '{text}'), (2, '{text}')");
+                assert_eq!(ask_of("events", address, owner, &insert).await.0, 200);
+            }
+            if subprotocol > Subprotocol::V1 {
+                shown.push(format!("{:?}", client.next().await));
+                shown.push(format!("{:?}", client.next().await));
+            }
+            seen.push(shown);
+        }
+        assert_eq!(seen[0], seen[1], "{subprotocol}");
+    }
 }
 
 /// What is written to tables of all kinds.
@@ -369,6 +431,11 @@ fn events() -> RawModuleDef {
     def.build_table_with_new_type("SnakeCase", row(), true)
         .with_access(TableAccess::Public)
         .finish();
+    let marked = ProductType::from([("a", AlgebraicType::U8), ("v", AlgebraicType::uuid())]);
+    def.build_table_with_new_type("marked", marked, true)
+        .with_unique_constraint(1)
+        .with_index(btree(1), "marked_v", "marked_v")
+        .finish();
     def.build_table_with_new_type("hashed", row(), true)
         .with_column_sequence(0)
         .with_unique_constraint(0)
@@ -381,6 +448,18 @@ fn events() -> RawModuleDef {
 }
 
 const EVENTS: &[&str] = &[
+    "INSERT INTO marked (a, v) VALUES (1, '67e55044-10b1-426f-9247-bb680e5fe0c8')",
+    "INSERT INTO marked (a, v) VALUES (2, '67E5504410B1426F9247BB680E5FE0C8')",
+    "INSERT INTO marked (a, v) VALUES (3, '01890f0e-8a2b-7c3d-8e4f-5a6b7c8d9e0f'), (4, '00000000-0000-0000-0000-000000000000')",
+    "INSERT INTO marked (a, v) VALUES (5, 0x67e5504410b1426f9247bb680e5fe0c9)",
+    "INSERT INTO marked (a, v) VALUES (6, 138104325386443654116943438110437736392)",
+    "INSERT INTO marked (a, v) VALUES (7, 'none')",
+    "INSERT INTO marked (a, v) VALUES (8, NULL)",
+    "SELECT * FROM marked WHERE v = '67e55044-10b1-426f-9247-bb680e5fe0c8'",
+    "SELECT * FROM marked WHERE v > '01890f0e-8a2b-7c3d-8e4f-5a6b7c8d9e0f'",
+    "UPDATE marked SET v = '67e55044-10b1-426f-9247-bb680e5fe0c8' WHERE a = 4",
+    "UPDATE marked SET v = 'ffffffff-ffff-ffff-ffff-ffffffffffff' WHERE a = 4",
+    "DELETE FROM marked WHERE v = '01890f0e-8a2b-7c3d-8e4f-5a6b7c8d9e0f'",
     "INSERT INTO happened (theKind, text) VALUES (1, 'a')",
     "INSERT INTO happened (theKind, text) VALUES (1, 'a'), (1, 'a'), (2, 'b')",
     "UPDATE happened SET text = 'x'",
