@@ -234,6 +234,11 @@ impl Node {
 
     /// With a server that may do less.
     pub(crate) async fn limited(program: PathBuf, limits: ServerLimits) -> Self {
+        // What the replica says is shown with a test that fails.
+        let shown = tracing_subscriber::fmt()
+            .with_env_filter("info,rtdb_replica=debug")
+            .with_test_writer();
+        let _ = shown.try_init();
         let folder = tempfile::tempdir().unwrap();
         let keys = Keys::generate().unwrap();
         let tokens = Tokens::new(&keys).unwrap();
