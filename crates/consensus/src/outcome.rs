@@ -130,6 +130,12 @@ pub enum Refusal {
     /// What was of that identity before is not deleted yet.
     #[error("the database that had this identity before is still being deleted: try again")]
     StillThere,
+    /// The database's rows are still coming.
+    #[error("the database is being restored: try again when that is done, or delete it")]
+    Restoring,
+    /// The rows do not follow those that have come.
+    #[error("the database is not being restored by these rows any more: it was deleted, or is restored by somebody else")]
+    NotRestoring,
     /// The database belongs to somebody else.
     #[error("the database is another identity's")]
     NotOwner,

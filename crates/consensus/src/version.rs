@@ -19,7 +19,7 @@ pub const ENTRY_VERSION: u32 = 2;
 pub(crate) const ENTRY_VERSION_MIN: u32 = 2;
 
 /// The newest version of all other records that this node knows.
-pub(crate) const RECORD_VERSION: u32 = 10;
+pub(crate) const RECORD_VERSION: u32 = 11;
 
 /// A record that can't be understood.
 #[derive(Debug, Error)]

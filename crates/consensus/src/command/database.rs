@@ -38,6 +38,10 @@ pub struct Publish {
     /// and another has taken its place. Of [`ENDS_LEVEL`](super::ENDS_LEVEL); 0 for a database from before.
     #[prost(fixed64, tag = "12")]
     pub born: u64,
+    /// Whether the database is restored: it has no rows of its own making, is nobody's yet, and [`Load`](super::Load)s follow. Of
+    /// [`RESTORE_LEVEL`](super::RESTORE_LEVEL), and only with `clear`.
+    #[prost(bool, tag = "13")]
+    pub loads: bool,
 }
 
 /// Who owns a database: enough to mint the owner's token on any node.

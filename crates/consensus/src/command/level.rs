@@ -2,7 +2,7 @@
 
 /// What this version's nodes can apply. Raised with each command, or field of one, that a node must know; none is
 /// proposed before every node of the cluster has announced the level that it came with.
-pub const FEATURE_LEVEL: u32 = 10;
+pub const FEATURE_LEVEL: u32 = 11;
 
 /// The level from which on replicas report what they hold, and an operator may say which is right.
 pub const LEVEL_REPORTS: u32 = 2;
@@ -47,3 +47,6 @@ pub const ISSUERS_LEVEL: u32 = 9;
 
 /// The level from which on a [`Timer`](super::Timer) may be of a call that the module has asked for at once.
 pub const IMMEDIATE_LEVEL: u32 = 10;
+
+/// The level that [`Load`](super::Load) came with.
+pub const RESTORE_LEVEL: u32 = 11;

@@ -9,6 +9,7 @@ mod keyed;
 mod level;
 mod poison;
 mod report;
+mod restore;
 mod timer;
 mod transaction;
 mod write;
@@ -26,13 +27,14 @@ pub use keyed::{
 };
 pub use level::{
     CLAIM_LEVEL, CLAIMS_LEVEL, DUE_LEVEL, ENDS_LEVEL, FEATURE_LEVEL, IMMEDIATE_LEVEL, ISSUERS_LEVEL,
-    JUDGEMENT_LEVEL, KEYS_LEVEL, LEVEL_REPORTS, MIGRATION_LEVEL, POISON_LEVEL, TIMERS_LEVEL,
+    JUDGEMENT_LEVEL, KEYS_LEVEL, LEVEL_REPORTS, MIGRATION_LEVEL, POISON_LEVEL, RESTORE_LEVEL, TIMERS_LEVEL,
     TRANSACTION_LEVEL, WRITE_LEVEL,
 };
 pub use poison::{Failed, Poison, PoisonStep, Skipped, Stuck};
 pub use report::{
     Judgement, REFUSAL_BYTES_MAX, REPORTS_MAX, Report, Reports, Resolve, TRAPPED_MAX, Trapped, Verify,
 };
+pub use restore::{Departed, LOAD_BYTES_MAX, LOAD_DEPARTED_MAX, Load, TableRows, TableSum};
 pub use timer::{IMMEDIATE_SCHEDULE, Timer, TimerAt};
 pub use transaction::{Transaction, Turn};
 pub use write::{Assignment, DeleteRows, InsertRows, UpdateRows, Write, WriteKind};
@@ -43,7 +45,7 @@ pub struct Command {
     /// What to do. `None` is a command of a newer version: the node stops rather than skip it.
     #[prost(
         oneof = "Body",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 17, 18, 19, 20, 21, 22, 23, 32, 33, 34"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 17, 18, 19, 20, 21, 22, 23, 32, 33, 34, 35"
     )]
     pub body: Option<Body>,
     /// The version that whoever applies it must know: raised by whoever sets a field that must not be passed over. 0 for
@@ -130,6 +132,9 @@ pub enum Body {
     /// A procedure's transaction is to run where no call can come between.
     #[prost(message, tag = "34")]
     Turn(Turn),
+    /// Rows of a database that is being restored.
+    #[prost(message, tag = "35")]
+    Load(Load),
 }
 
 impl Command {
@@ -161,14 +166,16 @@ impl Command {
                     | Body::WantIssuer(_)
                     | Body::Write(_)
                     | Body::Turn(_)
+                    | Body::Load(_)
             )
         )
     }
 
     /// How many positions it takes in its entry.
     pub(crate) fn positions(&self) -> usize {
-        match self.body {
+        match &self.body {
             Some(Body::Timer(_)) => 2,
+            Some(Body::Load(load)) => 1 + load.departed.len(),
             _ => 1,
         }
     }
@@ -186,6 +193,8 @@ impl From<Body> for Command {
             | Body::Write(Write { key: Some(_), .. })
             | Body::Outcomes(_) => KEYS_LEVEL,
             Body::SetIssuer(_) | Body::WantIssuer(_) => ISSUERS_LEVEL,
+            Body::Load(_) => RESTORE_LEVEL,
+            Body::Publish(publish) if publish.loads => RESTORE_LEVEL,
             Body::Write(_) => WRITE_LEVEL,
             Body::Timer(timer) if timer.schedule == IMMEDIATE_SCHEDULE => IMMEDIATE_LEVEL,
             Body::Timer(timer) if timer.at.is_some() => DUE_LEVEL,

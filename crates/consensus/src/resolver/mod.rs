@@ -188,7 +188,7 @@ impl Resolver {
         };
         shard
             .sessions()
-            .filter(|session| self.is_over(session.origin))
+            .filter(|session| self.is_over(session.origin) && shard.is_open(&session.database))
             .map(|session| session.id)
             .take(count_max)
             .collect()

@@ -1,13 +1,14 @@
 //! The rules of a shard: databases, sessions, calls with keys, and what replicas report.
 
 mod keyed;
+mod restore;
 
 use super::audit::{Audit, Divergence, Holding};
 use super::audits::{Audits, KeyOf};
 use super::keys::{KeyedCall, Keys};
 use super::poison::{StuckReplica, StuckReplicas};
 use super::sessions::Sessions;
-use super::state::{BirthRecord, SessionRecord, StateKey};
+use super::state::{BirthRecord, Restoring, SessionRecord, StateKey};
 use super::verdict::{Change, Stamp, Verdict};
 use crate::command::{Body, Connect, Delete, Publish, REPORTS_MAX, Reports, Resolve, Timer, Transaction};
 use crate::version::{RecordError, decode};
@@ -21,6 +22,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct ShardState {
     /// The databases' births.
     databases: BTreeMap<Bytes, u64>,
+    /// Those that are being restored: nobody sees them before that is done.
+    restoring: BTreeMap<Bytes, Restoring>,
     sessions: Sessions,
     audits: BTreeMap<Bytes, Audits>,
     voters: BTreeSet<u64>,
@@ -138,7 +141,8 @@ impl ShardState {
             },
             Body::Publish(publish) => self.publish(publish, stamp, changes),
             Body::Delete(delete) => self.delete(delete, changes),
-            Body::Verify(verify) if self.databases.contains_key(&verify.database) => Verdict::Effect(None),
+            Body::Load(load) => self.load(load, stamp, changes),
+            Body::Verify(verify) if self.is_open(&verify.database) => Verdict::Effect(None),
             Body::Reports(reports) => self.reported(reports, stamp, changes),
             Body::Resolve(resolve) => self.resolve(resolve, changes),
             Body::Poison(poison) => {
@@ -171,7 +175,7 @@ impl ShardState {
     }
 
     fn connect(&mut self, connect: &Connect, stamp: Stamp, changes: &mut Vec<Change>) -> Verdict {
-        if !self.databases.contains_key(&connect.database) {
+        if !self.is_open(&connect.database) {
             return Verdict::Refused(Refusal::NoSuchDatabase);
         }
         if connect.unique && self.sessions.has(&connect.database, &connect.connection) {
@@ -199,6 +203,9 @@ impl ShardState {
             Some(known) if publish.born > known => return Verdict::Refused(Refusal::StillThere),
             _ => {}
         }
+        if self.restoring.contains_key(database) && !publish.loads {
+            return Verdict::Refused(Refusal::Restoring);
+        }
         // What clears the database makes all replicas the same, once it is taken.
         if !publish.clear && self.is_split(database, stamp.timestamp_us) {
             return Verdict::Refused(Refusal::Split);
@@ -206,12 +213,15 @@ impl ShardState {
         let audits = self.audits.entry(database.clone()).or_default();
         if known.is_none() {
             self.databases.insert(database.clone(), publish.born);
-            changes.push(database_change(database, publish.born));
+            changes.push(database_change(database, publish.born, None));
             audits.begin(stamp.position.0);
             audits.changes(database, changes);
         } else if publish.clear {
             audits.writes.may_begin(stamp.position.0);
             audits.changes(database, changes);
+        }
+        if publish.loads {
+            self.restores(database, publish.born, stamp.position, changes);
         }
         Verdict::Effect(None)
     }
@@ -223,6 +233,7 @@ impl ShardState {
             _ => return Verdict::Refused(Refusal::NoSuchDatabase),
         }
         self.databases.remove(database);
+        self.restoring.remove(database);
         changes.push((StateKey::Database(database.clone()), None));
         self.forget_audits(database, changes);
         self.stuck.forget(database, changes);
@@ -233,7 +244,7 @@ impl ShardState {
     }
 
     fn call(&self, database: &Bytes, session: u64, now_us: i64) -> Verdict {
-        if !self.databases.contains_key(database) {
+        if !self.is_open(database) {
             return Verdict::Refused(Refusal::NoSuchDatabase);
         }
         let known = self.sessions.get(session);
@@ -258,7 +269,7 @@ impl ShardState {
 
     /// Rows may change unless it is contested what they are.
     fn write(&self, database: &Bytes, now_us: i64) -> Verdict {
-        if !self.databases.contains_key(database) {
+        if !self.is_open(database) {
             return Verdict::Refused(Refusal::NoSuchDatabase);
         }
         if self.is_split(database, now_us) {
@@ -273,7 +284,7 @@ impl ShardState {
         if !is_its_term || timer.over {
             return Verdict::Refused(Refusal::Deposed);
         }
-        if !self.databases.contains_key(&timer.database) {
+        if !self.is_open(&timer.database) {
             return Verdict::Refused(Refusal::NoSuchDatabase);
         }
         if self.is_split(&timer.database, stamp.timestamp_us) {
@@ -388,6 +399,9 @@ impl ShardState {
             StateKey::Database(identity) => {
                 let record: BirthRecord = decode(value)?;
                 self.databases.insert(identity.clone(), record.born);
+                if let Some(restoring) = record.restoring() {
+                    self.restoring.insert(identity.clone(), restoring);
+                }
             }
             StateKey::Audit(identity) => {
                 self.audits.entry(identity.clone()).or_default().writes = Audit::decode(value)?;
@@ -406,7 +420,7 @@ impl ShardState {
     pub(super) fn dump(&self, changes: &mut Vec<Change>) {
         changes.extend(
             self.births()
-                .map(|(identity, born)| database_change(identity, born)),
+                .map(|(identity, born)| database_change(identity, born, self.restoring.get(identity).copied())),
         );
         changes.extend(self.sessions.iter().map(session_change));
         for (database, audits) in &self.audits {
@@ -424,7 +438,7 @@ fn session_change(session: &Session) -> Change {
     )
 }
 
-fn database_change(identity: &Bytes, born: u64) -> Change {
-    let record = BirthRecord::new(born);
+fn database_change(identity: &Bytes, born: u64, restoring: Option<Restoring>) -> Change {
+    let record = BirthRecord::new(born, restoring);
     (StateKey::Database(identity.clone()), Some(record.encode_to_vec()))
 }

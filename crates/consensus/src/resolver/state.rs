@@ -1,7 +1,7 @@
 //! The keys and values in which the resolver's state is written. In every value, tag 15 is for the
 //! [version](crate::version) that a reader must know.
 
-use crate::command::ENDS_LEVEL;
+use crate::command::{ENDS_LEVEL, RESTORE_LEVEL};
 use crate::{Origin, Session};
 use bytes::Bytes;
 use rtdb_runtime::{planted, reached};
@@ -162,15 +162,47 @@ pub(crate) struct BirthRecord {
     /// Its birth; 0 for a database of before there were births.
     #[prost(fixed64, tag = "1")]
     pub(crate) born: u64,
+    /// While it is restored, the position of the publication that has begun it; else 0.
+    #[prost(fixed64, tag = "2")]
+    pub(crate) restoring: u64,
+    /// How many of its loads have come.
+    #[prost(uint64, tag = "3")]
+    pub(crate) loads: u64,
     #[prost(uint32, tag = "15")]
     pub(crate) version: u32,
 }
 
 impl BirthRecord {
-    pub(crate) fn new(born: u64) -> Self {
-        let version = if born == 0 { 0 } else { ENDS_LEVEL };
-        Self { born, version }
+    pub(crate) fn new(born: u64, restoring: Option<Restoring>) -> Self {
+        let version = match restoring {
+            Some(_) => RESTORE_LEVEL,
+            None if born == 0 => 0,
+            None => ENDS_LEVEL,
+        };
+        let Restoring { of, loads } = restoring.unwrap_or_default();
+        Self {
+            born,
+            restoring: of,
+            loads,
+            version,
+        }
     }
+
+    pub(crate) fn restoring(self) -> Option<Restoring> {
+        (self.restoring != 0).then_some(Restoring {
+            of: self.restoring,
+            loads: self.loads,
+        })
+    }
+}
+
+/// How far the restoring of a database has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Restoring {
+    /// The position of the publication that has begun it.
+    pub(crate) of: u64,
+    /// How many loads have come.
+    pub(crate) loads: u64,
 }
 
 /// A replica that is stuck, as it is written.

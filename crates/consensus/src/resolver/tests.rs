@@ -2,6 +2,7 @@ mod ends;
 mod issuers;
 mod keys;
 mod random;
+mod restore;
 mod timers;
 
 use super::*;
