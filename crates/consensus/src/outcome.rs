@@ -134,7 +134,9 @@ pub enum Refusal {
     #[error("the database is being restored: try again when that is done, or delete it")]
     Restoring,
     /// The rows do not follow those that have come.
-    #[error("the database is not being restored by these rows any more: it was deleted, or is restored by somebody else")]
+    #[error(
+        "the database is not being restored by these rows any more: it was deleted, or is restored by somebody else"
+    )]
     NotRestoring,
     /// The database belongs to somebody else.
     #[error("the database is another identity's")]

@@ -9,8 +9,8 @@ use crate::handlers;
 use crate::header;
 use crate::successes::Successes;
 use crate::{
-    APPLY, DISCONNECT, HANDLE, HIDDEN_PREFIX, IDENTIFY, LOAD, MARK, REFRESH, REPLAY, SCHEDULED, SETTLE, TICK,
-    UNSCHEDULED,
+    APPLY, CLAIMS_TABLE, DISCONNECT, HANDLE, HIDDEN_PREFIX, IDENTIFY, LOAD, MARK, REFRESH, REPLAY, SCHEDULED,
+    SEQUENCE_TABLE, SESSION_TABLE, SETTLE, STATE_TABLE, TICK, UNSCHEDULED,
 };
 
 /// A hidden table. Its first column is its primary key.
@@ -35,7 +35,7 @@ pub(crate) const STATE_PAIRS: usize = 4;
 /// Every call reads this row and rewrites it, and so it has few columns, all of fixed size: SpacetimeDB copies such rows
 /// as they are (their layout is "static"), and takes others apart column by column, as it does with all that it logs.
 pub(crate) const STATE: HiddenTable = HiddenTable {
-    name: "rtdb_state",
+    name: STATE_TABLE,
     type_name: "RtdbState",
     index: "rtdb_state_id_idx_btree",
     public: false,
@@ -56,7 +56,7 @@ pub(crate) const STATE: HiddenTable = HiddenTable {
 /// At most one row: the pairs, `key: u64, next: i64`, that [`STATE`] has no room for. Only calls that generate numbers
 /// of these columns touch it.
 pub(crate) const SEQUENCE: HiddenTable = HiddenTable {
-    name: "rtdb_sequence",
+    name: SEQUENCE_TABLE,
     type_name: "RtdbSequence",
     index: "rtdb_sequence_id_idx_btree",
     public: false,
@@ -65,7 +65,7 @@ pub(crate) const SEQUENCE: HiddenTable = HiddenTable {
 
 /// A row for each session: the receipt of its last successful call.
 pub(crate) const SESSION: HiddenTable = HiddenTable {
-    name: "rtdb_session",
+    name: SESSION_TABLE,
     type_name: "RtdbSession",
     index: "rtdb_session_session_idx_btree",
     public: true,
@@ -118,7 +118,7 @@ pub(crate) const VERDICT: HiddenTable = HiddenTable {
 /// A row for each session whose client came with a token: what the token says, and the index of the call that keeps it. That
 /// of session 0 is for the call at its index alone, which belongs to no session.
 pub(crate) const CLAIMS: HiddenTable = HiddenTable {
-    name: "rtdb_claims",
+    name: CLAIMS_TABLE,
     type_name: "RtdbClaims",
     index: "rtdb_claims_session_idx_btree",
     public: false,

@@ -33,6 +33,7 @@ mod schema;
 mod section;
 mod shape;
 mod shim;
+mod state_row;
 mod successes;
 mod timers;
 mod views;
@@ -48,6 +49,7 @@ pub use procedures::{
 pub use rows::{RowChanges, encode_changes, takes_rows};
 pub use schema::original_schema;
 pub use shape::scalar_bytes;
+pub use state_row::StateRow;
 pub use successes::Successes;
 pub use timers::{Firing, When, calls_at_once, encode_timer};
 pub use views::{REFRESH_ALL, REFRESH_BRIEFLY, refreshes_briefly, view_key, view_pause};
@@ -70,6 +72,15 @@ pub const DISCONNECT: &str = "rtdb_disconnect";
 /// BSATN. It does not look at its position, writes no receipt, and runs only while `rtdb_state` has no row: a load ends
 /// with the row of that table.
 pub const LOAD: &str = "rtdb_load";
+/// The hidden table whose only row says what has been applied: a [`StateRow`].
+pub const STATE_TABLE: &str = "rtdb_state";
+/// The hidden table of the sessions' receipts: `session: u64, index: u64`.
+pub const SESSION_TABLE: &str = "rtdb_session";
+/// The hidden table of the numbers that come next in the generated columns for which [`STATE_TABLE`] has no room.
+pub const SEQUENCE_TABLE: &str = "rtdb_sequence";
+/// The hidden table of what the sessions' tokens say: `session: u64, index: u64, claims: String`.
+pub const CLAIMS_TABLE: &str = "rtdb_claims";
+
 /// The hidden reducer that evaluates views, in modules of definition version 10. Own arguments: `key: u64`, which is
 /// [`REFRESH_ALL`], [`REFRESH_BRIEFLY`], or a [`view_key`] for one of them. It has no place in the log: it records no position, changes no
 /// digest, and what it does is a node's own.

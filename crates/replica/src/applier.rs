@@ -2,7 +2,7 @@
 //!
 //! `reader` takes them off the log, `core` decides (pure), `pump` moves them, `connection` sends and receives, `recover`
 //! finds out where to go on, `publish` exchanges the module under way, `update` by its owner's token, `judge` goes by what
-//! the log says of it, `held` keeps answers until a majority has them, `poison` finds out which command stops the server,
+//! the log says of it, `load` takes the rows of a restored one, `held` keeps answers until a majority has them, `poison` finds out which command stops the server,
 //! `stuck` is what is done about it, `write` changes rows as their owner says, and `turn` waits for a procedure.
 
 mod args;
@@ -13,6 +13,7 @@ mod connection;
 mod core;
 mod held;
 mod judge;
+mod load;
 mod poison;
 mod publish;
 mod pump;
@@ -34,6 +35,7 @@ pub use self::connection::ConnectionError;
 pub(crate) use self::core::absent;
 use self::core::{Core, Violation};
 use self::held::Held;
+use self::load::Loading;
 use self::poison::Poison;
 pub(crate) use self::reader::database_of;
 use self::reader::{Head, Reader};
@@ -107,6 +109,8 @@ pub(crate) struct Applier {
     counting: Option<Counting>,
     /// Where rows were to be read last, and how often that was begun.
     reads: (Position, u32),
+    /// The database that is being restored, as long as its rows come.
+    loading: Option<Loading>,
     /// Held while a command that may be poison is alone on its way.
     turn: Option<OwnedMutexGuard<()>>,
 }
@@ -197,6 +201,7 @@ impl Applier {
             untaken: None,
             counting: None,
             reads: (Position::default(), 0),
+            loading: None,
             turn: None,
         }
     }
@@ -455,7 +460,9 @@ impl Applier {
                 self.report();
                 continue;
             }
-            if let Some(Body::Publish(_) | Body::Write(_) | Body::Turn(_)) = &head.command().command.body {
+            if let Some(Body::Publish(_) | Body::Write(_) | Body::Turn(_) | Body::Load(_)) =
+                &head.command().command.body
+            {
                 self.take_turn_for(head.command().position).await;
             }
             connection = match &head.command().command.body {
@@ -468,6 +475,7 @@ impl Applier {
                 },
                 Some(Body::Write(write)) => self.write(head.command(), write, connection).await?,
                 Some(Body::Turn(turn)) => self.turn(head.command(), turn, connection).await?,
+                Some(Body::Load(load)) => self.load(head.command(), load, connection).await?,
                 Some(Body::Poison(poison)) => self.settle_poison(head.command(), poison, connection).await?,
                 Some(Body::Delete(_)) => self.delete(head.command()).await?,
                 _ => {
@@ -521,6 +529,7 @@ fn is_alone(command: &ResolvedCommand) -> bool {
                 | Body::Verify(_)
                 | Body::Write(_)
                 | Body::Turn(_)
+                | Body::Load(_)
         )
     )
 }

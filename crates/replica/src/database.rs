@@ -1,7 +1,8 @@
 //! A database that the replica runs.
 
+use crate::migration::program;
 use rtdb_consensus::Position;
-use rtdb_consensus::command::Owner;
+use rtdb_consensus::command::{Owner, Publish};
 use rtdb_determinism::{Claims, Firing, Module};
 use spacetimedb_lib::Hash;
 use std::sync::Arc;
@@ -34,4 +35,30 @@ pub struct ActiveDatabase {
     pub position: Position,
     /// The hash that stands for the module in tokens.
     pub program: Hash,
+}
+
+impl ActiveDatabase {
+    /// The database with the module that was published at `position`.
+    pub(crate) fn new(
+        identity: DatabaseId,
+        publish: &Publish,
+        owner: &Owner,
+        module: Module,
+        position: Position,
+    ) -> Self {
+        let prepared = &publish.module;
+        Self {
+            identity,
+            owner: owner.clone(),
+            module: Arc::new(module),
+            claims: Claims::of(prepared),
+            firing: Firing::of(prepared),
+            calls_at_once: rtdb_determinism::calls_at_once(prepared),
+            takes_rows: rtdb_determinism::takes_rows(prepared),
+            refreshes_briefly: rtdb_determinism::refreshes_briefly(prepared),
+            runs_procedures: rtdb_determinism::runs_procedures(prepared),
+            position,
+            program: program(publish),
+        }
+    }
 }

@@ -31,6 +31,7 @@ mod quarantine;
 mod replica;
 mod schedules;
 pub mod server;
+mod snapshot;
 mod status;
 mod tokens;
 mod views;
@@ -51,6 +52,7 @@ pub use server::{
     Connecting, Line, LineError, LocalServer, Server, ServerConfig, ServerError, ServerLimits, ServerState,
     Version,
 };
+pub use snapshot::{SNAPSHOT_BYTES_MAX, Snapshot, SnapshotError};
 pub use status::{DatabaseStatus, Digest, Phase, ReplicaStatus};
 pub use tokens::{Claims, LOCAL_ISSUER, Minted, TokenError, Tokens};
 pub use views::{ViewError, ViewHold, Views};

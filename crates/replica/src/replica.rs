@@ -17,6 +17,7 @@ pub(crate) use shared::{Shared, Slot};
 pub(crate) use verdicts::{Taken, Verdict, Verdicts};
 pub(crate) use witnesses::Witnesses;
 
+use crate::snapshot::{Snapshot, SnapshotError};
 use crate::{
     ActiveDatabase, Admin, Contents, DatabaseId, Digest, Fatal, Procedures, Quarantine, ReplicaStatus,
     Server, Views,
@@ -97,6 +98,26 @@ impl Replica {
     /// A database whose module is running here. Stays while the local server is down.
     pub fn database(&self, identity: &DatabaseId) -> Option<Arc<ActiveDatabase>> {
         self.shared.active(identity)
+    }
+
+    /// Takes a snapshot of a database as it is here.
+    ///
+    /// # Errors
+    /// [`SnapshotError`].
+    pub async fn snapshot(&self, identity: &DatabaseId) -> Result<Snapshot, SnapshotError> {
+        let active = self.database(identity).ok_or(SnapshotError::Absent)?;
+        let at = active.position;
+        let entries = self.shared.follow.read(at.index(), 1).await;
+        let entries = entries.map_err(|_| SnapshotError::Absent)?;
+        let mut commands = entries.iter().flat_map(|entry| &entry.commands);
+        let publish = commands
+            .find(|command| command.position == at)
+            .and_then(|command| match &command.command.body {
+                Some(Body::Publish(publish)) => Some(publish.clone()),
+                _ => None,
+            });
+        let publish = publish.ok_or(SnapshotError::Absent)?;
+        Snapshot::take(&self.shared.admin, &active, publish).await
     }
 
     /// The hash of the module as its author wrote it, of one that was ever published to the database, by that of the prepared

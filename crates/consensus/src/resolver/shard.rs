@@ -419,8 +419,9 @@ impl ShardState {
 
     pub(super) fn dump(&self, changes: &mut Vec<Change>) {
         changes.extend(
-            self.births()
-                .map(|(identity, born)| database_change(identity, born, self.restoring.get(identity).copied())),
+            self.births().map(|(identity, born)| {
+                database_change(identity, born, self.restoring.get(identity).copied())
+            }),
         );
         changes.extend(self.sessions.iter().map(session_change));
         for (database, audits) in &self.audits {

@@ -385,6 +385,12 @@ impl Core {
         self.window.push(Open::new(command, Kind::Publish { created }));
     }
 
+    /// Rows of a restored database are being loaded: nothing else is open until [`Core::published`].
+    pub(super) fn loading(&mut self, command: &ResolvedCommand) {
+        self.refreshes.are_due(command.position);
+        self.window.push(Open::new(command, Kind::Load));
+    }
+
     /// Rows are being written: nothing else is open until that has its result, or [`Core::unwritten`].
     pub(super) fn writing(&mut self, command: &ResolvedCommand) {
         self.refreshes.are_due(command.position);
@@ -415,7 +421,7 @@ impl Core {
     /// A publication, or another command that is alone in the window, has ended.
     pub(super) fn published(&mut self, result: Result<(), Failure>) {
         if let Some(open) = self.window.pop() {
-            let created = open.kind == Kind::Publish { created: true };
+            let created = matches!(open.kind, Kind::Publish { created: true } | Kind::Load);
             self.tell(open, result.map(|()| Reply::Published { created }));
         }
     }

@@ -15,7 +15,7 @@ use http::StatusCode;
 use rtdb_consensus::command::{Owner, Publish};
 use rtdb_consensus::{Position, Refusal, ResolvedCommand};
 use rtdb_determinism::header::CallHeader;
-use rtdb_determinism::{Claims, MARK, Module, runs_procedures, takes_rows};
+use rtdb_determinism::{MARK, Module};
 use rtdb_protocol::reply::Outcome;
 use rtdb_runtime::Instant;
 use spacetimedb_lib::{Hash, hash_bytes};
@@ -110,36 +110,45 @@ impl Applier {
                 return self.turn_down(publication, text, connection).await;
             }
         };
-        self.is_judged = publish.judged;
         self.owner = owner.clone();
         self.slot.set_owner(owner.clone());
-        if let Some(state) = self.state().await? {
-            self.core.counted(state.successes);
-        }
-        let active = Arc::new(ActiveDatabase {
-            identity: self.database,
-            owner: owner.clone(),
-            claims: Claims::of(&publish.module),
-            firing: rtdb_determinism::Firing::of(&publish.module),
-            calls_at_once: rtdb_determinism::calls_at_once(&publish.module),
-            takes_rows: takes_rows(&publish.module),
-            refreshes_briefly: rtdb_determinism::refreshes_briefly(&publish.module),
-            runs_procedures: runs_procedures(&publish.module),
-            position,
-            module: Arc::new(module),
-            program: program(publish),
-        });
-        self.core.set_active(Some(Arc::clone(&active)));
-        self.shared.activate(active);
-        self.core.published(Ok(()));
         // Natively the database that is cleared is another one, too, and its clients go.
         if taken.breaks || publish.clear {
             self.slot.break_clients(position);
         }
-        self.slot.published();
-        self.untaken = None;
+        if publish.loads {
+            self.begin_loading(publication, connection);
+            return Ok(None);
+        }
+        self.opened(position, publish, module).await?;
         tracing::info!(database = self.hex(), %position, breaks = taken.breaks, "module published");
         Ok(Some(connection))
+    }
+
+    /// The database runs the module that was published at `position`, and what was to be done first is done.
+    pub(super) async fn opened(
+        &mut self,
+        position: Position,
+        publish: &Publish,
+        module: Module,
+    ) -> Result<(), Interrupt> {
+        self.is_judged = publish.judged;
+        if let Some(state) = self.state().await? {
+            self.core.counted(state.successes);
+        }
+        let active = Arc::new(ActiveDatabase::new(
+            self.database,
+            publish,
+            &self.owner,
+            module,
+            position,
+        ));
+        self.core.set_active(Some(Arc::clone(&active)));
+        self.shared.activate(active);
+        self.core.published(Ok(()));
+        self.slot.published();
+        self.untaken = None;
+        Ok(())
     }
 
     /// What holds for the publication, of which this node's server says `word`.
@@ -174,7 +183,11 @@ impl Applier {
         let mut connection = Connection::open(&self.shared.admin, owner, &self.database).await?;
         // Of the server at the other end: one before it may have died.
         self.expect_empty(self.database, owner, program).await?;
-        let begun = begin(&mut connection, command, owner, Some(module)).await?;
+        // What is restored has begun long ago.
+        let begun = match publish.loads {
+            true => Ok(()),
+            false => begin(&mut connection, command, owner, Some(module)).await?,
+        };
         Ok((begun.map(|()| Taken::default()), Some(connection)))
     }
 
@@ -388,7 +401,7 @@ pub(super) async fn mark(
     call(connection, MARK, args.into()).await
 }
 
-async fn call(
+pub(super) async fn call(
     connection: &mut Connection,
     reducer: &str,
     args: Bytes,

@@ -179,6 +179,7 @@ pub(crate) fn database_of(command: &ResolvedCommand) -> Option<&[u8]> {
         Body::Write(write) => &write.database,
         Body::Transaction(transaction) => &transaction.database,
         Body::Turn(turn) => &turn.database,
+        Body::Load(load) => &load.database,
         Body::Verify(verify) => &verify.database,
         Body::Timer(timer) => &timer.database,
         Body::Poison(poison) if poison.decides() => &poison.database,

@@ -1,14 +1,13 @@
 //! Where to go on: the database's own record of what was applied to it, compared with the log.
 
 use super::{Applier, Connection, ConnectionError, Head, Interrupt, before};
-use crate::migration::program;
 use crate::replica::Taken;
 use crate::server::LineError;
 use crate::{ActiveDatabase, AdminError, DatabaseState, Phase, Quarantine};
 use http::StatusCode;
 use rtdb_consensus::Position;
 use rtdb_consensus::command::{Body, Owner, Publish};
-use rtdb_determinism::{Claims, Module, runs_procedures, takes_rows};
+use rtdb_determinism::Module;
 use rtdb_runtime::Instant;
 use spacetimedb_lib::Hash;
 use std::sync::Arc;
@@ -25,6 +24,7 @@ impl Applier {
     /// such database.
     pub(super) async fn recover(&mut self) -> Result<Option<Connection>, Interrupt> {
         self.slot.set_phase(Phase::Connecting);
+        self.loading = None;
         self.shared.admin.up().await;
         let life = self.shared.admin.server().life();
         if life != self.life && self.removed.take().is_some() {
@@ -234,20 +234,7 @@ impl Applier {
             // What came before it is not needed again.
             self.born = position;
         }
-        let (identity, owner, module) = (self.database, owner.clone(), Arc::new(module));
-        let active = ActiveDatabase {
-            identity,
-            owner,
-            module,
-            claims: Claims::of(&publish.module),
-            firing: rtdb_determinism::Firing::of(&publish.module),
-            calls_at_once: rtdb_determinism::calls_at_once(&publish.module),
-            takes_rows: takes_rows(&publish.module),
-            refreshes_briefly: rtdb_determinism::refreshes_briefly(&publish.module),
-            runs_procedures: runs_procedures(&publish.module),
-            position,
-            program: program(publish),
-        };
+        let active = ActiveDatabase::new(self.database, publish, owner, module, position);
         // What it did to clients nobody can tell any more, if nobody has said so.
         let breaks = !publish.token.is_empty();
         Ok((Arc::new(active), Taken { breaks }, publish.clear))

@@ -53,6 +53,8 @@ pub(super) enum Kind {
         /// Whether it creates the database.
         created: bool,
     },
+    /// Rows of a database that is being restored, alone in the window.
+    Load,
     /// Nothing was sent, or the answer came out of turn: this is the outcome, when it is its turn.
     Answered(Answer),
     /// A call that has no effect: its answer shows that all before it have run. It has the position of the last of them.

@@ -260,6 +260,7 @@ impl Scout {
                 self.stray(command, &transaction.database)
             }
             Some(Body::Turn(turn)) => self.stray(command, &turn.database),
+            Some(Body::Load(load)) => self.stray(command, &load.database),
             Some(Body::Delete(delete)) => {
                 if let Some(identity) = identity(&delete.database) {
                     self.shared.end(identity, position);

@@ -15,6 +15,7 @@ mod lives;
 mod poison;
 mod procedures;
 mod publish;
+mod restore;
 mod server;
 mod support;
 mod timers;

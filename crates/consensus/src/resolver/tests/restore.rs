@@ -73,7 +73,10 @@ fn rows_come_in_their_order_or_not_at_all() {
     let of = begun(&mut bench);
     let refused = Some(Refusal::NotRestoring);
     assert_eq!(refusal(&bench.one(2, Body::Load(load(of, 1, false)))), refused);
-    assert_eq!(refusal(&bench.one(3, Body::Load(load(of + 1, 0, false)))), refused);
+    assert_eq!(
+        refusal(&bench.one(3, Body::Load(load(of + 1, 0, false)))),
+        refused
+    );
     assert_eq!(refusal(&bench.one(4, Body::Load(load(of, 0, false)))), None);
     assert_eq!(refusal(&bench.one(5, Body::Load(load(of, 0, false)))), refused);
     // Begun anew, those of before count for nothing.
@@ -81,7 +84,13 @@ fn rows_come_in_their_order_or_not_at_all() {
     assert_eq!(refusal(&bench.one(7, Body::Load(load(of, 1, true)))), refused);
     assert_eq!(refusal(&bench.one(8, Body::Load(load(again, 0, true)))), None);
     assert_eq!(
-        refusal(&bench.one(9, Body::Load(Load { database: OTHER, ..load(again, 0, true) }))),
+        refusal(&bench.one(
+            9,
+            Body::Load(Load {
+                database: OTHER,
+                ..load(again, 0, true)
+            })
+        )),
         refused
     );
 }

@@ -21,7 +21,7 @@ impl Core {
     /// Where the publication stands whose outcome is not known, since the connection was lost.
     pub(in crate::applier) fn unsettled_publication(&self) -> Option<Position> {
         let open = self.unsettled.first()?;
-        matches!(open.kind, Kind::Publish { .. }).then_some(open.position)
+        matches!(open.kind, Kind::Publish { .. } | Kind::Load).then_some(open.position)
     }
 
     /// The database's own record after a lost connection: everything up to `state.index` was applied or has failed.
@@ -57,7 +57,12 @@ impl Core {
             | Kind::Unscheduled => true,
             // Of a disconnect and its cleanup just one succeeds.
             Kind::Cleanup => *place == 0 && cleans_up,
-            Kind::Identify | Kind::Publish { .. } | Kind::Answered(_) | Kind::Fence | Kind::Refresh => false,
+            Kind::Identify
+            | Kind::Publish { .. }
+            | Kind::Load
+            | Kind::Answered(_)
+            | Kind::Fence
+            | Kind::Refresh => false,
         });
         let recorded: Vec<u64> = recorded.map(|(_, open)| open.position.0).collect();
         let mut failures = before.failures(&recorded, after);
@@ -84,6 +89,8 @@ impl Core {
                 Kind::Publish { created } if state.module == open.position.0 => {
                     Ok(Reply::Published { created })
                 }
+                // The last of them: the others leave no record.
+                Kind::Load => Ok(Reply::Published { created: true }),
                 Kind::Publish { .. } => Err(Failure::Unknown("SpacetimeDB runs another module by now")),
                 kind @ (Kind::Call | Kind::Connect | Kind::Write(_)) => match &failures {
                     Some(failures) => settled(&kind, !failures.contains(&open.position.0)),
