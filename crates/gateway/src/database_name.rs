@@ -6,13 +6,17 @@ use thiserror::Error;
 
 /// Why a database can't have that name. SpacetimeDB's rules and words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub(crate) enum NameError {
+pub enum NameError {
+    /// It is an identity.
     #[error("database names cannot be identities")]
     Identity,
+    /// It is empty.
     #[error("database names cannot be empty")]
     Empty,
+    /// A hyphen stands where none may.
     #[error("invalid hyphen in database name")]
     Hyphen,
+    /// It has other characters.
     #[error("invalid characters in database name")]
     Invalid,
 }
@@ -34,7 +38,10 @@ impl TryFrom<String> for NameOrIdentity {
 }
 
 /// Checks a name: lower-case letters and digits, in groups with single hyphens between them.
-pub(crate) fn check(name: &str) -> Result<(), NameError> {
+///
+/// # Errors
+/// [`NameError`].
+pub fn check(name: &str) -> Result<(), NameError> {
     if Identity::from_hex(name).is_ok() {
         return Err(NameError::Identity);
     }

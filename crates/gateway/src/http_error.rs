@@ -82,7 +82,11 @@ impl From<Unapplied> for HttpError {
             Unapplied::Refused(Refusal::NotOwner | Refusal::Locked) => StatusCode::FORBIDDEN,
             Unapplied::Refused(Refusal::NameTaken(_)) => StatusCode::UNAUTHORIZED,
             Unapplied::Refused(
-                Refusal::SessionGone | Refusal::Split | Refusal::StillThere | Refusal::OtherModule,
+                Refusal::SessionGone
+                | Refusal::Split
+                | Refusal::StillThere
+                | Refusal::OtherModule
+                | Refusal::Restoring,
             ) => StatusCode::SERVICE_UNAVAILABLE,
             Unapplied::Refused(
                 Refusal::AlreadyInitialised
@@ -94,7 +98,8 @@ impl From<Unapplied> for HttpError {
                 | Refusal::Deposed
                 | Refusal::NotYet
                 | Refusal::NotDue
-                | Refusal::Repeated,
+                | Refusal::Repeated
+                | Refusal::NotRestoring,
             ) => StatusCode::CONFLICT,
             Unapplied::Unknown { .. } => StatusCode::GATEWAY_TIMEOUT,
         };

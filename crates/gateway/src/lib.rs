@@ -57,6 +57,7 @@ mod writes;
 
 pub use catalog::{Catalog, Client, DatabaseRecord, FirstCall};
 pub use close::CloseReason;
+pub use database_name::{NameError, check as check_name};
 pub use gate::{Quotas, Slowed};
 pub use gateway::Gateway;
 pub use issuers::{Issuers, NotVerified};

@@ -1,7 +1,8 @@
 //! The admin API, on the raft address: `/cluster/*` for operators and `rtdb`, `/metrics` for Prometheus.
 
 use crate::node::Node;
-use axum::body::Bytes;
+use crate::snapshots::Target;
+use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -40,6 +41,11 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/cluster/contents/{identity}/{position}", get(contents))
         .route("/cluster/contents/{identity}/{position}/{table}", get(rows))
         .route("/cluster/skip", post(skip))
+        .route("/cluster/databases/{database}/snapshot", get(snapshot))
+        .route(
+            "/cluster/restore",
+            post(restore).layer(DefaultBodyLimit::disable()),
+        )
         .route("/metrics", get(metrics))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(node)
@@ -245,6 +251,37 @@ async fn skip(State(node): State<Arc<Node>>, body: Bytes) -> Response {
     };
     match node.skip(&skip.database, &skip.position).await {
         Ok(()) => Json(json!({ "skipped": skip.position })).into_response(),
+        Err(refused) => error(refused.status, refused.reason),
+    }
+}
+
+/// A database as bytes: `rtdb_snapshot` says which.
+async fn snapshot(State(node): State<Arc<Node>>, Path(database): Path<String>) -> Response {
+    match node.snapshot(&database).await {
+        Ok(body) => ([(CONTENT_TYPE, "application/octet-stream")], body).into_response(),
+        Err(refused) => error(refused.status, refused.reason),
+    }
+}
+
+/// The query string of `POST /cluster/restore`.
+#[derive(Deserialize)]
+struct Restore {
+    /// The name of a database of its own; what it was, if there is none.
+    #[serde(rename = "as")]
+    name: Option<String>,
+    /// In the place of what is there.
+    #[serde(default)]
+    replace: bool,
+}
+
+/// A database from such bytes.
+async fn restore(State(node): State<Arc<Node>>, Query(restore): Query<Restore>, body: Body) -> Response {
+    let target = Target {
+        name: restore.name,
+        replace: restore.replace,
+    };
+    match node.restore(target, body).await {
+        Ok(restored) => Json(restored).into_response(),
         Err(refused) => error(refused.status, refused.reason),
     }
 }

@@ -1,6 +1,7 @@
 //! The cluster's databases, as the gateway asks for them.
 
 use crate::kinds;
+use bytes::Bytes;
 use rtdb_consensus::command::{
     CLAIMS_LEVEL, CallKey, ENDS_LEVEL, IMMEDIATE_LEVEL, JUDGEMENT_LEVEL, KEYS_LEVEL, MIGRATION_LEVEL,
     TRANSACTION_LEVEL, WRITE_LEVEL,
@@ -85,18 +86,7 @@ impl Catalog for LogCatalog {
     }
 
     fn clients(&self, database: &Identity) -> Vec<Client> {
-        let database = database.to_byte_array().to_vec().into();
-        let mut sessions: Vec<Session> = Vec::new();
-        loop {
-            let before = sessions.len();
-            self.shard.with_shard(|shard| match sessions.last().cloned() {
-                None => sessions.extend(shard.sessions_of(&database).take(LISTED_MAX).cloned()),
-                Some(last) => sessions.extend(shard.sessions_behind(&last).take(LISTED_MAX).cloned()),
-            });
-            if sessions.len() < before + LISTED_MAX {
-                break;
-            }
-        }
+        let mut sessions = sessions(&self.shard, &database.to_byte_array().to_vec().into());
         sessions.sort_unstable_by_key(|session| session.id);
         sessions.iter().filter_map(client).collect()
     }
@@ -112,6 +102,21 @@ impl Catalog for LogCatalog {
             })
         };
         self.shard.with_shard(first)?
+    }
+}
+
+/// The sessions of a database's clients, by connection id.
+pub(crate) fn sessions(shard: &Group, database: &Bytes) -> Vec<Session> {
+    let mut sessions: Vec<Session> = Vec::new();
+    loop {
+        let before = sessions.len();
+        shard.with_shard(|shard| match sessions.last().cloned() {
+            None => sessions.extend(shard.sessions_of(database).take(LISTED_MAX).cloned()),
+            Some(last) => sessions.extend(shard.sessions_behind(&last).take(LISTED_MAX).cloned()),
+        });
+        if sessions.len() < before + LISTED_MAX {
+            return sessions;
+        }
     }
 }
 

@@ -18,6 +18,7 @@ mod pacer;
 mod reports;
 mod run;
 mod scrubber;
+mod snapshots;
 mod status;
 mod timers;
 

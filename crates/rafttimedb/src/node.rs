@@ -6,6 +6,7 @@ use crate::kinds;
 use crate::lag::Behind;
 use crate::local::{LocalNode, Running};
 use crate::metrics::Metrics;
+use crate::snapshots::Turns;
 use crate::status::{
     DatabaseStatus, DivergedReplica, GroupStatus, MemberStatus, Membership, NodeAddrs, NodeStatus,
     ServerStatus, SplitReplicas, StuckStatus,
@@ -36,6 +37,7 @@ pub(crate) struct Node {
     pub(crate) metrics: Metrics,
     pub(crate) gateway: Gateway,
     pub(crate) is_drained: AtomicBool,
+    pub(crate) snapshots: Turns,
 }
 
 /// How long the nodes may take to agree on what an operator wants.
@@ -210,7 +212,7 @@ impl Node {
         quarantine.borrow().clone()
     }
 
-    fn identity_of(&self, database: &str) -> Result<Bytes, Refused> {
+    pub(crate) fn identity_of(&self, database: &str) -> Result<Bytes, Refused> {
         let meta = self.manager.meta().meta();
         let named = meta.named(database);
         let by_identity = || meta.database(&from_big_endian_hex(database)?);
@@ -474,7 +476,7 @@ fn from_big_endian_hex(text: &str) -> Option<[u8; 32]> {
 }
 
 /// [`big_endian_hex`] of bytes that may be none.
-fn hex_of(identity: &[u8]) -> String {
+pub(crate) fn hex_of(identity: &[u8]) -> String {
     identity.try_into().map(big_endian_hex).unwrap_or_default()
 }
 

@@ -14,6 +14,7 @@ use crate::node::Node;
 use crate::pacer::Pacer;
 use crate::reports::Reports;
 use crate::scrubber::Scrubber;
+use crate::snapshots::Turns;
 use crate::timers::Timers;
 use anyhow::{Context, anyhow, bail};
 use axum::serve::ListenerExt;
@@ -86,6 +87,7 @@ pub(crate) async fn run(config: Config, clients: &Handle) -> anyhow::Result<Exit
         metrics,
         gateway: gateway.clone(),
         is_drained: AtomicBool::new(false),
+        snapshots: Turns::default(),
     });
     tracing::info!(
         node = node.config.node_id,

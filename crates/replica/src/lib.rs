@@ -46,7 +46,7 @@ pub use migration::migration_token;
 pub use procedures::{Procedures, Run, TooManyRuns, TurnQueue, Uncommitted};
 pub use quarantine::Quarantine;
 pub use replica::{Became, Found, Replica, ReplicaConfig, Report};
-pub use rtdb_determinism::{Firing, ScheduleKind, When};
+pub use rtdb_determinism::{Firing, STATE_TABLE, ScheduleKind, When, calls_at_once};
 pub use schedules::{ScheduleRow, ScheduleWatch, WatchError, Watched};
 pub use server::{
     Connecting, Line, LineError, LocalServer, Server, ServerConfig, ServerError, ServerLimits, ServerState,

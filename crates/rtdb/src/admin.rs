@@ -1,13 +1,13 @@
 //! Requests to a node's admin API.
 
-use std::io;
+use std::io::{self, Read};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
-use ureq::Agent;
 use ureq::http::StatusCode;
+use ureq::{Agent, SendBody};
 
 /// How long a node may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -76,6 +76,30 @@ impl Admin {
         self.answer(self.agent.get(url).call(), ANSWER_MAX)
     }
 
+    /// An answer that may take long to come, and be of any size.
+    pub(crate) fn stream(&self, path: &str) -> Result<impl Read + use<>, AdminError> {
+        let url = format!("{}{path}", self.url);
+        let request = self.agent.get(url).config().timeout_global(None).build();
+        let response = request.call().map_err(|source| self.lost(source, ANSWER_MAX))?;
+        if !response.status().is_success() {
+            let answer = self.answer(Ok(response), ANSWER_MAX)?;
+            return Err(self.refused(&answer));
+        }
+        Ok(response.into_body().into_with_config().limit(u64::MAX).reader())
+    }
+
+    /// Sends something of any size, for as long as it takes.
+    pub(crate) fn send(&self, path: &str, mut body: impl Read) -> Result<Answer, AdminError> {
+        let url = format!("{}{path}", self.url);
+        let request = self
+            .agent
+            .post(url)
+            .content_type("application/octet-stream")
+            .config();
+        let request = request.timeout_global(None).build();
+        self.answer(request.send(SendBody::from_reader(&mut body)), ANSWER_MAX)
+    }
+
     pub(crate) fn delete(&self, path: &str) -> Result<Answer, AdminError> {
         let url = format!("{}{path}", self.url);
         let request = self.agent.delete(url).config();
@@ -105,19 +129,21 @@ impl Admin {
                     .read_to_string()?,
             })
         });
-        read.map_err(|source| {
-            let url = self.url.clone();
-            match source {
-                ureq::Error::Timeout(_) => AdminError::Timeout { url, max },
-                ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => {
-                    AdminError::Unreachable { url, source }
-                }
-                ureq::Error::Io(ref error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    AdminError::Unreachable { url, source }
-                }
-                source => AdminError::Http { url, source },
+        read.map_err(|source| self.lost(source, max))
+    }
+
+    fn lost(&self, source: ureq::Error, max: Duration) -> AdminError {
+        let url = self.url.clone();
+        match source {
+            ureq::Error::Timeout(_) => AdminError::Timeout { url, max },
+            ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => {
+                AdminError::Unreachable { url, source }
             }
-        })
+            ureq::Error::Io(ref error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                AdminError::Unreachable { url, source }
+            }
+            source => AdminError::Http { url, source },
+        }
     }
 
     /// For an answer that is no success.

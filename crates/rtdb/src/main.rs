@@ -3,6 +3,7 @@
 //! Every command is one request to a node's admin API, which listens on the raft address.
 
 mod admin;
+mod backup;
 mod init;
 mod members;
 mod resolve;
@@ -18,6 +19,7 @@ use clap::{Args, Parser, Subcommand};
 use thiserror::Error;
 
 use crate::admin::{Admin, AdminError};
+use crate::backup::{BackupError, Restore, Which};
 use crate::init::{InitError, Member};
 use crate::verify::VerifyError;
 use crate::wait::Goal;
@@ -138,6 +140,63 @@ enum Command {
         #[command(flatten)]
         cluster: Cluster,
     },
+    /// Copy databases, with their modules, out of the running cluster, each as it is at one position of its log. Calls go on
+    /// meanwhile.
+    ///
+    /// What is written is checked on the way, and is a backup only once all of it is there.
+    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+    Backup {
+        #[command(subcommand)]
+        command: Option<BackupCommand>,
+        #[command(flatten)]
+        which: Databases,
+        /// The directory that backups are kept in: each has a folder of its own there.
+        #[arg(long, required = true, value_name = "DIR")]
+        to: Option<String>,
+        /// Do it again and again, every so many seconds.
+        #[arg(long = "backup-every", value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
+        every: Option<u64>,
+        /// Remove all but the newest so many backups of each database, once there is a new one.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+        keep: Option<u16>,
+        #[command(flatten)]
+        cluster: Cluster,
+    },
+    /// List backups, the oldest first.
+    Backups {
+        /// The directory that they are kept in.
+        #[arg(long, value_name = "DIR")]
+        from: String,
+        /// Only those of this database: its name or identity.
+        #[arg(long, value_name = "NAME")]
+        database: Option<String>,
+        /// Print what each backup says of itself.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a database of its newest backup: the same one, with its identity, owner, names and rows.
+    ///
+    /// All of the backup is read and checked first. Nobody sees the database before all of it is there; if that fails, nothing is
+    /// left of it. Clients that were connected when the backup was taken count as disconnected.
+    Restore {
+        /// The directory that the backups are kept in.
+        #[arg(long, value_name = "DIR")]
+        from: String,
+        /// The name or identity that the database had.
+        #[arg(long, value_name = "NAME")]
+        database: String,
+        /// As a database of its own, with a new identity and this name.
+        #[arg(long = "as", value_name = "NEW")]
+        name: Option<String>,
+        /// The newest backup that was taken by then: 2026-11-24T18:30:00Z.
+        #[arg(long, value_name = "TIME", value_parser = moment)]
+        at: Option<String>,
+        /// In the place of the database that is there: it is deleted first, and its clients are disconnected.
+        #[arg(long)]
+        replace: bool,
+        #[command(flatten)]
+        cluster: Cluster,
+    },
     /// Say which replica of a split database is right: it takes calls again, and the others are set aside.
     ///
     /// A database is split when its replicas contradict each other and no majority of them agrees; `rtdb status` shows it.
@@ -214,6 +273,36 @@ enum Command {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum BackupCommand {
+    /// Read backups, and check that each is as it was written. Exits with 1 if one is not.
+    Verify {
+        /// The directory that they are kept in.
+        #[arg(long, value_name = "DIR")]
+        from: String,
+        /// Only those of this database: its name or identity.
+        #[arg(long, value_name = "NAME")]
+        database: Option<String>,
+    },
+}
+
+/// Which databases.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Databases {
+    /// The database's name or identity.
+    #[arg(long, value_name = "NAME")]
+    database: Option<String>,
+    /// All databases.
+    #[arg(long)]
+    all: bool,
+}
+
+/// Checks a time; it is kept as it was written.
+fn moment(text: &str) -> Result<String, String> {
+    backup::parse_moment(text).map(|_| text.to_owned())
+}
+
 /// Whom to ask.
 #[derive(Debug, Args)]
 struct Cluster {
@@ -280,6 +369,46 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
             cluster,
         } => members::drain(&cluster.admin(), node_id, undo)?,
         Command::Members { json, cluster } => members::list(&cluster.admin(), json)?,
+        Command::Backup {
+            command: Some(BackupCommand::Verify { from, database }),
+            ..
+        } => return Ok(backup::verify(&from, database.as_deref())?),
+        Command::Backup {
+            command: None,
+            which: Databases { database, .. },
+            to,
+            every,
+            keep,
+            cluster,
+        } => {
+            let which = database.map_or(Which::All, Which::Named);
+            let every = every.map(Duration::from_secs);
+            backup::make(
+                &cluster.admin(),
+                &which,
+                &to.unwrap_or_default(),
+                every,
+                keep.map(usize::from),
+            )?;
+        }
+        Command::Backups { from, database, json } => backup::list(&from, database.as_deref(), json)?,
+        Command::Restore {
+            from,
+            database,
+            name,
+            at,
+            replace,
+            cluster,
+        } => backup::restore(
+            &cluster.admin(),
+            &Restore {
+                from: &from,
+                database: &database,
+                name: name.as_deref(),
+                replace,
+                at: at.as_deref(),
+            },
+        )?,
         Command::Resolve { database, node, addr } => resolve::run(&Admin::new(&addr), &database, node)?,
         Command::Verify { database, addr } => return Ok(verify::run(&Admin::new(&addr), &database)?),
         Command::Skip {
@@ -300,4 +429,5 @@ enum Failure {
     Init(#[from] InitError),
     Admin(#[from] AdminError),
     Verify(#[from] VerifyError),
+    Backup(#[from] BackupError),
 }

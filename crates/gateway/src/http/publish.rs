@@ -294,6 +294,7 @@ async fn publish(
         program: program.data.to_vec().into(),
         token,
         born: record.born,
+        loads: false,
     };
     let mut published = pin!(node.propose(&node.shard, command::Body::Publish(publish)));
     let outcome = match rtdb_runtime::timeout(PUBLICATION_TURN_MAX, &mut published).await {

@@ -1,0 +1,465 @@
+//! A database from a snapshot's bytes: its module and its rows go through the log, and it is there once all of them are.
+
+use super::{IDLE_MAX, PIECES_WAITING, conflict, refused, unavailable};
+use crate::node::{Node, Refused};
+use axum::body::{Body, Bytes};
+use axum::http::StatusCode;
+use futures::StreamExt;
+use futures::stream::FuturesOrdered;
+use rtdb_consensus::command::{
+    Body as Command, Delete, Departed, EndDatabase, JUDGEMENT_LEVEL, LOAD_DEPARTED_MAX, Load, Names, Owner,
+    Publish, RESTORE_LEVEL, RegisterDatabase, SetNames, TableRows, TableSum,
+};
+use rtdb_consensus::{
+    Applied, Database, Group, GroupId, Pending, Position, Propose, Refusal, Reply, SystemClock, Unapplied,
+    WallClock,
+};
+use rtdb_gateway::{Local, check_name};
+use rtdb_snapshot::{Header, Piece, ROWS_BYTES, Reader};
+use serde::Serialize;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Loads that are on their way through the log.
+const LOADS_IN_FLIGHT: usize = 4;
+
+/// How long a command may take; one with a large module is compiled on each node first.
+const COMMAND_MAX: Duration = Duration::from_secs(120);
+
+/// How far the snapshot's clock may be ahead of this node's.
+const AHEAD_US_MAX: i64 = 10_000_000;
+
+/// Where a snapshot is to be restored.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Target {
+    /// As a database of its own, of this name; else as what it was.
+    pub(crate) name: Option<String>,
+    /// In the place of the database that is there.
+    pub(crate) replace: bool,
+}
+
+/// A database was restored.
+#[derive(Serialize)]
+pub(crate) struct Restored {
+    /// Its identity.
+    identity: String,
+    /// Its names.
+    names: Vec<String>,
+    /// How many rows it has.
+    rows: u64,
+    /// The position of the last of them.
+    position: String,
+}
+
+impl Node {
+    /// Restores a database. Once it has begun it goes on, or is undone, whether somebody waits for it or not.
+    pub(crate) async fn restore(self: &Arc<Self>, target: Target, body: Body) -> Result<Restored, Refused> {
+        let turn = self.snapshots.0.clone().try_acquire_owned();
+        let turn = turn
+            .map_err(|_| unavailable("this node is at another snapshot: try again later, or another node"))?;
+        let (parts, received) = mpsc::channel::<Bytes>(PIECES_WAITING);
+        let node = Arc::clone(self);
+        let restoring = tokio::spawn(async move {
+            let restored = Restoring::new(node, received).run(target).await;
+            drop(turn);
+            restored
+        });
+        let mut stream = body.into_data_stream();
+        let feeding = async {
+            // The connection's end, or a pause that is too long, ends the snapshot early.
+            while let Ok(Some(Ok(part))) = tokio::time::timeout(IDLE_MAX, stream.next()).await {
+                // Who sends hears the answer only once all is sent.
+                let _ = parts.send(part).await;
+            }
+            drop(parts);
+        };
+        let (_, restored) = futures::join!(feeding, restoring);
+        restored.unwrap_or_else(|error| {
+            Err(refused(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("restoring ended by itself: {error}"),
+            ))
+        })
+    }
+}
+
+/// A database that is being restored.
+struct Restoring {
+    node: Arc<Node>,
+    received: mpsc::Receiver<Bytes>,
+    reader: Reader,
+}
+
+/// What was begun, and is undone if it comes to no end.
+struct Begun {
+    record: Database,
+    of: Position,
+    loads: u64,
+    in_flight: FuturesOrdered<Pending>,
+    state: Option<TableRows>,
+}
+
+impl Restoring {
+    fn new(node: Arc<Node>, received: mpsc::Receiver<Bytes>) -> Self {
+        Self {
+            node,
+            received,
+            reader: Reader::default(),
+        }
+    }
+
+    async fn run(mut self, target: Target) -> Result<Restored, Refused> {
+        let Piece::Header(header) = self.next().await? else {
+            return Err(bad("it does not begin with a header"));
+        };
+        let record = self.place(&header, &target).await?;
+        match self.fill(&header, record.clone(), &target).await {
+            Ok(restored) => Ok(restored),
+            Err(error) => {
+                self.end(&record).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// The snapshot's next piece.
+    async fn next(&mut self) -> Result<Piece, Refused> {
+        loop {
+            match self.reader.next() {
+                Ok(Some(piece)) => return Ok(piece),
+                Ok(None) => {}
+                Err(error) => return Err(bad(error)),
+            }
+            match self.received.recv().await {
+                Some(part) => self.reader.push(&part),
+                None => {
+                    self.reader.finish().map_err(bad)?;
+                    return Err(bad("there is nothing behind its end"));
+                }
+            }
+        }
+    }
+
+    /// Gives the database its place in the cluster, if it may have it.
+    async fn place(&mut self, header: &Header, target: &Target) -> Result<Database, Refused> {
+        let manager = &self.node.manager;
+        let level = manager.feature_level();
+        if level < RESTORE_LEVEL {
+            return Err(conflict(
+                "not all nodes know yet how databases are restored: update RaftTimeDB on each of them first",
+            ));
+        }
+        if header.level > level {
+            return Err(conflict(format!(
+                "the snapshot was taken of a cluster whose nodes apply more than these do (level {}, here {level}): update \
+                 RaftTimeDB on each of them first",
+                header.level
+            )));
+        }
+        let now_us = SystemClock.now_us() as i64;
+        if header.taken_us > now_us + AHEAD_US_MAX {
+            return Err(conflict(format!(
+                "the snapshot was taken {} s from now, by this node's clock: a database's time never goes back; set the clock",
+                (header.taken_us - now_us) / 1_000_000
+            )));
+        }
+        if let Some(name) = &target.name {
+            check_name(name).map_err(bad)?;
+        }
+        let meta = manager.meta().meta();
+        let names = match &target.name {
+            Some(name) => vec![name.clone()],
+            None => header.names.clone(),
+        };
+        let identity = match &target.name {
+            None => header.database.clone(),
+            Some(name) => match meta.identity(name) {
+                Some(known) => known.clone(),
+                None => self.fresh()?,
+            },
+        };
+        for name in &names {
+            if let Some(other) = meta.named(name).filter(|other| other.identity != identity) {
+                return Err(conflict(format!(
+                    "the name `{name}` is that of another database, {}: restore with --as, under another name",
+                    crate::node::hex_of(&other.identity)
+                )));
+            }
+        }
+        if let Some(there) = meta.database(&identity).cloned() {
+            let is_half = manager
+                .shard()
+                .with_shard(|shard| !shard.is_open(&identity))
+                .unwrap_or_default();
+            if !target.replace && !is_half {
+                return Err(conflict(format!(
+                    "there is a database {} already: --replace puts the snapshot in its place, --as NAME beside it",
+                    names
+                        .first()
+                        .cloned()
+                        .unwrap_or_else(|| crate::node::hex_of(&identity)),
+                )));
+            }
+            let end = EndDatabase {
+                database: identity.clone(),
+                born: there.born,
+            };
+            match self.propose(manager.meta(), Command::EndDatabase(end)).await? {
+                Ok(_) | Err(Unapplied::Refused(Refusal::NoSuchDatabase)) => {}
+                Err(error) => return Err(conflict(error.to_string())),
+            }
+        }
+        let owner = header.owner.clone().unwrap_or_default();
+        let register = RegisterDatabase {
+            database: identity,
+            owner: Some(Owner {
+                identity: owner.identity,
+                issuer: owner.issuer,
+                subject: owner.subject,
+            }),
+            name: String::new(),
+            shard: GroupId::SHARD.0,
+            has_birth: true,
+        };
+        match self
+            .propose(manager.meta(), Command::RegisterDatabase(register))
+            .await?
+        {
+            Ok(Applied {
+                reply:
+                    Reply::Database {
+                        identity,
+                        created: true,
+                        ..
+                    },
+                ..
+            }) => {
+                let record = manager.meta().meta().database(&identity).cloned();
+                record.ok_or_else(|| conflict("the database was deleted as soon as it was there"))
+            }
+            Ok(_) => Err(conflict(
+                "somebody else has just made a database of that identity",
+            )),
+            Err(error) => Err(conflict(error.to_string())),
+        }
+    }
+
+    /// An identity that no database has.
+    fn fresh(&self) -> Result<Bytes, Refused> {
+        let tokens = self.node.local.tokens();
+        let fresh = tokens.and_then(|tokens| tokens.fresh());
+        let (claims, _) = fresh.ok_or_else(|| unavailable("this node is still starting"))?;
+        Ok(claims.identity.to_byte_array().to_vec().into())
+    }
+
+    /// Has the module and all rows pass through the log.
+    async fn fill(
+        &mut self,
+        header: &Header,
+        record: Database,
+        target: &Target,
+    ) -> Result<Restored, Refused> {
+        let shard = Arc::clone(self.node.manager.shard());
+        // What was of this identity before may not be gone from the shard yet.
+        let delete = Delete {
+            database: record.identity.clone(),
+            before: record.born,
+        };
+        match self.propose(&shard, Command::Delete(delete)).await? {
+            Ok(_) | Err(Unapplied::Refused(Refusal::NoSuchDatabase)) => {}
+            Err(error) => return Err(unavailable(error.to_string())),
+        }
+        let names = match &target.name {
+            Some(name) => vec![name.clone()],
+            None => header.names.clone(),
+        };
+        let publish = Publish {
+            database: record.identity.clone(),
+            owner: record.owner.clone(),
+            names: names.clone(),
+            module: header.module.clone(),
+            original_def: header.original_def.clone(),
+            clear: true,
+            judged: self.node.manager.feature_level() >= JUDGEMENT_LEVEL,
+            program: header.program.clone(),
+            token: Bytes::new(),
+            born: record.born,
+            loads: true,
+        };
+        let published = self.propose(&shard, Command::Publish(publish)).await?;
+        let of = published.map_err(|error| failed(&error))?.position;
+        let mut begun = Begun {
+            record,
+            of,
+            loads: 0,
+            in_flight: FuturesOrdered::new(),
+            state: None,
+        };
+        for departed in in_parts(&header.departed) {
+            let load = Load {
+                departed,
+                ..Load::default()
+            };
+            self.load(&mut begun, load).await?;
+        }
+        let end = loop {
+            match self.next().await? {
+                Piece::Rows(rows) => {
+                    let rows = TableRows {
+                        table: rows.table,
+                        rows: rows.rows,
+                    };
+                    if rows.table == rtdb_replica::STATE_TABLE {
+                        begun.state = Some(rows);
+                        continue;
+                    }
+                    let load = Load {
+                        tables: vec![rows],
+                        ..Load::default()
+                    };
+                    self.load(&mut begun, load).await?;
+                }
+                Piece::End(end) => break end,
+                Piece::Header(_) => return Err(bad("it has two headers")),
+            }
+        };
+        let rows = end
+            .tables
+            .iter()
+            .filter(|it| it.table != rtdb_replica::STATE_TABLE);
+        let sums: Vec<TableSum> = rows
+            .map(|it| TableSum {
+                table: it.table.clone(),
+                rows: it.rows,
+                sum: it.sum.clone(),
+            })
+            .collect();
+        let rows = sums.iter().map(|sum| sum.rows).sum();
+        let last = Load {
+            tables: begun.state.take().into_iter().collect(),
+            sums,
+            last: true,
+            ..Load::default()
+        };
+        self.load(&mut begun, last).await?;
+        let mut position = of;
+        while let Some(loaded) = begun.in_flight.next().await {
+            position = loaded.map_err(|error| failed(&error))?.position;
+        }
+        let named = SetNames {
+            database: begun.record.identity.clone(),
+            names: names.clone(),
+            replaced: Some(Names {
+                born: begun.record.born,
+                names: begun.record.names.clone(),
+            }),
+        };
+        let meta = Arc::clone(self.node.manager.meta());
+        let named = self.propose(&meta, Command::SetNames(named)).await?;
+        named.map_err(|error| conflict(error.to_string()))?;
+        Ok(Restored {
+            identity: crate::node::hex_of(&begun.record.identity),
+            names,
+            rows,
+            position: position.to_string(),
+        })
+    }
+
+    /// The next load goes its way, once there is room.
+    async fn load(&self, begun: &mut Begun, load: Load) -> Result<(), Refused> {
+        while begun.in_flight.len() >= LOADS_IN_FLIGHT {
+            let oldest = tokio::time::timeout(COMMAND_MAX, begun.in_flight.next()).await;
+            match oldest {
+                Ok(Some(Ok(_)) | None) => {}
+                Ok(Some(Err(error))) => return Err(failed(&error)),
+                Err(_) => return Err(unavailable("the nodes take too long to take rows")),
+            }
+        }
+        let load = Load {
+            database: begun.record.identity.clone(),
+            of: begun.of.0,
+            number: begun.loads,
+            ..load
+        };
+        begun.loads += 1;
+        let shard = self.node.manager.shard();
+        shard.ready().await;
+        let pending = shard.submit(Command::Load(load).into());
+        begun
+            .in_flight
+            .push_back(pending.map_err(|error| unavailable(error.to_string()))?);
+        Ok(())
+    }
+
+    async fn propose(
+        &self,
+        group: &Arc<Group>,
+        body: Command,
+    ) -> Result<Result<Applied, Unapplied>, Refused> {
+        let pending = group.submit(body.into());
+        let mut pending = pin!(pending.map_err(|error| unavailable(error.to_string()))?);
+        let outcome = tokio::time::timeout(COMMAND_MAX, &mut pending).await;
+        outcome.map_err(|_| unavailable("the nodes have not agreed in time: see `rtdb status`"))
+    }
+
+    /// What was begun goes again.
+    async fn end(&self, record: &Database) {
+        let end = EndDatabase {
+            database: record.identity.clone(),
+            born: record.born,
+        };
+        let meta = Arc::clone(self.node.manager.meta());
+        if let Err(Refused { reason, .. }) = self.propose(&meta, Command::EndDatabase(end)).await {
+            tracing::error!(
+                database = crate::node::hex_of(&record.identity),
+                reason,
+                "what was restored by half is still there: restore it again, or delete it"
+            );
+            return;
+        }
+        // If this node ends now, the shard's leader does it.
+        let delete = Delete {
+            database: record.identity.clone(),
+            before: record.born.saturating_add(1),
+        };
+        let shard = Arc::clone(self.node.manager.shard());
+        let _ = self.propose(&shard, Command::Delete(delete)).await;
+    }
+}
+
+/// So many that each load is of a bearable size.
+fn in_parts(departed: &[rtdb_snapshot::Departed]) -> Vec<Vec<Departed>> {
+    let (mut parts, mut bytes) = (Vec::<Vec<Departed>>::new(), 0);
+    for it in departed {
+        bytes += it.claims.len() + it.sender.len() + it.connection.len();
+        let is_full = parts.last().is_none_or(|part| part.len() >= LOAD_DEPARTED_MAX) || bytes > ROWS_BYTES;
+        if is_full {
+            parts.push(Vec::new());
+            bytes = it.claims.len();
+        }
+        if let Some(part) = parts.last_mut() {
+            part.push(Departed {
+                sender: it.sender.clone(),
+                connection: it.connection.clone(),
+                claims: it.claims.clone(),
+            });
+        }
+    }
+    parts
+}
+
+fn bad(why: impl ToString) -> Refused {
+    refused(StatusCode::BAD_REQUEST, why.to_string())
+}
+
+fn failed(error: &Unapplied) -> Refused {
+    match error {
+        Unapplied::Refused(Refusal::Module(text)) => conflict(format!(
+            "the database can't be restored, and nothing of it is left: {text}"
+        )),
+        Unapplied::Refused(refusal) => conflict(refusal.to_string()),
+        error => unavailable(error.to_string()),
+    }
+}

@@ -1,0 +1,190 @@
+//! Backups in a directory: whole, damaged, broken off, newer.
+
+use super::archive::{self, Backup};
+use super::manifest::{MANIFEST, folder_of, parse_moment};
+use super::store::Store;
+use super::{BackupError, Restore, find, thin_out};
+use rtdb_snapshot::{Header, Owner, Writer};
+use std::fs;
+use std::io::{Cursor, Read};
+use tempfile::TempDir;
+
+const TAKEN_US: i64 = 1_795_000_000_123_456;
+
+/// A snapshot with rows that fill more than a part.
+fn snapshot(taken_us: i64) -> Vec<u8> {
+    let header = Header {
+        database: vec![1; 32].into(),
+        owner: Some(Owner {
+            identity: vec![2; 32].into(),
+            ..Owner::default()
+        }),
+        names: vec!["shop".to_owned()],
+        module: vec![3; 1 << 20].into(),
+        taken_us,
+        ..Header::default()
+    };
+    let (mut writer, head) = Writer::begin(header);
+    let mut bytes = head.to_vec();
+    for nth in 0..40_000_u32 {
+        let noise = blake3::hash(&nth.to_le_bytes()).as_bytes().repeat(8);
+        let row = [nth.to_le_bytes().as_slice(), &noise].concat();
+        bytes.extend_from_slice(&writer.row("item", row.into()).unwrap_or_default());
+    }
+    bytes.extend_from_slice(&writer.end());
+    bytes
+}
+
+fn place() -> (TempDir, Store) {
+    let folder = TempDir::new().unwrap();
+    let store = Store::new(folder.path().join("new").to_str().unwrap()).unwrap();
+    (folder, store)
+}
+
+fn kept(store: &Store, taken_us: i64) -> Backup {
+    archive::write(store, Cursor::new(snapshot(taken_us)), |_, _| {}).unwrap()
+}
+
+#[test]
+fn what_was_kept_is_what_was_sent() {
+    let (_folder, store) = place();
+    let backup = kept(&store, TAKEN_US);
+    assert_eq!(
+        backup.folder,
+        format!("{}/20261118T110640.123456Z", "01".repeat(32))
+    );
+    assert!(backup.manifest.parts.len() > 2);
+    assert_eq!(backup.manifest.rows(), 40_000);
+    assert_eq!(backup.manifest.taken, "2026-11-18T11:06:40.123456Z");
+    backup.verify(&store, |_| {}).unwrap();
+    let mut bytes = Vec::new();
+    backup.bytes(&store, |_| {}).read_to_end(&mut bytes).unwrap();
+    assert!(bytes == snapshot(TAKEN_US));
+    let (whole, half) = Backup::all(&store).unwrap();
+    assert_eq!((whole.len(), half.len()), (1, 0));
+    assert_eq!(whole[0].manifest, backup.manifest);
+}
+
+#[test]
+fn what_is_cut_off_on_its_way_is_no_backup() {
+    let (_folder, store) = place();
+    let sent = snapshot(TAKEN_US);
+    for len in [0, 7, 100, sent.len() / 2, sent.len() - 1] {
+        let error = archive::write(&store, Cursor::new(&sent[..len]), |_, _| {}).unwrap_err();
+        assert!(matches!(error, BackupError::Snapshot(_)), "{len}: {error}");
+    }
+    let mut changed = sent;
+    let middle = changed.len() / 2;
+    changed[middle] ^= 1;
+    assert!(archive::write(&store, Cursor::new(changed), |_, _| {}).is_err());
+    let (whole, half) = Backup::all(&store).unwrap();
+    assert!(whole.is_empty() && half.len() == 1, "{half:?}");
+}
+
+#[test]
+fn a_rotted_byte_or_a_lost_part_is_found() {
+    let (_folder, store) = place();
+    let backup = kept(&store, TAKEN_US);
+    let part = &backup.manifest.parts[1].file;
+    let path = store.path(&backup.folder, part);
+    let sound = fs::read(&path).unwrap();
+    for at in [0, sound.len() / 2, sound.len() - 1] {
+        let mut rotted = sound.clone();
+        rotted[at] ^= 0x10;
+        fs::write(&path, rotted).unwrap();
+        assert!(backup.verify(&store, |_| {}).is_err(), "byte {at}");
+    }
+    fs::write(&path, &sound[..sound.len() - 1]).unwrap();
+    assert!(matches!(
+        backup.verify(&store, |_| {}),
+        Err(BackupError::Part { .. })
+    ));
+    fs::remove_file(&path).unwrap();
+    assert!(matches!(
+        backup.verify(&store, |_| {}),
+        Err(BackupError::Part { .. })
+    ));
+    fs::write(&path, sound).unwrap();
+    backup.verify(&store, |_| {}).unwrap();
+    // A part that is left out, or named twice, in the manifest.
+    for change in [
+        |backup: &mut Backup| drop(backup.manifest.parts.remove(1)),
+        |backup: &mut Backup| {
+            let again = backup.manifest.parts[1].clone();
+            backup.manifest.parts.insert(1, again);
+        },
+    ] {
+        let mut other = backup.clone();
+        change(&mut other);
+        assert!(other.verify(&store, |_| {}).is_err());
+    }
+    let mut elsewhere = backup.clone();
+    elsewhere.manifest.parts[0].file = "../../../etc/passwd".into();
+    assert!(matches!(
+        elsewhere.verify(&store, |_| {}),
+        Err(BackupError::Manifest { .. })
+    ));
+}
+
+#[test]
+fn a_newer_layout_is_left_to_a_newer_program() {
+    let (_folder, store) = place();
+    let backup = kept(&store, TAKEN_US);
+    store
+        .put(&backup.folder, MANIFEST, br#"{"layout": 2, "what": "else"}"#)
+        .unwrap();
+    assert!(matches!(
+        Backup::all(&store),
+        Err(BackupError::Newer { layout: 2, .. })
+    ));
+    store.put(&backup.folder, MANIFEST, b"{").unwrap();
+    assert!(matches!(Backup::all(&store), Err(BackupError::Manifest { .. })));
+    assert!(Store::new("ftp://there").is_err());
+}
+
+#[test]
+fn the_newest_ones_are_kept() {
+    let (_folder, store) = place();
+    let folders: Vec<String> = (0..4)
+        .map(|nth| kept(&store, TAKEN_US + nth * 1_000_000).folder)
+        .collect();
+    // Broken off before the oldest that stays, and while the newest is made.
+    let broken =
+        [TAKEN_US + 500_000, TAKEN_US + 9_000_000].map(|us| format!("{}/{}", "01".repeat(32), folder_of(us)));
+    for folder in &broken {
+        store.put(folder, "000000.zst", b"half").unwrap();
+    }
+    thin_out(&store, &"01".repeat(32), 2).unwrap();
+    let (whole, half) = Backup::all(&store).unwrap();
+    let names: Vec<_> = whole.iter().map(|it| &it.folder).collect();
+    assert_eq!(names, [&folders[2], &folders[3]]);
+    assert_eq!(half, [broken[1].clone()]);
+    thin_out(&store, &"01".repeat(32), 0).unwrap();
+    assert_eq!(Backup::all(&store).unwrap().0.len(), 1, "the last one stays");
+}
+
+#[test]
+fn a_backup_is_found_by_name_identity_and_time() {
+    let (_folder, store) = place();
+    let folders: Vec<String> = (0..3)
+        .map(|nth| kept(&store, TAKEN_US + nth * 60_000_000).folder)
+        .collect();
+    let restore = |database, at| Restore {
+        from: "",
+        database,
+        name: None,
+        replace: false,
+        at,
+    };
+    let identity = "01".repeat(32);
+    let of = |database, at| find(&store, &restore(database, at)).map(|it| it.folder);
+    assert_eq!(of("shop", None).unwrap(), folders[2]);
+    assert_eq!(of(&identity, None).unwrap(), folders[2]);
+    assert_eq!(of("shop", Some("2026-11-18T11:07:50Z")).unwrap(), folders[1]);
+    assert!(matches!(
+        of("shop", Some("2026-11-18T11:00:00Z")),
+        Err(BackupError::None { .. })
+    ));
+    assert!(matches!(of("shoes", None), Err(BackupError::None { .. })));
+    assert!(parse_moment("yesterday").is_err());
+}
