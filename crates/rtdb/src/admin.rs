@@ -50,6 +50,16 @@ pub(crate) enum AdminError {
     Http { url: String, source: ureq::Error },
 }
 
+/// A text as a part of a path or query, whatever is in it.
+pub(crate) fn in_url(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let each = text.bytes().map(|byte| match plain(byte) {
+        true => char::from(byte).to_string(),
+        false => format!("%{byte:02X}"),
+    });
+    each.collect()
+}
+
 /// A node's answer.
 #[derive(Debug)]
 pub(crate) struct Answer {

@@ -3,6 +3,7 @@
 //! They need a SpacetimeDB server, as `cargo xtask test` obtains it. Without one they are skipped with a line that says
 //! so, except where `CI=true`, where that is a failure.
 
+mod backups;
 mod bad_input;
 mod claims;
 mod deletion;

@@ -13,7 +13,7 @@ use self::archive::Backup;
 use self::manifest::MANIFEST;
 use self::progress::{Progress, mib};
 use self::store::Store;
-use crate::admin::{Admin, AdminError};
+use crate::admin::{Admin, AdminError, in_url};
 use crate::status::table;
 use rtdb_snapshot::Unreadable;
 use serde::Deserialize;
@@ -113,7 +113,7 @@ fn make_each(admin: &Admin, which: &Which, store: &Store, keep: Option<usize>) -
 }
 
 fn make_one(admin: &Admin, database: &str, store: &Store) -> Result<Backup, BackupError> {
-    let snapshot = admin.stream(&format!("/cluster/databases/{database}/snapshot"))?;
+    let snapshot = admin.stream(&format!("/cluster/databases/{}/snapshot", in_url(database)))?;
     let mut progress = Progress::new(format!("{database}: "));
     let backup = archive::write(store, snapshot, |bytes, rows| progress.came(bytes, rows))?;
     progress.done();
@@ -268,7 +268,7 @@ pub(crate) fn restore(admin: &Admin, restore: &Restore<'_>) -> Result<(), Backup
     }
     let mut query = format!("/cluster/restore?replace={}", restore.replace);
     if let Some(name) = restore.name {
-        query.push_str(&format!("&as={name}"));
+        query.push_str(&format!("&as={}", in_url(name)));
     }
     let mut progress = Progress::new("sent ".to_owned());
     let bytes = backup.bytes(&store, |bytes| progress.of(bytes, it.bytes()));
