@@ -22,6 +22,7 @@ use crate::{
     Command, Follow, LogIndex, NoReadIndex, NotProposed, Origin, Outcome, Pending, Propose, ReadError,
     ResolvedEntry,
 };
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::VoteResponse;
@@ -344,6 +345,11 @@ impl Group {
         let leads = self.raft.metrics().borrow_watched().current_leader == Some(me);
         let heard = heard.await.ok().flatten().filter(|_| !leads);
         acked.into_iter().chain(heard).any(|ago| ago < lately)
+    }
+
+    /// Databases, no more than `count_max`, that were begun to be restored by nodes' lives that are over; and their births.
+    pub(crate) fn abandoned(&self, count_max: usize) -> Vec<(Bytes, u64)> {
+        self.resolved.resolver().abandoned(count_max)
     }
 
     pub(crate) fn orphans(&self, count_max: usize) -> Vec<u64> {

@@ -97,7 +97,7 @@ pub trait Propose: Send + Sync {
 }
 
 /// Who proposed a command: a node, in one of its lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Origin {
     /// The node's id.
     pub node: u64,

@@ -1,7 +1,7 @@
 //! What the leader of a shard looks after: nodes that are gone, the sessions that nobody holds any more, and what is left of
 //! databases that have ended.
 
-use crate::command::{Body, Delete, Disconnect, ExpireNode, Failed, Poison, PoisonStep};
+use crate::command::{Body, Delete, Disconnect, EndDatabase, ExpireNode, Failed, Poison, PoisonStep};
 use crate::group::Group;
 use crate::machine::Metrics;
 use crate::vitals::Vitals;
@@ -53,7 +53,7 @@ impl Warden {
 
     async fn lead(&self, metrics: &Metrics) {
         let (mut since, mut under_way) = (Instant::now(), BTreeMap::new());
-        let mut deleting = BTreeMap::new();
+        let (mut ending, mut deleting) = (BTreeMap::new(), BTreeMap::new());
         let term = metrics.borrow_watched().current_term;
         let round = ROUND_MAX.min(self.lease / 8);
         loop {
@@ -90,6 +90,7 @@ impl Warden {
                 }
             }
             self.disconnect_orphans(&mut under_way);
+            self.end_abandoned(&mut ending);
             self.delete_ended(&mut deleting);
             self.fail_poison(term, metrics);
         }
@@ -121,6 +122,26 @@ impl Warden {
                 step: Some(PoisonStep::Failed(Failed { term, voters })),
             });
             drop(self.group.submit(body.into()));
+        }
+    }
+
+    /// Ends databases that a node has begun to restore which is gone since: nobody has seen them.
+    fn end_abandoned(&self, under_way: &mut BTreeMap<Bytes, (u64, Pending)>) {
+        let abandoned = self.group.abandoned(DELETES_MAX);
+        under_way.retain(|_, (_, pending)| !pending.is_done());
+        for (database, born) in abandoned {
+            if under_way.contains_key(&database) {
+                continue;
+            }
+            tracing::warn!(database = %hex(&database), "a database that was restored by half ends: who has begun is gone");
+            let end = EndDatabase {
+                database: database.clone(),
+                born,
+            };
+            let Ok(pending) = self.meta.submit(Body::EndDatabase(end).into()) else {
+                return;
+            };
+            under_way.insert(database, (born, pending));
         }
     }
 

@@ -194,6 +194,15 @@ impl Resolver {
             .collect()
     }
 
+    /// Databases, no more than `count_max`, and their births, that epochs which are over have begun to restore.
+    pub(crate) fn abandoned(&self, count_max: usize) -> Vec<(Bytes, u64)> {
+        let Rules::Shard(shard) = &self.rules else {
+            return Vec::new();
+        };
+        let abandoned = shard.abandoned(|by| self.is_over(by));
+        abandoned.take(count_max).collect()
+    }
+
     /// Applies the rules to an entry that a leader of `term` wrote, and notes what of the state has changed.
     ///
     /// # Errors

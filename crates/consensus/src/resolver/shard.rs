@@ -221,7 +221,7 @@ impl ShardState {
             audits.changes(database, changes);
         }
         if publish.loads {
-            self.restores(database, publish.born, stamp.position, changes);
+            self.restores(database, publish.born, stamp, changes);
         }
         Verdict::Effect(None)
     }

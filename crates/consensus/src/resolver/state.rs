@@ -168,6 +168,11 @@ pub(crate) struct BirthRecord {
     /// How many of its loads have come.
     #[prost(uint64, tag = "3")]
     pub(crate) loads: u64,
+    /// Whose they are.
+    #[prost(uint64, tag = "4")]
+    pub(crate) node: u64,
+    #[prost(fixed64, tag = "5")]
+    pub(crate) epoch: u64,
     #[prost(uint32, tag = "15")]
     pub(crate) version: u32,
 }
@@ -179,11 +184,13 @@ impl BirthRecord {
             None if born == 0 => 0,
             None => ENDS_LEVEL,
         };
-        let Restoring { of, loads } = restoring.unwrap_or_default();
+        let Restoring { of, loads, by } = restoring.unwrap_or_default();
         Self {
             born,
             restoring: of,
             loads,
+            node: by.node,
+            epoch: by.epoch,
             version,
         }
     }
@@ -192,6 +199,10 @@ impl BirthRecord {
         (self.restoring != 0).then_some(Restoring {
             of: self.restoring,
             loads: self.loads,
+            by: Origin {
+                node: self.node,
+                epoch: self.epoch,
+            },
         })
     }
 }
@@ -203,6 +214,8 @@ pub(crate) struct Restoring {
     pub(crate) of: u64,
     /// How many loads have come.
     pub(crate) loads: u64,
+    /// Whose they are: nobody else goes on with them.
+    pub(crate) by: Origin,
 }
 
 /// A replica that is stuck, as it is written.

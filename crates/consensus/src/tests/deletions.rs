@@ -3,7 +3,7 @@
 use super::cluster::{Cluster, DATABASE, config, settings};
 use super::hub::{Hub, addr};
 use super::run;
-use crate::command::{Body, EndDatabase, Publish, RegisterDatabase};
+use crate::command::{Body, EndDatabase, Load, Publish, RegisterDatabase};
 use crate::warden::DELETES_MAX;
 use crate::{Command, Disk, Follow, Manager, Propose, Reply};
 use bytes::Bytes;
@@ -80,6 +80,52 @@ fn what_is_left_of_a_database_that_has_ended_is_deleted() {
             .shard()
             .with_shard(|shard| shard.databases().cloned().collect::<Vec<_>>());
         assert_eq!(databases, Some(vec![DATABASE]));
+        cluster.stop().await;
+    });
+}
+
+#[test]
+fn what_a_node_has_restored_by_half_goes_with_the_node() {
+    run(async {
+        let mut cluster = Cluster::start(3).await;
+        let leader = cluster.leader(|_| true).await;
+        let restorer = (1..=3).find(|node| *node != leader).unwrap();
+        let meta = cluster.nodes[&restorer].manager.meta().clone();
+        let register = Body::RegisterDatabase(RegisterDatabase {
+            database: OTHER,
+            has_birth: true,
+            ..RegisterDatabase::default()
+        });
+        let registered = meta.submit(register.into()).unwrap().await.unwrap();
+        let Reply::Database { born, .. } = registered.reply else {
+            panic!("{registered:?}")
+        };
+        let shard = cluster.nodes[&restorer].manager.shard().clone();
+        let publish = Body::Publish(Publish {
+            database: OTHER,
+            clear: true,
+            loads: true,
+            born,
+            ..Publish::default()
+        });
+        let of = shard.submit(publish.into()).unwrap().await.unwrap().position.0;
+        let load = Body::Load(Load {
+            database: OTHER,
+            of,
+            ..Load::default()
+        });
+        shard.submit(load.into()).unwrap().await.unwrap();
+        wait_for(&cluster, leader, true).await;
+        drop((meta, shard));
+        cluster.stop_node(restorer).await;
+        let left: Vec<u64> = cluster.nodes.keys().copied().collect();
+        for node in &left {
+            wait_for(&cluster, *node, false).await;
+        }
+        let known = cluster.nodes[&left[0]].manager.meta().meta();
+        assert!(known.database(&OTHER).is_none());
+        cluster.start_node(restorer).await;
+        wait_for(&cluster, restorer, false).await;
         cluster.stop().await;
     });
 }

@@ -4,7 +4,7 @@ use super::{ShardState, database_change, session_change};
 use crate::command::{LOAD_DEPARTED_MAX, Load};
 use crate::resolver::state::Restoring;
 use crate::resolver::verdict::{Change, Stamp, Verdict};
-use crate::{Origin, Position, Refusal, Session};
+use crate::{Origin, Refusal, Session};
 use bytes::Bytes;
 
 /// An epoch that is over from the start: no node has it, since each one's first is above it.
@@ -16,14 +16,22 @@ impl ShardState {
         self.databases.contains_key(database) && !self.restoring.contains_key(database)
     }
 
-    /// The databases that are being restored.
-    pub fn restoring(&self) -> impl Iterator<Item = &Bytes> {
-        self.restoring.keys()
+    /// The databases that nobody goes on to restore, as `is_over` says of who has begun, and their births.
+    pub(in crate::resolver) fn abandoned(
+        &self,
+        is_over: impl Fn(Origin) -> bool,
+    ) -> impl Iterator<Item = (Bytes, u64)> {
+        let over = self.restoring.iter().filter(move |(_, it)| is_over(it.by));
+        over.filter_map(|(database, _)| Some((database.clone(), self.born(database)?)))
     }
 
     /// Restoring begins, or begins anew.
-    pub(super) fn restores(&mut self, database: &Bytes, born: u64, of: Position, changes: &mut Vec<Change>) {
-        let restoring = Restoring { of: of.0, loads: 0 };
+    pub(super) fn restores(&mut self, database: &Bytes, born: u64, stamp: Stamp, changes: &mut Vec<Change>) {
+        let restoring = Restoring {
+            of: stamp.position.0,
+            loads: 0,
+            by: stamp.origin,
+        };
         self.restoring.insert(database.clone(), restoring);
         changes.push(database_change(database, born, Some(restoring)));
         // What was there goes, with its clients.
@@ -36,7 +44,8 @@ impl ShardState {
         let (Some(born), Some(restoring)) = (self.born(&database), self.restoring.get_mut(&database)) else {
             return Verdict::Refused(Refusal::NotRestoring);
         };
-        let is_next = load.of == restoring.of && load.number == restoring.loads;
+        let is_next =
+            load.of == restoring.of && load.number == restoring.loads && stamp.origin == restoring.by;
         if !is_next || load.departed.len() > LOAD_DEPARTED_MAX {
             return Verdict::Refused(Refusal::NotRestoring);
         }

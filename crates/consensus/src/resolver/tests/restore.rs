@@ -154,3 +154,19 @@ fn older_nodes_stop_before_such_commands() {
     assert_eq!(Command::from(Body::Load(load(1, 0, true))).version, RESTORE_LEVEL);
     assert_eq!(Command::from(publish()).version, 0);
 }
+
+#[test]
+fn what_a_node_that_is_gone_has_begun_is_abandoned() {
+    let mut bench = Bench::new(Resolver::shard());
+    let of = begun(&mut bench);
+    assert!(bench.resolver.abandoned(9).is_empty());
+    // Nobody else goes on with it.
+    let other = bench.resolve(entry(
+        0,
+        vec![batch(2, 1, 1, vec![Body::Load(load(of, 0, false))])],
+    ));
+    assert_eq!(refusal(&other), Some(Refusal::NotRestoring));
+    bench.one(2, Body::ExpireNode(expire(1, 1, TERM)));
+    assert_eq!(bench.resolver.abandoned(9), [(DATABASE, 0)]);
+    assert!(bench.resolver.abandoned(0).is_empty());
+}
