@@ -4,6 +4,10 @@
 use bytes::Bytes;
 
 /// A piece of a snapshot.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one header, and pieces are not kept"
+)]
 #[derive(Clone, PartialEq, prost::Oneof)]
 pub enum Piece {
     /// The first one.

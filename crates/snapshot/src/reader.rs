@@ -71,7 +71,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`Unreadable`]: nothing more can be read.
-    pub fn next(&mut self) -> Result<Option<Piece>, Unreadable> {
+    pub fn piece(&mut self) -> Result<Option<Piece>, Unreadable> {
         const LEN: usize = size_of::<u32>();
         if self.state == State::Magic {
             let Some((magic, rest)) = self.buffer.split_first_chunk::<{ MAGIC.len() }>() else {

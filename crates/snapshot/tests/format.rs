@@ -36,7 +36,7 @@ fn read(bytes: &[u8], step: usize) -> Result<BTreeMap<String, Vec<Bytes>>, Unrea
     let (mut reader, mut tables) = (Reader::default(), BTreeMap::<_, Vec<_>>::new());
     for part in bytes.chunks(step) {
         reader.push(part);
-        while let Some(piece) = reader.next()? {
+        while let Some(piece) = reader.piece()? {
             match piece {
                 Piece::Header(header) => assert_eq!(header.format, FORMAT),
                 Piece::Rows(rows) => tables.entry(rows.table).or_default().extend(rows.rows),

@@ -127,7 +127,7 @@ impl Restoring {
     /// The snapshot's next piece.
     async fn next(&mut self) -> Result<Piece, Refused> {
         loop {
-            match self.reader.next() {
+            match self.reader.piece() {
                 Ok(Some(piece)) => return Ok(piece),
                 Ok(None) => {}
                 Err(error) => return Err(bad(error)),

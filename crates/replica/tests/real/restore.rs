@@ -138,7 +138,8 @@ async fn what_is_restored_goes_on_like_what_was_taken() {
     }
     let ids = "SELECT id, name FROM counter";
     let (mut was, mut is) = (old.rows(&from, ids).await, new.rows(&to, ids).await);
-    (was.sort(), is.sort());
+    was.sort();
+    is.sort();
     assert_eq!(was, is);
     assert_eq!(was.len(), 26);
 

@@ -40,7 +40,7 @@ pub(crate) fn write(
         reader.push(came);
         part.extend_from_slice(came);
         bytes += count as u64;
-        while let Some(piece) = reader.next()? {
+        while let Some(piece) = reader.piece()? {
             match piece {
                 Piece::Header(it) => {
                     folder = format!("{}/{}", identity(&it.database), folder_of(it.taken_us));
@@ -138,7 +138,7 @@ impl Backup {
         for part in &self.manifest.parts {
             let unpacked = self.part(store, part)?;
             reader.push(&unpacked);
-            while let Some(piece) = reader.next()? {
+            while let Some(piece) = reader.piece()? {
                 match piece {
                     Piece::Header(header) if identity(&header.database) != self.manifest.database => {
                         return Err(self.differs("is of another database"));
