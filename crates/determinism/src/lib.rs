@@ -23,6 +23,7 @@ mod javascript;
 mod meter;
 mod migration;
 mod module;
+mod numbers;
 mod order;
 mod plan;
 mod procedures;
@@ -43,6 +44,7 @@ pub use error::PrepareError;
 pub use handlers::{ANSWER_BYTES_MAX, ANSWER_HEAD_BYTES_MAX, Answer, Handler, handle_args};
 pub use migration::original_plan;
 pub use module::{Module, Procedure, Reducer, ReducerKind, Schedule, ScheduleKind, Table, View};
+pub use numbers::{Numbers, numbers};
 pub use procedures::{
     OUTBOX, Transaction, TransactionVerdict, is_nodes_own, replay_args, runs_procedures, settle_args,
 };

@@ -375,7 +375,7 @@ fn narrow<const N: usize>(values: [i128; N]) -> Option<[i64; N]> {
 }
 
 /// Names a column in 64 bits, the same in every build: FNV-1a over `table.column`. Never 0, which is no column.
-fn key(table: &str, column: &str) -> u64 {
+pub(crate) fn key(table: &str, column: &str) -> u64 {
     let bytes = table.bytes().chain([b'.']).chain(column.bytes());
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)

@@ -9,6 +9,8 @@ const DIGEST_AT: usize = 9;
 const MODULE_AT: usize = 17;
 const NUMBERS_END: usize = 25;
 
+const PAIRS_AT: usize = NUMBERS_END + Successes::COLUMNS.len() * size_of::<u128>();
+
 /// The bytes of a row.
 const LEN: usize = NUMBERS_END + (Successes::COLUMNS.len() + STATE_PAIRS) * size_of::<u128>();
 
@@ -46,6 +48,16 @@ impl StateRow {
     pub fn moved(mut self, index: u64, module: u64) -> Self {
         self.set(INDEX_AT, index);
         self.set(MODULE_AT, module);
+        self
+    }
+
+    /// With these pairs of a generated column's key and the number that comes next there, as many as there is room for.
+    pub(crate) fn with_pairs(mut self, pairs: impl Iterator<Item = (u64, i64)>) -> Self {
+        for (nth, (key, next)) in pairs.take(STATE_PAIRS).enumerate() {
+            let at = PAIRS_AT + nth * size_of::<u128>();
+            self.set(at, key);
+            self.set(at + size_of::<u64>(), next.cast_unsigned());
+        }
         self
     }
 

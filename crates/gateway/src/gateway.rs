@@ -16,12 +16,14 @@ use crate::session::Guest;
 use crate::session::arrival::Arrival;
 use crate::wire::Wire;
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rtdb_consensus::Propose;
 use rtdb_consensus::command::Timer;
+use rtdb_determinism::Prepared;
+use spacetimedb_lib::Hash;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,6 +67,16 @@ impl Gateway {
             stop: Arc::new(watch::Sender::new(false)),
             drained: Arc::new(watch::Sender::new(false)),
         }
+    }
+
+    /// Prepares a module as a publication would, when its turn comes; gives its hash, too.
+    ///
+    /// # Errors
+    /// What its author is told.
+    pub async fn prepare(&self, module: Bytes) -> Result<(Prepared, Hash), String> {
+        let prepared = http::prepare(&self.node, module).await;
+        let (_turn, prepared, program) = prepared.map_err(|error| error.body)?;
+        Ok((prepared, program))
     }
 
     /// From now on no more calls are taken than these; at first as many as come.

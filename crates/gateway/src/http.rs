@@ -27,6 +27,7 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{any, delete, get, post, put};
+pub(crate) use publish::prepare;
 use std::sync::Arc;
 
 /// All of the API.

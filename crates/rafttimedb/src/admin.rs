@@ -4,13 +4,14 @@ use crate::node::Node;
 use crate::snapshots::Target;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use rtdb_consensus::wire::{AddMember, MemberChange, RemoveMember};
 use rtdb_consensus::{GroupId, Position};
+use rtdb_replica::Source;
 use serde::Deserialize;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -18,6 +19,12 @@ use std::sync::Arc;
 
 /// What is said of contents that are not there.
 const NOT_READ: &str = "this node has not read the database at that position, or no longer has what it read";
+
+/// The header with the token for the server that a database is imported from.
+const SOURCE_TOKEN: &str = "rafttimedb-source-token";
+
+/// The largest module, in bytes.
+const MODULE_BYTES_MAX: usize = 64 << 20;
 
 /// Bytes of a request's body.
 const BODY_BYTES_MAX: usize = 64 << 10;
@@ -42,6 +49,10 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/cluster/contents/{identity}/{position}/{table}", get(rows))
         .route("/cluster/skip", post(skip))
         .route("/cluster/databases/{database}/snapshot", get(snapshot))
+        .route(
+            "/cluster/import",
+            post(import).layer(DefaultBodyLimit::max(MODULE_BYTES_MAX)),
+        )
         .route(
             "/cluster/restore",
             post(restore).layer(DefaultBodyLimit::disable()),
@@ -282,6 +293,50 @@ async fn restore(State(node): State<Arc<Node>>, Query(restore): Query<Restore>, 
     };
     match node.restore(target, body).await {
         Ok(restored) => Json(restored).into_response(),
+        Err(refused) => error(refused.status, refused.reason),
+    }
+}
+
+/// The query string of `POST /cluster/import`.
+#[derive(Deserialize)]
+struct Import {
+    /// The other server's `host:port`.
+    from: String,
+    /// The database's name or identity there.
+    database: String,
+    /// The name of a database of its own; what it is there, if there is none.
+    #[serde(rename = "as")]
+    name: Option<String>,
+    /// In the place of what is there.
+    #[serde(default)]
+    replace: bool,
+}
+
+/// A database of a plain SpacetimeDB, whose module is the body. The token of its owner there is in a header of its own.
+async fn import(
+    State(node): State<Arc<Node>>,
+    Query(import): Query<Import>,
+    headers: HeaderMap,
+    module: Bytes,
+) -> Response {
+    let token = headers.get(SOURCE_TOKEN).and_then(|token| token.to_str().ok());
+    let Some(token) = token else {
+        return error(
+            StatusCode::BAD_REQUEST,
+            format!("expected a header {SOURCE_TOKEN}"),
+        );
+    };
+    let source = Source {
+        authority: import.from,
+        token: token.to_owned(),
+        database: import.database,
+    };
+    let target = Target {
+        name: import.name,
+        replace: import.replace,
+    };
+    match node.import(source, target, module).await {
+        Ok(imported) => Json(imported).into_response(),
         Err(refused) => error(refused.status, refused.reason),
     }
 }

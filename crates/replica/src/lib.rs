@@ -24,6 +24,7 @@ mod applier;
 mod contents;
 mod database;
 mod fatal;
+mod import;
 mod keys;
 mod migration;
 mod procedures;
@@ -41,12 +42,13 @@ pub use applier::{ConnectionError, TURN_MAX, WRITE_ROWS_MAX, write_too_large};
 pub use contents::{Contents, TableContents};
 pub use database::{ActiveDatabase, DatabaseId};
 pub use fatal::Fatal;
+pub use import::{ImportError, Imported, Source, import};
 pub use keys::{KeyError, KeyFiles, Keys};
 pub use migration::migration_token;
 pub use procedures::{Procedures, Run, TooManyRuns, TurnQueue, Uncommitted};
 pub use quarantine::Quarantine;
 pub use replica::{Became, Found, Replica, ReplicaConfig, Report};
-pub use rtdb_determinism::{Firing, STATE_TABLE, ScheduleKind, When, calls_at_once};
+pub use rtdb_determinism::{Firing, Module, SEQUENCE_TABLE, STATE_TABLE, ScheduleKind, When, calls_at_once};
 pub use schedules::{ScheduleRow, ScheduleWatch, WatchError, Watched};
 pub use server::{
     Connecting, Line, LineError, LocalServer, Server, ServerConfig, ServerError, ServerLimits, ServerState,

@@ -113,12 +113,17 @@ impl Snapshot {
 /// The tables whose rows make the database what it is, as far as its module may see: its own, and those of ours that the next call
 /// goes on from.
 pub(crate) fn kept_tables(module: &Module, calls_at_once: bool) -> Vec<String> {
-    let own = module.tables().iter().filter(|table| !table.event);
-    let own = own.map(|table| table.name.clone());
+    let own = own_tables(module).into_iter();
     let ours = [Some(SEQUENCE_TABLE), calls_at_once.then_some(IMMEDIATE)];
     let ours = ours.into_iter().flatten().map(str::to_owned);
     let all: BTreeSet<String> = own.chain(ours).collect();
     all.into_iter().collect()
+}
+
+/// The module's own tables that keep rows.
+pub(crate) fn own_tables(module: &Module) -> Vec<String> {
+    let own = module.tables().iter().filter(|table| !table.event);
+    own.map(|table| table.name.clone()).collect()
 }
 
 /// Reads all rows of tables, in one transaction; tables without any are left out.

@@ -7,7 +7,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
 use ureq::http::StatusCode;
-use ureq::{Agent, SendBody};
+use ureq::typestate::WithBody;
+use ureq::{Agent, RequestBuilder, SendBody};
 
 /// How long a node may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -99,14 +100,18 @@ impl Admin {
     }
 
     /// Sends something of any size, for as long as it takes.
-    pub(crate) fn send(&self, path: &str, mut body: impl Read) -> Result<Answer, AdminError> {
+    pub(crate) fn send(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        mut body: impl Read,
+    ) -> Result<Answer, AdminError> {
         let url = format!("{}{path}", self.url);
-        let request = self
-            .agent
-            .post(url)
-            .content_type("application/octet-stream")
-            .config();
-        let request = request.timeout_global(None).build();
+        let request = self.agent.post(url).content_type("application/octet-stream");
+        let with =
+            |request: RequestBuilder<WithBody>, header: &(&str, &str)| request.header(header.0, header.1);
+        let request = headers.iter().fold(request, with);
+        let request = request.config().timeout_global(None).build();
         self.answer(request.send(SendBody::from_reader(&mut body)), ANSWER_MAX)
     }
 

@@ -12,6 +12,7 @@ mod status;
 mod verify;
 mod wait;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use clap::{Args, Parser, Subcommand};
 use thiserror::Error;
 
 use crate::admin::{Admin, AdminError};
-use crate::backup::{BackupError, Restore, Which};
+use crate::backup::{BackupError, Import, Restore, Which};
 use crate::init::{InitError, Member};
 use crate::verify::VerifyError;
 use crate::wait::Goal;
@@ -197,6 +198,33 @@ enum Command {
         #[command(flatten)]
         cluster: Cluster,
     },
+    /// Take a database over from a plain SpacetimeDB, with all rows: its identity, owner and name stay.
+    ///
+    /// Stop its clients first: what they change there later does not come along. Those that are connected count as
+    /// disconnected here. Tokens that the other server has issued itself are good here if the cluster has its key pair
+    /// (--stdb-jwt-priv-key and --stdb-jwt-pub-key of each node).
+    Import {
+        /// The other server, as the node reaches it: http://old:3000.
+        #[arg(long, value_name = "URL", value_parser = authority)]
+        from: String,
+        /// The database's name or identity there.
+        #[arg(long, value_name = "NAME")]
+        database: String,
+        /// The module's file: the very one that was published last.
+        #[arg(long, value_name = "FILE")]
+        module: PathBuf,
+        /// The token of the database's owner there: that of `spacetime login show --token`.
+        #[arg(long, env = "RTDB_IMPORT_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+        token: String,
+        /// As a database of its own, with a new identity and this name.
+        #[arg(long = "as", value_name = "NEW")]
+        name: Option<String>,
+        /// In the place of the database that is there: it is deleted first, and its clients are disconnected.
+        #[arg(long)]
+        replace: bool,
+        #[command(flatten)]
+        cluster: Cluster,
+    },
     /// Say which replica of a split database is right: it takes calls again, and the others are set aside.
     ///
     /// A database is split when its replicas contradict each other and no majority of them agrees; `rtdb status` shows it.
@@ -303,6 +331,19 @@ fn moment(text: &str) -> Result<String, String> {
     backup::parse_moment(text).map(|_| text.to_owned())
 }
 
+/// The `host:port` of a plain server's URL.
+fn authority(url: &str) -> Result<String, String> {
+    let host = url
+        .strip_prefix("http://")
+        .or_else(|| url.strip_prefix("ws://"))
+        .unwrap_or(url);
+    let host = host.trim_end_matches('/');
+    match host.rsplit_once(':') {
+        Some((name, port)) if !name.is_empty() && port.parse::<u16>().is_ok() => Ok(host.to_owned()),
+        _ => Err("write http://HOST:PORT: without TLS, as the node reaches it".to_owned()),
+    }
+}
+
 /// Whom to ask.
 #[derive(Debug, Args)]
 struct Cluster {
@@ -407,6 +448,25 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
                 name: name.as_deref(),
                 replace,
                 at: at.as_deref(),
+            },
+        )?,
+        Command::Import {
+            from,
+            database,
+            module,
+            token,
+            name,
+            replace,
+            cluster,
+        } => backup::import(
+            &cluster.admin(),
+            &Import {
+                from: &from,
+                database: &database,
+                module: &module,
+                token: &token,
+                name: name.as_deref(),
+                replace,
             },
         )?,
         Command::Resolve { database, node, addr } => resolve::run(&Admin::new(&addr), &database, node)?,

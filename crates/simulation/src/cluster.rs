@@ -605,7 +605,9 @@ impl Cluster {
         }
         for (node, machine) in &self.machines {
             let is_between = {
-                let state = machine.state.lock();
+                let mut state = machine.state.lock();
+                // Whoever was to start it at some time may be gone.
+                state.down_until = None;
                 state.is_starting || state.is_stopping
             };
             if is_between {

@@ -399,7 +399,7 @@ async fn register(
 
 /// Prepares a module, away from the tasks that serve clients, when its turn comes; gives the original's hash, too. The turn
 /// lasts until it is published: a log with many large entries on their way has no room for anything else.
-pub(super) async fn prepare(node: &Node, module: Bytes) -> Result<(Turn, Prepared, Hash), HttpError> {
+pub(crate) async fn prepare(node: &Node, module: Bytes) -> Result<(Turn, Prepared, Hash), HttpError> {
     let heard = async {
         while !node.catalog.has_heard_all() {
             rtdb_runtime::sleep(HEARD_POLL).await;

@@ -1,5 +1,6 @@
 //! Databases as bytes: taken from this node's replica, and restored through the log.
 
+mod import;
 mod restore;
 mod take;
 

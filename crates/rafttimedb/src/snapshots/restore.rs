@@ -86,7 +86,7 @@ impl Node {
 }
 
 /// A database that is being restored.
-struct Restoring {
+pub(super) struct Restoring {
     node: Arc<Node>,
     received: mpsc::Receiver<Bytes>,
     reader: Reader,
@@ -102,7 +102,7 @@ struct Begun {
 }
 
 impl Restoring {
-    fn new(node: Arc<Node>, received: mpsc::Receiver<Bytes>) -> Self {
+    pub(super) fn new(node: Arc<Node>, received: mpsc::Receiver<Bytes>) -> Self {
         Self {
             node,
             received,
@@ -110,7 +110,7 @@ impl Restoring {
         }
     }
 
-    async fn run(mut self, target: Target) -> Result<Restored, Refused> {
+    pub(super) async fn run(mut self, target: Target) -> Result<Restored, Refused> {
         let Piece::Header(header) = self.next().await? else {
             return Err(bad("it does not begin with a header"));
         };

@@ -12,6 +12,7 @@ mod gray;
 mod handlers;
 mod idempotency;
 mod identical;
+mod imports;
 mod issuers;
 mod kills;
 mod lag;

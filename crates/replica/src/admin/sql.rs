@@ -46,7 +46,7 @@ struct Element {
 }
 
 impl SqlTable {
-    pub(super) fn number<T: DeserializeOwned>(
+    pub(crate) fn number<T: DeserializeOwned>(
         &self,
         row: usize,
         column: &'static str,

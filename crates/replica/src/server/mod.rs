@@ -1,5 +1,6 @@
 //! The local SpacetimeDB's process: started and kept running by us, or somebody else's.
 
+pub(crate) mod foreign;
 mod http;
 mod leftover;
 mod line;

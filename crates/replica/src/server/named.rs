@@ -31,6 +31,18 @@ impl Named {
     }
 }
 
+/// What an answer means.
+pub(super) fn answered(answer: Result<Bytes, HttpError>) -> Result<Bytes, AdminError> {
+    answer.map_err(|e| match e {
+        HttpError::Status {
+            status: StatusCode::NOT_FOUND,
+            ..
+        } => AdminError::NoSuchDatabase,
+        HttpError::Status { status, text } => AdminError::Refused { status, text },
+        e => AdminError::Http(e),
+    })
+}
+
 impl Server for Named {
     fn ask<'a>(
         &'a self,
@@ -43,14 +55,7 @@ impl Server for Named {
         let asked = async move {
             let token = self.token(owner)?;
             let answer = self.server.http().send(method, &path, &token, body, timeout);
-            answer.await.map_err(|e| match e {
-                HttpError::Status {
-                    status: StatusCode::NOT_FOUND,
-                    ..
-                } => AdminError::NoSuchDatabase,
-                HttpError::Status { status, text } => AdminError::Refused { status, text },
-                e => AdminError::Http(e),
-            })
+            answered(answer.await)
         };
         asked.boxed()
     }

@@ -18,7 +18,9 @@ use crate::status::table;
 use rtdb_snapshot::Unreadable;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use thiserror::Error;
@@ -49,6 +51,8 @@ pub(crate) enum BackupError {
     Newer { folder: String, layout: u32 },
     #[error("{file} is damaged: {why}")]
     Part { file: String, why: String },
+    #[error("{path}: {source}")]
+    Module { path: PathBuf, source: io::Error },
     #[error("there is no backup of `{database}` in {place}{}", before.as_ref().map(|at| format!(" that was taken by {at}")).unwrap_or_default())]
     None {
         database: String,
@@ -259,28 +263,74 @@ pub(crate) fn restore(admin: &Admin, restore: &Restore<'_>) -> Result<(), Backup
     let mut progress = Progress::new("checked ".to_owned());
     backup.verify(&store, |bytes| progress.of(bytes, it.bytes()))?;
     progress.done();
-    #[derive(Deserialize)]
-    struct Restored {
-        identity: String,
-        names: Vec<String>,
-        rows: u64,
-        position: String,
-    }
     let mut query = format!("/cluster/restore?replace={}", restore.replace);
     if let Some(name) = restore.name {
         query.push_str(&format!("&as={}", in_url(name)));
     }
     let mut progress = Progress::new("sent ".to_owned());
     let bytes = backup.bytes(&store, |bytes| progress.of(bytes, it.bytes()));
-    let answer = admin.send(&query, bytes)?;
+    let answer = admin.send(&query, &[], bytes)?;
     let restored: Restored = admin.json(answer)?;
-    println!(
-        "Restored {} ({}): {} rows, as of position {} of this cluster's log.",
-        restored.names.first().unwrap_or(&restored.identity),
-        restored.identity,
-        restored.rows,
-        restored.position
+    restored.tell("Restored");
+    Ok(())
+}
+
+/// What a node says of a database that it has made of others' rows.
+#[derive(Deserialize)]
+struct Restored {
+    identity: String,
+    names: Vec<String>,
+    rows: u64,
+    position: String,
+}
+
+impl Restored {
+    fn tell(&self, what: &str) {
+        println!(
+            "{what} {} ({}): {} rows, as of position {} of this cluster's log.",
+            self.names.first().unwrap_or(&self.identity),
+            self.identity,
+            self.rows,
+            self.position
+        );
+    }
+}
+
+/// What is taken over from where.
+#[derive(Debug)]
+pub(crate) struct Import<'a> {
+    /// `host:port`.
+    pub(crate) from: &'a str,
+    pub(crate) database: &'a str,
+    pub(crate) module: &'a Path,
+    pub(crate) token: &'a str,
+    pub(crate) name: Option<&'a str>,
+    pub(crate) replace: bool,
+}
+
+/// Takes a database over from a plain SpacetimeDB.
+pub(crate) fn import(admin: &Admin, import: &Import<'_>) -> Result<(), BackupError> {
+    let module = File::open(import.module).map_err(|source| BackupError::Module {
+        path: import.module.to_owned(),
+        source,
+    })?;
+    let Import {
+        from,
+        database,
+        replace,
+        ..
+    } = import;
+    let mut query = format!(
+        "/cluster/import?from={}&database={}&replace={replace}",
+        in_url(from),
+        in_url(database)
     );
+    if let Some(name) = import.name {
+        query.push_str(&format!("&as={}", in_url(name)));
+    }
+    let answer = admin.send(&query, &[("rafttimedb-source-token", import.token)], module)?;
+    let restored: Restored = admin.json(answer)?;
+    restored.tell("Imported");
     Ok(())
 }
 
