@@ -20,6 +20,9 @@ use thiserror::Error;
 /// How long the other server may take for a call that is under way.
 const CALL_TIME_MAX: Duration = Duration::from_secs(60);
 
+/// The server's table of who is connected.
+const CLIENTS: &str = "st_client";
+
 /// The other server, and whom it is asked as.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -110,14 +113,19 @@ pub async fn import(source: &Source, module: &Module, program: Hash) -> Result<I
     if admin.runs(&owner, &identity, program).await.map_err(lost)? != Some(true) {
         return Err(ImportError::OtherModule);
     }
-    let names = snapshot::own_tables(module);
+    let mut names = snapshot::own_tables(module);
+    // In the same transaction: whoever reads counts as a client, too, and the module has been told.
+    names.push(CLIENTS.to_owned());
+    let mut tables = snapshot::read(&admin, &owner, &identity, &names).await?;
+    let clients = tables.extract_if(.., |(table, _)| table == CLIENTS);
+    let clients =
+        clients.flat_map(|(_, rows)| rows.iter().filter_map(|row| client(&row)).collect::<Vec<_>>());
+    let clients = clients.collect();
     // After the rows: a number is given out before its row is there.
-    let tables = snapshot::read(&admin, &owner, &identity, &names).await?;
     let next = next_numbers(&admin, &owner, &identity).await.map_err(lost)?;
     let Numbers { state, sequence } = numbers(module, |table, column| {
         next.get(&(table.to_owned(), column)).copied()
     });
-    let clients = clients(&admin, &owner, &identity).await.map_err(lost)?;
     Ok(Imported {
         identity,
         owner,
@@ -174,45 +182,11 @@ async fn next_numbers(
     Ok(next)
 }
 
-/// Who is connected.
-async fn clients(
-    admin: &Admin,
-    owner: &Owner,
-    database: &DatabaseId,
-) -> Result<Vec<([u8; 32], [u8; 16])>, AdminError> {
-    let tables = admin
-        .sql(owner, database, "SELECT identity, connection_id FROM st_client")
-        .await?;
-    let rows = tables.iter().flat_map(|table| &table.rows);
-    let client = |row: &Vec<Box<serde_json::value::RawValue>>| {
-        let [identity, connection] = row.as_slice() else {
-            return None;
-        };
-        let identity = hex_of(identity.get())?;
-        let identity = Identity::from_hex(&identity).ok()?;
-        let connection: Value = serde_json::from_str(connection.get()).ok()?;
-        let connection = spacetimedb_lib::ConnectionId::from_u128(number_in(&connection)?);
-        Some((identity.to_byte_array(), connection.as_le_byte_array()))
-    };
-    Ok(rows.filter_map(client).collect())
-}
-
-/// The digits of an identity, as one column of its own, or in one: `["0x…"]`.
-fn hex_of(json: &str) -> Option<String> {
-    let (_, rest) = json.split_once("0x")?;
-    Some(rest.chars().take_while(char::is_ascii_hexdigit).collect())
-}
-
-fn number_in(value: &Value) -> Option<u128> {
-    match value {
-        Value::Array(one) => number_in(one.first()?),
-        Value::Number(number) => number.to_string().parse().ok(),
-        Value::String(text) => match text.strip_prefix("0x") {
-            Some(hex) => u128::from_str_radix(hex, 16).ok(),
-            None => text.parse().ok(),
-        },
-        _ => None,
-    }
+/// What a row of [`CLIENTS`] says: an identity and a connection id.
+fn client(row: &[u8]) -> Option<([u8; 32], [u8; 16])> {
+    let (identity, rest) = row.split_first_chunk()?;
+    let connection = rest.try_into().ok()?;
+    Some((*identity, connection))
 }
 
 impl Admin {

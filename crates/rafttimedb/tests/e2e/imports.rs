@@ -1,6 +1,6 @@
 //! Databases of a plain SpacetimeDB that move into a cluster.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, ensure};
 use http::StatusCode;
 use rtdb_testkit::client::{Client, Connect};
 use rtdb_testkit::server::{self, PlainServer};
