@@ -33,24 +33,14 @@ use std::sync::Arc;
 /// All of the API.
 pub(crate) fn router(node: Arc<Node>) -> Router {
     let large = DefaultBodyLimit::max(MODULE_BYTES_MAX);
-    let databases = Router::new()
-        .route("/database", post(publish::anonymous).layer(large))
-        .route(
-            "/database/{database}",
-            put(publish::named)
-                .post(publish::named)
-                .layer(large)
-                .merge(get(database::info))
-                .merge(delete(database::delete)),
-        )
+    // Whatever is asked of a database by whatever method: whether there is one is said first.
+    let existing = Router::new()
         .route("/database/{database}/pre_publish", post(plan::plan).layer(large))
         .route("/database/{database}/reset", put(publish::reset).layer(large))
         .route(
             "/database/{database}/names",
             get(names::get).post(names::add).put(names::set),
         )
-        .route("/database/{database}/identity", get(database::identity))
-        .route("/database/{database}/subscribe", get(upgrade::subscribe))
         .route("/database/{database}/call/{reducer}", post(call::call))
         .route("/database/{database}/schema", get(database::schema))
         .route("/database/{database}/logs", get(logs::logs))
@@ -62,17 +52,29 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
             "/database/{database}/unstable/timestamp",
             get(database::timestamp),
         )
+        .route_layer(middleware::from_fn_with_state(node.clone(), database::exists));
+    let identify = middleware::from_fn_with_state(node.clone(), auth::identify);
+    let databases = Router::new()
+        .route("/database", post(publish::anonymous).layer(large))
+        .route(
+            "/database/{database}",
+            put(publish::named)
+                .post(publish::named)
+                .layer(large)
+                .merge(get(database::info))
+                .merge(delete(database::delete)),
+        )
+        .route("/database/{database}/identity", get(database::identity))
+        .route("/database/{database}/subscribe", get(upgrade::subscribe))
         .route("/database/{database}/mcp", post(mcp::of_database))
-        .route_layer(middleware::from_fn_with_state(node.clone(), auth::identify));
+        .merge(existing)
+        .route_layer(identify.clone());
     // Nobody is asked who he is: what stands in the headers is for the handlers.
     let routes = Router::new()
         .route("/database/{database}/route", any(route::root))
         .route("/database/{database}/route/", any(route::slash))
         .route("/database/{database}/route/{*path}", any(route::path))
         .layer(DefaultBodyLimit::max(ROUTE_BODY_BYTES_MAX));
-    let mcp = Router::new()
-        .route("/mcp", post(mcp::of_host))
-        .route_layer(middleware::from_fn_with_state(node.clone(), auth::identify));
     let api = databases
         .route("/ping", get(auth::ping))
         .route("/health", get(identity::health))
@@ -85,9 +87,9 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
             "/energy/{identity}",
             get(identity::forward)
                 .put(identity::forward)
-                .post(identity::add_energy),
+                .post(identity::forward),
         )
-        .merge(mcp)
+        .route("/mcp", post(mcp::of_host).route_layer(identify))
         .merge(routes)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(node.clone(), body::counted))

@@ -984,17 +984,8 @@ async fn a_body_in_many_small_pieces_counts_as_what_it_takes() {
 }
 
 #[tokio::test]
-async fn what_is_not_served_says_so() {
+async fn what_there_is_not_is_not_found() {
     let gateway = Fixture::start(Settings::default()).await;
-    let (status, _, body) = gateway
-        .request(
-            &format!("POST /v1/energy/{}", identity_of("bob").to_hex()),
-            BOB,
-            b"",
-        )
-        .await;
-    assert_eq!(status, 501);
-    assert!(body.contains("not served"), "{body}");
     assert_eq!(gateway.get(&format!("/v1/database/{NAME}/nothing")).await.0, 404);
     assert_eq!(gateway.get("/v1/nothing").await.0, 404);
 }

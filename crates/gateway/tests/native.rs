@@ -19,6 +19,8 @@ mod logs;
 mod procedures;
 #[path = "native/publish.rs"]
 mod publish;
+#[path = "native/routes.rs"]
+mod routes;
 #[path = "native/sql.rs"]
 mod sql;
 #[path = "native/types.rs"]

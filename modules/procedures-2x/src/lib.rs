@@ -189,6 +189,44 @@ fn spin(_ctx: &mut ProcedureContext) -> u64 {
     }
 }
 
+/// Never ends, with a transaction open.
+#[procedure]
+fn spin_within(ctx: &mut ProcedureContext) -> u64 {
+    ctx.with_tx(|_| toil(u64::MAX))
+}
+
+/// Never ends: again and again has a transaction that only reads, and takes so many rounds.
+#[procedure]
+fn look_on(ctx: &mut ProcedureContext, rounds: u64) {
+    loop {
+        ctx.with_tx(|tx| tx.db.item().count() + toil(rounds));
+    }
+}
+
+/// Computes for so many rounds, and rests, again and again.
+#[procedure]
+fn toil_on(ctx: &mut ProcedureContext, times: u32, rounds: u64) -> u64 {
+    let mut n = 0;
+    for _ in 0..times {
+        n ^= toil(rounds);
+        ctx.sleep_until(Timestamp::UNIX_EPOCH);
+    }
+    n
+}
+
+fn toil(rounds: u64) -> u64 {
+    (0..rounds).fold(1, |n, _| std::hint::black_box(n.wrapping_mul(3)))
+}
+
+/// Writes what names it makes up.
+#[reducer]
+pub fn make_names(ctx: &ReducerContext) {
+    for uuid in [ctx.new_uuid_v4(), ctx.new_uuid_v7(), ctx.new_uuid_v7()] {
+        let text = uuid.map(|it| it.to_string()).unwrap_or_else(|error| error.to_string());
+        ctx.db.note().insert(Note { text });
+    }
+}
+
 #[procedure]
 fn fetch(ctx: &mut ProcedureContext, url: String) -> Result<String, String> {
     let response = ctx.http.get(url).map_err(|error| error.to_string())?;

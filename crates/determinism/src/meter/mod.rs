@@ -3,12 +3,13 @@
 //! The rewritten module counts what it executes, in *units*: about one for each instruction. Each call begins with so
 //! many of them, and traps when it has used them up; to the server that is a trap like any other. `functions` charges
 //! for code, by what is written in it; `host` for what host functions do; the shim for ranges of memory, and for rows
-//! that are sorted. Start-up has no end to its units: it is the same everywhere, and was tried before the module was
-//! published.
+//! that are sorted. Procedures are made to wait before it comes to that, see `pauses`. Start-up has no end to its units: it
+//! is the same everywhere, and was tried before the module was published.
 
 mod classes;
 mod functions;
 mod host;
+mod pauses;
 #[cfg(test)]
 mod tests;
 mod weights;
@@ -21,6 +22,7 @@ use crate::emit::{Code, Emit, I32, I64, function, global};
 
 use self::classes::Class;
 pub(crate) use self::host::wrap as wrap_host;
+pub(crate) use self::pauses::Pauses;
 
 /// A view may use this fraction of what a call may: it may be run again and again.
 const VIEW_SHARE: u64 = 10;
@@ -51,7 +53,7 @@ pub(crate) struct Meter {
     left: GlobalId,
     /// What is left to all views of a brief refresh; 0 in any other transaction.
     brief: GlobalId,
-    /// `exhausted()`: says why, and traps.
+    /// `exhausted()`: says why, and traps; or lets a procedure go on, see `pauses`.
     exhausted: FunctionId,
     /// `copied(bytes)`: charges for a range that is copied or filled.
     pub(crate) copied: FunctionId,
@@ -182,7 +184,7 @@ fn look(code: &mut Code<'_>, left: GlobalId, exhausted: FunctionId) {
         .i64_const(0)
         .binop(BinaryOp::I64LtS)
         .when(|code| {
-            code.call(exhausted).unreachable();
+            code.call(exhausted);
         });
 }
 

@@ -18,6 +18,7 @@ use super::schedules::{NONE, Schedules, Timer};
 use super::sequence::Sequences;
 use super::state::State;
 use super::window::Window;
+use crate::meter::Pauses;
 use crate::procedures::TransactionVerdict;
 use crate::reset::Reset;
 use crate::{PrepareError, abi, header};
@@ -47,6 +48,8 @@ pub(super) struct Procedures {
     seq: GlobalId,
     /// Whether one is running: nothing else, as start-up, may wait, fetch, begin a transaction or look at the clock.
     running: GlobalId,
+    /// What has a procedure wait that computes for long, and ends one that never does.
+    pauses: Pauses,
 }
 
 /// What [`Procedures`] shares with the rest of the shim.
@@ -99,7 +102,9 @@ impl Procedures {
         );
         let sleep = module.types.add(&[I64], &[I64]);
         let (sleep_until, _) = module.add_import_func(abi::PROCEDURES, "procedure_sleep_until", sleep);
+        let own = parts.window.seen.memory;
         Self {
+            pauses: Pauses::add(module, parts.reset.meter, own, sleep_until),
             parts,
             transactions: Transactions {
                 start,
@@ -126,10 +131,12 @@ impl Procedures {
             "procedure_sleep_until" => host::guard(module, import, |code| {
                 code.global_get(self.running).is_zero().trap_if();
                 code.global_get(self.parts.journal.open).trap_if();
+                self.pauses.waits(code);
             })?,
             // The host refuses it with a transaction open.
             "procedure_http_request" => host::guard(module, import, |code| {
                 code.global_get(self.running).is_zero().trap_if();
+                self.pauses.waits(code);
             })?,
             _ => return Ok(false),
         }
@@ -178,6 +185,7 @@ impl Procedures {
             code.i64_const(0).global_set(self.seq);
             self.parts.journal.end(code);
             code.i32_const(1).global_set(self.running);
+            self.pauses.begin(code);
 
             // A row that is due takes the place of the arguments, and nobody hears what is returned.
             code.local_get(id).is(tick).when(|code| {
@@ -214,6 +222,7 @@ impl Procedures {
             code.i32_const(0).global_set(self.running);
             // The host takes back what is left open.
             self.close(code);
+            self.pauses.end(code);
             self.parts.scans.end(code);
             if let Some((.., answer)) = handlers {
                 code.local_get(id).is(handle);
@@ -257,6 +266,7 @@ impl Procedures {
                         |code| {
                             self.close(code);
                             code.call(self.transactions.abort).must();
+                            self.pauses.end_transaction(code);
                             code.i32_const(0).local_set(tries);
                         },
                         |code| {
@@ -300,6 +310,7 @@ impl Procedures {
                 |code| own.get64(code, HEADER + header::INDEX_AT),
                 |code| own.get64(code, STATE_INDEX),
             );
+            self.pauses.begin_transaction(code);
             code.i32_const(1).global_set(self.parts.in_call).i32_const(0);
         })
     }
@@ -308,6 +319,7 @@ impl Procedures {
         function(module, [], &[I32], |code, [], _| {
             self.close(code);
             code.call(real);
+            self.pauses.end_transaction(code);
         })
     }
 
@@ -330,6 +342,7 @@ impl Procedures {
             self.close(code);
             code.call(abort).must();
             code.local_get(empty).when(|code| {
+                self.pauses.end_transaction(code);
                 code.i32_const(0).return_();
             });
             code.global_get(self.seq)
@@ -366,6 +379,7 @@ impl Procedures {
                     code.binop(BinaryOp::I64GtS).select(Some(I64)).local_set(pause);
                 },
             );
+            self.pauses.waited(code);
             let is = |code: &mut Code<'_>, value: TransactionVerdict| {
                 code.local_get(verdict).is(value as i32);
             };

@@ -7,8 +7,8 @@ use std::sync::OnceLock;
 use proptest::prelude::*;
 use rtdb_determinism::header::CallHeader;
 use rtdb_determinism::{
-    CONFLICT, Module, OUTBOX, REPLAY, SETTLE, SKIPPED, Transaction, TransactionVerdict, replay_args,
-    runs_procedures, settle_args,
+    CONFLICT, Module, OUTBOX, Options, REPLAY, SETTLE, SKIPPED, Transaction, TransactionVerdict,
+    prepare_with, replay_args, runs_procedures, settle_args,
 };
 use spacetimedb_lib::bsatn;
 use spacetimedb_sats::{AlgebraicType, SumValue, product};
@@ -537,4 +537,86 @@ fn procedures_are_known_and_have_no_header_for_clients() {
     );
     assert!(!runs_procedures(&wasm(MODULE)));
     assert!(!runs_procedures(&prepared("views-2x").wasm));
+}
+
+/// What a call may use where procedures run for long.
+const UNITS: u64 = 10_000_000;
+
+/// A host whose procedures may use no more than [`UNITS`] before they wait.
+fn limited() -> FakeHost {
+    static MODULE: OnceLock<Vec<u8>> = OnceLock::new();
+    let module = MODULE.get_or_init(|| {
+        let options = Options {
+            calls_at_once: true,
+            call_units_max: UNITS,
+            ..Options::default()
+        };
+        prepare_with(&wasm(self::MODULE), &options)
+            .expect("the fixture can be prepared")
+            .wasm
+    });
+    let mut host = FakeHost::new(module, 4096);
+    host.call("rtdb_mark", header(1), &[1]).unwrap();
+    host
+}
+
+#[test]
+fn one_that_never_ends_lets_others_go_first_until_it_is_ended() {
+    let mut host = limited();
+    let log = Log::new(&host);
+    assert_eq!(run(&mut host, &log, "spin", &[]), Err(Failure::Trapped));
+    let sleeps = log.borrow().sleeps;
+    assert!((900..=1_000).contains(&sleeps), "{sleeps}");
+    // The database goes on meanwhile: here with a call each time.
+    let log = Log::new(&host);
+    let kept = log.clone();
+    let busy: Meanwhile = Box::new(move |db| {
+        let mut log = kept.borrow_mut();
+        log.here.db = db;
+        log.each("reduce", &args(&[])).unwrap();
+        log.here.db.clone()
+    });
+    let ended = host.procedure("spin", header(RUN), &[], busy);
+    assert_eq!(ended, Err(Failure::Trapped));
+    assert_eq!(u64::from(sleeps) + 1, host.state().0);
+}
+
+#[test]
+fn a_transaction_that_never_ends_is_ended_sooner() {
+    let mut host = limited();
+    let log = Log::new(&host);
+    assert_eq!(run(&mut host, &log, "spin_within", &[]), Err(Failure::Trapped));
+    // To begin costs more than a piece of so few units.
+    assert_eq!(log.borrow().sleeps, 1);
+    // Not all that can be used before a wait can be used within.
+    let ops = vec![put(1, 1); 100];
+    assert_eq!(run(&mut host, &log, "run", &args(&ops)), Err(Failure::Trapped));
+    run(&mut host, &log, "run", &args(&ops[..20])).unwrap();
+    assert_eq!(rows(&host), rows(&log.borrow().there));
+}
+
+/// However short each of its transactions is.
+#[test]
+fn transactions_without_end_let_others_go_first() {
+    for rounds in [0_u64, 100, 10_000] {
+        let mut host = limited();
+        let log = Log::new(&host);
+        let ended = run(&mut host, &log, "look_on", &rounds.to_le_bytes());
+        assert_eq!(ended, Err(Failure::Trapped));
+        let sleeps = log.borrow().sleeps;
+        // A long one has used many pieces when it is over.
+        assert!(sleeps >= 10, "{rounds}: {sleeps}");
+    }
+}
+
+#[test]
+fn who_waits_now_and_then_lives_on() {
+    let mut host = limited();
+    let log = Log::new(&host);
+    let args = |times: u32, rounds: u64| [&times.to_le_bytes()[..], &rounds.to_le_bytes()].concat();
+    run(&mut host, &log, "toil_on", &args(50, 100_000)).unwrap();
+    // All of them together are more than one may have.
+    assert!(log.borrow().sleeps > 2_000, "{}", log.borrow().sleeps);
+    let at_once = run(&mut host, &log, "toil_on", &args(1, 5_000_000));
+    assert_eq!(at_once, Err(Failure::Trapped));
 }

@@ -6,7 +6,8 @@ use crate::limits::{DATABASE_WAIT_MAX, SCHEMA_BYTES_MAX};
 use crate::node::Node;
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Extension, Path, RawQuery, State};
+use axum::extract::{Extension, Path, RawQuery, Request, State};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 use http::{Method, StatusCode};
@@ -15,6 +16,7 @@ use rtdb_consensus::{Refusal, Unapplied};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use spacetimedb_lib::Hash;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub(super) type Caller = Extension<Authenticated>;
@@ -40,6 +42,19 @@ pub(super) async fn forward(
             Body::empty(),
         )
         .await
+}
+
+/// Goes on if there is such a database.
+pub(super) async fn exists(
+    State(node): State<Arc<Node>>,
+    Path(params): Path<BTreeMap<String, String>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, HttpError> {
+    if let Some(database) = params.get("database") {
+        node.database(database)?;
+    }
+    Ok(next.run(request).await)
 }
 
 pub(super) async fn info(

@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
+use http::request::Parts;
 use http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use spacetimedb_lib::Identity;
@@ -19,8 +20,13 @@ pub(super) async fn forward(State(node): State<Arc<Node>>, request: Request) -> 
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
     // Who asks matters to these alone.
-    let is_asked =
-        path.ends_with("/verify") || path.ends_with("/websocket-token") || parts.method == Method::PUT;
+    let of_identity = path.ends_with("/verify") || parts.method == Method::PUT;
+    let named = path.split('/').nth(2).unwrap_or_default();
+    let is_asked = match of_identity {
+        // Who names nobody hears so first.
+        true => Identity::from_hex(named).is_ok(),
+        false => path.ends_with("/websocket-token") || is_energy_added(&parts),
+    };
     let caller = match auth::caller(&node, &parts).await {
         Err(error) if is_asked => return Err(error),
         caller => caller.ok().flatten(),
@@ -41,6 +47,11 @@ pub(super) async fn forward(State(node): State<Arc<Node>>, request: Request) -> 
         .await
 }
 
+/// Natively that changes nothing but a number, which each server keeps for itself.
+fn is_energy_added(parts: &Parts) -> bool {
+    parts.method == Method::POST && parts.uri.path().starts_with("/energy/")
+}
+
 #[derive(Serialize, Deserialize)]
 struct Databases {
     identities: Vec<Identity>,
@@ -52,8 +63,9 @@ pub(super) async fn databases(
     Path(owner): Path<String>,
     request: Request,
 ) -> Result<Response, HttpError> {
+    let is_read = request.method() == Method::GET;
     let answer = forward(State(node.clone()), request).await?;
-    let (Ok(owner), StatusCode::OK) = (Identity::from_hex(owner), answer.status()) else {
+    let (Ok(owner), StatusCode::OK, true) = (Identity::from_hex(owner), answer.status(), is_read) else {
         return Ok(answer);
     };
     let Databases { identities } = super::body::json(answer).await?;
@@ -65,11 +77,6 @@ pub(super) async fn databases(
         .map(|record| record.identity);
     let identities = owned.filter(|identity| here.contains(identity)).collect();
     Ok(Json(Databases { identities }).into_response())
-}
-
-/// Energy is each server's own, and never runs out.
-pub(super) async fn add_energy() -> HttpError {
-    HttpError::not_served("`energy`")
 }
 
 /// The local server's health and version.

@@ -13,7 +13,7 @@ use http::header::{
     CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
     UPGRADE,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use hyper_util::rt::TokioIo;
 use rtdb_protocol::{MESSAGE_BYTES_MAX, Subprotocol};
 use std::sync::Arc;
@@ -33,6 +33,9 @@ pub(crate) async fn subscribe(
 ) -> Result<Response, HttpError> {
     node.identity(&database)?;
     let params = Params::from_query(request.uri().query().unwrap_or_default())?;
+    if request.method() == Method::HEAD {
+        return Err(HttpError::new(StatusCode::METHOD_NOT_ALLOWED, ""));
+    }
     let accept = accept_key(request.headers())?;
     let record = node.database(&database)?;
     let (subprotocol, is_json) = negotiate(request.headers(), node.local.newest_subprotocol())?;

@@ -264,6 +264,20 @@ pub async fn answers_are_the_same(pair: &Pair, database: &str, [owner, other]: [
     ] {
         both.ask(line, &headers, b"").await;
     }
+    for (line, headers) in [
+        (format!("POST /v1/energy/{absent}"), ""),
+        (format!("POST /v1/energy/{absent}"), &own[..]),
+        (format!("POST /v1/energy/{absent}?amount=x"), &own),
+        (format!("POST /v1/energy/{absent}?amount=-1"), &own),
+        // It is the caller's, whatever identity stands there.
+        (format!("POST /v1/energy/{absent}?amount=5"), &own),
+        ("POST /v1/energy/nobody?amount=7".to_owned(), &own),
+        (format!("POST /v1/energy/{absent}?amount={}", u128::MAX), &own),
+        (format!("GET /v1/energy/{absent}"), &own),
+        (format!("PUT /v1/energy/{absent}?balance=5"), &own),
+    ] {
+        both.ask(&line, headers, b"").await;
+    }
     let timestamp = format!("GET /v1/database/{database}/unstable/timestamp");
     let mut times = Vec::new();
     for address in [pair.plain, pair.gateway] {

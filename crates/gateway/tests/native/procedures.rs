@@ -311,3 +311,43 @@ async fn procedures_take_their_place_among_calls_and_die_with_their_server() {
     );
     pair.stop().await;
 }
+
+/// Natively it holds its database until the server ends it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_procedure_that_never_ends_holds_nobody_up() {
+    let Some(program) = cluster::server_program() else {
+        eprintln!("passed over: no SpacetimeDB on this machine (set SPACETIMEDB_BIN)");
+        return;
+    };
+    let pair = Pair::start(program).await;
+    if pair.newest == Subprotocol::V1 {
+        eprintln!("passed over: this SpacetimeDB has no procedures");
+        return pair.stop().await;
+    }
+    let owner = pair.tokens.fresh().expect("a token").token;
+    publish_module(&pair, fixture(MODULE), DATABASE, &owner).await;
+    let at = pair.gateway;
+    let calls = async |keys: std::ops::Range<i32>| {
+        for key in keys {
+            let args = json!([[put(key, 2, "y")]]).to_string();
+            let (status, body) = call(at, &owner, "reduce", args.as_bytes()).await;
+            assert_eq!(status, 200, "{body}");
+        }
+    };
+    // With a transaction open it can't let others go first, and is ended soon.
+    let (within, ()) = futures::join!(call(at, &owner, "spin_within", b"[]"), calls(0..2));
+    assert_eq!(within.0, 500, "{within:?}");
+    let logs = format!("GET /v1/database/{DATABASE}/logs?num_lines=100");
+    let (_, said) = request(at, &logs, &owner, b"").await;
+    assert!(said.contains("100000000000 units"), "{said}");
+    assert!(said.contains("10000000000 in a transaction"), "{said}");
+
+    // As many calls as it would take long to make if they had to wait for it.
+    let owner_too = owner.clone();
+    let mut endless = std::pin::pin!(call(at, &owner_too, "spin", b"[]"));
+    tokio::select! {
+        ended = &mut endless => panic!("it goes on meanwhile: {ended:?}"),
+        () = calls(2..50) => {}
+    }
+    pair.stop().await;
+}
