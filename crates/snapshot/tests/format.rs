@@ -95,3 +95,29 @@ proptest! {
         prop_assert!(read(&bytes, 100).is_ok());
     }
 }
+
+/// What the sample holds.
+fn sample() -> Vec<u8> {
+    written(&[
+        ("counter", vec![vec![1, 2, 3], vec![4, 5]]),
+        ("rtdb_state", vec![vec![6; 121]]),
+    ])
+}
+
+/// Written once, and never again.
+#[test]
+#[ignore = "writes the sample that the test below reads"]
+fn write_sample() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/format-1");
+    if !std::path::Path::new(path).exists() {
+        std::fs::write(path, sample()).unwrap();
+    }
+}
+
+#[test]
+fn what_an_earlier_version_has_written_is_read() {
+    let tables = read(include_bytes!("../testdata/format-1"), 7).unwrap();
+    assert_eq!(tables["counter"], [vec![1, 2, 3], vec![4, 5]]);
+    assert_eq!(tables["rtdb_state"], [vec![6; 121]]);
+    assert_eq!(sample(), include_bytes!("../testdata/format-1"));
+}

@@ -23,7 +23,7 @@ pub struct ShardState {
     /// The databases' births.
     databases: BTreeMap<Bytes, u64>,
     /// Those that are being restored: nobody sees them before that is done.
-    restoring: BTreeMap<Bytes, Restoring>,
+    pub(super) restoring: BTreeMap<Bytes, Restoring>,
     sessions: Sessions,
     audits: BTreeMap<Bytes, Audits>,
     voters: BTreeSet<u64>,

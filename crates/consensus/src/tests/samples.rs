@@ -5,10 +5,11 @@ use super::hub::{Hub, addr};
 use super::replica::name;
 use super::run;
 use crate::command::{
-    Assignment, Body, Call, CallKey, Connect, Delete, DeleteRows, EndDatabase, Ended, Failed,
-    IMMEDIATE_SCHEDULE, InsertRows, Judgement, Known, Names, Outcomes, Owner, Poison, PoisonStep, Publish,
-    RegisterDatabase, Report, Reports, Resolve, SetIssuer, SetLock, SetNames, SetNode, Skipped, Stuck,
-    Succeeded, Timer, TimerAt, Transaction, Trapped, Turn, UpdateRows, Verify, WantIssuer, Write, WriteKind,
+    Assignment, Body, Call, CallKey, Connect, Delete, DeleteRows, Departed, EndDatabase, Ended, Failed,
+    IMMEDIATE_SCHEDULE, InsertRows, Judgement, Known, Load, Names, Outcomes, Owner, Poison, PoisonStep,
+    Publish, RegisterDatabase, Report, Reports, Resolve, SetIssuer, SetLock, SetNames, SetNode, Skipped,
+    Stuck, Succeeded, TableRows, TableSum, Timer, TimerAt, Transaction, Trapped, Turn, UpdateRows, Verify,
+    WantIssuer, Write, WriteKind,
 };
 use crate::entry::{Batch, EncodedBatch, Entry, Proposal};
 use crate::record::{
@@ -262,6 +263,34 @@ fn messages() -> Vec<Sample> {
         born: 65_536,
         ..Publish::default()
     }));
+    let restore = Command::from(Body::Publish(Publish {
+        database: DATABASE,
+        clear: true,
+        born: 65_536,
+        loads: true,
+        ..Publish::default()
+    }));
+    let load = Command::from(Body::Load(Load {
+        database: DATABASE,
+        of: 65_537,
+        number: 3,
+        tables: vec![TableRows {
+            table: "counter".to_owned(),
+            rows: vec![Bytes::from_static(b"row"), Bytes::from_static(b"another")],
+        }],
+        departed: vec![Departed {
+            sender: Bytes::from_static(&[7; 32]),
+            connection: Bytes::from_static(&[8; 16]),
+            claims: "{}".to_owned(),
+        }],
+        last: true,
+        sums: vec![TableSum {
+            table: "counter".to_owned(),
+            rows: 2,
+            sum: Bytes::from_static(&[9; 16]),
+        }],
+    }));
+    assert_eq!((restore.version, load.version), (11, 11));
     let replace_names = Command::from(Body::SetNames(SetNames {
         database: DATABASE,
         names: vec!["demo".to_owned(), "other".to_owned()],
@@ -605,6 +634,8 @@ fn messages() -> Vec<Sample> {
         Sample::of("change_remove", change(goes)),
         Sample::of("change_promote", change(MemberChange::Promote(4))),
         Sample::of("changed", changed),
+        Sample::of("restore", restore),
+        Sample::of("load", load),
     ]
 }
 

@@ -3,8 +3,9 @@
 
 use super::*;
 use crate::command::{
-    CallKey, Ended, Known, Names, Outcomes, Poison, PoisonStep, Skipped, Stuck, Timer, Verify,
+    CallKey, Departed, Ended, Known, Load, Names, Outcomes, Poison, PoisonStep, Skipped, Stuck, Timer, Verify,
 };
+use crate::resolver::state::Restoring;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A choice among a few.
@@ -35,6 +36,8 @@ enum Step {
     Verify(Pick),
     Resolve(Pick, u64),
     Expire(u64),
+    Restore(Pick, u64),
+    Load(Pick, bool, u8, bool),
 }
 
 fn pick() -> impl Strategy<Value = Pick> {
@@ -73,6 +76,8 @@ fn step() -> impl Strategy<Value = Step> {
         pick().prop_map(Step::Verify),
         (pick(), 1..4u64).prop_map(|(a, b)| Step::Resolve(a, b)),
         (1..4u64).prop_map(Step::Expire),
+        (pick(), 0..4u64).prop_map(|(a, b)| Step::Restore(a, b)),
+        (pick(), flag(), 0..3u8, flag()).prop_map(|(a, b, c, d)| Step::Load(a, b, c, d)),
     ]
 }
 
@@ -238,6 +243,32 @@ fn body(step: &Step, bench: &Bench, births: &[u64]) -> Body {
             database: identity(database),
             node: *node,
         }),
+        Step::Restore(database, born) => Body::Publish(Publish {
+            database: identity(database),
+            born: *born,
+            clear: true,
+            loads: true,
+            ..Publish::default()
+        }),
+        Step::Load(database, is_next, departed, last) => {
+            let database = identity(database);
+            let shard = bench.resolver.shard_state();
+            let begun = shard.and_then(|shard| shard.restoring.get(&database)).copied();
+            let Restoring { of, loads, .. } = begun.unwrap_or_default();
+            let departed = (0..*departed).map(|nth| Departed {
+                sender: vec![nth; 32].into(),
+                connection: vec![100 + nth; 16].into(),
+                claims: String::new(),
+            });
+            Body::Load(Load {
+                database,
+                of,
+                number: loads + u64::from(!is_next),
+                departed: departed.collect(),
+                last: *last,
+                ..Load::default()
+            })
+        }
         Step::Expire(node) => Body::ExpireNode(ExpireNode {
             node: *node,
             epoch: 1,
@@ -323,7 +354,9 @@ fn check_shard(
         let (first, call) = shard.keyed(database, &key.sender, &key.key).unzip();
         match decision.entry.commands.first() {
             Some(command) => prop_assert_eq!(first, Some(command.position)),
-            None if !before.contains_key(database) => prop_assert_eq!(first, None),
+            None if !before.contains_key(database) || !shard.is_open(database) => {
+                prop_assert_eq!(first, None)
+            }
             None => {
                 let expected = match call.is_some_and(|call| call.is_same(&key)) {
                     true => Refusal::Repeated,
