@@ -151,8 +151,9 @@ enum Command {
         command: Option<BackupCommand>,
         #[command(flatten)]
         which: Databases,
-        /// The directory that backups are kept in: each has a folder of its own there.
-        #[arg(long, required = true, value_name = "DIR")]
+        /// A directory, or `s3://BUCKET/PREFIX`: each backup has a folder of its own there. For S3, region, keys and endpoint are
+        /// taken from AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT.
+        #[arg(long, required = true, value_name = "PLACE")]
         to: Option<String>,
         /// Do it again and again, every so many seconds.
         #[arg(long = "backup-every", value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
@@ -165,8 +166,8 @@ enum Command {
     },
     /// List backups, the oldest first.
     Backups {
-        /// The directory that they are kept in.
-        #[arg(long, value_name = "DIR")]
+        /// The directory, or `s3://BUCKET/PREFIX`, that they are kept in.
+        #[arg(long, value_name = "PLACE")]
         from: String,
         /// Only those of this database: its name or identity.
         #[arg(long, value_name = "NAME")]
@@ -180,8 +181,8 @@ enum Command {
     /// All of the backup is read and checked first. Nobody sees the database before all of it is there; if that fails, nothing is
     /// left of it. Clients that were connected when the backup was taken count as disconnected.
     Restore {
-        /// The directory that the backups are kept in.
-        #[arg(long, value_name = "DIR")]
+        /// The directory, or `s3://BUCKET/PREFIX`, that the backups are kept in.
+        #[arg(long, value_name = "PLACE")]
         from: String,
         /// The name or identity that the database had.
         #[arg(long, value_name = "NAME")]
@@ -305,8 +306,8 @@ enum Command {
 enum BackupCommand {
     /// Read backups, and check that each is as it was written. Exits with 1 if one is not.
     Verify {
-        /// The directory that they are kept in.
-        #[arg(long, value_name = "DIR")]
+        /// The directory, or `s3://BUCKET/PREFIX`, that they are kept in.
+        #[arg(long, value_name = "PLACE")]
         from: String,
         /// Only those of this database: its name or identity.
         #[arg(long, value_name = "NAME")]

@@ -343,7 +343,7 @@ fn find(store: &Store, restore: &Restore<'_>) -> Result<Backup, BackupError> {
     let found: Vec<_> = whole.iter().filter(is_it).collect();
     let newest = found.last().ok_or_else(|| BackupError::None {
         database: restore.database.to_owned(),
-        place: store.show(),
+        place: store.show().to_owned(),
         before: restore.at.map(str::to_owned),
     })?;
     if let Some(other) = found
@@ -352,7 +352,7 @@ fn find(store: &Store, restore: &Restore<'_>) -> Result<Backup, BackupError> {
     {
         return Err(BackupError::TwoDatabases {
             database: restore.database.to_owned(),
-            place: store.show(),
+            place: store.show().to_owned(),
             first: newest.manifest.database.clone(),
             second: other.manifest.database.clone(),
         });

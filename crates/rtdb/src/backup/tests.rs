@@ -45,10 +45,27 @@ fn kept(store: &Store, taken_us: i64) -> Backup {
     archive::write(store, Cursor::new(snapshot(taken_us)), |_, _| {}).unwrap()
 }
 
+/// A directory, a bucket, and the one that `RTDB_TEST_S3` names, if one is to be tried.
+fn places() -> Vec<(Option<TempDir>, Store)> {
+    let (folder, directory) = place();
+    let s3 = std::env::var("RTDB_TEST_S3").ok();
+    let s3 = s3.map(|place| {
+        let own = format!("{place}/{}", folder.path().display());
+        (None, Store::new(&own).unwrap())
+    });
+    let places = [(Some(folder), directory), (None, Store::in_memory())];
+    places.into_iter().chain(s3).collect()
+}
+
 #[test]
 fn what_was_kept_is_what_was_sent() {
-    let (_folder, store) = place();
-    let backup = kept(&store, TAKEN_US);
+    for (_folder, store) in places() {
+        what_was_kept_in(&store);
+    }
+}
+
+fn what_was_kept_in(store: &Store) {
+    let backup = kept(store, TAKEN_US);
     assert_eq!(
         backup.folder,
         format!("{}/20261118T110640.123456Z", "01".repeat(32))
@@ -56,11 +73,11 @@ fn what_was_kept_is_what_was_sent() {
     assert!(backup.manifest.parts.len() > 2);
     assert_eq!(backup.manifest.rows(), 40_000);
     assert_eq!(backup.manifest.taken, "2026-11-18T11:06:40.123456Z");
-    backup.verify(&store, |_| {}).unwrap();
+    backup.verify(store, |_| {}).unwrap();
     let mut bytes = Vec::new();
-    backup.bytes(&store, |_| {}).read_to_end(&mut bytes).unwrap();
+    backup.bytes(store, |_| {}).read_to_end(&mut bytes).unwrap();
     assert!(bytes == snapshot(TAKEN_US));
-    let (whole, half) = Backup::all(&store).unwrap();
+    let (whole, half) = Backup::all(store).unwrap();
     assert_eq!((whole.len(), half.len()), (1, 0));
     assert_eq!(whole[0].manifest, backup.manifest);
 }
@@ -83,10 +100,10 @@ fn what_is_cut_off_on_its_way_is_no_backup() {
 
 #[test]
 fn a_rotted_byte_or_a_lost_part_is_found() {
-    let (_folder, store) = place();
+    let (folder, store) = place();
     let backup = kept(&store, TAKEN_US);
     let part = &backup.manifest.parts[1].file;
-    let path = store.path(&backup.folder, part);
+    let path = folder.path().join("new").join(&backup.folder).join(part);
     let sound = fs::read(&path).unwrap();
     for at in [0, sound.len() / 2, sound.len() - 1] {
         let mut rotted = sound.clone();
@@ -144,9 +161,14 @@ fn a_newer_layout_is_left_to_a_newer_program() {
 
 #[test]
 fn the_newest_ones_are_kept() {
-    let (_folder, store) = place();
+    for (_folder, store) in places() {
+        the_newest_are_kept_in(&store);
+    }
+}
+
+fn the_newest_are_kept_in(store: &Store) {
     let folders: Vec<String> = (0..4)
-        .map(|nth| kept(&store, TAKEN_US + nth * 1_000_000).folder)
+        .map(|nth| kept(store, TAKEN_US + nth * 1_000_000).folder)
         .collect();
     // Broken off before the oldest that stays, and while the newest is made.
     let broken =
@@ -154,13 +176,13 @@ fn the_newest_ones_are_kept() {
     for folder in &broken {
         store.put(folder, "000000.zst", b"half").unwrap();
     }
-    thin_out(&store, &"01".repeat(32), 2).unwrap();
-    let (whole, half) = Backup::all(&store).unwrap();
+    thin_out(store, &"01".repeat(32), 2).unwrap();
+    let (whole, half) = Backup::all(store).unwrap();
     let names: Vec<_> = whole.iter().map(|it| &it.folder).collect();
     assert_eq!(names, [&folders[2], &folders[3]]);
     assert_eq!(half, [broken[1].clone()]);
-    thin_out(&store, &"01".repeat(32), 0).unwrap();
-    assert_eq!(Backup::all(&store).unwrap().0.len(), 1, "the last one stays");
+    thin_out(store, &"01".repeat(32), 0).unwrap();
+    assert_eq!(Backup::all(store).unwrap().0.len(), 1, "the last one stays");
 }
 
 #[test]
