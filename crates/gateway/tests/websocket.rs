@@ -18,6 +18,7 @@ use std::num::NonZeroU32;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -413,6 +414,26 @@ async fn bad_frames_close_their_client_and_nobody_else() {
         next_server(&mut other).await,
         ServerMessage::CallResult(_)
     ));
+}
+
+/// What is no WebSocket, and what should be text.
+#[tokio::test]
+async fn frames_that_can_not_be_close_their_client() {
+    let gateway = Fixture::start(Settings::default()).await;
+    // All are masked with zeros: a reserved kind of frame, one without a mask, a continuation of nothing, and text that is none.
+    let frames: [(&[u8], u16); 4] = [
+        (&[0x83, 0x80, 0, 0, 0, 0], 1002),
+        (&[0x82, 0x01, 7], 1002),
+        (&[0x80, 0x80, 0, 0, 0, 0], 1002),
+        (&[0x81, 0x81, 0, 0, 0, 0, 0xff], 1007),
+    ];
+    for (frame, code) in frames {
+        let mut client = connect_as_bob(&gateway).await;
+        client.get_mut().write_all(frame).await.expect("sent");
+        let (got, reason) = closed(&mut client).await;
+        assert_eq!(got, code, "{frame:?}: {reason}");
+        assert!(!reason.is_empty());
+    }
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use spacetimedb_lib::RawModuleDef;
 use spacetimedb_lib::db::raw_def::v9::{
     Lifecycle, RawColumnDefaultValueV9, RawConstraintDataV9, RawConstraintDefV9, RawIndexAlgorithm,
     RawIndexDefV9, RawMiscModuleExportV9, RawModuleDefV9, RawProcedureDefV9, RawRowLevelSecurityDefV9,
-    RawScheduleDefV9, RawUniqueConstraintDataV9, TableType,
+    RawScheduleDefV9, RawUniqueConstraintDataV9, RawViewDefV9, TableType,
 };
 use spacetimedb_lib::db::raw_def::v10::{
     ExplicitNames, MethodOrAny, RawLifeCycleReducerDefV10, RawModuleDefV10, RawModuleDefV10Builder,
@@ -573,6 +573,18 @@ fn what_is_not_served_yet() {
     };
     let refused = v9(|def| def.misc_exports.push(RawMiscModuleExportV9::Procedure(procedure)));
     assert_eq!(refused, PrepareError::Procedures("fetch".into()));
+    let refused = v9(|def| {
+        let names = AlgebraicType::array(AlgebraicType::String);
+        def.misc_exports.push(RawMiscModuleExportV9::View(RawViewDefV9 {
+            name: "names".into(),
+            index: 0,
+            is_public: true,
+            is_anonymous: true,
+            params: row(vec![]),
+            return_type: names,
+        }));
+    });
+    assert_eq!(refused, PrepareError::OldViews("names".into()));
     let scheduled = v10(|def| {
         let timer = def.build_table_with_new_type("timer", Timer::sound().row(), true);
         timer.with_primary_key(0).finish();

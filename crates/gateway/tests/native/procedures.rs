@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 use spacetimedb_lib::bsatn;
 use spacetimedb_sats::{SumValue, product};
 use std::net::SocketAddr;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 const MODULE: &str = "procedures-2x";
 const DATABASE: &str = "procedures";
@@ -348,6 +350,72 @@ async fn a_procedure_that_never_ends_holds_nobody_up() {
     tokio::select! {
         ended = &mut endless => panic!("it goes on meanwhile: {ended:?}"),
         () = calls(2..50) => {}
+    }
+    pair.stop().await;
+}
+
+/// The server asks no address of this machine or its network, but through a proxy any that there is a name for: so these run
+/// once more with one.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_procedure_fetches_is_found_as_natively() {
+    let proxy = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = proxy.local_addr().expect("an address");
+    let serving = tokio::spawn(async move {
+        loop {
+            let (stream, _) = proxy.accept().await.expect("a connection");
+            tokio::spawn(found(stream));
+        }
+    });
+    let this = std::env::current_exe().expect("this program");
+    let again = tokio::process::Command::new(this)
+        .args(["--exact", "procedures::fetched", "--ignored", "--nocapture"])
+        .env("http_proxy", format!("http://{address}"))
+        .env("HTTP_PROXY", format!("http://{address}"))
+        .env_remove("no_proxy")
+        .env_remove("NO_PROXY")
+        .output();
+    let output = again.await.expect("it runs");
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("1 passed"), "{said}");
+    serving.abort();
+}
+
+/// Answers a request with what was asked for.
+async fn found(mut stream: TcpStream) {
+    let mut asked = Vec::new();
+    while !asked.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => asked.push(byte),
+            Err(_) => return,
+        }
+    }
+    let asked = String::from_utf8_lossy(&asked).into_owned();
+    let body = format!("found: {}", asked.lines().next().unwrap_or_default());
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let _ = stream.write_all(answer.as_bytes()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "run by what_a_procedure_fetches_is_found_as_natively, with a proxy"]
+async fn fetched() {
+    let Some(program) = cluster::server_program() else {
+        eprintln!("passed over: no SpacetimeDB on this machine (set SPACETIMEDB_BIN)");
+        return;
+    };
+    let pair = Pair::start(program).await;
+    if pair.newest == Subprotocol::V1 {
+        eprintln!("passed over: this SpacetimeDB has no procedures");
+        return pair.stop().await;
+    }
+    let owner = pair.tokens.fresh().expect("a token").token;
+    publish_module(&pair, fixture(MODULE), DATABASE, &owner).await;
+    for address in [pair.plain, pair.gateway] {
+        let args = json!(["http://somewhere.example/a?b=c"]).to_string();
+        let answer = call(address, &owner, "fetch", args.as_bytes()).await;
+        let found = r#"[0,"found: GET http://somewhere.example/a?b=c HTTP/1.1"]"#;
+        assert_eq!(answer, (200, found.to_owned()));
     }
     pair.stop().await;
 }

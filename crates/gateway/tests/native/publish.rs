@@ -97,6 +97,10 @@ pub async fn publications_are_the_same(pair: &Pair, [owner, other]: [&str; 2], m
         &grown,
     )
     .await;
+    for timeout in ["5s", "0s"] {
+        let publish = format!("PUT /v1/database/{NAME}?update_confirmation_timeout={timeout}");
+        both.ask_newer(&publish, &own, &grown).await;
+    }
     let clear = format!("PUT /v1/database/{NAME}?clear=true");
     both.ask_newer(&format!("{clear}&parent={NAME}"), &own, &grown)
         .await;

@@ -129,6 +129,60 @@ fn procedures_commit_once_on_every_replica_whatever_dies() {
     });
 }
 
+/// What reducers make up is the same everywhere, and what a module logs stands where it has run: of a reducer on all nodes, of a
+/// procedure on the one that was asked.
+#[test]
+fn names_that_are_made_up_are_the_same_and_each_node_has_its_own_log() {
+    run(async {
+        if server::major()? < 2 {
+            eprintln!("skipped: SPACETIMEDB_BIN names a server without procedures, of 1.x");
+            return Ok(());
+        }
+        let module = demo_module::wasm_named("procedures-2x")?;
+        let mut scene = Scene::publishing(module, 3, |_| {}).await?;
+        let apis = scene.cluster.client_addrs().into_iter();
+        let apis: Vec<_> = apis.map(|addr| Api::new(addr).with_token(&scene.owner)).collect();
+        for api in &apis {
+            let path = format!("/v1/database/{DATABASE}/call/make_names");
+            let made = api.post_json(&path, &json!([])).await?;
+            ensure!(made.status == StatusCode::OK, "{}", made.text());
+        }
+        scene.level_and_identical().await?;
+        let rows = sql::select(&apis[0], DATABASE, "SELECT text FROM note").await?;
+        let mut names: Vec<_> = rows
+            .column("text")?
+            .into_iter()
+            .filter_map(Value::as_str)
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        ensure!(names.len() == 9, "{names:?}");
+        let of_version = |version: char| {
+            names
+                .iter()
+                .filter(|name| name.chars().nth(14) == Some(version))
+                .count()
+        };
+        ensure!((of_version('4'), of_version('7')) == (3, 6), "{names:?}");
+
+        let failed = apis[1]
+            .post_json(&format!("/v1/database/{DATABASE}/call/explode"), &json!([[]]))
+            .await?;
+        ensure!(
+            failed.status == StatusCode::INTERNAL_SERVER_ERROR,
+            "{}",
+            failed.text()
+        );
+        for (api, expected) in apis.iter().zip([0, 1, 0]) {
+            let path = format!("/v1/database/{DATABASE}/logs?num_lines=1000");
+            let log = api.send(http::Method::GET, &path, "").await?.text();
+            let said = log.matches("as it should").count();
+            ensure!((said > 0) == (expected > 0), "{said} of {expected}: {log}");
+        }
+        scene.end().await
+    });
+}
+
 /// Scheduled for one time, while leaders die.
 const MANY: usize = 40;
 

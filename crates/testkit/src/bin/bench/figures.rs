@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::calls::Calls;
+use crate::duties::AllDuties;
 use crate::failover::Gaps;
 use crate::fan_out::FanOut;
 use crate::stranger::Beside;
@@ -35,6 +36,7 @@ pub(crate) struct Figures {
     pub(crate) one_node_beside: Beside,
     /// The same with three nodes, whose servers share the cores.
     pub(crate) three_nodes_beside: Beside,
+    pub(crate) duties: AllDuties,
     pub(crate) fan_out: FanOut,
 }
 
@@ -93,6 +95,6 @@ impl fmt::Display for Figures {
                 beside.stranger, beside.spinners
             )?;
         }
-        write!(f, "\n{}", self.fan_out)
+        write!(f, "\n{}\n{}", self.duties, self.fan_out)
     }
 }

@@ -7,6 +7,7 @@
 mod calls;
 mod cpu;
 mod crowd;
+mod duties;
 mod failover;
 mod fan_out;
 mod figures;
@@ -30,6 +31,7 @@ use rtdb_testkit::{Api, demo_module, interrupted};
 
 use crate::calls::{DATABASES, Load, rates};
 use crate::cpu::Processes;
+use crate::duties::AllDuties;
 use crate::failover::Gaps;
 use crate::fan_out::{Effort, FanOut};
 use crate::figures::Figures;
@@ -88,6 +90,9 @@ pub(crate) struct Options {
     /// Only measure how long clients wait when leaders are killed.
     #[arg(long)]
     failover: bool,
+    /// Only measure rows that fall due, procedures, and updates of the module.
+    #[arg(long)]
+    duties: bool,
     /// Only measure what a node makes of many clients, and longer than in the whole benchmark.
     #[arg(long)]
     fan_out: bool,
@@ -152,6 +157,11 @@ async fn bench(options: &Options) -> Result<()> {
         );
         return Ok(());
     }
+    if options.duties {
+        let duties = AllDuties::measure(&folder.path().join("duties")).await?;
+        println!("\n{duties}");
+        return Ok(());
+    }
     if options.fan_out {
         let figures = FanOut::measure(Effort::FULL, &folder.path().join("many")).await?;
         println!("\n{figures}");
@@ -179,6 +189,10 @@ async fn bench(options: &Options) -> Result<()> {
     figures.failover_gap_ms = Gaps::measure(&loads[1], &folder.path().join("kills"))
         .await
         .context("killed leaders")?;
+
+    figures.duties = AllDuties::measure(&folder.path().join("duties"))
+        .await
+        .context("besides calls")?;
 
     beside_a_stranger(&mut figures, folder.path()).await?;
     figures.fan_out = FanOut::measure(Effort::SHORT, &folder.path().join("many"))
