@@ -11,8 +11,8 @@ use rtdb_consensus::command::{
     Publish, RESTORE_LEVEL, RegisterDatabase, SetNames, TableRows, TableSum,
 };
 use rtdb_consensus::{
-    Applied, Database, Group, GroupId, Pending, Position, Propose, Refusal, Reply, SystemClock, Unapplied,
-    WallClock,
+    Applied, Database, Follow, Group, GroupId, Pending, Position, Propose, Refusal, Reply, SystemClock,
+    Unapplied, WallClock,
 };
 use rtdb_gateway::{Local, check_name};
 use rtdb_snapshot::{Header, Piece, ROWS_BYTES, Reader};
@@ -28,6 +28,9 @@ const LOADS_IN_FLIGHT: usize = 4;
 /// How long a command may take; one with a large module is compiled on each node first.
 const COMMAND_MAX: Duration = Duration::from_secs(120);
 
+/// How long this node may take to hear what the cluster has agreed on.
+const CATCH_UP_MAX: Duration = Duration::from_secs(10);
+
 /// How far the snapshot's clock may be ahead of this node's.
 const AHEAD_US_MAX: i64 = 10_000_000;
 
@@ -38,6 +41,16 @@ pub(crate) struct Target {
     pub(crate) name: Option<String>,
     /// In the place of the database that is there.
     pub(crate) replace: bool,
+}
+
+impl Target {
+    /// What the database is to be called.
+    fn names(&self, header: &Header) -> Vec<String> {
+        match &self.name {
+            Some(name) => vec![name.clone()],
+            None => header.names.clone(),
+        }
+    }
 }
 
 /// A database was restored.
@@ -168,11 +181,12 @@ impl Restoring {
         if let Some(name) = &target.name {
             check_name(name).map_err(bad)?;
         }
+        // Else a database that is whole elsewhere might look here like one that was restored by half.
+        for group in [manager.meta(), manager.shard()] {
+            known(group).await?;
+        }
         let meta = manager.meta().meta();
-        let names = match &target.name {
-            Some(name) => vec![name.clone()],
-            None => header.names.clone(),
-        };
+        let names = target.names(header);
         let identity = match &target.name {
             None => header.database.clone(),
             Some(name) => match meta.identity(name) {
@@ -271,10 +285,7 @@ impl Restoring {
             Ok(_) | Err(Unapplied::Refused(Refusal::NoSuchDatabase)) => {}
             Err(error) => return Err(unavailable(error.to_string())),
         }
-        let names = match &target.name {
-            Some(name) => vec![name.clone()],
-            None => header.names.clone(),
-        };
+        let names = target.names(header);
         let publish = Publish {
             database: record.identity.clone(),
             owner: record.owner.clone(),
@@ -426,6 +437,21 @@ impl Restoring {
         };
         let shard = Arc::clone(self.node.manager.shard());
         let _ = self.propose(&shard, Command::Delete(delete)).await;
+    }
+}
+
+/// Waits until this node knows all that the group had agreed on by now.
+async fn known(group: &Group) -> Result<(), Refused> {
+    let index = group.read_index().await;
+    let index = index.map_err(|_| unavailable("no leader says how far the log is: try again"))?;
+    let mut resolved = group.resolved();
+    let reached = resolved.wait_for(|resolved| *resolved >= index);
+    let reached = tokio::time::timeout(CATCH_UP_MAX, reached).await;
+    match reached {
+        Ok(Ok(_)) => Ok(()),
+        _ => Err(unavailable(
+            "this node lags behind the others: try again later, or another node",
+        )),
     }
 }
 
