@@ -216,6 +216,12 @@ impl Restoring {
                         .unwrap_or_else(|| crate::node::hex_of(&identity)),
                 )));
             }
+            // What is to take its place would be refused afterwards.
+            if manager.status().space.is_low {
+                return Err(unavailable(
+                    "this node's disk is nearly full: nothing was changed; ask another node, or make room",
+                ));
+            }
             let end = EndDatabase {
                 database: identity.clone(),
                 born: there.born,
