@@ -103,6 +103,10 @@ struct Restoring {
     node: Arc<Node>,
     received: mpsc::Receiver<Bytes>,
     reader: Reader,
+    /// Whether the database has its names.
+    is_named: bool,
+    /// Whether clients may have called the database already.
+    may_be_open: bool,
 }
 
 /// What was begun, and is undone if it comes to no end.
@@ -120,6 +124,8 @@ impl Restoring {
             node,
             received,
             reader: Reader::default(),
+            is_named: false,
+            may_be_open: false,
         }
     }
 
@@ -131,7 +137,9 @@ impl Restoring {
         match self.fill(&header, record.clone(), &target).await {
             Ok(restored) => Ok(restored),
             Err(error) => {
-                self.end(&record).await;
+                if !self.may_be_open {
+                    self.end(&record).await;
+                }
                 Err(error)
             }
         }
@@ -354,17 +362,7 @@ impl Restoring {
             })
             .collect();
         let rows = sums.iter().map(|sum| sum.rows).sum();
-        let last = Load {
-            tables: begun.state.take().into_iter().collect(),
-            sums,
-            last: true,
-            ..Load::default()
-        };
-        self.load(&mut begun, last).await?;
-        let mut position = of;
-        while let Some(loaded) = begun.in_flight.next().await {
-            position = loaded.map_err(|error| failed(&error))?.position;
-        }
+        // Before it is open: else a node that ends in between would leave one that nobody can call by its name.
         let named = SetNames {
             database: begun.record.identity.clone(),
             names: names.clone(),
@@ -376,11 +374,43 @@ impl Restoring {
         let meta = Arc::clone(self.node.manager.meta());
         let named = self.propose(&meta, Command::SetNames(named)).await?;
         named.map_err(|error| conflict(error.to_string()))?;
+        self.is_named = true;
+        let last = Load {
+            tables: begun.state.take().into_iter().collect(),
+            sums,
+            last: true,
+            ..Load::default()
+        };
+        self.load(&mut begun, last).await?;
+        let position = self.opened(&mut begun).await?;
         Ok(Restored {
             identity: crate::node::hex_of(&begun.record.identity),
             names,
             rows,
             position: position.to_string(),
+        })
+    }
+
+    /// Awaits the last loads; gives the position of the last one. Once it may be in the log, clients may have called the database,
+    /// and only what is certain to have failed goes again.
+    async fn opened(&mut self, begun: &mut Begun) -> Result<Position, Refused> {
+        let mut last = Err(Unapplied::unknown("no load was sent"));
+        loop {
+            match tokio::time::timeout(COMMAND_MAX, begun.in_flight.next()).await {
+                Ok(Some(Err(error @ Unapplied::Refused(_)))) => return Err(failed(&error)),
+                Ok(Some(loaded)) => last = loaded,
+                Ok(None) => break,
+                Err(_) => {
+                    last = Err(Unapplied::unknown("the nodes take too long to take rows"));
+                    break;
+                }
+            }
+        }
+        last.map(|loaded| loaded.position).map_err(|error| {
+            self.may_be_open = true;
+            unavailable(format!(
+                "all rows are on their way, but whether the database is restored this node can't say ({error}): see `rtdb status`"
+            ))
         })
     }
 
@@ -423,11 +453,20 @@ impl Restoring {
 
     /// What was begun goes again.
     async fn end(&self, record: &Database) {
+        let meta = Arc::clone(self.node.manager.meta());
+        if self.is_named {
+            // They would stay with its identity.
+            let unnamed = SetNames {
+                database: record.identity.clone(),
+                names: record.names.clone(),
+                replaced: None,
+            };
+            let _ = self.propose(&meta, Command::SetNames(unnamed)).await;
+        }
         let end = EndDatabase {
             database: record.identity.clone(),
             born: record.born,
         };
-        let meta = Arc::clone(self.node.manager.meta());
         if let Err(Refused { reason, .. }) = self.propose(&meta, Command::EndDatabase(end)).await {
             tracing::error!(
                 database = crate::node::hex_of(&record.identity),
