@@ -8,7 +8,7 @@ use crate::snapshot::{self, SnapshotError, kept_tables};
 use bytes::Bytes;
 use rtdb_consensus::command::{Load, Publish};
 use rtdb_consensus::{Position, Refusal, ResolvedCommand};
-use rtdb_determinism::header::CallHeader;
+use rtdb_determinism::header::{self, CallHeader};
 use rtdb_determinism::{
     CLAIMS_TABLE, Claims, HIDDEN_PREFIX, IMMEDIATE, LOAD, Module, SEQUENCE_TABLE, STATE_TABLE, StateRow,
     calls_at_once,
@@ -196,6 +196,12 @@ impl Applier {
         }
         Ok(Ok(()))
     }
+}
+
+/// Whether the server takes a call with the row alone.
+pub(crate) fn load_fits(table: &str, row: &[u8]) -> bool {
+    let around = [0; header::LEN + 3 * size_of::<u32>()];
+    super::calls::fits(LOAD, &[&around, table.as_bytes(), row])
 }
 
 async fn put(
