@@ -36,6 +36,7 @@ pub(crate) use self::core::absent;
 use self::core::{Core, Violation};
 use self::held::Held;
 use self::load::Loading;
+pub(crate) use self::load::load_fits;
 use self::poison::Poison;
 pub(crate) use self::reader::database_of;
 use self::reader::{Head, Reader};

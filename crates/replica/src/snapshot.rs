@@ -1,6 +1,6 @@
 //! All rows of a database as they are at one position, in the server's own encoding.
 
-use crate::applier::{Connection, ConnectionError};
+use crate::applier::{Connection, ConnectionError, load_fits};
 use crate::{ActiveDatabase, Admin, DatabaseId};
 use rtdb_consensus::Position;
 use rtdb_consensus::command::{Owner, Publish};
@@ -47,6 +47,12 @@ pub enum SnapshotError {
     /// There are more than are held at once.
     #[error("the database has more than {} MiB of rows, and that much can't be taken at once yet", SNAPSHOT_BYTES_MAX >> 20)]
     TooLarge,
+    /// A row is larger than a call may be: it could never be loaded again.
+    #[error("a row of `{table}` has more than {} MiB, and can't be put into a backup", rtdb_protocol::MESSAGE_BYTES_MAX >> 20)]
+    RowTooLarge {
+        /// Its table.
+        table: String,
+    },
     /// It took too long.
     #[error("SpacetimeDB has not handed the rows out within {} s", READ_MAX.as_secs())]
     TooSlow,
@@ -98,6 +104,13 @@ impl Snapshot {
         for row in of(CLAIMS_TABLE).iter().flat_map(RowList::iter) {
             let (session, claims) = claims_of(&row).ok_or(SnapshotError::NoState)?;
             sessions.insert(session, claims);
+        }
+        let too_large = |(table, rows): &(String, RowList)| {
+            let mut rows = rows.iter();
+            rows.any(|row| !load_fits(table, &row)).then(|| table.clone())
+        };
+        if let Some(table) = tables.iter().find_map(too_large) {
+            return Err(SnapshotError::RowTooLarge { table });
         }
         // That of a call without a session is for that call alone.
         sessions.remove(&0);

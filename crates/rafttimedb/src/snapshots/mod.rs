@@ -47,7 +47,7 @@ fn conflict(reason: impl Into<String>) -> Refused {
 impl From<SnapshotError> for Refused {
     fn from(error: SnapshotError) -> Self {
         let status = match error {
-            SnapshotError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            SnapshotError::TooLarge | SnapshotError::RowTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             SnapshotError::Refused(_) | SnapshotError::NoState => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };

@@ -11,8 +11,8 @@ use rtdb_consensus::command::{
     Publish, RESTORE_LEVEL, RegisterDatabase, SetNames, TableRows, TableSum,
 };
 use rtdb_consensus::{
-    Applied, Database, Group, GroupId, Pending, Position, Propose, Refusal, Reply, SystemClock, Unapplied,
-    WallClock,
+    Applied, Database, Follow, Group, GroupId, Pending, Position, Propose, Refusal, Reply, SystemClock,
+    Unapplied, WallClock,
 };
 use rtdb_gateway::{Local, check_name};
 use rtdb_snapshot::{Header, Piece, ROWS_BYTES, Reader};
@@ -28,6 +28,9 @@ const LOADS_IN_FLIGHT: usize = 4;
 /// How long a command may take; one with a large module is compiled on each node first.
 const COMMAND_MAX: Duration = Duration::from_secs(120);
 
+/// How long this node may take to hear what the cluster has agreed on.
+const CATCH_UP_MAX: Duration = Duration::from_secs(10);
+
 /// How far the snapshot's clock may be ahead of this node's.
 const AHEAD_US_MAX: i64 = 10_000_000;
 
@@ -38,6 +41,16 @@ pub(crate) struct Target {
     pub(crate) name: Option<String>,
     /// In the place of the database that is there.
     pub(crate) replace: bool,
+}
+
+impl Target {
+    /// What the database is to be called.
+    fn names(&self, header: &Header) -> Vec<String> {
+        match &self.name {
+            Some(name) => vec![name.clone()],
+            None => header.names.clone(),
+        }
+    }
 }
 
 /// A database was restored.
@@ -90,6 +103,10 @@ pub(super) struct Restoring {
     node: Arc<Node>,
     received: mpsc::Receiver<Bytes>,
     reader: Reader,
+    /// Whether the database has its names.
+    is_named: bool,
+    /// Whether clients may have called the database already.
+    may_be_open: bool,
 }
 
 /// What was begun, and is undone if it comes to no end.
@@ -107,6 +124,8 @@ impl Restoring {
             node,
             received,
             reader: Reader::default(),
+            is_named: false,
+            may_be_open: false,
         }
     }
 
@@ -118,7 +137,9 @@ impl Restoring {
         match self.fill(&header, record.clone(), &target).await {
             Ok(restored) => Ok(restored),
             Err(error) => {
-                self.end(&record).await;
+                if !self.may_be_open {
+                    self.end(&record).await;
+                }
                 Err(error)
             }
         }
@@ -168,11 +189,12 @@ impl Restoring {
         if let Some(name) = &target.name {
             check_name(name).map_err(bad)?;
         }
+        // Else a database that is whole elsewhere might look here like one that was restored by half.
+        for group in [manager.meta(), manager.shard()] {
+            known(group).await?;
+        }
         let meta = manager.meta().meta();
-        let names = match &target.name {
-            Some(name) => vec![name.clone()],
-            None => header.names.clone(),
-        };
+        let names = target.names(header);
         let identity = match &target.name {
             None => header.database.clone(),
             Some(name) => match meta.identity(name) {
@@ -201,6 +223,12 @@ impl Restoring {
                         .cloned()
                         .unwrap_or_else(|| crate::node::hex_of(&identity)),
                 )));
+            }
+            // What is to take its place would be refused afterwards.
+            if manager.status().space.is_low {
+                return Err(unavailable(
+                    "this node's disk is nearly full: nothing was changed; ask another node, or make room",
+                ));
             }
             let end = EndDatabase {
                 database: identity.clone(),
@@ -271,10 +299,7 @@ impl Restoring {
             Ok(_) | Err(Unapplied::Refused(Refusal::NoSuchDatabase)) => {}
             Err(error) => return Err(unavailable(error.to_string())),
         }
-        let names = match &target.name {
-            Some(name) => vec![name.clone()],
-            None => header.names.clone(),
-        };
+        let names = target.names(header);
         let publish = Publish {
             database: record.identity.clone(),
             owner: record.owner.clone(),
@@ -337,17 +362,7 @@ impl Restoring {
             })
             .collect();
         let rows = sums.iter().map(|sum| sum.rows).sum();
-        let last = Load {
-            tables: begun.state.take().into_iter().collect(),
-            sums,
-            last: true,
-            ..Load::default()
-        };
-        self.load(&mut begun, last).await?;
-        let mut position = of;
-        while let Some(loaded) = begun.in_flight.next().await {
-            position = loaded.map_err(|error| failed(&error))?.position;
-        }
+        // Before it is open: else a node that ends in between would leave one that nobody can call by its name.
         let named = SetNames {
             database: begun.record.identity.clone(),
             names: names.clone(),
@@ -359,11 +374,43 @@ impl Restoring {
         let meta = Arc::clone(self.node.manager.meta());
         let named = self.propose(&meta, Command::SetNames(named)).await?;
         named.map_err(|error| conflict(error.to_string()))?;
+        self.is_named = true;
+        let last = Load {
+            tables: begun.state.take().into_iter().collect(),
+            sums,
+            last: true,
+            ..Load::default()
+        };
+        self.load(&mut begun, last).await?;
+        let position = self.opened(&mut begun).await?;
         Ok(Restored {
             identity: crate::node::hex_of(&begun.record.identity),
             names,
             rows,
             position: position.to_string(),
+        })
+    }
+
+    /// Awaits the last loads; gives the position of the last one. Once it may be in the log, clients may have called the database,
+    /// and only what is certain to have failed goes again.
+    async fn opened(&mut self, begun: &mut Begun) -> Result<Position, Refused> {
+        let mut last = Err(Unapplied::unknown("no load was sent"));
+        loop {
+            match tokio::time::timeout(COMMAND_MAX, begun.in_flight.next()).await {
+                Ok(Some(Err(error @ Unapplied::Refused(_)))) => return Err(failed(&error)),
+                Ok(Some(loaded)) => last = loaded,
+                Ok(None) => break,
+                Err(_) => {
+                    last = Err(Unapplied::unknown("the nodes take too long to take rows"));
+                    break;
+                }
+            }
+        }
+        last.map(|loaded| loaded.position).map_err(|error| {
+            self.may_be_open = true;
+            unavailable(format!(
+                "all rows are on their way, but whether the database is restored this node can't say ({error}): see `rtdb status`"
+            ))
         })
     }
 
@@ -406,11 +453,20 @@ impl Restoring {
 
     /// What was begun goes again.
     async fn end(&self, record: &Database) {
+        let meta = Arc::clone(self.node.manager.meta());
+        if self.is_named {
+            // They would stay with its identity.
+            let unnamed = SetNames {
+                database: record.identity.clone(),
+                names: record.names.clone(),
+                replaced: None,
+            };
+            let _ = self.propose(&meta, Command::SetNames(unnamed)).await;
+        }
         let end = EndDatabase {
             database: record.identity.clone(),
             born: record.born,
         };
-        let meta = Arc::clone(self.node.manager.meta());
         if let Err(Refused { reason, .. }) = self.propose(&meta, Command::EndDatabase(end)).await {
             tracing::error!(
                 database = crate::node::hex_of(&record.identity),
@@ -426,6 +482,21 @@ impl Restoring {
         };
         let shard = Arc::clone(self.node.manager.shard());
         let _ = self.propose(&shard, Command::Delete(delete)).await;
+    }
+}
+
+/// Waits until this node knows all that the group had agreed on by now.
+async fn known(group: &Group) -> Result<(), Refused> {
+    let index = group.read_index().await;
+    let index = index.map_err(|_| unavailable("no leader says how far the log is: try again"))?;
+    let mut resolved = group.resolved();
+    let reached = resolved.wait_for(|resolved| *resolved >= index);
+    let reached = tokio::time::timeout(CATCH_UP_MAX, reached).await;
+    match reached {
+        Ok(Ok(_)) => Ok(()),
+        _ => Err(unavailable(
+            "this node lags behind the others: try again later, or another node",
+        )),
     }
 }
 

@@ -5,8 +5,8 @@ use crate::catalog;
 use crate::node::{Node, Refused};
 use axum::body::{Body, Bytes};
 use futures::StreamExt;
-use rtdb_consensus::command::{ENDS_LEVEL, FEATURE_LEVEL};
-use rtdb_consensus::{Propose, Session, SystemClock, WallClock};
+use rtdb_consensus::command::{Body as Command, ENDS_LEVEL, FEATURE_LEVEL};
+use rtdb_consensus::{Follow, Position, Propose, Session, SystemClock, WallClock};
 use rtdb_replica::{DatabaseId, Snapshot};
 use rtdb_snapshot::{Departed, Header, Owner, Writer};
 use std::collections::BTreeMap;
@@ -32,6 +32,12 @@ impl Node {
             .local
             .running()
             .ok_or_else(|| unavailable("this node is still starting"))?;
+        let is_open = self.manager.shard().with_shard(|shard| shard.is_open(&identity));
+        if is_open == Some(false) {
+            return Err(unavailable(
+                "the database is not there yet, as far as this node knows: it is being published or restored",
+            ));
+        }
         let turn = self.snapshots.0.clone().try_acquire_owned();
         let turn = turn
             .map_err(|_| unavailable("this node is at another snapshot: try again later, or another node"))?;
@@ -47,7 +53,14 @@ impl Node {
         caught_up.map_err(|_| unavailable("this node's replica of the database lags: ask another one"))?;
         let before = self.by_session(&identity);
         let snapshot = running.replica.snapshot(&id).await?;
-        let departed = departed(&snapshot, &before, &self.by_session(&identity));
+        let mut after = self.by_session(&identity);
+        // Who came while the rows were read, and has left since, the log alone knows.
+        let unknown = |id: &&u64| !before.contains_key(*id) && !after.contains_key(*id);
+        let short: Vec<u64> = snapshot.sessions.keys().filter(unknown).copied().collect();
+        for id in short {
+            after.extend(self.session_of_then(&identity, id).await?);
+        }
+        let departed = departed(&snapshot, &before, &after);
         let owner = snapshot.publish.owner.clone().unwrap_or_default();
         let rows = snapshot.tables.iter().map(|(_, rows)| rows.len() as u64);
         let header = Header {
@@ -80,6 +93,36 @@ impl Node {
             Some((received.recv().await?, received))
         });
         Ok(Body::from_stream(received.map(Ok::<_, io::Error>)))
+    }
+
+    /// A session that may be over, from the command that began it.
+    async fn session_of_then(&self, database: &Bytes, id: u64) -> Result<Option<(u64, Session)>, Refused> {
+        let at = Position(id);
+        let entries = self.manager.shard().read(at.index(), 1).await;
+        let entries = entries.map_err(|error| unavailable(error.to_string()))?;
+        let mut commands = entries.iter().flat_map(|entry| &entry.commands);
+        let began = commands.find_map(|it| match &it.command.body {
+            Some(Command::Connect(connect)) if it.position == at => {
+                Some((it.origin, &connect.sender, &connect.connection))
+            }
+            Some(Command::Load(load)) if it.position < at => {
+                let nth = (at.0 - it.position.0 - 1) as usize;
+                let departed = load.departed.get(nth)?;
+                Some((it.origin, &departed.sender, &departed.connection))
+            }
+            _ => None,
+        });
+        Ok(began.map(|(origin, sender, connection)| {
+            let (database, sender, connection) = (database.clone(), sender.clone(), connection.clone());
+            let session = Session {
+                id,
+                origin,
+                database,
+                sender,
+                connection,
+            };
+            (id, session)
+        }))
     }
 
     fn by_session(&self, database: &Bytes) -> BTreeMap<u64, Session> {

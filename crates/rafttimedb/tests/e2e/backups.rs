@@ -265,3 +265,44 @@ fn what_is_restored_by_half_leaves_nothing() {
         scene.end().await
     });
 }
+
+#[test]
+fn a_node_that_lags_does_not_take_a_whole_database_for_one_that_was_restored_by_half() {
+    run(async {
+        let mut scene = Scene::start(3).await?;
+        let place = tempfile::tempdir()?;
+        let to = place.path().to_str().context("a path")?;
+        // Node 3 hears of the new database at once when it is back, and of its publication behind all this.
+        scene.cluster.node_mut(3).kill9().await?;
+        let text = "x".repeat(1_500_000);
+        for _ in 0..60 {
+            call(&scene, 1, "write_note", json!([text, ["a"], true])).await?;
+        }
+        let publisher = scene.cluster.node(1).api().with_token(&scene.owner);
+        publisher
+            .publish("late", rtdb_testkit::demo_module::wasm()?)
+            .await?;
+        done(&scene, 1, &["backup", "--database", "late", "--to", to]).await?;
+        let answer = publisher
+            .post_json("/v1/database/late/call/add", &json!(["a", 1]))
+            .await?;
+        ensure!(answer.status == StatusCode::OK, "{}", answer.text());
+
+        scene.cluster.node_mut(3).start()?;
+        until("the node says that the database is there", async || {
+            let (well, said) = rtdb(&scene, 3, &["restore", "--from", to, "--database", "late"]).await?;
+            assert!(!well, "it was replaced: {said}");
+            ensure!(said.contains("--replace"), "{said}");
+            Ok(())
+        })
+        .await?;
+        scene.cluster.wait_ready(PATIENCE).await?;
+        let rows = rows(&scene, "late").await?;
+        let added = rows.iter().find(|(table, _)| table == "counter");
+        ensure!(
+            added.is_some_and(|(_, rows)| rows.len() > 1),
+            "what was acknowledged is gone"
+        );
+        scene.end().await
+    });
+}

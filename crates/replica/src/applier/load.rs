@@ -2,18 +2,19 @@
 //! goes last: a server that has none was broken off, and begins again with the publication.
 
 use super::publish::{Publication, call};
-use super::{Applier, Connection, Interrupt};
+use super::{Applier, Connection, ConnectionError, Interrupt};
 use crate::applier::window::Failure;
 use crate::snapshot::{self, SnapshotError, kept_tables};
 use bytes::Bytes;
 use rtdb_consensus::command::{Load, Publish};
 use rtdb_consensus::{Position, Refusal, ResolvedCommand};
-use rtdb_determinism::header::CallHeader;
+use rtdb_determinism::header::{self, CallHeader};
 use rtdb_determinism::{
     CLAIMS_TABLE, Claims, HIDDEN_PREFIX, IMMEDIATE, LOAD, Module, SEQUENCE_TABLE, STATE_TABLE, StateRow,
     calls_at_once,
 };
 use rtdb_snapshot::Sum;
+use std::sync::Arc;
 
 /// A database that is being restored.
 pub(super) struct Loading {
@@ -22,6 +23,18 @@ pub(super) struct Loading {
     publish: Publish,
     module: Module,
     connection: Connection,
+}
+
+impl Loading {
+    /// Nothing is to be sent for a while: answers the server's pings, which would close the connection otherwise. Ends with the
+    /// connection. May be dropped and called again.
+    pub(super) async fn lost(&mut self) -> ConnectionError {
+        loop {
+            if let Err(error) = self.connection.next().await {
+                return error;
+            }
+        }
+    }
 }
 
 impl Applier {
@@ -136,7 +149,7 @@ impl Applier {
         let Some(state) = state else {
             return Ok(Err("the rows come without the database's own record".to_owned()));
         };
-        if let Err(text) = self.compare(load, &loading.publish, &loading.module).await? {
+        if let Err(text) = self.compare(load, loading).await? {
             return Ok(Err(text));
         }
         let state = state.moved(command.position.0, load.of);
@@ -145,15 +158,21 @@ impl Applier {
     }
 
     /// Whether the server holds what it was given.
-    async fn compare(
-        &mut self,
-        load: &Load,
-        publish: &Publish,
-        module: &Module,
-    ) -> Result<Result<(), String>, Interrupt> {
-        let tables = kept_tables(module, calls_at_once(&publish.module));
-        let (admin, owner) = (self.shared.admin.clone(), self.owner.clone());
-        let read = match snapshot::read(&admin, &owner, &self.database, &tables).await {
+    async fn compare(&mut self, load: &Load, loading: &mut Loading) -> Result<Result<(), String>, Interrupt> {
+        let tables = kept_tables(&loading.module, calls_at_once(&loading.publish.module));
+        let (shared, owner) = (Arc::clone(&self.shared), self.owner.clone());
+        let reading = async {
+            let turn = shared.comparing.lock().await;
+            (
+                turn,
+                snapshot::read(&shared.admin, &owner, &self.database, &tables).await,
+            )
+        };
+        let (_turn, read) = rtdb_runtime::select! {
+            read = reading => read,
+            error = loading.lost() => return Err(error.into()),
+        };
+        let read = match read {
             Ok(read) => read,
             Err(SnapshotError::Server(error)) => return Err(error.into()),
             // It is no larger than where it was taken.
@@ -177,6 +196,12 @@ impl Applier {
         }
         Ok(Ok(()))
     }
+}
+
+/// Whether the server takes a call with the row alone.
+pub(crate) fn load_fits(table: &str, row: &[u8]) -> bool {
+    let around = [0; header::LEN + 3 * size_of::<u32>()];
+    super::calls::fits(LOAD, &[&around, table.as_bytes(), row])
 }
 
 async fn put(

@@ -202,7 +202,15 @@ impl Applier {
             }
             self.report();
             // Somebody may wait for an answer that is held.
-            match rtdb_runtime::timeout(RESULT_POLL, self.reader.more()).await {
+            let more = rtdb_runtime::timeout(RESULT_POLL, self.reader.more());
+            let more = match &mut self.loading {
+                None => more.await,
+                Some(loading) => rtdb_runtime::select! {
+                    more = more => more,
+                    error = loading.lost() => return Err(error.into()),
+                },
+            };
+            match more {
                 Ok(more) => more?,
                 Err(_) => continue,
             }

@@ -45,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) node: u64,
     /// Whose command, of those that may stop the server, is on its way.
     pub(crate) turns: Arc<tokio::sync::Mutex<()>>,
+    /// Whose rows are held in memory, to be compared with what they should be: one database's at a time.
+    pub(crate) comparing: tokio::sync::Mutex<()>,
     active: RwLock<BTreeMap<DatabaseId, Arc<ActiveDatabase>>>,
     slots: RwLock<BTreeMap<DatabaseId, Arc<Slot>>>,
     /// What the log has published.
@@ -146,6 +148,7 @@ impl Shared {
             damage_wait: config.damage_wait,
             node: config.node,
             turns: Arc::default(),
+            comparing: tokio::sync::Mutex::default(),
             active: RwLock::default(),
             slots: RwLock::default(),
             programs: Mutex::default(),

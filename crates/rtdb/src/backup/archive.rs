@@ -19,9 +19,36 @@ pub(crate) struct Backup {
     pub(crate) manifest: Manifest,
 }
 
+/// Backups that are there.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// The oldest first.
+    pub(crate) whole: Vec<Backup>,
+    /// Folders without a manifest.
+    pub(crate) half: Vec<String>,
+    /// Folders whose manifest is of no use, and why: the others are, all the same.
+    pub(crate) unreadable: Vec<(String, BackupError)>,
+}
+
 /// Writes a snapshot as it comes, and checks it on the way. `told` hears of the bytes that have come, and how many rows are to.
+/// What does not become a backup goes again: a full disk is not made fuller.
 pub(crate) fn write(
     store: &Store,
+    snapshot: impl Read,
+    told: impl FnMut(u64, u64),
+) -> Result<Backup, BackupError> {
+    let mut folder = String::new();
+    write_to(store, &mut folder, snapshot, told).inspect_err(|_| {
+        if !folder.is_empty() {
+            // The next one that is kept removes it otherwise.
+            let _ = store.remove(&folder, MANIFEST);
+        }
+    })
+}
+
+fn write_to(
+    store: &Store,
+    folder: &mut String,
     mut snapshot: impl Read,
     mut told: impl FnMut(u64, u64),
 ) -> Result<Backup, BackupError> {
@@ -29,7 +56,6 @@ pub(crate) fn write(
     let mut buffer = vec![0; 256 << 10];
     let (mut part, mut parts) = (Vec::with_capacity(PART_BYTES), Vec::new());
     let mut header: Option<Header> = None;
-    let mut folder = String::new();
     let (mut bytes, mut tables) = (0, Vec::new());
     loop {
         let count = snapshot.read(&mut buffer).map_err(BackupError::Received)?;
@@ -43,7 +69,7 @@ pub(crate) fn write(
         while let Some(piece) = reader.piece()? {
             match piece {
                 Piece::Header(it) => {
-                    folder = format!("{}/{}", identity(&it.database), folder_of(it.taken_us));
+                    *folder = format!("{}/{}", identity(&it.database), folder_of(it.taken_us));
                     header = Some(Header {
                         module: Default::default(),
                         ..it
@@ -63,7 +89,7 @@ pub(crate) fn write(
             }
         }
         if part.len() >= PART_BYTES && header.is_some() {
-            parts.push(put(store, &folder, parts.len(), &part)?);
+            parts.push(put(store, folder, parts.len(), &part)?);
             part.clear();
         }
         told(bytes, header.as_ref().map_or(0, |header| header.rows));
@@ -71,14 +97,17 @@ pub(crate) fn write(
     reader.finish()?;
     let header = header.ok_or(BackupError::NoHeader)?;
     if !part.is_empty() {
-        parts.push(put(store, &folder, parts.len(), &part)?);
+        parts.push(put(store, folder, parts.len(), &part)?);
     }
     let manifest = Manifest::new(&header, tables, parts);
     let written = serde_json::to_vec_pretty(&manifest).map_err(|error| BackupError::Store(error.into()))?;
     store
-        .put(&folder, MANIFEST, &written)
+        .put(folder, MANIFEST, &written)
         .map_err(BackupError::Store)?;
-    Ok(Backup { folder, manifest })
+    Ok(Backup {
+        folder: folder.clone(),
+        manifest,
+    })
 }
 
 /// The table that says how far the database has come: no rows that anybody counts.
@@ -97,21 +126,35 @@ fn put(store: &Store, folder: &str, nth: usize, bytes: &[u8]) -> Result<Part, Ba
 }
 
 impl Backup {
-    /// All that are whole, the oldest first; and folders of such as are not.
-    pub(crate) fn all(store: &Store) -> Result<(Vec<Self>, Vec<String>), BackupError> {
-        let (mut whole, mut half) = (Vec::new(), Vec::new());
+    /// All that there are.
+    pub(crate) fn all(store: &Store) -> Result<Found, BackupError> {
+        let mut found = Found::default();
         for database in store.folders("").map_err(BackupError::Store)? {
+            // Others, such as `lost+found`, are none of ours.
+            if database.len() != 64 || !database.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                continue;
+            }
             for taken in store.folders(&database).map_err(BackupError::Store)? {
                 let folder = format!("{database}/{taken}");
-                match store.get(&folder, MANIFEST) {
-                    Ok(bytes) => whole.push(Self::read(folder, &bytes)?),
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => half.push(folder),
-                    Err(error) => return Err(BackupError::Store(error)),
+                let read = match store.get(&folder, MANIFEST) {
+                    Ok(bytes) => Self::read(folder.clone(), &bytes),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        found.half.push(folder);
+                        continue;
+                    }
+                    Err(error) => Err(BackupError::Manifest {
+                        folder: folder.clone(),
+                        why: error.to_string(),
+                    }),
+                };
+                match read {
+                    Ok(backup) => found.whole.push(backup),
+                    Err(error) => found.unreadable.push((folder, error)),
                 }
             }
         }
-        whole.sort_by_key(|backup: &Self| backup.manifest.taken_us);
-        Ok((whole, half))
+        found.whole.sort_by_key(|backup: &Self| backup.manifest.taken_us);
+        Ok(found)
     }
 
     fn read(folder: String, bytes: &[u8]) -> Result<Self, BackupError> {

@@ -9,7 +9,7 @@ mod tests;
 
 pub(crate) use manifest::parse_moment;
 
-use self::archive::Backup;
+use self::archive::{Backup, Found};
 use self::manifest::MANIFEST;
 use self::progress::{Progress, mib};
 use self::store::Store;
@@ -49,6 +49,8 @@ pub(crate) enum BackupError {
     Manifest { folder: String, why: String },
     #[error("the backup in {folder} was written by a newer rtdb (layout {layout}): use that")]
     Newer { folder: String, layout: u32 },
+    #[error("{why}\n  The one before was taken {taken}: --at names it")]
+    NewerUnreadable { why: Box<Self>, taken: String },
     #[error("{file} is damaged: {why}")]
     Part { file: String, why: String },
     #[error("{path}: {source}")]
@@ -103,7 +105,7 @@ fn make_each(admin: &Admin, which: &Which, store: &Store, keep: Option<usize>) -
         match make_one(admin, database, store) {
             Ok(backup) => {
                 if let Some(keep) = keep {
-                    thin_out(store, &backup.manifest.database, keep)?;
+                    thin_out(store, &backup, keep)?;
                 }
             }
             Err(error) if databases.len() > 1 => {
@@ -148,15 +150,17 @@ fn all(admin: &Admin) -> Result<Vec<String>, BackupError> {
     Ok(status.databases.into_iter().map(|it| it.identity).collect())
 }
 
-/// Removes what is older than the newest `keep` of a database, and what was broken off before the oldest of those.
-fn thin_out(store: &Store, database: &str, keep: usize) -> Result<(), BackupError> {
-    let (whole, half) = Backup::all(store)?;
+/// Removes what is older than the newest `keep` of a database, and what was broken off before the oldest of those. What was just
+/// made stays, whatever the clocks have said that the others were made by.
+fn thin_out(store: &Store, made: &Backup, keep: usize) -> Result<(), BackupError> {
+    let Found { whole, half, .. } = Backup::all(store)?;
+    let database = &made.manifest.database;
     let of_it: Vec<_> = whole
         .iter()
-        .filter(|it| it.manifest.database == database)
+        .filter(|it| it.manifest.database == *database)
         .collect();
     let (old, kept) = of_it.split_at(of_it.len().saturating_sub(keep.max(1)));
-    for backup in old {
+    for backup in old.iter().filter(|it| it.folder != made.folder) {
         store
             .remove(&backup.folder, MANIFEST)
             .map_err(BackupError::Store)?;
@@ -173,7 +177,14 @@ fn thin_out(store: &Store, database: &str, keep: usize) -> Result<(), BackupErro
 /// Lists backups.
 pub(crate) fn list(from: &str, database: Option<&str>, json: bool) -> Result<(), BackupError> {
     let store = Store::new(from).map_err(BackupError::Store)?;
-    let (whole, half) = Backup::all(&store)?;
+    let Found {
+        whole,
+        half,
+        unreadable,
+    } = Backup::all(&store)?;
+    for (_, error) in &unreadable {
+        eprintln!("rtdb: {error}");
+    }
     let whole: Vec<_> = whole
         .into_iter()
         .filter(|it| database.is_none_or(|database| it.manifest.is_of(database)))
@@ -213,8 +224,13 @@ pub(crate) fn list(from: &str, database: Option<&str>, json: bool) -> Result<(),
 /// Reads backups and checks that each is as it was written.
 pub(crate) fn verify(from: &str, database: Option<&str>) -> Result<ExitCode, BackupError> {
     let store = Store::new(from).map_err(BackupError::Store)?;
-    let (whole, _) = Backup::all(&store)?;
-    let mut sound = true;
+    let Found {
+        whole, unreadable, ..
+    } = Backup::all(&store)?;
+    for (_, error) in &unreadable {
+        println!("{error}");
+    }
+    let mut sound = unreadable.is_empty();
     for backup in whole
         .iter()
         .filter(|it| database.is_none_or(|database| it.manifest.is_of(database)))
@@ -335,7 +351,9 @@ pub(crate) fn import(admin: &Admin, import: &Import<'_>) -> Result<(), BackupErr
 }
 
 fn find(store: &Store, restore: &Restore<'_>) -> Result<Backup, BackupError> {
-    let (whole, _) = Backup::all(store)?;
+    let Found {
+        whole, unreadable, ..
+    } = Backup::all(store)?;
     let at_us = restore.at.and_then(|at| parse_moment(at).ok());
     let is_it = |it: &&Backup| {
         it.manifest.is_of(restore.database) && at_us.is_none_or(|at_us| it.manifest.taken_us <= at_us)
@@ -357,5 +375,20 @@ fn find(store: &Store, restore: &Restore<'_>) -> Result<Backup, BackupError> {
             second: other.manifest.database.clone(),
         });
     }
-    Ok((*newest).clone())
+    // One that can't be read may be newer, and is not passed over in silence.
+    let until = at_us.map(manifest::folder_of);
+    let newer = unreadable.into_iter().find(|(folder, _)| {
+        let taken = folder.strip_prefix(&newest.manifest.database);
+        let taken = taken.map(|taken| taken.trim_start_matches('/'));
+        taken.is_some_and(|taken| {
+            *folder > newest.folder && until.as_deref().is_none_or(|until| taken <= until)
+        })
+    });
+    match newer {
+        Some((_, why)) => Err(BackupError::NewerUnreadable {
+            why: Box::new(why),
+            taken: newest.manifest.taken.clone(),
+        }),
+        None => Ok((*newest).clone()),
+    }
 }

@@ -1,6 +1,6 @@
 //! Backups in a directory: whole, damaged, broken off, newer.
 
-use super::archive::{self, Backup};
+use super::archive::{self, Backup, Found};
 use super::manifest::{MANIFEST, folder_of, parse_moment};
 use super::store::Store;
 use super::{BackupError, Restore, find, thin_out};
@@ -77,7 +77,7 @@ fn what_was_kept_in(store: &Store) {
     let mut bytes = Vec::new();
     backup.bytes(store, |_| {}).read_to_end(&mut bytes).unwrap();
     assert!(bytes == snapshot(TAKEN_US));
-    let (whole, half) = Backup::all(store).unwrap();
+    let Found { whole, half, .. } = Backup::all(store).unwrap();
     assert_eq!((whole.len(), half.len()), (1, 0));
     assert_eq!(whole[0].manifest, backup.manifest);
 }
@@ -94,8 +94,9 @@ fn what_is_cut_off_on_its_way_is_no_backup() {
     let middle = changed.len() / 2;
     changed[middle] ^= 1;
     assert!(archive::write(&store, Cursor::new(changed), |_, _| {}).is_err());
-    let (whole, half) = Backup::all(&store).unwrap();
-    assert!(whole.is_empty() && half.len() == 1, "{half:?}");
+    // Nothing of it stays.
+    let Found { whole, half, .. } = Backup::all(&store).unwrap();
+    assert!(whole.is_empty() && half.is_empty(), "{half:?}");
 }
 
 #[test]
@@ -150,12 +151,10 @@ fn a_newer_layout_is_left_to_a_newer_program() {
     store
         .put(&backup.folder, MANIFEST, br#"{"layout": 2, "what": "else"}"#)
         .unwrap();
-    assert!(matches!(
-        Backup::all(&store),
-        Err(BackupError::Newer { layout: 2, .. })
-    ));
+    let why = || Backup::all(&store).unwrap().unreadable.remove(0).1;
+    assert!(matches!(why(), BackupError::Newer { layout: 2, .. }));
     store.put(&backup.folder, MANIFEST, b"{").unwrap();
-    assert!(matches!(Backup::all(&store), Err(BackupError::Manifest { .. })));
+    assert!(matches!(why(), BackupError::Manifest { .. }));
     assert!(Store::new("ftp://there").is_err());
 }
 
@@ -176,13 +175,50 @@ fn the_newest_are_kept_in(store: &Store) {
     for folder in &broken {
         store.put(folder, "000000.zst", b"half").unwrap();
     }
-    thin_out(store, &"01".repeat(32), 2).unwrap();
-    let (whole, half) = Backup::all(store).unwrap();
+    let made = Backup::all(store).unwrap().whole.remove(3);
+    thin_out(store, &made, 2).unwrap();
+    let Found { whole, half, .. } = Backup::all(store).unwrap();
     let names: Vec<_> = whole.iter().map(|it| &it.folder).collect();
     assert_eq!(names, [&folders[2], &folders[3]]);
     assert_eq!(half, [broken[1].clone()]);
-    thin_out(store, &"01".repeat(32), 0).unwrap();
-    assert_eq!(Backup::all(store).unwrap().0.len(), 1, "the last one stays");
+    thin_out(store, &made, 0).unwrap();
+    assert_eq!(Backup::all(store).unwrap().whole.len(), 1, "the last one stays");
+}
+
+#[test]
+fn a_backup_of_a_wrong_clock_does_not_push_out_what_comes_later() {
+    let (_folder, store) = place();
+    let ahead = kept(&store, TAKEN_US + 1_000_000_000_000);
+    let made = kept(&store, TAKEN_US);
+    thin_out(&store, &made, 1).unwrap();
+    let all = Backup::all(&store).unwrap().whole;
+    let folders: Vec<_> = all.iter().map(|it| &it.folder).collect();
+    assert_eq!(folders, [&made.folder, &ahead.folder]);
+}
+
+#[test]
+fn a_manifest_that_can_t_be_read_is_in_nobody_s_way_and_not_passed_over_either() {
+    let (folder, store) = place();
+    let [first, second] = [0, 60_000_000].map(|later| kept(&store, TAKEN_US + later));
+    fs::create_dir_all(folder.path().join("new/lost+found/x")).unwrap();
+    let restore = |at| Restore {
+        from: "",
+        database: "shop",
+        name: None,
+        replace: false,
+        at,
+    };
+    store.put(&first.folder, MANIFEST, b"{").unwrap();
+    assert_eq!(find(&store, &restore(None)).unwrap().folder, second.folder);
+    thin_out(&store, &second, 1).unwrap();
+    assert_eq!(Backup::all(&store).unwrap().half, [""; 0]);
+
+    let third = kept(&store, TAKEN_US + 120_000_000);
+    store.put(&third.folder, MANIFEST, b"{").unwrap();
+    let error = find(&store, &restore(None)).unwrap_err();
+    assert!(error.to_string().contains("--at"), "{error}");
+    let at = Some(second.manifest.taken.as_str());
+    assert_eq!(find(&store, &restore(at)).unwrap().folder, second.folder);
 }
 
 #[test]
