@@ -223,7 +223,9 @@ impl Manager {
                     outlook.failed(begin.elapsed(), round, rtdb_runtime::random());
                 }
             }
-            self.formation.send_replace(Some(outlook.told()));
+            let told = outlook.told();
+            teller.inform(&told);
+            self.formation.send_replace(Some(told));
         }
     }
 
@@ -362,6 +364,13 @@ struct Teller {
 }
 
 impl Teller {
+    fn inform(&mut self, what: &str) {
+        if self.last.as_ref().is_none_or(|(said, _)| said != what) {
+            tracing::info!("this node waits for {what}");
+            self.last = Some((what.to_owned(), Instant::now()));
+        }
+    }
+
     fn warn(&mut self, why: &str) {
         let is_new = |(said, at): &(String, Instant)| said != why || at.elapsed() >= SAY_AGAIN;
         if self.last.as_ref().is_none_or(is_new) {
