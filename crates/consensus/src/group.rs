@@ -316,12 +316,14 @@ impl Group {
         last.unwrap_or(0) >= self.store.floor(self.id).index
     }
 
-    /// What a node answers to those who want its vote, as long as it is not [ripe](Self::is_ripe).
+    /// What a node answers to those who want its vote, as long as it is not [ripe](Self::is_ripe). One that founds the cluster with
+    /// others begins its log before it votes: once it has voted it could not, and who stands may die.
     pub(crate) async fn unripe(&self) -> Result<Option<VoteResponse<TypeConfig>>, PeerError> {
         let floor = self.store.floor(self.id).index;
+        let begins = self.store.pledge().is_decided;
         let answer = self.raft.with_raft_state(move |state| {
             let last = last(state);
-            let is_ripe = last.map_or(0, |id| id.index) >= floor;
+            let is_ripe = last.map_or(0, |id| id.index) >= floor && (last.is_some() || !begins);
             (!is_ripe).then(|| VoteResponse::new(*state.vote_ref(), last, false))
         });
         answer.await.map_err(PeerError::stopped)

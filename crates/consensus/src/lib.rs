@@ -42,6 +42,9 @@ mod budget;
 mod fatal;
 mod supervisor;
 
+// How a cluster is founded: pure.
+mod founding;
+
 // Raft's types, the runtime that it has here, and what it writes and sends.
 mod member;
 mod record;
@@ -87,10 +90,11 @@ mod tests;
 pub use command::Command;
 pub use config::{Config, Limits, Timing};
 pub use entry::{Batch, EncodedBatch, Entry};
+pub use founding::ELECTORS_MAX;
 pub use group::Group;
 pub use group_id::{GroupId, NotAGroup, SHARD_ID_MAX};
 pub use log::{DataFile, Disk, Files, Store, StoreError, WriteStats};
-pub use manager::{ChangeError, InitError, Manager, StartError};
+pub use manager::{Bootstrap, BootstrapError, ChangeError, InitError, Manager, StartError};
 pub use member::Member;
 pub use outcome::{Applied, Outcome, Refusal, Reply, Unapplied};
 pub use position::{COMMANDS_PER_ENTRY_MAX, Generation, LOG_INDEX_MAX, LogIndex, NotAPosition, Position};

@@ -1,10 +1,12 @@
 //! The node's settings: flags, environment variables and their defaults.
 
+use crate::discovery::Discovery;
 use clap::{Args, Parser, ValueEnum};
-use rtdb_consensus::Timing;
+use rtdb_consensus::{ELECTORS_MAX, Timing};
 use rtdb_gateway::{ClientLimits, Publishers, Quotas};
 use rtdb_issuers::Policy;
 use rtdb_replica::ServerLimits;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -14,7 +16,7 @@ use std::time::Duration;
 /// A node of a RaftTimeDB cluster: put one before each SpacetimeDB server, and the servers behave to every client
 /// like one SpacetimeDB that does not die.
 ///
-/// Start the nodes, then run `rtdb init` once. Clients, SDKs and the `spacetime` CLI connect to any node's
+/// Start the nodes, then run `rtdb init` once; or let them find each other: --bootstrap-expect, --discovery, --join. Clients, SDKs and the `spacetime` CLI connect to any node's
 /// --listen-addr as they would to SpacetimeDB.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "rafttimedb", version)]
@@ -35,6 +37,47 @@ pub(crate) struct Config {
     #[arg(long, env = "RTDB_PEERS", value_delimiter = ',', default_value = "")]
     pub(crate) peers: Vec<PeerArg>,
 
+    /// How many nodes found the cluster, the same on all of them: they do so by themselves, without `rtdb init`. Those are, of the
+    /// nodes that --peers gives ids, this one included, the ones with the lowest; or nodes 1 to N if it gives none. All of them found
+    /// it as soon as they see each other, a majority after --bootstrap-timeout-ms, and fewer never; the rest joins. 1 is for a node
+    /// that may found one alone. It counts for a node without data only
+    #[arg(long, env = "RTDB_BOOTSTRAP_EXPECT", value_name = "N", value_parser = clap::value_parser!(u64).range(1..=ELECTORS_MAX as u64))]
+    pub(crate) bootstrap_expect: Option<u64>,
+
+    /// How long a node looks around for all nodes of --bootstrap-expect, in milliseconds, before it founds a cluster with a majority
+    #[arg(long, env = "RTDB_BOOTSTRAP_TIMEOUT_MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
+    pub(crate) bootstrap_timeout_ms: u64,
+
+    /// The share of --bootstrap-timeout-ms, from 0 to 1, in which a node must have been seen to be one of the founders; who comes
+    /// later joins
+    #[arg(long, env = "RTDB_BOOTSTRAP_THRESHOLD", default_value_t = 0.8, value_parser = parse_share)]
+    pub(crate) bootstrap_threshold: f64,
+
+    /// Found a cluster of this node alone, at once. DANGER: if the other nodes have a cluster, or found one, there are two from then
+    /// on, each with clients and data of its own, and they never become one again. It counts for a node without data only
+    #[arg(long, env = "RTDB_FORCE_BOOTSTRAP")]
+    pub(crate) force_bootstrap: bool,
+
+    /// Where to find other nodes, besides --peers: `dns:NAME:PORT` for all addresses of a name (A, AAAA), such as a headless
+    /// Kubernetes service's; `dns:NAME` for a service's hosts and ports (SRV), or else the addresses with --raft-addr's port.
+    /// Separated by commas. A node that has no data joins the cluster that it finds so; with --bootstrap-expect it may found one
+    #[arg(
+        long,
+        env = "RTDB_DISCOVERY",
+        value_delimiter = ',',
+        value_name = "dns:NAME[:PORT]"
+    )]
+    pub(crate) discovery: Vec<Discovery>,
+
+    /// The DNS server that is asked for SRV records, `ip:port` [default: those of /etc/resolv.conf]
+    #[arg(long, env = "RTDB_DNS_SERVER")]
+    pub(crate) dns_server: Option<SocketAddr>,
+
+    /// Join the cluster of the nodes at these raft addresses, `host:port`, separated by commas: this node asks to be taken in as
+    /// long as it has no data, and founds nothing
+    #[arg(long, env = "RTDB_JOIN", value_delimiter = ',', value_name = "HOST:PORT", conflicts_with_all = ["bootstrap_expect", "force_bootstrap"])]
+    pub(crate) join: Vec<PeerArg>,
+
     /// Where the raft log and a managed SpacetimeDB keep their data
     #[arg(long, env = "RTDB_DATA_DIR", default_value = "./data")]
     pub(crate) data_dir: PathBuf,
@@ -44,21 +87,33 @@ pub(crate) struct Config {
     #[arg(long, env = "RTDB_ADVERTISE_ADDR")]
     pub(crate) advertise_addr: Option<String>,
 
+    /// The raft address under which the others reach this node, `host:port`: one that stays the same when it is started anew
+    /// [default: what --peers says of this node's id, else --raft-addr, with this node's host name in place of 0.0.0.0]
+    #[arg(long, env = "RTDB_ADVERTISE_RAFT_ADDR", value_name = "HOST:PORT")]
+    pub(crate) advertise_raft_addr: Option<PeerArg>,
+
     #[command(flatten)]
     pub(crate) server: ServerArgs,
 
+    /// How far apart the nodes are: sets what --heartbeat-ms, --election-timeout-ms and --lease-ms are if they are not given, and how
+    /// long a peer may take to answer
+    #[arg(long, env = "RTDB_PRESET", value_enum, default_value = "regional")]
+    pub(crate) preset: Preset,
+
     /// How often the leader of a group lets its followers hear from it, in milliseconds
-    #[arg(long, env = "RTDB_HEARTBEAT_MS", default_value_t = 200, value_parser = clap::value_parser!(u64).range(10..=10_000))]
-    pub(crate) heartbeat_ms: u64,
+    /// [default: 50, 200 or 600, by --preset]
+    #[arg(long, env = "RTDB_HEARTBEAT_MS", value_parser = clap::value_parser!(u64).range(10..=10_000))]
+    pub(crate) heartbeat_ms: Option<u64>,
 
     /// How long a follower waits for the leader before it stands for election, in milliseconds (up to a fifth longer,
-    /// at random)
-    #[arg(long, env = "RTDB_ELECTION_TIMEOUT_MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
-    pub(crate) election_timeout_ms: u64,
+    /// at random) [default: 300, 1000 or 4000, by --preset]
+    #[arg(long, env = "RTDB_ELECTION_TIMEOUT_MS", value_parser = clap::value_parser!(u64).range(100..=60_000))]
+    pub(crate) election_timeout_ms: Option<u64>,
 
     /// How long a node may be silent before its clients count as disconnected, in milliseconds
-    #[arg(long, env = "RTDB_LEASE_MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1_000..=3_600_000))]
-    pub(crate) lease_ms: u64,
+    /// [default: 10000, or 30000 with --preset global]
+    #[arg(long, env = "RTDB_LEASE_MS", value_parser = clap::value_parser!(u64).range(1_000..=3_600_000))]
+    pub(crate) lease_ms: Option<u64>,
 
     /// How long one call may run on a SpacetimeDB, in seconds, the same on every node. One that runs for longer is given
     /// up: with --stdb-bin the server is killed and started again, else its connection is closed
@@ -147,6 +202,29 @@ pub(crate) struct ServerArgs {
     pub(crate) stdb_jwt_pub_key: Option<PathBuf>,
 }
 
+/// How far apart the nodes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Preset {
+    /// One machine, or one rack (messages take less than 5 ms there and back): a leader that is not heard any more is succeeded after
+    /// 0.3 to 0.4 s.
+    Local,
+    /// Machines or data centers of one region (up to 50 ms): after 1 to 1.2 s.
+    Regional,
+    /// Continents (up to 300 ms): after 4 to 5 s.
+    Global,
+}
+
+impl Preset {
+    /// The heartbeat, the election timeout, the lease, and how long a peer may take to answer, in milliseconds.
+    fn millis(self) -> [u64; 4] {
+        match self {
+            Self::Local => [50, 300, 10_000, 1_000],
+            Self::Regional => [200, 1_000, 10_000, 1_000],
+            Self::Global => [600, 4_000, 30_000, 3_000],
+        }
+    }
+}
+
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
@@ -171,10 +249,24 @@ impl Config {
                 self.external_url()
             ));
         }
-        if self.heartbeat_ms * 4 > self.election_timeout_ms {
+        let [heartbeat, election, ..] = self.millis();
+        if heartbeat * 4 > election {
             return Err(format!(
-                "--election-timeout-ms {} is too short for --heartbeat-ms {}: give at least four times as much",
-                self.election_timeout_ms, self.heartbeat_ms
+                "--election-timeout-ms {election} is too short for --heartbeat-ms {heartbeat}: give at least four times as much"
+            ));
+        }
+        let expected = self.bootstrap_expect.unwrap_or(0);
+        if expected > 1 && self.peers().next().is_none() && self.discovery.is_empty() {
+            return Err(format!(
+                "--bootstrap-expect {expected} is for nodes that can find each other: give --peers or --discovery"
+            ));
+        }
+        if let Some(named) = self.named_nodes()
+            && (named.len() as u64) < expected
+        {
+            return Err(format!(
+                "--bootstrap-expect {expected}, and --peers names {} nodes with this one: name all of them, or give no ids",
+                named.len()
             ));
         }
         let mut ids: Vec<u64> = self.peers().filter_map(|peer| peer.id).collect();
@@ -193,8 +285,43 @@ impl Config {
             .filter(|peer| peer.id != Some(self.node_id))
     }
 
-    /// The address under which peers reach this node: the one that a full --peers list gives it, else --raft-addr.
+    /// The ids that --peers names, and this node's, if it names all of them.
+    fn named_nodes(&self) -> Option<BTreeSet<u64>> {
+        let mut peers = self.peers().peekable();
+        peers.peek()?;
+        let named: Option<BTreeSet<u64>> = peers.map(|peer| peer.id).collect();
+        let mut named = named?;
+        named.insert(self.node_id);
+        Some(named)
+    }
+
+    /// The nodes that may found the cluster; none if this one waits for an operator, or joins.
+    pub(crate) fn electors(&self) -> BTreeSet<u64> {
+        match (self.bootstrap_expect, self.named_nodes()) {
+            (None, _) => BTreeSet::new(),
+            (Some(1), _) => [self.node_id].into(),
+            (Some(expected), Some(named)) => named.into_iter().take(expected as usize).collect(),
+            (Some(expected), None) => (1..=expected).collect(),
+        }
+    }
+
+    /// Whether the node looks for a cluster itself.
+    pub(crate) fn looks(&self) -> bool {
+        self.bootstrap_expect.is_some() || !self.discovery.is_empty() || !self.join.is_empty()
+    }
+
+    /// Where it looks, besides what is discovered.
+    pub(crate) fn looks_at(&self) -> BTreeSet<String> {
+        let joined = self.join.iter().filter_map(|arg| arg.0.as_ref());
+        let all = self.peers().chain(joined);
+        all.map(|peer| peer.addr.clone()).collect()
+    }
+
+    /// The address under which peers reach this node: the one that it is told, or that a full --peers list gives it, else --raft-addr.
     pub(crate) fn own_raft_addr(&self) -> String {
+        if let Some(Peer { addr, .. }) = self.advertise_raft_addr.as_ref().and_then(|arg| arg.0.as_ref()) {
+            return addr.clone();
+        }
         let listed = self
             .peers
             .iter()
@@ -261,13 +388,26 @@ impl Config {
     /// What raft is told. A follower stands for election after the leader's lease (`election_ms_max`) and then a random
     /// time between the two limits: together, the election timeout and up to a fifth more.
     pub(crate) fn timing(&self) -> Timing {
+        let [heartbeat_ms, election_ms, lease_ms, answer_ms] = self.millis();
         Timing {
-            heartbeat_ms: self.heartbeat_ms,
-            election_ms_min: self.election_timeout_ms * 2 / 5,
-            election_ms_max: self.election_timeout_ms * 3 / 5,
-            lease_ms: self.lease_ms,
+            heartbeat_ms,
+            election_ms_min: election_ms * 2 / 5,
+            election_ms_max: election_ms * 3 / 5,
+            lease_ms,
+            answer_ms,
             ..Timing::default()
         }
+    }
+
+    /// What --preset says, where no flag says otherwise.
+    fn millis(&self) -> [u64; 4] {
+        let [heartbeat, election, lease, answer] = self.preset.millis();
+        [
+            self.heartbeat_ms.unwrap_or(heartbeat),
+            self.election_timeout_ms.unwrap_or(election),
+            self.lease_ms.unwrap_or(lease),
+            answer,
+        ]
     }
 }
 
@@ -318,6 +458,12 @@ impl FromStr for PeerArg {
             _ => Err(format!("`{text}` is no peer: give host:port or id=host:port")),
         }
     }
+}
+
+/// A share of a time.
+fn parse_share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| format!("`{text}` is no share: give a number from 0 to 1"))
 }
 
 /// A node id: a number from 1, or a StatefulSet's pod name, whose ordinals start at 0.
@@ -401,6 +547,56 @@ mod tests {
         let quotas = with(&["--calls-per-second-max-identity", "5"]).unwrap();
         assert_eq!((quotas.identity, quotas.database), (NonZeroU32::new(5), None));
         assert!(with(&["--calls-per-second-max-database", "0"]).is_err());
+    }
+
+    #[test]
+    fn who_founds_the_cluster_is_the_same_for_all() {
+        let given = |id: &str, more: &[&str]| {
+            parse(&[&["--node-id", id, "--stdb-bin", "x"], more].concat()).map(|config| config.electors())
+        };
+        let expect = |n| ["--bootstrap-expect", n];
+        assert_eq!(given("1", &[]), Ok([].into()));
+        assert_eq!(given("7", &expect("1")), Ok([7].into()));
+        let found = Ok([1, 2, 3].into());
+        for (id, peers) in [
+            ("1", "2=b:1,3=c:1"),
+            ("3", "1=a:1,2=b:1,3=c:1,4=d:1"),
+            ("4", "1=a:1,2=b:1,3=c:1"),
+            ("1", "b:1,c:1"),
+            ("2", "1=a:1,c:1"),
+        ] {
+            let args = [&expect("3")[..], &["--peers", peers]].concat();
+            assert_eq!(given(id, &args), found, "{id} {peers}");
+        }
+        let named = [&expect("2")[..], &["--peers", "20=b:1,30=c:1"]].concat();
+        assert_eq!(given("10", &named), Ok([10, 20].into()));
+        let discovered = [&expect("3")[..], &["--discovery", "dns:db:4001"]].concat();
+        assert_eq!(given("5", &discovered), found);
+        for (args, hint) in [
+            (&expect("3")[..], "--discovery"),
+            (&["--bootstrap-expect", "3", "--peers", "2=b:1"], "names 2 nodes"),
+            (&["--bootstrap-expect", "0"], "0"),
+            (&["--bootstrap-expect", "1", "--join", "a:1"], "--join"),
+            (&["--bootstrap-threshold", "1.1"], "from 0 to 1"),
+        ] {
+            let error = given("1", args).unwrap_err();
+            assert!(error.contains(hint), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_preset_is_what_no_flag_overrides() {
+        let of = |more: &[&str]| {
+            parse(&[&["--node-id", "1", "--stdb-bin", "x"], more].concat()).map(|config| config.millis())
+        };
+        let regional = Ok([200, 1_000, 10_000, 1_000]);
+        assert_eq!(of(&[]), regional);
+        assert_eq!(of(&["--preset", "regional"]), regional);
+        assert_eq!(of(&["--preset", "local"]), Ok([50, 300, 10_000, 1_000]));
+        let global = ["--preset", "global", "--heartbeat-ms", "900"];
+        assert_eq!(of(&global), Ok([900, 4_000, 30_000, 3_000]));
+        let error = of(&["--preset", "local", "--heartbeat-ms", "100"]).unwrap_err();
+        assert!(error.contains("at least four times"), "{error}");
     }
 
     #[test]

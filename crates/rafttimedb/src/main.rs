@@ -6,6 +6,8 @@ mod catalog;
 mod config;
 mod cpu;
 mod descriptors;
+mod discovery;
+mod dns;
 
 mod issuers;
 mod keys;

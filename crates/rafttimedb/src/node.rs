@@ -68,12 +68,16 @@ impl Node {
     }
 
     /// Why there is no leader, for people.
-    pub(crate) fn why_no_leader(&self) -> &'static str {
-        match self.manager.cluster() {
-            Some(_) => {
-                "no leader is known: fewer than a majority of the nodes can talk to each other, or an election is under way"
+    pub(crate) fn why_no_leader(&self) -> String {
+        if self.manager.cluster().is_some() {
+            return "no leader is known: fewer than a majority of the nodes can talk to each other, or an election is under way"
+                .to_owned();
+        }
+        match self.manager.formation() {
+            Some(what) => format!("this node is in no cluster yet, and waits for {what}"),
+            None => {
+                "the cluster has not been initialised: run `rtdb init` once, when its nodes are up".to_owned()
             }
-            None => "the cluster has not been initialised: run `rtdb init` once, when its nodes are up",
         }
     }
 
@@ -260,7 +264,7 @@ impl Node {
             return Some("this node is drained: `rtdb drain --undo` lets clients come again".to_owned());
         }
         if self.leader().is_none() {
-            return Some(self.why_no_leader().to_owned());
+            return Some(self.why_no_leader());
         }
         let up = |running: &&Running| *running.server.state().borrow() == ServerState::Up;
         let Some(running) = self.local.running().filter(up) else {
@@ -285,7 +289,11 @@ impl Node {
             .as_ref()
             .is_some_and(|replica| replica.server == ServerState::Up);
         let waiting_for = match (&raft.cluster, up) {
-            (None, _) => Some("`rtdb init`".to_owned()),
+            (None, _) => Some(
+                self.manager
+                    .formation()
+                    .unwrap_or_else(|| "`rtdb init`".to_owned()),
+            ),
             (Some(_), false) => Some("SpacetimeDB".to_owned()),
             (Some(_), true) => None,
         };

@@ -6,6 +6,7 @@ use crate::catalog::LogCatalog;
 use crate::config::{Config, Peer};
 use crate::cpu;
 use crate::descriptors;
+use crate::discovery;
 use crate::issuers::OutsideIssuers;
 use crate::keys;
 use crate::local::{LocalNode, Running};
@@ -109,6 +110,7 @@ pub(crate) async fn run(config: Config, clients: &Handle) -> anyhow::Result<Exit
         ended = raft_server => Err(anyhow!("the raft address is not served any more: {ended:?}")),
         ended = fatal(&manager) => ended,
         ended = check_peers(&node) => ended,
+        ended = discovery::bootstrap(&node) => ended,
         ended = serve(&node, &gateway, clients, client_listener) => ended,
         () = told_to_stop() => Ok(()),
     };
@@ -216,7 +218,8 @@ async fn serve(
 async fn settings(node: &Node) -> InitCluster {
     let meta = node.manager.meta();
     let mut resolved = meta.resolved();
-    if meta.meta().cluster().is_none() && node.manager.cluster().is_none() {
+    let waits = !node.config.looks() && !node.config.force_bootstrap;
+    if waits && meta.meta().cluster().is_none() && node.manager.cluster().is_none() {
         tracing::info!("waiting for `rtdb init`, or `rtdb add-node`");
     }
     loop {

@@ -30,6 +30,8 @@ pub struct ClusterConfig {
     pub proxied: bool,
     /// Asks for the ports of the documentation, 3001 and 4001 onwards, where they are free.
     pub usual_ports: bool,
+    /// Tells each node where the others are.
+    pub lists_peers: bool,
     /// More arguments for every node.
     pub arguments: Vec<String>,
     /// Starts the nodes so that [`Node::slow_disk`](crate::Node::slow_disk) can make their disks slow.
@@ -46,6 +48,7 @@ impl ClusterConfig {
             server: server::binary()?,
             proxied: false,
             usual_ports: false,
+            lists_peers: true,
             arguments: Vec::new(),
             slow_disks: false,
         })
@@ -92,6 +95,7 @@ impl Cluster {
             .map_or(raft_addrs.clone(), |network| network.addrs().to_vec());
         let peers: Vec<String> = (1..)
             .zip(&advertised)
+            .filter(|_| config.lists_peers)
             .map(|(id, addr)| format!("{id}={addr}"))
             .collect();
         let slow_disk = match config.slow_disks {

@@ -80,6 +80,39 @@ pub enum InitError {
     Unapplied(#[from] Unapplied),
 }
 
+/// Why a node that looks for a cluster, or founds one, can't go on.
+#[derive(Debug, Error)]
+pub enum BootstrapError {
+    /// Another node has its id, or is not what it should be.
+    #[error("{addr}: {source}")]
+    Peer {
+        /// Its address.
+        addr: String,
+        /// What it is.
+        source: PeerError,
+    },
+    /// It has bound itself to something else before.
+    #[error("{0}")]
+    Pledged(String),
+    /// It can't be bound to the cluster.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Its disk refuses.
+    #[error("the node's pledge can't be written: {0}")]
+    Disk(#[from] std::io::Error),
+    /// Raft refused.
+    #[error("{group} can't be begun: {reason}")]
+    Raft {
+        /// The group.
+        group: GroupId,
+        /// Why.
+        reason: String,
+    },
+    /// There are no settings for the new cluster.
+    #[error("{0}")]
+    Settings(String),
+}
+
 /// Why the members do not change.
 #[derive(Debug, Error)]
 pub enum ChangeError {

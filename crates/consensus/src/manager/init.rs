@@ -3,6 +3,7 @@
 use super::{InitError, Manager};
 use crate::Propose;
 use crate::command::{Body, InitCluster};
+use crate::group_id::GroupId;
 use crate::member::Member;
 use crate::transport::PeerError;
 use crate::transport::wire::Join;
@@ -61,25 +62,9 @@ impl Manager {
                 .await
                 .map_err(peer_error(**id, addr))?;
         }
-        let members: BTreeMap<u64, Member> = nodes.iter().map(|(id, addr)| (*id, Member::at(addr))).collect();
-        for (id, group) in &self.groups {
-            let raft_error = |error: &dyn std::error::Error| InitError::Raft {
-                group: *id,
-                reason: error.to_string(),
-            };
-            if !group
-                .raft()
-                .is_initialized()
-                .await
-                .map_err(|error| raft_error(&error))?
-            {
-                group
-                    .raft()
-                    .initialize(members.clone())
-                    .await
-                    .map_err(|error| raft_error(&error))?;
-            }
-        }
+        self.begin_groups(&nodes)
+            .await
+            .map_err(|(group, reason)| InitError::Raft { group, reason })?;
         self.check_members(&cluster, &nodes)?;
         let settings = InitCluster {
             cluster_id: cluster.clone(),
@@ -87,6 +72,27 @@ impl Manager {
         };
         self.meta().submit(Body::InitCluster(settings).into())?.await?;
         Ok(cluster)
+    }
+
+    /// Begins the log of each group that has none, with these members. Of more nodes that do so at once, one is elected, and the
+    /// others take its log for theirs.
+    pub(super) async fn begin_groups(&self, nodes: &BTreeMap<u64, String>) -> Result<(), (GroupId, String)> {
+        let members: BTreeMap<u64, Member> = nodes.iter().map(|(id, addr)| (*id, Member::at(addr))).collect();
+        for (id, group) in &self.groups {
+            let raft = group.raft();
+            let failed = |error: &dyn std::error::Error| (*id, error.to_string());
+            if raft.is_initialized().await.map_err(|error| failed(&error))? {
+                continue;
+            }
+            if let Err(error) = raft.initialize(members.clone()).await {
+                // Another one may have been elected meanwhile.
+                match raft.is_initialized().await {
+                    Ok(true) => {}
+                    _ => return Err(failed(&error)),
+                }
+            }
+        }
+        Ok(())
     }
 
     fn check_members(&self, cluster: &str, nodes: &BTreeMap<u64, String>) -> Result<(), InitError> {

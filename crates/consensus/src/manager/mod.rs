@@ -1,5 +1,6 @@
 //! All of a node's groups: starting, initialising, handing over, stopping.
 
+mod bootstrap;
 mod error;
 mod init;
 mod lasting;
@@ -7,7 +8,8 @@ mod members;
 mod steward;
 mod tasks;
 
-pub use error::{ChangeError, InitError, StartError};
+pub use bootstrap::Bootstrap;
+pub use error::{BootstrapError, ChangeError, InitError, StartError};
 
 use crate::budget::ByteBudget;
 use crate::command::FEATURE_LEVEL;
@@ -29,8 +31,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use steward::{Comparison, keep_fit, watch_space, watch_work};
-use tasks::{announce, watch_store};
-use tokio::sync::watch;
+use tasks::{announce, take_in_whoever_asks, watch_store};
+use tokio::sync::{mpsc, watch};
 
 /// All of a node's groups.
 pub struct Manager {
@@ -44,7 +46,12 @@ pub struct Manager {
     vitals: Arc<Vitals>,
     /// Of batches that wait for their entries: the meta group's, and the shards'.
     waiting: [Arc<ByteBudget>; 2],
+    /// What a node that is in no cluster waits for, of those that look for one.
+    formation: watch::Sender<Option<String>>,
 }
+
+/// Nodes that wait to be taken in through this one.
+const WISHES_MAX: usize = 16;
 
 impl Manager {
     /// Opens the data directory and starts the groups. The [`router`](Self::router) must be served on the raft
@@ -118,7 +125,9 @@ impl Manager {
             feature_level: FEATURE_LEVEL,
         };
         let patience = config.timing.another_leads();
-        let service = Arc::new(Service::new(me, store.clone(), vitals.clone(), patience));
+        let (wishes, wished) = mpsc::channel(WISHES_MAX);
+        let service = Service::new(me, store.clone(), vitals.clone(), patience, wishes);
+        let service = Arc::new(service);
         let supervisor = Supervisor::new();
         let waiting = [META_WAITING_BYTES_MAX, config.limits.waiting_bytes_max].map(ByteBudget::new);
         let mut groups = BTreeMap::new();
@@ -188,7 +197,7 @@ impl Manager {
             "the watch of the store",
             watch_store(store.clone(), config.timing.disk(), supervisor.clone()),
         );
-        Ok(Arc::new(Self {
+        let manager = Arc::new(Self {
             config,
             store,
             service,
@@ -198,7 +207,11 @@ impl Manager {
             supervisor,
             vitals,
             waiting,
-        }))
+            formation: watch::Sender::default(),
+        });
+        let porter = take_in_whoever_asks(Arc::downgrade(&manager), wished);
+        manager.supervisor.run_once("the porter", porter);
+        Ok(manager)
     }
 
     /// What peers call: to be served, with HTTP/2, on the raft address. Other routes may be merged into it.
@@ -229,6 +242,11 @@ impl Manager {
     /// The cluster this node belongs to; `None` before `rtdb init`.
     pub fn cluster(&self) -> Option<String> {
         self.store.cluster()
+    }
+
+    /// What this node waits for as it [looks for a cluster](Self::bootstrap), or founds one.
+    pub fn formation(&self) -> Option<String> {
+        self.formation.borrow().clone()
     }
 
     /// Tells the cluster which version the SpacetimeDB behind this node has.

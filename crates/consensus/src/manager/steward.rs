@@ -43,7 +43,7 @@ const SWIFT_FOR: Duration = Duration::from_secs(30);
 
 /// What a node says that was removed.
 const REMOVED: &str = "this node was removed from the cluster, and stops. To add it again, empty its data directory, start it, and run \
-     `rtdb add-node`";
+     `rtdb add-node`, or start it with --join";
 
 /// How long a node must have been fit before it may be elected again: it must not come and go.
 const FIT_FOR: Duration = Duration::from_secs(5);

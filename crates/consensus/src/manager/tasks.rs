@@ -1,14 +1,17 @@
 //! What runs beside the groups.
 
+use super::{ChangeError, Manager};
 use crate::command::{Body, FEATURE_LEVEL, NODE_TEXT_BYTES_MAX, SetNode};
 use crate::config::Config;
 use crate::group::Group;
 use crate::log::Store;
+use crate::service::Wish;
 use crate::supervisor::Supervisor;
+use crate::transport::wire::{ChangeAnswer, MemberChange};
 use crate::{Follow, Propose, Unapplied};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// Announces this node in the meta group, once there is a cluster, and again whenever its SpacetimeDB's version changes.
 pub(super) async fn announce(
@@ -66,6 +69,28 @@ fn announcement(config: &Config, spacetimedb_version: Option<&str>, known: Optio
         spacetimedb_version: short(spacetimedb_version.or(last).unwrap_or_default()),
         cpu: short(&config.cpu),
         feature_level: FEATURE_LEVEL,
+    }
+}
+
+/// Has nodes taken in that ask for it, one after the other.
+pub(super) async fn take_in_whoever_asks(manager: Weak<Manager>, mut wishes: mpsc::Receiver<Wish>) {
+    while let Some(Wish { add, answer }) = wishes.recv().await {
+        // Who has given up asks again.
+        if answer.is_closed() {
+            continue;
+        }
+        let Some(manager) = manager.upgrade() else { return };
+        tracing::info!(node = add.node, addr = add.addr, "a node asks to be taken in");
+        let (mut refused, mut waits) = (None, None);
+        match manager.change_members(MemberChange::Add(add), None).await {
+            Ok(()) => {}
+            Err(error @ (ChangeError::Unfinished { .. } | ChangeError::Peer { .. })) => {
+                waits = Some(error.to_string());
+            }
+            Err(error) => refused = Some(error.to_string()),
+        }
+        // It may be gone.
+        let _ = answer.send(ChangeAnswer { refused, waits });
     }
 }
 

@@ -1,8 +1,10 @@
 //! The server's side: who is let in, and what is answered.
 
 mod door;
+mod forming;
 mod grpc;
 
+pub(crate) use forming::Forming;
 pub(crate) use grpc::router;
 
 use crate::LogIndex;
@@ -13,8 +15,8 @@ use crate::group_id::GroupId;
 use crate::log::{Store, StoreError};
 use crate::proposer::BATCH_COUNT_MAX;
 use crate::transport::wire::{
-    Answer, Append, Appended, Ask, Header, Hello, Join, Pong, ProposeReply, ReadIndexAnswer, Reply, Request,
-    TransferAnswer, VoteAnswer,
+    AddMember, Answer, Append, Appended, Ask, ChangeAnswer, Header, Hello, Join, MemberChange, Pong,
+    ProposeReply, ReadIndexAnswer, Reply, Request, TransferAnswer, VoteAnswer,
 };
 use crate::transport::{PeerError, Replies, Versions, sanity, told};
 use crate::vitals::Vitals;
@@ -27,6 +29,7 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
 
 /// What a node answers its peers.
 pub struct Service {
@@ -34,8 +37,17 @@ pub struct Service {
     vitals: Arc<Vitals>,
     /// For another node to lead that was asked to.
     patience: Duration,
+    forming: Forming,
+    /// Where those go who wish to be taken in.
+    wishes: mpsc::Sender<Wish>,
     /// `None` once the node has stopped: connections may live longer.
     node: RwLock<Option<Running>>,
+}
+
+/// A node that wishes to be taken in, and where it is told what became of that.
+pub(crate) struct Wish {
+    pub(crate) add: AddMember,
+    pub(crate) answer: oneshot::Sender<ChangeAnswer>,
 }
 
 /// A node that runs.
@@ -46,11 +58,19 @@ struct Running {
 }
 
 impl Service {
-    pub(crate) fn new(me: Hello, store: Arc<Store>, vitals: Arc<Vitals>, patience: Duration) -> Self {
+    pub(crate) fn new(
+        me: Hello,
+        store: Arc<Store>,
+        vitals: Arc<Vitals>,
+        patience: Duration,
+        wishes: mpsc::Sender<Wish>,
+    ) -> Self {
         Self {
             me,
             vitals,
             patience,
+            forming: Forming::default(),
+            wishes,
             node: RwLock::new(Some(Running {
                 store,
                 groups: BTreeMap::new(),
@@ -219,8 +239,36 @@ impl Service {
                 let change = membership::change(&group, &self.vitals, &change, self.me.node, self.patience);
                 Answer::Change(change.await.into())
             }
+            Ask::Greet(greeting) => {
+                self.check(&header)?;
+                Answer::Greet(self.greet(&header, &greeting).await?)
+            }
+            Ask::TakeIn(add) => {
+                self.check(&header)?;
+                Answer::Change(self.wish(&header, add).await?)
+            }
         };
         Ok(Reply { answer: Some(answer) })
+    }
+
+    /// Has whoever speaks taken in.
+    async fn wish(&self, header: &Header, add: AddMember) -> Result<ChangeAnswer, PeerError> {
+        if self.store()?.cluster().is_none() {
+            return Err(PeerError::NoCluster);
+        }
+        let is_sound = membership::is_sound(&MemberChange::Add(add.clone()));
+        if add.node != header.from || !is_sound {
+            return Err(PeerError::Garbled);
+        }
+        let (answer, told) = oneshot::channel();
+        let busy = || ChangeAnswer {
+            refused: None,
+            waits: Some("the node that was asked is busy".to_owned()),
+        };
+        if self.wishes.try_send(Wish { add, answer }).is_err() {
+            return Ok(busy());
+        }
+        Ok(told.await.unwrap_or_else(|_| busy()))
     }
 
     /// Who belongs to the meta group for sure.

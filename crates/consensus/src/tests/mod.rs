@@ -8,6 +8,7 @@ mod deletions;
 mod ends;
 mod faults;
 mod fitness;
+mod formation;
 mod hangs;
 mod hostile;
 mod hub;

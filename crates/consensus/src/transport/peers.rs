@@ -2,12 +2,13 @@
 
 use super::sanity;
 use super::wire::{
-    Answer, Append, Appended, Ask, ChangeAnswer, ChangeAsk, Header, Hello, Join, MemberChange, Ping, Pong,
-    ProposeReply, ReadIndexAsk, Reply, Request,
+    AddMember, Answer, Append, Appended, Ask, ChangeAnswer, ChangeAsk, Header, Hello, Join, MemberChange,
+    Ping, Pong, ProposeReply, ReadIndexAsk, Reply, Request,
 };
 use super::{PROTOCOL, PROTOCOL_MIN, PeerBudgets, PeerError};
 use crate::LogIndex;
 use crate::entry::EncodedBatch;
+use crate::founding::{Greeted, Greeting};
 use crate::group_id::GroupId;
 use crate::log::Store;
 use crate::types::TypeConfig;
@@ -263,6 +264,35 @@ impl Peers {
     ) -> Result<ChangeAnswer, PeerError> {
         let ask = Ask::Change(ChangeAsk { change: Some(change) });
         match self.call(to, addr, group, ask, timeout).await? {
+            Answer::Change(answer) => Ok(answer),
+            _ => Err(PeerError::Garbled),
+        }
+    }
+
+    /// Greets whoever is at an address.
+    pub(crate) async fn greet(&self, addr: &str, greeting: Greeting) -> Result<Greeted, PeerError> {
+        let ask = Ask::Greet(greeting);
+        match self
+            .call(0, addr, GroupId::META, ask, self.answer_timeout)
+            .await?
+        {
+            Answer::Greet(greeted) => Ok(greeted),
+            _ => Err(PeerError::Garbled),
+        }
+    }
+
+    /// Asks a member of a cluster to have this node taken in.
+    pub(crate) async fn take_in(
+        &self,
+        to: u64,
+        addr: &str,
+        me: AddMember,
+        timeout: Duration,
+    ) -> Result<ChangeAnswer, PeerError> {
+        match self
+            .call(to, addr, GroupId::META, Ask::TakeIn(me), timeout)
+            .await?
+        {
             Answer::Change(answer) => Ok(answer),
             _ => Err(PeerError::Garbled),
         }

@@ -5,6 +5,8 @@
 //! node can read. What he still can do is what a member can: hold elections, and lead.
 
 use crate::entry::{EncodedBatch, EncodedEntry};
+pub(crate) use crate::founding::ADDR_BYTES_MAX;
+use crate::founding::{ELECTORS_MAX, Greeting};
 use crate::log::EPOCH_MAX;
 use crate::position::LOG_INDEX_MAX;
 use crate::record::{LogIdRecord, LogRecord, MembershipRecord, VoteRecord};
@@ -43,9 +45,6 @@ const ENTRY_BYTES_MAX: usize = MESSAGE_BYTES_MAX - (512 << 10);
 
 /// Members of a group. Raft keeps them all in one entry.
 pub(crate) const MEMBERS_MAX: usize = 1_000;
-
-/// Bytes of a member's address: a host name of the greatest length, and a port.
-pub(crate) const ADDR_BYTES_MAX: usize = 260;
 
 /// Why a message is not believed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -298,6 +297,18 @@ pub(crate) fn founders(founders: &[u64], me: u64, from: u64) -> Option<BTreeSet<
         && nodes.contains(&me)
         && nodes.contains(&from);
     is_sound.then_some(nodes)
+}
+
+/// Who greets says who he is, and asks in his own name.
+pub(crate) fn greeting(greeting: &Greeting, from: u64) -> bool {
+    let me = greeting.me.as_ref();
+    let proposed = greeting.accept.as_ref().map(|proposed| proposed.ballot.as_ref());
+    let founders = greeting.accept.iter().flat_map(|proposed| &proposed.founding);
+    let mut ballots = greeting.prepare.iter().chain(proposed.flatten());
+    greeting.electors.len() <= ELECTORS_MAX
+        && { founders }.all(|founding| founding.founders.len() <= ELECTORS_MAX)
+        && me.is_none_or(|me| me.node == from && me.is_sound())
+        && ballots.all(|ballot| ballot.node == from)
 }
 
 /// A node's proposals are numbered, and every node can read them. `known` is the node's last epoch.

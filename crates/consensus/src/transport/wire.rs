@@ -1,5 +1,6 @@
 //! What nodes say to each other.
 
+pub use crate::founding::{Ballot, Founder, Founding, Greeted, Greeting, Proposed};
 use crate::record::{LogIdRecord, LogRecord, VoteRecord};
 use std::collections::BTreeMap;
 
@@ -33,7 +34,7 @@ pub struct Header {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Request {
     /// What is asked.
-    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub ask: Option<Ask>,
 }
 
@@ -64,13 +65,19 @@ pub enum Ask {
     /// To change the group's members, as its leader. A node that does not know this finds the call garbled.
     #[prost(message, tag = "8")]
     Change(ChangeAsk),
+    /// Who the node is, and to pledge itself to a cluster that is founded. A node that does not know this finds the call garbled.
+    #[prost(message, tag = "9")]
+    Greet(Greeting),
+    /// To be a member of the node's cluster, which asks its leaders. A node that does not know this finds the call garbled.
+    #[prost(message, tag = "10")]
+    TakeIn(AddMember),
 }
 
 /// The answer to a call.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Reply {
     /// The answer.
-    #[prost(oneof = "Answer", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "Answer", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub answer: Option<Answer>,
 }
 
@@ -95,9 +102,12 @@ pub enum Answer {
     /// How far the log is committed.
     #[prost(message, tag = "6")]
     ReadIndex(ReadIndexAnswer),
-    /// To a change.
+    /// To a change, or to a wish to be taken in.
     #[prost(message, tag = "7")]
     Change(ChangeAnswer),
+    /// To a greeting.
+    #[prost(message, tag = "8")]
+    Greet(Greeted),
 }
 
 /// Asks for a vote.

@@ -8,6 +8,7 @@ mod bad_input;
 mod claims;
 mod deletion;
 mod diverged;
+mod formation;
 mod gray;
 mod handlers;
 mod idempotency;

@@ -46,12 +46,23 @@ impl Store {
     /// Binds the directory to a cluster that these nodes found, for good.
     ///
     /// # Errors
-    /// [`StoreError::OtherCluster`] if it belongs to another one, or [`StoreError::OtherFounders`] if others found it;
+    /// [`StoreError::OtherCluster`] if it belongs to another one, or has agreed to found another one;
+    /// [`StoreError::OtherFounders`] if others found it;
     /// [`StoreError::Stopped`] if it can't be written.
     pub async fn bind_cluster(&self, cluster: &str, founders: &BTreeSet<u64>) -> Result<(), StoreError> {
         let _binding = self.binding.lock().await;
         let known: BTreeSet<u64> = self.founders.lock().nodes.iter().copied().collect();
         let is_bound = self.check_cluster(cluster)?;
+        if let Some(agreed) = self
+            .pledge()
+            .founding()
+            .filter(|it| !is_bound && it.cluster != cluster)
+        {
+            return Err(StoreError::OtherCluster {
+                found: agreed.cluster.clone(),
+                wanted: cluster.to_owned(),
+            });
+        }
         if is_bound && known == *founders {
             return Ok(());
         }
@@ -104,7 +115,7 @@ impl Store {
     }
 
     /// Whether the directory is bound to a cluster: to no other than this one.
-    fn check_cluster(&self, cluster: &str) -> Result<bool, StoreError> {
+    pub(super) fn check_cluster(&self, cluster: &str) -> Result<bool, StoreError> {
         match self.cluster() {
             Some(found) if found != cluster => Err(StoreError::OtherCluster {
                 found,

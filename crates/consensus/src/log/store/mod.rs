@@ -1,6 +1,7 @@
 //! The directory: opening it, reading it and writing to it.
 
 mod bound;
+mod pledge;
 
 pub(crate) use bound::EPOCH_MAX;
 
@@ -16,11 +17,13 @@ use super::segment::Segment;
 use super::stall::Stall;
 use super::writer::{Progress, WriteStats, Writer};
 use crate::fatal::Fatal;
+use crate::founding::PledgeRecord;
 use crate::group_id::GroupId;
 use crate::record::FoundersRecord;
 use bound::{CLUSTER_KEY, EPOCH_KEY, FOUNDERS_KEY, NODE_KEY};
 use bytes::Bytes;
 use parking_lot::Mutex;
+use pledge::PLEDGE_KEY;
 use prost::Message;
 use rtdb_runtime::{Instant, Worker};
 use std::fs::File;
@@ -54,6 +57,7 @@ pub struct Store {
     cluster: Mutex<Option<String>>,
     /// The nodes that found the cluster; empty if this one was not told.
     founders: Mutex<FoundersRecord>,
+    pledge: Mutex<PledgeRecord>,
     epoch: tokio::sync::Mutex<u64>,
     /// Groups, which share the memory for entries.
     groups: Arc<AtomicUsize>,
@@ -158,6 +162,8 @@ impl Store {
         let cluster = get(CLUSTER_KEY).map(|name| String::from_utf8_lossy(&name).into_owned());
         let founders = get(FOUNDERS_KEY).map(FoundersRecord::decode).transpose();
         let founders = founders.map_err(|error| broken(Broken::Damaged(error.to_string())))?;
+        let pledge = get(PLEDGE_KEY).map(PledgeRecord::decode).transpose();
+        let pledge = pledge.map_err(|error| broken(Broken::Damaged(error.to_string())))?;
         if found.is_none() {
             let bound = Change::set(Space::Meta, NODE_KEY.to_vec(), node.to_be_bytes().to_vec());
             journal
@@ -185,6 +191,7 @@ impl Store {
             binding: tokio::sync::Mutex::default(),
             cluster: Mutex::new(cluster),
             founders: Mutex::new(founders.unwrap_or_default()),
+            pledge: Mutex::new(pledge.unwrap_or_default()),
             epoch: tokio::sync::Mutex::new(epoch),
             groups: Arc::default(),
             lock,
