@@ -139,7 +139,7 @@ fn names_that_are_made_up_are_the_same_and_each_node_has_its_own_log() {
             return Ok(());
         }
         let module = demo_module::wasm_named("procedures-2x")?;
-        let mut scene = Scene::publishing(module, 3, |_| {}).await?;
+        let scene = Scene::publishing(module, 3, |_| {}).await?;
         let apis = scene.cluster.client_addrs().into_iter();
         let apis: Vec<_> = apis.map(|addr| Api::new(addr).with_token(&scene.owner)).collect();
         for api in &apis {

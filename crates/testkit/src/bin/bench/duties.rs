@@ -57,6 +57,9 @@ pub(crate) struct AllDuties {
     pub(crate) three_nodes: Duties,
 }
 
+/// One of the figures.
+type Figure = fn(&Duties) -> f64;
+
 impl AllDuties {
     pub(crate) async fn measure(folder: &Path) -> Result<Self> {
         eprintln!("rows that are due, procedures, and updates");
@@ -221,7 +224,7 @@ impl fmt::Display for AllDuties {
             "  besides calls            {:>10} {:>16} {:>16}",
             "plain", "one node", "three"
         )?;
-        let rates: [(&str, fn(&Duties) -> f64); 2] = [
+        let rates: [(&str, Figure); 2] = [
             ("scheduled ticks a second", |it| it.ticks),
             ("procedures a second", |it| it.transactions),
         ];
@@ -235,7 +238,7 @@ impl fmt::Display for AllDuties {
                 three / all
             )?;
         }
-        let times: [(&str, fn(&Duties) -> f64); 2] = [
+        let times: [(&str, Figure); 2] = [
             ("one procedure, median", |it| it.transaction_ms),
             ("longest call in an update", |it| it.update_ms),
         ];
