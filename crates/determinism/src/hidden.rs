@@ -255,11 +255,10 @@ mod tests {
             .map(|table| {
                 let columns = (table.row)();
                 let columns = columns.elements.iter().map(|column| {
-                    let ty = format!("{:?}", column.algebraic_type);
-                    let ty = if column.name() == Some(&"at".into()) {
-                        "when"
-                    } else {
-                        &ty
+                    let ty = match &column.algebraic_type {
+                        ty if *ty == AlgebraicType::bytes() => "bytes".to_owned(),
+                        ty if *ty == ScheduleAt::get_type() => "when".to_owned(),
+                        ty => format!("{ty:?}"),
                     };
                     format!("{} {ty}", column.name().expect("all have names"))
                 });

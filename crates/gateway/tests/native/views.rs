@@ -77,8 +77,9 @@ fn sorted(body: &str) -> String {
     };
     if let Some(statement) = answer.get_mut(0).and_then(Value::as_object_mut) {
         statement.remove("total_duration_micros");
-        let rows = statement.get_mut("rows").and_then(Value::as_array_mut);
-        rows.map(|rows| rows.sort_by_key(Value::to_string));
+        if let Some(rows) = statement.get_mut("rows").and_then(Value::as_array_mut) {
+            rows.sort_by_key(Value::to_string);
+        }
     }
     answer.to_string()
 }

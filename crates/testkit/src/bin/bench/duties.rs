@@ -57,6 +57,9 @@ pub(crate) struct AllDuties {
     pub(crate) three_nodes: Duties,
 }
 
+/// One of the figures.
+type Figure = fn(&Duties) -> f64;
+
 impl AllDuties {
     pub(crate) async fn measure(folder: &Path) -> Result<Self> {
         eprintln!("rows that are due, procedures, and updates");
