@@ -212,9 +212,6 @@ async fn call(api: &Api, database: &str, name: &str, args: &serde_json::Value) -
     Ok(())
 }
 
-/// One of the figures.
-type Figure = fn(&Duties) -> f64;
-
 impl fmt::Display for AllDuties {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
