@@ -49,6 +49,7 @@ pub use procedures::{Procedures, Run, TooManyRuns, TurnQueue, Uncommitted};
 pub use quarantine::Quarantine;
 pub use replica::{Became, Found, Replica, ReplicaConfig, Report};
 pub use rtdb_determinism::{Firing, Module, SEQUENCE_TABLE, STATE_TABLE, ScheduleKind, When, calls_at_once};
+pub use rtdb_protocol::server::RowList;
 pub use schedules::{ScheduleRow, ScheduleWatch, WatchError, Watched};
 pub use server::{
     Connecting, Line, LineError, LocalServer, Server, ServerConfig, ServerError, ServerLimits, ServerState,

@@ -9,7 +9,7 @@ mod reader;
 mod sum;
 mod writer;
 
-pub use piece::{Departed, End, Header, Owner, Piece, Rows, TableSum};
+pub use piece::{Clients, Departed, End, Header, Owner, Piece, Rows, TableSum};
 pub use reader::{Reader, Unreadable};
 pub use sum::Sum;
 pub use writer::Writer;
@@ -28,6 +28,9 @@ pub const ROWS_BYTES: usize = 1 << 20;
 
 /// The most rows of a piece: more of them make loading no faster.
 pub const ROWS_MAX: usize = 5_000;
+
+/// The most clients of a piece.
+pub const CLIENTS_MAX: usize = 1_000;
 
 /// The bytes of the hash behind each piece.
 const HASH_BYTES: usize = 16;

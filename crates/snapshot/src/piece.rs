@@ -19,12 +19,15 @@ pub enum Piece {
     /// The last one.
     #[prost(message, tag = "3")]
     End(End),
+    /// Who was connected.
+    #[prost(message, tag = "4")]
+    Clients(Clients),
 }
 
 /// A piece, as it is written.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Framed {
-    #[prost(oneof = "Piece", tags = "1, 2, 3")]
+    #[prost(oneof = "Piece", tags = "1, 2, 3, 4")]
     pub(crate) piece: Option<Piece>,
 }
 
@@ -67,9 +70,6 @@ pub struct Header {
     /// The version of its SpacetimeDB.
     #[prost(string, tag = "12")]
     pub spacetimedb: String,
-    /// The clients that were connected.
-    #[prost(message, repeated, tag = "13")]
-    pub departed: Vec<Departed>,
     /// How many rows there are, as far as that was known before they were read.
     #[prost(uint64, tag = "14")]
     pub rows: u64,
@@ -87,6 +87,14 @@ pub struct Owner {
     /// The token's subject.
     #[prost(string, tag = "3")]
     pub subject: String,
+}
+
+/// Clients that were connected.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Clients {
+    /// In the order in which they came.
+    #[prost(message, repeated, tag = "1")]
+    pub clients: Vec<Departed>,
 }
 
 /// A client that was connected.

@@ -1,7 +1,9 @@
 //! Bytes into a snapshot.
 
 use crate::piece::Framed;
-use crate::{End, FORMAT, HASH_BYTES, Header, MAGIC, PIECE_BYTES_MAX, Piece, Rows, Sum};
+use crate::{
+    CLIENTS_MAX, Clients, End, FORMAT, HASH_BYTES, Header, MAGIC, PIECE_BYTES_MAX, Piece, Rows, Sum,
+};
 use bytes::{Buf, BytesMut};
 use prost::Message;
 use std::collections::BTreeMap;
@@ -126,6 +128,10 @@ impl Reader {
                 self.count(rows);
                 State::Rows
             }
+            (State::Rows, Piece::Clients(clients)) => {
+                sound(clients)?;
+                State::Rows
+            }
             (State::Rows, Piece::End(end)) => {
                 self.compare(end)?;
                 State::Ended
@@ -167,14 +173,19 @@ impl Reader {
 /// Checks what everybody relies on.
 fn whole(header: &Header) -> Result<(), Unreadable> {
     let is_owner = |owner: &crate::Owner| owner.identity.len() == 32;
-    let is_client =
-        |departed: &crate::Departed| departed.sender.len() == 32 && departed.connection.len() == 16;
     let is_whole = header.database.len() == 32
         && header.owner.as_ref().is_some_and(is_owner)
-        && matches!(header.program.len(), 0 | 32)
-        && header.departed.iter().all(is_client);
+        && matches!(header.program.len(), 0 | 32);
     match is_whole {
         true => Ok(()),
         false => Err(Unreadable::Misfit("its header is not whole")),
+    }
+}
+
+fn sound(clients: &Clients) -> Result<(), Unreadable> {
+    let is_client = |it: &crate::Departed| it.sender.len() == 32 && it.connection.len() == 16;
+    match clients.clients.len() <= CLIENTS_MAX && clients.clients.iter().all(is_client) {
+        true => Ok(()),
+        false => Err(Unreadable::Misfit("it names clients that can be none")),
     }
 }

@@ -1,7 +1,10 @@
 //! A snapshot into bytes.
 
 use crate::piece::Framed;
-use crate::{End, FORMAT, HASH_BYTES, Header, MAGIC, Piece, ROWS_BYTES, ROWS_MAX, Rows, Sum};
+use crate::{
+    CLIENTS_MAX, Clients, Departed, End, FORMAT, HASH_BYTES, Header, MAGIC, Piece, ROWS_BYTES, ROWS_MAX,
+    Rows, Sum,
+};
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 use std::collections::BTreeMap;
@@ -32,6 +35,24 @@ impl Writer {
         };
         let framed = writer.frame(Piece::Header(header));
         (writer, [magic.into(), framed].concat().into())
+    }
+
+    /// Who was connected.
+    pub fn clients(&mut self, clients: Vec<Departed>) -> Vec<Bytes> {
+        let (mut pieces, mut piece, mut bytes) = (Vec::new(), Clients::default(), 0);
+        for client in clients {
+            let more = client.encoded_len();
+            if piece.clients.len() >= CLIENTS_MAX || bytes + more > ROWS_BYTES && bytes > 0 {
+                pieces.push(self.frame(Piece::Clients(std::mem::take(&mut piece))));
+                bytes = 0;
+            }
+            bytes += more;
+            piece.clients.push(client);
+        }
+        if !piece.clients.is_empty() {
+            pieces.push(self.frame(Piece::Clients(piece)));
+        }
+        pieces
     }
 
     /// A row comes. Gives bytes once there are enough.

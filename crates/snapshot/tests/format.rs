@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use rtdb_snapshot::{FORMAT, Header, MAGIC, Owner, Piece, ROWS_MAX, Reader, Unreadable, Writer};
+use rtdb_snapshot::{
+    CLIENTS_MAX, Departed, FORMAT, Header, MAGIC, Owner, Piece, ROWS_MAX, Reader, Unreadable, Writer,
+};
 use std::collections::BTreeMap;
 
 fn header() -> Header {
@@ -40,7 +42,7 @@ fn read(bytes: &[u8], step: usize) -> Result<BTreeMap<String, Vec<Bytes>>, Unrea
             match piece {
                 Piece::Header(header) => assert_eq!(header.format, FORMAT),
                 Piece::Rows(rows) => tables.entry(rows.table).or_default().extend(rows.rows),
-                Piece::End(_) => {}
+                Piece::End(_) | Piece::Clients(_) => {}
             }
         }
     }
@@ -62,6 +64,46 @@ fn what_was_written_is_read() {
         assert_eq!(tables["large"], large);
     }
     assert_eq!(read(&written(&[]), 1), Ok(BTreeMap::new()));
+}
+
+#[test]
+fn many_clients_stand_in_many_pieces() {
+    let client = |nth: usize, claims: usize| Departed {
+        sender: vec![7; 32].into(),
+        connection: (nth as u128).to_le_bytes().to_vec().into(),
+        claims: "x".repeat(claims),
+    };
+    for (count, claims, pieces) in [
+        (0, 0, 0),
+        (1, 0, 1),
+        (CLIENTS_MAX, 0, 1),
+        (2 * CLIENTS_MAX + 1, 100, 3),
+        (3, 1 << 20, 3),
+    ] {
+        let all: Vec<_> = (0..count).map(|nth| client(nth, claims)).collect();
+        let (mut writer, head) = Writer::begin(header());
+        let written = writer.clients(all.clone());
+        assert_eq!(written.len(), pieces);
+        let bytes = [vec![head], written, vec![writer.end()]].concat().concat();
+        let (mut reader, mut found) = (Reader::default(), Vec::new());
+        reader.push(&bytes);
+        while let Some(piece) = reader.piece().unwrap() {
+            if let Piece::Clients(clients) = piece {
+                found.extend(clients.clients);
+            }
+        }
+        reader.finish().unwrap();
+        assert_eq!(found, all);
+    }
+    let (mut writer, head) = Writer::begin(header());
+    let none = Departed {
+        sender: vec![7; 31].into(),
+        ..client(1, 0)
+    };
+    let bytes = [vec![head], writer.clients(vec![none]), vec![writer.end()]]
+        .concat()
+        .concat();
+    assert!(matches!(read(&bytes, 1_000), Err(Unreadable::Misfit(_))));
 }
 
 #[test]

@@ -1,14 +1,15 @@
 //! A database of a plain SpacetimeDB, on its way into the cluster: it is read there, and restored here.
 
 use super::restore::{Restored, Restoring, Target};
-use super::{IDLE_MAX, PIECES_WAITING, conflict, refused, unavailable};
+use super::send::Outgoing;
+use super::{PIECES_WAITING, conflict, refused, unavailable};
 use crate::node::{Node, Refused};
 use axum::body::Bytes;
 use axum::http::StatusCode;
 use rtdb_consensus::command::{ENDS_LEVEL, FEATURE_LEVEL};
 use rtdb_consensus::{SystemClock, WallClock};
-use rtdb_replica::{ImportError, Imported, Module, SEQUENCE_TABLE, STATE_TABLE, Source, calls_at_once};
-use rtdb_snapshot::{Departed, Header, Owner, Writer};
+use rtdb_replica::{ImportError, Module, SEQUENCE_TABLE, STATE_TABLE, Source, calls_at_once};
+use rtdb_snapshot::{Departed, Header, Owner};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -61,7 +62,6 @@ impl Node {
             original_def: prepared.original_def.into(),
             program: program.data.to_vec().into(),
             taken_us: SystemClock.now_us() as i64,
-            departed: departed.collect(),
             ..Header::default()
         };
         let (pieces, received) = mpsc::channel(PIECES_WAITING);
@@ -73,46 +73,20 @@ impl Node {
                 restored
             }
         });
-        send(imported, header, &pieces).await;
+        let state = Bytes::copy_from_slice(imported.state.bytes());
+        let sequence = imported.sequence.map(|row| (SEQUENCE_TABLE, row));
+        let outgoing = Outgoing {
+            header,
+            clients: departed.collect(),
+            ours: [(STATE_TABLE, state)].into_iter().chain(sequence).collect(),
+            tables: imported.tables,
+        };
+        outgoing.send(&pieces).await;
         drop(pieces);
         restoring
             .await
             .unwrap_or_else(|error| Err(conflict(error.to_string())))
     }
-}
-
-/// Hands on what was read, for as long as it is taken.
-async fn send(imported: Imported, header: Header, pieces: &mpsc::Sender<Bytes>) {
-    let (mut writer, head) = Writer::begin(header);
-    let put = async |piece: Bytes| {
-        let sent = tokio::time::timeout(IDLE_MAX, pieces.send(piece)).await;
-        matches!(sent, Ok(Ok(())))
-    };
-    if !put(head).await {
-        return;
-    }
-    let state = Bytes::copy_from_slice(imported.state.bytes());
-    let ours = [(STATE_TABLE, Some(state)), (SEQUENCE_TABLE, imported.sequence)];
-    let ours = ours
-        .into_iter()
-        .filter_map(|(table, row)| Some((table.to_owned(), row?)));
-    for (table, row) in ours {
-        if let Some(piece) = writer.row(&table, row)
-            && !put(piece).await
-        {
-            return;
-        }
-    }
-    for (table, rows) in imported.tables {
-        for row in rows.iter() {
-            if let Some(piece) = writer.row(&table, row)
-                && !put(piece).await
-            {
-                return;
-            }
-        }
-    }
-    put(writer.end()).await;
 }
 
 fn refusal(error: ImportError) -> Refused {

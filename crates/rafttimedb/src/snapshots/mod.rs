@@ -2,6 +2,7 @@
 
 mod import;
 mod restore;
+mod send;
 mod take;
 
 pub(crate) use restore::Target;

@@ -7,15 +7,15 @@ use axum::http::StatusCode;
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 use rtdb_consensus::command::{
-    Body as Command, Delete, Departed, EndDatabase, JUDGEMENT_LEVEL, LOAD_DEPARTED_MAX, Load, Names, Owner,
-    Publish, RESTORE_LEVEL, RegisterDatabase, SetNames, TableRows, TableSum,
+    Body as Command, Delete, Departed, EndDatabase, JUDGEMENT_LEVEL, LOAD_BYTES_MAX, LOAD_DEPARTED_MAX, Load,
+    Names, Owner, Publish, RESTORE_LEVEL, RegisterDatabase, SetNames, TableRows, TableSum,
 };
 use rtdb_consensus::{
     Applied, Database, Follow, Group, GroupId, Pending, Position, Propose, Refusal, Reply, SystemClock,
     Unapplied, WallClock,
 };
 use rtdb_gateway::{Local, check_name};
-use rtdb_snapshot::{Header, Piece, ROWS_BYTES, Reader};
+use rtdb_snapshot::{CLIENTS_MAX, Header, Piece, ROWS_BYTES, Reader};
 use serde::Serialize;
 use std::pin::pin;
 use std::sync::Arc;
@@ -24,6 +24,9 @@ use tokio::sync::mpsc;
 
 /// Loads that are on their way through the log.
 const LOADS_IN_FLIGHT: usize = 4;
+
+// What a piece holds, a load may carry.
+const _: () = assert!(CLIENTS_MAX <= LOAD_DEPARTED_MAX && ROWS_BYTES <= LOAD_BYTES_MAX);
 
 /// How long a command may take; one with a large module is compiled on each node first.
 const COMMAND_MAX: Duration = Duration::from_secs(120);
@@ -322,13 +325,6 @@ impl Restoring {
             in_flight: FuturesOrdered::new(),
             state: None,
         };
-        for departed in in_parts(&header.departed) {
-            let load = Load {
-                departed,
-                ..Load::default()
-            };
-            self.load(&mut begun, load).await?;
-        }
         let end = loop {
             match self.next().await? {
                 Piece::Rows(rows) => {
@@ -342,6 +338,18 @@ impl Restoring {
                     }
                     let load = Load {
                         tables: vec![rows],
+                        ..Load::default()
+                    };
+                    self.load(&mut begun, load).await?;
+                }
+                Piece::Clients(clients) => {
+                    let departed = clients.clients.into_iter().map(|it| Departed {
+                        sender: it.sender,
+                        connection: it.connection,
+                        claims: it.claims,
+                    });
+                    let load = Load {
+                        departed: departed.collect(),
                         ..Load::default()
                     };
                     self.load(&mut begun, load).await?;
@@ -498,27 +506,6 @@ async fn known(group: &Group) -> Result<(), Refused> {
             "this node lags behind the others: try again later, or another node",
         )),
     }
-}
-
-/// So many that each load is of a bearable size.
-fn in_parts(departed: &[rtdb_snapshot::Departed]) -> Vec<Vec<Departed>> {
-    let (mut parts, mut bytes) = (Vec::<Vec<Departed>>::new(), 0);
-    for it in departed {
-        bytes += it.claims.len() + it.sender.len() + it.connection.len();
-        let is_full = parts.last().is_none_or(|part| part.len() >= LOAD_DEPARTED_MAX) || bytes > ROWS_BYTES;
-        if is_full {
-            parts.push(Vec::new());
-            bytes = it.claims.len();
-        }
-        if let Some(part) = parts.last_mut() {
-            part.push(Departed {
-                sender: it.sender.clone(),
-                connection: it.connection.clone(),
-                claims: it.claims.clone(),
-            });
-        }
-    }
-    parts
 }
 
 fn bad(why: impl ToString) -> Refused {

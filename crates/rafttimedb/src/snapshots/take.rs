@@ -1,19 +1,20 @@
 //! A database as it is on this node, on its way to whoever keeps it.
 
-use super::{IDLE_MAX, PIECES_WAITING, conflict, unavailable};
+use super::send::Outgoing;
+use super::{PIECES_WAITING, conflict, unavailable};
 use crate::catalog;
 use crate::node::{Node, Refused};
 use axum::body::{Body, Bytes};
 use futures::StreamExt;
 use rtdb_consensus::command::{Body as Command, ENDS_LEVEL, FEATURE_LEVEL};
 use rtdb_consensus::{Follow, Position, Propose, Session, SystemClock, WallClock};
-use rtdb_replica::{DatabaseId, Snapshot};
-use rtdb_snapshot::{Departed, Header, Owner, Writer};
+use rtdb_replica::{DatabaseId, STATE_TABLE, Snapshot};
+use rtdb_snapshot::{Departed, Header, Owner};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
 /// How long this node may take to apply what is committed when it is asked.
 const CATCH_UP_MAX: Duration = Duration::from_secs(60);
@@ -83,12 +84,20 @@ impl Node {
                 .version()
                 .map(|version| version.to_string())
                 .unwrap_or_default(),
-            departed,
             rows: rows.sum(),
             ..Header::default()
         };
         let (pieces, received) = mpsc::channel::<Bytes>(PIECES_WAITING);
-        tokio::spawn(send(snapshot, header, pieces, turn));
+        let outgoing = Outgoing {
+            header,
+            clients: departed,
+            ours: vec![(STATE_TABLE, Bytes::copy_from_slice(snapshot.state.bytes()))],
+            tables: snapshot.tables,
+        };
+        tokio::spawn(async move {
+            outgoing.send(&pieces).await;
+            drop(turn);
+        });
         let received = futures::stream::unfold(received, async |mut received| {
             Some((received.recv().await?, received))
         });
@@ -161,33 +170,4 @@ fn departed(
         })
     });
     there.collect()
-}
-
-/// Writes the snapshot, piece by piece, for as long as somebody takes them.
-async fn send(snapshot: Snapshot, header: Header, pieces: mpsc::Sender<Bytes>, _turn: OwnedSemaphorePermit) {
-    let (mut writer, head) = Writer::begin(header);
-    if !put(&pieces, head).await {
-        return;
-    }
-    let state = Bytes::copy_from_slice(snapshot.state.bytes());
-    if let Some(piece) = writer.row(rtdb_replica::STATE_TABLE, state)
-        && !put(&pieces, piece).await
-    {
-        return;
-    }
-    for (table, rows) in snapshot.tables {
-        for row in rows.iter() {
-            if let Some(piece) = writer.row(&table, row)
-                && !put(&pieces, piece).await
-            {
-                return;
-            }
-        }
-    }
-    put(&pieces, writer.end()).await;
-}
-
-async fn put(pieces: &mpsc::Sender<Bytes>, piece: Bytes) -> bool {
-    let sent = tokio::time::timeout(IDLE_MAX, pieces.send(piece)).await;
-    matches!(sent, Ok(Ok(())))
 }

@@ -75,7 +75,7 @@ fn write_to(
                         ..it
                     });
                 }
-                Piece::Rows(_) => {}
+                Piece::Rows(_) | Piece::Clients(_) => {}
                 Piece::End(end) => {
                     let ends = end.tables.into_iter().filter(|it| it.table != STATE_TABLE);
                     tables = ends
@@ -187,7 +187,7 @@ impl Backup {
                         return Err(self.differs("is of another database"));
                     }
                     Piece::End(end) => tables = end.tables,
-                    Piece::Header(_) | Piece::Rows(_) => {}
+                    Piece::Header(_) | Piece::Rows(_) | Piece::Clients(_) => {}
                 }
             }
             bytes += unpacked.len() as u64;
